@@ -1,0 +1,114 @@
+"""From a command line to a call of a driver, and from an error to an exit code.
+
+A driver is a frozen dataclass of flags and a function that takes one. Its flags are spelled
+``--name=value`` or ``--name value``; those that are true or false may stand alone. Every flag can
+stand in a YAML file, too: ``--config file.yaml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from text.errors import ArtifactError, DataError, NonFiniteLossError
+
+
+class UsageError(ValueError):
+    """A flag has a value that cannot be meant. Exit code 2."""
+
+
+# The first kind that fits decides.
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (DataError, 3),
+    (ArtifactError, 5),
+    (NonFiniteLossError, 6),
+    (FileExistsError, 2),
+    (FileNotFoundError, 2),
+    (IsADirectoryError, 2),
+    (NotADirectoryError, 2),
+    (OSError, 4),
+    (MemoryError, 4),
+    (torch.OutOfMemoryError, 4),
+    (ValueError, 2),
+)
+
+
+def run(main: Callable[[Any], None], config_class: type, argv: Sequence[str] | None = None) -> int:
+    """Parses the command line, calls the driver, returns the exit code.
+
+    An error is one line on stderr, a traceback only with ``--debug``. What is no fault of the
+    input but one of ours is raised.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        main(parse(config_class, [argument for argument in argv if argument != "--debug"]))
+    except Exception as error:
+        code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), None)
+        if debug or code is None:
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: error: {one_line(error)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def parse(config_class: type, argv: Sequence[str]) -> Any:
+    """The command line as an instance of ``config_class``.
+
+    Raises:
+        UsageError: A flag is unknown, repeated, abbreviated, or its value is of the wrong type.
+        SystemExit: ``--help`` or ``--print_config`` was asked for, and given.
+    """
+    flags = {field.name: field for field in dataclasses.fields(config_class)}
+    # The help of each flag is the docstring under its field.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of these flags.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    parser.add_class_arguments(config_class, as_group=False)
+    try:
+        values = parser.parse_args(_spell_out(argv, flags)).as_dict()
+    except ArgumentError as error:
+        raise UsageError(_with_nearest_name(one_line(error, first=False), flags)) from None
+    return config_class(**{name: values[name] for name in flags})
+
+
+def one_line(error: BaseException, *, first: bool = True) -> str:
+    """The message of an error, without the traceback that a data worker puts around it."""
+    message = str(error).strip() or type(error).__name__
+    if first:
+        from_worker = re.findall(r"^[\w.]+(?:Error|Exception): (.*)$", message, flags=re.MULTILINE)
+        return from_worker[-1] if from_worker else message.split("\n")[0]
+    return " ".join(message.split())
+
+
+def _spell_out(argv: Sequence[str], flags: dict[str, dataclasses.Field]) -> list[str]:
+    """Gives flags that stand alone the value that they imply; refuses a flag given twice.
+
+    A flag's ``bare`` metadata is that value; for a boolean it is "true".
+    """
+    spelled, seen = [], set()
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
+        name = argument.split("=")[0]
+        if name.startswith("--") and name in seen:
+            raise UsageError(f"{name} is given twice; expected it once")
+        seen.add(name)
+        field = flags.get(argument.removeprefix("--")) if argument.startswith("--") else None
+        bare = field and field.metadata.get("bare", "true" if isinstance(field.default, bool) else None)
+        stands_alone = bare and following.startswith("--")
+        spelled.append(f"{argument}={bare}" if stands_alone else argument)
+    return spelled
+
+
+def _with_nearest_name(message: str, flags: dict[str, dataclasses.Field]) -> str:
+    unknown = re.search(r"unrecognized arguments: --([^\s=]+)", message)
+    near = difflib.get_close_matches(unknown.group(1), [*flags, "config", "debug"], n=1) if unknown else []
+    return f"{message}; did you mean --{near[0]}?" if near else message

@@ -1,0 +1,396 @@
+"""Selects data, trains two encoders for dense passage retrieval, and tests them.
+
+    python examples/dpr/main.py --max_epochs=10 --data_path=examples/dpr/data/nq3_tiny/data/retriever/
+    python examples/dpr/main.py --sel_data --sel_raw_path=nq-dev.json --sel_out_path=train.jsonl --sel_num_items=500
+
+This file only wires: every part comes from ``text`` and is built once, from the flags below.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from tokenizers import Tokenizer
+
+from examples.dpr.cli import UsageError, run
+from examples.dpr.output import prepare_output, write_manifest
+from text.artifacts import write_json, write_text
+from text.datasets import DPRDataPipe, select_rows
+from text.errors import DataError
+from text.models import (
+    BiEncoder,
+    RobertaEncoder,
+    roberta_base,
+    roberta_large,
+    roberta_mini,
+    roberta_small,
+    roberta_tiny,
+)
+from text.training import AtomicCheckpointIO, BiEncoderTask, DPRDataModule, MetricsCSV, RandomState, Throughput
+from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer, train_tokenizer
+
+TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
+SIZES = {
+    "tiny": roberta_tiny,
+    "mini": roberta_mini,
+    "small": roberta_small,
+    "base": roberta_base,
+    "large": roberta_large,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPRConfig:
+    """Trains two encoders for dense passage retrieval, or, with --sel_data, selects data for it."""
+
+    max_epochs: int = 5
+    """Passes over the training data."""
+    gpus: int = 0
+    """GPUs to train on, 0 or 1; 0 is the CPU."""
+    fast_dev_run: bool = False
+    """One batch of training, validation and test, to see that all runs; nothing is saved."""
+    batch_size: int = 5
+    """Questions per step; each brings its positive and its negatives."""
+    data_path: str = TINY_SET
+    """Folder with train.jsonl, valid.jsonl and test.jsonl in the DPR format."""
+    sel_data: bool = False
+    """Select rows from a raw file instead of training."""
+    sel_raw_path: str = "../DPR/data/nq3/data/retriever/nq-dev.json"
+    """Raw DPR file to select from: JSON array or JSONL, plain or gzip."""
+    sel_out_path: str = f"{TINY_SET}/train.jsonl"
+    """JSONL file to write the selection to."""
+    sel_num_items: int = 10
+    """Rows to select: the first ones that have positives, negatives and hard negatives."""
+    sel_skip_items: int = 0
+    """Rows to pass over first, counted like those of sel_num_items; keeps splits of one file disjoint."""
+
+    output_dir: str = "runs/dpr"
+    """Folder of the run: checkpoints, model, metrics, logs."""
+    overwrite: bool = False
+    """Replace what an earlier run, or selection, left at the output."""
+    resume: str | None = field(default=None, metadata={"bare": "auto"})
+    """Checkpoint, or folder of a run, to go on from; alone, the run in output_dir."""
+
+    encoder: str = "tiny"
+    """tiny, mini, small, base or large with random weights, or a folder with a RoBERTa model."""
+    tokenizer: str | None = None
+    """tokenizer.json, or a folder with one, or with vocab.json and merges.txt. By default the one
+    in the encoder's folder; without that, a byte-level BPE is trained on the training file."""
+    vocab_size: int = 8192
+    """Most entries of a tokenizer that is trained."""
+    tied: bool = False
+    """One encoder for questions and passages; otherwise two, with the same weights at the start."""
+    freeze_question: bool = False
+    """Do not train the question encoder."""
+    freeze_passage: bool = False
+    """Do not train the passage encoder."""
+    pooling: Literal["first", "mean"] | None = None
+    """What stands for a text: its first token (DPR) or the mean of its tokens. By default the model's
+    own; mean for random weights, whose first token learns slowly to look at the others."""
+    projection_dim: int | None = None
+    """Width of a linear layer and layer norm after pooling (dpr-scale); by default none, or the model's own."""
+    normalize: bool | None = None
+    """Scale embeddings to length 1; by default no, or as the model does."""
+    dropout: float | None = None
+    """Share of activations dropped in training; by default 0.1, or the model's own."""
+    question_max_length: int = 64
+    """Tokens of a question, special ones included; DPR uses 256."""
+    passage_max_length: int = 256
+    """Tokens of a title and text together, special ones included; DPR uses 256."""
+
+    num_hard_negatives: int = 1
+    """Hard negatives per question in training, sampled anew each epoch; DPR uses 1."""
+    num_other_negatives: int = 0
+    """Random passages (negative_ctxs) per question in training; DPR uses 0."""
+    sample_positives: bool = False
+    """Train towards a random known positive instead of the first one."""
+    eval_hard_negatives: int = 30
+    """First hard negatives per question in validation and test; DPR uses 30."""
+    eval_other_negatives: int = 30
+    """First random passages per question in validation and test; DPR uses 30."""
+    in_batch_negatives: bool = True
+    """Other questions' passages are negatives, too; false compares a question with its own only."""
+    allow_no_negatives: bool = False
+    """Train even where no question has any negative, so that the loss is 0 and nothing is learned."""
+    max_skipped: float = 0.001
+    """Largest share of rows that may be unusable."""
+
+    learning_rate: float | None = None
+    """Peak, after warm-up. By default 2e-5 (FAIR DPR) from a folder's weights, 1e-3 from random ones."""
+    warmup_steps: int = 0
+    """Optimizer steps until the peak; FAIR DPR uses 1237 on NQ."""
+    weight_decay: float = 0.0
+    """AdamW's, on all weights but biases and layer norms; FAIR DPR uses 0."""
+    gradient_clip_val: float = 2.0
+    """Largest norm of the gradient; FAIR DPR uses 2 on NQ. 0 does not clip."""
+    temperature: float = 1.0
+    """Divides the logits; FAIR DPR uses 1, cosine similarity needs about 0.05."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """How embeddings are compared."""
+    precision: str = "32-true"
+    """Lightning's name of a precision, such as bf16-mixed."""
+
+    seed: int = 12345
+    """Decides order, sampling, first weights and dropout; FAIR DPR uses 12345."""
+    num_workers: int = 0
+    """Processes that read and tokenize; with 0 a thread does. Batches are the same for any number."""
+    log_every_n_steps: int = 10
+    """Optimizer steps between rows of metrics.csv."""
+    validate_first: bool = False
+    """Validate before the first step, too."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_epochs", 1),
+            ("batch_size", 1),
+            ("sel_num_items", 1),
+            ("sel_skip_items", 0),
+            ("num_hard_negatives", 0),
+            ("num_other_negatives", 0),
+            ("eval_hard_negatives", 0),
+            ("eval_other_negatives", 0),
+            ("warmup_steps", 0),
+            ("weight_decay", 0),
+            ("gradient_clip_val", 0),
+            ("max_skipped", 0),
+            ("seed", 0),
+            ("num_workers", 0),
+            ("log_every_n_steps", 1),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise UsageError(f"--{name} is {value}; expected {least} or more")
+        for name in ("learning_rate", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"--{name} is {value}; expected a number above 0")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout is {self.dropout}; expected 0 or more and below 1")
+        if self.gpus not in (0, 1):
+            raise UsageError(f"--gpus is {self.gpus}; expected 0 or 1, training on several is not there yet")
+
+
+def main(config: DPRConfig) -> None:
+    """Selects or trains."""
+    if config.sel_data:
+        select(config)
+    else:
+        train(config)
+
+
+def select(config: DPRConfig) -> None:
+    """Writes the first usable rows of a raw file as JSONL; says what was kept and dropped."""
+    _check_readable(config.sel_raw_path)
+    selection = select_rows(
+        config.sel_raw_path,
+        config.sel_out_path,
+        config.sel_num_items,
+        skip_items=config.sel_skip_items,
+        overwrite=config.overwrite,
+    )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"
+    print(f"{config.sel_out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}")
+    if selection.kept < config.sel_num_items:
+        print(
+            f"{config.sel_raw_path} holds {selection.kept} such rows, fewer than the {config.sel_num_items} asked for"
+        )
+
+
+def train(config: DPRConfig) -> None:
+    """Trains, keeps the best checkpoint, tests it, and leaves a model to hand on."""
+    checkpoint = _checkpoint_to_resume(config)
+    if not config.fast_dev_run:
+        prepare_output(config.output_dir, overwrite=config.overwrite, keep=checkpoint)
+    seed_everything(config.seed, verbose=False)
+    pipes = build_pipes(config)
+    tokenizer = build_tokenizer(config, pipes["train"], resumed=checkpoint is not None)
+    model = build_model(config, tokenizer)
+    collate = BiEncoderCollator(
+        Tokenize(tokenizer, config.question_max_length),
+        Tokenize(tokenizer, config.passage_max_length),
+        in_batch_negatives=config.in_batch_negatives,
+    )
+    data = DPRDataModule(collate, **pipes, num_workers=config.num_workers)
+    task = BiEncoderTask(
+        model,
+        learning_rate=config.learning_rate or (1e-3 if config.encoder in SIZES else 2e-5),
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        temperature=config.temperature,
+        similarity=config.similarity,
+    )
+    if not config.fast_dev_run:
+        write_text(Path(config.output_dir, "config.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        tokenizer.save(str(Path(config.output_dir, "tokenizer.json")))
+    trainer = build_trainer(config, checkpoint)
+    if config.validate_first and checkpoint is None:
+        trainer.validate(task, data, verbose=False)
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if config.fast_dev_run:
+        trainer.test(task, data, verbose=False)
+        print("fast_dev_run: all ran, nothing was saved")
+        return
+    [figures] = trainer.test(task, data, ckpt_path="best", weights_only=True, verbose=False)
+    save_model(config, model, tokenizer)
+    write_manifest(config.output_dir, pipes, figures)
+    print(f"model: {Path(config.output_dir, 'model')}")
+    print("test: " + "  ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in figures.items()))
+
+
+def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
+    """The three splits, checked row by row; says what was found in each."""
+    paths = {stage: os.path.join(config.data_path, f"{stage}.jsonl") for stage in ("train", "valid", "test")}
+    for path in paths.values():
+        _check_readable(path)
+    pipes = {
+        stage: DPRDataPipe(
+            path,
+            config.batch_size,
+            train=stage == "train",
+            sample_positives=config.sample_positives,
+            num_hard_negatives=config.num_hard_negatives if stage == "train" else config.eval_hard_negatives,
+            num_other_negatives=config.num_other_negatives if stage == "train" else config.eval_other_negatives,
+            seed=config.seed,
+            max_skipped=config.max_skipped,
+        )
+        for stage, path in paths.items()
+    }
+    for stage, pipe in pipes.items():
+        found = ", ".join(f"{count} {reason}" for reason, count in pipe.counts.items())
+        print(f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}")
+    compared = config.in_batch_negatives and min(config.batch_size, pipes["train"].num_rows) > 1
+    if not (compared or pipes["train"].has_negatives or config.allow_no_negatives):
+        raise DataError(
+            f"{paths['train']}: no question has a negative, so that the loss is 0 and nothing is learned; "
+            "expected hard negatives, or more questions in a batch (or --allow_no_negatives)"
+        )
+    return pipes
+
+
+def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, *, resumed: bool) -> Tokenizer:
+    """The one asked for, else the encoder's, else one trained on the training file."""
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer)
+    if resumed:
+        return load_tokenizer(Path(config.output_dir, "tokenizer.json"))
+    if config.encoder not in SIZES:
+        return load_tokenizer(config.encoder)
+    return train_tokenizer(train_pipe.texts(), config.vocab_size, show_progress=sys.stderr.isatty())
+
+
+def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
+    """Two encoders from random or saved weights, fit for the tokenizer and the limits."""
+    asked = {
+        "pooling": config.pooling,
+        "projection_dim": config.projection_dim,
+        "normalize": config.normalize,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+    }
+    options = {name: value for name, value in asked.items() if value is not None}
+    passage_encoder = None
+    if config.encoder in SIZES:
+        options = {"pooling": "mean", **options}
+        question_encoder = SIZES[config.encoder](vocab_size=tokenizer.get_vocab_size(), **options)
+    elif os.path.isdir(os.path.join(config.encoder, "question_encoder")):
+        saved = BiEncoder.from_pretrained(config.encoder, **options)
+        question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
+    else:
+        question_encoder = RobertaEncoder.from_pretrained(config.encoder, **options)
+    if config.tied:
+        passage_encoder = question_encoder
+    elif passage_encoder is None:
+        passage_encoder = copy.deepcopy(question_encoder)
+    _check_fit(config, question_encoder, tokenizer)
+    return BiEncoder(
+        question_encoder,
+        passage_encoder,
+        freeze_question=config.freeze_question,
+        freeze_passage=config.freeze_passage,
+    )
+
+
+def build_trainer(config: DPRConfig, checkpoint: str | None) -> Trainer:
+    """A Trainer that logs to the run's folder and keeps the best and the last checkpoint."""
+    best = ModelCheckpoint(
+        Path(config.output_dir, "checkpoints"),
+        filename="best",
+        monitor="valid_mrr@10",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    loggers = []
+    if not config.fast_dev_run:
+        keep_steps = 0
+        if checkpoint is not None:
+            keep_steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"]
+        loggers = [
+            MetricsCSV(config.output_dir, keep_steps=keep_steps),
+            TensorBoardLogger(config.output_dir, name="tensorboard", version=""),
+        ]
+    return Trainer(
+        max_epochs=config.max_epochs,
+        accelerator="gpu" if config.gpus else "cpu",
+        devices=config.gpus or 1,
+        fast_dev_run=config.fast_dev_run,
+        precision=config.precision,  # pyright: ignore[reportArgumentType]
+        gradient_clip_val=config.gradient_clip_val,
+        log_every_n_steps=config.log_every_n_steps,
+        default_root_dir=config.output_dir,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[best, RandomState(), Throughput(), TQDMProgressBar()],
+        enable_model_summary=False,
+    )
+
+
+def save_model(config: DPRConfig, model: BiEncoder, tokenizer: Tokenizer) -> None:
+    """What a user hands on: both encoders, the tokenizer, and how they are meant to be used."""
+    folder = Path(config.output_dir, "model")
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("question_max_length", "passage_max_length", "similarity", "temperature")
+    write_json(folder / "config.json", {name: getattr(config, name) for name in names} | {"tied": model.is_tied})
+
+
+def _checkpoint_to_resume(config: DPRConfig) -> str | None:
+    if config.resume is None:
+        return None
+    path = Path(config.output_dir if config.resume == "auto" else config.resume)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f"--resume: {path} does not exist; expected a checkpoint, or the folder of a run")
+    return str(path)
+
+
+def _check_readable(path: str) -> None:
+    if os.path.isdir(path) or not os.access(path, os.R_OK):
+        found = "is a folder" if os.path.isdir(path) else "cannot be read" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"{path} {found}; expected a file")
+
+
+def _check_fit(config: DPRConfig, encoder: RobertaEncoder, tokenizer: Tokenizer) -> None:
+    for name in ("question_max_length", "passage_max_length"):
+        if getattr(config, name) > encoder.max_length:
+            raise UsageError(f"--{name} is {getattr(config, name)}; the encoder takes at most {encoder.max_length}")
+    if tokenizer.get_vocab_size() > encoder.config.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} entries, the encoder {encoder.config.vocab_size}; "
+            "expected the tokenizer that the encoder was trained with"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, DPRConfig))

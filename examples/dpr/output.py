@@ -1,0 +1,101 @@
+"""The folder of a run: fit to write to before work starts, accounted for when it ends."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import text
+from text.artifacts import atomic_write, sha256, write_json, write_text
+from text.datasets import DPRDataPipe
+
+# All that a run leaves in its folder; --overwrite removes these and nothing else.
+CONTENTS = (
+    "config.yaml",
+    "tokenizer.json",
+    "checkpoints",
+    "model",
+    "metrics.csv",
+    "hparams.yaml",
+    "tensorboard",
+    "manifest.json",
+    "rejects.jsonl",
+)
+_PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "safetensors", "orjson", "numpy")
+
+
+def prepare_output(folder: str, *, overwrite: bool, keep: str | None) -> None:
+    """Makes sure, before any work, that a run can be written here.
+
+    Args:
+        folder: Created where it is missing.
+        overwrite: Remove what an earlier run left.
+        keep: A checkpoint to go on from; if it lies in this folder, all stays.
+
+    Raises:
+        FileExistsError: There is an earlier run.
+        OSError: The folder cannot be written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    # Written, flushed, and then moved onto a name that goes away with it.
+    probe = Path(folder, ".probe")
+    with atomic_write(probe) as temporary:
+        temporary.write_text("writable")
+    probe.unlink()
+    left = [Path(folder, name) for name in CONTENTS if os.path.lexists(Path(folder, name))]
+    if keep is not None and Path(folder).resolve() in Path(keep).resolve().parents:
+        return
+    if left and not overwrite:
+        raise FileExistsError(
+            f"{folder} holds an earlier run ({left[0].name}); "
+            "expected an empty folder: take another --output_dir, or --overwrite, or --resume"
+        )
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: dict[str, float]) -> None:
+    """Writes ``manifest.json``: versions, data, test figures, and the SHA-256 of every file of the run."""
+    skipped = [row._asdict() for pipe in pipes.values() for row in pipe.skipped]
+    data = {
+        stage: {
+            "files": [
+                {"path": file.path, "bytes": os.path.getsize(file.path), "sha256": sha256(file.path)}
+                for file in pipe.files
+            ],
+            "questions": pipe.num_rows,
+            "rows_skipped": len(pipe.skipped),
+            "found": dict(pipe.counts),
+            # A JSON parser keeps the last of two equal keys; only --sel_data looks for them.
+            "duplicate_keys_checked": False,
+        }
+        for stage, pipe in pipes.items()
+    }
+    if skipped:
+        write_text(Path(folder, "rejects.jsonl"), "".join(json.dumps(row) + "\n" for row in skipped))
+    files = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+    versions = {name: _version(name) for name in _PACKAGES}
+    write_json(
+        Path(folder, "manifest.json"),
+        {
+            "versions": {"dpr-text": text.__version__, "python": platform.python_version(), **versions},
+            "data": data,
+            "test": figures,
+            "sha256": {
+                file.relative_to(folder).as_posix(): sha256(file)
+                for file in sorted(files)
+                if file.name != "manifest.json"
+            },
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

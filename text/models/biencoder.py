@@ -1,0 +1,100 @@
+"""BiEncoder: one encoder for questions, one for passages (arXiv:2004.04906).
+
+What is similar to what is left to ``text/losses.py``.
+
+Dimensions: B questions; P passages; D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from text.models.roberta import RobertaEncoder
+from text.records import TokenBatch
+
+
+class BiEncoder(nn.Module):
+    """Two encoders side by side.
+
+    Args:
+        question_encoder: Takes ``input_ids`` and ``attention_mask``, gives (B, D).
+        passage_encoder: Likewise; pass the same object twice to tie the two.
+        freeze_question: The question encoder is not trained, nor is there dropout in it.
+        freeze_passage: The same for the passage encoder.
+
+    Raises:
+        ValueError: One side of a tied pair is to be frozen alone.
+    """
+
+    def __init__(
+        self,
+        question_encoder: nn.Module,
+        passage_encoder: nn.Module,
+        *,
+        freeze_question: bool = False,
+        freeze_passage: bool = False,
+    ) -> None:
+        super().__init__()
+        self.question_encoder = question_encoder
+        self.passage_encoder = passage_encoder
+        if self.is_tied and freeze_question != freeze_passage:
+            raise ValueError("the two encoders are one object; expected both frozen or neither")
+        self._frozen = [
+            encoder
+            for encoder, freeze in ((question_encoder, freeze_question), (passage_encoder, freeze_passage))
+            if freeze
+        ]
+        for encoder in self._frozen:
+            encoder.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BiEncoder:
+        """Two encoders from where ``save_pretrained`` put them; tied if there is but one.
+
+        Args:
+            folder: Holds ``question_encoder`` and, unless tied, ``passage_encoder``.
+            overrides: Fields of RobertaConfig to set otherwise in both.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ArtifactError: As ``RobertaEncoder.from_pretrained``.
+        """
+        question_encoder = RobertaEncoder.from_pretrained(Path(folder) / "question_encoder", **overrides)
+        passage_folder = Path(folder) / "passage_encoder"
+        if not passage_folder.exists():
+            return cls(question_encoder, question_encoder)
+        return cls(question_encoder, RobertaEncoder.from_pretrained(passage_folder, **overrides))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes each encoder to a folder of its own, one folder where they are tied.
+
+        Raises:
+            TypeError: An encoder is not a RobertaEncoder.
+            OSError: The folder cannot be written.
+        """
+        sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
+        for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
+            if not isinstance(encoder, RobertaEncoder):
+                raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
+            encoder.save_pretrained(Path(folder) / name)
+
+    @property
+    def is_tied(self) -> bool:
+        return self.question_encoder is self.passage_encoder
+
+    def train(self, mode: bool = True) -> BiEncoder:
+        super().train(mode)
+        for encoder in self._frozen:
+            encoder.eval()
+        return self
+
+    def forward(self, questions: TokenBatch, passages: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Embeds both sides: (B, D) and (P, D)."""
+        return (
+            self.question_encoder(questions.input_ids, questions.attention_mask),
+            self.passage_encoder(passages.input_ids, passages.attention_mask),
+        )

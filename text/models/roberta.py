@@ -1,0 +1,249 @@
+"""RoBERTa as published (arXiv:1907.11692), from token ids to one embedding a text.
+
+The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions that start at
+``pad_token_id + 1``. Nothing here knows of retrieval: a classifier can stand on this encoder too.
+
+Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from text.models import checkpoint
+
+POOLINGS = ("first", "mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobertaConfig:
+    """Sizes and options of an encoder; names as in Hugging Face's ``config.json``."""
+
+    vocab_size: int = 50265
+    """Entries of the tokenizer."""
+    hidden_size: int = 768
+    """H, a multiple of ``num_attention_heads``."""
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    """Width of the feed-forward part."""
+    max_position_embeddings: int = 514
+    """Rows of the position table; a text may have ``pad_token_id + 1`` tokens fewer."""
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    pooling: str = "first"
+    """"first" takes the first token's last hidden state (DPR), "mean" averages the real tokens'."""
+    projection_dim: int | None = None
+    """Adds a linear layer and a layer norm after pooling; their width (dpr-scale)."""
+    normalize: bool = False
+    """Scales embeddings to length 1."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}; "
+                f"expected a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f'pooling is "{self.pooling}"; expected one of {", ".join(POOLINGS)}')
+
+
+class RobertaEncoder(nn.Module):
+    """Texts as token ids to one embedding each.
+
+    The embedding of a text does not depend on how much padding it got or on its neighbours.
+
+    Args:
+        config: Sizes and options. Weights are drawn from the global random state, normal with
+            standard deviation 0.02, as BERT's.
+
+    >>> encoder = roberta_tiny(vocab_size=100).eval()
+    >>> encoder(torch.tensor([[0, 7, 9, 2]])).shape
+    torch.Size([1, 128])
+    """
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = _Embeddings(config)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.projection, self.projection_norm = None, None
+        if config.projection_dim is not None:
+            self.projection = nn.Linear(config.hidden_size, config.projection_dim)
+            self.projection_norm = nn.LayerNorm(config.projection_dim, config.layer_norm_eps)
+        self.apply(_initialize)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> RobertaEncoder:
+        """An encoder from ``config.json`` and ``model.safetensors``, as we or Hugging Face save RoBERTa.
+
+        Args:
+            folder: A local folder; the network is not asked.
+            overrides: Fields of RobertaConfig to set otherwise, such as ``hidden_dropout_prob``.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ArtifactError: The model is not a RoBERTa, or a weight is missing, unknown or of another shape.
+        """
+        config = RobertaConfig(**(checkpoint.read_config(folder, RobertaConfig) | overrides))
+        encoder = cls(config)
+        checkpoint.load_weights(encoder, folder)
+        return encoder
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``config.json`` and ``model.safetensors`` in Hugging Face's RoBERTa form.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        checkpoint.save(self, self.config, folder)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return self.config.projection_dim or self.config.hidden_size
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text."""
+        return self.config.max_position_embeddings - self.config.pad_token_id - 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """One embedding a text.
+
+        Args:
+            input_ids: (B, L) int64, padded on the right.
+            attention_mask: (B, L) bool, True marks a real token; by default, whatever is not padding.
+
+        Returns:
+            (B, D) float.
+
+        Raises:
+            ValueError: A text is longer than ``max_length``.
+        """
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        hidden = self.hidden_states(input_ids, attention_mask)
+        if self.config.pooling == "first":
+            pooled = hidden[:, 0]
+        else:
+            weights = attention_mask[:, :, None].to(hidden.dtype)
+            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        if self.projection is not None and self.projection_norm is not None:
+            pooled = self.projection_norm(self.projection(pooled))
+        return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's output for every token, (B, L, H); rows of padding mean nothing.
+
+        Raises:
+            ValueError: A text is longer than ``max_length``.
+        """
+        if input_ids.shape[1] > self.max_length:
+            raise ValueError(f"texts have up to {input_ids.shape[1]} tokens; expected at most {self.max_length}")
+        hidden = self.embeddings(input_ids, attention_mask)
+        visible = attention_mask[:, None, None, :]  # (B, 1, 1, L): for every head and every token
+        for layer in self.layers:
+            hidden = layer(hidden, visible)
+        return hidden
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.padding_idx = config.pad_token_id
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        # The n-th real token of a text has position padding_idx + n, wherever it stands in the row.
+        positions = attention_mask.cumsum(dim=1) * attention_mask + self.padding_idx
+        return self.dropout(self.norm(self.word(input_ids) + self.position(positions)))
+
+
+class _Layer(nn.Module):
+    """Self-attention and a feed-forward part, each added to its input and then normalized."""
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.attention = _SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            nn.GELU(),
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, visible)))
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
+        # (B, L, 3H) -> 3 of (B, heads, L, H / heads)
+        query, key, value = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        return self.output(context.transpose(1, 2).flatten(2))
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()
+
+
+def roberta_tiny(**options: Any) -> RobertaEncoder:
+    """2 layers, 128 wide (the sizes below base are those of arXiv:1908.08962). Options: RobertaConfig's."""
+    return _sized(options, num_hidden_layers=2, hidden_size=128, num_attention_heads=2)
+
+
+def roberta_mini(**options: Any) -> RobertaEncoder:
+    """4 layers, 256 wide."""
+    return _sized(options, num_hidden_layers=4, hidden_size=256, num_attention_heads=4)
+
+
+def roberta_small(**options: Any) -> RobertaEncoder:
+    """4 layers, 512 wide."""
+    return _sized(options, num_hidden_layers=4, hidden_size=512, num_attention_heads=8)
+
+
+def roberta_base(**options: Any) -> RobertaEncoder:
+    """12 layers, 768 wide (arXiv:1907.11692)."""
+    return _sized(options, num_hidden_layers=12, hidden_size=768, num_attention_heads=12)
+
+
+def roberta_large(**options: Any) -> RobertaEncoder:
+    """24 layers, 1024 wide (arXiv:1907.11692)."""
+    return _sized(options, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16)
+
+
+def _sized(options: dict[str, Any], **sizes: int) -> RobertaEncoder:
+    sizes["intermediate_size"] = 4 * sizes["hidden_size"]
+    return RobertaEncoder(RobertaConfig(**(sizes | options)))

@@ -1,0 +1,145 @@
+"""BiEncoderTask: what pytorch-lightning does with a BiEncoder.
+
+Training and evaluation call the same loss with the same temperature. The task neither builds
+encoders nor knows where batches come from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from text.errors import NonFiniteLossError
+from text.losses import in_batch_nll
+from text.models import BiEncoder
+from text.records import BiEncoderBatch
+from text.training.pool import PassagePool
+
+
+class BiEncoderTask(LightningModule):
+    """Trains a BiEncoder on batches of questions and passages.
+
+    AdamW without decay on biases and layer norms; the learning rate rises linearly from 0 over
+    ``warmup_steps`` and falls linearly to 0 at the last step of the run (arXiv:2004.04906, 5.1).
+
+    Args:
+        model: The two encoders.
+        learning_rate: Peak.
+        warmup_steps: Optimizer steps until the peak.
+        weight_decay: On weights that are neither bias nor layer norm; DPR uses 0.
+        temperature: Divides the logits, in evaluation too.
+        similarity: "dot" or "cosine".
+    """
+
+    def __init__(
+        self,
+        model: BiEncoder,
+        *,
+        learning_rate: float = 2e-5,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+        temperature: float = 1.0,
+        similarity: str = "dot",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.weight_decay = weight_decay
+        self.temperature = temperature
+        self.similarity = similarity
+        self._pool = PassagePool(similarity)
+
+    def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
+        loss, _, _ = self._step(batch)
+        self._check_finite(loss, "training", batch_index)
+        size = len(batch.positive_index)
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        for side, tokens in (("questions", batch.questions), ("passages", batch.passages)):
+            share = tokens.truncated.float().mean()
+            self.log(f"train_{side}_truncated", share, on_step=False, on_epoch=True, batch_size=len(tokens.truncated))
+            left_out = float(batch.counts[f"{side} left out, no tokens"])
+            self.log(f"train_{side}_left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum")
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._pool = PassagePool(self.similarity)
+
+    def validation_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
+        self._evaluate(batch, batch_index, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_pool("valid")
+
+    def on_test_epoch_start(self) -> None:
+        self._pool = PassagePool(self.similarity)
+
+    def test_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
+        self._evaluate(batch, batch_index, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_pool("test")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate)
+        num_steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: linear_schedule(step, self.warmup_steps, int(num_steps))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor, Tensor]:
+        questions, passages = self.model(batch.questions, batch.passages)
+        loss = in_batch_nll(
+            questions,
+            passages,
+            batch.positive_index,
+            ignore=batch.ignore,
+            temperature=self.temperature,
+            similarity=self.similarity,
+        )
+        return loss, questions, passages
+
+    def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
+        if not loss.isfinite():
+            raise NonFiniteLossError(
+                f"step {self.global_step}, {stage} batch {batch_index}: loss is {loss.item()}; "
+                "expected a finite number, no update was made: try a smaller learning_rate"
+            )
+
+    def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
+        loss, questions, passages = self._step(batch)
+        self._check_finite(loss, stage, batch_index)
+        # The mean over questions, not over batches: a short last batch weighs what it holds.
+        self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.positive_index))
+        self._pool.add(batch, questions, passages)
+
+    def _log_pool(self, stage: str) -> None:
+        for name, value in self._pool.metrics(self.device).items():
+            self.log(f"{stage}_{name}", value, prog_bar=name == "mrr@10")
+        self.log(f"{stage}_pool_passages", float(self._pool.num_passages))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Biases and layer norms apart, without decay; what is frozen, nowhere."""
+        norms = {id(p) for module in self.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+        decayed, exempt = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                (exempt if name.endswith("bias") or id(parameter) in norms else decayed).append(parameter)
+        return [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        ]
+
+
+def linear_schedule(step: int, warmup_steps: int, num_steps: int) -> float:
+    """Share of the peak learning rate at a 0-based optimizer step.
+
+    From 0 up to 1 at ``warmup_steps``, down to 0 at ``num_steps``.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return max(0.0, (num_steps - step) / max(1, num_steps - warmup_steps))

@@ -1,0 +1,121 @@
+"""BiEncoderCollator: a list of Examples to one BiEncoderBatch.
+
+The layout of a batch is decided here and nowhere else: question by question, its positive, its
+hard negatives, its other negatives. Which passages must not count as negatives is worked out
+from their identity: two passages are the same if their ids are, or if their texts are.
+
+Dimensions: B questions; P passages; K known positives of one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from text.errors import DataError
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch
+
+Transform = Callable[[Sequence[str | tuple[str, str]]], TokenBatch]
+
+
+class BiEncoderCollator:
+    """Tokenizes the texts of a batch and says who answers whom.
+
+    Args:
+        question_transform: Questions to tokens, such as a ``Tokenize``.
+        passage_transform: Pairs of title and text to tokens, likewise.
+        in_batch_negatives: True compares each question with every passage of the batch. False
+            compares it with its own passages only.
+
+    >>> collate = BiEncoderCollator(Tokenize(tokenizer, 64), Tokenize(tokenizer, 256))  # doctest: +SKIP
+    >>> batches = DPRDataPipe("train.jsonl", batch_size=16, train=True).map(collate)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, question_transform: Transform, passage_transform: Transform, *, in_batch_negatives: bool = True
+    ) -> None:
+        self.question_transform = question_transform
+        self.passage_transform = passage_transform
+        self.in_batch_negatives = in_batch_negatives
+
+    def __call__(self, examples: Sequence[Example]) -> BiEncoderBatch:
+        """Lays out one batch.
+
+        A passage that tokenizes to nothing is left out, with its question if it is the positive;
+        so is a question that does. ``counts`` says how many.
+
+        Raises:
+            DataError: No question is left.
+        """
+        groups = [[example.positives[0], *example.hard_negatives, *example.other_negatives] for example in examples]
+        passages = [passage for group in groups for passage in group]
+        owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))  # (P,)
+        questions = self.question_transform([example.question for example in examples])
+        tokens = self.passage_transform([(passage.title, passage.text) for passage in passages])
+
+        is_positive = torch.cat([torch.ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])  # (P,) first of its group
+        keep_question = ~questions.empty & ~tokens.empty[is_positive]
+        keep_passage = ~tokens.empty & keep_question[owner]
+        if not keep_question.any():
+            raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
+        owner = keep_question.cumsum(0)[owner[keep_passage]] - 1
+        questions, tokens = _select(questions, keep_question), _select(tokens, keep_passage)
+        passage_keys = _keys(passages)[keep_passage]
+        known_positives = _known_positives(examples)[keep_question]
+        positive_index = is_positive[keep_passage].nonzero().squeeze(1)
+        ignore = known_positive_mask(known_positives, passage_keys, positive_index)
+        if not self.in_batch_negatives:
+            ignore |= owner != torch.arange(len(positive_index))[:, None]
+        return BiEncoderBatch(
+            questions=questions,
+            passages=tokens,
+            positive_index=positive_index,
+            ignore=ignore,
+            passage_keys=passage_keys,
+            known_positives=known_positives,
+            counts={
+                "questions truncated": int(questions.truncated.sum()),
+                "passages truncated": int(tokens.truncated.sum()),
+                "questions left out, no tokens": int((~keep_question).sum()),
+                "passages left out, no tokens": int((~keep_passage).sum()),
+            },
+        )
+
+
+def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:
+    """Which passages are known to answer a question, besides its own positive.
+
+    Args:
+        known_positives: (B, K, 2) int64, keys of each question's known positives.
+        passage_keys: (P, 2) int64, keys of the passages compared.
+        positive_index: (B,) int64, the passage that stays in.
+
+    Returns:
+        (B, P) bool, True where the passage must not count as a negative of the question.
+    """
+    mask = torch.zeros(len(known_positives), len(passage_keys), dtype=torch.bool, device=passage_keys.device)
+    for known in known_positives.unbind(1):  # (B, 2); one at a time, for memory
+        mask |= (known[:, None, 0] == passage_keys[:, 0]) | (known[:, None, 1] == passage_keys[:, 1])
+    return mask.scatter(1, positive_index[:, None], False)
+
+
+def _known_positives(examples: Sequence[Example]) -> Tensor:
+    """(B, K, 2); a question with fewer than K repeats its first, which changes nothing."""
+    most = max(len(example.positives) for example in examples)
+    return torch.stack([_keys([*example.positives, *[example.positives[0]] * most][:most]) for example in examples])
+
+
+def _keys(passages: Sequence[Passage]) -> Tensor:
+    """(P, 2) int64, hashes of id and of text; a passage without id is known by its text alone."""
+    return torch.tensor([(_hash(passage.passage_id or passage.text), _hash(passage.text)) for passage in passages])
+
+
+def _hash(value: str) -> int:
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _select(tokens: TokenBatch, keep: Tensor) -> TokenBatch:
+    return tokens if keep.all() else TokenBatch(*(field[keep] for field in tokens))
