@@ -312,6 +312,7 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
         passage_encoder = question_encoder
     elif passage_encoder is None:
         passage_encoder = copy.deepcopy(question_encoder)
+    assert isinstance(question_encoder, RobertaEncoder)
     _check_fit(config, question_encoder, tokenizer)
     return BiEncoder(
         question_encoder,

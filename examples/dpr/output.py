@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import text
@@ -58,7 +59,7 @@ def prepare_output(folder: str, *, overwrite: bool, keep: str | None) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: dict[str, float]) -> None:
+def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[str, float]) -> None:
     """Writes ``manifest.json``: versions, data, test figures, and the SHA-256 of every file of the run."""
     skipped = [row._asdict() for pipe in pipes.values() for row in pipe.skipped]
     data = {
@@ -84,7 +85,7 @@ def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: dict[str
         {
             "versions": {"dpr-text": text.__version__, "python": platform.python_version(), **versions},
             "data": data,
-            "test": figures,
+            "test": dict(figures),
             "sha256": {
                 file.relative_to(folder).as_posix(): sha256(file)
                 for file in sorted(files)

@@ -95,7 +95,8 @@ def parse_object(line: bytes, path: str, number: int, offset: int, *, may_be_cut
         place, problem = _explain(line, error, offset, may_be_cut)
         raise DataError(f"{path}:{number} (byte {offset + place}){problem}") from None
     if not isinstance(record, dict):
-        found = {list: "an array", type(None): "null"}.get(type(record), f"a {type(record).__name__}")
+        names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+        found = names.get(type(record), "a number")
         hint = "; a file that is one JSON array goes through --sel_data first" if found == "an array" else ""
         raise DataError(f"{path}:{number} (byte {offset}): row is {found}; expected a JSON object{hint}")
     return record
@@ -120,10 +121,10 @@ def _check_head(path: str, head: bytes) -> int:
     """The byte at which the first row starts; refuses what is not JSONL at all."""
     start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
     problem = None
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]:
-        problem = "not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
-    elif head.startswith(b"\x1f\x8b"):
+    if head.startswith(b"\x1f\x8b"):
         problem = "file is compressed by gzip; expected plain JSONL: unpack it, or select from it with --sel_data"
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]:
+        problem = "not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
     elif head[start:].lstrip().startswith(b"["):
         problem = "file is a JSON array; expected one JSON object a line: convert it with --sel_data"
     if problem:
@@ -136,12 +137,14 @@ def _explain(line: bytes, error: orjson.JSONDecodeError, offset: int, may_be_cut
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as decode_error:
+        if may_be_cut and decode_error.reason == "unexpected end of data":
+            return decode_error.start, _cut(line, offset)
         return decode_error.start, ": not UTF-8; expected UTF-8"
     place = len(text[: error.pos].encode("utf-8"))
     if line.startswith(_BYTE_ORDER_MARK):
         return 0, ": byte order mark inside the file; expected one at byte 0 only"
-    if may_be_cut and error.pos >= len(text.rstrip()) - 1:
-        return place, f": file ends inside this row, at byte {offset + len(line)}; expected the rest of the row"
+    if may_be_cut and error.pos == len(text):
+        return place, _cut(line, offset)
     if b"\r" in line.rstrip(b"\r\n"):
         return line.index(b"\r"), ": lone carriage return; expected rows that end in a newline"
     if field := _non_finite_field(text):
@@ -149,6 +152,10 @@ def _explain(line: bytes, error: orjson.JSONDecodeError, offset: int, may_be_cut
     if "after document" in error.msg:
         return place, ": extra data after the object; expected one JSON object a line"
     return place, f": invalid JSON ({error.msg}); expected one JSON object a line"
+
+
+def _cut(line: bytes, offset: int) -> str:
+    return f": file ends inside this row, at byte {offset + len(line)}; expected the rest of the row"
 
 
 def _non_finite_field(text: str) -> str | None:

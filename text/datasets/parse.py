@@ -37,9 +37,8 @@ def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
     ]
     if not positives:
         raise SkipRow("no positive_ctxs")
-    known = {passage.passage_id for passage in positives} - {""} | {passage.text for passage in positives}
     hard_negatives, other_negatives = (
-        _negatives(_pool(record, name, counts), name, known, counts) for name in POOLS[1:]
+        _negatives(_pool(record, name, counts), name, positives, counts) for name in POOLS[1:]
     )
     return Example(question, _answers(record), positives, hard_negatives, other_negatives)
 
@@ -76,14 +75,16 @@ def _pool(record: dict[str, Any], name: str, counts: Counter[str]) -> list[Any]:
     return pool
 
 
-def _negatives(pool: list[Any], name: str, known: set[str], counts: Counter[str]) -> list[Passage]:
+def _negatives(pool: list[Any], name: str, positives: list[Passage], counts: Counter[str]) -> list[Passage]:
+    ids = {passage.passage_id for passage in positives} - {""}
+    texts = {passage.text for passage in positives}
     negatives = []
     for i, context in enumerate(pool):
         if isinstance(context, dict) and _is_blank(context.get("text")):
             counts[f"{name} without text, left out"] += 1
             continue
         passage = _passage(context, f"{name}[{i}]")
-        if passage.passage_id in known or passage.text in known:
+        if passage.passage_id in ids or passage.text in texts:
             counts[f"{name} that are positives, left out"] += 1
             continue
         negatives.append(passage)

@@ -244,6 +244,6 @@ def roberta_large(**options: Any) -> RobertaEncoder:
     return _sized(options, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16)
 
 
-def _sized(options: dict[str, Any], **sizes: int) -> RobertaEncoder:
-    sizes["intermediate_size"] = 4 * sizes["hidden_size"]
-    return RobertaEncoder(RobertaConfig(**(sizes | options)))
+def _sized(options: dict[str, Any], **sizes: Any) -> RobertaEncoder:
+    feed_forward = {"intermediate_size": 4 * sizes["hidden_size"]}
+    return RobertaEncoder(RobertaConfig(**{**feed_forward, **sizes, **options}))

@@ -8,6 +8,7 @@ goes back to the pipe when training resumes: it does not depend on workers or pr
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,29 +44,28 @@ class DPRDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self._loaders = {
-            stage: _EpochLoader(pipe, collate, num_workers)
-            for stage, pipe in (("train", train), ("valid", valid), ("test", test))
-        }
+        self.train, self.valid, self.test = train, valid, test
+        self.collate = collate
+        self.num_workers = num_workers
+        self._restored_epoch, self._restored_row = 0, 0
 
     def train_dataloader(self) -> _EpochLoader:
-        return self._loaders["train"]
+        return _EpochLoader(self.train, self.collate, self.num_workers, self._position)
 
     def val_dataloader(self) -> _EpochLoader:
-        return self._loaders["valid"]
+        return _EpochLoader(self.valid, self.collate, self.num_workers)
 
     def test_dataloader(self) -> _EpochLoader:
-        return self._loaders["test"]
+        return _EpochLoader(self.test, self.collate, self.num_workers)
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands: seed, epoch, and rows of the epoch that were trained on."""
         assert self.trainer is not None
-        pipe = self._loaders["train"].pipe
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch, row = self.trainer.current_epoch, progress.current.processed * pipe.batch_size
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch, row = self.trainer.current_epoch, progress.current.processed * self.train.batch_size
         if progress.is_last_batch:
             epoch, row = epoch + 1, 0
-        return {"seed": pipe.seed, "batch_size": pipe.batch_size, "epoch": epoch, "row": row}
+        return {"seed": self.train.seed, "batch_size": self.train.batch_size, "epoch": epoch, "row": row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next pass of training start where ``state_dict`` was taken.
@@ -73,34 +73,43 @@ class DPRDataModule(LightningDataModule):
         Raises:
             ArtifactError: The checkpoint's order of rows is not that of this run.
         """
-        loader = self._loaders["train"]
         for name in ("seed", "batch_size"):
-            ours, theirs = getattr(loader.pipe, name), state_dict[name]
+            ours, theirs = getattr(self.train, name), state_dict[name]
             if ours != theirs:
                 raise ArtifactError(f"checkpoint: {name} is {theirs}, this run has {ours}; expected the same")
-        loader.start_at(state_dict["epoch"], state_dict["row"])
+        self._restored_epoch, self._restored_row = state_dict["epoch"], state_dict["row"]
+        # Lightning looks for the position in the loader; here it is in the data module.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable", category=UserWarning)
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and first row of a pass of training that starts now."""
+        assert self.trainer is not None
+        epoch = self.trainer.current_epoch
+        return epoch, self._restored_row if epoch == self._restored_epoch else 0
 
 
 class _EpochLoader:
-    """Each pass gives one epoch of batches, and the next pass the next epoch."""
+    """Each pass gives one epoch of batches, from the position that holds when the pass begins."""
 
     def __init__(
-        self, pipe: DPRDataPipe, collate: Callable[[Sequence[Example]], BiEncoderBatch], num_workers: int
+        self,
+        pipe: DPRDataPipe,
+        collate: Callable[[Sequence[Example]], BiEncoderBatch],
+        num_workers: int,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.pipe = pipe
         self._collate = collate
         self._num_workers = num_workers
-        self._epoch, self._start_row = 0, 0
-
-    def start_at(self, epoch: int, row: int) -> None:
-        self._epoch, self._start_row = epoch, row
+        self._position = position
 
     def __len__(self) -> int:
         return len(self.pipe)
 
     def __iter__(self) -> Iterator[BiEncoderBatch]:
-        self.pipe.set_epoch(self._epoch, self._start_row)
-        self._epoch, self._start_row = self._epoch + 1, 0
+        # A generator, so that the position is asked for when the first batch is: Lightning begins passes
+        # that it does not use, and begins one before it has restored the epoch.
+        self.pipe.set_epoch(*self._position())
         batches = self.pipe.map(self._collate)
         if self._num_workers == 0:
             batches = prefetch(batches, _PREFETCHED_BATCHES)
@@ -115,4 +124,4 @@ class _EpochLoader:
             # Its own generator: else each pass would draw from the global random state.
             generator=torch.Generator(),
         )
-        return iter(loader)
+        yield from loader

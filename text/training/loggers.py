@@ -19,7 +19,8 @@ class MetricsCSV(CSVLogger):
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep_steps: int = 0) -> None:
-        super().__init__(folder, name="", version="")
+        # Each row is on disk at once, for whoever watches and for a run that is interrupted.
+        super().__init__(os.fspath(folder), name="", version="", flush_logs_every_n_steps=1)
         kept = _rows(os.path.join(folder, "metrics.csv"), keep_steps)
         with warnings.catch_warnings():
             # It starts the file anew, which is what is wanted: the rows to keep are read already.

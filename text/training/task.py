@@ -6,17 +6,22 @@ encoders nor knows where batches come from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from text.errors import NonFiniteLossError
 from text.losses import in_batch_nll
 from text.models import BiEncoder
-from text.records import BiEncoderBatch
+from text.records import BiEncoderBatch, TokenBatch
 from text.training.pool import PassagePool
+
+_EVALUATED_TOGETHER = 128
+"""Texts per forward pass in evaluation, as DPR's ``val_av_rank_bsz``; changes memory, not figures."""
 
 
 class BiEncoderTask(LightningModule):
@@ -54,7 +59,7 @@ class BiEncoderTask(LightningModule):
         self._pool = PassagePool(similarity)
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
-        loss, _, _ = self._step(batch)
+        loss = self._loss(batch, *self.model(batch.questions, batch.passages))
         self._check_finite(loss, "training", batch_index)
         size = len(batch.positive_index)
         self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
@@ -83,7 +88,7 @@ class BiEncoderTask(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_pool("test")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate)
         num_steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -91,9 +96,8 @@ class BiEncoderTask(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _step(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor, Tensor]:
-        questions, passages = self.model(batch.questions, batch.passages)
-        loss = in_batch_nll(
+    def _loss(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
+        return in_batch_nll(
             questions,
             passages,
             batch.positive_index,
@@ -101,7 +105,6 @@ class BiEncoderTask(LightningModule):
             temperature=self.temperature,
             similarity=self.similarity,
         )
-        return loss, questions, passages
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():
@@ -111,7 +114,14 @@ class BiEncoderTask(LightningModule):
             )
 
     def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
-        loss, questions, passages = self._step(batch)
+        questions, passages = (
+            torch.cat([encoder(ids, mask) for ids, mask in _chunks(tokens)])
+            for encoder, tokens in (
+                (self.model.question_encoder, batch.questions),
+                (self.model.passage_encoder, batch.passages),
+            )
+        )
+        loss = self._loss(batch, questions, passages)
         self._check_finite(loss, stage, batch_index)
         # The mean over questions, not over batches: a short last batch weighs what it holds.
         self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.positive_index))
@@ -133,6 +143,13 @@ class BiEncoderTask(LightningModule):
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": exempt, "weight_decay": 0.0},
         ]
+
+
+def _chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and mask of a few texts at a time: an evaluation brings many more passages than a training step."""
+    return zip(
+        tokens.input_ids.split(_EVALUATED_TOGETHER), tokens.attention_mask.split(_EVALUATED_TOGETHER), strict=True
+    )
 
 
 def linear_schedule(step: int, warmup_steps: int, num_steps: int) -> float:

@@ -110,7 +110,13 @@ def _known_positives(examples: Sequence[Example]) -> Tensor:
 
 def _keys(passages: Sequence[Passage]) -> Tensor:
     """(P, 2) int64, hashes of id and of text; a passage without id is known by its text alone."""
-    return torch.tensor([(_hash(passage.passage_id or passage.text), _hash(passage.text)) for passage in passages])
+    # "id" and "text" keep an id apart from a text that reads the same.
+    return torch.tensor(
+        [
+            (_hash(f"id {passage.passage_id}" if passage.passage_id else f"text {passage.text}"), _hash(passage.text))
+            for passage in passages
+        ]
+    )
 
 
 def _hash(value: str) -> int:

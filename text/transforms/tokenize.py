@@ -6,7 +6,6 @@ an encoder needs: limits, padding, masks, and which texts were too long.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,11 +125,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: boo
 
 
 def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
-    known = json.loads(vocab.read_text(encoding="utf-8"))
-    missing = [token for token in SPECIAL_TOKENS if token not in known]
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:  # the library raises plain Exception
+        raise ArtifactError(f"{vocab.parent}: not a tokenizer ({error}); expected vocab.json, merges.txt") from None
+    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return _as_roberta(tokenizer)
 
@@ -140,14 +141,16 @@ def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
     # "<mask>" takes the space before it, so that it can stand for a word.
     tokenizer.add_special_tokens([*SPECIAL_TOKENS[:-1], AddedToken("<mask>", lstrip=True, special=True)])
     tokenizer.decoder = decoders.ByteLevel()
-    sep, cls = (("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>")))
-    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
+    cls_id, sep_id = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    assert cls_id is not None and sep_id is not None
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", sep_id), ("<s>", cls_id), trim_offsets=True, add_prefix_space=False
+    )
     return tokenizer
 
 
 def _padding_idx(tokenizer: Tokenizer) -> int:
-    ids = [tokenizer.token_to_id(token) for token in _PADDING_TOKENS]
-    padding_idx = next((id for id in ids if id is not None), None)
-    if padding_idx is None:
+    known = [index for token in _PADDING_TOKENS if (index := tokenizer.token_to_id(token)) is not None]
+    if not known:
         raise ValueError(f"the tokenizer has no padding token; expected {' or '.join(_PADDING_TOKENS)}")
-    return padding_idx
+    return known[0]

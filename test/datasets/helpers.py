@@ -1,0 +1,54 @@
+"""Rows in the DPR format, small enough to read in a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+from text.records import Example
+
+# The same examples in every run; a test's folder may serve many examples, each writes its file anew.
+law = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def context(name: str) -> dict[str, str]:
+    return {"title": f"title of {name}", "text": f"text of {name}", "passage_id": name}
+
+
+def record(question: str = "q", *, positives: int = 1, hard: int = 2, other: int = 2, **fields: Any) -> dict[str, Any]:
+    """A row whose passages bear the question in their ids: ``q+0``, ``q-0``, ``q-1``, ``q~0``, ``q~1``."""
+    return {
+        "question": question,
+        "answers": ["an answer"],
+        "positive_ctxs": [context(f"{question}+{i}") for i in range(positives)],
+        "hard_negative_ctxs": [context(f"{question}-{i}") for i in range(hard)],
+        "negative_ctxs": [context(f"{question}~{i}") for i in range(other)],
+        **fields,
+    }
+
+
+def records(n: int, **options: Any) -> list[dict[str, Any]]:
+    """Rows with the questions q0, q1, ..."""
+    return [record(f"q{i}", **options) for i in range(n)]
+
+
+def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in fields}
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def questions(batches: Iterable[Sequence[Example]]) -> list[list[str]]:
+    return [[example.question for example in batch] for batch in batches]

@@ -1,0 +1,340 @@
+"""JsonlFile: where rows are, what they hold, and what is said of a file that is not JSONL."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from test.datasets.helpers import law
+from text.datasets.jsonl import JsonlFile
+from text.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[bytes], JsonlFile]:
+    """Makes a file of the given bytes."""
+
+    def open_it(content: bytes) -> JsonlFile:
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(content)
+        return JsonlFile(path)
+
+    return open_it
+
+
+@pytest.fixture
+def refusal(opened: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[bytes], str]:
+    """What is said of a file of the given bytes, after its name."""
+
+    def read_it(content: bytes) -> str:
+        with pytest.raises(DataError) as caught:
+            parsed(opened(content))
+        message = str(caught.value)
+        assert re.match(r"^.*:\d+ \(byte \d+\)", message)
+        assert "\n" not in message
+        path = f"{tmp_path / 'rows.jsonl'}:"
+        assert message.startswith(path)
+        return message.removeprefix(path)
+
+    return read_it
+
+
+def parsed(file: JsonlFile) -> list[dict[str, Any]]:
+    return [file.parse(row) for row in range(len(file))]
+
+
+# Rows and offsets
+
+
+def test_rows_by_hand(opened) -> None:
+    file = opened(b'{"a": 1}\n\n{"b":2}\n')
+    assert len(file) == 3
+    assert [file.offset(row) for row in range(3)] == [0, 9, 10]
+    assert [file.read(row) for row in range(3)] == [b'{"a": 1}\n', b"\n", b'{"b":2}\n']
+    assert [file.is_blank(row) for row in range(3)] == [False, True, False]
+    assert (file.parse(0), file.parse(2)) == ({"a": 1}, {"b": 2})
+    assert file.where(2) == f"{file.path}:3 (byte 10)"
+
+
+# Characters at which str.splitlines ends a line; in JSON the first three may stand as they are.
+separators = st.sampled_from("\u2028\u2029\x85\x0b\x0c\x1c\r\n")
+strings = st.text(st.characters(codec="utf-8") | separators, max_size=8)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    scalars | strings,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(strings, inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.builds(
+    lambda value, ascii_only: json.dumps(value, ensure_ascii=ascii_only).encode(),
+    st.dictionaries(strings, values, max_size=4),
+    st.booleans(),
+)
+rows = st.tuples(objects | st.sampled_from([b"", b" ", b"\t"]), st.sampled_from([b"\n", b"\r\n"])).map(b"".join)
+
+
+@law
+@given(st.sampled_from([b"", BOM]), st.lists(rows, min_size=1, max_size=6), st.booleans())
+def test_rows_equal_pythons(opened, head: bytes, lines: list[bytes], is_terminated: bool) -> None:
+    body = b"".join(lines) if is_terminated else b"".join(lines).rstrip(b"\r\n")
+    assume(body)
+    expected = io.BytesIO(body).readlines()  # of bytes: "\n" alone ends a line
+    file = opened(head + body)
+    assert len(file) == len(expected)
+    start = len(head)
+    for row, line in enumerate(expected):
+        assert (file.offset(row), file.read(row)) == (start, line)
+        assert file.is_blank(row) == (not line.strip())
+        if line.strip():
+            assert file.parse(row) == json.loads(line)
+        start += len(line)
+
+
+# The file is scanned 2^24 bytes at a time, which is 4096 of these rows: their newlines fall on the
+# last byte of a piece, on the first of the next, or elsewhere.
+@pytest.mark.parametrize("shift", [0, 1, 4095])
+@pytest.mark.parametrize("num_rows", [4096, 4097])
+def test_rows_of_a_file_that_is_scanned_in_pieces(opened, shift: int, num_rows: int) -> None:
+    line = b'{"a": "' + b"x" * (4096 - 10) + b'"}\n'
+    file = opened(b"\n" * shift + line * num_rows)
+    assert len(file) == shift + num_rows
+    assert [file.offset(row) for row in range(shift)] == list(range(shift))
+    assert [file.offset(shift + i) for i in range(num_rows)] == [shift + 4096 * i for i in range(num_rows)]
+    assert file.read(len(file) - 1) == line
+
+
+def test_pickled_there_and_back(opened) -> None:
+    file = opened(BOM + b'{"a": 1}\n{"a": 2}')
+    copy = pickle.loads(pickle.dumps(file))  # noqa: S301 what a DataLoader does with its dataset
+    assert copy.path == file.path
+    assert [copy.offset(row) for row in range(2)] == [3, 12]
+    assert parsed(copy) == parsed(file) == [{"a": 1}, {"a": 2}]
+
+
+# A. JSONL syntax, by the numbers of faults.md
+
+
+def test_a1_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
+    file = opened(BOM + b'{"a": 1}\n')
+    assert parsed(file) == [{"a": 1}]
+    assert file.offset(0) == 3
+
+
+@pytest.mark.parametrize(
+    "content, place",
+    [(b"{}\n" + BOM + b"{}\n", "2 (byte 3)"), (BOM + BOM + b"{}\n", "1 (byte 3)")],
+)
+def test_a1_byte_order_mark_elsewhere(refusal, content: bytes, place: str) -> None:
+    assert refusal(content) == f"{place}: byte order mark inside the file; expected one at byte 0 only"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_a2_utf_16_and_32(refusal, encoding: str) -> None:
+    message = refusal('{"a": "b"}\n'.encode(encoding))
+    assert message == "1 (byte 0): not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
+
+
+def test_a2_utf_16_with_a_byte_order_mark_of_big_endian(refusal) -> None:
+    assert refusal(b"\xfe\xff\0{\0}").startswith("1 (byte 0): not UTF-8 (it looks like")
+
+
+def test_a2_latin_1(refusal) -> None:
+    # {}\n and {"a": "caf are 3 + 10 bytes, then comes é.
+    assert refusal(b'{}\n{"a": "caf\xe9"}\n') == "2 (byte 13): not UTF-8; expected UTF-8"
+
+
+def test_a3_crlf_is_accepted(opened) -> None:
+    file = opened(b'{"a": 1}\r\n{"a": 2}\r\n')
+    assert parsed(file) == [{"a": 1}, {"a": 2}]
+    assert file.offset(1) == 10
+
+
+@pytest.mark.parametrize(
+    "content, place",
+    [
+        (b'{"a": 1}\r{"a": 2}\r', "1 (byte 8)"),
+        (b'{}\n{"a": 1}\r{"a": 2}\n', "2 (byte 11)"),
+        (b'{"a": 1}\r{', "1 (byte 8)"),  # and the file ends here
+    ],
+)
+def test_a3_lone_carriage_return(refusal, content: bytes, place: str) -> None:
+    assert refusal(content) == f"{place}: lone carriage return; expected rows that end in a newline"
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\\u2028", "\\u2029", "\\u0085", "\\u000b", "\\f"])
+def test_a4_other_line_separators_end_no_row(opened, character: str) -> None:
+    file = opened(f'{{"a": "x{character}y"}}\n{{"a": "z"}}\n'.encode())
+    assert parsed(file) == [{"a": json.loads(f'"x{character}y"')}, {"a": "z"}]
+
+
+@pytest.mark.parametrize("character", [b"\x0b", b"\x0c"])
+def test_a4_raw_control_character_is_invalid_in_its_row(refusal, character: bytes) -> None:
+    assert refusal(b'{}\n{"a": "' + character + b'"}\n').startswith("2 (byte 10): invalid JSON")
+
+
+@pytest.mark.parametrize(
+    "row, byte",
+    [
+        (b'{"a": 1,}', 7),
+        (b'{"a": [1,]}', 8),
+        (b"{'a': 1}", 1),
+        (b'{"a": 1 /* one */}', 8),
+        (b'// one\n{"a": 1}', 0),
+        (b'{"a": True}', 6),
+        (b'{"a": None}', 6),
+        (b'{"a": "x\ty"}', 8),
+        (b'{"a": 01}', 6),
+        (b'{"a"  1}', 6),
+        (b"{a: 1}", 1),
+        # The byte counts bytes, not characters: these are 2, 3 and 4 each.
+        ('{"é€😀": None}'.encode(), 14),
+    ],
+)
+@pytest.mark.parametrize("head, line, start", [(b"", 1, 0), (b'{"b": 0}\n', 2, 9), (BOM + b"{}\r\n{}\n", 3, 10)])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a5_nearly_json(refusal, head: bytes, line: int, start: int, row: bytes, byte: int, end: bytes) -> None:
+    message = refusal(head + row + end)
+    assert message.startswith(f"{line} (byte {start + byte}): invalid JSON")
+    assert message.endswith("; expected one JSON object a line")
+
+
+def test_a5_comment_after_the_object(refusal) -> None:
+    assert refusal(b'{"a": 1} # one\n').startswith("1 (byte 9): extra data after the object")
+
+
+WHOLE = r'{"é€😀": ["\ud83d\ude00\n", -1.5e3, true, false, null], "b": {"c": ""}}'.encode()
+
+
+# Wherever it is cut, also inside a character, an escape or a literal.
+@pytest.mark.parametrize("size", range(1, len(WHOLE)))
+def test_a6_truncated_last_line(refusal, size: int) -> None:
+    message = refusal(b'{"a": 1}\n' + WHOLE[:size])
+    assert re.match(r"2 \(byte \d+\): file ends inside this row", message)
+    assert f", at byte {9 + size}; expected the rest of the row" in message
+
+
+def test_a6_truncated_last_line_by_hand(refusal) -> None:
+    message = refusal(b'{"a": 1}\n{"a": ')
+    assert message == "2 (byte 15): file ends inside this row, at byte 15; expected the rest of the row"
+
+
+def test_a6_last_line_without_newline_is_a_row(opened) -> None:
+    assert parsed(opened(b'{"a": 1}\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
+
+
+# Its last byte is wrong, which is not the same as cut: more bytes would not help.
+@pytest.mark.parametrize("row, byte", [(b'{"a": 1}}', 8), (b'{"a": 1} x', 9), (b'{"a": 1.}', 8), (b"x", 0)])
+def test_a6_last_line_that_is_not_truncated(refusal, row: bytes, byte: int) -> None:
+    message = refusal(b"{}\n" + row)
+    assert message.startswith(f"2 (byte {3 + byte}): ")
+    assert "file ends" not in message
+
+
+def test_a6_only_the_last_line_can_be_truncated(refusal) -> None:
+    assert refusal(b'{"a": \n{}').startswith("1 (byte 7): invalid JSON")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_a7_not_a_finite_number(refusal, number: str) -> None:
+    row = f'{{"positive_ctxs": [{{"score": 1, "x": {{}}}}, {{"score": {number}}}]}}\n'
+    message = refusal(b"{}\n" + row.encode())
+    assert re.match(r"2 \(byte \d+\) positive_ctxs\[1\]\.score: not a finite number; expected a JSON number$", message)
+
+
+def test_a7_byte_and_first_field_by_hand(refusal) -> None:
+    # {}\n is 3 bytes, {"é": 1, "b": and its blank are 15, with é as 2.
+    message = refusal('{}\n{"é": 1, "b": 1e999, "c": 1e999}\n'.encode())
+    assert message == "2 (byte 18) b: not a finite number; expected a JSON number"
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc0\xaf", b"\xe2\x82"], ids=["invalid", "overlong", "truncated"])
+def test_a9_not_utf_8(refusal, bad: bytes) -> None:
+    assert refusal(b'{}\n{"a": "' + bad + b'"}\n') == "2 (byte 10): not UTF-8; expected UTF-8"
+
+
+def test_a10_lone_surrogate(refusal) -> None:
+    assert refusal(b'{"a": "\xed\xa0\x80"}\n') == "1 (byte 7): not UTF-8; expected UTF-8"
+    assert "surrogate" in refusal(rb'{"a": "\ud800"}')
+
+
+def test_a11_raw_nul(refusal) -> None:
+    assert refusal(b'{"a": "\0"}\n').startswith("1 (byte 7): invalid JSON")
+    assert refusal(b'{"a": "b"}\n' + b"\0" * 8 + b"\n").startswith("2 (byte 11): invalid JSON")
+
+
+def test_a12_escaped_nul_is_accepted(opened) -> None:
+    assert parsed(opened(rb'{"a": "\u0000"}')) == [{"a": "\0"}]
+
+
+def test_a14_deep_nesting(refusal) -> None:
+    assert "invalid JSON" in refusal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
+
+
+def test_a15_blank_lines(opened) -> None:
+    file = opened(b"\n \t\r\n{}\n\r\n\n")
+    assert [file.is_blank(row) for row in range(len(file))] == [True, True, False, True, True]
+    assert file.where(2) == f"{file.path}:3 (byte 5)"
+
+
+@pytest.mark.parametrize("row, byte", [(b'{"a":1}{"b":2}', 7), (b'{"a": 1} {"b": 2}', 9), (b"{} {", 3)])
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a16_two_documents_on_a_line(refusal, row: bytes, byte: int, end: bytes) -> None:
+    message = refusal(b"{}\n" + row + end)
+    assert message == f"2 (byte {3 + byte}): extra data after the object; expected one JSON object a line"
+
+
+@pytest.mark.parametrize(
+    "row, kind", [("null", "null"), ("1", "a number"), ("-0.5", "a number"), ('"x"', "a string"), ("true", "a boolean")]
+)
+def test_a17_row_that_is_no_object(refusal, row: str, kind: str) -> None:
+    assert refusal(f"{{}}\n{row}\n".encode()) == f"2 (byte 3): row is {kind}; expected a JSON object"
+
+
+def test_a17_row_that_is_an_array(refusal) -> None:
+    message = refusal(b'{}\n[{"a": 1}]\n')
+    assert message.startswith("2 (byte 3): row is an array; expected a JSON object")
+    assert "--sel_data" in message
+
+
+@pytest.mark.parametrize("content", [b"[]", b'[{"a": 1}]\n', b'\n  [\n{"a": 1}\n]\n', BOM + b"[{}]"])
+def test_a17_file_that_is_an_array(refusal, content: bytes) -> None:
+    message = refusal(content)
+    assert message.startswith("1 (byte 0): file is a JSON array")
+    assert "--sel_data" in message
+
+
+def test_a22_gzip_under_a_plain_name(refusal) -> None:
+    message = refusal(gzip.compress(b'{"a": 1}\n'))
+    assert message.startswith("1 (byte 0): file is compressed by gzip")
+    assert "--sel_data" in message
+
+
+def test_a23_file_that_shrinks(opened) -> None:
+    file = opened(b'{"a": 1}\n{"a": 2}\n')
+    Path(file.path).write_bytes(b'{"a": 1}\n{"a"')
+    assert file.parse(0) == {"a": 1}
+    with pytest.raises(DataError, match=r"^.*:2 \(byte 9\): file ends inside this row"):
+        file.parse(1)
+
+
+@pytest.mark.parametrize("content", [b"", BOM])
+def test_c1_empty_file(refusal, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert refusal(content) == f"1 (byte 0): no rows in {path}; expected one JSON object a line"
+
+
+def test_f4_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        JsonlFile(tmp_path / "nowhere.jsonl")

@@ -1,0 +1,271 @@
+"""parse_example: what a record becomes, and what each fault of its fields costs.
+
+Numbers b1, b2, ... are those of faults.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from test.datasets.helpers import context, record, without
+from text.datasets.parse import SkipRow, parse_example
+from text.records import Example, Passage
+
+
+def parse(row: dict[str, Any]) -> tuple[Example, dict[str, int]]:
+    counts: Counter[str] = Counter()
+    return parse_example(row, counts), dict(counts)
+
+
+def error(row: dict[str, Any]) -> str:
+    with pytest.raises(ValueError) as caught:
+        parse(row)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def passage(text: str = "some text", **fields: Any) -> dict[str, Any]:
+    return {"text": text, **fields}
+
+
+def test_record_by_hand() -> None:
+    row = {
+        "dataset": "nq",
+        "question": "who wrote emma",
+        "answers": ["Jane Austen", "Austen"],
+        "positive_ctxs": [
+            {"title": "Emma", "text": "A novel by Austen.", "score": 1000, "title_score": 1, "passage_id": "12"},
+            {"title": "Austen", "text": "She wrote Emma.", "score": "9.5", "passage_id": "7"},
+        ],
+        "hard_negative_ctxs": [{"title": "Emma (film)", "text": "A film.", "passage_id": "99"}],
+        "negative_ctxs": [{"title": "Oak", "text": "A tree.", "passage_id": "3"}],
+    }
+    assert parse(row) == (
+        Example(
+            question="who wrote emma",
+            answers=["Jane Austen", "Austen"],
+            positives=[Passage("12", "Emma", "A novel by Austen."), Passage("7", "Austen", "She wrote Emma.")],
+            hard_negatives=[Passage("99", "Emma (film)", "A film.")],
+            other_negatives=[Passage("3", "Oak", "A tree.")],
+        ),
+        {},
+    )
+
+
+def test_text_is_kept_exactly() -> None:
+    # b22: NFC and NFD differ, and right-to-left, emoji and blanks at the ends stay.
+    texts = ["\u00e9", "e\u0301", "שלום", "👩‍🔬", " a \n", "\0"]
+    row = record(texts[0], positive_ctxs=[passage(text, title=text) for text in texts], answers=texts)
+    example, _ = parse(row)
+    assert (example.question, example.answers) == (texts[0], texts)
+    assert example.positives == [Passage("", text, text) for text in texts]
+
+
+@pytest.mark.parametrize("row", [without(record(), "answers"), record(answers=None), record(answers=[])])
+def test_answers_missing(row: dict[str, Any]) -> None:
+    assert parse(row)[0].answers == []
+
+
+@pytest.mark.parametrize(
+    "answers, kind",
+    [("['a']", "a string"), (1, "a number"), ({"a": 1}, "an object"), (["a", 1], "a list"), ([None], "a list")],
+)
+def test_answers_of_the_wrong_type(answers: Any, kind: str) -> None:
+    assert error(record(answers=answers)) == f"answers: {kind}; expected a list of strings"
+
+
+# B. Schema
+
+
+def test_b1_question_missing() -> None:
+    assert error(without(record(), "question")) == (
+        "question: missing; expected the keys question, positive_ctxs, hard_negative_ctxs, negative_ctxs, "
+        "found answers, positive_ctxs, hard_negative_ctxs, negative_ctxs"
+    )
+    assert error({}).endswith("found none")
+
+
+@pytest.mark.parametrize(
+    "question, kind",
+    [
+        (None, "null"),
+        (1, "a number"),
+        (1.5, "a number"),
+        (True, "a boolean"),
+        (["q"], "a list"),
+        ({"text": "q"}, "an object"),
+    ],
+)
+def test_b1_question_of_the_wrong_type(question: Any, kind: str) -> None:
+    assert error(record(question=question)) == f"question: {kind}; expected a string"
+
+
+@pytest.mark.parametrize("question", ["", " ", "\t\n", "\u00a0\u2003"])
+def test_b2_blank_question(question: str) -> None:
+    with pytest.raises(SkipRow, match=r"^blank question$"):
+        parse(record(question))
+
+
+@pytest.mark.parametrize(
+    "row", [record(positives=0), without(record(), "positive_ctxs"), record(positive_ctxs=None)]
+)
+def test_b3_no_positive(row: dict[str, Any]) -> None:
+    # The row has negatives, none of which may take the place of the positive.
+    with pytest.raises(SkipRow, match=r"^no positive_ctxs$"):
+        parse(row)
+
+
+@pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("absent", [True, False])
+def test_b5_pool_of_negatives_absent(pool: str, absent: bool) -> None:
+    example, counts = parse(without(record(), pool) if absent else record(**{pool: None}))
+    assert counts == {f"rows without {pool}": 1}
+    assert len(example.hard_negatives) == (0 if pool == "hard_negative_ctxs" else 2)
+    assert len(example.other_negatives) == (0 if pool == "negative_ctxs" else 2)
+
+
+def test_b5_pool_of_negatives_empty_is_not_absent() -> None:
+    example, counts = parse(record(hard=0, other=0))
+    assert (example.hard_negatives, example.other_negatives, counts) == ([], [], {})
+
+
+@pytest.mark.parametrize("fields", [{}, {"title": None}, {"title": ""}])
+def test_b6_title_absent(fields: dict[str, Any]) -> None:
+    example, _ = parse(record(positive_ctxs=[passage(**fields)], hard_negative_ctxs=[passage("b", **fields)]))
+    assert [example.positives[0].title, example.hard_negatives[0].title] == ["", ""]
+
+
+@pytest.mark.parametrize("title, kind", [(1, "a number"), (False, "a boolean"), (["t"], "a list")])
+def test_b6_title_of_the_wrong_type(title: Any, kind: str) -> None:
+    row = record(negative_ctxs=[passage("b"), passage("c", title=title)])
+    assert error(row) == f"negative_ctxs[1].title: {kind}; expected a string or null"
+
+
+@pytest.mark.parametrize(
+    "bad, found", [({}, "missing"), ({"text": None}, "missing"), ({"text": ""}, "empty"), ({"text": " \n"}, "empty")]
+)
+def test_b7_positive_without_text(bad: dict[str, Any], found: str) -> None:
+    row = record(positive_ctxs=[passage(), bad])
+    assert error(row) == f"positive_ctxs[1].text: {found}; expected a passage"
+
+
+@pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
+def test_b7_negative_without_text(bad: dict[str, Any]) -> None:
+    row = record(hard_negative_ctxs=[passage("b"), bad, bad, passage("c")], negative_ctxs=[bad])
+    example, counts = parse(row)
+    assert [negative.text for negative in example.hard_negatives] == ["b", "c"]
+    assert example.other_negatives == []
+    assert counts == {"hard_negative_ctxs without text, left out": 2, "negative_ctxs without text, left out": 1}
+
+
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("text, kind", [(["some", "text"], "a list"), (1, "a number"), ({}, "an object")])
+def test_b8_text_that_is_no_string(pool: str, text: Any, kind: str) -> None:
+    assert error(record(**{pool: [{"text": text}]})) == f"{pool}[0].text: {kind}; expected a string"
+
+
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("item, kind", [("some text", "a string"), (12, "a number"), (None, "null"), ([], "a list")])
+def test_b9_passage_that_is_no_object(pool: str, item: Any, kind: str) -> None:
+    message = error(record(**{pool: [passage(), item]}))
+    assert message == f'{pool}[1]: {kind}; expected an object such as {{"title": "...", "text": "..."}}'
+
+
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("value, kind", [("some text", "a string"), ({"text": "a"}, "an object"), (0, "a number")])
+def test_b9_pool_that_is_no_list(pool: str, value: Any, kind: str) -> None:
+    message = error(record(**{pool: value}))
+    assert message == f'{pool}: {kind}; expected a list of objects such as {{"title": "...", "text": "..."}}'
+
+
+@pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
+@pytest.mark.parametrize(
+    "value, passage_id", [("007", "007"), ("7", "7"), ("wiki:12", "wiki:12"), (7, "7"), (0, "0"), (2**64 - 1, f"{2**64 - 1}")]
+)
+def test_b10_passage_id(key: str, value: Any, passage_id: str) -> None:
+    row = record(positive_ctxs=[passage(**{key: value})], negative_ctxs=[passage("b", **{key: value})], hard=0)
+    example, counts = parse(row)
+    assert example.positives[0].passage_id == passage_id
+    assert counts == {"negative_ctxs that are positives, left out": 1}  # the id is read from both alike
+
+
+def test_b10_ids_are_compared_as_they_are_written() -> None:
+    row = record(positive_ctxs=[passage(id="7")], hard_negative_ctxs=[passage("b", id="007"), passage("c", id=7)])
+    example, counts = parse(row)
+    assert [negative.passage_id for negative in example.hard_negatives] == ["007"]
+    assert counts == {"hard_negative_ctxs that are positives, left out": 1}
+
+
+@pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
+@pytest.mark.parametrize(
+    "value, kind", [(True, "a boolean"), (1.0, "a number"), (float(2**64), "a number"), ([1], "a list")]
+)
+def test_b10_passage_id_of_the_wrong_type(key: str, value: Any, kind: str) -> None:
+    # An integer of 2^64 or more reaches us as a float (a18).
+    row = record(hard_negative_ctxs=[passage("b", **{key: value})])
+    expected = f"hard_negative_ctxs[0].{key}: {kind}; expected a string or an integer below 2^64"
+    assert error(row) == expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"passage_id": None, "psg_id": None}])
+def test_b10_passage_id_absent(fields: dict[str, Any]) -> None:
+    assert parse(record(positive_ctxs=[passage(**fields)]))[0].positives[0].passage_id == ""
+
+
+def test_b10_first_key_that_is_there_counts() -> None:
+    row = record(positive_ctxs=[passage(docidx=4, id="3", psg_id="2", passage_id=None)])
+    assert parse(row)[0].positives[0].passage_id == "2"
+
+
+def test_b13_extra_fields_are_passed_over() -> None:
+    plain = record()
+    extra = record(dataset="nq", id=[1], positive_ctxs=[context("q+0") | {"score": "x", "has_answer": True}])
+    assert parse(extra) == parse(plain)
+
+
+@pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("repeated", [passage("other words", id="2"), passage("second positive", id="8")])
+def test_b14_positive_among_the_negatives(pool: str, repeated: dict[str, Any]) -> None:
+    # The same id, or the same text under another id.
+    positives = [passage("first positive", id="1"), passage("second positive", id="2")]
+    row = record(positive_ctxs=positives, **{pool: [passage("a", id="5"), repeated, passage("b", id="6")]})
+    example, counts = parse(row)
+    pools = {"hard_negative_ctxs": example.hard_negatives, "negative_ctxs": example.other_negatives}
+    assert [negative.text for negative in pools[pool]] == ["a", "b"]
+    assert counts == {f"{pool} that are positives, left out": 1}
+
+
+def test_b14_passages_without_an_id_are_not_the_same() -> None:
+    example, counts = parse(record(positive_ctxs=[passage("a")], hard_negative_ctxs=[passage("b"), passage("c", id="")]))
+    assert len(example.hard_negatives) == 2
+    assert counts == {}
+
+
+def test_b14_an_id_is_not_a_text() -> None:
+    row = record(
+        positive_ctxs=[passage("1984", id="12")],
+        hard_negative_ctxs=[passage("12", id="3"), passage("a book", id="1984")],
+    )
+    example, counts = parse(row)
+    assert [negative.passage_id for negative in example.hard_negatives] == ["3", "1984"]
+    assert counts == {}
+
+
+@pytest.mark.parametrize("name", ["query", "Question", "questions"])
+def test_b19_foreign_key_names(name: str) -> None:
+    row = {name: "q", "pos": [], "neg": []}
+    assert error(row) == (
+        "question: missing; expected the keys question, positive_ctxs, hard_negative_ctxs, negative_ctxs, "
+        f"found {name}, pos, neg"
+    )
+
+
+def test_counts_add_up_over_rows() -> None:
+    counts: Counter[str] = Counter()
+    for _ in range(3):
+        parse_example(record(negative_ctxs=None, hard_negative_ctxs=[{}, {}]), counts)
+    assert counts == {"rows without negative_ctxs": 3, "hard_negative_ctxs without text, left out": 6}

@@ -1,0 +1,113 @@
+"""Files are whole or absent, readable by whom the umask says, and leave nothing beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from text.artifacts import atomic_write, sha256, write_json, write_text
+
+
+def test_atomic_write_puts_the_file_in_place(tmp_path: Path):
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == path.parent, "rename is atomic within one folder only"
+        assert not path.exists(), "the final name appeared before the content was whole"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_atomic_write_that_fails_changes_nothing(tmp_path: Path, error, old):
+    path = tmp_path / "a.bin"
+    if old is not None:
+        path.write_bytes(old)
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_bytes(b"half of the ne")
+        raise error
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_atomic_write_onto_a_folder_leaves_no_litter(tmp_path: Path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError), atomic_write(tmp_path / "taken") as temporary:
+        temporary.write_bytes(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_atomic_write_replaces(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    write_text(path, "a long first version\n")
+    write_text(path, "short\n")
+    assert path.read_bytes() == b"short\n"
+
+
+def test_atomic_write_creates_the_folder(tmp_path: Path):
+    write_text(tmp_path / "x" / "y" / "a.txt", "in")
+    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "in"
+
+
+def test_atomic_write_takes_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_text("a.txt", "here")
+    assert (tmp_path / "a.txt").read_text() == "here"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "")
+    finally:
+        left = os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+    assert left == umask, "the process has another umask now"
+
+
+@pytest.mark.parametrize("content", ["", "ünï\u2028cödé 🦆\n", "no newline at the end", "\r\n kept"])
+def test_write_text_there_and_back(tmp_path: Path, content):
+    write_text(tmp_path / "a.txt", content)
+    assert (tmp_path / "a.txt").read_bytes() == content.encode()
+
+
+def test_write_text_of_half_a_character_keeps_the_old(tmp_path: Path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "\ud800")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_write_json_there_and_back(tmp_path: Path):
+    content = {"ключ": [1, 0.1, None, True], "nested": {"": "é"}}
+    write_json(tmp_path / "a.json", content)
+    written = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(written) == content
+    assert "ключ" in written and written.endswith("}\n"), "meant for people to read"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_write_json_refuses_what_json_has_not(tmp_path: Path, value):
+    write_json(tmp_path / "a.json", {"loss": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": value})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_sha256_equals_hashlib(tmp_path: Path, size):
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    (tmp_path / "a.bin").write_bytes(content)
+    assert sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+
+
+def test_sha256_by_hand(tmp_path: Path):
+    # FIPS 180-2, appendix B.1: the message "abc".
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

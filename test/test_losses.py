@@ -1,0 +1,153 @@
+"""in_batch_nll against a pencil, against plain Python, and at the ends of the number range."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from text.losses import SIMILARITIES, in_batch_nll, similarity_logits
+
+
+def test_in_batch_nll_by_hand():
+    # Logits are the identity, so each question costs -log(e / (e + 1)) = log(1 + 1/e).
+    loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
+    torch.testing.assert_close(loss, torch.tensor(math.log1p(math.exp(-1))))
+
+
+def test_temperature_by_hand():
+    # The identity over 0.5 has 2 on its diagonal.
+    loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=0.5)
+    torch.testing.assert_close(loss, torch.tensor(math.log1p(math.exp(-2))))
+
+
+def test_cosine_by_hand():
+    # (3, 4) and (6, 8) point the same way, (-4, 3) stands across: logits 1 and 0.
+    passages = torch.tensor([[6.0, 8.0], [-4.0, 3.0]])
+    logits = similarity_logits(torch.tensor([[3.0, 4.0]]), passages, similarity="cosine")
+    torch.testing.assert_close(logits, torch.tensor([[1.0, 0.0]]))
+
+
+def test_equal_logits_cost_log_of_the_passages():
+    loss = in_batch_nll(torch.ones(3, 4), torch.ones(7, 4), torch.tensor([0, 2, 6]))
+    torch.testing.assert_close(loss, torch.tensor(math.log(7)))
+
+
+def test_ignore_by_hand():
+    # Equal logits; of 4 passages the first question compares 4, the second 2: log 4 and log 2.
+    ignore = torch.tensor([[False, False, False, False], [True, True, False, False]])
+    loss = in_batch_nll(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 2]), ignore=ignore)
+    torch.testing.assert_close(loss, torch.tensor((math.log(4) + math.log(2)) / 2))
+
+
+def test_ignore_never_takes_out_the_own_positive():
+    everything = torch.ones(2, 2, dtype=torch.bool)
+    loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), ignore=everything)
+    torch.testing.assert_close(loss, torch.tensor(0.0))
+    assert everything.all(), "the caller's mask was written to"
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    group_sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    ignored_share=st.sampled_from([0.0, 0.3, 1.0]),
+    temperature=st.sampled_from([0.05, 1.0, 3.0]),
+    similarity=st.sampled_from(SIMILARITIES),
+    seed=st.integers(0, 2**32),
+)
+def test_equals_nested_loops(group_sizes, ignored_share, temperature, similarity, seed):
+    """Questions with different numbers of passages, the positive anywhere among them."""
+    generator = torch.Generator().manual_seed(seed)
+    questions = torch.randn(len(group_sizes), 5, generator=generator, dtype=torch.float64)
+    passages = torch.randn(sum(group_sizes), 5, generator=generator, dtype=torch.float64)
+    ignore = torch.rand(len(group_sizes), sum(group_sizes), generator=generator) < ignored_share
+    positive_index = torch.randint(sum(group_sizes), (len(group_sizes),), generator=generator)
+    loss = in_batch_nll(
+        questions, passages, positive_index, ignore=ignore, temperature=temperature, similarity=similarity
+    )
+    expected = plain_nll(questions, passages, positive_index, ignore, temperature, similarity)
+    torch.testing.assert_close(loss.item(), expected)
+
+
+def plain_nll(
+    questions: Tensor, passages: Tensor, positive_index: Tensor, ignore: Tensor, temperature: float, similarity: str
+) -> float:
+    costs = []
+    for question, positive, ignored in zip(
+        questions.tolist(), positive_index.tolist(), ignore.tolist(), strict=True
+    ):
+        logits = {}
+        for row, passage in enumerate(passages.tolist()):
+            if row == positive or not ignored[row]:
+                dot = sum(a * b for a, b in zip(question, passage, strict=True))
+                lengths = math.hypot(*question) * math.hypot(*passage) if similarity == "cosine" else 1
+                logits[row] = dot / lengths / temperature
+        highest = max(logits.values())
+        total = sum(math.exp(logit - highest) for logit in logits.values())
+        costs.append(highest + math.log(total) - logits[positive])
+    return sum(costs) / len(costs)
+
+
+@pytest.mark.parametrize(("positive", "expected"), [(0, 0.0), (1, 20_000.0)])
+def test_fault_d3_scores_of_ten_thousand(positive, expected):
+    # Logits are 10,000 and -10,000; their difference is all that counts.
+    question = torch.tensor([[100.0]], requires_grad=True)
+    passages = torch.tensor([[100.0], [-100.0]], requires_grad=True)
+    ignore = torch.zeros(1, 2, dtype=torch.bool)
+    loss = in_batch_nll(question, passages, torch.tensor([positive]), ignore=ignore)
+    loss.backward()
+    torch.testing.assert_close(loss.item(), expected)
+    assert question.grad is not None and question.grad.isfinite().all()
+    assert passages.grad is not None and passages.grad.isfinite().all()
+
+
+def test_an_ignored_passage_gets_no_gradient():
+    passages = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ignore = torch.tensor([[False, False, True]])
+    in_batch_nll(torch.ones(1, 4), passages, torch.tensor([0]), ignore=ignore).backward()
+    assert passages.grad is not None
+    assert (passages.grad != 0).any(dim=1).tolist() == [True, True, False]
+
+
+def test_cosine_of_a_zero_vector_is_finite():
+    question = torch.zeros(1, 3, requires_grad=True)
+    loss = in_batch_nll(question, torch.eye(3), torch.tensor([1]), similarity="cosine")
+    loss.backward()
+    torch.testing.assert_close(loss.item(), math.log(3))
+    assert question.grad is not None and question.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_gradient_equals_finite_differences(similarity):
+    generator = torch.Generator().manual_seed(0)
+    questions = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    passages = torch.randn(7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    ignore = torch.rand(3, 7, generator=generator) < 0.3
+    positive_index = torch.tensor([0, 3, 5])
+    assert torch.autograd.gradcheck(
+        lambda q, p: in_batch_nll(q, p, positive_index, ignore=ignore, temperature=0.5, similarity=similarity),
+        (questions, passages),
+    )
+
+
+@pytest.mark.parametrize(
+    ("questions", "passages"),
+    [
+        pytest.param((2, 3), (2, 4), id="two widths"),
+        pytest.param((3,), (2, 3), id="one question without its dimension"),
+        pytest.param((2, 3), (3,), id="one passage without its dimension"),
+        pytest.param((2, 3), (2, 2, 3), id="passages grouped by question"),
+    ],
+)
+def test_shapes_that_do_not_fit(questions, passages):
+    with pytest.raises(ValueError, match=r"expected question_embeddings \(B, D\) and passage_embeddings \(P, D\)"):
+        in_batch_nll(torch.ones(questions), torch.ones(passages), torch.tensor([0, 1]))
+
+
+def test_unknown_similarity():
+    with pytest.raises(ValueError, match='similarity is "euclid"; expected one of dot, cosine'):
+        in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), similarity="euclid")

@@ -1,0 +1,83 @@
+"""Ranks in a pool of several batches against a plain loop over the whole of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from text.records import BiEncoderBatch, TokenBatch
+from text.training import PassagePool
+
+NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+
+
+def batch(positive_index: list[int], passage_keys: list[int], known_positives: list[list[int]]) -> BiEncoderBatch:
+    """What a pool looks at; a passage's two keys are the same number here."""
+    keys = torch.tensor(passage_keys)
+    return BiEncoderBatch(
+        questions=NO_TOKENS,
+        passages=NO_TOKENS,
+        positive_index=torch.tensor(positive_index),
+        ignore=torch.zeros(len(positive_index), len(passage_keys), dtype=torch.bool),
+        passage_keys=torch.stack([keys, keys], dim=1),
+        known_positives=torch.tensor(known_positives)[:, :, None].expand(-1, -1, 2),
+        counts={},
+    )
+
+
+def test_ranks_count_passages_of_other_batches() -> None:
+    # One question a batch; in one dimension, a passage's embedding is its score.
+    pool = PassagePool()
+    pool.add(batch([0], [1, 2], [[1]]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
+    pool.add(batch([1], [3, 4], [[4]]), torch.tensor([[1.0]]), torch.tensor([[5.0], [2.0]]))
+    # Scores are 3 1 5 2: the first positive (3) is behind 5; the second (2) is behind 3 and 5.
+    assert pool.ranks().tolist() == [1, 2]
+    assert pool.num_passages == 4
+    figures = pool.metrics()
+    assert figures["average_rank"] == 1.5
+    assert figures["mrr@10"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert (figures["recall@1"], figures["recall@5"]) == (0.0, 1.0)
+
+
+def test_a_known_positive_in_another_batch_does_not_count() -> None:
+    pool = PassagePool()
+    # Passage 9, which scores highest, is known to answer the first question, not the second.
+    pool.add(batch([0], [1], [[1, 9]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]))
+    pool.add(batch([0], [2, 9], [[2]]), torch.tensor([[1.0]]), torch.tensor([[2.0], [7.0]]))
+    assert pool.ranks().tolist() == [1, 1]  # the first is behind 2 only, the second behind 9
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("sizes", [[12], [5, 7], [1] * 12, [3, 1, 8]])
+def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], similarity: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    questions = torch.randn(12, 4, generator=random)
+    passages = torch.randn(36, 4, generator=random)  # three a question, its positive first
+    passages[20] = passages[0]  # a tie
+    keys = torch.randint(30, (36,), generator=random)  # some passages are the same
+    pool, start = PassagePool(similarity), 0
+    for size in sizes:
+        rows = slice(3 * start, 3 * (start + size))
+        positive_keys = [[int(keys[3 * q])] for q in range(start, start + size)]
+        pool.add(
+            batch([3 * i for i in range(size)], keys[rows].tolist(), positive_keys),
+            questions[start : start + size],
+            passages[rows],
+        )
+        start += size
+
+    if similarity == "cosine":
+        questions, passages = questions / questions.norm(dim=1, keepdim=True), passages / passages.norm(dim=1)[:, None]
+    expected = []
+    for q, scores in enumerate(questions @ passages.T):
+        kept = [p for p in range(36) if p == 3 * q or keys[p] != keys[3 * q]]
+        best_first = sorted(kept, key=lambda p: -float(scores[p]))
+        expected.append(best_first.index(3 * q))
+    assert pool.ranks().tolist() == expected
+
+
+def test_nan_embedding_is_refused() -> None:
+    pool = PassagePool()
+    pool.add(batch([0], [1], [[1]]), torch.tensor([[torch.nan]]), torch.tensor([[1.0]]))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        pool.ranks()

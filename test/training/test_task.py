@@ -1,0 +1,103 @@
+"""The task: what is decayed, how the learning rate goes, what stops a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from torch import nn
+
+from test.training.conftest import Run
+from text.datasets import DPRDataPipe
+from text.errors import NonFiniteLossError
+from text.models import BiEncoder, roberta_tiny
+from text.training import BiEncoderTask
+from text.training.task import linear_schedule
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:DeprecationWarning"),
+]
+
+
+def test_linear_schedule_by_hand() -> None:
+    assert [linear_schedule(step, 2, 6) for step in range(7)] == [0, 0.5, 1, 0.75, 0.5, 0.25, 0]
+    assert linear_schedule(0, 0, 4) == 1
+
+
+def test_decay_spares_biases_and_layer_norms() -> None:
+    encoder = roberta_tiny(vocab_size=20, projection_dim=8)
+    task = BiEncoderTask(BiEncoder(encoder, encoder), weight_decay=0.1)
+    decayed, exempt = task._parameter_groups()
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in decayed["params"]} == {2}
+    assert {p.ndim for p in exempt["params"]} == {1}
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(encoder.parameters()))
+    assert not any(isinstance(m, nn.LayerNorm) and m.weight in set(decayed["params"]) for m in encoder.modules())
+
+
+def test_a_frozen_encoder_is_not_optimized_and_does_not_move(rows: Path, tmp_path: Path) -> None:
+    run = Run(rows, tmp_path, max_epochs=1)
+    passage_encoder = roberta_tiny(vocab_size=300, pooling="mean")
+    run.task.model = BiEncoder(run.task.model.question_encoder, passage_encoder, freeze_passage=True)
+    before = run.weights()
+    after = run.fit().weights()
+    moved = {name.split(".")[1] for name, weights in before.items() if not torch.equal(after[name], weights)}
+    assert moved == {"question_encoder"}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_do_not_change_the_weights(rows: Path, tmp_path: Path, num_workers: int) -> None:
+    alone = Run(rows, tmp_path / "0", max_epochs=2).fit().weights()
+    with_workers = Run(rows, tmp_path / "n", max_epochs=2, num_workers=num_workers).fit().weights()
+    for name, weights in alone.items():
+        torch.testing.assert_close(with_workers[name], weights, rtol=0, atol=0)
+
+
+def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) -> None:
+    run = Run(rows, tmp_path)
+    [figures] = run.trainer.validate(run.task, run.data, verbose=False)
+    task = run.task.eval()
+    total = 0.0
+    for examples in DPRDataPipe(rows, 4):  # 4, 4 and 3 questions
+        batch = run.data.collate(examples)
+        with torch.no_grad():
+            total += float(task._loss(batch, *task.model(batch.questions, batch.passages))) * len(examples)
+    assert figures["valid_loss"] == pytest.approx(total / 11, rel=1e-6)
+
+
+def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> None:
+    run = Run(rows, tmp_path, num_sanity_val_steps=0)
+    with torch.no_grad():
+        run.task.model.question_encoder.embeddings.norm.weight.fill_(torch.inf)
+    before = run.weights()
+    with pytest.raises(NonFiniteLossError, match=r"step 0, training batch 0: loss is nan; expected a finite number"):
+        run.fit()
+    for name, weights in run.weights().items():
+        assert torch.equal(weights, before[name]), name
+
+
+class GradientNorms(Callback):
+    """The norm of the gradient at each optimizer step, as the optimizer sees it."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        trainer.optimizers[0].register_step_post_hook(lambda *_: self.norms.append(self.norm(pl_module)))
+
+    def norm(self, module: nn.Module) -> float:
+        return float(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm())
+
+
+def test_gradients_are_clipped_once_per_optimizer_step(rows: Path, tmp_path: Path) -> None:
+    # Three batches make a step: the norm of their sum is clipped, not the norm of each.
+    norms = GradientNorms()
+    options = {"accumulate_grad_batches": 3, "max_epochs": 1, "callbacks": [norms]}
+    Run(rows, tmp_path / "clipped", gradient_clip_val=0.05, **options).fit()
+    Run(rows, tmp_path / "free", gradient_clip_val=None, **options).fit()
+    clipped, free = norms.norms
+    assert clipped == pytest.approx(0.05, rel=1e-4)
+    assert free > 1

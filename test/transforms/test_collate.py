@@ -1,0 +1,277 @@
+"""The layout of a batch: who stands where, who answers whom, and what was left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from text.errors import DataError
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch
+from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask
+
+WORDS = [*"abcdefghij", "1", "2", "Ants", "Bees", "Cats"]
+
+
+def word_level() -> Tokenizer:
+    """One token a word, RoBERTa's layout; a blank text has none."""
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*specials, *WORDS])}, unk_token="<unk>")
+    )
+    tokenizer.add_special_tokens(specials)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
+TOKENIZER = word_level()
+COLLATE = BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 8))
+OWN_ONLY = BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 8), in_batch_negatives=False)
+
+
+def passage(text: str, passage_id: str = "", title: str = "") -> Passage:
+    return Passage(passage_id, title, text)
+
+
+def example(
+    question: str,
+    positives: list[Passage],
+    hard_negatives: list[Passage] | None = None,
+    other_negatives: list[Passage] | None = None,
+) -> Example:
+    return Example(question, [], positives, hard_negatives or [], other_negatives or [])
+
+
+def words(tokens: TokenBatch) -> list[str]:
+    """What each row says, special tokens and all, without padding."""
+    rows = zip(tokens.input_ids, tokens.attention_mask, strict=True)
+    return [TOKENIZER.decode(ids[mask].tolist(), skip_special_tokens=False) for ids, mask in rows]
+
+
+def left_out(batch: BiEncoderBatch) -> tuple[int, int]:
+    return batch.counts["questions left out, no tokens"], batch.counts["passages left out, no tokens"]
+
+
+# ---- by hand
+
+
+def test_layout_of_ragged_examples_by_hand():
+    batch = COLLATE(
+        [
+            example("a", [passage("b", title="Ants")], [passage("c"), passage("d", title="Bees")], [passage("e")]),
+            example("f", [passage("g"), passage("never seen")]),
+            example("h", [passage("i")], [], [passage("j")]),
+        ]
+    )
+    assert words(batch.questions) == ["<s> a </s>", "<s> f </s>", "<s> h </s>"]
+    assert words(batch.passages) == [
+        *["<s> Ants </s> </s> b </s>", "<s> c </s>", "<s> Bees </s> </s> d </s>", "<s> e </s>"],
+        *["<s> g </s>"],
+        *["<s> i </s>", "<s> j </s>"],
+    ]
+    assert batch.positive_index.tolist() == [0, 4, 5]
+    assert not batch.ignore.any()
+    assert batch.ignore.shape == (3, 7) and batch.passage_keys.shape == (7, 2)
+    assert batch.known_positives.shape == (3, 2, 2)
+    assert set(batch.counts.values()) == {0}
+
+
+def test_known_positives_do_not_count_by_hand():
+    batch = COLLATE(
+        [
+            # Columns 0 and 1. The other known positive "7" stands in column 4, in another question's row.
+            example("a", [passage("b", "5"), passage("c", "7")], [passage("d", "6")]),
+            # Columns 2 and 3. Column 2 has the text of question 0's positive under another id.
+            example("e", [passage("b", "8")], [passage("f", "9")]),
+            # Columns 4 and 5. Column 4 has an id that question 0 knows, with another text.
+            example("g", [passage("h", "7")], [passage("i", "5")]),
+        ]
+    )
+    assert batch.positive_index.tolist() == [0, 2, 4]
+    assert batch.ignore.int().tolist() == [
+        [0, 0, 1, 0, 1, 1],
+        [1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_two_questions_share_a_positive_fault_b15():
+    batch = COLLATE([example("a", [passage("b", "1")]), example("c", [passage("b", "1")])])
+    assert batch.ignore.tolist() == [[False, True], [True, False]]
+
+
+def test_the_positive_again_among_the_own_negatives():
+    batch = COLLATE([example("a", [passage("b", "1")], [passage("b", "1"), passage("c", "2")])])
+    assert batch.ignore.tolist() == [[False, True, False]]
+
+
+def test_passages_without_id_are_known_by_text():
+    # Were no id an id, all three would be one passage.
+    batch = COLLATE([example("a", [passage("b")], [passage("c")]), example("d", [passage("b")])])
+    assert batch.ignore.tolist() == [[False, False, True], [True, False, False]]
+
+
+def test_a_text_is_not_an_id():
+    # The text "Ants" of a passage without id, and the id "Ants" of a passage about something else.
+    batch = COLLATE([example("a", [passage("Ants")]), example("b", [passage("c", "Ants")])])
+    assert not batch.ignore.any()
+
+
+def test_own_negatives_only_by_hand():
+    examples = [
+        example("a", [passage("b", "1"), passage("c", "2")], [passage("c", "2"), passage("d", "3")]),
+        example("e", [passage("f", "4")], [passage("g", "5")]),
+    ]
+    assert OWN_ONLY(examples).ignore.int().tolist() == [[0, 1, 0, 1, 1], [1, 1, 1, 0, 0]]
+
+
+def test_a_single_example():
+    batch = COLLATE([example("a", [passage("b")])])
+    assert batch.positive_index.tolist() == [0] and batch.ignore.tolist() == [[False]]
+
+
+def test_counts_of_truncation():
+    # Room for 4 words in a question, 6 in a passage, 4 in one with title.
+    batch = COLLATE(
+        [
+            example("a b c d", [passage("a b c d e f")], [passage("a b c d e f g"), passage("a b c d", title="Ants")]),
+            example("a b c d e", [passage("a b c", title="Ants")]),
+        ]
+    )
+    assert batch.counts["questions truncated"] == 1
+    assert batch.counts["passages truncated"] == 2
+    assert batch.questions.truncated.tolist() == [False, True]
+    assert batch.passages.truncated.tolist() == [False, True, True, False]
+    assert left_out(batch) == (0, 0)
+
+
+# ---- fault B20: no tokens
+
+
+def test_fault_b20_empty_negative_is_left_out():
+    batch = COLLATE(
+        [
+            example("a", [passage("b")], [passage(" "), passage("c")]),
+            example("d", [passage("e")], [], [passage("", title=" ")]),
+            example("f", [passage("g")]),
+        ]
+    )
+    assert words(batch.passages) == ["<s> b </s>", "<s> c </s>", "<s> e </s>", "<s> g </s>"]
+    assert batch.positive_index.tolist() == [0, 2, 3]
+    assert left_out(batch) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("question", "positive"), [pytest.param(" ", "c", id="question"), pytest.param("b", " ", id="positive")]
+)
+def test_fault_b20_empty_question_or_positive_drops_the_question(question, positive):
+    batch = COLLATE(
+        [
+            example("a", [passage("b")], [passage("c")]),
+            example(question, [passage(positive)], [passage("d"), passage("e")]),
+            example("f", [passage("g")]),
+        ]
+    )
+    assert words(batch.questions) == ["<s> a </s>", "<s> f </s>"]
+    assert words(batch.passages) == ["<s> b </s>", "<s> c </s>", "<s> g </s>"]
+    assert batch.positive_index.tolist() == [0, 2]
+    assert len(batch.known_positives) == 2 and batch.ignore.shape == (2, 3)
+    assert left_out(batch) == (1, 3)
+
+
+def test_fault_b20_a_title_is_enough():
+    batch = COLLATE([example("a", [passage(" ", title="Ants")])])
+    assert left_out(batch) == (0, 0)
+
+
+def test_fault_b20_nothing_left():
+    with pytest.raises(DataError, match='no question of this batch has tokens, the first is " "'):
+        COLLATE([example(" ", [passage("a")]), example("b", [passage(" ")])])
+
+
+# ---- laws
+
+
+def test_padding_of_known_positives_changes_nothing():
+    few = example("a", [passage("b", "1")], [passage("c", "2")])
+    many = example("d", [passage(letter, letter) for letter in "efgh"])
+    alone, together = COLLATE([few]), COLLATE([few, many])
+    assert alone.known_positives.shape == (1, 1, 2) and together.known_positives.shape == (2, 4, 2)
+    mask = known_positive_mask(together.known_positives[:1], alone.passage_keys, alone.positive_index)
+    assert mask.equal(alone.ignore)
+
+
+def test_keys_are_the_same_in_every_process():
+    # Ranks exchange them, and Python's own hash() differs from one process to the next.
+    keys = COLLATE([example("a", [passage("b", "1")])]).passage_keys
+    assert keys.dtype == torch.int64
+    assert keys.tolist() == COLLATE([example("c", [passage("b", "1")])]).passage_keys.tolist()
+    # printf b | b2sum -l 64
+    assert keys[0, 1].item() == int.from_bytes(bytes.fromhex("8472c2e34d854f75"), "big", signed=True)
+
+
+passages = st.builds(
+    Passage,
+    st.sampled_from(["", "", "1", "2", "a", "b"]),
+    st.sampled_from(["", "", " ", "Ants", "Bees Cats"]),
+    st.sampled_from(["a", "b", "1", "c d", "a b c d e f g", " "]),
+)
+examples_lists = st.lists(
+    st.builds(
+        Example,
+        st.sampled_from(["a", "b c", "a b c d e", " "]),
+        st.just([]),
+        st.lists(passages, min_size=1, max_size=3),
+        st.lists(passages, max_size=3),
+        st.lists(passages, max_size=2),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(examples=examples_lists, in_batch_negatives=st.booleans())
+def test_equals_nested_loops(examples, in_batch_negatives):
+    kept = [e for e in examples if e.question.strip() and says(e.positives[0])]
+    collate = COLLATE if in_batch_negatives else OWN_ONLY
+    if not kept:
+        with pytest.raises(DataError):
+            collate(examples)
+        return
+    rows, positive_index = [], []  # rows: (number of the question, passage)
+    for number, e in enumerate(kept):
+        positive_index.append(len(rows))
+        rows += [(number, p) for p in (e.positives[0], *e.hard_negatives, *e.other_negatives) if says(p)]
+    ignore = [
+        [
+            row != positive_index[number]
+            and (any(same(p, positive) for positive in e.positives) or (owner != number and not in_batch_negatives))
+            for row, (owner, p) in enumerate(rows)
+        ]
+        for number, e in enumerate(kept)
+    ]
+    total = sum(1 + len(e.hard_negatives) + len(e.other_negatives) for e in examples)
+
+    batch = collate(examples)
+    assert words(batch.questions) == words(COLLATE.question_transform([e.question for e in kept]))
+    assert words(batch.passages) == words(COLLATE.passage_transform([(p.title, p.text) for _, p in rows]))
+    assert batch.positive_index.tolist() == positive_index
+    assert batch.ignore.tolist() == ignore
+    assert batch.counts == {
+        "questions truncated": sum(len(e.question.split()) > 4 for e in kept),
+        "passages truncated": sum(len((p.title + " " + p.text).split()) > (4 if p.title else 6) for _, p in rows),
+        "questions left out, no tokens": len(examples) - len(kept),
+        "passages left out, no tokens": total - len(rows),
+    }
+
+
+def says(p: Passage) -> bool:
+    return bool((p.title + p.text).strip())
+
+
+def same(one: Passage, other: Passage) -> bool:
+    return one.text == other.text or (one.passage_id == other.passage_id != "")

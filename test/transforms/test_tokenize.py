@@ -1,0 +1,311 @@
+"""Tokenize and its tokenizers: against a pencil, against transformers, there and back."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+
+from text.errors import ArtifactError
+from text.transforms import Tokenize, load_tokenizer, train_tokenizer
+from text.transforms.tokenize import SPECIAL_TOKENS
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
+needs_shared_data = pytest.mark.skipif(not ROBERTA_BASE.is_dir(), reason=f"{SHARED} is not here")
+
+TEXTS = [
+    "Who wrote the first book about dense retrieval?",
+    "The first book about retrieval was written before the first computer.",
+    "Die Füße der Gänse: «größer» – 北京, مرحبا, 🦆🦆!",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def trained() -> Tokenizer:
+    return train_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture(scope="module")
+def letters() -> Tokenizer:
+    """One token a letter, so that lengths can be counted by eye."""
+    return train_tokenizer([], 261)
+
+
+@pytest.fixture(scope="module")
+def word_piece() -> Tokenizer:
+    """BERT's kind, whose normalizer drops control characters."""
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "duck": 4, "##s": 5}))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[PAD]"])
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    return tokenizer
+
+
+def rows(tokenize: Callable, texts: Sequence[str | tuple[str, str]]) -> list[list[int]]:
+    """The ids of each text, without padding."""
+    batch = tokenize(texts)
+    return [ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+# ---- transformers as the oracle, on real texts
+
+
+@needs_shared_data
+def test_hello_world_by_hand():
+    # The ids that RoBERTa's authors publish (fairseq, examples/roberta/README.md).
+    batch = Tokenize(load_tokenizer(ROBERTA_BASE), 64)(["Hello world!", "Hello"])
+    assert batch.input_ids.tolist() == [[0, 31414, 232, 328, 2], [0, 31414, 2, 1, 1]]
+    assert batch.attention_mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+
+
+@needs_shared_data
+@pytest.mark.parametrize("max_length", [64, 256])
+def test_pairs_equal_transformers(max_length):
+    passages = read_rows("passages.tsv")[1:1001]
+    titles, texts = [title for _, _, title in passages], [text for _, text, _ in passages]
+    expected = peer()(titles, texts, truncation="longest_first", max_length=max_length, padding=True)
+    batch = Tokenize(load_tokenizer(ROBERTA_BASE), max_length)(list(zip(titles, texts, strict=True)))
+    assert batch.input_ids.tolist() == expected["input_ids"]
+    assert batch.attention_mask.long().tolist() == expected["attention_mask"]
+    untruncated = peer()(titles, texts)["input_ids"]
+    assert batch.truncated.tolist() == [len(ids) > max_length for ids in untruncated]
+    assert not batch.empty.any()
+
+
+@needs_shared_data
+@pytest.mark.parametrize("max_length", [10, 64])
+def test_questions_equal_transformers(max_length):
+    questions = [question for question, _ in read_rows("test.qa.csv")[:1000]]
+    expected = peer()(questions, truncation=True, max_length=max_length, padding=True)
+    batch = Tokenize(load_tokenizer(ROBERTA_BASE), max_length)(questions)
+    assert batch.input_ids.tolist() == expected["input_ids"]
+    assert batch.attention_mask.long().tolist() == expected["attention_mask"]
+
+
+def read_rows(name: str) -> list[list[str]]:
+    with open(SHARED / "squad_w100" / name, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file, delimiter="\t"))
+
+
+def peer() -> Callable:
+    from transformers import RobertaTokenizerFast  # takes seconds to import
+
+    return RobertaTokenizerFast.from_pretrained(str(ROBERTA_BASE))
+
+
+# ---- what comes out of Tokenize
+
+
+def test_layout_by_hand(letters: Tokenizer):
+    # <s> a b </s>, then <s> a b </s></s> c </s>; the ids of letters follow the 5 special ones.
+    a, b, c = (letters.token_to_id(letter) for letter in "abc")
+    batch = Tokenize(letters, 16)(["ab", ("ab", "c"), ("", "c")])
+    assert batch.input_ids.tolist() == [
+        [0, a, b, 2, 1, 1, 1],
+        [0, a, b, 2, 2, c, 2],
+        [0, c, 2, 1, 1, 1, 1],  # no title: the text alone
+    ]
+    assert batch.attention_mask.sum(dim=1).tolist() == [4, 7, 3]
+    assert batch.truncated.tolist() == [False, False, False]
+    assert batch.input_ids.dtype == torch.int64
+    assert batch.attention_mask.dtype == batch.truncated.dtype == batch.empty.dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "kept"),
+    [
+        pytest.param("abcd", "efgh", "abcd efgh", id="just fits"),
+        pytest.param("abcd", "efghi", "abcd efgh", id="one off the text"),
+        pytest.param("abcde", "fghi", "abcd fghi", id="one off the title"),
+        pytest.param("a", "bcdefghijk", "a bcdefgh", id="short title"),
+        pytest.param("abcdefghij", "k", "abcdefg k", id="short text"),
+        pytest.param("abcdefg", "hijklmnop", "abcd hijk", id="both down to one length"),
+    ],
+)
+def test_longest_first_by_hand(letters: Tokenizer, title, text, kept):
+    # 12 tokens, 4 of them special, leave room for 8 letters.
+    batch = Tokenize(letters, 12)([(title, text)])
+    words = letters.decode(batch.input_ids[0].tolist(), skip_special_tokens=False)
+    assert words == "<s>{}</s></s>{}</s>".format(*kept.split())
+    assert batch.truncated.tolist() == [len(title + text) > 8]
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.text("ab", max_size=12), min_size=1, max_size=5), st.integers(6, 12))
+def test_what_is_too_long_is_cut_and_flagged(texts, max_length):
+    tokenizer = train_tokenizer([], 261)
+    batch = Tokenize(tokenizer, max_length)(texts)
+    lengths = [len(text) + 2 for text in texts]
+    assert batch.attention_mask.sum(dim=1).tolist() == [min(length, max_length) for length in lengths]
+    assert batch.truncated.tolist() == [length > max_length for length in lengths]
+    assert batch.empty.tolist() == [text == "" for text in texts]
+    assert batch.input_ids.shape[1] == min(max(lengths), max_length), "padded beyond the longest"
+    assert (batch.input_ids == 1).equal(~batch.attention_mask), "padding is where the mask says, on the right"
+    assert (batch.attention_mask.int().diff(dim=1) <= 0).all()
+
+
+def test_a_text_does_not_depend_on_its_neighbours(trained: Tokenizer):
+    tokenize = Tokenize(trained, 16)
+    texts = ["Who?", ("Book", TEXTS[1]), TEXTS[2], ("", "first"), ("Die Gänse", "!")]
+    assert rows(tokenize, texts) == [row for text in texts for row in rows(tokenize, [text])]
+
+
+def test_two_limits_share_one_tokenizer(letters: Tokenizer):
+    short, long = Tokenize(letters, 6), Tokenize(letters, 10)
+    assert [len(rows(tokenize, ["a" * 20])[0]) for tokenize in (short, long, short)] == [6, 10, 6]
+    assert len(letters.encode("a" * 20).ids) == 22, "the caller's tokenizer was changed"
+
+
+def test_settings_of_the_callers_tokenizer_do_not_matter(letters: Tokenizer):
+    other = Tokenizer.from_str(letters.to_str())
+    other.enable_padding(direction="left", pad_id=3, pad_token="<unk>", length=30)
+    other.enable_truncation(7, strategy="only_second", direction="left")
+    texts = ["abc", ("a" * 10, "b" * 20)]
+    assert rows(Tokenize(other, 12), texts) == rows(Tokenize(letters, 12), texts)
+
+
+def test_fault_b20_texts_without_a_token(word_piece: Tokenizer):
+    batch = Tokenize(word_piece, 8)(["\x07", "ducks", " \u200b\n", ("\x07", "duck"), ("duck", "\x07"), ("\x07", "\x07")])
+    assert batch.empty.tolist() == [True, False, True, False, False, True]
+    assert batch.input_ids[:2].tolist() == [[1, 2, 3, 3], [1, 4, 5, 2]]
+
+
+def test_a_control_character_is_a_token_of_a_byte_level_tokenizer(letters: Tokenizer):
+    assert Tokenize(letters, 8)(["\x07", " ", ""]).empty.tolist() == [False, False, True]
+
+
+class Lower(nn.Module):
+    def forward(self, texts: list[str]) -> list[str]:
+        return [text.lower() for text in texts]
+
+
+def test_composes_in_a_sequential(letters: Tokenizer):
+    tokenize = Tokenize(letters, 8)
+    transform = nn.Sequential(Lower(), tokenize)
+    assert rows(transform, ["ABC", "É"]) == rows(tokenize, ["abc", "é"])
+    assert "max_length=8" in repr(transform)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tokenize: pickle.loads(pickle.dumps(tokenize))])  # noqa: S301
+def test_copies_as_data_workers_need(trained: Tokenizer, duplicate):
+    tokenize = Tokenize(trained, 8)
+    twin = duplicate(tokenize)
+    for ours, theirs in zip(twin([*TEXTS, ("a", "b")]), tokenize([*TEXTS, ("a", "b")]), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_max_length_must_hold_a_title_and_a_text(letters: Tokenizer):
+    with pytest.raises(ValueError, match="max_length is 5; expected 6 or more, to hold a title and a text"):
+        Tokenize(letters, 5)
+    assert rows(Tokenize(letters, 6), [("a" * 9, "b" * 9)]) == rows(Tokenize(letters, 6), [("a", "b")])
+
+
+def test_a_tokenizer_without_padding_token():
+    with pytest.raises(ValueError, match=r"the tokenizer has no padding token; expected <pad> or \[PAD\]"):
+        Tokenize(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 8)
+
+
+# ---- tokenizers that we train
+
+
+def test_special_ids(trained: Tokenizer):
+    assert [trained.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert trained.get_vocab_size() <= 400
+
+
+def test_training_learns_from_the_texts(trained: Tokenizer):
+    # " first" occurs often enough to become one token.
+    assert len(trained.encode(" first", add_special_tokens=False).ids) == 1
+
+
+def test_training_is_deterministic(trained: Tokenizer):
+    for _ in range(3):
+        assert train_tokenizer(iter(TEXTS), 400).to_str() == trained.to_str()
+
+
+@settings(deadline=None, derandomize=True)
+@given(text=st.text(max_size=40).filter(lambda text: not any(token in text for token in SPECIAL_TOKENS)))
+def test_decode_gives_the_text_back(trained: Tokenizer, text):
+    batch = Tokenize(trained, 256)([text])
+    assert trained.decode(batch.input_ids[0].tolist(), skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("text", ["é", "e\u0301", "مرحبا", "👩‍👩‍👧", "a\x00b", "  two  spaces\r\n", "\ufeff"])
+def test_fault_b22_bytes_are_kept(trained: Tokenizer, text):
+    assert trained.decode(trained.encode(text).ids, skip_special_tokens=True) == text
+
+
+def test_vocab_size_must_hold_the_bytes():
+    with pytest.raises(ValueError, match="vocab_size is 260; expected 261 or more"):
+        train_tokenizer(TEXTS, 260)
+    assert train_tokenizer(TEXTS, 261).get_vocab_size() == 261
+
+
+# ---- tokenizers from files
+
+
+def test_load_tokenizer_json(trained: Tokenizer, tmp_path: Path):
+    trained.save(str(tmp_path / "tokenizer.json"))
+    for path in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path)):
+        assert load_tokenizer(path).to_str() == trained.to_str()
+
+
+def test_load_vocab_and_merges(trained: Tokenizer, tmp_path: Path):
+    trained.model.save(str(tmp_path))  # vocab.json and merges.txt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+    texts = [*TEXTS, "a <mask> b", ("title", "text")]
+    assert rows(Tokenize(load_tokenizer(tmp_path), 64), texts) == rows(Tokenize(trained, 64), texts)
+
+
+@pytest.mark.parametrize("left", [None, "vocab.json", "merges.txt"])
+def test_nothing_to_load(trained: Tokenizer, tmp_path: Path, left):
+    trained.model.save(str(tmp_path))
+    for name in {"vocab.json", "merges.txt"} - {left}:
+        (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer; expected tokenizer\.json, or vocab\.json with merges\.txt"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_tokenizer(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("tokenizer.json", b'{"version": "1.0", "mod', id="tokenizer ends early"),
+        pytest.param("tokenizer.json", b"[]", id="tokenizer of another form"),
+        pytest.param("tokenizer.json", b"\xff\xfe", id="tokenizer not UTF-8"),
+        pytest.param("tokenizer.json", b"", id="tokenizer of 0 bytes"),
+        pytest.param("vocab.json", b'{"<s>": 0, "<pa', id="vocab ends early"),
+        pytest.param("vocab.json", b'["<s>", "<pad>", "</s>", "<unk>", "<mask>"]', id="vocab is a list"),
+        pytest.param("vocab.json", b"\xff\xfe", id="vocab not UTF-8"),
+        pytest.param("merges.txt", b"#version: 0.2\nlonely\n", id="merge of one"),
+        pytest.param("merges.txt", "#version: 0.2\nа б\n".encode(), id="merge of what the vocab lacks"),
+    ],
+)
+def test_damaged_files(trained: Tokenizer, tmp_path: Path, name, content):
+    trained.model.save(str(tmp_path))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match="not a tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_vocabulary_without_special_tokens(trained: Tokenizer, tmp_path: Path):
+    trained.model.save(str(tmp_path))
+    vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    del vocab["<pad>"], vocab["<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    with pytest.raises(ArtifactError, match=r"lacks <pad>, <mask>; expected RoBERTa's special tokens"):
+        load_tokenizer(tmp_path)
