@@ -77,9 +77,7 @@ def plain_nll(
     questions: Tensor, passages: Tensor, positive_index: Tensor, ignore: Tensor, temperature: float, similarity: str
 ) -> float:
     costs = []
-    for question, positive, ignored in zip(
-        questions.tolist(), positive_index.tolist(), ignore.tolist(), strict=True
-    ):
+    for question, positive, ignored in zip(questions.tolist(), positive_index.tolist(), ignore.tolist(), strict=True):
         logits = {}
         for row, passage in enumerate(passages.tolist()):
             if row == positive or not ignored[row]:

@@ -202,9 +202,7 @@ def select(config: DPRConfig) -> None:
     dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"
     print(f"{config.sel_out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}")
     if selection.kept < config.sel_num_items:
-        print(
-            f"{config.sel_raw_path} holds {selection.kept} such rows, fewer than the {config.sel_num_items} asked for"
-        )
+        print(f"{config.sel_raw_path}: only {selection.kept} of the {config.sel_num_items} rows asked for are there")
 
 
 def train(config: DPRConfig) -> None:
@@ -233,7 +231,7 @@ def train(config: DPRConfig) -> None:
     if not config.fast_dev_run:
         write_text(Path(config.output_dir, "config.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
         tokenizer.save(str(Path(config.output_dir, "tokenizer.json")))
-    trainer = build_trainer(config, checkpoint)
+    trainer = build_trainer(config, len(pipes["train"]), checkpoint)
     if config.validate_first and checkpoint is None:
         trainer.validate(task, data, verbose=False)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
@@ -322,18 +320,20 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
     )
 
 
-def build_trainer(config: DPRConfig, checkpoint: str | None) -> Trainer:
+def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None) -> Trainer:
     """A Trainer that logs to the run's folder and keeps the best and the last checkpoint."""
-    best = ModelCheckpoint(
-        Path(config.output_dir, "checkpoints"),
-        filename="best",
-        monitor="valid_mrr@10",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    loggers = []
+    callbacks, loggers = [RandomState(), Throughput(), TQDMProgressBar()], []
     if not config.fast_dev_run:
+        callbacks.append(
+            ModelCheckpoint(
+                Path(config.output_dir, "checkpoints"),
+                filename="best",
+                monitor="valid_mrr@10",
+                mode="max",
+                save_last=True,
+                enable_version_counter=False,
+            )
+        )
         keep_steps = 0
         if checkpoint is not None:
             keep_steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"]
@@ -348,11 +348,12 @@ def build_trainer(config: DPRConfig, checkpoint: str | None) -> Trainer:
         fast_dev_run=config.fast_dev_run,
         precision=config.precision,  # pyright: ignore[reportArgumentType]
         gradient_clip_val=config.gradient_clip_val,
-        log_every_n_steps=config.log_every_n_steps,
+        log_every_n_steps=min(config.log_every_n_steps, num_batches),
         default_root_dir=config.output_dir,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[best, RandomState(), Throughput(), TQDMProgressBar()],
+        callbacks=callbacks,
+        enable_checkpointing=not config.fast_dev_run,
         enable_model_summary=False,
     )
 

@@ -24,7 +24,7 @@ def context(name: str) -> dict[str, str]:
     return {"title": f"title of {name}", "text": f"text of {name}", "passage_id": name}
 
 
-def record(question: str = "q", *, positives: int = 1, hard: int = 2, other: int = 2, **fields: Any) -> dict[str, Any]:
+def record(question: Any = "q", *, positives: int = 1, hard: int = 2, other: int = 2, **fields: Any) -> dict[str, Any]:
     """A row whose passages bear the question in their ids: ``q+0``, ``q-0``, ``q-1``, ``q~0``, ``q~1``."""
     return {
         "question": question,

@@ -110,9 +110,7 @@ def test_b2_blank_question(question: str) -> None:
         parse(record(question))
 
 
-@pytest.mark.parametrize(
-    "row", [record(positives=0), without(record(), "positive_ctxs"), record(positive_ctxs=None)]
-)
+@pytest.mark.parametrize("row", [record(positives=0), without(record(), "positive_ctxs"), record(positive_ctxs=None)])
 def test_b3_no_positive(row: dict[str, Any]) -> None:
     # The row has negatives, none of which may take the place of the positive.
     with pytest.raises(SkipRow, match=r"^no positive_ctxs$"):
@@ -122,7 +120,7 @@ def test_b3_no_positive(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("absent", [True, False])
 def test_b5_pool_of_negatives_absent(pool: str, absent: bool) -> None:
-    example, counts = parse(without(record(), pool) if absent else record(**{pool: None}))
+    example, counts = parse(without(record(), pool) if absent else record() | {pool: None})
     assert counts == {f"rows without {pool}": 1}
     assert len(example.hard_negatives) == (0 if pool == "hard_negative_ctxs" else 2)
     assert len(example.other_negatives) == (0 if pool == "negative_ctxs" else 2)
@@ -165,26 +163,27 @@ def test_b7_negative_without_text(bad: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("text, kind", [(["some", "text"], "a list"), (1, "a number"), ({}, "an object")])
 def test_b8_text_that_is_no_string(pool: str, text: Any, kind: str) -> None:
-    assert error(record(**{pool: [{"text": text}]})) == f"{pool}[0].text: {kind}; expected a string"
+    assert error(record() | {pool: [{"text": text}]}) == f"{pool}[0].text: {kind}; expected a string"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("item, kind", [("some text", "a string"), (12, "a number"), (None, "null"), ([], "a list")])
 def test_b9_passage_that_is_no_object(pool: str, item: Any, kind: str) -> None:
-    message = error(record(**{pool: [passage(), item]}))
+    message = error(record() | {pool: [passage(), item]})
     assert message == f'{pool}[1]: {kind}; expected an object such as {{"title": "...", "text": "..."}}'
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("value, kind", [("some text", "a string"), ({"text": "a"}, "an object"), (0, "a number")])
 def test_b9_pool_that_is_no_list(pool: str, value: Any, kind: str) -> None:
-    message = error(record(**{pool: value}))
+    message = error(record() | {pool: value})
     assert message == f'{pool}: {kind}; expected a list of objects such as {{"title": "...", "text": "..."}}'
 
 
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
 @pytest.mark.parametrize(
-    "value, passage_id", [("007", "007"), ("7", "7"), ("wiki:12", "wiki:12"), (7, "7"), (0, "0"), (2**64 - 1, f"{2**64 - 1}")]
+    "value, passage_id",
+    [("007", "007"), ("7", "7"), ("wiki:12", "wiki:12"), (7, "7"), (0, "0"), (2**64 - 1, f"{2**64 - 1}")],
 )
 def test_b10_passage_id(key: str, value: Any, passage_id: str) -> None:
     row = record(positive_ctxs=[passage(**{key: value})], negative_ctxs=[passage("b", **{key: value})], hard=0)
@@ -232,7 +231,7 @@ def test_b13_extra_fields_are_passed_over() -> None:
 def test_b14_positive_among_the_negatives(pool: str, repeated: dict[str, Any]) -> None:
     # The same id, or the same text under another id.
     positives = [passage("first positive", id="1"), passage("second positive", id="2")]
-    row = record(positive_ctxs=positives, **{pool: [passage("a", id="5"), repeated, passage("b", id="6")]})
+    row = record(positive_ctxs=positives) | {pool: [passage("a", id="5"), repeated, passage("b", id="6")]}
     example, counts = parse(row)
     pools = {"hard_negative_ctxs": example.hard_negatives, "negative_ctxs": example.other_negatives}
     assert [negative.text for negative in pools[pool]] == ["a", "b"]
@@ -240,7 +239,9 @@ def test_b14_positive_among_the_negatives(pool: str, repeated: dict[str, Any]) -
 
 
 def test_b14_passages_without_an_id_are_not_the_same() -> None:
-    example, counts = parse(record(positive_ctxs=[passage("a")], hard_negative_ctxs=[passage("b"), passage("c", id="")]))
+    example, counts = parse(
+        record(positive_ctxs=[passage("a")], hard_negative_ctxs=[passage("b"), passage("c", id="")])
+    )
     assert len(example.hard_negatives) == 2
     assert counts == {}
 

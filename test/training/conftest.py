@@ -14,7 +14,7 @@ from text.models import BiEncoder, roberta_tiny
 from text.training import AtomicCheckpointIO, BiEncoderTask, DPRDataModule, MetricsCSV, RandomState
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
-SUBJECTS = "oak elm ash yew fir bay fig pear plum beech maple".split()
+SUBJECTS = ["oak", "elm", "ash", "yew", "fir", "bay", "fig", "pear", "plum", "beech", "maple"]
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ WORDS = [*"abcdefghij", "1", "2", "Ants", "Bees", "Cats"]
 def word_level() -> Tokenizer:
     """One token a word, RoBERTa's layout; a blank text has none."""
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate([*specials, *WORDS])}, unk_token="<unk>")
-    )
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*specials, *WORDS])}, unk_token="<unk>"))
     tokenizer.add_special_tokens(specials)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))

@@ -177,7 +177,9 @@ def test_settings_of_the_callers_tokenizer_do_not_matter(letters: Tokenizer):
 
 
 def test_fault_b20_texts_without_a_token(word_piece: Tokenizer):
-    batch = Tokenize(word_piece, 8)(["\x07", "ducks", " \u200b\n", ("\x07", "duck"), ("duck", "\x07"), ("\x07", "\x07")])
+    batch = Tokenize(word_piece, 8)(
+        ["\x07", "ducks", " \u200b\n", ("\x07", "duck"), ("duck", "\x07"), ("\x07", "\x07")]
+    )
     assert batch.empty.tolist() == [True, False, True, False, False, True]
     assert batch.input_ids[:2].tolist() == [[1, 2, 3, 3], [1, 4, 5, 2]]
 
@@ -274,7 +276,9 @@ def test_nothing_to_load(trained: Tokenizer, tmp_path: Path, left):
     trained.model.save(str(tmp_path))
     for name in {"vocab.json", "merges.txt"} - {left}:
         (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer; expected tokenizer\.json, or vocab\.json with merges\.txt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no tokenizer; expected tokenizer\.json, or vocab\.json with merges\.txt"
+    ):
         load_tokenizer(tmp_path)
     with pytest.raises(FileNotFoundError):
         load_tokenizer(tmp_path / "absent")

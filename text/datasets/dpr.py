@@ -84,9 +84,12 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             ("batch_size", batch_size, 1),
             ("num_hard_negatives", num_hard_negatives, 0),
             ("num_other_negatives", num_other_negatives, 0),
+            ("seed", seed, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected {least} or more")
+        if not 0 <= max_skipped <= 1:
+            raise ValueError(f"max_skipped is {max_skipped}; expected a share from 0 to 1")
         self.files = [JsonlFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
         if not self.files:
             raise ValueError("paths is empty; expected at least one file")
@@ -137,7 +140,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         Raises:
             ValueError: ``start_row`` would cut batches other than those of the whole epoch.
         """
-        if start_row % self.batch_size:
+        if start_row < 0 or start_row % self.batch_size:
             raise ValueError(f"start_row is {start_row}; expected a multiple of the batch size {self.batch_size}")
         self._epoch, self._start_row = epoch, start_row
 
@@ -168,7 +171,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def texts(self) -> Iterator[str]:
         """Every question and passage text of the usable rows, in file order."""
         for row in self._rows:
-            example = parse_example(self._record(row), Counter())
+            example = self._whole_example(row)
             yield example.question
             for passage in (*example.positives, *example.hard_negatives, *example.other_negatives):
                 yield passage.title
@@ -186,7 +189,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     def _example(self, row: int) -> Example:
         """A row with only the passages that one step uses."""
-        example = parse_example(self._record(row), Counter())
+        example = self._whole_example(row)
         if not self.train:
             return example._replace(
                 hard_negatives=example.hard_negatives[: self.num_hard_negatives],
@@ -207,9 +210,15 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         file = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         return self.files[file], int(row - self._first_rows[file])
 
-    def _record(self, row: int) -> dict:
+    def _whole_example(self, row: int) -> Example:
+        """A row that was usable when the pipe was made, with all its passages."""
         file, line = self._locate(row)
-        return file.parse(line)
+        try:
+            return parse_example(file.parse(line), Counter())
+        except DataError:
+            raise
+        except (SkipRow, ValueError) as error:
+            raise DataError(f"{file.where(line)} {error}; the file has changed since it was checked") from None
 
     def _check_rows(self, max_skipped: float) -> np.ndarray:
         """Reads every row once; returns the numbers of the usable ones."""
@@ -254,16 +263,16 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def _check_amounts(self, num_usable: int, max_skipped: float) -> None:
         paths = ", ".join(file.path for file in self.files)
         num_skipped = len(self.skipped)
-        if num_skipped > max_skipped * (num_skipped + num_usable):
+        num_rows = num_skipped + num_usable
+        if num_rows == 0:
+            raise DataError(f"{paths}: no rows, only blank lines; expected one JSON object a line")
+        if num_usable == 0 or num_skipped / num_rows > max_skipped:
             reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(row.reason for row in self.skipped).items())
             first = self.skipped[0]
             raise DataError(
-                f"{first.path}:{first.line} (byte {first.byte}): {first.reason}; in all {num_skipped} of "
-                f"{num_skipped + num_usable} rows of {paths} are unusable ({reasons}), "
-                f"expected at most {max_skipped:.3%} (max_skipped)"
+                f"{first.path}:{first.line} (byte {first.byte}): {first.reason}; in all {num_skipped} of {num_rows} "
+                f"rows of {paths} are unusable ({reasons}), expected at most {max_skipped:.3%} (max_skipped)"
             )
-        if num_usable == 0:
-            raise DataError(f"{paths}: no rows, only blank lines; expected one JSON object a line")
         if self.drop_last and num_usable < self.batch_size:
             raise DataError(
                 f"{paths}: {num_usable} rows make no batch of {self.batch_size} with drop_last; "

@@ -17,7 +17,7 @@ import orjson
 
 from text.errors import DataError
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SCAN_BYTES = 1 << 24
 
 
@@ -102,6 +102,11 @@ def parse_object(line: bytes, path: str, number: int, offset: int, *, may_be_cut
     return record
 
 
+def looks_like_utf16(head: bytes) -> bool:
+    """Whether a file that starts so is in UTF-16 or UTF-32, with a byte order mark or without."""
+    return head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]
+
+
 def _scan(path: str) -> tuple[np.ndarray, bool]:
     """Offsets of all rows and of the end; whether the last row ends in a newline."""
     ends, size, last = [], 0, b""
@@ -119,7 +124,7 @@ def _scan(path: str) -> tuple[np.ndarray, bool]:
 
 def _check_head(path: str, head: bytes) -> int:
     """The byte at which the first row starts; refuses what is not JSONL at all."""
-    start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
+    start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
     problem = None
     if head.startswith(b"\x1f\x8b"):
         problem = "file is compressed by gzip; expected plain JSONL: unpack it, or select from it with --sel_data"
@@ -141,7 +146,7 @@ def _explain(line: bytes, error: orjson.JSONDecodeError, offset: int, may_be_cut
             return decode_error.start, _cut(line, offset)
         return decode_error.start, ": not UTF-8; expected UTF-8"
     place = len(text[: error.pos].encode("utf-8"))
-    if line.startswith(_BYTE_ORDER_MARK):
+    if line.startswith(BYTE_ORDER_MARK):
         return 0, ": byte order mark inside the file; expected one at byte 0 only"
     if may_be_cut and error.pos == len(text):
         return place, _cut(line, offset)

@@ -49,7 +49,7 @@ class BiEncoder(nn.Module):
             if freeze
         ]
         for encoder in self._frozen:
-            encoder.requires_grad_(False)
+            encoder.requires_grad_(False).eval()  # modules are born in training mode
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BiEncoder:
@@ -74,8 +74,12 @@ class BiEncoder(nn.Module):
 
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or a passage encoder is left in it beside which
+                these tied ones would load as two.
         """
+        left = Path(folder) / "passage_encoder"
+        if self.is_tied and left.exists():
+            raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):

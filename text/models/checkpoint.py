@@ -66,6 +66,8 @@ def read_config(folder: str | os.PathLike[str], config_class: type) -> dict[str,
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtifactError(f"{path}: not JSON ({error}); expected an encoder's configuration") from None
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: a {type(content).__name__}; expected an encoder's configuration")
     for name, expected in _NOT_OURS.items():
         found = content.get(name, None if name == "model_type" else expected)
         if found != expected:
@@ -100,7 +102,7 @@ def from_hugging_face(theirs: dict[str, Tensor], names: list[str]) -> dict[str, 
         names: The keys that we need.
 
     Raises:
-        KeyError: One of theirs is missing, or left over.
+        KeyError: One of theirs is missing, or left over, or does not go together with its like.
     """
     rest = {name.removeprefix("roberta."): tensor for name, tensor in theirs.items()}
     ours = {}
@@ -109,9 +111,15 @@ def from_hugging_face(theirs: dict[str, Tensor], names: list[str]) -> dict[str, 
         missing = [source for source in sources if source not in rest]
         if missing:
             raise KeyError(f"key {missing[0]} is missing")
-        ours[name] = torch.cat([rest.pop(source) for source in sources])
+        parts = [rest.pop(source) for source in sources]
+        if any(part.shape != parts[0].shape for part in parts):
+            raise KeyError(f"keys {', '.join(sources)} differ in shape")
+        ours[name] = torch.cat(parts)
     if _TOKEN_TYPE in rest:
-        ours["embeddings.position.weight"] = ours["embeddings.position.weight"] + rest.pop(_TOKEN_TYPE)[0]
+        position, token_type = ours["embeddings.position.weight"], rest.pop(_TOKEN_TYPE)
+        if token_type.shape != position[:1].shape:
+            raise KeyError(f"key {_TOKEN_TYPE} has shape {tuple(token_type.shape)}")
+        ours["embeddings.position.weight"] = position + token_type
     left = [name for name in rest if not name.startswith(_NOT_USED)]
     if left:
         raise KeyError(f"key {left[0]} is unknown")

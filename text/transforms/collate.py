@@ -110,13 +110,10 @@ def _known_positives(examples: Sequence[Example]) -> Tensor:
 
 def _keys(passages: Sequence[Passage]) -> Tensor:
     """(P, 2) int64, hashes of id and of text; a passage without id is known by its text alone."""
-    # "id" and "text" keep an id apart from a text that reads the same.
-    return torch.tensor(
-        [
-            (_hash(f"id {passage.passage_id}" if passage.passage_id else f"text {passage.text}"), _hash(passage.text))
-            for passage in passages
-        ]
-    )
+    # Marked as what they are, since an id can read like the text of a passage without id.
+    names = [f"id {passage.passage_id}" if passage.passage_id else f"text {passage.text}" for passage in passages]
+    texts = [passage.text for passage in passages]
+    return torch.tensor([(_hash(name), _hash(text)) for name, text in zip(names, texts, strict=True)])
 
 
 def _hash(value: str) -> int:

@@ -1,0 +1,720 @@
+"""DPRDataPipe: which rows come, in which batches, in any number of workers and ranks.
+
+Numbers b1, c2, ... are those of faults.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import distributed
+from torch.multiprocessing.spawn import start_processes
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _sharding_worker_init_fn
+from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
+
+from test.datasets.helpers import context, law, questions, record, records, without, write_jsonl
+from text.datasets import DPRDataPipe, prefetch
+from text.datasets.dpr import SkippedRow
+from text.errors import DataError
+from text.records import Example
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "dpr"
+
+
+def names(n: int) -> list[str]:
+    """The questions of ``records(n)``."""
+    return [f"q{i}" for i in range(n)]
+
+
+def flat(batches: Iterable[list[Example]]) -> list[str]:
+    return list(chain.from_iterable(questions(batches)))
+
+
+def epoch(pipe: DPRDataPipe, number: int, start_row: int = 0) -> list[list[Example]]:
+    pipe.set_epoch(number, start_row)
+    return list(pipe)
+
+
+def loader(pipe: Any, num_workers: int, **options: Any) -> DataLoader:
+    return DataLoader(pipe, batch_size=None, num_workers=num_workers, **options)
+
+
+def refusal(path: Path | Sequence[Path], batch_size: int = 2, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        DPRDataPipe(path, batch_size, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.fixture
+def eleven(path: Path) -> Path:
+    """Eleven rows with five hard and four other negatives each."""
+    return write_jsonl(path, records(11, hard=5, other=4))
+
+
+# Batches of one process
+
+
+def test_evaluation_by_hand(path: Path) -> None:
+    write_jsonl(path, records(5))
+    pipe = DPRDataPipe(path, 2)
+    assert questions(pipe) == [["q0", "q1"], ["q2", "q3"], ["q4"]]
+    assert (len(pipe), pipe.num_rows, pipe.skipped) == (3, 5, [])
+    example = next(iter(pipe))[1]
+    assert (example.question, example.answers) == ("q1", ["an answer"])
+    assert [passage.passage_id for passage in example.positives] == ["q1+0"]
+    assert [passage.passage_id for passage in example.hard_negatives] == ["q1-0"]
+    assert example.other_negatives == []
+
+
+@law
+@given(st.integers(1, 30), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_every_row_once_an_epoch(
+    path: Path, num_rows: int, batch_size: int, train: bool, drop_last: bool, number: int
+) -> None:
+    write_jsonl(path, records(num_rows))
+    batch_size = min(batch_size, num_rows)
+    pipe = DPRDataPipe(path, batch_size, train=train, drop_last=drop_last)
+    batches = questions(epoch(pipe, number))
+    whole, rest = num_rows // batch_size, num_rows % batch_size
+    sizes = [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(pipe) == len(batches)
+    rows = list(chain.from_iterable(batches))
+    if not train:
+        assert rows == names(num_rows)[: len(rows)]
+    assert len(set(rows)) == len(rows) == sum(sizes)
+    assert set(rows) <= set(names(num_rows))
+
+
+def test_evaluation_keeps_the_order_of_the_file(eleven: Path) -> None:
+    for number in (0, 1):
+        assert flat(epoch(DPRDataPipe(eleven, 4, seed=number), number)) == names(11)
+
+
+def test_order_of_training_depends_on_seed_and_epoch_only(eleven: Path, tmp_path: Path) -> None:
+    def order(path: Path = eleven, batch_size: int = 4, seed: int = 5, **options: Any) -> list[str]:
+        return flat(epoch(DPRDataPipe(path, batch_size, train=True, seed=seed, **options), 2))
+
+    expected = order()
+    assert expected != names(11)
+    for state in range(2):
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+        assert order() == expected
+    assert order(batch_size=3) == order(num_hard_negatives=3, sample_positives=True) == expected
+    # Other passages, and a blank line first: the order is one of usable rows.
+    other = write_jsonl(tmp_path / "other.jsonl", records(11, hard=1, other=0))
+    other.write_text("\n" + other.read_text())
+    assert sorted(order(other)) == sorted(expected)
+    assert order(seed=6) != expected
+
+
+def test_epochs_differ_and_come_again(eleven: Path) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    orders = [flat(epoch(pipe, number)) for number in range(5)]
+    assert len({tuple(order) for order in orders}) == 5
+    assert flat(epoch(pipe, 3)) == orders[3]
+    assert flat(pipe) == orders[3]  # without set_epoch: the same again
+
+
+def test_rows_are_shuffled_evenly(path: Path) -> None:
+    # 600 epochs of 4 rows: each row is first 150 times on average, standard deviation 10.6.
+    write_jsonl(path, records(4))
+    pipe = DPRDataPipe(path, 4, train=True)
+    first = Counter(flat(epoch(pipe, number))[0] for number in range(600))
+    assert sorted(first) == names(4)
+    assert all(110 < times < 190 for times in first.values())
+
+
+@pytest.mark.parametrize("drop_last, length", [(False, 3), (True, 2)])
+def test_length_by_hand(path: Path, drop_last: bool, length: int) -> None:
+    write_jsonl(path, records(10))
+    pipe = DPRDataPipe(path, 4, drop_last=drop_last)
+    assert (len(pipe), len(list(pipe))) == (length, length)
+    pipe.set_epoch(0, start_row=4)
+    assert len(pipe) == length  # of the whole epoch
+    write_jsonl(path, records(8))
+    assert len(DPRDataPipe(path, 4, drop_last=drop_last)) == 2
+
+
+# Where an epoch begins
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_start_row_gives_the_rest_of_the_epoch(eleven: Path, train: bool, drop_last: bool) -> None:
+    pipe = DPRDataPipe(eleven, 2, train=train, drop_last=drop_last, sample_positives=True)
+    whole = epoch(pipe, 3)
+    assert len(whole) == (5 if drop_last else 6)
+    for k in range(len(whole) + 1):
+        assert epoch(pipe, 3, start_row=2 * k) == whole[k:]
+    assert epoch(pipe, 3) == whole
+
+
+def test_start_row_with_two_workers(eleven: Path) -> None:
+    pipe = DPRDataPipe(eleven, 2, train=True)
+    whole = epoch(pipe, 1)
+    for k in range(len(whole) + 1):
+        pipe.set_epoch(1, start_row=2 * k)
+        assert list(loader(pipe, 2)) == whole[k:]
+
+
+@pytest.mark.parametrize("start_row", [1, 5, -1, -4])
+def test_start_row_that_would_cut_other_batches(eleven: Path, start_row: int) -> None:
+    pipe = DPRDataPipe(eleven, 4)
+    with pytest.raises(ValueError, match=f"start_row is {start_row}; expected a multiple of the batch size 4"):
+        pipe.set_epoch(0, start_row)
+    assert flat(pipe) == names(11)  # as before
+
+
+# Workers
+
+
+# torch suggests no more workers than there are cores; here it is not about speed.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("train", [True, False])
+def test_same_batches_for_any_number_of_workers(eleven: Path, train: bool, num_workers: int) -> None:
+    pipe = DPRDataPipe(eleven, 2, train=train, num_hard_negatives=2, sample_positives=True)
+    for number in (0, 1):
+        expected = epoch(pipe, number)
+        assert list(loader(pipe, num_workers)) == expected
+    assert list(pipe) == expected  # the loader leaves the pipe as it was
+
+
+def test_error_keeps_its_sentence(eleven: Path) -> None:
+    pipe = DPRDataPipe(eleven, 4)
+    where = pipe.files[0].where(9)
+    os.truncate(eleven, pipe.files[0].offset(9) + 5)
+    sentence = f"{where}: file ends inside this row; expected the file as it was when it was opened"
+    with pytest.raises(DataError) as caught:
+        list(pipe)
+    assert str(caught.value) == sentence
+    with pytest.raises(DataError) as caught:
+        list(loader(pipe, 1))
+    assert sentence in str(caught.value).splitlines()[-1]
+
+
+# Ranks
+
+
+def interleaved(shares: list[list[Any]]) -> list[Any]:
+    """One item of each share in turn, as a DataLoader takes batches from its workers."""
+    return [share[i] for i in range(max(map(len, shares))) for share in shares if i < len(share)]
+
+
+def joined(shares: list[list[list[Example]]]) -> list[list[Example]]:
+    """The ranks' shares of each batch, put together."""
+    return [list(chain.from_iterable(parts)) for parts in zip(*shares, strict=True)]
+
+
+def test_shares_by_hand(path: Path) -> None:
+    write_jsonl(path, records(6))
+    pipe = DPRDataPipe(path, 4)
+    pipe.apply_sharding(2, 0)
+    assert questions(pipe) == [["q0", "q1"], ["q4"]]
+    pipe.apply_sharding(2, 1)
+    assert questions(pipe) == [["q2", "q3"], ["q5"]]
+    pipe.apply_sharding(1, 0)
+    pipe.apply_sharding(2, 1, SHARDING_PRIORITIES.MULTIPROCESSING)
+    assert questions(pipe) == [["q4", "q5"]]  # a worker takes whole batches
+
+
+@settings(law, max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 7), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3]))
+def test_ranks_and_workers_make_the_batches_of_one_process(
+    path: Path, num_rows: int, batch_size: int, num_ranks: int, num_workers: int
+) -> None:
+    write_jsonl(path, records(num_rows))
+    pipe = DPRDataPipe(path, batch_size, train=True)
+    expected = epoch(pipe, 1)
+    shares = []
+    for rank in range(num_ranks):
+        pipe.apply_sharding(num_ranks, rank, SHARDING_PRIORITIES.DISTRIBUTED)
+        batches = []
+        for worker in range(num_workers):
+            pipe.apply_sharding(num_workers, worker, SHARDING_PRIORITIES.MULTIPROCESSING)
+            batches.append(list(pipe))
+        shares.append(interleaved(batches))
+    assert joined(shares) == expected
+    # c5: by construction no rank has more steps, nor as much as two rows more in a step.
+    for parts in zip(*shares, strict=True):
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("group", [SHARDING_PRIORITIES.DEFAULT, SHARDING_PRIORITIES.DISTRIBUTED])
+def test_ranks_without_workers(eleven: Path, num_ranks: int, group: SHARDING_PRIORITIES) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    expected = epoch(pipe, 2)
+    shares = []
+    for rank in range(num_ranks):
+        pipe.apply_sharding(num_ranks, rank, group)
+        shares.append(list(pipe))
+    assert joined(shares) == expected
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_ranks_and_workers_by_torchs_formula(eleven: Path, num_ranks: int) -> None:
+    # A loader's workers call this function of torch, with the rank of their process group.
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    expected = epoch(pipe, 2)
+    shares = []
+    for rank in range(num_ranks):
+        as_rank = partial(_sharding_worker_init_fn, None, num_ranks, rank)
+        shares.append(list(loader(pipe, 2, worker_init_fn=as_rank)))
+    assert joined(shares) == expected
+
+
+def _write_share(rank: int, num_ranks: int, pipe: DPRDataPipe, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
+    for num_workers in (0, 2):
+        share = questions(loader(pipe, num_workers))
+        (folder / f"{num_workers}-{rank}.json").write_text(json.dumps(share))
+    distributed.destroy_process_group()
+
+
+def test_ranks_of_a_process_group(eleven: Path, tmp_path: Path) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    pipe.set_epoch(2)
+    # Forked, as a loader's workers are: to import torch anew would take seconds.
+    start_processes(_write_share, args=(2, pipe, tmp_path), nprocs=2, start_method="fork")
+    for num_workers in (0, 2):
+        shares = [json.loads((tmp_path / f"{num_workers}-{rank}.json").read_text()) for rank in range(2)]
+        assert joined(shares) == questions(pipe)
+
+
+# Several files
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_several_files_are_as_one(tmp_path: Path, train: bool) -> None:
+    lines = [json.dumps(row).encode() for row in records(8)]
+    contents = [b"\n".join(lines[:3]) + b"\n\n", lines[3] + b"\n", b"\n".join(lines[4:])]
+    paths = [tmp_path / f"{i}.jsonl" for i in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    whole = tmp_path / "whole.jsonl"
+    whole.write_bytes(b"".join(contents))
+    pipes = [DPRDataPipe(given, 3, train=train) for given in (paths, [whole], whole, str(whole))]
+    for pipe in pipes[1:]:
+        assert epoch(pipe, 1) == epoch(pipes[0], 1)
+        assert list(pipe.texts()) == list(pipes[0].texts())
+        assert pipe.counts == pipes[0].counts == {"blank lines, left out": 1}
+
+
+def test_c13_files_in_the_order_given(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name)]) for name in "abc"]
+    assert flat(DPRDataPipe([paths[2], paths[0], paths[1]], 2)) == ["c", "a", "b"]
+
+
+# Passages of a step
+
+
+def ids(passages: Iterable[Any]) -> list[str]:
+    return [passage.passage_id for passage in passages]
+
+
+@pytest.mark.parametrize("num_hard, num_other", [(0, 0), (1, 0), (3, 2), (5, 4), (9, 9)])
+def test_evaluation_takes_the_first_negatives(eleven: Path, num_hard: int, num_other: int) -> None:
+    pipe = DPRDataPipe(eleven, 4, num_hard_negatives=num_hard, num_other_negatives=num_other, sample_positives=True)
+    for example in epoch(pipe, 1)[2]:
+        q = example.question
+        assert ids(example.hard_negatives) == [f"{q}-{i}" for i in range(5)][:num_hard]
+        assert ids(example.other_negatives) == [f"{q}~{i}" for i in range(4)][:num_other]
+
+
+@pytest.mark.parametrize("num_hard, num_other", [(0, 0), (1, 0), (3, 2), (5, 4), (9, 9)])
+def test_training_samples_negatives_without_repetition(eleven: Path, num_hard: int, num_other: int) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True, num_hard_negatives=num_hard, num_other_negatives=num_other)
+    for batch in epoch(pipe, 1):
+        for example in batch:
+            q = example.question
+            for passages, pool, n in (
+                (example.hard_negatives, {f"{q}-{i}" for i in range(5)}, num_hard),
+                (example.other_negatives, {f"{q}~{i}" for i in range(4)}, num_other),
+            ):
+                assert len(passages) == len(set(ids(passages))) == min(n, len(pool))
+                assert set(ids(passages)) <= pool
+
+
+def test_training_samples_negatives_anew_each_epoch(eleven: Path) -> None:
+    # 300 epochs, 2 of 5 and 1 of 4: each hard negative comes 120 times on average (standard
+    # deviation 8.5), each other one 75 times (7.5).
+    pipe = DPRDataPipe(eleven, 11, train=True, num_hard_negatives=2, num_other_negatives=1)
+    hard, other = Counter(), Counter()
+    for number in range(300):
+        example = next(example for example in epoch(pipe, number)[0] if example.question == "q3")
+        hard.update(ids(example.hard_negatives))
+        other.update(ids(example.other_negatives))
+    assert set(hard) == {f"q3-{i}" for i in range(5)}
+    assert all(85 < times < 155 for times in hard.values())
+    assert set(other) == {f"q3~{i}" for i in range(4)}
+    assert all(45 < times < 105 for times in other.values())
+
+
+def test_rows_sample_independently_of_one_another(eleven: Path) -> None:
+    (batch,) = epoch(DPRDataPipe(eleven, 11, train=True), 0)
+    places = {example.hard_negatives[0].passage_id.split("-")[1] for example in batch}
+    assert len(places) > 1
+
+
+def test_sample_depends_on_seed(eleven: Path) -> None:
+    first, again, other = (
+        {example.question: example for batch in DPRDataPipe(eleven, 4, train=True, seed=seed) for example in batch}
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_training_keeps_the_gold_positive_first(path: Path) -> None:
+    write_jsonl(path, records(3, positives=4))
+    pipe = DPRDataPipe(path, 3, train=True)
+    for number in range(5):
+        for example in epoch(pipe, number)[0]:
+            assert ids(example.positives) == [f"{example.question}+{i}" for i in range(4)]
+
+
+def test_sample_positives(path: Path) -> None:
+    # 400 epochs: each of 4 positives is first 100 times on average, standard deviation 8.7.
+    write_jsonl(path, [record("q", positives=4)])
+    pipe = DPRDataPipe(path, 1, train=True, sample_positives=True)
+    first = Counter()
+    for number in range(400):
+        ((example,),) = epoch(pipe, number)
+        chosen, *rest = ids(example.positives)
+        first[chosen] += 1
+        assert rest == [f"q+{i}" for i in range(4) if f"q+{i}" != chosen]
+    assert set(first) == {f"q+{i}" for i in range(4)}
+    assert all(65 < times < 135 for times in first.values())
+
+
+def test_sample_positives_is_for_training(path: Path) -> None:
+    write_jsonl(path, records(3, positives=4))
+    pipe = DPRDataPipe(path, 3, sample_positives=True)
+    for number in range(5):
+        for example in epoch(pipe, number)[0]:
+            assert example.positives[0].passage_id == f"{example.question}+0"
+
+
+def test_texts_are_all_texts(path: Path) -> None:
+    rows = [record("a", positives=2, hard=1, other=0), record(""), record("b", hard=0, other=1)]
+    write_jsonl(path, rows)
+    pipe = DPRDataPipe(path, 1, train=True, num_hard_negatives=0, max_skipped=0.5)
+    passages = [["a", "a+0", "a+1", "a-0"], ["b", "b+0", "b~0"]]
+    expected = [
+        text for q, *ids in passages for text in (q, *(f"{part} of {i}" for i in ids for part in ("title", "text")))
+    ]
+    assert list(pipe.texts()) == expected
+
+
+# B. Schema: what is an error, and what is left out and counted
+
+
+def test_b1_error_has_path_line_byte_and_field(path: Path) -> None:
+    write_jsonl(path, [record("a"), record(question=7)])
+    byte = path.read_bytes().index(b"\n") + 1
+    assert refusal(path) == f"{path}:2 (byte {byte}) question: a number; expected a string"
+
+
+def test_b1_error_in_a_second_file(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / "a.jsonl", records(3)), tmp_path / "b.jsonl"]
+    paths[1].write_text('\n{"query": "q"}\n')
+    message = refusal(paths)
+    assert message.startswith(f"{paths[1]}:2 (byte 1) question: missing; expected the keys question, ")
+    assert message.endswith("found query")
+
+
+def test_a5_error_of_syntax(path: Path) -> None:
+    path.write_bytes(b"\n{'question': 'q'}\n")
+    assert refusal(path).startswith(f"{path}:2 (byte 2): invalid JSON")
+
+
+def test_b2_blank_question_in_evaluation(path: Path) -> None:
+    write_jsonl(path, [record("a"), record(" ")])
+    byte = path.read_bytes().index(b"\n") + 1
+    message = refusal(path, max_skipped=1)
+    assert message == f"{path}:2 (byte {byte}) question: blank; expected a question to evaluate"
+
+
+def test_b2_blank_question_in_training(path: Path) -> None:
+    write_jsonl(path, [record("a"), record(" "), record("b")])
+    byte = path.read_bytes().index(b"\n") + 1
+    pipe = DPRDataPipe(path, 2, train=True, max_skipped=0.4)
+    assert sorted(flat(pipe)) == ["a", "b"]
+    assert pipe.skipped == [SkippedRow(str(path), 2, byte, "blank question")]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_b3_no_positive(path: Path, train: bool) -> None:
+    write_jsonl(path, [record("a", positives=0), record("b"), without(record("c"), "positive_ctxs")])
+    third = [i for i, byte in enumerate(path.read_bytes()) if byte == ord("\n")][1] + 1
+    pipe = DPRDataPipe(path, 2, train=train, max_skipped=0.9)
+    ((example,),) = pipe
+    assert (example.question, ids(example.positives)) == ("b", ["b+0"])
+    assert pipe.skipped == [
+        SkippedRow(str(path), 1, 0, "no positive_ctxs"),
+        SkippedRow(str(path), 3, third, "no positive_ctxs"),
+    ]
+    assert (pipe.num_rows, len(pipe)) == (1, 1)
+
+
+def test_skipped_rows_of_several_files(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name), record(positives=0)]) for name in "ab"]
+    pipe = DPRDataPipe(paths, 2, max_skipped=0.5)
+    assert [(row.path, row.line) for row in pipe.skipped] == [(str(paths[0]), 2), (str(paths[1]), 2)]
+    assert questions(pipe) == [["a", "b"]]
+
+
+def test_b4_fewer_negatives_than_asked_for(path: Path) -> None:
+    write_jsonl(path, [record("a", hard=3, other=2), record("b", hard=2, other=1), record("c", hard=0, other=0)])
+    pipe = DPRDataPipe(path, 3, num_hard_negatives=3, num_other_negatives=1)
+    assert [(len(row.hard_negatives), len(row.other_negatives)) for row in next(iter(pipe))] == [(3, 1), (2, 1), (0, 0)]
+    assert pipe.counts == {
+        "rows with fewer hard_negative_ctxs than asked for": 2,
+        "rows with fewer negative_ctxs than asked for": 1,
+    }
+
+
+def test_b5_b7_b14_are_counted(path: Path) -> None:
+    rows = [
+        without(record("a"), "negative_ctxs"),
+        record("b", hard_negative_ctxs=None),
+        record("c", hard_negative_ctxs=[context("x"), {"text": ""}, context("c+0")]),
+    ]
+    pipe = DPRDataPipe(write_jsonl(path, rows), 3)
+    assert pipe.counts == {
+        "rows without negative_ctxs": 1,
+        "rows without hard_negative_ctxs": 1,
+        "rows with fewer hard_negative_ctxs than asked for": 1,
+        "hard_negative_ctxs without text, left out": 1,
+        "hard_negative_ctxs that are positives, left out": 1,
+    }
+    for number in range(3):
+        assert ids(epoch(pipe, number)[0][2].hard_negatives) == ["x"]
+    assert sum(pipe.counts.values()) == 5  # counted once, not each epoch
+
+
+def test_a15_blank_lines_are_counted(path: Path) -> None:
+    path.write_text("\n" + json.dumps(record("a")) + "\n \n\r\n" + json.dumps(record("b")))
+    pipe = DPRDataPipe(path, 2, max_skipped=0)  # they are not rows
+    assert questions(pipe) == [["a", "b"]]
+    assert (pipe.counts, pipe.skipped) == ({"blank lines, left out": 3}, [])
+
+
+# C. Scale and shape
+
+
+def test_c1_empty_file(path: Path) -> None:
+    path.write_bytes(b"")
+    assert refusal(path) == f"{path}:1 (byte 0): no rows in {path}; expected one JSON object a line"
+
+
+def test_c1_only_blank_lines(path: Path) -> None:
+    path.write_bytes(b"\n \n")
+    assert refusal(path) == f"{path}: no rows, only blank lines; expected one JSON object a line"
+
+
+@pytest.mark.parametrize("max_skipped", [0.001, 1])
+def test_c2_all_rows_are_skipped(path: Path, max_skipped: float) -> None:
+    write_jsonl(path, [record(""), record(positives=0), record(positives=0)])
+    message = refusal(path, train=True, max_skipped=max_skipped)
+    assert message.startswith(f"{path}:1 (byte 0): blank question; in all 3 of 3 rows of {path} are unusable")
+    assert "(1 blank question, 2 no positive_ctxs)" in message
+
+
+def test_c3_has_negatives(path: Path) -> None:
+    write_jsonl(path, [record("a", hard=0, other=1)])
+    assert not DPRDataPipe(path, 5).has_negatives
+    assert not DPRDataPipe(path, 5, num_hard_negatives=7).has_negatives
+    assert DPRDataPipe(path, 5, num_other_negatives=1).has_negatives
+    write_jsonl(path, [record("a", hard=0), record("b", hard=1)])
+    assert DPRDataPipe(path, 5).has_negatives
+    assert not DPRDataPipe(path, 5, num_hard_negatives=0).has_negatives
+
+
+def test_c4_more_ranks_than_rows(path: Path) -> None:
+    write_jsonl(path, records(2))
+    pipe = DPRDataPipe(path, 4)
+    shares = []
+    for rank in range(3):
+        pipe.apply_sharding(3, rank)
+        shares.append(questions(pipe))
+    assert sorted(shares) == [[[]], [["q0"]], [["q1"]]]  # one step each
+
+
+def test_c6_drop_last_leaves_no_batch(path: Path) -> None:
+    write_jsonl(path, records(3))
+    assert "3 rows make no batch of 4 with drop_last" in refusal(path, batch_size=4, drop_last=True)
+    assert len(DPRDataPipe(path, 3, drop_last=True)) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 10])
+@pytest.mark.parametrize("end", ["\n", "", "\n\n"])
+def test_c12_number_of_rows_is_exact(path: Path, n: int, end: str) -> None:
+    path.write_text("\n".join(map(json.dumps, records(n))) + end)
+    pipe = DPRDataPipe(path, 1)
+    assert (pipe.num_rows, len(pipe), len(list(pipe))) == (n, n, n)
+
+
+# One row of 1000 is 0.001, the default; 29 of 100 is 0.29, though 0.29 * 100 < 29 in floats.
+@pytest.mark.parametrize(
+    "num_bad, num_rows, options",
+    [(1, 1000, {}), (1, 10, {"max_skipped": 0.1}), (0, 5, {"max_skipped": 0}), (29, 100, {"max_skipped": 0.29})],
+)
+def test_max_skipped_at_the_boundary(path: Path, num_bad: int, num_rows: int, options: dict[str, Any]) -> None:
+    bad = [record(positives=0)] * num_bad
+    pipe = DPRDataPipe(write_jsonl(path, [*bad, *records(num_rows - num_bad)]), 4, **options)
+    assert (len(pipe.skipped), pipe.num_rows) == (num_bad, num_rows - num_bad)
+    if num_bad:
+        write_jsonl(path, [*bad, *records(num_rows - num_bad - 1)])
+        message = refusal(path, **options)
+        assert f"in all {num_bad} of {num_rows - 1} rows" in message
+        assert f"({num_bad} no positive_ctxs), expected at most {options.get('max_skipped', 0.001):.3%}" in message
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
+        ({"num_hard_negatives": -1}, "num_hard_negatives is -1; expected 0 or more"),
+        ({"num_other_negatives": -1}, "num_other_negatives is -1; expected 0 or more"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"max_skipped": -0.1}, "max_skipped is -0.1; expected a share from 0 to 1"),
+        ({"max_skipped": 1.1}, "max_skipped is 1.1; expected a share from 0 to 1"),
+        ({"max_skipped": float("nan")}, "max_skipped is nan; expected a share from 0 to 1"),
+    ],
+)
+def test_f9_count_or_share_out_of_range(eleven: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        DPRDataPipe(eleven, options.pop("batch_size", 2), **options)
+
+
+def test_f9_no_paths() -> None:
+    with pytest.raises(ValueError, match="paths is empty"):
+        DPRDataPipe([], 2)
+
+
+# A file that changes after it was checked
+
+
+@pytest.mark.parametrize(
+    "before, after, problem",
+    [
+        ('"question"', '"Question"', "question: missing"),
+        ('"question": "q2"', '"question": "  "', "blank question"),
+        ('"positive_ctxs"', '"positive_CTXS"', "no positive_ctxs"),
+    ],
+)
+def test_a23_file_with_other_rows(path: Path, before: str, after: str, problem: str) -> None:
+    write_jsonl(path, records(4))
+    pipe = DPRDataPipe(path, 2)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(before, after)
+    path.write_text("".join(lines))
+    byte = len("".join(lines[:2]))
+    for changed in (pipe, pipe.texts()):
+        with pytest.raises(DataError) as caught:
+            list(changed)
+        message = str(caught.value)
+        assert message.startswith(f"{path}:3 (byte {byte}) {problem}")
+        assert message.endswith("; the file has changed since it was checked")
+
+
+def test_a23_file_that_shrinks(path: Path) -> None:
+    write_jsonl(path, records(4))
+    pipe = DPRDataPipe(path, 2)
+    os.truncate(path, pipe.files[0].offset(2))
+    batches = iter(pipe)
+    assert questions([next(batches)]) == [["q0", "q1"]]
+    with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\): file ends inside this row"):
+        next(batches)
+
+
+# With torch's and torchdata's pipes
+
+
+def num_questions(batch: list[Example]) -> int:
+    return len(batch)
+
+
+def by_question(examples: list[Example]) -> list[Example]:
+    return sorted(examples)
+
+
+def test_map_keeps_length_and_position(eleven: Path) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    sizes: Any = pipe.map(num_questions)
+    assert (len(sizes), list(sizes)) == (3, [4, 4, 3])
+    pipe.set_epoch(1, start_row=4)
+    assert list(loader(sizes, 2)) == [4, 3]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_prefetch_gives_the_same_batches(eleven: Path, num_workers: int) -> None:
+    pipe = DPRDataPipe(eleven, 4, train=True)
+    ahead = prefetch(pipe, 2)
+    for number in (0, 1):
+        expected = epoch(pipe, number)
+        assert list(loader(ahead, num_workers)) == expected
+
+
+def test_torchdatas_own_methods(eleven: Path) -> None:
+    pytest.importorskip("torchdata")
+    pipe: Any = DPRDataPipe(eleven, 4, train=True)
+    assert list(pipe.prefetch(2)) == list(pipe)
+    single = pipe.unbatch()
+    assert [example.question for example in single] == flat(pipe)
+    buckets = list(single.bucketbatch(batch_size=3, batch_num=2, sort_key=by_question, use_in_batch_shuffle=False))
+    assert all(len(bucket) <= 3 for bucket in buckets)
+    assert sorted(flat(buckets)) == sorted(names(11))
+    for bucket in questions(buckets):
+        assert all(a < b for a, b in pairwise(bucket))
+
+
+# Files that others made
+
+
+@pytest.mark.parametrize("name, num_rows", [("nq_dev_10", 10), ("squad1_dev_10", 10), ("dpr_scale_9", 9)])
+@pytest.mark.parametrize("train", [True, False])
+def test_real_data(name: str, num_rows: int, train: bool) -> None:
+    path = DATA / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not there: it belongs to others and is not in the repository")
+    with path.open(encoding="utf-8") as file:
+        rows = {row["question"]: row for row in map(json.loads, file)}
+    pipe = DPRDataPipe(path, 4, train=train, num_hard_negatives=2)
+    assert (pipe.num_rows, pipe.skipped, pipe.has_negatives) == (num_rows, [], True)
+    examples = [example for batch in pipe for example in batch]
+    assert len(examples) == num_rows
+    assert {example.question for example in examples} == set(rows)
+    for example in examples:
+        row = rows[example.question]
+        assert [(positive.title, positive.text) for positive in example.positives] == [
+            (positive["title"], positive["text"]) for positive in row["positive_ctxs"]
+        ]
+        assert all(example.positives[0].passage_id for example in examples)
+        assert len(example.hard_negatives) == 2

@@ -1,0 +1,351 @@
+"""The driver as a person uses it: commands, what they leave, and how they fail."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from examples.dpr.cli import run
+from examples.dpr.main import DPRConfig, main
+from text.models import BiEncoder
+from text.transforms import load_tokenizer, train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+DATA_DIR = "examples/dpr/data/nq3_tiny/data/retriever/"
+# Where the figures do not matter, less work.
+SMALL = ("--eval_hard_negatives=2", "--eval_other_negatives=0", "--passage_max_length=40")
+
+# Lightning's remarks on how it is used; none is about what is tested here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+
+def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """``PYTHONPATH=. python examples/dpr/main.py ARGUMENTS``, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "examples/dpr/main.py", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]):
+    """Runs the driver in this process; gives the one line that it fails with."""
+
+    def call(code: int, *arguments: str) -> str:
+        capsys.readouterr()
+        assert run(main, DPRConfig, arguments) == code
+        [line] = capsys.readouterr().err.splitlines()
+        return line
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A copy of the tiny set that a test may spoil."""
+    return Path(shutil.copytree(ROOT / DATA_DIR, tmp_path / "data"))
+
+
+def rewrite(path: Path, change) -> None:
+    """Applies ``change`` to each record of a JSONL file."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("".join(json.dumps(change(record)) + "\n" for record in records), encoding="utf-8")
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The original example's command, from the root of a copy of the examples, so that it leaves nothing here."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(ROOT / "examples", root / "examples")
+    (root / "text").symlink_to(ROOT / "text")
+    done = command("--max_epochs=10", f"--data_path={DATA_DIR}", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "model: runs/dpr/model" in done.stdout
+    assert "test: loss " in done.stdout
+    return root / "runs" / "dpr"
+
+
+def test_training_loss_falls_to_less_than_half(tiny_run: Path) -> None:
+    losses = [float(row["train_loss_epoch"]) for row in metrics(tiny_run) if row["train_loss_epoch"]]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_run_leaves_what_it_says(tiny_run: Path) -> None:
+    left = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    assert left >= {
+        "config.yaml",
+        "tokenizer.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "manifest.json",
+        "model/config.json",
+        "model/tokenizer.json",
+        "model/question_encoder/model.safetensors",
+        "model/passage_encoder/model.safetensors",
+    }
+    manifest = json.loads((tiny_run / "manifest.json").read_text())
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((tiny_run / name).read_bytes()).hexdigest() == digest, name
+    assert set(manifest["sha256"]) == left - {"manifest.json"}
+    assert manifest["data"]["train"]["questions"] == 10
+    assert manifest["data"]["train"]["duplicate_keys_checked"] is False
+    assert yaml.safe_load((tiny_run / "config.yaml").read_text())["max_epochs"] == 10
+
+
+def test_the_model_handed_on_is_the_best_checkpoint(tiny_run: Path) -> None:
+    model = BiEncoder.from_pretrained(tiny_run / "model")
+    assert not model.is_tied
+    assert model.question_encoder.config.vocab_size == load_tokenizer(tiny_run / "model").get_vocab_size()
+    best = max(float(row["valid_mrr@10"]) for row in metrics(tiny_run) if row["valid_mrr@10"])
+    assert best > 0.2  # 190 passages: at random, the expected value is 0.015
+
+
+def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        assert run(main, DPRConfig, ["--max_epochs=2", f"--output_dir={tmp_path / folder}", *SMALL]) == 0
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() == (tmp_path / "b" / "metrics.csv").read_bytes()
+    assert run(main, DPRConfig, ["--max_epochs=2", f"--output_dir={tmp_path / 'c'}", *SMALL, "--seed=1"]) == 0
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() != (tmp_path / "c" / "metrics.csv").read_bytes()
+
+
+def test_resume_goes_on_and_from_a_saved_model_training_starts(tmp_path: Path, fails) -> None:
+    folder = tmp_path / "run"
+    output = f"--output_dir={folder}"
+    assert run(main, DPRConfig, ["--max_epochs=1", output, *SMALL, "--tied", "--validate_first"]) == 0
+    assert not (folder / "model" / "passage_encoder").exists()
+    assert run(main, DPRConfig, ["--max_epochs=2", output, *SMALL, "--tied", "--resume"]) == 0
+    epochs = [row["epoch"] for row in metrics(folder) if row["valid_loss"]]
+    assert epochs == ["0", "0", "1"]  # before training, and after each epoch
+    again = ["--max_epochs=1", *SMALL, f"--encoder={folder / 'model'}", f"--output_dir={tmp_path / 'again'}"]
+    assert run(main, DPRConfig, again) == 0
+    assert "--resume: nowhere.ckpt does not exist" in fails(2, "--resume=nowhere.ckpt", output)
+
+
+def test_fast_dev_run_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(main, DPRConfig, ["--fast_dev_run", f"--output_dir={tmp_path / 'run'}", "--gpus=0"]) == 0
+    assert "nothing was saved" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--in_batch_negatives=false"], ["--similarity=cosine", "--temperature=0.05"]])
+def test_other_objectives_train(tmp_path: Path, flags: list[str]) -> None:
+    assert run(main, DPRConfig, ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, *flags]) == 0
+
+
+def test_the_original_selection_command(tmp_path: Path) -> None:
+    raw = tmp_path / "nq-dev.json"
+    records = [json.loads(line) for line in (ROOT / DATA_DIR / "train.jsonl").read_text().splitlines()]
+    raw.write_text(json.dumps(records, indent=4))
+    out = tmp_path / "out" / "train.jsonl"
+    arguments = ["--sel_data", f"--sel_raw_path={raw}", f"--sel_out_path={out}", "--sel_num_items=500"]
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "kept 10 rows" in done.stdout
+    assert "only 10 of the 500 rows asked for are there" in done.stdout  # F9
+    assert [json.loads(line) for line in out.read_text().splitlines()] == records
+
+
+def test_selected_splits_are_disjoint_and_train(tmp_path: Path) -> None:
+    raw, folder = tmp_path / "raw.jsonl", tmp_path / "data"
+    raw.write_text("".join((ROOT / DATA_DIR / f"{name}.jsonl").read_text() for name in ("train", "valid")))
+    for stage, skip, num in (("train", 0, 10), ("valid", 10, 5), ("test", 15, 5)):
+        arguments = [f"--sel_raw_path={raw}", f"--sel_out_path={folder / stage}.jsonl", f"--sel_num_items={num}"]
+        assert run(main, DPRConfig, ["--sel_data", *arguments, f"--sel_skip_items={skip}"]) == 0
+    rows = [line for path in folder.iterdir() for line in path.read_text().splitlines()]
+    assert len(rows) == len(set(rows)) == 20
+    assert run(main, DPRConfig, [f"--data_path={folder}", "--fast_dev_run", *SMALL]) == 0
+
+
+def test_help_has_a_sentence_for_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run(main, DPRConfig, ["--help"])
+    shown = capsys.readouterr().out
+    sentences = re.findall(r"^  --(\w+) .*?(?=^  -|\Z)", shown, flags=re.MULTILINE | re.DOTALL)
+    assert set(sentences) >= set(DPRConfig.__dataclass_fields__)
+    assert "Questions per step" in shown
+
+
+def test_print_config_and_config_go_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*arguments: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            run(main, DPRConfig, [*arguments, "--print_config"])
+        return capsys.readouterr().out
+
+    first = printed("--batch_size=3", "--sel_data")
+    assert yaml.safe_load(first)["batch_size"] == 3
+    (tmp_path / "config.yaml").write_text(first)
+    assert printed(f"--config={tmp_path / 'config.yaml'}") == first
+
+
+# faults.md, C
+
+
+def test_c1_empty_file(data: Path, fails) -> None:
+    (data / "train.jsonl").write_bytes(b"")
+    assert "no rows in" in fails(3, f"--data_path={data}", "--fast_dev_run")
+
+
+def test_c3_nothing_to_compare_with(data: Path, fails, tmp_path: Path) -> None:
+    lonely = (data / "train.jsonl").read_text().splitlines()[0]
+    record = json.loads(lonely) | {"hard_negative_ctxs": []}
+    (data / "train.jsonl").write_text(json.dumps(record) + "\n")
+    flags = [f"--data_path={data}", "--fast_dev_run"]
+    assert "the loss is 0 and nothing is learned" in fails(3, *flags)
+    assert run(main, DPRConfig, [*flags, "--allow_no_negatives"]) == 0
+    (data / "train.jsonl").write_text(lonely + "\n")
+    assert run(main, DPRConfig, flags) == 0
+
+
+def test_c3_own_contexts_only_needs_negatives(data: Path, fails) -> None:
+    rewrite(data / "train.jsonl", lambda record: record | {"hard_negative_ctxs": []})
+    assert "nothing is learned" in fails(3, f"--data_path={data}", "--fast_dev_run", "--in_batch_negatives=false")
+
+
+def test_rows_left_out_are_told_and_recorded(data: Path, tmp_path: Path, fails, capsys) -> None:
+    with open(data / "train.jsonl", "a") as file:
+        file.write('{"question": " ", "positive_ctxs": []}\n{"question": "why", "positive_ctxs": []}\n\n')
+    flags = [f"--data_path={data}", "--max_epochs=1", f"--output_dir={tmp_path / 'run'}", *SMALL]
+    assert "2 of 12 rows" in fails(3, *flags)
+    assert run(main, DPRConfig, [*flags, "--max_skipped=0.2"]) == 0
+    assert "train: 10 questions, 2 rows skipped (1 blank lines, left out)" in capsys.readouterr().out
+    rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in rejects] == [(11, "blank question"), (12, "no positive_ctxs")]
+
+
+# faults.md, D to F
+
+
+def test_non_finite_loss_is_exit_6(tmp_path: Path, fails) -> None:
+    line = fails(6, "--max_epochs=3", "--learning_rate=1e30", f"--output_dir={tmp_path}")
+    assert "loss is nan; expected a finite number" in line
+
+
+def test_damaged_checkpoint_is_exit_5(tmp_path: Path, fails) -> None:
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"PK\x03\x04 cut")
+    train_tokenizer(["a few words"], 300).save(str(tmp_path / "tokenizer.json"))
+    assert "cannot be loaded" in fails(5, "--resume", f"--output_dir={tmp_path}")
+
+
+def test_f1_unknown_flag_names_the_nearest(fails) -> None:
+    assert "--bach_size" in fails(2, "--bach_size=3") and "did you mean --batch_size?" in fails(2, "--bach_size=3")
+
+
+def test_f1_no_abbreviations(fails) -> None:
+    assert "unrecognized arguments: --batch" in fails(2, "--batch=10")
+
+
+def test_f2_repeated_flag(fails) -> None:
+    assert "--max_epochs is given twice" in fails(2, "--max_epochs=2", "--max_epochs", "3")
+
+
+def test_f3_false_is_false_for_a_bare_flag_and_no_checkpoint(tmp_path: Path, fails) -> None:
+    assert run(main, DPRConfig, ["--sel_data", "false", "--fast_dev_run=true"]) == 0
+    assert "False does not exist" in fails(2, "--resume", "False", f"--output_dir={tmp_path}")
+    assert "tied" in fails(2, "--tied=perhaps")
+
+
+def test_f4_missing_or_folder(data: Path, tmp_path: Path, fails) -> None:
+    (data / "valid.jsonl").unlink()
+    assert "valid.jsonl does not exist; expected a file" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    (data / "valid.jsonl").mkdir()
+    assert "valid.jsonl is a folder; expected a file" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    assert "does not exist" in fails(2, "--sel_data", "--sel_raw_path=nowhere.json")
+    assert "nowhere" in fails(2, "--tokenizer=nowhere", "--fast_dev_run")
+    assert "nowhere" in fails(2, "--encoder=nowhere", "--fast_dev_run")
+    assert "nowhere.yaml" in fails(2, "--config=nowhere.yaml")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
+def test_f4_unreadable(data: Path, fails) -> None:
+    (data / "valid.jsonl").chmod(0)
+    assert "valid.jsonl cannot be read" in fails(2, f"--data_path={data}", "--fast_dev_run")
+
+
+def test_f5_output_cannot_be_made(tmp_path: Path, fails) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in fails(2, f"--output_dir={tmp_path / 'file' / 'run'}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write everywhere")
+def test_f5_output_cannot_be_written(tmp_path: Path, fails) -> None:
+    tmp_path.chmod(0o555)
+    assert "Permission denied" in fails(4, f"--output_dir={tmp_path}")
+
+
+def test_f6_output_exists(data: Path, tmp_path: Path, fails) -> None:
+    (tmp_path / "metrics.csv").write_text("precious")
+    assert "holds an earlier run (metrics.csv)" in fails(2, f"--output_dir={tmp_path}")
+    assert (tmp_path / "metrics.csv").read_text() == "precious"
+    raw, out = data / "train.jsonl", data / "valid.jsonl"
+    assert "exists" in fails(2, "--sel_data", f"--sel_raw_path={raw}", f"--sel_out_path={out}")
+    (tmp_path / "mine.txt").write_text("not of a run")
+    assert run(main, DPRConfig, ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, "--overwrite"]) == 0
+    assert "precious" not in (tmp_path / "metrics.csv").read_text()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_f7_output_is_input(data: Path, fails) -> None:
+    raw, link = data / "train.jsonl", data / "link.jsonl"
+    link.symlink_to(raw)
+    line = fails(2, "--sel_data", f"--sel_raw_path={raw}", f"--sel_out_path={link}", "--overwrite")
+    assert "is the raw file itself" in line
+    assert len(raw.read_text().splitlines()) == 10
+
+
+def test_f8_bare_file_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    assert run(main, DPRConfig, ["--sel_data", "--sel_raw_path=train.jsonl", "--sel_out_path=some.jsonl"]) == 0
+    assert (data / "some.jsonl").read_text() == (data / "train.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--batch_size=0", "--batch_size is 0; expected 1 or more"),
+        ("--max_epochs=-1", "--max_epochs is -1; expected 1 or more"),
+        ("--learning_rate=nan", "learning_rate"),
+        ("--learning_rate=.nan", "learning_rate"),
+        ("--learning_rate=0", "--learning_rate is 0.0; expected a number above 0"),
+        ("--temperature=-1", "--temperature is -1.0; expected a number above 0"),
+        ("--sel_num_items=0", "--sel_num_items is 0; expected 1 or more"),
+        ("--dropout=1", "--dropout is 1.0; expected 0 or more and below 1"),
+        ("--gpus=2", "--gpus is 2; expected 0 or 1"),
+        ("--similarity=l2", "similarity"),
+        ("--question_max_length=3", "max_length is 3; expected 6 or more"),
+        ("--passage_max_length=600", "--passage_max_length is 600; the encoder takes at most 512"),
+        ("--vocab_size=9", "vocab_size is 9; expected 261 or more"),
+    ],
+)
+def test_f9_values_that_cannot_be_meant(fails, tmp_path: Path, flag: str, message: str) -> None:
+    assert message in fails(2, flag, f"--output_dir={tmp_path}")
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="--batch_size is 0"):
+        run(main, DPRConfig, ["--batch_size=0", "--debug"])

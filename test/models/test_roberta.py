@@ -1,0 +1,302 @@
+"""RobertaEncoder against transformers' RoBERTa with the same weights, and its own laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import RobertaConfig as PeerConfig
+from transformers import RobertaModel as PeerModel
+
+from text.models import (
+    RobertaConfig,
+    RobertaEncoder,
+    roberta_base,
+    roberta_large,
+    roberta_mini,
+    roberta_small,
+    roberta_tiny,
+)
+from text.models.checkpoint import from_hugging_face
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 66,
+    "layer_norm_eps": 1e-5,
+}
+PAD = 1
+
+
+def randomize(module: nn.Module, seed: int = 0) -> None:
+    """Weights of some size everywhere, so that no bias, norm or token type is left out unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + noise if "norm.weight" in name.lower() else noise)
+
+
+def encoder(**options) -> RobertaEncoder:
+    ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
+    randomize(ours)
+    return ours.eval()
+
+
+def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
+    """Ours and theirs with one set of weights."""
+    theirs = PeerModel(PeerConfig(**SIZES, type_vocab_size=1, pad_token_id=PAD), add_pooling_layer=False).eval()
+    theirs.set_attn_implementation(attention)
+    randomize(theirs)
+    ours = RobertaEncoder(RobertaConfig(**SIZES)).eval()
+    ours.load_state_dict(from_hugging_face(theirs.state_dict(), list(ours.state_dict())))
+    return ours, theirs
+
+
+def texts(*lengths: int, seed: int = 0, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Random texts from <s> to </s>, padded on the right; ids and mask."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.full((len(lengths), width or max(lengths)), PAD)
+    for row, length in enumerate(lengths):
+        input_ids[row, :length] = torch.randint(5, SIZES["vocab_size"], (length,), generator=generator)
+        input_ids[row, 0], input_ids[row, length - 1] = 0, 2
+    return input_ids, input_ids != PAD
+
+
+# ---- transformers as the oracle
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("lengths", [(2,), (9, 9), (64, 3, 17, 2, 40)])
+def test_outputs_equal_transformers(attention, lengths):
+    ours, theirs = peer_pair(attention)
+    input_ids, mask = texts(*lengths)
+    with torch.no_grad():
+        expected = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+        torch.testing.assert_close(ours.hidden_states(input_ids, mask)[mask], expected[mask])
+        torch.testing.assert_close(ours(input_ids, mask), expected[:, 0])
+
+
+def test_gradients_equal_transformers():
+    """For every weight, with a loss that looks at every real token."""
+    ours, theirs = peer_pair()
+    input_ids, mask = texts(64, 3, 17)
+    target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
+    # Times 100, so that gradients are of order 1 and the default tolerance says something.
+    (100 * nn.functional.mse_loss(ours.hidden_states(input_ids, mask)[mask], target)).backward()
+    hidden = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+    (100 * nn.functional.mse_loss(hidden[mask], target)).backward()
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    del gradients["embeddings.token_type_embeddings.weight"]  # ours is part of the positions
+    expected = from_hugging_face(gradients, [name for name, _ in ours.named_parameters()])
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+        torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_number_of_parameters_equals_transformers():
+    config = PeerConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+    with torch.device("meta"):
+        ours, theirs = roberta_base(), PeerModel(config, add_pooling_layer=False)
+    layer = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 2 * 2 * 768
+    assert count(ours) == (50265 + 514 + 2) * 768 + 12 * layer
+    assert count(theirs) == count(ours) + 768  # the one token type, which we add to the positions
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# ---- what an embedding depends on
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("width", [12, 13, 64])
+def test_embedding_does_not_depend_on_padding(pooling, width):
+    ours = encoder(pooling=pooling)
+    narrow, wide = texts(12), texts(12, width=width)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*wide), ours(*narrow))
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_embedding_does_not_depend_on_neighbours(pooling):
+    ours = encoder(pooling=pooling)
+    input_ids, mask = texts(5, 40, 2, 12)
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        together = ours(input_ids, mask)
+        torch.testing.assert_close(ours(input_ids[order], mask[order]), together[order])
+        for row, length in enumerate(mask.sum(dim=1)):
+            alone = ours(input_ids[row : row + 1, :length], mask[row : row + 1, :length])
+            torch.testing.assert_close(alone, together[row : row + 1])
+
+
+def test_embedding_depends_on_every_token_and_on_their_order():
+    ours = encoder()
+    input_ids, mask = texts(6)
+    variants = [input_ids]
+    for place in range(6):
+        other = input_ids.clone()
+        other[0, place] = 199
+        variants.append(other)
+    variants.append(input_ids[:, [0, 2, 1, 3, 4, 5]])
+    with torch.no_grad():
+        embeddings = ours(torch.cat(variants), mask.repeat(len(variants), 1))
+    distances = torch.cdist(embeddings, embeddings)
+    assert (distances + torch.eye(len(variants)) > 1e-3).all()
+
+
+def test_default_mask_is_what_is_not_padding():
+    ours = encoder(pooling="mean")
+    input_ids, mask = texts(5, 9)
+    with torch.no_grad():
+        assert ours(input_ids).equal(ours(input_ids, mask))
+
+
+def test_what_stands_under_the_padding_does_not_matter():
+    ours = encoder(pooling="mean")
+    input_ids, mask = texts(5, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids.masked_fill(~mask, 77), mask), ours(input_ids, mask))
+
+
+# ---- options
+
+
+def test_mean_pooling_equals_plain_python():
+    ours = encoder(pooling="mean")
+    input_ids, mask = texts(4, 2, 7)
+    with torch.no_grad():
+        embeddings, hidden = ours(input_ids, mask), ours.hidden_states(input_ids, mask)
+    for row, embedding in enumerate(embeddings.tolist()):
+        real = [vector for vector, is_real in zip(hidden[row].tolist(), mask[row].tolist(), strict=True) if is_real]
+        expected = [sum(values) / len(real) for values in zip(*real, strict=True)]
+        torch.testing.assert_close(torch.tensor(embedding), torch.tensor(expected))
+
+
+def test_normalize_keeps_the_direction_and_sets_the_length():
+    input_ids, mask = texts(4, 9)
+    with torch.no_grad():
+        plain, normalized = encoder()(input_ids, mask), encoder(normalize=True)(input_ids, mask)
+    for before, after in zip(plain.tolist(), normalized.tolist(), strict=True):
+        assert math.hypot(*after) == pytest.approx(1)
+        length = math.hypot(*before)
+        torch.testing.assert_close(torch.tensor(after), torch.tensor([value / length for value in before]))
+
+
+def test_projection_is_a_linear_layer_and_a_layer_norm_after_pooling():
+    ours = encoder(pooling="mean", projection_dim=8)
+    assert ours.embedding_dim == 8
+    input_ids, mask = texts(4, 9)
+    pooled = encoder(pooling="mean")
+    pooled.load_state_dict({name: ours.state_dict()[name] for name in pooled.state_dict()})
+    weights = ours.state_dict()
+    with torch.no_grad():
+        projected = pooled(input_ids, mask) @ weights["projection.weight"].T + weights["projection.bias"]
+        spread = projected.var(dim=1, keepdim=True, unbiased=False).add(1e-5).sqrt()
+        expected = (projected - projected.mean(dim=1, keepdim=True)) / spread
+        expected = expected * weights["projection_norm.weight"] + weights["projection_norm.bias"]
+        torch.testing.assert_close(ours(input_ids, mask), expected)
+
+
+def test_layer_norm_eps_counts():
+    input_ids, mask = texts(4)
+    with torch.no_grad():
+        assert (encoder()(input_ids, mask) - encoder(layer_norm_eps=0.1)(input_ids, mask)).abs().max() > 1e-3
+
+
+def test_another_padding_token():
+    """Positions start after it, so that a text may be longer."""
+    ours = encoder(pad_token_id=0)
+    assert (ours.max_length, encoder().max_length) == (65, 64)
+    with torch.no_grad():
+        embedding = ours(torch.tensor([[7, 8, 9, 0, 0]]))
+        torch.testing.assert_close(embedding, ours(torch.tensor([[7, 8, 9]])))
+
+
+@pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_dropout_is_there_in_training_only(which):
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ours = encoder(**(none | {which: 0.5}))
+    input_ids, mask = texts(9)
+    with torch.no_grad():
+        still = ours(input_ids, mask)
+        assert still.equal(ours(input_ids, mask))
+        torch.testing.assert_close(encoder(**none).train()(input_ids, mask), still)
+        ours.train()
+        assert not ours(input_ids, mask).allclose(ours(input_ids, mask))
+
+
+def test_longest_text():
+    ours = encoder()
+    assert ours.max_length == 64
+    with torch.no_grad():
+        assert ours(*texts(64)).isfinite().all()
+    with pytest.raises(ValueError, match="texts have up to 65 tokens; expected at most 64"):
+        ours(*texts(65))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 65}, "hidden_size is 65; expected a multiple of num_attention_heads 4"),
+        ({"pooling": "max"}, 'pooling is "max"; expected one of first, mean'),
+    ],
+)
+def test_configurations_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        RobertaConfig(**(SIZES | options))
+
+
+@pytest.mark.parametrize(
+    ("function", "layers", "width", "heads"),
+    [
+        (roberta_tiny, 2, 128, 2),
+        (roberta_mini, 4, 256, 4),
+        (roberta_small, 4, 512, 8),
+        (roberta_base, 12, 768, 12),
+        (roberta_large, 24, 1024, 16),
+    ],
+)
+def test_sizes(function: Callable[..., RobertaEncoder], layers, width, heads):
+    with torch.device("meta"):
+        config = function().config
+        assert function(intermediate_size=7, vocab_size=100).config.intermediate_size == 7
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (layers, width, heads)
+    assert config.intermediate_size == 4 * width
+    assert (config.vocab_size, config.max_position_embeddings, config.pad_token_id) == (50265, 514, 1)
+
+
+def test_first_weights_are_berts():
+    torch.manual_seed(0)
+    ours = roberta_tiny(vocab_size=1000, projection_dim=64)
+    for name, weight in ours.named_parameters():
+        if "norm" in name:
+            assert (weight == (1 if name.endswith("weight") else 0)).all(), name
+        elif name.endswith("bias"):
+            assert (weight == 0).all(), name
+        else:
+            # Of 8,192 draws or more, the standard deviation is within 5 % with near certainty.
+            assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
+            assert abs(weight.mean().item()) < 0.001, name
+    assert not ours.embeddings.word.weight[PAD].any()
+
+
+def test_a_classifier_stands_on_it():
+    torch.manual_seed(0)
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    classifier = nn.Sequential(RobertaEncoder(RobertaConfig(**SIZES, **none)), nn.Linear(64, 3))
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
+    input_ids, labels = texts(5, 9, 7)[0], torch.tensor([0, 1, 2])
+    before = nn.functional.cross_entropy(classifier(input_ids), labels)
+    before.backward()
+    optimizer.step()
+    assert nn.functional.cross_entropy(classifier(input_ids), labels) < before
