@@ -108,10 +108,10 @@ def test_rows_equal_pythons(opened, head: bytes, lines: list[bytes], is_terminat
 # first of the next, and elsewhere. Between them are holes, so that it takes no room on the disk.
 @pytest.mark.parametrize("size", [2**25, 2**25 + 8, 2**25 + 9])
 def test_rows_of_a_file_that_is_scanned_in_pieces(tmp_path: Path, size: int) -> None:
-    newlines = [place for place in (2, 2**24 - 1, 2**24, 2**25 - 1, 2**25 + 7) if place < size]
+    newlines = [place for place in (4, 2**24 - 1, 2**24, 2**25 - 1, 2**25 + 7) if place < size]
     path = tmp_path / "rows.jsonl"
     with path.open("wb") as file:
-        file.write(b"{}")
+        file.write(b"{  }")
         for place in newlines:
             file.seek(place)
             file.write(b"\n")

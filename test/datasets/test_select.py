@@ -233,6 +233,7 @@ def test_a5_not_json(raw, out, text):
     rows = [row(0, question="où?"), text, row(2)]
     start = len(rows[0].encode()) + 1
     place = re.match(r":2 \(byte (\d+)\): invalid JSON", refusal(raw, jsonl(rows), out))
+    assert place is not None
     assert start <= int(place[1]) <= start + len(text)
     message = refusal(raw, array(rows), out)
     assert message.startswith(":1 (byte 0) [1]: ")

@@ -17,7 +17,7 @@ import yaml
 
 from examples.dpr.cli import run
 from examples.dpr.main import DPRConfig, main
-from text.models import BiEncoder
+from text.models import BiEncoder, RobertaEncoder
 from text.transforms import load_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +119,7 @@ def test_a_run_leaves_what_it_says(tiny_run: Path) -> None:
 def test_the_model_handed_on_is_the_best_checkpoint(tiny_run: Path) -> None:
     model = BiEncoder.from_pretrained(tiny_run / "model")
     assert not model.is_tied
+    assert isinstance(model.question_encoder, RobertaEncoder)
     assert model.question_encoder.config.vocab_size == load_tokenizer(tiny_run / "model").get_vocab_size()
     best = max(float(row["valid_mrr@10"]) for row in metrics(tiny_run) if row["valid_mrr@10"])
     assert best > 0.2  # 190 passages: at random, the expected value is 0.015

@@ -71,7 +71,7 @@ def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) 
 def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, num_sanity_val_steps=0)
     with torch.no_grad():
-        run.task.model.question_encoder.embeddings.norm.weight.fill_(torch.inf)
+        next(run.task.parameters()).fill_(torch.inf)
     before = run.weights()
     with pytest.raises(NonFiniteLossError, match=r"step 0, training batch 0: loss is nan; expected a finite number"):
         run.fit()

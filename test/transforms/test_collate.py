@@ -215,7 +215,7 @@ passages = st.builds(
     Passage,
     st.sampled_from(["", "", "1", "2", "a", "b"]),
     st.sampled_from(["", "", " ", "Ants", "Bees Cats"]),
-    st.sampled_from(["a", "b", "1", "c d", "a b c d e f g", " "]),
+    st.sampled_from(["a", "b", "1", "c d", "a b c d e f g", " ", ""]),
 )
 examples_lists = st.lists(
     st.builds(

@@ -88,6 +88,7 @@ def test_pairs_equal_transformers(max_length):
 @pytest.mark.parametrize("max_length", [10, 64])
 def test_questions_equal_transformers(max_length):
     questions = [question for question, _ in read_rows("test.qa.csv")[:1000]]
+    questions += ["a</s>b <s> <pad><unk>", "", " ", "\n\n\tʼtis  🦆\u0301"]
     expected = peer()(questions, truncation=True, max_length=max_length, padding=True)
     batch = Tokenize(load_tokenizer(ROBERTA_BASE), max_length)(questions)
     assert batch.input_ids.tolist() == expected["input_ids"]
@@ -144,9 +145,8 @@ def test_longest_first_by_hand(letters: Tokenizer, title, text, kept):
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.text("ab", max_size=12), min_size=1, max_size=5), st.integers(6, 12))
-def test_what_is_too_long_is_cut_and_flagged(texts, max_length):
-    tokenizer = train_tokenizer([], 261)
-    batch = Tokenize(tokenizer, max_length)(texts)
+def test_what_is_too_long_is_cut_and_flagged(letters: Tokenizer, texts, max_length):
+    batch = Tokenize(letters, max_length)(texts)
     lengths = [len(text) + 2 for text in texts]
     assert batch.attention_mask.sum(dim=1).tolist() == [min(length, max_length) for length in lengths]
     assert batch.truncated.tolist() == [length > max_length for length in lengths]
@@ -174,6 +174,12 @@ def test_settings_of_the_callers_tokenizer_do_not_matter(letters: Tokenizer):
     other.enable_truncation(7, strategy="only_second", direction="left")
     texts = ["abc", ("a" * 10, "b" * 20)]
     assert rows(Tokenize(other, 12), texts) == rows(Tokenize(letters, 12), texts)
+
+
+def test_mask_takes_the_space_before_it(letters: Tokenizer):
+    # As in fairseq's fill_mask, which strips what stands before the mask.
+    space, a = letters.token_to_id("Ġ"), letters.token_to_id("a")
+    assert rows(Tokenize(letters, 16), ["a <mask> a"]) == [[0, a, 4, space, a, 2]]
 
 
 def test_fault_b20_texts_without_a_token(word_piece: Tokenizer):

@@ -128,7 +128,7 @@ def _check_head(path: str, head: bytes) -> int:
     problem = None
     if head.startswith(b"\x1f\x8b"):
         problem = "file is compressed by gzip; expected plain JSONL: unpack it, or select from it with --sel_data"
-    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]:
+    elif looks_like_utf16(head):
         problem = "not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
     elif head[start:].lstrip().startswith(b"["):
         problem = "file is a JSON array; expected one JSON object a line: convert it with --sel_data"

@@ -21,4 +21,6 @@ except ModuleNotFoundError:
 
 def prefetch(pipe: IterDataPipe, buffer_size: int) -> IterDataPipe:
     """The same items, made ahead of time in a thread; without torchdata, the pipe as it is."""
-    return pipe if Prefetcher is None else Prefetcher(pipe, buffer_size)
+    if Prefetcher is None:
+        return pipe
+    return Prefetcher(pipe, buffer_size)  # pyright: ignore[reportReturnType]: it derives from torch's IterDataPipe

@@ -26,6 +26,7 @@ from text.datasets.parse import POOLS, SkipRow, parse_example
 from text.errors import DataError
 
 Path = str | os.PathLike[str]
+File = BinaryIO | gzip.GzipFile
 
 _READ_BYTES = 1 << 20
 _MAX_ROW_BYTES = 1 << 24
@@ -166,7 +167,7 @@ def _rows(raw: BinaryIO, path: str) -> Iterator[_Row | None]:
         ) from None
 
 
-def _lines(file: BinaryIO, path: str, byte: int) -> Iterator[_Row | None]:
+def _lines(file: File, path: str, byte: int) -> Iterator[_Row | None]:
     """The rows of JSONL; ``file`` stands at ``byte``."""
     for number in itertools.count(1):
         # One byte too many shows that a row is too long, without reading all of it.
@@ -196,7 +197,7 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
-def _elements(file: BinaryIO, path: str) -> Iterator[_Row]:
+def _elements(file: File, path: str) -> Iterator[_Row]:
     """The elements of an array; an error names the place in it, as ``[3].question``.
 
     A lone surrogate that is escaped (``\\ud800``) comes as "?": yajl, which ijson is built on, has it so.
