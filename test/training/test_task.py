@@ -38,6 +38,7 @@ def test_decay_spares_biases_and_layer_norms() -> None:
     assert not any(isinstance(m, nn.LayerNorm) and m.weight in set(decayed["params"]) for m in encoder.modules())
 
 
+@pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode:UserWarning")  # that is what frozen means
 def test_a_frozen_encoder_is_not_optimized_and_does_not_move(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, max_epochs=1)
     passage_encoder = roberta_tiny(vocab_size=300, pooling="mean")
