@@ -19,7 +19,7 @@ from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 from tqdm import tqdm
 
 from text.datasets.jsonl import JsonlFile
-from text.datasets.parse import SkipRow, parse_example
+from text.datasets.parse import FieldError, SkipRow, parse_example
 from text.errors import DataError
 from text.records import Example, Passage
 
@@ -215,9 +215,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         file, line = self._locate(row)
         try:
             return parse_example(file.parse(line), Counter())
-        except DataError:
-            raise
-        except (SkipRow, ValueError) as error:
+        except (SkipRow, FieldError) as error:
             raise DataError(f"{file.where(line)} {error}; the file has changed since it was checked") from None
 
     def _check_rows(self, max_skipped: float) -> np.ndarray:
@@ -247,9 +245,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             if reason == "blank question" and not self.train:
                 raise DataError(f"{file.where(line)} question: blank; expected a question to evaluate") from None
             return reason
-        except DataError:
-            raise
-        except ValueError as error:
+        except FieldError as error:
             raise DataError(f"{file.where(line)} {error}") from None
         for name, pool, asked in (
             ("hard_negative_ctxs", example.hard_negatives, self.num_hard_negatives),

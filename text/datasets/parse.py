@@ -20,6 +20,10 @@ class SkipRow(Exception):
     """A row that training can do without; the argument is the reason, as it is counted."""
 
 
+class FieldError(ValueError):
+    """A field is missing or has the wrong type; the message starts with the field."""
+
+
 def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
     """One record, with all its passages.
 
@@ -28,7 +32,7 @@ def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
         counts: Receives the number of passages left out and of pools not there, by reason.
 
     Raises:
-        ValueError: A field is missing or has the wrong type; the message starts with the field.
+        FieldError: A field is missing or has the wrong type.
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     question = _question(record)
@@ -45,12 +49,12 @@ def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
 
 def _question(record: dict[str, Any]) -> str:
     if "question" not in record:
-        raise ValueError(
+        raise FieldError(
             f"question: missing; expected the keys question, {', '.join(POOLS)}, found {', '.join(record) or 'none'}"
         )
     question = record["question"]
     if not isinstance(question, str):
-        raise ValueError(f"question: {_kind(question)}; expected a string")
+        raise FieldError(f"question: {_kind(question)}; expected a string")
     if not question.strip():
         raise SkipRow("blank question")
     return question
@@ -61,7 +65,7 @@ def _answers(record: dict[str, Any]) -> list[str]:
     if answers is None:
         return []
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"answers: {_kind(answers)}; expected a list of strings")
+        raise FieldError(f"answers: {_kind(answers)}; expected a list of strings")
     return answers
 
 
@@ -71,7 +75,7 @@ def _pool(record: dict[str, Any], name: str, counts: Counter[str]) -> list[Any]:
         counts[f"rows without {name}"] += 1
         return []
     if not isinstance(pool, list):
-        raise ValueError(f"{name}: {_kind(pool)}; expected a list of objects such as {_CONTEXT_FORM}")
+        raise FieldError(f"{name}: {_kind(pool)}; expected a list of objects such as {_CONTEXT_FORM}")
     return pool
 
 
@@ -93,14 +97,14 @@ def _negatives(pool: list[Any], name: str, positives: list[Passage], counts: Cou
 
 def _passage(context: Any, field: str) -> Passage:
     if not isinstance(context, dict):
-        raise ValueError(f"{field}: {_kind(context)}; expected an object such as {_CONTEXT_FORM}")
+        raise FieldError(f"{field}: {_kind(context)}; expected an object such as {_CONTEXT_FORM}")
     text, title = context.get("text"), context.get("title")
     if _is_blank(text):
-        raise ValueError(f"{field}.text: {'missing' if text is None else 'empty'}; expected a passage")
+        raise FieldError(f"{field}.text: {'missing' if text is None else 'empty'}; expected a passage")
     if not isinstance(text, str):
-        raise ValueError(f"{field}.text: {_kind(text)}; expected a string")
+        raise FieldError(f"{field}.text: {_kind(text)}; expected a string")
     if title is not None and not isinstance(title, str):
-        raise ValueError(f"{field}.title: {_kind(title)}; expected a string or null")
+        raise FieldError(f"{field}.title: {_kind(title)}; expected a string or null")
     return Passage(_passage_id(context, field), title or "", text)
 
 
@@ -112,7 +116,7 @@ def _passage_id(context: dict[str, Any], field: str) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if value is not None:
-            raise ValueError(f"{field}.{key}: {_kind(value)}; expected a string or an integer below 2^64")
+            raise FieldError(f"{field}.{key}: {_kind(value)}; expected a string or an integer below 2^64")
     return ""
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from text.artifacts import atomic_write
 from text.datasets.jsonl import BYTE_ORDER_MARK, looks_like_utf16, parse_object
-from text.datasets.parse import POOLS, SkipRow, parse_example
+from text.datasets.parse import POOLS, FieldError, SkipRow, parse_example
 from text.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -142,7 +142,7 @@ def _why_dropped(row: _Row) -> str | None:
         parse_example(row.record, Counter())
     except SkipRow as skip:
         return str(skip)
-    except ValueError as error:
+    except FieldError as error:
         raise DataError(f"{row.where}{error}") from None
     return next((f"no {name}" for name in POOLS if not row.record.get(name)), None)
 
@@ -181,7 +181,7 @@ def _lines(file: File, path: str, byte: int) -> Iterator[_Row | None]:
             record = parse_object(line, path, number, byte, may_be_cut=not line.endswith(b"\n"))
             try:
                 json.loads(line, object_pairs_hook=_check_keys)
-            except ValueError as error:
+            except FieldError as error:
                 raise DataError(f"{where}{error}") from None
             yield _Row(where, record, line.strip())
         else:
@@ -236,4 +236,4 @@ class _Twice(NamedTuple):
 
 
 def _refuse(twice: _Twice) -> None:
-    raise ValueError(f"{twice.key}: key stands twice in one object; expected each key once")
+    raise FieldError(f"{twice.key}: key stands twice in one object; expected each key once")

@@ -54,12 +54,12 @@ def save(module: nn.Module, config: Any, folder: str | os.PathLike[str]) -> None
     write_json(Path(folder) / "config.json", theirs | _NOT_OURS | dataclasses.asdict(config))
 
 
-def read_config(folder: str | os.PathLike[str], config_class: type) -> dict[str, Any]:
-    """The fields of ``config_class`` that ``config.json`` gives.
+def read_config(folder: str | os.PathLike[str], config_class: Any, **overrides: Any) -> Any:
+    """A ``config_class`` with the fields that ``config.json`` gives, and those to set otherwise.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It describes another kind of model.
+        ArtifactError: It describes another kind of model, or one that cannot be.
     """
     path = Path(folder) / "config.json"
     try:
@@ -73,7 +73,11 @@ def read_config(folder: str | os.PathLike[str], config_class: type) -> dict[str,
         if found != expected:
             raise ArtifactError(f'{path}: {name} is "{found}"; expected "{expected}"')
     names = {field.name for field in dataclasses.fields(config_class)}
-    return {name: value for name, value in content.items() if name in names}
+    fields = {name: value for name, value in content.items() if name in names}
+    try:
+        return config_class(**(fields | overrides))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}") from None
 
 
 def load_weights(module: nn.Module, folder: str | os.PathLike[str]) -> None:

@@ -47,6 +47,9 @@ class RobertaConfig:
     """Scales embeddings to length 1."""
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive integer")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; "
@@ -93,7 +96,7 @@ class RobertaEncoder(nn.Module):
             FileNotFoundError: A file is missing.
             ArtifactError: The model is not a RoBERTa, or a weight is missing, unknown or of another shape.
         """
-        config = RobertaConfig(**(checkpoint.read_config(folder, RobertaConfig) | overrides))
+        config = checkpoint.read_config(folder, RobertaConfig, **overrides)
         encoder = cls(config)
         checkpoint.load_weights(encoder, folder)
         return encoder
