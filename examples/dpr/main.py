@@ -235,6 +235,8 @@ def train(config: DPRConfig) -> None:
     if config.validate_first and checkpoint is None:
         trainer.validate(task, data, verbose=False)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    for side in ("questions", "passages"):
+        print(f"{side} truncated: {trainer.callback_metrics[f'train_{side}_truncated']:.2%}")
     if config.fast_dev_run:
         trainer.test(task, data, verbose=False)
         print("fast_dev_run: all ran, nothing was saved")

@@ -214,6 +214,11 @@ def test_copies_as_data_workers_need(trained: Tokenizer, duplicate):
         assert ours.equal(theirs)
 
 
+def test_no_text_is_refused(letters: Tokenizer):
+    with pytest.raises(ValueError, match="texts is empty"):
+        Tokenize(letters, 16)([])
+
+
 def test_max_length_must_hold_a_title_and_a_text(letters: Tokenizer):
     with pytest.raises(ValueError, match="max_length is 5; expected 6 or more, to hold a title and a text"):
         Tokenize(letters, 5)

@@ -120,7 +120,6 @@ class _EpochLoader:
             batches,
             batch_size=None,
             num_workers=self._num_workers,
-            pin_memory=torch.cuda.is_available(),
             # Its own generator: else each pass would draw from the global random state.
             generator=torch.Generator(),
         )

@@ -63,6 +63,7 @@ class BiEncoderTask(LightningModule):
         self._check_finite(loss, "training", batch_index)
         size = len(batch.positive_index)
         self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         for side, tokens in (("questions", batch.questions), ("passages", batch.passages)):
             share = tokens.truncated.float().mean()
             self.log(f"train_{side}_truncated", share, on_step=False, on_epoch=True, batch_size=len(tokens.truncated))

@@ -57,7 +57,12 @@ class Tokenize(nn.Module):
 
         Returns:
             (N, L) ids and mask with L at most ``max_length``.
+
+        Raises:
+            ValueError: There is no text.
         """
+        if not texts:
+            raise ValueError("texts is empty; expected at least one")
         inputs = [text if isinstance(text, str) or text[0] else text[1] for text in texts]
         encodings = self._tokenizer.encode_batch_fast(inputs)
         attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
