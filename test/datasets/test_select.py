@@ -274,9 +274,17 @@ def test_a9_not_utf8(raw, out, character):
     assert refusal(raw, content.replace(b"*", character), out).startswith(":1 (byte 0) [1]: ")
 
 
-def test_a13_line_too_long(raw, out):
-    message = refusal(raw, jsonl([row(0), row(1, extra="e" * (1 << 24)), row(2)]), out)
-    assert " row: longer than 16 MiB" in message
+@both_forms
+def test_a13_row_too_long(raw, out, form):
+    message = refusal(raw, form([row(0), row(1, extra="e" * (1 << 25)), row(2)]), out)
+    assert "longer than 16 MiB; expected" in message
+
+
+@both_forms
+@pytest.mark.parametrize("depth", [1000, 2000])
+def test_a14_nested_too_deeply(raw, out, form, depth):
+    deep = row(1, extra=0).replace('"extra": 0', '"extra": ' + "[" * depth + "]" * depth)
+    assert re.search("too deeply|[Ll]imit", refusal(raw, form([row(0), deep, row(2)]), out))
 
 
 def test_a15_only_blank_lines(raw, out):

@@ -49,9 +49,8 @@ def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
 
 def _question(record: dict[str, Any]) -> str:
     if "question" not in record:
-        raise FieldError(
-            f"question: missing; expected the keys question, {', '.join(POOLS)}, found {', '.join(record) or 'none'}"
-        )
+        found = " ".join(", ".join(record).split())[:200] or "none"  # whatever the keys are, in one line
+        raise FieldError(f"question: missing; expected the keys question, {', '.join(POOLS)}, found {found}")
     question = record["question"]
     if not isinstance(question, str):
         raise FieldError(f"question: {_kind(question)}; expected a string")

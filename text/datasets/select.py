@@ -183,6 +183,8 @@ def _lines(file: File, path: str, byte: int) -> Iterator[_Row | None]:
                 json.loads(line, object_pairs_hook=_check_keys)
             except FieldError as error:
                 raise DataError(f"{where}{error}") from None
+            except RecursionError:
+                raise DataError(f"{where}row: nested too deeply; expected a record in the DPR format") from None
             yield _Row(where, record, line.strip())
         else:
             yield None
@@ -202,9 +204,11 @@ def _elements(file: File, path: str) -> Iterator[_Row]:
 
     A lone surrogate that is escaped (``\\ud800``) comes as "?": yajl, which ijson is built on, has it so.
     """
-    elements = ijson.items(file, "item", buf_size=_READ_BYTES, use_float=True, map_type=_Object)
+    source = _Source(file)
+    elements = ijson.items(source, "item", buf_size=_READ_BYTES, use_float=True, map_type=_Object)
     for number in itertools.count():
-        where = f"{path}:1 (byte 0) [{number}]"
+        where = source.where = f"{path}:1 (byte 0) [{number}]"
+        source.left = _MAX_ROW_BYTES + _READ_BYTES
         try:
             record = next(elements)
         except StopIteration:
@@ -220,8 +224,24 @@ def _elements(file: File, path: str) -> Iterator[_Row]:
         try:
             content = orjson.dumps(record, default=_refuse)
         except TypeError as error:
-            raise DataError(f"{where}.{error.__cause__}") from None
+            # From _refuse, or, without a cause, of what is nested too deeply for a record.
+            raise DataError(f"{where}.{error.__cause__ or error}") from None
         yield _Row(f"{where}.", record, content)
+
+
+class _Source:
+    """A file as ijson reads it: an element that does not end is refused before it fills the memory."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.where = ""
+        self.left = 0
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise DataError(f"{self.where}: longer than 16 MiB; expected a record in the DPR format")
+        return self.file.read(size)
 
 
 class _Object(dict[str, Any]):
