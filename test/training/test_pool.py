@@ -54,7 +54,7 @@ def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], simila
     questions = torch.randn(12, 4, generator=random)
     passages = torch.randn(36, 4, generator=random)  # three a question, its positive first
     passages[20] = passages[0]  # a tie
-    keys = torch.randint(30, (36,), generator=random)  # some passages are the same
+    keys = torch.randint(30, (36,), generator=random)  # some passages stand in several rows
     pool, start = PassagePool(similarity), 0
     for size in sizes:
         rows = slice(3 * start, 3 * (start + size))
@@ -68,12 +68,21 @@ def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], simila
 
     if similarity == "cosine":
         questions, passages = questions / questions.norm(dim=1, keepdim=True), passages / passages.norm(dim=1)[:, None]
+    first_place = {int(key): place for place, key in reversed(list(enumerate(keys)))}
     expected = []
     for q, scores in enumerate(questions @ passages.T):
-        kept = [p for p in range(36) if p == 3 * q or keys[p] != keys[3 * q]]
-        best_first = sorted(kept, key=lambda p: -float(scores[p]))
-        expected.append(best_first.index(3 * q))
+        best_first = sorted(sorted(first_place.values()), key=lambda p: -float(scores[p]))
+        expected.append(best_first.index(first_place[int(keys[3 * q])]))
     assert pool.ranks().tolist() == expected
+    assert pool.num_passages == len(first_place)
+
+
+def test_a_passage_that_stands_in_many_rows_counts_once() -> None:
+    pool = PassagePool()
+    for question_key in (1, 2, 3):  # passage 9 is everyone's hard negative, and scores higher
+        pool.add(batch([0], [question_key, 9], [[question_key]]), torch.tensor([[1.0]]), torch.tensor([[1.0], [5.0]]))
+    assert pool.num_passages == 4
+    assert pool.ranks().tolist() == [1, 2, 3]  # behind 9; then, by the tie rule, behind the earlier ones
 
 
 def test_nan_embedding_is_refused() -> None:

@@ -1,10 +1,11 @@
 """PassagePool: every question of an evaluation ranked among all its passages.
 
 In-batch figures depend on the batch size. Here the passages of all batches form one pool, as in
-DPR's average rank, and each question is ranked in the whole of it. What is known to answer a
-question, wherever it stands in the pool, does not count against it.
+DPR's average rank, and each question is ranked in the whole of it. A passage that stands in several
+rows is in the pool once: a place among the first k means k different passages. What is known to
+answer a question, wherever it stands, does not count against it.
 
-Dimensions: N questions and P passages of the whole evaluation; D width of an embedding.
+Dimensions: N questions and P different passages of the whole evaluation; D width of an embedding.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class _Questions(NamedTuple):
 
 
 class PassagePool:
-    """Collects batches, then ranks; holds embeddings in host memory, never the (N, P) scores.
+    """Collects batches, then ranks; holds embeddings in host memory, never all (N, P) scores.
 
     Args:
         similarity: "dot" or "cosine", as in training.
@@ -40,22 +41,25 @@ class PassagePool:
     def __init__(self, similarity: str = "dot") -> None:
         self.similarity = similarity
         self.num_passages = 0
+        """Different passages."""
         self._questions: list[_Questions] = []
         self._passages: list[Tensor] = []
         self._passage_keys: list[Tensor] = []
+        self._rows: dict[int, int] = {}  # of each key's passage
 
     def add(self, batch: BiEncoderBatch, question_embeddings: Tensor, passage_embeddings: Tensor) -> None:
-        """Takes in the (B, D) and (P, D) embeddings of one batch."""
+        """Takes in the embeddings of one batch: of its questions, and of its passages."""
+        passage_keys = batch.passage_keys.cpu()
+        rows, is_new = self._place(passage_keys)
         self._questions.append(
             _Questions(
                 question_embeddings.detach().float().cpu(),
-                batch.positive_index.cpu() + self.num_passages,
+                rows[batch.positive_index.cpu()],
                 batch.known_positives.cpu(),
             )
         )
-        self._passages.append(passage_embeddings.detach().float().cpu())
-        self._passage_keys.append(batch.passage_keys.cpu())
-        self.num_passages += len(passage_embeddings)
+        self._passages.append(passage_embeddings.detach().float().cpu()[is_new])
+        self._passage_keys.append(passage_keys[is_new])
 
     def ranks(self, device: torch.device | str = "cpu") -> Tensor:
         """0-based rank of each question's positive among all passages, (N,) int64, in order of adding.
@@ -81,6 +85,17 @@ class PassagePool:
             "mrr@10": mean_reciprocal_rank(ranks, 10),
             **{f"recall@{k}": recall(ranks, k) for k in RECALL_AT},
         }
+
+    def _place(self, passage_keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The row of each passage in the pool, and whether it was not there before."""
+        rows, is_new = [], []
+        for by_id, by_text in passage_keys.tolist():
+            known = self._rows.get(by_id, self._rows.get(by_text))
+            rows.append(self.num_passages if known is None else known)
+            is_new.append(known is None)
+            self.num_passages += is_new[-1]
+            self._rows[by_id] = self._rows[by_text] = rows[-1]
+        return torch.tensor(rows), torch.tensor(is_new)
 
     def _rank(self, questions: _Questions, passages: Tensor, passage_keys: Tensor) -> Tensor:
         embeddings, positive_index, known_positives = (field.to(passages.device) for field in questions)
