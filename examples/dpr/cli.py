@@ -77,17 +77,15 @@ def parse(config_class: type, argv: Sequence[str]) -> Any:
     try:
         values = parser.parse_args(_spell_out(argv, flags)).as_dict()
     except ArgumentError as error:
-        raise UsageError(_with_nearest_name(one_line(error, first=False), flags)) from None
+        raise UsageError(_with_nearest_name(" ".join(str(error).split()), flags)) from None
     return config_class(**{name: values[name] for name in flags})
 
 
-def one_line(error: BaseException, *, first: bool = True) -> str:
-    """The message of an error, without the traceback that a data worker puts around it."""
+def one_line(error: BaseException) -> str:
+    """The message of an error, without what a data worker, or a DataPipe, puts around it."""
     message = str(error).strip() or type(error).__name__
-    if first:
-        from_worker = re.findall(r"^[\w.]+(?:Error|Exception): (.*)$", message, flags=re.MULTILINE)
-        return from_worker[-1] if from_worker else message.split("\n")[0]
-    return " ".join(message.split())
+    from_worker = re.findall(r"^[\w.]+(?:Error|Exception): (.*)$", message, flags=re.MULTILINE)
+    return from_worker[-1] if from_worker else message.split("\n")[0]
 
 
 def _spell_out(argv: Sequence[str], flags: dict[str, dataclasses.Field]) -> list[str]:
