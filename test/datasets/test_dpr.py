@@ -1,6 +1,6 @@
 """DPRDataPipe: which rows come, in which batches, in any number of workers and ranks.
 
-Numbers b1, c2, ... are those of faults.md.
+A number in a name (b1, c2, ...) is that of a fault, one for the whole project.
 """
 
 from __future__ import annotations

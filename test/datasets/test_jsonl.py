@@ -131,7 +131,7 @@ def test_pickled_there_and_back(opened) -> None:
     assert parsed(copy) == parsed(file) == [{"a": 1}, {"a": 2}]
 
 
-# A. JSONL syntax, by the numbers of faults.md
+# Faults of JSONL syntax (A)
 
 
 def test_a1_byte_order_mark_at_the_start_is_passed_over(opened) -> None:

@@ -1,6 +1,6 @@
 """parse_example: what a record becomes, and what each fault of its fields costs.
 
-Numbers b1, b2, ... are those of faults.md.
+A number in a name (b1, b2, ...) is that of a fault, one for the whole project.
 """
 
 from __future__ import annotations

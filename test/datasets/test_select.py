@@ -1,4 +1,7 @@
-"""select_rows: what it keeps, and what it refuses. Fault numbers (A8, B13, ...) are those of the fault list."""
+"""select_rows: what it keeps, and what it refuses.
+
+A number in a name (a8, b13, ...) is that of a fault, one for the whole project.
+"""
 
 import gzip
 import json

@@ -203,7 +203,7 @@ def test_print_config_and_config_go_there_and_back(tmp_path: Path, capsys: pytes
     assert printed(f"--config={tmp_path / 'config.yaml'}") == first
 
 
-# faults.md, C
+# Faults of the data as a whole (C)
 
 
 def test_c1_empty_file(data: Path, fails) -> None:
@@ -238,7 +238,7 @@ def test_rows_left_out_are_told_and_recorded(data: Path, tmp_path: Path, fails, 
     assert [(row["line"], row["reason"]) for row in rejects] == [(11, "blank question"), (12, "no positive_ctxs")]
 
 
-# faults.md, D to F
+# Faults of training, and of the command line (D, F)
 
 
 def test_non_finite_loss_is_exit_6(tmp_path: Path, fails) -> None:
