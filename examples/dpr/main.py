@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
-from examples.dpr.output import prepare_output, write_manifest
+from examples.dpr.output import check_output, start_output, write_manifest
 from text.artifacts import write_json, write_text
 from text.datasets import DPRDataPipe, select_rows
 from text.errors import DataError
@@ -209,34 +208,22 @@ def train(config: DPRConfig) -> None:
     """Trains, keeps the best checkpoint, tests it, and leaves a model to hand on."""
     checkpoint = _checkpoint_to_resume(config)
     if not config.fast_dev_run:
-        prepare_output(config.output_dir, overwrite=config.overwrite, keep=checkpoint)
+        check_output(config.output_dir, overwrite=config.overwrite, resumed=checkpoint)
     seed_everything(config.seed, verbose=False)
     pipes = build_pipes(config)
-    tokenizer = build_tokenizer(config, pipes["train"], resumed=checkpoint is not None)
+    tokenizer = build_tokenizer(config, pipes["train"], checkpoint)
     model = build_model(config, tokenizer)
-    collate = BiEncoderCollator(
-        Tokenize(tokenizer, config.question_max_length),
-        Tokenize(tokenizer, config.passage_max_length),
-        in_batch_negatives=config.in_batch_negatives,
-    )
-    data = DPRDataModule(collate, **pipes, num_workers=config.num_workers)
-    task = BiEncoderTask(
-        model,
-        learning_rate=config.learning_rate or (1e-3 if config.encoder in SIZES else 2e-5),
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        temperature=config.temperature,
-        similarity=config.similarity,
-    )
+    data = build_data(config, pipes, tokenizer)
+    task = build_task(config, model)
     if not config.fast_dev_run:
-        write_text(Path(config.output_dir, "config.yaml"), yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-        tokenizer.save(str(Path(config.output_dir, "tokenizer.json")))
+        start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
     trainer = build_trainer(config, len(pipes["train"]), checkpoint)
     if config.validate_first and checkpoint is None:
         trainer.validate(task, data, verbose=False)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    for side in ("questions", "passages"):
-        print(f"{side} truncated: {trainer.callback_metrics[f'train_{side}_truncated']:.2%}")
+    for name, share in trainer.callback_metrics.items():
+        if name.endswith("_truncated"):
+            print(f"{name}: {share:.2%}")
     if config.fast_dev_run:
         trainer.test(task, data, verbose=False)
         print("fast_dev_run: all ran, nothing was saved")
@@ -278,12 +265,12 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     return pipes
 
 
-def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, *, resumed: bool) -> Tokenizer:
-    """The one asked for, else the encoder's, else one trained on the training file."""
+def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, checkpoint: str | None) -> Tokenizer:
+    """The one asked for, else the resumed run's or the encoder's, else one trained on the training file."""
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer)
-    if resumed:
-        return load_tokenizer(Path(config.output_dir, "tokenizer.json"))
+    if checkpoint is not None:
+        return load_tokenizer(Path(checkpoint).resolve().parents[1] / "tokenizer.json")
     if config.encoder not in SIZES:
         return load_tokenizer(config.encoder)
     return train_tokenizer(train_pipe.texts(), config.vocab_size, show_progress=sys.stderr.isatty())
@@ -319,6 +306,28 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
         passage_encoder,
         freeze_question=config.freeze_question,
         freeze_passage=config.freeze_passage,
+    )
+
+
+def build_data(config: DPRConfig, pipes: dict[str, DPRDataPipe], tokenizer: Tokenizer) -> DPRDataModule:
+    """The splits, tokenized within the limits."""
+    collate = BiEncoderCollator(
+        Tokenize(tokenizer, config.question_max_length),
+        Tokenize(tokenizer, config.passage_max_length),
+        in_batch_negatives=config.in_batch_negatives,
+    )
+    return DPRDataModule(collate, **pipes, num_workers=config.num_workers)
+
+
+def build_task(config: DPRConfig, model: BiEncoder) -> BiEncoderTask:
+    """The objective and its optimization."""
+    return BiEncoderTask(
+        model,
+        learning_rate=config.learning_rate or (1e-3 if config.encoder in SIZES else 2e-5),
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        temperature=config.temperature,
+        similarity=config.similarity,
     )
 
 
@@ -364,7 +373,7 @@ def save_model(config: DPRConfig, model: BiEncoder, tokenizer: Tokenizer) -> Non
     """What a user hands on: both encoders, the tokenizer, and how they are meant to be used."""
     folder = Path(config.output_dir, "model")
     model.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     names = ("question_max_length", "passage_max_length", "similarity", "temperature")
     write_json(folder / "config.json", {name: getattr(config, name) for name in names} | {"tied": model.is_tied})
 

@@ -9,9 +9,13 @@ import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
+from tokenizers import Tokenizer
 
 import text
-from text.artifacts import atomic_write, sha256, write_json, write_text
+from text.artifacts import sha256, write_json, write_text
 from text.datasets import DPRDataPipe
 
 # All that a run leaves in its folder; --overwrite removes these and nothing else.
@@ -29,34 +33,37 @@ CONTENTS = (
 _PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "safetensors", "orjson", "numpy")
 
 
-def prepare_output(folder: str, *, overwrite: bool, keep: str | None) -> None:
-    """Makes sure, before any work, that a run can be written here.
+def check_output(folder: str, *, overwrite: bool, resumed: str | None) -> None:
+    """Makes sure, before any work, that a run can be written here; removes nothing yet.
 
     Args:
         folder: Created where it is missing.
-        overwrite: Remove what an earlier run left.
-        keep: A checkpoint to go on from; if it lies in this folder, all stays.
+        overwrite: An earlier run may be there.
+        resumed: A checkpoint to go on from; if it lies in this folder, its run may be there.
 
     Raises:
         FileExistsError: There is an earlier run.
         OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    # Written, flushed, and then moved onto a name that goes away with it.
     probe = Path(folder, ".probe")
-    with atomic_write(probe) as temporary:
-        temporary.write_text("writable")
+    write_text(probe, "writable")
     probe.unlink()
-    left = [Path(folder, name) for name in CONTENTS if os.path.lexists(Path(folder, name))]
-    if keep is not None and Path(folder).resolve() in Path(keep).resolve().parents:
-        return
-    if left and not overwrite:
+    left = _contents(folder)
+    if left and not (overwrite or _is_inside(resumed, folder)):
         raise FileExistsError(
             f"{folder} holds an earlier run ({left[0].name}); "
             "expected an empty folder: take another --output_dir, or --overwrite, or --resume"
         )
-    for path in left:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def start_output(folder: str, config: dict[str, Any], tokenizer: Tokenizer, *, resumed: str | None) -> None:
+    """Removes what an earlier run left, unless it goes on; writes ``config.yaml`` and ``tokenizer.json``."""
+    if not _is_inside(resumed, folder):
+        for path in _contents(folder):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    write_text(Path(folder, "config.yaml"), yaml.safe_dump(config, sort_keys=False))
+    write_text(Path(folder, "tokenizer.json"), tokenizer.to_str(pretty=True))
 
 
 def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[str, float]) -> None:
@@ -93,6 +100,14 @@ def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[
             },
         },
     )
+
+
+def _contents(folder: str) -> list[Path]:
+    return [path for name in CONTENTS if os.path.lexists(path := Path(folder, name))]
+
+
+def _is_inside(path: str | None, folder: str) -> bool:
+    return path is not None and Path(folder).resolve() in Path(path).resolve().parents
 
 
 def _version(package: str) -> str | None:

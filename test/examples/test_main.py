@@ -134,6 +134,7 @@ def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "metrics.csv").read_bytes() != (tmp_path / "c" / "metrics.csv").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # to go on elsewhere is what is asked for
 def test_resume_goes_on_and_from_a_saved_model_training_starts(tmp_path: Path, fails) -> None:
     folder = tmp_path / "run"
     output = f"--output_dir={folder}"
@@ -142,6 +143,8 @@ def test_resume_goes_on_and_from_a_saved_model_training_starts(tmp_path: Path, f
     assert run(main, DPRConfig, ["--max_epochs=2", output, *SMALL, "--tied", "--resume"]) == 0
     epochs = [row["epoch"] for row in metrics(folder) if row["valid_loss"]]
     assert epochs == ["0", "0", "1"]  # before training, and after each epoch
+    elsewhere = ["--max_epochs=3", f"--output_dir={tmp_path / 'elsewhere'}", *SMALL, "--tied"]
+    assert run(main, DPRConfig, [*elsewhere, f"--resume={folder}"]) == 0
     again = ["--max_epochs=1", *SMALL, f"--encoder={folder / 'model'}", f"--output_dir={tmp_path / 'again'}"]
     assert run(main, DPRConfig, again) == 0
     assert "--resume: nowhere.ckpt does not exist" in fails(2, "--resume=nowhere.ckpt", output)
@@ -310,6 +313,13 @@ def test_f6_output_exists(data: Path, tmp_path: Path, fails) -> None:
     assert run(main, DPRConfig, ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, "--overwrite"]) == 0
     assert "precious" not in (tmp_path / "metrics.csv").read_text()
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_f6_an_earlier_run_is_not_lost_to_an_error(data: Path, tmp_path: Path, fails) -> None:
+    (tmp_path / "metrics.csv").write_text("precious")
+    (data / "train.jsonl").write_text("{}\n")
+    fails(3, f"--data_path={data}", f"--output_dir={tmp_path}", "--overwrite")
+    assert (tmp_path / "metrics.csv").read_text() == "precious"
 
 
 def test_f7_output_is_input(data: Path, fails) -> None:
