@@ -22,12 +22,11 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     train_tokenizer(["a few words"], 300).save(str(folder / "tokenizer.json"))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 3
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        + "\n".join(blocks)
-        + "\nprint(next(iter(batches)).ignore.shape)"
+    code = "\n".join([*blocks, "print(next(iter(batches)).ignore.shape)"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "which metal has the highest melting point -> " in done.stdout
     assert done.stdout.endswith("torch.Size([10, 20])\n")

@@ -99,7 +99,7 @@ class DPRConfig:
     own; mean for random weights, whose first token learns slowly to look at the others."""
     projection_dim: int | None = None
     """Width of a linear layer and layer norm after pooling (dpr-scale); by default none, or the model's own."""
-    normalize: bool | None = None
+    normalize: bool | None = field(default=None, metadata={"bare": "true"})
     """Scale embeddings to length 1; by default no, or as the model does."""
     dropout: float | None = None
     """Share of activations dropped in training; by default 0.1, or the model's own."""

@@ -156,7 +156,14 @@ def test_fast_dev_run_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--in_batch_negatives=false"], ["--similarity=cosine", "--temperature=0.05"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--in_batch_negatives=false"],
+        ["--similarity=cosine", "--temperature=0.05"],
+        ["--projection_dim=32", "--normalize", "--sample_positives", "--num_other_negatives=2", "--num_workers=2"],
+    ],
+)
 def test_other_objectives_train(tmp_path: Path, flags: list[str]) -> None:
     assert run(main, DPRConfig, ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, *flags]) == 0
 
