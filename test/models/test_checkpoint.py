@@ -101,12 +101,16 @@ def test_overrides(saved: Path):
     assert_same_weights(ours, encoder())
 
 
-def test_weights_without_the_projection_that_an_override_asks_for(saved: Path):
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: key projection\.weight is missing"):
-        RobertaEncoder.from_pretrained(saved, projection_dim=8)
-
-
-# ---- transformers
+def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_path: Path):
+    torch.manual_seed(1)
+    projected = RobertaEncoder.from_pretrained(saved, projection_dim=8).eval()
+    torch.testing.assert_close(hidden_states(projected), hidden_states(encoder()))
+    assert projected(INPUT_IDS).shape == (2, 8)
+    projected.save_pretrained(tmp_path / "projected")
+    assert_same_weights(RobertaEncoder.from_pretrained(tmp_path / "projected"), projected)
+    for projection_dim in (9, None):  # there is one of 8
+        with pytest.raises(ArtifactError, match="projection"):
+            RobertaEncoder.from_pretrained(tmp_path / "projected", projection_dim=projection_dim)
 
 
 def test_transformers_loads_what_we_save(saved: Path):

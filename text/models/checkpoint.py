@@ -54,8 +54,8 @@ def save(module: nn.Module, config: Any, folder: str | os.PathLike[str]) -> None
     write_json(Path(folder) / "config.json", theirs | _NOT_OURS | dataclasses.asdict(config))
 
 
-def read_config(folder: str | os.PathLike[str], config_class: Any, **overrides: Any) -> Any:
-    """A ``config_class`` with the fields that ``config.json`` gives, and those to set otherwise.
+def read_config(folder: str | os.PathLike[str], config_class: Any) -> Any:
+    """A ``config_class`` with the fields that ``config.json`` gives.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -75,13 +75,18 @@ def read_config(folder: str | os.PathLike[str], config_class: Any, **overrides: 
     names = {field.name for field in dataclasses.fields(config_class)}
     fields = {name: value for name, value in content.items() if name in names}
     try:
-        return config_class(**(fields | overrides))
+        return config_class(**fields)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: {error}") from None
 
 
-def load_weights(module: nn.Module, folder: str | os.PathLike[str]) -> None:
+def load_weights(module: nn.Module, folder: str | os.PathLike[str], *, new: tuple[str, ...] = ()) -> None:
     """Fills a module from ``model.safetensors``.
+
+    Args:
+        module: An encoder.
+        folder: Where the file is.
+        new: Beginnings of the names of weights that the file does not hold; they stay as they are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -91,8 +96,9 @@ def load_weights(module: nn.Module, folder: str | os.PathLike[str]) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
     try:
-        weights = from_hugging_face(load_file(path), list(module.state_dict()))
-        module.load_state_dict(weights)
+        ours = module.state_dict()
+        weights = from_hugging_face(load_file(path), [name for name in ours if not name.startswith(new)])
+        module.load_state_dict(ours | weights)
     except (SafetensorError, KeyError, RuntimeError) as error:
         message = " ".join(str(error).split()).strip("'\"")
         raise ArtifactError(f"{path}: {message}; expected the weights of this encoder") from None

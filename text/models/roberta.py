@@ -9,7 +9,7 @@ Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,15 +90,16 @@ class RobertaEncoder(nn.Module):
 
         Args:
             folder: A local folder; the network is not asked.
-            overrides: Fields of RobertaConfig to set otherwise, such as ``hidden_dropout_prob``.
+            overrides: Fields of RobertaConfig to set otherwise, such as ``hidden_dropout_prob``. A
+                ``projection_dim`` where the saved model has no projection adds one with random weights.
 
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: The model is not a RoBERTa, or a weight is missing, unknown or of another shape.
         """
-        config = checkpoint.read_config(folder, RobertaConfig, **overrides)
-        encoder = cls(config)
-        checkpoint.load_weights(encoder, folder)
+        saved = checkpoint.read_config(folder, RobertaConfig)
+        encoder = cls(replace(saved, **overrides))
+        checkpoint.load_weights(encoder, folder, new=() if saved.projection_dim else ("projection",))
         return encoder
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
