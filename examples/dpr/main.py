@@ -389,9 +389,12 @@ def _checkpoint_to_resume(config: DPRConfig) -> str | None:
 
 
 def _check_readable(path: str) -> None:
-    if os.path.isdir(path) or not os.access(path, os.R_OK):
-        found = "is a folder" if os.path.isdir(path) else "cannot be read" if os.path.exists(path) else "does not exist"
-        raise UsageError(f"{path} {found}; expected a file")
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"{path}: {reason}; expected a file that can be read") from None
 
 
 def _check_fit(config: DPRConfig, encoder: RobertaEncoder, tokenizer: Tokenizer) -> None:

@@ -284,10 +284,12 @@ def test_f3_false_is_false_for_a_bare_flag_and_no_checkpoint(tmp_path: Path, fai
 
 def test_f4_missing_or_folder(data: Path, tmp_path: Path, fails) -> None:
     (data / "valid.jsonl").unlink()
-    assert "valid.jsonl does not exist; expected a file" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    assert "valid.jsonl: no such file or directory; expected a file" in fails(
+        2, f"--data_path={data}", "--fast_dev_run"
+    )
     (data / "valid.jsonl").mkdir()
-    assert "valid.jsonl is a folder; expected a file" in fails(2, f"--data_path={data}", "--fast_dev_run")
-    assert "does not exist" in fails(2, "--sel_data", "--sel_raw_path=nowhere.json")
+    assert "valid.jsonl: is a directory; expected a file" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    assert "nowhere.json: no such file" in fails(2, "--sel_data", "--sel_raw_path=nowhere.json")
     assert "nowhere" in fails(2, "--tokenizer=nowhere", "--fast_dev_run")
     assert "nowhere" in fails(2, "--encoder=nowhere", "--fast_dev_run")
     assert "nowhere.yaml" in fails(2, "--config=nowhere.yaml")
@@ -296,7 +298,7 @@ def test_f4_missing_or_folder(data: Path, tmp_path: Path, fails) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
 def test_f4_unreadable(data: Path, fails) -> None:
     (data / "valid.jsonl").chmod(0)
-    assert "valid.jsonl cannot be read" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    assert "valid.jsonl: permission denied" in fails(2, f"--data_path={data}", "--fast_dev_run")
 
 
 def test_f5_output_cannot_be_made(tmp_path: Path, fails) -> None:
