@@ -83,6 +83,8 @@ def parse(config_class: type, argv: Sequence[str]) -> Any:
 
 def one_line(error: BaseException) -> str:
     """The message of an error, without what a data worker, or a DataPipe, puts around it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
     message = str(error).strip() or type(error).__name__
     from_worker = re.findall(r"^[\w.]+(?:Error|Exception): (.*)$", message, flags=re.MULTILINE)
     return from_worker[-1] if from_worker else message.split("\n")[0]
