@@ -176,6 +176,8 @@ class DPRConfig:
                 raise UsageError(f"--{name} is {value}; expected a number above 0")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout is {self.dropout}; expected 0 or more and below 1")
+        if self.freeze_question and self.freeze_passage:
+            raise UsageError("--freeze_question and --freeze_passage leave nothing to train; expected at most one")
         if self.gpus not in (0, 1):
             raise UsageError(f"--gpus is {self.gpus}; expected 0 or 1, training on several is not there yet")
 

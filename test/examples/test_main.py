@@ -367,6 +367,11 @@ def test_f9_values_that_cannot_be_meant(fails, tmp_path: Path, flag: str, messag
     assert message in fails(2, flag, f"--output_dir={tmp_path}")
 
 
+def test_nothing_left_to_train(fails) -> None:
+    assert "leave nothing to train" in fails(2, "--freeze_question", "--freeze_passage")
+    assert "the two encoders are one object" in fails(2, "--freeze_question", "--tied", "--fast_dev_run")
+
+
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(ValueError, match="--batch_size is 0"):
         run(main, DPRConfig, ["--batch_size=0", "--debug"])
