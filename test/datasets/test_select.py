@@ -284,7 +284,7 @@ def test_a13_row_too_long(raw, out, form):
 
 
 @both_forms
-@pytest.mark.parametrize("depth", [1000, 2000])
+@pytest.mark.parametrize("depth", [1500, 2000])  # beyond what any parser here takes
 def test_a14_nested_too_deeply(raw, out, form, depth):
     deep = row(1, extra=0).replace('"extra": 0', '"extra": ' + "[" * depth + "]" * depth)
     assert re.search("too deeply|[Ll]imit", refusal(raw, form([row(0), deep, row(2)]), out))
