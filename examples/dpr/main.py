@@ -143,7 +143,7 @@ class DPRConfig:
     seed: int = 12345
     """Decides order, sampling, first weights and dropout; FAIR DPR uses 12345."""
     num_workers: int = 0
-    """Processes that read and tokenize; with 0 a thread does. Batches are the same for any number."""
+    """Processes that read and tokenize; with 0 the training process does. Batches are the same for any number."""
     log_every_n_steps: int = 10
     """Optimizer steps between rows of metrics.csv."""
     validate_first: bool = False

@@ -25,7 +25,6 @@ CONTENTS = (
     "checkpoints",
     "model",
     "metrics.csv",
-    "hparams.yaml",
     "tensorboard",
     "manifest.json",
     "rejects.jsonl",

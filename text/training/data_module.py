@@ -31,7 +31,8 @@ class DPRDataModule(LightningDataModule):
         train: Shuffled anew each epoch if it is made with ``train=True``.
         valid: Evaluated after each epoch.
         test: Evaluated at the end.
-        num_workers: Processes that read and tokenize; with 0 a thread of this process does.
+        num_workers: Processes that read and tokenize; with 0 this process does, in a thread
+            where torchdata is installed.
     """
 
     def __init__(
