@@ -19,6 +19,18 @@ def test_in_batch_nll_by_hand():
     torch.testing.assert_close(loss, torch.tensor(math.log1p(math.exp(-1))))
 
 
+def test_each_questions_loss_by_hand():
+    # The first question's logits are (1, 0), the second's (0, 0).
+    questions, passages, positive_index = (
+        torch.tensor([[1.0], [0.0]]),
+        torch.tensor([[1.0], [0.0]]),
+        torch.tensor([0, 1]),
+    )
+    losses = in_batch_nll(questions, passages, positive_index, reduction="none")
+    torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-1)), math.log(2)]))
+    torch.testing.assert_close(in_batch_nll(questions, passages, positive_index), losses.mean())
+
+
 def test_temperature_by_hand():
     # The identity over 0.5 has 2 on its diagonal.
     loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=0.5)

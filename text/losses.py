@@ -51,6 +51,7 @@ def in_batch_nll(
     ignore: Tensor | None = None,
     temperature: float = 1.0,
     similarity: str = "dot",
+    reduction: str = "mean",
 ) -> Tensor:
     """Mean negative log-likelihood of each question's positive passage.
 
@@ -66,9 +67,10 @@ def in_batch_nll(
             question's own positive always stays in.
         temperature: Divides the logits; no unit, positive. DPR uses 1.
         similarity: "dot" or "cosine".
+        reduction: "mean" over the questions, or "none".
 
     Returns:
-        Scalar in nats; log(P) when all logits are equal and nothing is ignored.
+        Scalar, or (B,), in nats; log(P) when all logits are equal and nothing is ignored.
 
     Raises:
         ValueError: As ``similarity_logits``.
@@ -78,4 +80,4 @@ def in_batch_nll(
         # Two questions can share a positive: its copy must not count as a negative, yet a row
         # without its own positive would have an infinite loss.
         logits = logits.masked_fill(ignore.scatter(1, positive_index[:, None], False), -torch.inf)
-    return F.cross_entropy(logits, positive_index)
+    return F.cross_entropy(logits, positive_index, reduction=reduction)

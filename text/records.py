@@ -5,9 +5,12 @@ Dimensions: B questions; P passages; K known positives of one question; L tokens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -20,18 +23,41 @@ class Passage(NamedTuple):
     """Empty where the data gives none."""
     text: str
 
+    @property
+    def keys(self) -> tuple[int, int]:
+        """Identity by id and by text, hashed to 64 bits each; a passage without id is known by its text alone."""
+        # Marked as what it is, since an id can read like the text of a passage without id.
+        name = f"id {self.passage_id}" if self.passage_id else f"text {self.text}"
+        return text_key(name), text_key(self.text)
+
+
+class TokenizedPassage(NamedTuple):
+    """A passage out of a token cache."""
+
+    keys: tuple[int, int]
+    """Of the Passage that it was made from."""
+    title: np.ndarray
+    """Ids of its tokens, without special ones."""
+    text: np.ndarray
+    """Likewise."""
+
 
 class Example(NamedTuple):
-    """A question with the passages that one step uses."""
+    """A question with the passages that one step uses.
 
-    question: str
+    Out of a token cache, the question is the ids of its tokens, and there are no answers.
+    """
+
+    question: str | np.ndarray
     answers: list[str]
-    positives: list[Passage]
+    positives: Sequence[Passage | TokenizedPassage]
     """All known positives; the first one is what the step trains towards."""
-    hard_negatives: list[Passage]
+    hard_negatives: Sequence[Passage | TokenizedPassage]
     """Retrieved but wrong."""
-    other_negatives: list[Passage]
+    other_negatives: Sequence[Passage | TokenizedPassage]
     """Random passages of the corpus."""
+    source: int = 0
+    """Which of several data sets the question comes from."""
 
 
 class TokenBatch(NamedTuple):
@@ -60,5 +86,12 @@ class BiEncoderBatch(NamedTuple):
     """(P, 2) int64, identity of each passage: by id, by text."""
     known_positives: Tensor
     """(B, K, 2) int64, the keys of every known positive of each question."""
+    sources: Tensor
+    """(B,) int64, which of several data sets each question comes from."""
     counts: dict[str, int]
-    """What was truncated or left out of this batch, by reason."""
+    """What was left out of this batch, by reason."""
+
+
+def text_key(value: str) -> int:
+    """A text's identity, hashed to 64 bits."""
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)

@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.output import check_output, start_output, write_manifest
+from examples.dpr.splits import STAGES, check_readable, find_split
 from text.artifacts import write_json, write_text
-from text.datasets import DPRDataPipe, select_rows
+from text.datasets import DPRDataPipe, PassageCollection, select_rows
 from text.errors import DataError
 from text.models import (
     BiEncoder,
@@ -62,11 +63,22 @@ class DPRConfig:
     batch_size: int = 5
     """Questions per step; each brings its positive and its negatives."""
     data_path: str = TINY_SET
-    """Folder with train.jsonl, valid.jsonl and test.jsonl in the DPR format."""
+    """Folder with train.jsonl, valid.jsonl and test.jsonl in the DPR format; .json for a JSON array, and .gz or
+    .zst after it, do as well."""
+    train_files: list[str] | None = None
+    """Training files instead of the one in data_path; several are mixed."""
+    train_rates: list[float] | None = None
+    """How often each of train_files comes in an epoch, by default once; FAIR DPR takes small sets 4 times."""
+    one_set_per_batch: bool = False
+    """Each training batch is of one of train_files (as FAIR DPR's); otherwise they are mixed."""
+    passages: str | None = None
+    """Collection (psgs_w100.tsv, or JSONL) that rows with positive_ids and hard_negative_ids name passages of."""
+    token_cache: bool = False
+    """Tokenize each text once, into a file beside the data; the batches are the same."""
     sel_data: bool = False
     """Select rows from a raw file instead of training."""
     sel_raw_path: str = "../DPR/data/nq3/data/retriever/nq-dev.json"
-    """Raw DPR file to select from: JSON array or JSONL, plain or gzip."""
+    """Raw DPR file to select from: JSON array or JSONL, plain or compressed (.gz, .zst)."""
     sel_out_path: str = f"{TINY_SET}/train.jsonl"
     """JSONL file to write the selection to."""
     sel_num_items: int = 10
@@ -192,7 +204,7 @@ def main(config: DPRConfig) -> None:
 
 def select(config: DPRConfig) -> None:
     """Writes the first usable rows of a raw file as JSONL; says what was kept and dropped."""
-    _check_readable(config.sel_raw_path)
+    check_readable(config.sel_raw_path)
     selection = select_rows(
         config.sel_raw_path,
         config.sel_out_path,
@@ -216,7 +228,7 @@ def train(config: DPRConfig) -> None:
     tokenizer = build_tokenizer(config, pipes["train"], checkpoint)
     model = build_model(config, tokenizer)
     data = build_data(config, pipes, tokenizer)
-    task = build_task(config, model)
+    task = build_task(config, model, pipes["train"].names)
     if not config.fast_dev_run:
         start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
     trainer = build_trainer(config, len(pipes["train"]), checkpoint)
@@ -239,29 +251,37 @@ def train(config: DPRConfig) -> None:
 
 def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     """The three splits, checked row by row; says what was found in each."""
-    paths = {stage: os.path.join(config.data_path, f"{stage}.jsonl") for stage in ("train", "valid", "test")}
-    for path in paths.values():
-        _check_readable(path)
+    paths = {stage: [find_split(config.data_path, stage)] for stage in STAGES}
+    paths["train"] = config.train_files or paths["train"]
+    for path in (*sum(paths.values(), []), *([config.passages] if config.passages else [])):
+        check_readable(path)
+    passages = PassageCollection(config.passages) if config.passages else None
     pipes = {
         stage: DPRDataPipe(
-            path,
+            paths[stage],
             config.batch_size,
             train=stage == "train",
+            passages=passages,
+            rates=config.train_rates if stage == "train" else None,
+            one_set_per_batch=config.one_set_per_batch and stage == "train",
             sample_positives=config.sample_positives,
             num_hard_negatives=config.num_hard_negatives if stage == "train" else config.eval_hard_negatives,
             num_other_negatives=config.num_other_negatives if stage == "train" else config.eval_other_negatives,
             seed=config.seed,
             max_skipped=config.max_skipped,
         )
-        for stage, path in paths.items()
+        for stage in paths
     }
     for stage, pipe in pipes.items():
         found = ", ".join(f"{count} {reason}" for reason, count in pipe.counts.items())
         print(f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}")
+        if len(pipe.files) > 1:
+            sets = zip(pipe.names, pipe.rows_per_set, strict=True)
+            print(f"{stage}: an epoch takes " + ", ".join(f"{num_rows} of {name}" for name, num_rows in sets))
     compared = config.in_batch_negatives and min(config.batch_size, pipes["train"].num_rows) > 1
     if not (compared or pipes["train"].has_negatives or config.allow_no_negatives):
         raise DataError(
-            f"{paths['train']}: no question has a negative, so that the loss is 0 and nothing is learned; "
+            f"{', '.join(paths['train'])}: no question has a negative, so that the loss is 0 and nothing is learned; "
             "expected hard negatives, or more questions in a batch (or --allow_no_negatives)"
         )
     return pipes
@@ -313,15 +333,19 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
 
 def build_data(config: DPRConfig, pipes: dict[str, DPRDataPipe], tokenizer: Tokenizer) -> DPRDataModule:
     """The splits, tokenized within the limits."""
+    tokenize_passage = Tokenize(tokenizer, config.passage_max_length)
     collate = BiEncoderCollator(
         Tokenize(tokenizer, config.question_max_length),
-        Tokenize(tokenizer, config.passage_max_length),
+        tokenize_passage,
         in_batch_negatives=config.in_batch_negatives,
     )
+    if config.token_cache:
+        for pipe in pipes.values():
+            pipe.cache_tokens(tokenize_passage)
     return DPRDataModule(collate, **pipes, num_workers=config.num_workers)
 
 
-def build_task(config: DPRConfig, model: BiEncoder) -> BiEncoderTask:
+def build_task(config: DPRConfig, model: BiEncoder, set_names: list[str]) -> BiEncoderTask:
     """The objective and its optimization."""
     return BiEncoderTask(
         model,
@@ -330,6 +354,7 @@ def build_task(config: DPRConfig, model: BiEncoder) -> BiEncoderTask:
         weight_decay=config.weight_decay,
         temperature=config.temperature,
         similarity=config.similarity,
+        set_names=set_names,
     )
 
 
@@ -388,15 +413,6 @@ def _checkpoint_to_resume(config: DPRConfig) -> str | None:
     if not path.is_file():
         raise UsageError(f"--resume: {path} does not exist; expected a checkpoint, or the folder of a run")
     return str(path)
-
-
-def _check_readable(path: str) -> None:
-    try:
-        with open(path, "rb"):
-            return
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"{path}: {reason}; expected a file that can be read") from None
 
 
 def _check_fit(config: DPRConfig, encoder: RobertaEncoder, tokenizer: Tokenizer) -> None:

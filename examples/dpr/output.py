@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 import text
 from text.artifacts import sha256, write_json, write_text
-from text.datasets import DPRDataPipe
+from text.datasets import DPRDataPipe, DPRFile
 
 # All that a run leaves in its folder; --overwrite removes these and nothing else.
 CONTENTS = (
@@ -29,7 +29,7 @@ CONTENTS = (
     "manifest.json",
     "rejects.jsonl",
 )
-_PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "safetensors", "orjson", "numpy")
+_PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "tiktoken", "safetensors", "pysimdjson", "numpy")
 
 
 def check_output(folder: str, *, overwrite: bool, resumed: str | None) -> None:
@@ -71,14 +71,12 @@ def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[
     data = {
         stage: {
             "files": [
-                {"path": file.path, "bytes": os.path.getsize(file.path), "sha256": sha256(file.path)}
-                for file in pipe.files
+                {"path": file.path, "bytes": os.path.getsize(file.path), "sha256": _sha256(file)} for file in pipe.files
             ],
             "questions": pipe.num_rows,
             "rows_skipped": len(pipe.skipped),
             "found": dict(pipe.counts),
-            # A JSON parser keeps the last of two equal keys; only --sel_data looks for them.
-            "duplicate_keys_checked": False,
+            "duplicate_keys_checked": True,
         }
         for stage, pipe in pipes.items()
     }
@@ -99,6 +97,11 @@ def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[
             },
         },
     )
+
+
+def _sha256(file: DPRFile) -> str:
+    """Known from the check of the rows, unless the file was converted for it."""
+    return file.findings.sha256 if file.rows.plain_path == file.path else sha256(file.path)
 
 
 def _contents(folder: str) -> list[Path]:

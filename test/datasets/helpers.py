@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 
 from text.records import Example
@@ -48,6 +49,21 @@ def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+class Bytes:
+    """Tokenizes a text to its UTF-8 bytes; what a token cache asks of a tokenizer."""
+
+    fingerprint = "bytes" * 13
+    vocab_size = 256
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        """All that were tokenized, in this process."""
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        self.texts += texts
+        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
 
 
 def questions(batches: Iterable[Sequence[Example]]) -> list[list[str]]:

@@ -1,23 +1,38 @@
-"""parse_example: what a record becomes, and what each fault of its fields costs.
+"""parse_row and check_row: what a record becomes, and what each fault of its fields costs.
 
 A number in a name (b1, b2, ...) is that of a fault, one for the whole project.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
+import simdjson
 
 from test.datasets.helpers import context, record, without
-from text.datasets.parse import SkipRow, parse_example
+from text.datasets.parse import FieldError, SkipRow, check_row, parse_row
 from text.records import Example, Passage
 
 
 def parse(row: dict[str, Any]) -> tuple[Example, dict[str, int]]:
+    """All of a row that can be used, and what was left out."""
     counts: Counter[str] = Counter()
-    return parse_example(row, counts), dict(counts)
+    check(row, counts)
+    record = simdjson.Parser().parse(json.dumps(row).encode())
+    assert isinstance(record, simdjson.Object)
+    *fields, hard_negatives, other_negatives = parse_row(record)
+    pools = [[passage for passage in pool if passage is not None] for pool in (hard_negatives, other_negatives)]
+    return Example(*fields, *pools), dict(+counts)
+
+
+def check(row: dict[str, Any], counts: Counter[str]) -> tuple[int, int]:
+    line = json.dumps(row).encode()
+    record = simdjson.Parser().parse(line)
+    assert isinstance(record, simdjson.Object)
+    return check_row(record, line, None, counts)
 
 
 def error(row: dict[str, Any]) -> str:
@@ -265,8 +280,108 @@ def test_b19_foreign_key_names(name: str) -> None:
     )
 
 
+# A8. A key that stands twice: a parser would keep one of the two, silently
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"question": "q", "question": "r", "positive_ctxs": [{"text": "a"}]}',
+        '{"question": "q", "positive_ctxs": [{"text": "a", "question": "b", "question": "b"}]}',
+        '{"question": "q", "positive_ctxs": [{"text": "a"}], "negative_ctxs": [{"text": "b"}, {"question":1,"question":2}]}',
+        '{"question": "q", "positive_ctxs": [{"text": "a", "meta": {"question": 1, "question": 1}}]}',
+        '{"question": "q", "positive_ctxs": [{"text": "a"}], "more": [[{"a": {"question": 1, "question": 1}}]]}',
+        '{"question": "{", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
+        '{"question": "q", "positive_ctxs": [{"text": "a"}], "qu\\u0065stion": "r"}',
+    ],
+)
+def test_a8_key_stands_twice(line: str) -> None:
+    record = simdjson.Parser().parse(line.encode())
+    assert isinstance(record, simdjson.Object)
+    with pytest.raises(FieldError, match=r"^question: key stands twice in one object; expected each key once$"):
+        check_row(record, line.encode(), None, Counter())
+
+
+def test_a8_equal_keys_of_different_objects() -> None:
+    row = record(meta={"text": {"text": "{"}}, more=[{"a": 1}, {"a": 1}])
+    assert parse(row)[1] == {}
+
+
+# Compact rows
+
+
+class Numbers:
+    """A collection of the passages 1 to 9; 5 has no text, and 4 and 6 have the same."""
+
+    def find(self, passage_id: str) -> Passage:
+        if passage_id not in list("123456789"):
+            raise KeyError(passage_id)
+        return Passage(
+            passage_id, f"title {passage_id}", {"5": " ", "6": "text 4"}.get(passage_id, f"text {passage_id}")
+        )
+
+
+def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str | None], dict[str, int]]:
+    """Ids of the three pools, and what was left out."""
+    line = json.dumps(row).encode()
+    record = simdjson.Parser().parse(line)
+    assert isinstance(record, simdjson.Object)
+    counts: Counter[str] = Counter()
+    check_row(record, line, Numbers(), counts)
+    read = parse_row(record, Numbers())
+    hard, other = ([p and p.passage_id for p in pool] for pool in (read.hard_negatives, read.other_negatives))
+    return [passage.passage_id for passage in read.positives], hard, other, dict(+counts)
+
+
+def test_compact_row_by_hand() -> None:
+    row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1]}
+    # 5 has no text, 6 has that of a positive, 1 is one; there are no other negatives.
+    assert compact(row) == (
+        ["4", "1"],
+        [None, None, "2", None],
+        [],
+        {
+            "hard_negative_ids without text, left out": 1,
+            "hard_negative_ids that are positives, left out": 2,
+            "rows without negative_ids": 1,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"positive_ids": ["5"]}, "positive_ids[0].text: empty; expected a passage"),
+        ({"positive_ids": ["1", "x"]}, "positive_ids[1]: 'x' is not in the collection; expected an id of it"),
+        (
+            {"positive_ids": ["1"], "negative_ids": [2, 0]},
+            "negative_ids[1]: '0' is not in the collection; expected an id",
+        ),
+        ({"positive_ids": [1.0]}, "positive_ids[0]: a number; expected a string or an integer below 2^64"),
+        ({"positive_ids": [True]}, "positive_ids[0]: a boolean; expected a string or an integer below 2^64"),
+        ({"positive_ids": "1"}, 'positive_ids: a string; expected a list of ids such as "12"'),
+    ],
+)
+def test_compact_row_with_a_fault(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        compact({"question": "q", **fields})
+    assert str(caught.value).startswith(message)
+
+
+def test_compact_row_without_positive() -> None:
+    with pytest.raises(SkipRow, match=r"^no positive_ids$"):
+        compact({"question": "q", "positive_ids": []})
+
+
+def test_compact_row_without_collection() -> None:
+    with pytest.raises(
+        FieldError, match="positive_ids: ids of passages; expected the collection that they are in, too"
+    ):
+        check({"question": "q", "positive_ids": ["1"]}, Counter())
+
+
 def test_counts_add_up_over_rows() -> None:
     counts: Counter[str] = Counter()
     for _ in range(3):
-        parse_example(record(negative_ctxs=None, hard_negative_ctxs=[{}, {}]), counts)
-    assert counts == {"rows without negative_ctxs": 3, "hard_negative_ctxs without text, left out": 6}
+        check(record(negative_ctxs=None, hard_negative_ctxs=[{}, {}]), counts)
+    assert +counts == {"rows without negative_ctxs": 3, "hard_negative_ctxs without text, left out": 6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -113,7 +114,7 @@ def test_a_run_leaves_what_it_says(tiny_run: Path) -> None:
         assert hashlib.sha256((tiny_run / name).read_bytes()).hexdigest() == digest, name
     assert set(manifest["sha256"]) == left - {"manifest.json"}
     assert manifest["data"]["train"]["questions"] == 10
-    assert manifest["data"]["train"]["duplicate_keys_checked"] is False
+    assert manifest["data"]["train"]["duplicate_keys_checked"] is True
     assert yaml.safe_load((tiny_run / "config.yaml").read_text())["max_epochs"] == 10
 
 
@@ -166,6 +167,65 @@ def test_fast_dev_run_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
 )
 def test_other_objectives_train(tmp_path: Path, flags: list[str]) -> None:
     assert run(main, DPRConfig, ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, *flags]) == 0
+
+
+def as_compact(folder: Path) -> Path:
+    """The tiny set as rows of ids, and the collection that they name passages of."""
+    pools = {
+        "positive_ctxs": "positive_ids",
+        "hard_negative_ctxs": "hard_negative_ids",
+        "negative_ctxs": "negative_ids",
+    }
+    passages = {}
+    folder.mkdir()
+    for stage in ("train", "valid", "test"):
+        shutil.copy(ROOT / DATA_DIR / f"{stage}.jsonl", folder)
+        for line in (folder / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines():
+            for context in (context for name in pools for context in json.loads(line)[name]):
+                passages[context["passage_id"]] = f"{context['passage_id']}\t{context['text']}\t{context['title']}\n"
+        rewrite(
+            folder / f"{stage}.jsonl",
+            lambda record: {
+                "question": record["question"],
+                **{ids: [context["passage_id"] for context in record[name]] for name, ids in pools.items()},
+            },
+        )
+    (folder / "passages.tsv").write_text("id\ttext\ttitle\n" + "".join(passages.values()), encoding="utf-8")
+    return folder
+
+
+def test_all_forms_of_the_data_give_the_same_metrics_csv(data: Path, tmp_path: Path) -> None:
+    compact = as_compact(tmp_path / "compact")
+    array = tmp_path / "array"
+    array.mkdir()
+    for stage in ("train", "valid", "test"):
+        rows = [json.loads(line) for line in (data / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()]
+        (array / f"{stage}.json.gz").write_bytes(gzip.compress(json.dumps(rows, indent=2).encode()))
+    forms = {
+        "full": [f"--data_path={data}"],
+        "cached": [f"--data_path={data}", "--token_cache"],
+        "compact": [f"--data_path={compact}", f"--passages={compact}/passages.tsv"],
+        "both": [f"--data_path={compact}", f"--passages={compact}/passages.tsv", "--token_cache", "--num_workers=2"],
+        "array": [f"--data_path={array}"],
+    }
+    left = []
+    for name, flags in forms.items():
+        flags += ["--max_epochs=2", "--eval_hard_negatives=2", "--tokenizer", str(tmp_path / "tokenizer.json")]
+        if name == "full":
+            train_tokenizer((data / "train.jsonl").read_text(encoding="utf-8").splitlines(), 400).save(flags[-1])
+        assert run(main, DPRConfig, [*flags, f"--output_dir={tmp_path / name}"]) == 0
+        left.append((tmp_path / name / "metrics.csv").read_text())
+    assert len(set(left)) == 1
+
+
+def test_several_sets_are_mixed_and_told_apart(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = f"[{data}/train.jsonl, {data}/valid.jsonl]"
+    flags = [f"--train_files={files}", "--train_rates=[0.5, 2]", "--one_set_per_batch", "--max_epochs=1", *SMALL]
+    assert run(main, DPRConfig, [*flags, f"--data_path={data}", f"--output_dir={tmp_path / 'run'}"]) == 0
+    assert "train: an epoch takes 5 of train, 20 of valid" in capsys.readouterr().out
+    rows = metrics(tmp_path / "run")
+    assert [row["train_questions/valid"] for row in rows if row["train_questions/valid"]] == ["20.0"]
+    assert all(float(row["train_loss/train"]) > 0 for row in rows if row["train_loss/train"])
 
 
 def test_the_original_selection_command(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def batch(positive_index: list[int], passage_keys: list[int], known_positives: l
         ignore=torch.zeros(len(positive_index), len(passage_keys), dtype=torch.bool),
         passage_keys=torch.stack([keys, keys], dim=1),
         known_positives=torch.tensor(known_positives)[:, :, None].expand(-1, -1, 2),
+        sources=torch.zeros(len(positive_index), dtype=torch.int64),
         counts={},
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from test.training.conftest import Interrupt, Run, SaveAndStop
+from text.datasets import DPRDataPipe
 from text.errors import ArtifactError
 
 pytestmark = [
@@ -52,3 +55,66 @@ def test_checkpoint_of_another_order_is_refused(rows: Path, tmp_path: Path) -> N
     other.data.train.seed = 4
     with pytest.raises(ArtifactError, match="checkpoint: seed is 3, this run has 4"):
         other.fit(checkpoint)
+
+
+def test_d18_checkpoint_of_other_data_is_refused(rows: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "stopped.ckpt"
+    with pytest.raises(Interrupt):
+        Run(rows, tmp_path, callbacks=[SaveAndStop(1, checkpoint)]).fit()
+    rows.write_text(rows.read_text().replace("green", "white"))  # as many bytes
+    with pytest.raises(
+        ArtifactError, match=r"checkpoint: training data has the fingerprint \w{16}, this run has \w{16}"
+    ):
+        Run(rows, tmp_path / "other").fit(checkpoint)
+
+
+def test_state_of_the_loader_is_small_and_knows_no_workers(rows: Path, tmp_path: Path) -> None:
+    states = []
+    for num_workers in (0, 2):
+        checkpoint = tmp_path / f"{num_workers}.ckpt"
+        with pytest.raises(Interrupt):
+            Run(rows, tmp_path, num_workers=num_workers, callbacks=[SaveAndStop(5, checkpoint)]).fit()
+        states.append(torch.load(checkpoint, weights_only=True)["DPRDataModule"])
+    assert states[0] == states[1]
+    assert {name: states[0][name] for name in ("seed", "epoch", "row")} == {"seed": 3, "epoch": 1, "row": 8}
+    assert len(json.dumps(states[0])) < 200
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path, num_workers: int) -> None:
+    whole = Run(rows, tmp_path / "whole").fit()
+    checkpoint = tmp_path / "stopped.ckpt"
+    with pytest.raises(Interrupt):
+        Run(rows, tmp_path / "resumed", num_workers=2 - num_workers, callbacks=[SaveAndStop(4, checkpoint)]).fit()
+    resumed = Run(rows, tmp_path / "resumed", num_workers=num_workers, keep_steps=4)
+    resumed.data.train.cache_tokens(resumed.data.collate.passage_transform)
+    resumed.fit(checkpoint)
+    for name, weights in whole.weights().items():
+        torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("one_set_per_batch", [False, True])
+def test_resumed_in_a_mix_of_sets(rows: Path, tmp_path: Path, one_set_per_batch: bool) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
+
+    def run(folder: str, **options: Any) -> Run:
+        made = Run(rows, tmp_path / folder, **options)
+        made.data.train = DPRDataPipe(
+            [rows, other], 4, train=True, seed=3, rates=[0.5, 1.2], one_set_per_batch=one_set_per_batch
+        )
+        made.task.set_names = made.data.train.names
+        return made
+
+    whole = run("whole").fit()
+    figures = whole.trainer.callback_metrics
+    assert (figures["train_questions/rows"], figures["train_questions/other"]) == (6, 6)
+    mixed = (figures["train_loss/rows"] + figures["train_loss/other"]) / 2
+    torch.testing.assert_close(mixed, figures["train_loss_epoch"])
+    for step in (1, 4, 5):
+        checkpoint = tmp_path / f"{step}.ckpt"
+        with pytest.raises(Interrupt):
+            run(f"resumed{step}", callbacks=[SaveAndStop(step, checkpoint)]).fit()
+        resumed = run(f"resumed{step}", seed=9, keep_steps=step).fit(checkpoint)
+        for name, weights in whole.weights().items():
+            torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)

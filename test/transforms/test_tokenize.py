@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import json
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
+from torch.utils.data import DataLoader
 
 from text.errors import ArtifactError
 from text.transforms import Tokenize, load_tokenizer, train_tokenizer
-from text.transforms.tokenize import SPECIAL_TOKENS
+from text.transforms.tokenize import SPECIAL_TOKENS, Text
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
@@ -53,7 +57,7 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
-def rows(tokenize: Callable, texts: Sequence[str | tuple[str, str]]) -> list[list[int]]:
+def rows(tokenize: Callable, texts: Sequence[Text | tuple[Text, Text]]) -> list[list[int]]:
     """The ids of each text, without padding."""
     batch = tokenize(texts)
     return [ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
@@ -104,6 +108,173 @@ def peer() -> Callable:
     from transformers import RobertaTokenizerFast  # takes seconds to import
 
     return RobertaTokenizerFast.from_pretrained(str(ROBERTA_BASE))
+
+
+# ---- tokenizers' own truncation, padding and post-processor as the oracle
+
+
+@pytest.fixture(scope="module")
+def bert() -> Tokenizer:
+    """WordPiece with BERT's own processor, words and letters in its vocabulary."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *"abcdefghijklmnop", *(f"##{letter}" for letter in "abcdefghijklmnop")]
+    return as_bert({word: index for index, word in enumerate([*words, "the", "first", "book", "##s", "."])})
+
+
+@pytest.fixture(scope="module")
+def template(bert: Tokenizer) -> Tokenizer:
+    """A template with more in its middle than at its ends, and another for a single text."""
+    tokenizer = Tokenizer.from_str(bert.to_str())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="[CLS] $A [SEP] [CLS] [CLS] $B:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def bare(letters: Tokenizer) -> Tokenizer:
+    """GPT-2's kind: no special token around texts."""
+    config = json.loads(letters.to_str()) | {"post_processor": None}
+    return Tokenizer.from_str(json.dumps(config))
+
+
+def as_bert(vocab: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[PAD]", "[UNK]"])
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    return tokenizer
+
+
+def assert_as_tokenizers(tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], max_length: int) -> None:
+    """Strings, and their ids, give what the library gives; a title of no tokens is left out beforehand."""
+    peer, ours = Tokenizer.from_str(tokenizer.to_str()), Tokenize(tokenizer, max_length)
+    has_title = {text[0]: bool(tokenizer.encode(text[0], add_special_tokens=False).ids) for text in texts if text}
+    peer.enable_truncation(max_length, strategy="longest_first")
+    peer.enable_padding(pad_id=ours.padding_idx)
+    encodings = peer.encode_batch([text if isinstance(text, str) or has_title[text[0]] else text[1] for text in texts])
+    as_ids = [ours.encode([text])[0] if isinstance(text, str) else tuple(ours.encode(text)) for text in texts]
+    for batch in (ours(texts), ours(as_ids)):
+        assert batch.input_ids.tolist() == [encoding.ids for encoding in encodings]
+        assert batch.attention_mask.long().tolist() == [encoding.attention_mask for encoding in encodings]
+        assert batch.truncated.tolist() == [bool(encoding.overflowing) for encoding in encodings]
+        assert batch.empty.tolist() == [not any(real_tokens(encoding)) for encoding in encodings]
+
+
+def real_tokens(encoding: Encoding) -> list[bool]:
+    pairs = zip(encoding.attention_mask, encoding.special_tokens_mask, strict=True)
+    return [bool(attended and not special) for attended, special in pairs]
+
+
+KINDS = ["trained", "letters", "bert", "template", "bare"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_length", [6, 7, 8, 9, 16, 512])
+def test_texts_and_pairs_equal_tokenizers(request: pytest.FixtureRequest, kind: str, max_length: int):
+    texts = [*TEXTS[:3], "The first books.", "a", "[SEP] <s> a</s> <mask>", "\x07", ""]
+    pairs = [(title, text) for title in texts for text in texts]
+    max_length = max_length if kind != "template" else max(max_length, 8)
+    assert_as_tokenizers(request.getfixturevalue(kind), [*texts, *pairs], max_length)
+    assert_as_tokenizers(request.getfixturevalue(kind), [pairs[1]], max_length)
+
+
+@pytest.mark.parametrize("kind", ["letters", "bert", "template", "bare"])
+def test_every_small_truncation_equals_tokenizers(request: pytest.FixtureRequest, kind: str):
+    pairs = [(" ".join("a" * m), " ".join("b" * n)) for m in range(9) for n in range(9)]
+    for max_length in range(8, 15):
+        assert_as_tokenizers(request.getfixturevalue(kind), [*pairs, *(text for _, text in pairs)], max_length)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.tuples(st.text("ab .\x07", max_size=9), st.text("ab .\x07", max_size=9)), min_size=1, max_size=4)
+)
+def test_any_pairs_equal_tokenizers(bert: Tokenizer, texts: list[tuple[str, str]]):
+    assert_as_tokenizers(bert, texts, 8)
+
+
+@needs_shared_data
+@pytest.mark.parametrize("max_length", [6, 7, 20, 256])
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_real_passages_equal_tokenizers(kind: str, max_length: int):
+    words = (SHARED / "tokenizers" / "bert_base_uncased_vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocab = {word: index for index, word in enumerate(words)}
+    passages = [(title, text) for _, text, title in read_rows("passages.tsv")[1:301]]
+    questions = [question for question, _ in read_rows("test.qa.csv")[:300]]
+    assert_as_tokenizers(
+        as_bert(vocab) if kind == "bert" else load_tokenizer(ROBERTA_BASE), [*passages, *questions], max_length
+    )
+
+
+@pytest.mark.parametrize(
+    ("single", "pair", "message"),
+    [
+        pytest.param("$A [SEP] $A", "$A $B", 'of the text "a"', id="twice"),
+        pytest.param("[SEP]", "$A $B", 'of the text "a"', id="not at all"),
+        pytest.param("$A", "$B [SEP] $A", 'of the title "a" and the text "b b"', id="text before title"),
+        pytest.param("$A", "$B $A", 'of the title "a" and the text "b b"', id="nothing between, text before title"),
+        pytest.param("$A", "$A $B $A", 'of the title "a" and the text "b b"', id="title again"),
+    ],
+)
+def test_a_template_that_is_none(bert: Tokenizer, single, pair, message):
+    tokenizer = Tokenizer.from_str(bert.to_str())
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[("[SEP]", 2)])
+    with pytest.raises(ValueError, match=f"the tokenizer makes .* {message}; expected their tokens in order") as caught:
+        Tokenize(tokenizer, 16)
+    assert "\n" not in str(caught.value)
+
+
+# ---- texts tokenized before
+
+
+def test_encode_by_hand(letters: Tokenizer):
+    a, b, c = (letters.token_to_id(letter) for letter in "abc")
+    ids = Tokenize(letters, 6).encode(["abc" * 3, "", "b<s>"])
+    assert [row.tolist() for row in ids] == [[a, b, c] * 3, [], [b, 0]], "whole, without special tokens around"
+    assert all(row.dtype == np.int32 for row in ids)
+    assert Tokenize(letters, 6).encode([]) == []
+
+
+@pytest.mark.parametrize("kind", ["letters", "bert"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64, np.uint64])
+def test_ids_and_strings_in_one_call(request: pytest.FixtureRequest, kind: str, dtype):
+    tokenize = Tokenize(request.getfixturevalue(kind), 10)
+    title, text, nothing = (ids.astype(dtype) for ids in tokenize.encode(["abc", "bcd" * 4, ""]))
+    texts = [title, (title, text), ("abc", text), (title, "bcd" * 4), (nothing, text), ("", text), nothing]
+    strings = ["abc", *[("abc", "bcd" * 4)] * 3, *["bcd" * 4] * 2, ""]
+    for ours, theirs in zip(tokenize(texts), tokenize(strings), strict=True):
+        assert ours.equal(theirs) and ours.dtype == theirs.dtype
+
+
+def test_ids_of_a_memory_map(letters: Tokenizer, tmp_path: Path):
+    tokenize = Tokenize(letters, 16)
+    np.concatenate(tokenize.encode(["abc", "de"])).astype(np.uint16).tofile(tmp_path / "ids")
+    ids = np.memmap(tmp_path / "ids", dtype=np.uint16, mode="r")
+    assert rows(tokenize, [ids[:3], (ids[:3], ids[3:])]) == rows(tokenize, ["abc", ("abc", "de")])
+
+
+def test_strings_of_one_call_are_encoded_together(letters: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    tokenize, calls = Tokenize(letters, 16), []
+    encode = tokenize.encode
+    monkeypatch.setattr(tokenize, "encode", lambda texts: calls.append(texts) or encode(texts))
+    tokenize(["a", ("b", "c"), (np.array([9]), "d"), np.array([9])])
+    assert calls == [["a", "b", "c", "d"]]
+
+
+def test_fractions_are_no_ids(letters: Tokenizer):
+    with pytest.raises(TypeError, match="Cannot cast"):
+        Tokenize(letters, 16)([np.array([7.5])])
+
+
+def test_fingerprint(letters: Tokenizer, trained: Tokenizer):
+    other = Tokenizer.from_str(letters.to_str())
+    other.enable_padding(direction="left", pad_id=3, pad_token="<unk>", length=30)
+    other.enable_truncation(7, strategy="only_second", direction="left")
+    fingerprint = Tokenize(letters, 8).fingerprint
+    assert fingerprint == hashlib.sha256(letters.to_str().encode()).hexdigest()
+    assert Tokenize(letters, 16).fingerprint == Tokenize(other, 8).fingerprint == fingerprint
+    assert Tokenize(trained, 8).fingerprint != fingerprint
 
 
 # ---- what comes out of Tokenize
@@ -187,7 +358,9 @@ def test_fault_b20_texts_without_a_token(word_piece: Tokenizer):
         ["\x07", "ducks", " \u200b\n", ("\x07", "duck"), ("duck", "\x07"), ("\x07", "\x07")]
     )
     assert batch.empty.tolist() == [True, False, True, False, False, True]
-    assert batch.input_ids[:2].tolist() == [[1, 2, 3, 3], [1, 4, 5, 2]]
+    none, ducks, duck = [1, 2, 3, 3], [1, 4, 5, 2], [1, 4, 2, 3]
+    # A title of no tokens leaves the text alone; a text of none leaves the title in its place.
+    assert batch.input_ids.tolist() == [none, ducks, none, duck, [1, 4, 2, 2], none]
 
 
 def test_a_control_character_is_a_token_of_a_byte_level_tokenizer(letters: Tokenizer):
@@ -206,12 +379,25 @@ def test_composes_in_a_sequential(letters: Tokenizer):
     assert "max_length=8" in repr(transform)
 
 
+@pytest.mark.parametrize("kind", ["trained", "bert"])
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tokenize: pickle.loads(pickle.dumps(tokenize))])  # noqa: S301
-def test_copies_as_data_workers_need(trained: Tokenizer, duplicate):
-    tokenize = Tokenize(trained, 8)
+def test_copies_as_data_workers_need(request: pytest.FixtureRequest, kind: str, duplicate):
+    tokenize = Tokenize(request.getfixturevalue(kind), 8)
     twin = duplicate(tokenize)
+    assert twin.fingerprint == tokenize.fingerprint
     for ours, theirs in zip(twin([*TEXTS, ("a", "b")]), tokenize([*TEXTS, ("a", "b")]), strict=True):
         assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_data_workers(trained: Tokenizer, start: str):
+    tokenize = Tokenize(trained, 8)
+    texts = [*TEXTS[:2], ("a", "<mask> b")]
+    expected = tokenize(texts)
+    batches: Any = [texts] * 2
+    loader = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=tokenize, multiprocessing_context=start)
+    for batch in loader:
+        assert all(ours.equal(theirs) for ours, theirs in zip(batch, expected, strict=True))
 
 
 def test_no_text_is_refused(letters: Tokenizer):

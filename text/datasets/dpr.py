@@ -4,24 +4,35 @@ The order of an epoch is a permutation of row numbers drawn from (seed, epoch). 
 from it before anything is sharded, because in contrastive training the batch is the objective:
 which questions meet must not depend on the number of workers or ranks. Shuffling and skipping
 happen on row numbers; a row is read when its batch is due, by the process that needs it.
+
+An item is one place of a row in an epoch: a row that comes c times is the items
+row, row + R, ..., row + (c - 1) * R, with R the rows of all files together.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import IterDataPipe, get_worker_info
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
-from tqdm import tqdm
 
-from text.datasets.jsonl import JsonlFile
-from text.datasets.parse import FieldError, SkipRow, parse_example
+from text.datasets.corpus import PassageCollection
+from text.datasets.parse import POOLS, Row
+from text.datasets.rows import BLANK, DPRFile
+from text.datasets.tokens import TokenCache, Tokenizes, TokenRow
 from text.errors import DataError
-from text.records import Example, Passage
+from text.records import Example
+
+T = TypeVar("T")
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -36,34 +47,39 @@ class SkippedRow(NamedTuple):
 
 
 class DPRDataPipe(IterDataPipe[list[Example]]):
-    """Batches of Examples from one or several JSONL files in the DPR format.
+    """Batches of Examples from one or several files in the DPR format.
 
-    All rows are checked once when the pipe is made. Then every usable row comes once an epoch,
-    in batches that are the same for any number of workers and ranks: a worker takes whole
-    batches in turn, a rank takes its share of each batch. Iterating again without ``set_epoch``
-    gives the same batches again.
+    All rows are checked once when the pipe is made, and what was found is kept beside a large file.
+    Then every usable row comes once an epoch, in batches that are the same for any number of workers
+    and ranks: a worker takes whole batches in turn, a rank takes its share of each batch (of a last
+    batch with fewer rows than ranks, some take none). Iterating again without ``set_epoch`` gives the
+    same batches again.
 
     >>> for batch in DPRDataPipe("train.jsonl", batch_size=16, train=True):  # doctest: +SKIP
     ...     print(batch[0].question, batch[0].positives[0].title)
 
     Args:
-        paths: One file or several; rows are taken as if the files were one, in the order given.
+        paths: One file or several data sets; JSONL or a JSON array, plain or compressed by gzip or zstd.
         batch_size: Questions per batch, over all ranks together.
         train: True shuffles the rows, and samples hard and other negatives anew each epoch.
             False keeps the order of the files and takes the first negatives of each pool.
+        passages: The collection that compact rows name passages of.
+        rates: How often each data set comes in an epoch of training, by default once each. A fraction
+            takes that share of its rows, drawn anew each epoch.
+        one_set_per_batch: In training, each batch is of one data set (as DPR's); otherwise all are mixed.
         sample_positives: In training, a random known positive instead of the first (gold) one.
         num_hard_negatives: Passages from ``hard_negative_ctxs`` per question, fewer where the
             pool holds fewer.
         num_other_negatives: Passages from ``negative_ctxs`` per question, likewise.
         seed: With the epoch, decides everything random.
-        drop_last: Leaves out the last batch of an epoch where it is short.
+        drop_last: Leaves out the last batch of an epoch, or of each set in it, where it is short.
         max_skipped: Largest share of rows that may be unusable (blank question in training, no
             positive) before that is an error.
 
     Raises:
         DataError: A row cannot be parsed or lacks a field, too many rows are unusable, or there
             is not one batch; with path, line, byte and field.
-        ValueError: A count or share is out of range.
+        ValueError: A count, share or rate is out of range.
         OSError: A file cannot be read.
     """
 
@@ -73,6 +89,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         batch_size: int,
         *,
         train: bool = False,
+        passages: PassageCollection | None = None,
+        rates: Sequence[float] | None = None,
+        one_set_per_batch: bool = False,
         sample_positives: bool = False,
         num_hard_negatives: int = 1,
         num_other_negatives: int = 0,
@@ -80,6 +99,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         drop_last: bool = False,
         max_skipped: float = 0.001,
     ) -> None:
+        paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("num_hard_negatives", num_hard_negatives, 0),
@@ -90,41 +110,73 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                 raise ValueError(f"{name} is {value}; expected {least} or more")
         if not 0 <= max_skipped <= 1:
             raise ValueError(f"max_skipped is {max_skipped}; expected a share from 0 to 1")
-        self.files = [JsonlFile(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-        if not self.files:
+        if not paths:
             raise ValueError("paths is empty; expected at least one file")
+        self.rates = [1.0] * len(paths) if rates is None else [float(rate) for rate in rates]
+        if len(self.rates) != len(paths) or not all(0 < rate < 1000 for rate in self.rates):
+            raise ValueError(f"rates is {self.rates}; expected a number above 0 (and below 1000) for each of {paths}")
+        if not train and (one_set_per_batch or set(self.rates) != {1.0}):
+            raise ValueError("rates and one_set_per_batch are for training; expected neither in evaluation")
+        self.files = [DPRFile(path, passages) for path in paths]
         self.batch_size = batch_size
         self.train = train
+        self.one_set_per_batch = one_set_per_batch
         self.sample_positives = sample_positives
         self.num_hard_negatives = num_hard_negatives
         self.num_other_negatives = num_other_negatives
         self.seed = seed
         self.drop_last = drop_last
-        self.counts: Counter[str] = Counter()
+        self._num_usable = [file.findings.num_rows - len(file.findings.unusable) for file in self.files]
+        self._first_rows = np.cumsum([0, *(file.findings.num_rows for file in self.files)])  # of each file, and the end
+        self.counts = self._count()
         """What was found while checking the rows, by reason."""
-        self.skipped: list[SkippedRow] = []
+        self.skipped = list(self._skipped())
         """The rows that no batch will hold."""
-        self._has_negatives = False
-        self._first_rows = np.cumsum([0, *map(len, self.files)])  # of each file, and the end
-        self._rows = self._check_rows(max_skipped)
-        self._epoch, self._start_row = 0, 0
+        self._check_amounts(max_skipped)
+        self._caches: list[TokenCache] | None = None
+        self._epoch, self._first_batch = 0, 0
         self._rank, self._num_ranks = 0, 1
         self._worker, self._num_workers = 0, 1
 
     @property
+    def names(self) -> list[str]:
+        """A name of each data set: of its file, or of its folder too where files have the same name."""
+        paths = [Path(file.path) for file in self.files]
+        is_enough = len({path.name for path in paths}) == len(paths)
+        return [path.name.split(".")[0] if is_enough else f"{path.parent.name}/{path.name}" for path in paths]
+
+    @property
+    def rows_per_set(self) -> list[int]:
+        """Questions that each data set brings to an epoch."""
+        return [round(rate * num_rows) for rate, num_rows in zip(self.rates, self._num_usable, strict=True)]
+
+    @property
     def num_rows(self) -> int:
-        """Usable rows, which is questions per epoch."""
-        return len(self._rows)
+        """Questions per epoch, before ``drop_last``."""
+        return sum(self.rows_per_set)
 
     @property
     def has_negatives(self) -> bool:
         """Whether any row brings a negative of its own."""
-        return self._has_negatives
+        asked = {"hard_negatives": self.num_hard_negatives, "other_negatives": self.num_other_negatives}
+        return any(
+            size > 0 and asked[name] > 0
+            for file in self.files
+            for name, sizes in file.findings.pool_sizes.items()
+            for size in sizes
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data and how it is mixed, by content; 16 hexadecimal digits."""
+        data = [(file.findings.sha256, rate) for file, rate in zip(self.files, self.rates, strict=True)]
+        collection = [len(file.passages) for file in self.files if file.passages is not None]
+        described = repr((data, collection, self.one_set_per_batch, self.drop_last))
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Batches in a whole epoch, also where ``start_row`` leaves some out."""
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return len(self._batch_sizes(0))
 
     def set_epoch(self, epoch: int, start_row: int = 0) -> None:
         """Chooses what the next iteration gives.
@@ -134,15 +186,36 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
         Args:
             epoch: 0-based.
-            start_row: Rows of the epoch's order that were consumed before, a multiple of
-                ``batch_size``.
+            start_row: Rows of the epoch's order that were consumed before, in whole batches.
 
         Raises:
             ValueError: ``start_row`` would cut batches other than those of the whole epoch.
         """
-        if start_row < 0 or start_row % self.batch_size:
-            raise ValueError(f"start_row is {start_row}; expected a multiple of the batch size {self.batch_size}")
-        self._epoch, self._start_row = epoch, start_row
+        starts = np.cumsum([0, *self._batch_sizes(epoch)])
+        batch = int(np.searchsorted(starts, start_row))
+        if batch == len(starts) or starts[batch] != start_row:
+            raise ValueError(
+                f"start_row is {start_row}; expected the end of a batch of epoch {epoch}: "
+                f"a multiple of the batch size {self.batch_size}, at most {starts[-1]}"
+            )
+        self._epoch, self._first_batch = epoch, batch
+
+    def rows_before(self, epoch: int, batch: int) -> int:
+        """Rows of an epoch's order that stand before a batch: ``start_row`` to go on with it."""
+        return sum(self._batch_sizes(epoch)[:batch])
+
+    def cache_tokens(self, tokenize: Tokenizes) -> None:
+        """Takes questions and passages out of a token cache from now on; makes it first, where it is not there.
+
+        Args:
+            tokenize: What tokenizes them later on would.
+
+        Raises:
+            DataError: A file has changed since it was checked.
+            OSError: The cache cannot be written, or the disk is full.
+        """
+        pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
+        self._caches = [TokenCache(file, tokenize, pools) for file in self.files]
 
     def apply_sharding(
         self,
@@ -170,95 +243,115 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     def texts(self) -> Iterator[str]:
         """Every question and passage text of the usable rows, in file order."""
-        for row in self._rows:
-            example = self._whole_example(row)
-            yield example.question
-            for passage in (*example.positives, *example.hard_negatives, *example.other_negatives):
-                yield passage.title
-                yield passage.text
+        for file in self.files:
+            with file.open() as read:
+                for number in file.usable():
+                    row = read(int(number))
+                    yield row.question
+                    for passage in (*row.positives, *row.hard_negatives, *row.other_negatives):
+                        if passage is not None:
+                            yield passage.title
+                            yield passage.text
 
     def _batches(self) -> Iterator[list[Example]]:
-        order = self._rows
-        if self.train:
-            order = np.random.default_rng([self.seed, self._epoch]).permutation(order)
-        starts = range(self._start_row, len(self) * self.batch_size, self.batch_size)
-        for start in starts[self._worker :: self._num_workers]:
-            rows = order[start : start + self.batch_size]
-            share = slice(*(len(rows) * rank // self._num_ranks for rank in (self._rank, self._rank + 1)))
-            yield [self._example(row) for row in rows[share]]
+        items = self._items(self._epoch)
+        ends = np.cumsum([0, *self._batch_sizes(self._epoch)])
+        with ExitStack() as stack:
+            readers = [stack.enter_context(source.open()) for source in self._caches or self.files]
+            for batch in range(self._first_batch + self._worker, len(ends) - 1, self._num_workers):
+                of_batch = items[ends[batch] : ends[batch + 1]]
+                share = slice(*(len(of_batch) * rank // self._num_ranks for rank in (self._rank, self._rank + 1)))
+                yield [self._example(readers, int(item)) for item in of_batch[share]]
 
-    def _example(self, row: int) -> Example:
-        """A row with only the passages that one step uses."""
-        example = self._whole_example(row)
+    def _items(self, epoch: int) -> np.ndarray:
+        """All items of an epoch, in the order in which batches take them."""
+        sets = [self._items_of_set(number, epoch) for number in range(len(self.files))]
         if not self.train:
-            return example._replace(
-                hard_negatives=example.hard_negatives[: self.num_hard_negatives],
-                other_negatives=example.other_negatives[: self.num_other_negatives],
-            )
-        random = np.random.default_rng([self.seed, self._epoch, int(row)])
-        positives = example.positives
-        if self.sample_positives:
-            chosen = int(random.integers(len(positives)))
+            return np.concatenate(sets)
+        if self.one_set_per_batch:
+            cut = [_cut(items, self.batch_size, self.drop_last) for items in sets]
+            return np.concatenate([cut[number][i] for number, i in self._order_of_batches(epoch)])
+        items = np.concatenate(sets)
+        np.random.default_rng([self.seed, epoch]).shuffle(items)
+        return items
+
+    def _items_of_set(self, number: int, epoch: int) -> np.ndarray:
+        """The items of one data set, shuffled if batches are of one set."""
+        num_all = int(self._first_rows[-1])
+        is_small = num_all * (self.rates[number] + 1) < 1 << 31
+        rows = self.files[number].usable(np.int32 if is_small else np.int64) + int(self._first_rows[number])
+        whole, rest = divmod(self.rows_per_set[number], max(1, len(rows)))
+        random = np.random.default_rng([self.seed, epoch, number])
+        copies = [rows + copy * num_all for copy in range(whole)]
+        if rest:
+            copies.append(random.permutation(rows)[:rest] + whole * num_all)
+        items = copies[0] if len(copies) == 1 else np.concatenate([rows[:0], *copies])
+        if self.one_set_per_batch:
+            random.shuffle(items)
+        return items
+
+    def _batch_sizes(self, epoch: int) -> list[int]:
+        """The number of rows of each batch of an epoch, in order."""
+        if self.one_set_per_batch:
+            sizes = [_sizes(num_rows, self.batch_size, self.drop_last) for num_rows in self.rows_per_set]
+            return [sizes[number][i] for number, i in self._order_of_batches(epoch)]
+        return _sizes(self.num_rows, self.batch_size, self.drop_last)
+
+    def _order_of_batches(self, epoch: int) -> list[tuple[int, int]]:
+        """Data set and place within it of each batch of an epoch, where a batch is of one set."""
+        batches = [
+            (number, i)
+            for number, num_rows in enumerate(self.rows_per_set)
+            for i in range(len(_sizes(num_rows, self.batch_size, self.drop_last)))
+        ]
+        return [batches[i] for i in np.random.default_rng([self.seed, epoch]).permutation(len(batches))]
+
+    def _example(self, readers: Sequence[Callable[[int], Row | TokenRow]], item: int) -> Example:
+        """An item with only the passages that one step uses."""
+        number = item % int(self._first_rows[-1])
+        source = int(np.searchsorted(self._first_rows, number, side="right")) - 1
+        row = readers[source](number - int(self._first_rows[source]))
+        positives = row.positives
+        random = Random((self.seed << 96) + (self._epoch << 64) + item) if self.train else None
+        if random and self.sample_positives:
+            chosen = int(random.random() * len(positives))
             positives = [positives[chosen], *positives[:chosen], *positives[chosen + 1 :]]
-        return example._replace(
-            positives=positives,
-            hard_negatives=_sample(example.hard_negatives, self.num_hard_negatives, random),
-            other_negatives=_sample(example.other_negatives, self.num_other_negatives, random),
+        hard_negatives, other_negatives = (
+            _take(pool, asked, random)
+            for pool, asked in (
+                (row.hard_negatives, self.num_hard_negatives),
+                (row.other_negatives, self.num_other_negatives),
+            )
         )
+        return Example(row.question, row.answers, positives, hard_negatives, other_negatives, source)
 
-    def _locate(self, row: int) -> tuple[JsonlFile, int]:
-        file = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return self.files[file], int(row - self._first_rows[file])
+    def _count(self) -> Counter[str]:
+        counts = Counter[str]()
+        for file in self.files:
+            findings = file.findings
+            counts += Counter(findings.counts)
+            counts["blank lines, left out"] += list(findings.unusable.values()).count(BLANK)
+            for name, pool, asked in (
+                ("hard_negatives", POOLS[1], self.num_hard_negatives),
+                ("other_negatives", POOLS[2], self.num_other_negatives),
+            ):
+                few = sum(num_rows for size, num_rows in findings.pool_sizes[name].items() if size < asked)
+                counts[f"rows with fewer {pool} than asked for"] += few
+        if self.drop_last:
+            counts["questions left out of each epoch by drop_last"] = self.num_rows - sum(self._batch_sizes(0))
+        return +counts
 
-    def _whole_example(self, row: int) -> Example:
-        """A row that was usable when the pipe was made, with all its passages."""
-        file, line = self._locate(row)
-        try:
-            return parse_example(file.parse(line), Counter())
-        except (SkipRow, FieldError) as error:
-            raise DataError(f"{file.where(line)} {error}; the file has changed since it was checked") from None
+    def _skipped(self) -> Iterator[SkippedRow]:
+        for file in self.files:
+            for row, reason in file.findings.unusable.items():
+                if reason == "blank question" and not self.train:
+                    raise DataError(f"{file.rows.where(row)} question: blank; expected a question to evaluate")
+                if reason != BLANK:
+                    yield SkippedRow(file.path, row + 1, file.rows.offset(row), reason)
 
-    def _check_rows(self, max_skipped: float) -> np.ndarray:
-        """Reads every row once; returns the numbers of the usable ones."""
-        total, usable = int(self._first_rows[-1]), []
-        names = ", ".join(os.path.basename(file.path) for file in self.files)
-        # delay: a small file is checked before a bar is worth showing.
-        for row in tqdm(range(total), desc=f"Checking {names}", unit="row", delay=2, leave=False, disable=None):
-            file, line = self._locate(row)
-            if file.is_blank(line):
-                self.counts["blank lines, left out"] += 1
-                continue
-            reason = self._check_row(file, line)
-            if reason is None:
-                usable.append(row)
-            else:
-                self.skipped.append(SkippedRow(file.path, line + 1, file.offset(line), reason))
-        self._check_amounts(len(usable), max_skipped)
-        return np.array(usable, dtype=np.int64)
-
-    def _check_row(self, file: JsonlFile, line: int) -> str | None:
-        """Why a row is left out, if it is."""
-        try:
-            example = parse_example(file.parse(line), self.counts)
-        except SkipRow as skip:
-            reason = str(skip)
-            if reason == "blank question" and not self.train:
-                raise DataError(f"{file.where(line)} question: blank; expected a question to evaluate") from None
-            return reason
-        except FieldError as error:
-            raise DataError(f"{file.where(line)} {error}") from None
-        for name, pool, asked in (
-            ("hard_negative_ctxs", example.hard_negatives, self.num_hard_negatives),
-            ("negative_ctxs", example.other_negatives, self.num_other_negatives),
-        ):
-            self._has_negatives |= bool(pool[:asked])
-            if len(pool) < asked:
-                self.counts[f"rows with fewer {name} than asked for"] += 1
-        return None
-
-    def _check_amounts(self, num_usable: int, max_skipped: float) -> None:
+    def _check_amounts(self, max_skipped: float) -> None:
         paths = ", ".join(file.path for file in self.files)
-        num_skipped = len(self.skipped)
+        num_usable, num_skipped = sum(self._num_usable), len(self.skipped)
         num_rows = num_skipped + num_usable
         if num_rows == 0:
             raise DataError(f"{paths}: no rows, only blank lines; expected one JSON object a line")
@@ -269,13 +362,34 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                 f"{first.path}:{first.line} (byte {first.byte}): {first.reason}; in all {num_skipped} of {num_rows} "
                 f"rows of {paths} are unusable ({reasons}), expected at most {max_skipped:.3%} (max_skipped)"
             )
-        if self.drop_last and num_usable < self.batch_size:
+        if not self._batch_sizes(0):
             raise DataError(
-                f"{paths}: {num_usable} rows make no batch of {self.batch_size} with drop_last; "
+                f"{paths}: {self.num_rows} rows make no batch of {self.batch_size} with drop_last; "
                 "expected at least one batch: take a smaller batch_size"
             )
 
 
-def _sample(pool: list[Passage], n: int, random: np.random.Generator) -> list[Passage]:
-    """``n`` different passages of the pool, or all of a smaller one, in random order."""
-    return [pool[i] for i in random.permutation(len(pool))[:n]]
+def _sizes(num_rows: int, batch_size: int, drop_last: bool) -> list[int]:
+    """Sizes of the batches that a number of rows makes."""
+    whole, rest = divmod(num_rows, batch_size)
+    return [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
+
+
+def _cut(items: np.ndarray, batch_size: int, drop_last: bool) -> list[np.ndarray]:
+    return [items[i * batch_size :][:size] for i, size in enumerate(_sizes(len(items), batch_size, drop_last))]
+
+
+def _take(pool: Sequence[T | None], n: int, random: Random | None) -> list[T]:
+    """``n`` different ones of the pool that can be used, or all of them: in random order, else the first ones."""
+    places = range(len(pool)) if random is None else _shuffled(len(pool), random)
+    return list(islice((passage for i in places if (passage := pool[i]) is not None), n))
+
+
+def _shuffled(n: int, random: Random) -> Iterator[int]:
+    """0 to n - 1 in random order, each drawn when it is asked for (Fisher-Yates)."""
+    moved: dict[int, int] = {}
+    for last in range(n - 1, -1, -1):
+        # random() alone is the same in every version of Python.
+        i = int(random.random() * (last + 1))
+        yield moved.get(i, i)
+        moved[i] = moved.get(last, last)

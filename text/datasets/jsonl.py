@@ -1,50 +1,131 @@
 """Random access to the rows of a JSONL file by byte offset.
 
 A row is what stands between two newline bytes, nothing else ends one: a JSON string may hold
-any of Unicode's other line separators. The file is never in memory; what is kept is 8 bytes a
-row. What a row means is left to the caller.
+any of Unicode's other line separators. The file is never in memory and never mapped into it: what
+is kept is 8 bytes a row, shared by all processes that read the file. What a row means is left to
+the caller.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
+import simdjson
 
+from text.datasets.convert import plain_file
+from text.datasets.raw import BYTE_ORDER_MARK
+from text.datasets.strict import explain, parse_object, two_parsers
 from text.errors import DataError
+from text.sidecar import sidecar
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_SCAN_BYTES = 1 << 24
+MAX_ROW_BYTES = 1 << 24
+"""The longest row that is read; what is longer is no record of the DPR format."""
+
+INDEXED_BYTES = 1 << 24
+"""From this size on, what was found in a file is kept beside it; a smaller one is read sooner than that is found."""
+_SCAN_BYTES = 1 << 20
 
 
 class JsonlFile:
-    """The rows of one JSONL file, read one at a time.
+    """The rows of one JSONL file.
+
+    Where rows start is found once, and kept in a file beside the data (``text/sidecar.py``).
 
     Args:
-        path: UTF-8 file, one JSON object a line. A byte order mark at the start is passed over.
+        path: UTF-8 file, one JSON object a line. A byte order mark at the start is passed over. A
+            file compressed by gzip or zstd, or one that is a JSON array, is converted once into a file
+            beside it (``text/datasets/convert.py``).
 
     Raises:
-        DataError: The file is empty, compressed, a JSON array, or not UTF-8.
+        DataError: The file is empty, cut, not UTF-8, or a row is longer than 16 MiB.
         OSError: The file cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._offsets, self._is_terminated = _scan(self.path)
+        self.plain_path = plain_file(self.path)
+        """Where the rows are: the file itself, or what it was converted to."""
+        self._state = _state(os.stat(self.plain_path))
+        self._index: Path | None = None
+        if self._state[0] >= INDEXED_BYTES:
+            with suppress(PermissionError):  # no folder for it: it is made anew each time
+                self._index = sidecar(self.plain_path, "rows.npy", self._save_index)
+        self._offsets = self._scan() if self._index is None else np.load(self._index, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker maps the index itself, so that it is in memory once.
+        return self.__dict__ | ({"_offsets": None} if self._index else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._index:
+            self._offsets = np.load(self._index, mmap_mode="r")
+
     def offset(self, row: int) -> int:
-        """The byte at which a row starts."""
+        """The byte at which a row starts; in a compressed file, of what it holds."""
         return int(self._offsets[row])
 
-    def is_blank(self, row: int) -> bool:
-        return not self.read(row).strip()
+    def where(self, row: int) -> str:
+        """Where a row stands, as errors begin: ``path:line (byte B)``."""
+        return f"{self.path}:{row + 1} (byte {self.offset(row)})"
+
+    @contextmanager
+    def open(self) -> Iterator[RowReader]:
+        """Opens the file to read rows from it.
+
+        Raises:
+            DataError: The file is not the one that was there at first: size or time of change differ.
+        """
+        descriptor = os.open(self.plain_path, os.O_RDONLY)
+        try:
+            if _state(os.fstat(descriptor)) != self._state:
+                raise DataError(
+                    f"{self.path}:1 (byte 0): the file has changed since it was first read; expected it as it was"
+                )
+            yield RowReader(self, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _save_index(self, path: Path) -> None:
+        with open(path, "wb") as file:
+            np.save(file, self._scan())
+
+    def _scan(self) -> np.ndarray:
+        """Offsets of all rows and of the end."""
+        ends, size, last = [], 0, b""
+        buffer = bytearray(_SCAN_BYTES)
+        view = np.frombuffer(buffer, dtype=np.uint8)
+        with open(self.plain_path, "rb", buffering=0) as file:
+            start = len(BYTE_ORDER_MARK) if file.read(3) == BYTE_ORDER_MARK else 0
+            file.seek(0)
+            while count := file.readinto(buffer):
+                ends.append(np.flatnonzero(view[:count] == ord("\n")) + (size + 1))
+                size, last = size + count, buffer[count - 1 : count]
+        if size == start:
+            raise DataError(f"{self.path}:1 (byte 0): no rows in {self.path}; expected one JSON object a line")
+        offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)
+        longest = int(np.diff(offsets).argmax())
+        if offsets[longest + 1] - offsets[longest] > MAX_ROW_BYTES:
+            where = f"{self.path}:{longest + 1} (byte {offsets[longest]})"
+            raise DataError(f"{where} row: longer than 16 MiB; expected one record a line")
+        return offsets
+
+
+class RowReader:
+    """Reads the rows of an open JsonlFile; for one thread."""
+
+    def __init__(self, file: JsonlFile, descriptor: int) -> None:
+        self.file = file
+        self._descriptor = descriptor
+        self._parsers = two_parsers()
 
     def read(self, row: int) -> bytes:
         """The bytes of a row, with its newline.
@@ -52,133 +133,31 @@ class JsonlFile:
         Raises:
             DataError: The file became shorter since it was opened.
         """
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        with open(self.path, "rb", buffering=0) as file:
-            line = os.pread(file.fileno(), end - start, start)
+        start, end = self.file.offset(row), self.file.offset(row + 1)
+        # Not a memory map: reading one where the file was cut kills the process.
+        line = os.pread(self._descriptor, end - start, start)
         if len(line) < end - start:
             raise DataError(
-                f"{self.path}:{row + 1} (byte {start}): file ends inside this row; "
-                "expected the file as it was when it was opened"
+                f"{self.file.where(row)}: file ends inside this row; expected the file as it was when it was opened"
             )
         return line
 
-    def parse(self, row: int) -> dict[str, Any]:
-        """A row as an object.
+    def parse(self, row: int) -> simdjson.Object:
+        """A row as an object, valid until the next row is parsed; no part of it may be kept.
 
         Raises:
             DataError: The row is not one JSON object, with path, line and byte.
         """
-        is_cut = row == len(self) - 1 and not self._is_terminated
-        return parse_object(self.read(row), self.path, row + 1, self.offset(row), may_be_cut=is_cut)
+        return self.parse_line(row, self.read(row))
 
-    def where(self, row: int) -> str:
-        """Where a row stands, as errors begin: ``path:line (byte B)``."""
-        return f"{self.path}:{row + 1} (byte {self.offset(row)})"
-
-
-def parse_object(line: bytes, path: str, number: int, offset: int, *, may_be_cut: bool = False) -> dict[str, Any]:
-    """One JSON object from one line, strictly as RFC 8259 has it.
-
-    Args:
-        line: The bytes of the row.
-        path: For the message.
-        number: 1-based line, for the message.
-        offset: The byte of the file at which ``line`` starts, for the message.
-        may_be_cut: This is the last row of a file that does not end in a newline.
-
-    Raises:
-        DataError: With path, line and byte of what is wrong.
-    """
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        place, problem = _explain(line, error, offset, may_be_cut)
-        raise DataError(f"{path}:{number} (byte {offset + place}){problem}") from None
-    if not isinstance(record, dict):
-        names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-        found = names.get(type(record), "a number")
-        hint = "; a file that is one JSON array goes through --sel_data first" if found == "an array" else ""
-        raise DataError(f"{path}:{number} (byte {offset}): row is {found}; expected a JSON object{hint}")
-    return record
+    def parse_line(self, row: int, line: bytes) -> simdjson.Object:
+        """Likewise, of a row that was read before."""
+        try:
+            return parse_object(line, next(self._parsers))
+        except ValueError:
+            is_cut = not line.endswith(b"\n")
+            raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
 
 
-def looks_like_utf16(head: bytes) -> bool:
-    """Whether a file that starts so is in UTF-16 or UTF-32, with a byte order mark or without."""
-    return head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]
-
-
-def _scan(path: str) -> tuple[np.ndarray, bool]:
-    """Offsets of all rows and of the end; whether the last row ends in a newline."""
-    ends, size, last = [], 0, b""
-    with open(path, "rb", buffering=0) as file:
-        start = _check_head(path, file.read(4096))
-        file.seek(0)
-        while chunk := file.read(_SCAN_BYTES):
-            ends.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n")) + (size + 1))
-            size, last = size + len(chunk), chunk[-1:]
-    if size == start:
-        raise DataError(f"{path}:1 (byte 0): no rows in {path}; expected one JSON object a line")
-    tail = [] if last == b"\n" else [size]
-    return np.concatenate([[start], *ends, tail]).astype(np.int64), last == b"\n"
-
-
-def _check_head(path: str, head: bytes) -> int:
-    """The byte at which the first row starts; refuses what is not JSONL at all."""
-    start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
-    problem = None
-    if head.startswith(b"\x1f\x8b"):
-        problem = "file is compressed by gzip; expected plain JSONL: unpack it, or select from it with --sel_data"
-    elif looks_like_utf16(head):
-        problem = "not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
-    elif head[start:].lstrip().startswith(b"["):
-        problem = "file is a JSON array; expected one JSON object a line: convert it with --sel_data"
-    if problem:
-        raise DataError(f"{path}:1 (byte 0): {problem}")
-    return start
-
-
-def _explain(line: bytes, error: orjson.JSONDecodeError, offset: int, may_be_cut: bool) -> tuple[int, str]:
-    """The byte within the line, and what is wrong there."""
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as decode_error:
-        if may_be_cut and decode_error.reason == "unexpected end of data":
-            return decode_error.start, _cut(line, offset)
-        return decode_error.start, ": not UTF-8; expected UTF-8"
-    place = len(text[: error.pos].encode("utf-8"))
-    if line.startswith(BYTE_ORDER_MARK):
-        return 0, ": byte order mark inside the file; expected one at byte 0 only"
-    if may_be_cut and error.pos == len(text):
-        return place, _cut(line, offset)
-    if b"\r" in line.rstrip(b"\r\n"):
-        return line.index(b"\r"), ": lone carriage return; expected rows that end in a newline"
-    if field := _non_finite_field(text):
-        return place, f" {field}: not a finite number; expected a JSON number"
-    if "after document" in error.msg:
-        return place, ": extra data after the object; expected one JSON object a line"
-    return place, f": invalid JSON ({error.msg}); expected one JSON object a line"
-
-
-def _cut(line: bytes, offset: int) -> str:
-    return f": file ends inside this row, at byte {offset + len(line)}; expected the rest of the row"
-
-
-def _non_finite_field(text: str) -> str | None:
-    """The path of the first NaN, Infinity or overflowing number, if that is all that is wrong."""
-    try:
-        return _find_non_finite(json.loads(text), "")
-    except (ValueError, RecursionError):
-        return None
-
-
-def _find_non_finite(value: Any, path: str) -> str | None:
-    if isinstance(value, float) and not math.isfinite(value):
-        return path.removeprefix(".")
-    children = (
-        [(f"{path}.{key}", child) for key, child in value.items()]
-        if isinstance(value, dict)
-        else [(f"{path}[{i}]", child) for i, child in enumerate(value)]
-        if isinstance(value, list)
-        else []
-    )
-    return next((found for name, child in children if (found := _find_non_finite(child, name))), None)
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

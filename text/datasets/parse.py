@@ -1,17 +1,24 @@
-"""One record of the DPR format to one Example.
+"""One record of the DPR format to one Row.
 
 The format's own vocabulary (``ctxs``, ``psg_id``, ``docidx``) ends here. What each fault costs is
 decided here too: an error, a row left out, or a passage left out; the last two are counted.
+
+A step uses a hundredth of a record: negatives are converted when they are asked for, one by one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from text.records import Example, Passage
+from simdjson import Array, Object
+
+from text.records import Passage
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
+ID_POOLS = ("positive_ids", "hard_negative_ids", "negative_ids")
+"""In a compact row: the passages stand in a collection, and here are their ids."""
 _ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _CONTEXT_FORM = '{"title": "...", "text": "..."}'
 
@@ -24,34 +31,173 @@ class FieldError(ValueError):
     """A field is missing or has the wrong type; the message starts with the field."""
 
 
-def parse_example(record: dict[str, Any], counts: Counter[str]) -> Example:
-    """One record, with all its passages.
+class Collection(Protocol):
+    """Where the passages of compact rows are."""
+
+    def find(self, passage_id: str) -> Passage:
+        """Raises KeyError where there is none."""
+        ...
+
+
+ToPassage = Callable[[Any, int], "Passage | None"]
+"""Makes a passage of an item of a pool, given its place for a message; None if it has no text."""
+
+
+class Row(NamedTuple):
+    """A question and all passages that its record holds; valid until the next record is parsed."""
+
+    question: str
+    answers: list[str]
+    positives: list[Passage]
+    hard_negatives: NegativePool
+    other_negatives: NegativePool
+
+
+class NegativePool(Sequence["Passage | None"]):
+    """Negatives of one question; None in the place of one that is left out: without text, or known to be a positive.
 
     Args:
-        record: A JSON object in the DPR format; fields that are not known are passed over.
-        counts: Receives the number of passages left out and of pools not there, by reason.
+        items: Contexts, or ids.
+        to_passage: Makes a passage of one of them.
+        positives: Of the same question.
+    """
+
+    def __init__(self, items: Sequence[Any], to_passage: ToPassage, positives: Sequence[Passage]) -> None:
+        self._items = items
+        self._to_passage = to_passage
+        self._ids = {passage.passage_id for passage in positives} - {""}
+        self._texts = {passage.text for passage in positives}
+        self._lengths = {len(text) for text in self._texts}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: int) -> Passage | None:  # pyright: ignore[reportIncompatibleMethodOverride]: no slices
+        if not 0 <= i < len(self._items):
+            raise IndexError(i)
+        passage = self._to_passage(self._items[i], i)
+        return None if passage is None or self._is_positive(passage) else passage
+
+    def __iter__(self) -> Iterator[Passage | None]:
+        for i, item in enumerate(self._items):
+            passage = self._to_passage(item, i)
+            yield None if passage is None or self._is_positive(passage) else passage
+
+    def count(self, name: str, counts: Counter[str]) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """How many can be used; counts the others by reason, under the pool's name."""
+        usable = 0
+        for i, item in enumerate(self._items):
+            passage = self._to_passage(item, i)
+            if passage is None:
+                counts[f"{name} without text, left out"] += 1
+            elif self._is_positive(passage):
+                counts[f"{name} that are positives, left out"] += 1
+            else:
+                usable += 1
+        return usable
+
+    def _is_positive(self, passage: Passage) -> bool:
+        # Most texts differ in length already, which spares to hash them.
+        return passage.passage_id in self._ids or (len(passage.text) in self._lengths and passage.text in self._texts)
+
+
+def parse_row(record: Object, collection: Collection | None = None) -> Row:
+    """One record, full or compact.
+
+    Args:
+        record: In the DPR format; fields that are not known are passed over.
+        collection: Passages of compact rows, by id.
 
     Raises:
-        FieldError: A field is missing or has the wrong type.
+        FieldError: A field is missing or has the wrong type; of a negative, when it is asked for.
         SkipRow: The question is blank, or nothing is known to answer it.
     """
-    question = _question(record)
-    positives = [
-        _passage(context, f"positive_ctxs[{i}]") for i, context in enumerate(_pool(record, "positive_ctxs", counts))
-    ]
-    if not positives:
-        raise SkipRow("no positive_ctxs")
-    hard_negatives, other_negatives = (
-        _negatives(_pool(record, name, counts), name, positives, counts) for name in POOLS[1:]
-    )
-    return Example(question, _answers(record), positives, hard_negatives, other_negatives)
+    question, answers = _question(record), _answers(record)
+    if "positive_ids" in record:
+        makers = {name: _by_id(collection, name) for name in ID_POOLS}
+    else:
+        makers = {name: _by_context(name) for name in POOLS}
+    pools = [(_pool(record, name), to_passage) for name, to_passage in makers.items()]
+    items, to_positive = pools[0]
+    found = [to_positive(item, i) for i, item in enumerate(items)]
+    if not found:
+        raise SkipRow(f"no {next(iter(makers))}")
+    if None in found:
+        raise FieldError(_no_text(next(iter(makers)), items, found.index(None)))
+    positives = [passage for passage in found if passage is not None]
+    hard_negatives, other_negatives = (NegativePool(items, to_passage, positives) for items, to_passage in pools[1:])
+    return Row(question, answers, positives, hard_negatives, other_negatives)
 
 
-def _question(record: dict[str, Any]) -> str:
-    if "question" not in record:
+def check_row(record: Object, line: bytes, collection: Collection | None, counts: Counter[str]) -> tuple[int, int]:
+    """Looks at all of a record once, as nothing does later on.
+
+    Args:
+        record: As for ``parse_row``.
+        line: What it was parsed from.
+        collection: As for ``parse_row``.
+        counts: Receives the number of passages left out and of pools not there, by reason.
+
+    Returns:
+        How many hard negatives, and how many other negatives, can be used.
+
+    Raises:
+        FieldError: A field is missing or has the wrong type, or a key stands twice in one object.
+        SkipRow: The question is blank, or nothing is known to answer it.
+    """
+    check_keys(record, line)
+    row = parse_row(record, collection)
+    names = (ID_POOLS if "positive_ids" in record else POOLS)[1:]
+    for name in names:
+        counts[f"rows without {name}"] += record.get(name) is None
+    return row.hard_negatives.count(names[0], counts), row.other_negatives.count(names[1], counts)
+
+
+def check_keys(record: Object, line: bytes) -> None:
+    """Refuses a record in which a key stands twice in one object: a parser would choose silently.
+
+    Args:
+        record: Any JSON object.
+        line: What it was parsed from.
+
+    Raises:
+        FieldError: With the key.
+    """
+    pools = [pool for name in POOLS if type(pool := record.get(name)) is Array]
+    contexts = [context for pool in pools for context in pool if type(context) is Object]
+    num_braces = len(line) - len(line.replace(b"{", b""))  # several times as fast as count
+    is_all = num_braces == 1 + len(contexts)  # else there are objects elsewhere, or braces in texts
+    usual: list[str] = []
+    for item in [record, *contexts] if is_all else _objects(record):
+        keys = list(item)
+        if keys != usual:
+            _refuse_twice(keys)
+        usual = keys
+
+
+def _objects(record: Object) -> Iterator[Object]:
+    """All objects of a record; not by recursion, since a record may be nested more deeply than Python can call."""
+    left: list[Any] = [record]
+    while left:
+        value = left.pop()
+        if type(value) is Object:
+            yield value
+            left.extend(value.values())
+        elif type(value) is Array:
+            left.extend(value)
+
+
+def _refuse_twice(keys: list[str]) -> None:
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise FieldError(f"{twice}: key stands twice in one object; expected each key once")
+
+
+def _question(record: Object) -> str:
+    question = record.get("question")
+    if question is None and "question" not in record:
         found = " ".join(", ".join(record).split())[:200] or "none"  # whatever the keys are, in one line
         raise FieldError(f"question: missing; expected the keys question, {', '.join(POOLS)}, found {found}")
-    question = record["question"]
     if not isinstance(question, str):
         raise FieldError(f"question: {_kind(question)}; expected a string")
     if not question.strip():
@@ -59,70 +205,83 @@ def _question(record: dict[str, Any]) -> str:
     return question
 
 
-def _answers(record: dict[str, Any]) -> list[str]:
+def _answers(record: Object) -> list[str]:
     answers = record.get("answers")
     if answers is None:
         return []
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+    texts = [answer for answer in answers if isinstance(answer, str)] if type(answers) is Array else []
+    if type(answers) is not Array or len(texts) < len(answers):
         raise FieldError(f"answers: {_kind(answers)}; expected a list of strings")
-    return answers
+    return texts
 
 
-def _pool(record: dict[str, Any], name: str, counts: Counter[str]) -> list[Any]:
+def _pool(record: Object, name: str) -> Sequence[Any]:
     pool = record.get(name)
     if pool is None:
-        counts[f"rows without {name}"] += 1
-        return []
-    if not isinstance(pool, list):
-        raise FieldError(f"{name}: {_kind(pool)}; expected a list of objects such as {_CONTEXT_FORM}")
+        return ()
+    if type(pool) is not Array:
+        form = f"objects such as {_CONTEXT_FORM}" if name in POOLS else 'ids such as "12"'
+        raise FieldError(f"{name}: {_kind(pool)}; expected a list of {form}")
     return pool
 
 
-def _negatives(pool: list[Any], name: str, positives: list[Passage], counts: Counter[str]) -> list[Passage]:
-    ids = {passage.passage_id for passage in positives} - {""}
-    texts = {passage.text for passage in positives}
-    negatives = []
-    for i, context in enumerate(pool):
-        if isinstance(context, dict) and _is_blank(context.get("text")):
-            counts[f"{name} without text, left out"] += 1
-            continue
-        passage = _passage(context, f"{name}[{i}]")
-        if passage.passage_id in ids or passage.text in texts:
-            counts[f"{name} that are positives, left out"] += 1
-            continue
-        negatives.append(passage)
-    return negatives
+def _by_context(name: str) -> ToPassage:
+    """Makes passages of the contexts of one pool."""
+
+    def to_passage(context: Any, i: int) -> Passage | None:
+        if type(context) is not Object:
+            raise FieldError(f"{name}[{i}]: {_kind(context)}; expected an object such as {_CONTEXT_FORM}")
+        text, title = context.get("text"), context.get("title")
+        if text is None or text == "":
+            return None
+        if type(text) is not str:
+            raise FieldError(f"{name}[{i}].text: {_kind(text)}; expected a string")
+        if text.isspace():
+            return None
+        if title is not None and type(title) is not str:
+            raise FieldError(f"{name}[{i}].title: {_kind(title)}; expected a string or null")
+        return Passage(_passage_id(context, name, i), title or "", text)
+
+    return to_passage
 
 
-def _passage(context: Any, field: str) -> Passage:
-    if not isinstance(context, dict):
-        raise FieldError(f"{field}: {_kind(context)}; expected an object such as {_CONTEXT_FORM}")
-    text, title = context.get("text"), context.get("title")
-    if _is_blank(text):
-        raise FieldError(f"{field}.text: {'missing' if text is None else 'empty'}; expected a passage")
-    if not isinstance(text, str):
-        raise FieldError(f"{field}.text: {_kind(text)}; expected a string")
-    if title is not None and not isinstance(title, str):
-        raise FieldError(f"{field}.title: {_kind(title)}; expected a string or null")
-    return Passage(_passage_id(context, field), title or "", text)
-
-
-def _passage_id(context: dict[str, Any], field: str) -> str:
+def _passage_id(context: Object, name: str, i: int) -> str:
     for key in _ID_KEYS:
         value = context.get(key)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
         if value is not None:
-            raise FieldError(f"{field}.{key}: {_kind(value)}; expected a string or an integer below 2^64")
+            return _as_id(value, f"{name}[{i}].{key}")
     return ""
 
 
-def _is_blank(text: Any) -> bool:
-    return text is None or (isinstance(text, str) and not text.strip())
+def _no_text(name: str, items: Sequence[Any], i: int) -> str:
+    is_missing = type(items[i]) is Object and items[i].get("text") is None
+    return f"{name}[{i}].text: {'missing' if is_missing else 'empty'}; expected a passage"
+
+
+def _by_id(collection: Collection | None, name: str) -> ToPassage:
+    """Finds the passages of one pool of a compact row."""
+
+    def to_passage(value: Any, i: int) -> Passage | None:
+        if collection is None:
+            raise FieldError(f"{name}: ids of passages; expected the collection that they are in, too")
+        passage_id = _as_id(value, f"{name}[{i}]")
+        try:
+            passage = collection.find(passage_id)
+        except KeyError:
+            raise FieldError(f"{name}[{i}]: {passage_id!r} is not in the collection; expected an id of it") from None
+        return passage if passage.text and not passage.text.isspace() else None
+
+    return to_passage
+
+
+def _as_id(value: Any, field: str) -> str:
+    if type(value) is str:
+        return value
+    if type(value) is int:
+        return str(value)
+    raise FieldError(f"{field}: {_kind(value)}; expected a string or an integer below 2^64")
 
 
 def _kind(value: Any) -> str:
-    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), "null")
+    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", Array: "a list"}
+    return names.get(type(value), "null" if value is None else "an object")

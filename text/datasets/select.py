@@ -1,35 +1,32 @@
-"""The selection behind ``--sel_data``: a raw DPR file to JSONL, streaming.
+"""The selection behind ``--sel_data``: the first usable rows of a raw DPR file as JSONL, streaming.
 
-A raw file is a JSON array or JSONL, plain or compressed by gzip; which, its content says, never its
-name. In memory is one row, and what is read ahead of it. Rows are checked as ``DPRDataPipe`` checks
-them, and a key that stands twice in one object, which a parser would drop silently, is refused.
+A raw file is a JSON array or JSONL, plain or compressed. In memory is one row, and what is read
+ahead of it. A row is written as its own bytes: no number is spelled anew, no field is lost. A key that
+stands twice in one object, which a parser would drop silently, is refused. Negatives are not
+looked at one by one: training does that when it first reads the file.
 """
 
 from __future__ import annotations
 
-import gzip
-import itertools
-import json
 import os
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-import ijson
-import orjson
+import simdjson
 from tqdm import tqdm
 
 from text.artifacts import atomic_write
-from text.datasets.jsonl import BYTE_ORDER_MARK, looks_like_utf16, parse_object
-from text.datasets.parse import POOLS, FieldError, SkipRow, parse_example
+from text.datasets.elements import elements
+from text.datasets.parse import POOLS, FieldError, SkipRow, check_keys, parse_row
+from text.datasets.raw import BYTE_ORDER_MARK, form_of, progress_bar, read_chunks
+from text.datasets.strict import explain, parse_object, two_parsers
 from text.errors import DataError
 
 Path = str | os.PathLike[str]
-File = BinaryIO | gzip.GzipFile
 
-_READ_BYTES = 1 << 20
 _MAX_ROW_BYTES = 1 << 24
+_WRITE_BYTES = 1 << 20
 
 
 class Selection(NamedTuple):
@@ -46,9 +43,10 @@ class Selection(NamedTuple):
 class _Row(NamedTuple):
     where: str
     """As errors begin; the name of a field goes after it."""
-    record: dict[str, Any]
     content: bytes
-    """As it is written."""
+    """As it is in the file, without a newline at its end; newlines between its parts are white space."""
+    record: simdjson.Object
+    """Valid until the next row is asked for."""
 
 
 def select_rows(
@@ -61,7 +59,7 @@ def select_rows(
     asked for is no error: compare ``kept`` with ``num_items``.
 
     Args:
-        raw_path: A JSON array or JSONL in the DPR format, plain or compressed by gzip.
+        raw_path: A JSON array or JSONL in the DPR format, plain or compressed by gzip or zstd, as its name says.
         out_path: Appears whole or not at all; its folder is created.
         num_items: Rows to keep at most.
         skip_items: Usable rows to pass over first, so that several selections from one file
@@ -80,22 +78,20 @@ def select_rows(
     kept, skipped = 0, 0
     dropped: Counter[str] = Counter()
     with (
-        open(raw_path, "rb") as raw,
-        _progress(raw_path) as progress,
+        progress_bar(raw_path, "Selecting from") as progress,
         atomic_write(out_path) as temporary,
-        open(temporary, "wb") as out,
+        open(temporary, "wb", buffering=_WRITE_BYTES) as out,
     ):
-        for row in _rows(raw, raw_path):
-            reason = "blank line" if row is None else _why_dropped(row)
+        for row in _rows(raw_path, progress):
+            reason = _why_dropped(row)
             if reason is not None:
                 dropped[reason] += 1
             elif skipped < skip_items:
                 skipped += 1
             else:
                 assert row is not None
-                out.write(row.content + b"\n")
+                out.write(_one_line(row.content))
                 kept += 1
-            progress.update(raw.tell() - progress.n)
             if kept == num_items:
                 break
         if kept == 0:
@@ -117,29 +113,19 @@ def _check_arguments(raw_path: Path, out_path: Path, num_items: int, skip_items:
         raise FileExistsError(f"{os.fspath(out_path)} exists; expected a new file, or overwrite")
 
 
-def _progress(path: str) -> tqdm:
-    # delay: a small file is read before a bar is worth showing.
-    return tqdm(
-        desc=f"Selecting from {os.path.basename(path)}",
-        total=os.path.getsize(path),
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        leave=False,
-        disable=None,
-    )
-
-
 def _nothing_kept(path: str, skipped: int, dropped: Counter[str]) -> str:
     counts = dropped + Counter({"passed over by skip_items": skipped})
     found = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "it has no rows"
     return f"{path}:1 (byte 0): no row to keep ({found}); expected rows with a question and {', '.join(POOLS)}"
 
 
-def _why_dropped(row: _Row) -> str | None:
+def _why_dropped(row: _Row | None) -> str | None:
     """Why a row is not usable, if it is not."""
+    if row is None:
+        return "blank line"
     try:
-        parse_example(row.record, Counter())
+        check_keys(row.record, row.content)
+        parse_row(row.record)
     except SkipRow as skip:
         return str(skip)
     except FieldError as error:
@@ -147,113 +133,58 @@ def _why_dropped(row: _Row) -> str | None:
     return next((f"no {name}" for name in POOLS if not row.record.get(name)), None)
 
 
-def _rows(raw: BinaryIO, path: str) -> Iterator[_Row | None]:
-    """The rows of a file of any of the four kinds; None for a blank line."""
-    is_compressed = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    file = gzip.GzipFile(fileobj=raw) if is_compressed else raw
-    try:
-        head = file.read(4096)
-        if looks_like_utf16(head):
-            raise DataError(f"{path}:1 (byte 0): not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8")
-        start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
-        file.seek(start)
-        is_array = head[start:].lstrip().startswith(b"[")
-        yield from _elements(file, path) if is_array else _lines(file, path, start)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = str(error).rstrip(".")
-        raise DataError(
-            f"{path}:1 (byte {raw.tell()}): gzip file is cut or damaged before this byte ({reason}); expected all of it"
-        ) from None
+def _one_line(content: bytes) -> bytes:
+    # No newline can stand in a JSON string: what goes here stands between two parts of the record.
+    return content.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
 
 
-def _lines(file: File, path: str, byte: int) -> Iterator[_Row | None]:
-    """The rows of JSONL; ``file`` stands at ``byte``."""
-    for number in itertools.count(1):
-        # One byte too many shows that a row is too long, without reading all of it.
-        line = file.readline(_MAX_ROW_BYTES + 1)
-        if not line:
-            return
-        where = f"{path}:{number} (byte {byte}) "
-        if len(line) > _MAX_ROW_BYTES:
-            raise DataError(f"{where}row: longer than 16 MiB; expected one record a line")
-        if line.strip():
-            record = parse_object(line, path, number, byte, may_be_cut=not line.endswith(b"\n"))
-            try:
-                json.loads(line, object_pairs_hook=_check_keys)
-            except FieldError as error:
-                raise DataError(f"{where}{error}") from None
-            except RecursionError:
-                raise DataError(f"{where}row: nested too deeply; expected a record in the DPR format") from None
-            yield _Row(where, record, line.strip())
-        else:
+def _rows(path: str, progress: tqdm) -> Iterator[_Row | None]:
+    """The rows of a file of any form; None for a blank line."""
+    form = form_of(path)
+    chunks = read_chunks(path, form, progress)
+    if not form.is_array:
+        yield from _line_rows(chunks, path)
+        return
+    for number, (offset, element, record) in enumerate(elements(chunks, path)):
+        yield _Row(f"{path}:1 (byte {offset}) [{number}].", element, record)
+
+
+def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
+    parsers = two_parsers()
+    for number, (offset, line) in enumerate(_lines(chunks, path), start=1):
+        if not line.strip():
             yield None
-        byte += len(line)
-
-
-def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    seen = set()
-    for key, _ in pairs:
-        if key in seen:
-            _refuse(_Twice(key))
-        seen.add(key)
-
-
-def _elements(file: File, path: str) -> Iterator[_Row]:
-    """The elements of an array; an error names the place in it, as ``[3].question``.
-
-    A lone surrogate that is escaped (``\\ud800``) comes as "?": yajl, which ijson is built on, has it so.
-    """
-    source = _Source(file)
-    elements = ijson.items(source, "item", buf_size=_READ_BYTES, use_float=True, map_type=_Object)
-    for number in itertools.count():
-        where = source.where = f"{path}:1 (byte 0) [{number}]"
-        source.left = _MAX_ROW_BYTES + _READ_BYTES
+            continue
         try:
-            record = next(elements)
-        except StopIteration:
-            return
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            message = error.args[0] if isinstance(error.args[0], bytes) else str(error).encode()
-            reason = message.decode("utf-8", "backslashreplace").strip().split("\n")[0]
-            raise DataError(
-                f"{where}: {reason}, before byte {file.tell()}; expected a whole JSON array in UTF-8"
-            ) from None
-        if not isinstance(record, dict):
-            raise DataError(f"{where}: not an object; expected a record in the DPR format")
-        try:
-            content = orjson.dumps(record, default=_refuse)
-        except TypeError as error:
-            # From _refuse, or, without a cause, of what is nested too deeply for a record.
-            raise DataError(f"{where}.{error.__cause__ or error}") from None
-        yield _Row(f"{where}.", record, content)
+            record = parse_object(line, next(parsers))
+        except ValueError:
+            raise explain(line, path, number, offset, may_be_cut=not line.endswith(b"\n")) from None
+        yield _Row(f"{path}:{number} (byte {offset}) ", line.strip(), record)
 
 
-class _Source:
-    """A file as ijson reads it: an element that does not end is refused before it fills the memory."""
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self.where = ""
-        self.left = 0
-
-    def read(self, size: int) -> bytes:
-        self.left -= size
-        if self.left < 0:
-            raise DataError(f"{self.where}: longer than 16 MiB; expected a record in the DPR format")
-        return self.file.read(size)
+def _lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]]:
+    """Lines with their newlines, and the bytes at which they start; a byte order mark is passed over."""
+    offset, number = 0, 1
+    for line in _split(chunks):
+        if len(line) > _MAX_ROW_BYTES:
+            raise DataError(f"{path}:{number} (byte {offset}) row: longer than 16 MiB; expected one record a line")
+        mark = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
+        yield offset + mark, line[mark:]
+        offset, number = offset + len(line), number + 1
 
 
-class _Object(dict[str, Any]):
-    """Shows a key that stands twice by its value, since ijson's C code lets no exception pass."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, _Twice(key) if key in self else value)
-
-
-class _Twice(NamedTuple):
-    key: str
-
-
-def _refuse(twice: _Twice) -> None:
-    raise FieldError(f"{twice.key}: key stands twice in one object; expected each key once")
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their newlines; of one that is too long, only as much as shows it."""
+    rest = bytearray()  # a line that lies in several chunks
+    for chunk in chunks:
+        start = 0
+        while end := chunk.find(b"\n", start) + 1:
+            rest += chunk[start:end]
+            yield bytes(rest)
+            rest.clear()
+            start = end
+        rest += chunk[start:]
+        if len(rest) > _MAX_ROW_BYTES:
+            break
+    if rest:
+        yield bytes(rest)

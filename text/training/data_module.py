@@ -59,28 +59,34 @@ class DPRDataModule(LightningDataModule):
     def test_dataloader(self) -> _EpochLoader:
         return _EpochLoader(self.test, self.collate, self.num_workers)
 
-    def state_dict(self) -> dict[str, int]:
-        """Where training stands: seed, epoch, and rows of the epoch that were trained on."""
+    def state_dict(self) -> dict[str, int | str]:
+        """Where training stands: seed, epoch, and rows of the epoch that were trained on; and in which data."""
         assert self.trainer is not None
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch, row = self.trainer.current_epoch, progress.current.processed * self.train.batch_size
+        epoch = self.trainer.current_epoch
+        row = self.train.rows_before(epoch, progress.current.processed)
         if progress.is_last_batch:
             epoch, row = epoch + 1, 0
-        return {"seed": self.train.seed, "batch_size": self.train.batch_size, "epoch": epoch, "row": row}
+        return {**self._order(), "epoch": epoch, "row": row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next pass of training start where ``state_dict`` was taken.
 
         Raises:
-            ArtifactError: The checkpoint's order of rows is not that of this run.
+            ArtifactError: The checkpoint's order of rows is not that of this run, or its data is other data.
         """
-        for name in ("seed", "batch_size"):
-            ours, theirs = getattr(self.train, name), state_dict[name]
+        for name, ours in self._order().items():
+            theirs = state_dict[name]
             if ours != theirs:
-                raise ArtifactError(f"checkpoint: {name} is {theirs}, this run has {ours}; expected the same")
+                what = "training data has the fingerprint" if name == "data" else f"{name} is"
+                raise ArtifactError(f"checkpoint: {what} {theirs}, this run has {ours}; expected the same")
         self._restored_epoch, self._restored_row = state_dict["epoch"], state_dict["row"]
         # Lightning looks for the position in the loader; here it is in the data module.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable", category=UserWarning)
+
+    def _order(self) -> dict[str, int | str]:
+        """All that decides the order of rows."""
+        return {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}
 
     def _position(self) -> tuple[int, int]:
         """Epoch and first row of a pass of training that starts now."""

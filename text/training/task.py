@@ -6,7 +6,7 @@ encoders nor knows where batches come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class BiEncoderTask(LightningModule):
         weight_decay: On weights that are neither bias nor layer norm; DPR uses 0.
         temperature: Divides the logits, in evaluation too.
         similarity: "dot" or "cosine".
+        set_names: Names of the data sets that training mixes; with more than one, each one's loss is logged.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class BiEncoderTask(LightningModule):
         weight_decay: float = 0.0,
         temperature: float = 1.0,
         similarity: str = "dot",
+        set_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,13 +58,15 @@ class BiEncoderTask(LightningModule):
         self.weight_decay = weight_decay
         self.temperature = temperature
         self.similarity = similarity
+        self.set_names = set_names
         self._pool = PassagePool(similarity)
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
-        loss = self._loss(batch, *self.model(batch.questions, batch.passages))
+        losses = self._losses(batch, *self.model(batch.questions, batch.passages))  # (B,)
+        loss = losses.mean()
         self._check_finite(loss, "training", batch_index)
-        size = len(batch.positive_index)
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(losses))
+        self._log_sets(losses.detach(), batch.sources)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         for side, tokens in (("questions", batch.questions), ("passages", batch.passages)):
             share = tokens.truncated.float().mean()
@@ -97,7 +101,15 @@ class BiEncoderTask(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _loss(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
+    def _log_sets(self, losses: Tensor, sources: Tensor) -> None:
+        """Loss and number of questions of each data set, over the epoch, where there are several."""
+        for source in sources.unique().tolist() if len(self.set_names) > 1 else ():
+            name, of_set = self.set_names[source], losses[sources == source]
+            size = len(of_set)
+            self.log(f"train_loss/{name}", of_set.mean(), on_step=False, on_epoch=True, batch_size=size)
+            self.log(f"train_questions/{name}", float(size), on_step=False, on_epoch=True, reduce_fx="sum")
+
+    def _losses(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
         return in_batch_nll(
             questions,
             passages,
@@ -105,6 +117,7 @@ class BiEncoderTask(LightningModule):
             ignore=batch.ignore,
             temperature=self.temperature,
             similarity=self.similarity,
+            reduction="none",
         )
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
@@ -122,7 +135,7 @@ class BiEncoderTask(LightningModule):
                 (self.model.passage_encoder, batch.passages),
             )
         )
-        loss = self._loss(batch, questions, passages)
+        loss = self._losses(batch, questions, passages).mean()
         self._check_finite(loss, stage, batch_index)
         # The mean over questions, not over batches: a short last batch weighs what it holds.
         self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.positive_index))

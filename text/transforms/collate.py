@@ -10,15 +10,16 @@ Dimensions: B questions; P passages; K known positives of one question.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from text.errors import DataError
-from text.records import BiEncoderBatch, Example, Passage, TokenBatch
+from text.records import BiEncoderBatch, Example, TokenBatch
+from text.transforms.tokenize import Text
 
-Transform = Callable[[Sequence[str | tuple[str, str]]], TokenBatch]
+Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
 
 class BiEncoderCollator:
@@ -45,11 +46,14 @@ class BiEncoderCollator:
         """Lays out one batch.
 
         A passage that tokenizes to nothing is left out, with its question if it is the positive;
-        so is a question that does. ``counts`` says how many.
+        so is a question that does. ``counts`` says how many. No examples, which is the share of some
+        ranks in a short last batch, give a batch without questions and passages.
 
         Raises:
             DataError: No question is left.
         """
+        if not examples:
+            return _no_batch()
         groups = [[example.positives[0], *example.hard_negatives, *example.other_negatives] for example in examples]
         passages = [passage for group in groups for passage in group]
         owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))  # (P,)
@@ -63,8 +67,8 @@ class BiEncoderCollator:
             raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
         owner = keep_question.cumsum(0)[owner[keep_passage]] - 1
         questions, tokens = _select(questions, keep_question), _select(tokens, keep_passage)
-        passage_keys = _keys(passages)[keep_passage]
-        known_positives = _known_positives(examples)[keep_question]
+        passage_keys, known_positives = _keys(examples)
+        passage_keys, known_positives = passage_keys[keep_passage], known_positives[keep_question]
         positive_index = is_positive[keep_passage].nonzero().squeeze(1)
         ignore = known_positive_mask(known_positives, passage_keys, positive_index)
         if not self.in_batch_negatives:
@@ -76,9 +80,8 @@ class BiEncoderCollator:
             ignore=ignore,
             passage_keys=passage_keys,
             known_positives=known_positives,
+            sources=torch.tensor([example.source for example in examples])[keep_question],
             counts={
-                "questions truncated": int(questions.truncated.sum()),
-                "passages truncated": int(tokens.truncated.sum()),
                 "questions left out, no tokens": int((~keep_question).sum()),
                 "passages left out, no tokens": int((~keep_passage).sum()),
             },
@@ -102,23 +105,33 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
     return mask.scatter(1, positive_index[:, None], False)
 
 
-def _known_positives(examples: Sequence[Example]) -> Tensor:
-    """(B, K, 2); a question with fewer than K repeats its first, which changes nothing."""
-    most = max(len(example.positives) for example in examples)
-    return torch.stack([_keys([*example.positives, *[example.positives[0]] * most][:most]) for example in examples])
-
-
-def _keys(passages: Sequence[Passage]) -> Tensor:
-    """(P, 2) int64, hashes of id and of text; a passage without id is known by its text alone."""
-    # Marked as what they are, since an id can read like the text of a passage without id.
-    names = [f"id {passage.passage_id}" if passage.passage_id else f"text {passage.text}" for passage in passages]
-    texts = [passage.text for passage in passages]
-    return torch.tensor([(_hash(name), _hash(text)) for name, text in zip(names, texts, strict=True)])
-
-
-def _hash(value: str) -> int:
-    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
+def _keys(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Of the passages, (P, 2); and of the known positives, (B, K, 2): one with fewer repeats its first."""
+    positives = [[passage.keys for passage in example.positives] for example in examples]
+    negatives = [
+        [passage.keys for passage in (*example.hard_negatives, *example.other_negatives)] for example in examples
+    ]
+    passages = [keys for own, others in zip(positives, negatives, strict=True) for keys in (own[0], *others)]
+    most = max(map(len, positives))
+    known = [own + [own[0]] * (most - len(own)) for own in positives]
+    return torch.from_numpy(np.array(passages)), torch.from_numpy(np.array(known))
 
 
 def _select(tokens: TokenBatch, keep: Tensor) -> TokenBatch:
     return tokens if keep.all() else TokenBatch(*(field[keep] for field in tokens))
+
+
+def _no_batch() -> BiEncoderBatch:
+    nothing = torch.zeros(0, 1, dtype=torch.bool)
+    tokens = TokenBatch(torch.zeros(0, 1, dtype=torch.int64), nothing, nothing[:, 0], nothing[:, 0])
+    indices = torch.zeros(0, dtype=torch.int64)
+    return BiEncoderBatch(
+        questions=tokens,
+        passages=tokens,
+        positive_index=indices,
+        ignore=torch.zeros(0, 0, dtype=torch.bool),
+        passage_keys=torch.zeros(0, 2, dtype=torch.int64),
+        known_positives=torch.zeros(0, 1, 2, dtype=torch.int64),
+        sources=indices,
+        counts={"questions left out, no tokens": 0, "passages left out, no tokens": 0},
+    )

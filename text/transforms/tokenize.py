@@ -1,42 +1,58 @@
 """Texts to token batches, on the ``tokenizers`` library.
 
 ``load_tokenizer`` and ``train_tokenizer`` give a ``tokenizers.Tokenizer``; ``Tokenize`` adds what
-an encoder needs: limits, padding, masks, and which texts were too long.
+an encoder needs: limits, padding, masks, and which texts were too long. Its two halves can be done
+apart, text to ids once (``encode``) and ids to batches often.
+
+Dimensions: N texts; L tokens.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
 from text.errors import ArtifactError
 from text.records import TokenBatch
+from text.transforms.byte_level_bpe import encode_batch, tiktoken_encoder
+
+Encode = Callable[[Sequence[str]], list[np.ndarray]]
+Text = str | np.ndarray
+"""A text, or its ids."""
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's, in the order of their ids, 0 to 4, in a vocabulary that we train."""
 
 _PADDING_TOKENS = ("<pad>", "[PAD]")
+_NOTHING = np.empty(0, dtype=np.int64)
 
 
 class Tokenize(nn.Module):
     """Texts, or pairs of title and text, to one TokenBatch.
 
     A pair becomes ``<s> title </s></s> text </s>`` (RoBERTa's pair encoding, or whatever the
-    tokenizer's own post-processor makes of a pair); one with an empty title is encoded as the text
-    alone. What is too long loses tokens from the end of its longer part, one by one.
+    tokenizer's own post-processor makes of a pair); one whose title has no token is encoded as the
+    text alone. What is too long loses tokens from the end of its longer part, one by one.
 
     Args:
         tokenizer: A trained tokenizer; it is copied, so that two limits can share one.
         max_length: Most tokens a text may have, special tokens included.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text, or there is no padding token.
+        ValueError: ``max_length`` leaves no room for a text; there is no padding token; or the
+            post-processor does more than to put special tokens around texts.
     """
+
+    fingerprint: str
+    """Hex SHA-256 of what decides the ids of ``encode``; the same for every ``max_length``."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         super().__init__()
@@ -46,14 +62,24 @@ class Tokenize(nn.Module):
         self.max_length = max_length
         self.padding_idx = _padding_idx(tokenizer)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
-        self._tokenizer.enable_padding(pad_id=self.padding_idx)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.fingerprint = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+        self._encoder: Encode = tiktoken_encoder(self._tokenizer) or functools.partial(encode_batch, self._tokenizer)
+        single, pair = (_template(self._encoder, self._tokenizer, *texts) for texts in (("a",), ("a", "b b")))
+        self._templates = {1: (*single, _NOTHING), 2: pair}
 
-    def forward(self, texts: Sequence[str | tuple[str, str]]) -> TokenBatch:
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text: int32, whole, without special tokens. ``forward`` takes them in its stead."""
+        return self._encoder(texts)
+
+    def forward(self, texts: Sequence[Text | tuple[Text, Text]]) -> TokenBatch:
         """Tokenizes N texts together, padded to the longest of them.
 
         Args:
-            texts: Strings, or (title, text); both kinds may stand in one call.
+            texts: Strings, or ids as ``encode`` gives them (any integer type), or (title, text) of
+                these; all kinds may stand in one call.
 
         Returns:
             (N, L) ids and mask with L at most ``max_length``.
@@ -63,16 +89,33 @@ class Tokenize(nn.Module):
         """
         if not texts:
             raise ValueError("texts is empty; expected at least one")
-        inputs = [text if isinstance(text, str) or text[0] else text[1] for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(inputs)
-        attention_mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
-        special = torch.tensor([encoding.special_tokens_mask for encoding in encodings], dtype=torch.bool)
+        rows = [self._row(*parts) for parts in self._ids(texts)]
+        lengths = np.array([sum(map(len, row)) for row, _, _ in rows])  # (N,)
+        attention_mask = np.arange(lengths.max()) < lengths[:, None]  # (N, L)
+        input_ids = np.full(attention_mask.shape, self.padding_idx, dtype=np.int64)
+        input_ids[attention_mask] = np.concatenate([part for row, _, _ in rows for part in row], dtype=np.int64)
         return TokenBatch(
-            input_ids=torch.tensor([encoding.ids for encoding in encodings]),
-            attention_mask=attention_mask,
-            truncated=torch.tensor([bool(encoding.overflowing) for encoding in encodings]),
-            empty=~(attention_mask & ~special).any(dim=1),
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(attention_mask),
+            truncated=torch.tensor([truncated for _, truncated, _ in rows]),
+            empty=torch.tensor([empty for _, _, empty in rows]),
         )
+
+    def _ids(self, texts: Sequence[Text | tuple[Text, Text]]) -> list[list[np.ndarray]]:
+        """The ids of each text, or title and text."""
+        items = [(text,) if isinstance(text, (str, np.ndarray)) else text for text in texts]
+        encoded = iter(self.encode([part for parts in items for part in parts if isinstance(part, str)]))
+        return [[next(encoded) if isinstance(part, str) else part for part in parts] for parts in items]
+
+    def _row(self, *ids: np.ndarray) -> tuple[list[np.ndarray], bool, bool]:
+        """The parts of one row, special tokens among them; whether it is truncated; whether it is empty."""
+        ids = ids if len(ids[0]) else ids[1:] or ids  # a title without tokens leaves the text alone
+        start, middle, end = self._templates[len(ids)]
+        first, second = (*ids, _NOTHING)[:2]
+        room = self.max_length - len(start) - len(middle) - len(end)
+        kept, kept_second = _longest_first(len(first), len(second), room)
+        row = [start, first[:kept], middle, second[:kept_second], end]
+        return row, kept + kept_second < len(first) + len(second), kept == 0
 
     def extra_repr(self) -> str:
         return f"vocab_size={self._tokenizer.get_vocab_size()}, max_length={self.max_length}"
@@ -159,3 +202,31 @@ def _padding_idx(tokenizer: Tokenizer) -> int:
     if not known:
         raise ValueError(f"the tokenizer has no padding token; expected {' or '.join(_PADDING_TOKENS)}")
     return known[0]
+
+
+def _template(encode: Encode, tokenizer: Tokenizer, first: str, second: str | None = None) -> list[np.ndarray]:
+    """The special tokens that the post-processor puts before, between and after texts."""
+    encoding = tokenizer.encode(first, second)
+    special, parts, at = [*encoding.special_tokens_mask, 0], [], 0
+    for ids in encode([first] if second is None else [first, second]):
+        begin = special.index(0, at)
+        parts.append(encoding.ids[at:begin])
+        at = begin + len(ids)
+        if not len(ids) or encoding.ids[begin:at] != ids.tolist():
+            raise _no_template(encoding.tokens, first, second)
+    if not all(special[at:-1]):
+        raise _no_template(encoding.tokens, first, second)
+    return [np.array(part, dtype=np.int64) for part in (*parts, encoding.ids[at:])]
+
+
+def _no_template(tokens: list[str], first: str, second: str | None) -> ValueError:
+    texts = f'the text "{first}"' if second is None else f'the title "{first}" and the text "{second}"'
+    return ValueError(f"the tokenizer makes {tokens} of {texts}; expected their tokens in order, special ones around")
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts stay, taking one by one from the longer (``tokenizers``, truncate_encodings)."""
+    if first + second <= room:
+        return first, second
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)

@@ -1,0 +1,35 @@
+"""What the result files of all benchmarks share: hardware, versions, a dated name."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> str:
+    """Processor, cores and memory, in one line."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; {platform.system()}"
+
+
+def versions(*packages: str) -> str:
+    """Python and packages, in one line."""
+    found = (f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def write_result(name: str, page: str) -> None:
+    """Prints the page and keeps it under its name and today's date."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{datetime.date.today().isoformat()}.md"
+    path.write_text(page, encoding="utf-8")
+    print(f"\n{page}\n{path}")

@@ -1,0 +1,30 @@
+"""Where the files of a data set are."""
+
+from __future__ import annotations
+
+import os
+
+from examples.dpr.cli import UsageError
+
+STAGES = ("train", "valid", "test")
+
+
+def find_split(folder: str, stage: str) -> str:
+    """The file of one split, in any of the forms that it may have; as JSONL, where there is none."""
+    names = [f"{stage}{form}{packed}" for form in (".jsonl", ".json") for packed in ("", ".gz", ".zst")]
+    paths = [os.path.join(folder, name) for name in names]
+    return next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+def check_readable(path: str) -> None:
+    """Opens a file and closes it again.
+
+    Raises:
+        UsageError: It is not there, is a folder, or must not be read.
+    """
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"{path}: {reason}; expected a file that can be read") from None

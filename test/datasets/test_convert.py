@@ -1,0 +1,196 @@
+"""Compressed files and arrays: the same rows as the plain file, or an error; converted once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from test.datasets.helpers import law, records, write_jsonl
+from text.datasets import DPRDataPipe
+from text.datasets.convert import plain_file
+from text.datasets.jsonl import JsonlFile
+from text.datasets.raw import Form, form_of, read_chunks
+from text.errors import DataError
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+ROWS = b"".join(json.dumps(row).encode() + b"\n" for row in records(40))
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def refusal(path: str) -> str:
+    with pytest.raises(DataError) as caught:
+        plain_file(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:1 (byte ")
+    assert "\n" not in message
+    folder = Path(path).parent / ".dpr-text"
+    assert not folder.exists() or not list(folder.iterdir())  # nothing is published
+    return message.removeprefix(f"{path}:1 (byte ")
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst", "r.json", "r.json.gz", "r.json.zst"])
+@pytest.mark.parametrize("indent", [None, 1, 4])
+def test_same_batches_from_all_forms(tmp_path: Path, name: str, indent: int | None) -> None:
+    rows = records(9)
+    plain = DPRDataPipe(write_jsonl(tmp_path / "plain.jsonl", rows), 4, train=True)
+    content = (
+        json.dumps(rows, indent=indent).encode() if ".json." in f"{name}." else (tmp_path / "plain.jsonl").read_bytes()
+    )
+    pack = PACKED.get(Path(name).suffix, bytes)
+    path = tmp_path / name
+    path.write_bytes(pack(content))
+    for _ in range(2):
+        pipe = DPRDataPipe(path, 4, train=True)
+        for epoch in range(2):
+            for one in (pipe, plain):
+                one.set_epoch(epoch)
+            assert list(pipe) == list(plain)
+
+
+def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
+    plain = plain_file(path)
+    assert Path(plain).read_bytes() == ROWS
+    monkeypatch.setattr("text.datasets.convert._convert", None)
+    assert plain_file(path) == plain
+
+
+def test_plain_file_is_itself(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    assert plain_file(path) == path
+    assert not (tmp_path / ".dpr-text").exists()
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_elements_stand_at_the_bytes_where_they_stood(tmp_path: Path, indent: int | None) -> None:
+    rows = [{"a": 1, "b": [{"c": "x\ny"}]}, {}, {"a": "]}, {"}]
+    content = b" \n" + json.dumps(rows, indent=indent).replace("\n", "\r\n").encode()
+    file = JsonlFile(write(tmp_path / "rows.json", content))
+    assert len(file) == 3
+    with file.open() as opened:
+        for number, row in enumerate(rows):
+            line = opened.read(number)
+            assert json.loads(line) == row
+            start = file.offset(number) + len(line) - len(line.lstrip())
+            assert content[start : start + 1] == b"{"
+
+
+def test_error_in_an_array_has_its_byte(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [*records(2), {"question": 1}]
+    content = json.dumps(rows, indent=2).encode()
+    path = write(tmp_path / "rows.json", content)
+    with pytest.raises(DataError) as caught:
+        DPRDataPipe(path, 1)
+    byte = int(str(caught.value).removeprefix(f"{path}:3 (byte ").partition(")")[0])
+    assert json.loads(b"[" + content[byte:].lstrip().lstrip(b",")) == [{"question": 1}]
+    assert str(caught.value).endswith("question: a number; expected a string")
+
+
+def test_a17_array_that_is_named_jsonl(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "rows.jsonl.gz"):
+        content = json.dumps(records(2)).encode()
+        message = refusal(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content))
+        assert message.startswith("0): file is a JSON array; expected one JSON object a line, as its name says")
+
+
+def test_a24_array_that_is_cut(tmp_path: Path) -> None:
+    content = json.dumps(records(3)).encode()
+    refusal(write(tmp_path / "rows.json", content[:-300]))
+    refusal(write(tmp_path / "rows.json.gz", gzip.compress(content[:-1])))
+
+
+# Compression. Every cut of the packed file is an error, and nothing of it is published.
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a19_a21_truncated(tmp_path: Path, suffix: str) -> None:
+    packed = PACKED[suffix](ROWS)
+    path = tmp_path / f"rows.jsonl{suffix}"
+    for size in range(20, len(packed)):
+        message = refusal(write(path, packed[:size]))
+        assert "is cut at this byte; expected all of it" in message
+        assert message.startswith(f"{size})")
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a19_a21_truncated_at_the_end_of_a_large_file(tmp_path: Path, suffix: str) -> None:
+    # Rows enough for several reads; without what stands behind the last of them.
+    packed = PACKED[suffix](b"".join(b'{"a": %d}\n' % (i * 7919 % 100_003) for i in range(100_000)))
+    assert len(packed) > 1 << 17
+    assert "is cut" in refusal(write(tmp_path / f"rows.jsonl{suffix}", packed[:-1]))
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("garbage", [b"x", b"\0" * 512, b"garbage" * 100, ROWS])
+def test_a20_trailing_garbage(tmp_path: Path, suffix: str, garbage: bytes) -> None:
+    message = refusal(write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix](ROWS) + garbage))
+    assert "damaged, or followed by something else" in message or "is cut" in message
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a20_several_members_are_accepted(tmp_path: Path, suffix: str) -> None:
+    half = len(ROWS) // 2
+    packed = PACKED[suffix](ROWS[:half]) + PACKED[suffix](b"") + PACKED[suffix](ROWS[half:])
+    assert Path(plain_file(write(tmp_path / f"rows.jsonl{suffix}", packed))).read_bytes() == ROWS
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a19_a21_a_flipped_bit(tmp_path: Path, suffix: str) -> None:
+    packer = zstandard.ZstdCompressor(write_checksum=True).compress if suffix == ".zst" else gzip.compress
+    packed = bytearray(packer(ROWS))
+    packed[len(packed) // 2] ^= 4
+    refusal(write(tmp_path / f"rows.jsonl{suffix}", bytes(packed)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", gzip.compress(ROWS), "file is compressed by gzip; expected a name that says so (.gz, .zst)"),
+        ("rows.jsonl", zstandard.compress(ROWS), "file is compressed by zstd; expected a name that says so"),
+        ("rows.jsonl.gz", zstandard.compress(ROWS), "file is compressed by zstd; expected gzip, as its name says"),
+        ("rows.jsonl.gz", ROWS, "file is not compressed; expected gzip, as its name says"),
+        ("rows.jsonl.zst", gzip.compress(ROWS), "file is compressed by gzip; expected zstd, as its name says"),
+    ],
+)
+def test_a22_name_that_lies(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    assert refusal(write(tmp_path / name, content)).startswith(f"0): {message}")
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_c1_nothing_in_it(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix](content))
+    with pytest.raises(DataError, match="no rows"):
+        DPRDataPipe(path, 1)
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_a2_utf_16_in_it(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix]('{"a": 1}'.encode("utf-16")))
+    assert refusal(path).startswith("0): not UTF-8")
+
+
+@law
+@given(st.binary(max_size=300), st.sampled_from(list(PACKED)), st.integers(1, 4))
+def test_unpacked_is_what_was_packed(tmp_path: Path, content: bytes, suffix: str, members: int) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(PACKED[suffix](content) * members)
+    form = Form({".gz": "gzip", ".zst": "zstd"}[suffix], is_array=False)
+    assert b"".join(read_chunks(str(path), form)) == content * members
+
+
+def test_form_is_read_from_the_content(tmp_path: Path) -> None:
+    for content, is_array in ((b"{}", False), (b" \n[{}]", True), (b"\xef\xbb\xbf[]", True), (b"", False)):
+        assert form_of(write(tmp_path / "x", content)) == Form(None, is_array)

@@ -1,0 +1,108 @@
+"""DPRFile: what the check of a file found is kept, and is the same as when it is found anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from test.datasets.helpers import context, record, records, without, write_jsonl
+from text.datasets import DPRDataPipe
+from text.datasets.jsonl import JsonlFile
+from text.datasets.rows import DPRFile
+from text.errors import DataError
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Rows of all kinds: usable, blank, without question or positive, with few negatives."""
+    path = write_jsonl(
+        tmp_path / "rows.jsonl",
+        [
+            record("a", hard=3),
+            record(" "),
+            record("b", positives=0),
+            without(record("c"), "negative_ctxs"),
+            record("d", hard_negative_ctxs=[context("d+0"), {"text": ""}, context("x")]),
+        ],
+    )
+    path.write_text("\ufeff" + path.read_text() + "\n")
+    return path
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are kept note of, too."""
+    monkeypatch.setattr("text.datasets.jsonl.INDEXED_BYTES", 0)
+    monkeypatch.setattr("text.datasets.rows.INDEXED_BYTES", 0)
+
+
+def test_findings_by_hand(mixed: Path) -> None:
+    findings = DPRFile(mixed).findings
+    assert findings.num_rows == 6
+    assert findings.sha256 == hashlib.sha256(mixed.read_bytes()).hexdigest()
+    assert findings.unusable == {1: "blank question", 2: "no positive_ctxs", 5: "blank line"}
+    assert findings.pool_sizes == {"hard_negatives": {3: 1, 2: 1, 1: 1}, "other_negatives": {2: 2, 0: 1}}
+    assert findings.counts == {
+        "rows without negative_ctxs": 1,
+        "hard_negative_ctxs that are positives, left out": 1,
+        "hard_negative_ctxs without text, left out": 1,
+    }
+    assert DPRFile(mixed).usable().tolist() == [0, 3, 4]
+
+
+@pytest.mark.usefixtures("kept")
+def test_findings_are_kept(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = DPRFile(mixed)
+    for name in ("text.datasets.rows.DPRFile._check", "text.datasets.jsonl.JsonlFile._scan"):
+        monkeypatch.setattr(name, None)
+    again = DPRFile(mixed)
+    assert again.findings == first.findings
+    assert [again.rows.offset(row) for row in range(7)] == [first.rows.offset(row) for row in range(7)]
+
+
+@pytest.mark.usefixtures("kept")
+def test_kept_findings_give_the_same_pipe(mixed: Path) -> None:
+    options = {"train": True, "max_skipped": 0.9, "num_hard_negatives": 2}
+    first, again = (DPRDataPipe(mixed, 2, **options) for _ in range(2))
+    assert list(first) == list(again)
+    for name in ("counts", "skipped", "num_rows", "has_negatives", "fingerprint"):
+        assert getattr(first, name) == getattr(again, name)
+    assert first.counts["rows with fewer hard_negative_ctxs than asked for"] == 1
+    with pytest.raises(DataError, match="question: blank; expected a question to evaluate"):
+        DPRDataPipe(mixed, 2)
+
+
+@pytest.mark.usefixtures("kept")
+def test_changed_file_is_checked_anew(mixed: Path) -> None:
+    DPRFile(mixed)
+    write_jsonl(mixed, [*records(3), record(question=1)])
+    with pytest.raises(DataError, match=r":4 \(byte \d+\) question: a number; expected a string"):
+        DPRFile(mixed)
+
+
+@pytest.mark.usefixtures("kept")
+def test_without_a_folder_for_it_all_works(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert DPRFile(mixed).findings.num_rows == len(JsonlFile(mixed)) == 6
+    assert list(mixed.parent.iterdir()) == [mixed]
+
+
+@pytest.mark.usefixtures("kept")
+def test_c8_eight_bytes_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"{}\n" * 10_000)
+    JsonlFile(path)
+    [index] = (tmp_path / ".dpr-text").iterdir()
+    assert 80_000 < index.stat().st_size < 80_000 + 200
+    assert np.load(index, mmap_mode="r").dtype == np.int64
+
+
+def test_a8_key_that_stands_twice(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(record("a")) + '\n{"question": "q", "question": "r"}\n')
+    with pytest.raises(DataError, match=r":2 \(byte \d+\) question: key stands twice in one object"):
+        DPRFile(path)

@@ -1,0 +1,146 @@
+"""TokenCache: the batches that there would be without it, each text tokenized once."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from test.datasets.helpers import Bytes, context, law, record, records, write_jsonl
+from text.datasets import DPRDataPipe
+from text.records import Example, Passage, TokenizedPassage
+
+
+def as_text(passage: Passage | TokenizedPassage) -> list[Any]:
+    """What can be compared of a passage, with or without cache."""
+    parts = [part if isinstance(part, str) else bytes(part.astype(np.uint8)).decode() for part in passage[1:]]
+    return [passage.keys, *parts]
+
+
+def as_texts(batches: list[list[Example]]) -> list[Any]:
+    return [
+        [
+            question if isinstance(question, str) else bytes(question.astype(np.uint8)).decode(),
+            *([as_text(passage) for passage in pool] for pool in pools),
+            source,
+        ]
+        for batch in batches
+        for question, _, *pools, source in batch
+    ]
+
+
+def epoch(pipe: DPRDataPipe, number: int) -> list[Any]:
+    pipe.set_epoch(number)
+    return as_texts(list(pipe))
+
+
+OPTIONS = [
+    {"train": True},
+    {"train": True, "num_hard_negatives": 2, "num_other_negatives": 1, "sample_positives": True},
+    {"train": True, "num_hard_negatives": 0},
+    {"num_hard_negatives": 30, "num_other_negatives": 30},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) -> None:
+    odd = record(
+        "odd", hard_negative_ctxs=[{"text": ""}, context("odd+0"), {"text": "no title", "id": 3}, context("x")]
+    )
+    rows = [*records(5, positives=2), odd, record(" "), record("none", hard=0, other=0), record("é\u2028👩‍🔬\0")]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    options = {"max_skipped": 0.5, **options, "train": True} if options.get("train") else options
+    if not options.get("train"):
+        path = write_jsonl(path, [row for row in rows if row["question"].strip()])
+    plain, cached = DPRDataPipe(path, 3, **options), DPRDataPipe(path, 3, **options)
+    cached.cache_tokens(Bytes())
+    for number in range(3):
+        assert epoch(cached, number) == epoch(plain, number)
+    in_workers = DataLoader(cached, batch_size=None, num_workers=2, collate_fn=list)
+    assert as_texts(list(in_workers)) == epoch(plain, 2)
+
+
+@law
+@given(
+    st.lists(st.tuples(st.text("ab", max_size=2), st.text("ab", max_size=2), st.text("abc", max_size=2)), max_size=8)
+)
+def test_same_passages_for_any_texts(tmp_path: Path, negatives: list[tuple[str, str, str]]) -> None:
+    # Titles, texts and ids that are the same as one another, or empty.
+    contexts = [{"title": title, "text": text, "id": name} for title, text, name in negatives]
+    rows = [record("q", hard_negative_ctxs=contexts), record("r", positive_ctxs=[context("a"), *contexts[:0]])]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    plain, cached = (DPRDataPipe(path, 2, num_hard_negatives=9) for _ in range(2))
+    cached.cache_tokens(Bytes())
+    assert epoch(cached, 0) == epoch(plain, 0)
+
+
+def test_each_different_text_is_tokenized_once(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record("a"), record("a"), record("b", answers=["not this"])])
+    tokenize = Bytes()
+    pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1)
+    pipe.cache_tokens(tokenize)
+    assert len(tokenize.texts) == len(set(tokenize.texts))
+    assert set(tokenize.texts) == set(pipe.texts())
+    again = Bytes()
+    DPRDataPipe(path, 2, train=True, num_other_negatives=1).cache_tokens(again)
+    list(pipe)
+    assert again.texts == []
+
+
+def test_pools_that_are_not_asked_for_are_not_tokenized(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", records(2))
+    tokenize = Bytes()
+    DPRDataPipe(path, 2, train=True, num_hard_negatives=0, num_other_negatives=1).cache_tokens(tokenize)
+    assert not any("-" in text for text in tokenize.texts)
+    assert any("~" in text for text in tokenize.texts)
+
+
+@pytest.mark.parametrize("field", ["fingerprint", "data"])
+def test_made_anew_for_another_tokenizer_and_for_other_data(tmp_path: Path, field: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", records(3))
+    DPRDataPipe(path, 2).cache_tokens(Bytes())
+    other = Bytes()
+    if field == "data":
+        write_jsonl(path, records(4))
+    else:
+        other.fingerprint = "other" * 13
+    pipe = DPRDataPipe(path, 2)
+    pipe.cache_tokens(other)
+    assert other.texts
+    assert epoch(pipe, 0) == epoch(DPRDataPipe(path, 2), 0)
+
+
+def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(Bytes):
+        vocab_size = 100_000
+
+        def encode(self, texts: Any) -> list[np.ndarray]:
+            return [ids + 99_000 for ids in super().encode(texts)]
+
+    monkeypatch.setattr("text.datasets.tokens._TEXTS_AT_ONCE", 5)
+    path = write_jsonl(tmp_path / "rows.jsonl", records(7))
+    pipe = DPRDataPipe(path, 7)
+    pipe.cache_tokens(Wide())
+    [batch] = list(pipe)
+    assert [bytes((np.asarray(e.question, dtype=np.int64) - 99_000).astype(np.uint8)) for e in batch] == [
+        f"q{i}".encode() for i in range(7)
+    ]
+
+
+def test_tokens_are_mapped_not_read(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", records(2))
+    pipe = DPRDataPipe(path, 2)
+    pipe.cache_tokens(Bytes())
+    [[example, _]] = list(pipe)
+    text = example.positives[0].text
+    assert isinstance(text, np.ndarray)
+    assert (text.dtype, text.flags.owndata, text.flags.writeable) == (np.dtype("<u2"), False, False)
+    assert len(pickle.dumps(pipe)) < 20_000
+    assert json.dumps(example.source) == "0"

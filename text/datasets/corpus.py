@@ -1,0 +1,288 @@
+"""PassageCollection: passages by row or by id, from a file of any size.
+
+A file is psgs_w100.tsv's form (a header; id, text and title between tabs), or one JSON object a line
+(BEIR's corpus.jsonl, or the names that DPR's rows have). Nothing of it is kept in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from simdjson import Object
+
+from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
+from text.datasets.raw import progress_bar
+from text.errors import DataError
+from text.records import Passage, text_key
+from text.sidecar import data_key, sidecar
+
+_FORM = 1  # counts up when the form of the sidecars changes
+_ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+class _Facts(NamedTuple):
+    """What the check of all rows found."""
+
+    blank: list[int]
+    """Lines that hold no passage."""
+    first_id: int | None
+    """Where ids count the passages, from this number on."""
+    counts: dict[str, int]
+
+
+class PassageCollection(Sequence[Passage]):
+    """Passages in the order of a file; random access, also by id.
+
+    All rows are checked once, when a file is opened for the first time; what was found, and where ids are, is
+    kept beside a large file (``text/sidecar.py``).
+
+    Args:
+        path: TSV with a header that names ``id`` and ``text``, and maybe ``title``; or JSON lines.
+        positional_ids: JSON lines without ids are known by their number, from 0 on.
+
+    Raises:
+        DataError: A row cannot be read, an id is missing, or one stands for two texts; with path, line and byte.
+        OSError: The file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, positional_ids: bool = False) -> None:
+        self.rows = JsonlFile(path)
+        self.path = self.rows.path
+        self.key = data_key(self.rows.plain_path)
+        """Names this state of the file."""
+        self._positional_ids = positional_ids
+        with self.rows.open() as reader:
+            head = reader.read(0)
+        self._columns = None if head.lstrip().startswith(b"{") else self._header(head)
+        self._facts, self._ids = self._look_up()
+        self.counts = Counter(self._facts.counts)
+        """What is unusual, by reason."""
+
+    def __len__(self) -> int:
+        return len(self.rows) - len(self._facts.blank) - self._first_line
+
+    @overload
+    def __getitem__(self, row: int) -> Passage: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Passage]: ...
+    def __getitem__(self, row: int | slice) -> Passage | list[Passage]:
+        """The passages at these rows.
+
+        Raises:
+            IndexError: There is none.
+            DataError: The file has changed since it was opened.
+        """
+        if isinstance(row, slice):
+            with self.rows.open() as reader:
+                return [self._read(reader, self._line(number), number) for number in range(len(self))[row]]
+        with self.rows.open() as reader:
+            row = range(len(self))[row]
+            return self._read(reader, self._line(row), row)
+
+    def __iter__(self) -> Iterator[Passage]:
+        with self.rows.open() as reader:
+            for row in range(len(self)):
+                yield self._read(reader, self._line(row), row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker maps the ids itself, so that they are in memory once.
+        return self.__dict__ | ({"_ids": None} if isinstance(self._ids, np.memmap) else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._ids is None:
+            self._facts, self._ids = self._look_up()
+
+    def row(self, passage_id: str) -> int:
+        """The row of a passage.
+
+        Raises:
+            KeyError: No passage has this id.
+        """
+        return self._find(passage_id)[0]
+
+    def find(self, passage_id: str) -> Passage:
+        """The passage with this id; of several that are the same, the first.
+
+        Raises:
+            KeyError: No passage has this id.
+        """
+        return self._find(passage_id)[1]
+
+    @property
+    def _first_line(self) -> int:
+        return 0 if self._columns is None else 1
+
+    def _find(self, passage_id: str) -> tuple[int, Passage]:
+        for row in self._candidates(passage_id):
+            passage = self[row]
+            if passage.passage_id == passage_id:
+                return row, passage
+        raise KeyError(passage_id)
+
+    def _candidates(self, passage_id: str) -> Sequence[int]:
+        """Rows that may have this id: the one that it counts, or those with its hash, in order."""
+        first = self._facts.first_id
+        if first is not None:
+            is_number = passage_id.isascii() and passage_id.isdecimal() and len(passage_id) < 20
+            row = int(passage_id) - first if is_number else -1
+            return [row] if 0 <= row < len(self) else []
+        keys, rows = self._ids
+        key = text_key(passage_id)
+        start, end = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
+        return sorted(rows[start:end].tolist())
+
+    def _line(self, row: int) -> int:
+        """The line of the file on which a row stands."""
+        line = row + self._first_line
+        for blank in self._facts.blank:  # few, in order
+            line += blank <= line
+        return line
+
+    def _read(self, reader: RowReader, line: int, row: int) -> Passage:
+        return self._of_json(reader.parse(line), line, row) if self._columns is None else self._of_tsv(reader, line)
+
+    def _of_tsv(self, reader: RowReader, line: int) -> Passage:
+        """A row is what stands between two newlines, whatever quotes it has."""
+        assert self._columns is not None
+        fields = self._split(reader.read(line), line)
+        names = list(self._columns)
+        if len(fields) != len(names):
+            expected = f"{len(names)}: {', '.join(names)}"
+            raise DataError(f"{self.rows.where(line)} row: {len(fields)} columns; expected {expected}")
+        passage_id, title, text = (
+            _unquoted(fields[self._columns[name]]) if name in self._columns else "" for name in ("id", "title", "text")
+        )
+        if not passage_id:
+            raise DataError(f"{self.rows.where(line)} id: empty; expected the passage's id")
+        return Passage(passage_id, title, text)
+
+    def _of_json(self, record: Object, line: int, row: int) -> Passage:
+        values = {name: record.get(name) for name in ("title", "text")}
+        for name, value in values.items():
+            if value is not None and not isinstance(value, str):
+                raise DataError(f"{self.rows.where(line)} {name}: not a string; expected a string or null")
+        name, value = next(((key, value) for key in _ID_KEYS if (value := record.get(key)) is not None), ("_id", None))
+        if value is None and self._positional_ids:
+            value = row
+        if value is None:
+            raise DataError(
+                f"{self.rows.where(line)} _id: missing; expected one of {', '.join(_ID_KEYS)} (or positional_ids)"
+            )
+        if type(value) not in (str, int):
+            raise DataError(f"{self.rows.where(line)} {name}: neither string nor integer; expected the passage's id")
+        return Passage(str(value), values["title"] or "", values["text"] or "")  # pyright: ignore[reportArgumentType]
+
+    def _header(self, head: bytes) -> dict[str, int]:
+        """Where each column stands."""
+        columns = {name: place for place, name in enumerate(self._split(head, 0))}
+        if "id" not in columns or "text" not in columns:
+            found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode()
+            raise DataError(
+                f"{self.rows.where(0)} header: {found}; expected id, text and title between tabs, or a JSON object a line"
+            )
+        return columns
+
+    def _split(self, line: bytes, number: int) -> list[str]:
+        try:
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            byte = self.rows.offset(number) + error.start
+            raise DataError(f"{self.path}:{number + 1} (byte {byte}): not UTF-8; expected UTF-8") from None
+        if "\0" in text:
+            byte = self.rows.offset(number) + line.index(b"\0")
+            raise DataError(f"{self.path}:{number + 1} (byte {byte}): NUL byte; expected text")
+        return text.split("\t")
+
+    def _look_up(self) -> tuple[_Facts, np.ndarray]:
+        """What the check finds, out of the sidecars if the file is large and was checked before."""
+        plain = self.rows.plain_path
+        if os.path.getsize(plain) < INDEXED_BYTES:
+            return self._check()
+        suffix = f"{_FORM}{'-positional' if self._positional_ids else ''}"
+        found: list[tuple[_Facts, np.ndarray]] = []
+
+        def check() -> tuple[_Facts, np.ndarray]:
+            found.extend([] if found else [self._check()])
+            return found[0]
+
+        with suppress(PermissionError):  # no folder for them: all is found anew each time
+            facts = sidecar(plain, f"passages-{suffix}.json", lambda path: _save_json(path, check()[0]))
+            ids = sidecar(plain, f"ids-{suffix}.npy", lambda path: _save_array(path, check()[1]))
+            return _Facts(**json.loads(facts.read_text(encoding="utf-8"))), np.load(ids, mmap_mode="r")
+        return check()
+
+    def _check(self) -> tuple[_Facts, np.ndarray]:
+        """Reads all rows once; the ids as (2, n) hashes, sorted, and rows."""
+        counts, blank, keys = Counter[str](), [], array("q")
+        first_id: int | None = None
+        with progress_bar(self.rows.plain_path, "Reading") as progress, self.rows.open() as reader:
+            for line in range(self._first_line, len(self.rows)):
+                progress.update(self.rows.offset(line + 1) - self.rows.offset(line))
+                content = reader.read(line)
+                if content.isspace():
+                    blank.append(line)
+                    continue
+                row = len(keys)
+                passage = self._read(reader, line, row)
+                if row == 0 and passage.passage_id in ("0", "1"):
+                    first_id = int(passage.passage_id)
+                if first_id is not None and passage.passage_id != str(row + first_id):
+                    first_id = None
+                counts["passages without text"] += not passage.text.strip()
+                keys.append(text_key(passage.passage_id))
+        counts["blank lines"] = len(blank)
+        self._facts = _Facts(blank, first_id, {})
+        ids = np.zeros((2, 0), dtype=np.int64) if first_id is not None else _sorted(keys)
+        counts["duplicate passages"] = self._count_duplicates(ids)
+        return _Facts(blank, first_id, dict(+counts)), ids
+
+    def _count_duplicates(self, ids: np.ndarray) -> int:
+        """Passages that stand more than once; two texts with one id are an error."""
+        again, (keys, rows) = 0, ids
+        known: dict[str, int] = {}
+        for place in np.flatnonzero(keys[1:] == keys[:-1]):
+            first, second = self[int(rows[place])], self[int(rows[place + 1])]
+            known.setdefault(first.passage_id, int(rows[place]))
+            if second.passage_id in known:
+                row = known[second.passage_id]
+                if self[row] != second:
+                    line = self._line(int(rows[place + 1]))
+                    raise DataError(
+                        f'{self.rows.where(line)} id: "{second.passage_id}" also stands in line '
+                        f"{self._line(row) + 1} with another text; expected one passage for each id"
+                    )
+                again += 1
+            else:  # another id of the same hash
+                known[second.passage_id] = int(rows[place + 1])
+        return again
+
+
+def _unquoted(field: str) -> str:
+    """A field as DPR's files have it: in quotes, those within doubled; whatever else it is, as it is."""
+    return field[1:-1].replace('""', '"') if field[:1] == '"' and _QUOTED.fullmatch(field) else field
+
+
+def _sorted(keys: array) -> np.ndarray:
+    hashes = np.frombuffer(keys, dtype=np.int64)
+    order = np.argsort(hashes, kind="stable")
+    return np.stack([hashes[order], order])
+
+
+def _save_json(path: Path, facts: _Facts) -> None:
+    path.write_text(json.dumps(facts._asdict()), encoding="utf-8")
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, values)

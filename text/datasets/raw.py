@@ -1,0 +1,119 @@
+"""Raw files: what form a file has, and its bytes without compression.
+
+The form is read from the content, never taken from the name; a name that says otherwise is an
+error. A compressed file that is cut or followed by something else is an error, too.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import zstandard
+from tqdm import tqdm
+
+from text.errors import DataError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_ENDINGS = {".gz": "gzip", ".zst": "zstd"}
+_HEAD_BYTES = 4096
+_READ_BYTES = 1 << 20
+_PACKED_BYTES = 1 << 16  # a few of them can unpack to a thousand times as many
+
+
+class Form(NamedTuple):
+    """What a file turns out to be."""
+
+    compression: str | None
+    """gzip, zstd or None."""
+    is_array: bool
+    """One JSON array; otherwise JSONL."""
+
+
+def form_of(path: str) -> Form:
+    """Looks at the start of a file.
+
+    Raises:
+        DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    compression = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+    named = _ENDINGS.get(os.path.splitext(path)[1])
+    if compression != named and head:
+        found = f"compressed by {compression}" if compression else "not compressed"
+        expected = f"{named}, as its name says" if named else "a name that says so (.gz, .zst)"
+        raise DataError(f"{path}:1 (byte 0): file is {found}; expected {expected}")
+    if compression:
+        head = next(_unpacked(path, compression, None), b"")[:_HEAD_BYTES]
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and any(head[:4])):
+        raise DataError(f"{path}:1 (byte 0): not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8")
+    return Form(compression, head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["))
+
+
+def read_chunks(path: str, form: Form, progress: tqdm | None = None) -> Iterator[bytes]:
+    """The bytes of a file, unpacked, piece by piece, with a byte order mark if there is one.
+
+    Args:
+        path: The file.
+        form: What it is.
+        progress: Advanced by the bytes that were read.
+
+    Raises:
+        DataError: A compressed file is cut, damaged, or followed by something else.
+        OSError: It cannot be read.
+    """
+    return _unpacked(path, form.compression, progress) if form.compression else _read(path, _READ_BYTES, progress)
+
+
+def progress_bar(path: str, doing: str) -> tqdm:
+    """A bar over the bytes of a file; shown on a terminal, if the work takes longer than two seconds."""
+    return tqdm(
+        desc=f"{doing} {os.path.basename(path)}",
+        total=os.path.getsize(path),
+        unit="B",
+        unit_scale=True,
+        delay=2,
+        leave=False,
+        disable=None,
+    )
+
+
+def _read(path: str, size: int, progress: tqdm | None) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(size):
+            if progress is not None:
+                progress.update(len(chunk))
+            yield chunk
+
+
+def _unpacked(path: str, compression: str, progress: tqdm | None) -> Iterator[bytes]:
+    """Both formats allow several compressed parts one after another."""
+    unpacker, place = None, 0
+    for chunk in _read(path, _PACKED_BYTES, progress):
+        rest = chunk
+        while rest:
+            unpacker = unpacker or _unpacker(compression)
+            try:
+                unpacked = unpacker.decompress(rest)
+            except (zlib.error, zstandard.ZstdError) as error:
+                raise DataError(
+                    f"{path}:1 (byte {place}): {compression} data is damaged, or followed by something else, "
+                    f"after this byte ({error}); expected all of it and nothing more"
+                ) from None
+            if unpacked:
+                yield unpacked
+            rest = unpacker.unused_data if unpacker.eof else b""
+            unpacker = None if unpacker.eof else unpacker
+        place += len(chunk)
+    if unpacker is not None:
+        raise DataError(f"{path}:1 (byte {place}): {compression} data is cut at this byte; expected all of it")
+
+
+def _unpacker(compression: str) -> Any:
+    return zlib.decompressobj(wbits=31) if compression == "gzip" else zstandard.ZstdDecompressor().decompressobj()

@@ -1,0 +1,136 @@
+"""One file in the DPR format: its rows, each checked once.
+
+What the check found is kept beside a large file (``text/sidecar.py``): the second start reads nothing
+but rows that are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from text.datasets.corpus import PassageCollection
+from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
+from text.datasets.parse import FieldError, Row, SkipRow, check_row, parse_row
+from text.datasets.raw import BYTE_ORDER_MARK, progress_bar
+from text.errors import DataError
+from text.sidecar import sidecar
+
+BLANK = "blank line"
+_RULES = 1  # counts up when a row that was usable is not any more, or the other way round
+
+
+class Findings(NamedTuple):
+    """What the check of a file found."""
+
+    num_rows: int
+    """Rows of the file, usable or not."""
+    sha256: str
+    """Of the file, unpacked if it is compressed."""
+    unusable: dict[int, str]
+    """Rows that no batch can hold, and why."""
+    counts: dict[str, int]
+    """Passages left out and pools not there, by reason."""
+    pool_sizes: dict[str, dict[int, int]]
+    """By name of the pool of negatives: how many rows have how many that can be used."""
+
+
+class DPRFile:
+    """The rows of one file.
+
+    Args:
+        path: Full or compact rows; see ``JsonlFile`` for the forms a file may have.
+        passages: The collection that compact rows name passages of.
+
+    Raises:
+        DataError: A row cannot be parsed or lacks a field; with path, line, byte and field.
+        OSError: The file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], passages: PassageCollection | None = None) -> None:
+        self.rows = JsonlFile(path)
+        self.passages = passages
+        self.path = self.rows.path
+        self.findings = self._findings()
+
+    def usable(self, dtype: type[np.integer] = np.int64) -> np.ndarray:
+        """Numbers of the rows that can be used."""
+        rows = np.arange(self.findings.num_rows, dtype=dtype)
+        return np.delete(rows, list(self.findings.unusable)) if self.findings.unusable else rows
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[int], Row]]:
+        """Opens the file; gives a function from the number of a usable row to the row, valid until the next call.
+
+        Raises:
+            DataError: The file has changed since it was checked.
+        """
+        with self.rows.open() as reader:
+
+            def read(row: int) -> Row:
+                try:
+                    return parse_row(reader.parse(row), self.passages)
+                except (SkipRow, FieldError) as error:
+                    where = self.rows.where(row)
+                    raise DataError(f"{where} {error}; the file has changed since it was checked") from None
+
+            yield read
+
+    def _findings(self) -> Findings:
+        """Out of the sidecar, if the file is large and was checked before."""
+        if os.path.getsize(self.rows.plain_path) >= INDEXED_BYTES:
+            kind = f"checked-{_RULES}{f'-{self.passages.key}' if self.passages else ''}.json"
+            with suppress(PermissionError):  # no folder for it: it is checked each time
+                return _load(sidecar(self.rows.plain_path, kind, lambda path: _save(path, self._check())))
+        return self._check()
+
+    def _check(self) -> Findings:
+        """Reads every row once."""
+        digest, unusable, counts = hashlib.sha256(), {}, Counter[str]()
+        pool_sizes: dict[str, Counter[int]] = {"hard_negatives": Counter(), "other_negatives": Counter()}
+        with progress_bar(self.rows.plain_path, "Checking") as progress, self.rows.open() as reader:
+            digest.update(BYTE_ORDER_MARK[: self.rows.offset(0)])
+            for row in range(len(self.rows)):
+                line = reader.read(row)
+                digest.update(line)
+                reason = self._check_row(reader, row, line, counts, pool_sizes)
+                if reason is not None:
+                    unusable[row] = reason
+                progress.update(len(line))
+        return Findings(len(self.rows), digest.hexdigest(), unusable, dict(+counts), {**pool_sizes})
+
+    def _check_row(
+        self, reader: RowReader, row: int, line: bytes, counts: Counter[str], pool_sizes: dict[str, Counter[int]]
+    ) -> str | None:
+        """Why a row cannot be used, if it cannot."""
+        if line.isspace():
+            return BLANK
+        record = reader.parse_line(row, line)
+        try:
+            sizes = check_row(record, line, self.passages, counts)
+        except SkipRow as skip:
+            return str(skip)
+        except FieldError as error:
+            raise DataError(f"{self.rows.where(row)} {error}") from None
+        for name, size in zip(pool_sizes, sizes, strict=True):
+            pool_sizes[name][size] += 1
+        return None
+
+
+def _save(path: Path, findings: Findings) -> None:
+    path.write_text(json.dumps(findings._asdict()), encoding="utf-8")
+
+
+def _load(path: Path) -> Findings:
+    """JSON has no numbers as keys."""
+    saved = Findings(**json.loads(path.read_text(encoding="utf-8")))
+    pool_sizes = {name: {int(k): n for k, n in sizes.items()} for name, sizes in saved.pool_sizes.items()}
+    return saved._replace(unusable={int(k): why for k, why in saved.unusable.items()}, pool_sizes=pool_sizes)

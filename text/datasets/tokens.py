@@ -1,0 +1,213 @@
+"""TokenCache: the texts of a file as tokens, in a file that is mapped into memory.
+
+Each different text is tokenized once, when the cache is made; later epochs neither parse nor tokenize.
+The cache is a sidecar (``text/sidecar.py``), known by the data and the tokenizer. It holds, one after
+another: the tokens of all texts; then five arrays in numpy's own form, and the byte at which these start.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from text.datasets.parse import Row
+from text.datasets.rows import DPRFile
+from text.records import Passage, TokenizedPassage, text_key
+from text.sidecar import sidecar
+
+_FORM = 1  # counts up when the form of the file changes
+_TEXTS_AT_ONCE = 4096
+_LEFT_OUT = -1
+_PASSAGE = np.dtype([("id_key", "<i8"), ("title", "<i4"), ("text", "<i4")])
+
+
+class Tokenizes(Protocol):
+    """What a Tokenize of ``text.transforms`` has."""
+
+    fingerprint: str
+    vocab_size: int
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+
+class TokenRow(NamedTuple):
+    """A Row in tokens."""
+
+    question: np.ndarray
+    answers: list[str]
+    """None are kept."""
+    positives: list[TokenizedPassage]
+    hard_negatives: Sequence[TokenizedPassage | None]
+    other_negatives: Sequence[TokenizedPassage | None]
+
+
+class TokenCache:
+    """The rows of a file, as ``DPRFile.open`` gives them, with tokens in place of texts.
+
+    Args:
+        file: The rows.
+        tokenize: What tokenizes the texts.
+        pools: Whether the hard negatives, and the other negatives, of a row are wanted.
+
+    Raises:
+        DataError: The file has changed since it was checked.
+        OSError: The cache cannot be written, or the disk is full.
+    """
+
+    def __init__(self, file: DPRFile, tokenize: Tokenizes, pools: tuple[bool, bool]) -> None:
+        self.file = file
+        wanted = "".join(name for name, is_wanted in zip("ho", pools, strict=True) if is_wanted)
+        names = [f"tokens-{_FORM}{wanted}", tokenize.fingerprint[:16]]
+        names += [file.passages.key] if file.passages is not None else []
+        self._dtype = np.dtype("<u2" if tokenize.vocab_size <= 1 << 16 else "<u4")
+        self._path = sidecar(
+            file.rows.plain_path, "-".join(names), lambda path: _Writer(path, tokenize, self._dtype).write(file, pools)
+        )
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[int], TokenRow]]:
+        """Maps the cache; gives a function from the number of a usable row to the row.
+
+        Raises:
+            DataError: The file has changed since it was checked.
+        """
+        with self.file.rows.open():  # only to see that it is as it was
+            pass
+        yield _Reader(self._path, self._dtype).read
+
+
+class _Reader:
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self._tokens = np.asarray(np.memmap(path, dtype, mode="r", shape=((path.stat().st_size) // dtype.itemsize,)))
+        with open(path, "rb") as file:
+            file.seek(-8, 2)
+            file.seek(int.from_bytes(file.read(8), "little"))
+            self._text_ends, self._text_keys, self._passages, self._row_ends, self._heads = (
+                _map_array(path, file) for _ in range(5)
+            )
+
+    def read(self, row: int) -> TokenRow:
+        start = int(self._row_ends[row])
+        question, num_positives, num_hard, num_other = self._heads[row].tolist()
+        first_hard = start + num_positives
+        first_other = first_hard + num_hard
+        return TokenRow(
+            self.text(question),
+            [],
+            [self._passage(*fields) for fields in self._passages[start:first_hard].tolist()],
+            _Pool(self, first_hard, first_other),
+            _Pool(self, first_other, first_other + num_other),
+        )
+
+    def text(self, number: int) -> np.ndarray:
+        return self._tokens[self._text_ends[number] : self._text_ends[number + 1]]
+
+    def passage(self, number: int) -> TokenizedPassage | None:
+        fields = self._passages[number].item()
+        return None if fields[-1] == _LEFT_OUT else self._passage(*fields)
+
+    def _passage(self, id_key: int, title: int, text: int) -> TokenizedPassage:
+        return TokenizedPassage((id_key, int(self._text_keys[text])), self.text(title), self.text(text))
+
+
+class _Pool(Sequence["TokenizedPassage | None"]):
+    """Passages of the cache, read when they are asked for."""
+
+    def __init__(self, reader: _Reader, start: int, end: int) -> None:
+        self._reader = reader
+        self._numbers = range(start, end)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: int) -> TokenizedPassage | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._reader.passage(self._numbers[i])
+
+
+class _Writer:
+    """Collects rows; different texts are tokenized some thousands at a time."""
+
+    def __init__(self, path: Path, tokenize: Tokenizes, dtype: np.dtype) -> None:
+        self._path = path
+        self._tokenize = tokenize
+        self._dtype = dtype
+        self._numbers: dict[int, int] = {}  # of each text, by its key
+        self._waiting: list[str] = []
+        self._text_ends = array("q", [0])
+        self._passages = array("q")  # two a passage, as the dtype lies in memory
+        self._row_ends = array("q", [0])
+        self._heads = array("i")
+
+    def write(self, file: DPRFile, pools: tuple[bool, bool]) -> None:
+        usable = set(file.usable().tolist())
+        rows = tqdm(
+            range(file.findings.num_rows), f"Tokenizing {file.path}", unit="row", delay=2, leave=False, disable=None
+        )
+        with open(self._path, "wb") as out, file.open() as read:
+            for number in rows:
+                if number in usable:
+                    self._add(read(number), pools)
+                else:
+                    self._heads.extend([0, 0, 0, 0])
+                self._row_ends.append(len(self._passages) // 2)
+                if len(self._waiting) >= _TEXTS_AT_ONCE:
+                    self._flush(out)
+            self._flush(out)
+            self._finish(out)
+
+    def _add(self, row: Row, pools: tuple[bool, bool]) -> None:
+        negatives = [pool if wanted else () for pool, wanted in zip(row[3:], pools, strict=True)]
+        self._heads.extend([self._number(row.question), len(row.positives), *map(len, negatives)])
+        for passage in (*row.positives, *negatives[0], *negatives[1]):
+            self._add_passage(passage)
+
+    def _add_passage(self, passage: Passage | None) -> None:
+        if passage is None:
+            self._passages.extend([0, _packed(0, _LEFT_OUT)])
+        else:
+            title, text = self._number(passage.title), self._number(passage.text, passage.keys[1])
+            self._passages.extend([passage.keys[0], _packed(title, text)])
+
+    def _number(self, text: str, key: int | None = None) -> int:
+        """The number of a text; one that is new is remembered, to be tokenized."""
+        key = text_key(text) if key is None else key
+        number = self._numbers.setdefault(key, len(self._numbers))
+        if number == len(self._text_ends) - 1 + len(self._waiting):
+            self._waiting.append(text)
+        return number
+
+    def _flush(self, out: BinaryIO) -> None:
+        for tokens in self._tokenize.encode(self._waiting) if self._waiting else ():
+            out.write(tokens.astype(self._dtype).tobytes())
+            self._text_ends.append(self._text_ends[-1] + len(tokens))
+        self._waiting = []
+
+    def _finish(self, out: BinaryIO) -> None:
+        out.write(bytes(-out.tell() % 64))
+        start = out.tell()
+        np.save(out, np.frombuffer(self._text_ends, dtype=np.int64))
+        np.save(out, np.fromiter(self._numbers, dtype=np.int64, count=len(self._numbers)))
+        np.save(out, np.frombuffer(self._passages, dtype=np.int64).view(_PASSAGE))
+        np.save(out, np.frombuffer(self._row_ends, dtype=np.int64))
+        np.save(out, np.frombuffer(self._heads, dtype=np.int32).reshape(-1, 4))
+        out.write(start.to_bytes(8, "little"))
+
+
+def _packed(title: int, text: int) -> int:
+    """Two 32-bit numbers as the one that has them in this order in memory."""
+    return (title & 0xFFFFFFFF) | (text << 32)
+
+
+def _map_array(path: Path, file: BinaryIO) -> np.ndarray:
+    """The array that starts here, mapped; leaves the file at its end."""
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    mapped = np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
+    file.seek(mapped.nbytes, 1)
+    return np.asarray(mapped)  # plain views of it are cut much faster
