@@ -66,7 +66,7 @@ def main() -> None:
 
 def make_file(rows: str, path: Path, megabytes: int) -> str:
     """Repeats rows, each time with other questions and passage ids."""
-    records = [json.loads(line) for line in open(rows, encoding="utf-8")]
+    records = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]
     with open(path, "w", encoding="utf-8") as file:
         for turn in range(1 << 30):
             for record in records:
@@ -265,10 +265,9 @@ def page(arguments: argparse.Namespace, results: list[dict[str, Any]], starts: d
             "|---" * 7 + "|",
         ]
         for name, s in starts.items():
-            lines.append(
-                f"| {name} | {s['gigabytes']:.1f} | {s['rows']:,} | {s['index_seconds']:.2f} | {s['check_seconds']:.2f} "
-                f"| {s['first_batch_seconds']:.2f} | {s['megabytes_of_memory']:.0f} |"
-            )
+            seconds = (f"{s[f'{what}_seconds']:.2f}" for what in ("index", "check", "first_batch"))
+            figures = (name, f"{s['gigabytes']:.1f}", f"{s['rows']:,}", *seconds, f"{s['megabytes_of_memory']:.0f}")
+            lines.append(f"| {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,6 @@ LEVELS = {
     "records": 0,
     "errors": 0,
     "artifacts": 0,
-    "sidecar": 0,
     "datasets": 1,
     "transforms": 1,
     "models": 1,

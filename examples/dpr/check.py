@@ -225,7 +225,7 @@ def remarks(pipes: dict[str, DPRDataPipe], contents: dict[str, Contents], length
             yield f"note: {common} questions of {stage} are in train, too: its figures will be better than they should"
     for kind, tokens, limit in lengths:
         if (tokens > limit).mean() > 0.05:
-            yield f"note: {(tokens > limit).mean():.0%} of the {kind} are truncated: a higher limit would keep their end"
+            yield f"note: {(tokens > limit).mean():.0%} of the {kind} are truncated: a higher limit keeps their end"
     if not pipes["train"].has_negatives:
         yield "note: no question of train has a hard negative: only other questions' passages are its negatives"
 

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -253,7 +254,7 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     """The three splits, checked row by row; says what was found in each."""
     paths = {stage: [find_split(config.data_path, stage)] for stage in STAGES}
     paths["train"] = config.train_files or paths["train"]
-    for path in (*sum(paths.values(), []), *([config.passages] if config.passages else [])):
+    for path in (*chain.from_iterable(paths.values()), *([config.passages] if config.passages else [])):
         check_readable(path)
     passages = PassageCollection(config.passages) if config.passages else None
     pipes = {

@@ -153,9 +153,9 @@ def test_a24_every_cut_is_refused(content, size):
 def test_a24_cut_in_an_element():
     content = FORMS["compact"]
     start = content.rindex(b'{"question"')
-    assert refusal(content[: start + 30]) == (
-        f"(byte {start + 30}) [2]: file ends inside this element, at byte {start + 30}; expected the rest of the element"
-    )
+    end = start + 30
+    expected = f"(byte {end}) [2]: file ends inside this element, at byte {end}; expected the rest of the element"
+    assert refusal(content[:end]) == expected
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_b19_foreign_key_names(name: str) -> None:
     [
         '{"question": "q", "question": "r", "positive_ctxs": [{"text": "a"}]}',
         '{"question": "q", "positive_ctxs": [{"text": "a", "question": "b", "question": "b"}]}',
-        '{"question": "q", "positive_ctxs": [{"text": "a"}], "negative_ctxs": [{"text": "b"}, {"question":1,"question":2}]}',
+        '{"question": "q", "positive_ctxs": [{"text": "a"}], "negative_ctxs": [{}, {"question": 1, "question": 2}]}',
         '{"question": "q", "positive_ctxs": [{"text": "a", "meta": {"question": 1, "question": 1}}]}',
         '{"question": "q", "positive_ctxs": [{"text": "a"}], "more": [[{"a": {"question": 1, "question": 1}}]]}',
         '{"question": "{", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from text.datasets.elements import elements
 from text.datasets.raw import Form, form_of, progress_bar, read_chunks
+from text.datasets.sidecar import sidecar
 from text.errors import DataError
-from text.sidecar import sidecar
 
 
 def plain_file(path: str) -> str:

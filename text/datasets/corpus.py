@@ -21,9 +21,9 @@ from simdjson import Object
 
 from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.raw import progress_bar
+from text.datasets.sidecar import data_key, sidecar
 from text.errors import DataError
 from text.records import Passage, text_key
-from text.sidecar import data_key, sidecar
 
 _FORM = 1  # counts up when the form of the sidecars changes
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
@@ -44,7 +44,7 @@ class PassageCollection(Sequence[Passage]):
     """Passages in the order of a file; random access, also by id.
 
     All rows are checked once, when a file is opened for the first time; what was found, and where ids are, is
-    kept beside a large file (``text/sidecar.py``).
+    kept beside a large file (``text/datasets/sidecar.py``).
 
     Args:
         path: TSV with a header that names ``id`` and ``text``, and maybe ``title``; or JSON lines.
@@ -189,7 +189,7 @@ class PassageCollection(Sequence[Passage]):
         if "id" not in columns or "text" not in columns:
             found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode()
             raise DataError(
-                f"{self.rows.where(0)} header: {found}; expected id, text and title between tabs, or a JSON object a line"
+                f"{self.rows.where(0)} header: {found}; expected id, text and title between tabs, or JSON lines"
             )
         return columns
 

@@ -19,9 +19,9 @@ import simdjson
 
 from text.datasets.convert import plain_file
 from text.datasets.raw import BYTE_ORDER_MARK
+from text.datasets.sidecar import sidecar
 from text.datasets.strict import explain, parse_object, two_parsers
 from text.errors import DataError
-from text.sidecar import sidecar
 
 MAX_ROW_BYTES = 1 << 24
 """The longest row that is read; what is longer is no record of the DPR format."""
@@ -34,7 +34,7 @@ _SCAN_BYTES = 1 << 20
 class JsonlFile:
     """The rows of one JSONL file.
 
-    Where rows start is found once, and kept in a file beside the data (``text/sidecar.py``).
+    Where rows start is found once, and kept in a file beside the data (``text/datasets/sidecar.py``).
 
     Args:
         path: UTF-8 file, one JSON object a line. A byte order mark at the start is passed over. A

@@ -8,6 +8,7 @@ A step uses a hundredth of a record: negatives are converted when they are asked
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -166,25 +167,18 @@ def check_keys(record: Object, line: bytes) -> None:
     pools = [pool for name in POOLS if type(pool := record.get(name)) is Array]
     contexts = [context for pool in pools for context in pool if type(context) is Object]
     num_braces = len(line) - len(line.replace(b"{", b""))  # several times as fast as count
-    is_all = num_braces == 1 + len(contexts)  # else there are objects elsewhere, or braces in texts
+    if num_braces > 1 + len(contexts):  # there are objects elsewhere, or braces in texts
+        try:
+            # Not by simdjson's values(): these are dicts already, in which a key stands once.
+            json.loads(line, object_pairs_hook=lambda pairs: _refuse_twice([key for key, _ in pairs]))
+        except RecursionError:
+            raise FieldError("row: nested too deeply; expected a record in the DPR format") from None
     usual: list[str] = []
-    for item in [record, *contexts] if is_all else _objects(record):
+    for item in [record, *contexts]:
         keys = list(item)
         if keys != usual:
             _refuse_twice(keys)
         usual = keys
-
-
-def _objects(record: Object) -> Iterator[Object]:
-    """All objects of a record; not by recursion, since a record may be nested more deeply than Python can call."""
-    left: list[Any] = [record]
-    while left:
-        value = left.pop()
-        if type(value) is Object:
-            yield value
-            left.extend(value.values())
-        elif type(value) is Array:
-            left.extend(value)
 
 
 def _refuse_twice(keys: list[str]) -> None:

@@ -1,6 +1,6 @@
 """One file in the DPR format: its rows, each checked once.
 
-What the check found is kept beside a large file (``text/sidecar.py``): the second start reads nothing
+What the check found is kept beside a large file (``text/datasets/sidecar.py``): the second start reads nothing
 but rows that are asked for.
 """
 
@@ -21,8 +21,8 @@ from text.datasets.corpus import PassageCollection
 from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.parse import FieldError, Row, SkipRow, check_row, parse_row
 from text.datasets.raw import BYTE_ORDER_MARK, progress_bar
+from text.datasets.sidecar import sidecar
 from text.errors import DataError
-from text.sidecar import sidecar
 
 BLANK = "blank line"
 _RULES = 1  # counts up when a row that was usable is not any more, or the other way round

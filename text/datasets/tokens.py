@@ -1,7 +1,7 @@
 """TokenCache: the texts of a file as tokens, in a file that is mapped into memory.
 
 Each different text is tokenized once, when the cache is made; later epochs neither parse nor tokenize.
-The cache is a sidecar (``text/sidecar.py``), known by the data and the tokenizer. It holds, one after
+The cache is a sidecar (``text/datasets/sidecar.py``), known by the data and the tokenizer. It holds, one after
 another: the tokens of all texts; then five arrays in numpy's own form, and the byte at which these start.
 """
 
@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from text.datasets.parse import Row
 from text.datasets.rows import DPRFile
+from text.datasets.sidecar import sidecar
 from text.records import Passage, TokenizedPassage, text_key
-from text.sidecar import sidecar
 
 _FORM = 1  # counts up when the form of the file changes
 _TEXTS_AT_ONCE = 4096

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from text.sidecar import data_key, find_sidecar, sidecar
+from text.datasets.sidecar import data_key, find_sidecar, sidecar
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_in_the_cache_folder_where_that_of_the_data_cannot_be_written(locked: Pa
 
 def test_no_folder_can_be_written(locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(locked))  # a file
-    with pytest.raises(PermissionError, match="rows.jsonl: neither its folder nor the cache folder can be written"):
+    with pytest.raises(PermissionError, match=r"rows\.jsonl: neither its folder nor the cache folder can be written"):
         sidecar(locked, "index", shout)
 
 
