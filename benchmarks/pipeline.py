@@ -70,7 +70,7 @@ def make_file(rows: str, path: Path, megabytes: int) -> str:
     with open(path, "w", encoding="utf-8") as file:
         for turn in range(1 << 30):
             for record in records:
-                file.write(json.dumps(_changed(record, turn)) + "\n")
+                file.write(json.dumps(changed(record, turn)) + "\n")
             if file.tell() >= megabytes * 1_000_000:
                 return str(path)
     raise AssertionError
@@ -271,7 +271,7 @@ def page(arguments: argparse.Namespace, results: list[dict[str, Any]], starts: d
     return "\n".join(lines) + "\n"
 
 
-def _changed(record: dict[str, Any], turn: int) -> dict[str, Any]:
+def changed(record: dict[str, Any], turn: int) -> dict[str, Any]:
     pools = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
     changed = {
         pool: [{**context, "passage_id": f"{context['passage_id']}.{turn}"} for context in record[pool]]
