@@ -1,6 +1,6 @@
 """How fast training batches come: this library beside the ways that others have, on the same rows.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python benchmarks/pipeline.py
+    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.pipeline
 
 Each side runs in a process of its own, in turn with the others, several times; what counts is the
 median of the ratio within a round. Writes benchmarks/results/pipeline-DATE.md.
@@ -78,7 +78,17 @@ def make_file(rows: str, path: Path, megabytes: int) -> str:
 
 def run(side: str, file: str, arguments: argparse.Namespace) -> dict[str, float]:
     """One side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--file", file, "--tokenizer", arguments.tokenizer]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pipeline",
+        "--side",
+        side,
+        "--file",
+        file,
+        "--tokenizer",
+        arguments.tokenizer,
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     figures = json.loads(done.stdout.splitlines()[-1])
     print(side, figures, flush=True)
@@ -246,7 +256,7 @@ def page(arguments: argparse.Namespace, results: list[dict[str, Any]], starts: d
         hardware(),
         versions("torch", "tokenizers", "tiktoken", "pysimdjson", "transformers", "datasets", "sentence-transformers"),
         "",
-        f"`python benchmarks/pipeline.py --megabytes={arguments.megabytes} --large={arguments.large} "
+        f"`python -m benchmarks.pipeline --megabytes={arguments.megabytes} --large={arguments.large} "
         f"--rounds={arguments.rounds}`: real NQ rows of 110 KB, repeated with other ids; batches of {BATCH_SIZE}, one "
         f"positive and one hard negative each; roberta-base's tokenizer; one process.",
         "",

@@ -1,6 +1,6 @@
 """How fast rows are selected from a raw JSON array, beside ``json.load`` and the way that DPR's example had.
 
-    PYTHONPATH=. python benchmarks/select.py
+    PYTHONPATH=. python -m benchmarks.select
 
 Each side runs in a process of its own, in turn; what counts is the median of the ratio within a
 round. Memory is the peak above the interpreter with its imports. Writes benchmarks/results/select-DATE.md.
@@ -63,7 +63,7 @@ def make_array(rows: str, path: Path, megabytes: int, indent: int | None) -> str
 
 def run(side: str, file: str) -> dict[str, float]:
     """One side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--file", file]
+    command = [sys.executable, "-m", "benchmarks.select", "--side", side, "--file", file]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(side, figures, flush=True)
     return figures
@@ -107,7 +107,7 @@ def page(arguments: argparse.Namespace, results: dict[str, list[dict[str, Any]]]
         hardware(),
         versions("pysimdjson", "orjson", "numpy"),
         "",
-        f"`python benchmarks/select.py --megabytes={arguments.megabytes} --rounds={arguments.rounds}`: real NQ rows "
+        f"`python -m benchmarks.select --megabytes={arguments.megabytes} --rounds={arguments.rounds}`: real NQ rows "
         "repeated with other ids; all of them are kept, so ours and original also write the whole file.",
         "",
         "- ours: `select_rows`, with its checks of every key and number, and written through to the disk.",

@@ -5,7 +5,6 @@ Dimensions: B questions; P passages; K known positives of one question; L tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,21 +42,29 @@ class TokenizedPassage(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A question with the passages that one step uses.
+    """A question with the passages that one step uses."""
 
-    Out of a token cache, the question is the ids of its tokens, and there are no answers.
-    """
-
-    question: str | np.ndarray
+    question: str
     answers: list[str]
-    positives: Sequence[Passage | TokenizedPassage]
+    positives: list[Passage]
     """All known positives; the first one is what the step trains towards."""
-    hard_negatives: Sequence[Passage | TokenizedPassage]
+    hard_negatives: list[Passage]
     """Retrieved but wrong."""
-    other_negatives: Sequence[Passage | TokenizedPassage]
+    other_negatives: list[Passage]
     """Random passages of the corpus."""
     source: int = 0
     """Which of several data sets the question comes from."""
+
+
+class TokenizedExample(NamedTuple):
+    """An Example out of a token cache; answers are not kept there."""
+
+    question: np.ndarray
+    """Ids of its tokens, without special ones."""
+    positives: list[TokenizedPassage]
+    hard_negatives: list[TokenizedPassage]
+    other_negatives: list[TokenizedPassage]
+    source: int
 
 
 class TokenBatch(NamedTuple):

@@ -7,25 +7,37 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import simdjson
 
 from test.datasets.helpers import context, record, without
 from text.datasets.parse import FieldError, SkipRow, check_row, parse_row
-from text.records import Example, Passage
+from text.records import Passage
 
 
-def parse(row: dict[str, Any]) -> tuple[Example, dict[str, int]]:
+class Usable(NamedTuple):
+    """What can be used of a row."""
+
+    question: str
+    answers: list[str]
+    positives: list[Passage]
+    hard_negatives: list[Passage]
+    other_negatives: list[Passage]
+
+
+def parse(row: dict[str, Any]) -> tuple[Usable, dict[str, int]]:
     """All of a row that can be used, and what was left out."""
     counts: Counter[str] = Counter()
     check(row, counts)
     record = simdjson.Parser().parse(json.dumps(row).encode())
     assert isinstance(record, simdjson.Object)
-    *fields, hard_negatives, other_negatives = parse_row(record)
-    pools = [[passage for passage in pool if passage is not None] for pool in (hard_negatives, other_negatives)]
-    return Example(*fields, *pools), dict(+counts)
+    read = parse_row(record)
+    hard_negatives, other_negatives = (
+        [passage for passage in pool if passage is not None] for pool in (read.hard_negatives, read.other_negatives)
+    )
+    return Usable(read.question, read.answers, read.positives, hard_negatives, other_negatives), dict(+counts)
 
 
 def check(row: dict[str, Any], counts: Counter[str]) -> tuple[int, int]:
@@ -60,7 +72,7 @@ def test_record_by_hand() -> None:
         "negative_ctxs": [{"title": "Oak", "text": "A tree.", "passage_id": "3"}],
     }
     assert parse(row) == (
-        Example(
+        Usable(
             question="who wrote emma",
             answers=["Jane Austen", "Austen"],
             positives=[Passage("12", "Emma", "A novel by Austen."), Passage("7", "Austen", "She wrote Emma.")],

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from test.datasets.helpers import Bytes, context, law, record, records, write_jsonl
 from text.datasets import DPRDataPipe
-from text.records import Example, Passage, TokenizedPassage
+from text.records import Example, Passage, TokenizedExample, TokenizedPassage
 
 
 def as_text(passage: Passage | TokenizedPassage) -> list[Any]:
@@ -24,15 +24,17 @@ def as_text(passage: Passage | TokenizedPassage) -> list[Any]:
     return [passage.keys, *parts]
 
 
-def as_texts(batches: list[list[Example]]) -> list[Any]:
+def as_texts(batches: list[list[Any]]) -> list[Any]:
     return [
         [
-            question if isinstance(question, str) else bytes(question.astype(np.uint8)).decode(),
-            *([as_text(passage) for passage in pool] for pool in pools),
-            source,
+            example.question if isinstance(example, Example) else bytes(example.question.astype(np.uint8)).decode(),
+            *map(as_text, example.positives),
+            list(map(as_text, example.hard_negatives)),
+            list(map(as_text, example.other_negatives)),
+            example.source,
         ]
         for batch in batches
-        for question, _, *pools, source in batch
+        for example in batch
     ]
 
 
@@ -139,6 +141,7 @@ def test_tokens_are_mapped_not_read(tmp_path: Path) -> None:
     pipe = DPRDataPipe(path, 2)
     pipe.cache_tokens(Bytes())
     [[example, _]] = list(pipe)
+    assert isinstance(example, TokenizedExample)
     text = example.positives[0].text
     assert isinstance(text, np.ndarray)
     assert (text.dtype, text.flags.owndata, text.flags.writeable) == (np.dtype("<u2"), False, False)

@@ -20,7 +20,7 @@ from typing import Any
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-with atheris.instrument_imports(include=["text"]):
+with atheris.instrument_imports(include=["text"]):  # pyright: ignore[reportAttributeAccessIssue]
     from text.datasets.elements import elements
     from text.datasets.jsonl import JsonlFile
     from text.datasets.parse import FieldError, SkipRow, check_row

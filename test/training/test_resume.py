@@ -87,7 +87,8 @@ def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path
     with pytest.raises(Interrupt):
         Run(rows, tmp_path / "resumed", num_workers=2 - num_workers, callbacks=[SaveAndStop(4, checkpoint)]).fit()
     resumed = Run(rows, tmp_path / "resumed", num_workers=num_workers, keep_steps=4)
-    resumed.data.train.cache_tokens(resumed.data.collate.passage_transform)
+    collate: Any = resumed.data.collate
+    resumed.data.train.cache_tokens(collate.passage_transform)
     resumed.fit(checkpoint)
     for name, weights in whole.weights().items():
         torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)

@@ -241,6 +241,7 @@ examples_lists = st.lists(
         st.lists(passages, min_size=1, max_size=3),
         st.lists(passages, max_size=3),
         st.lists(passages, max_size=2),
+        st.integers(0, 3),
     ),
     min_size=1,
     max_size=5,

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import IterDataPipe, get_worker_info
@@ -30,7 +30,7 @@ from text.datasets.parse import POOLS, Row
 from text.datasets.rows import BLANK, DPRFile
 from text.datasets.tokens import TokenCache, Tokenizes, TokenRow
 from text.errors import DataError
-from text.records import Example
+from text.records import Example, TokenizedExample
 
 T = TypeVar("T")
 
@@ -205,7 +205,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         return sum(self._batch_sizes(epoch)[:batch])
 
     def cache_tokens(self, tokenize: Tokenizes) -> None:
-        """Takes questions and passages out of a token cache from now on; makes it first, where it is not there.
+        """Gives TokenizedExamples, out of a token cache, from now on; makes the cache first, where it is not there.
 
         Args:
             tokenize: What tokenizes them later on would.
@@ -311,18 +311,16 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         number = item % int(self._first_rows[-1])
         source = int(np.searchsorted(self._first_rows, number, side="right")) - 1
         row = readers[source](number - int(self._first_rows[source]))
-        positives = row.positives
+        positives: list[Any] = row.positives
         random = Random((self.seed << 96) + (self._epoch << 64) + item) if self.train else None
         if random and self.sample_positives:
             chosen = int(random.random() * len(positives))
             positives = [positives[chosen], *positives[:chosen], *positives[chosen + 1 :]]
-        hard_negatives, other_negatives = (
-            _take(pool, asked, random)
-            for pool, asked in (
-                (row.hard_negatives, self.num_hard_negatives),
-                (row.other_negatives, self.num_other_negatives),
-            )
-        )
+        hard_negatives: list[Any] = _take(row.hard_negatives, self.num_hard_negatives, random)
+        other_negatives: list[Any] = _take(row.other_negatives, self.num_other_negatives, random)
+        if isinstance(row, TokenRow):  # for the collator, the same
+            tokenized: Any = TokenizedExample(row.question, positives, hard_negatives, other_negatives, source)
+            return tokenized
         return Example(row.question, row.answers, positives, hard_negatives, other_negatives, source)
 
     def _count(self) -> Counter[str]:

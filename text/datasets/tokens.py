@@ -40,8 +40,6 @@ class TokenRow(NamedTuple):
     """A Row in tokens."""
 
     question: np.ndarray
-    answers: list[str]
-    """None are kept."""
     positives: list[TokenizedPassage]
     hard_negatives: Sequence[TokenizedPassage | None]
     other_negatives: Sequence[TokenizedPassage | None]
@@ -99,7 +97,6 @@ class _Reader:
         first_other = first_hard + num_hard
         return TokenRow(
             self.text(question),
-            [],
             [self._passage(*fields) for fields in self._passages[start:first_hard].tolist()],
             _Pool(self, first_hard, first_other),
             _Pool(self, first_other, first_other + num_other),

@@ -76,7 +76,7 @@ class DPRDataModule(LightningDataModule):
             ArtifactError: The checkpoint's order of rows is not that of this run, or its data is other data.
         """
         for name, ours in self._order().items():
-            theirs = state_dict[name]
+            theirs = state_dict.get(name)
             if ours != theirs:
                 what = "training data has the fingerprint" if name == "data" else f"{name} is"
                 raise ArtifactError(f"checkpoint: {what} {theirs}, this run has {ours}; expected the same")

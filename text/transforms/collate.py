@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from text.errors import DataError
-from text.records import BiEncoderBatch, Example, TokenBatch
+from text.records import BiEncoderBatch, Example, TokenBatch, TokenizedExample
 from text.transforms.tokenize import Text
 
 Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
@@ -42,7 +42,7 @@ class BiEncoderCollator:
         self.passage_transform = passage_transform
         self.in_batch_negatives = in_batch_negatives
 
-    def __call__(self, examples: Sequence[Example]) -> BiEncoderBatch:
+    def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Lays out one batch.
 
         A passage that tokenizes to nothing is left out, with its question if it is the positive;
@@ -105,7 +105,7 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
     return mask.scatter(1, positive_index[:, None], False)
 
 
-def _keys(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def _keys(examples: Sequence[Example] | Sequence[TokenizedExample]) -> tuple[Tensor, Tensor]:
     """Of the passages, (P, 2); and of the known positives, (B, K, 2): one with fewer repeats its first."""
     positives = [[passage.keys for passage in example.positives] for example in examples]
     negatives = [
