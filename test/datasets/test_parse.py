@@ -101,11 +101,23 @@ def test_answers_missing(row: dict[str, Any]) -> None:
     "answers, kind",
     [("['a']", "a string"), (1, "a number"), ({"a": 1}, "an object"), (["a", 1], "a list"), ([None], "a list")],
 )
-def test_answers_of_the_wrong_type(answers: Any, kind: str) -> None:
+def test_b17_answers_of_the_wrong_type(answers: Any, kind: str) -> None:
     assert error(record(answers=answers)) == f"answers: {kind}; expected a list of strings"
 
 
 # B. Schema
+
+
+def test_b16_blank_answers_are_left_out() -> None:
+    read, counts = parse(record(answers=["", "a", " \n"]))
+    assert (read.answers, counts) == (["a"], {"blank answers, left out": 2})
+
+
+def test_b18_scores_are_passed_over_but_must_be_json() -> None:
+    scores = [1000, 1.5, "7.25", None]
+    assert parse(record(negative_ctxs=[passage(str(i), score=score) for i, score in enumerate(scores)]))[1] == {}
+    with pytest.raises(ValueError, match=r"TAPE_ERROR|NUMBER_ERROR"):
+        simdjson.Parser().parse(b'{"score": NaN}')
 
 
 def test_b1_question_missing() -> None:

@@ -324,6 +324,19 @@ def test_damaged_checkpoint_is_exit_5(tmp_path: Path, fails) -> None:
     assert "cannot be loaded" in fails(5, "--resume", f"--output_dir={tmp_path}")
 
 
+def test_c10_pattern_that_matches_nothing(data: Path, fails) -> None:
+    message = fails(2, f"--data_path={data}", f"--train_files=[{data}/none*.jsonl]", "--fast_dev_run")
+    assert "none*.jsonl: no such file or directory" in message
+
+
+def test_c11_foreign_file(data: Path, fails) -> None:
+    (data / "passages.tsv").write_text("id\ttext\ttitle\n1\ta\tb\n")
+    message = fails(
+        3, f"--data_path={data}", f"--train_files=[{data}/train.jsonl, {data}/passages.tsv]", "--fast_dev_run"
+    )
+    assert "passages.tsv:1 (byte 0): invalid JSON" in message
+
+
 def test_f1_unknown_flag_names_the_nearest(fails) -> None:
     assert "--bach_size" in fails(2, "--bach_size=3") and "did you mean --batch_size?" in fails(2, "--bach_size=3")
 

@@ -57,7 +57,7 @@ def test_workers_do_not_change_the_weights(rows: Path, tmp_path: Path, num_worke
         torch.testing.assert_close(with_workers[name], weights, rtol=0, atol=0)
 
 
-def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) -> None:
+def test_c7_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path)
     [figures] = run.trainer.validate(run.task, run.data, verbose=False)
     task = run.task.eval()

@@ -131,7 +131,7 @@ def test_a_single_example():
     assert batch.positive_index.tolist() == [0] and batch.ignore.tolist() == [[False]]
 
 
-def test_truncation_is_known():
+def test_fault_b21_truncation_is_known():
     # Room for 4 words in a question, 6 in a passage, 4 in one with title.
     batch = COLLATE(
         [

@@ -148,6 +148,7 @@ def check_row(record: Object, line: bytes, collection: Collection | None, counts
     """
     check_keys(record, line)
     row = parse_row(record, collection)
+    counts["blank answers, left out"] += len(record.get("answers") or ()) - len(row.answers)
     names = (ID_POOLS if "positive_ids" in record else POOLS)[1:]
     for name in names:
         counts[f"rows without {name}"] += record.get(name) is None
@@ -206,7 +207,7 @@ def _answers(record: Object) -> list[str]:
     texts = [answer for answer in answers if isinstance(answer, str)] if type(answers) is Array else []
     if type(answers) is not Array or len(texts) < len(answers):
         raise FieldError(f"answers: {_kind(answers)}; expected a list of strings")
-    return texts
+    return [text for text in texts if text.strip()]  # a blank one would be found in every passage
 
 
 def _pool(record: Object, name: str) -> Sequence[Any]:
