@@ -379,6 +379,8 @@ def _cut(items: np.ndarray, batch_size: int, drop_last: bool) -> list[np.ndarray
 
 def _take(pool: Sequence[T | None], n: int, random: Random | None) -> list[T]:
     """``n`` different ones of the pool that can be used, or all of them: in random order, else the first ones."""
+    if n == 0:
+        return []
     places = range(len(pool)) if random is None else _shuffled(len(pool), random)
     return list(islice((passage for i in places if (passage := pool[i]) is not None), n))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from simdjson import Array, Object
@@ -66,9 +67,7 @@ class NegativePool(Sequence["Passage | None"]):
     def __init__(self, items: Sequence[Any], to_passage: ToPassage, positives: Sequence[Passage]) -> None:
         self._items = items
         self._to_passage = to_passage
-        self._ids = {passage.passage_id for passage in positives} - {""}
-        self._texts = {passage.text for passage in positives}
-        self._lengths = {len(text) for text in self._texts}
+        self._positives = positives
 
     def __len__(self) -> int:
         return len(self._items)
@@ -97,9 +96,16 @@ class NegativePool(Sequence["Passage | None"]):
                 usable += 1
         return usable
 
+    @cached_property
+    def _known(self) -> tuple[set[str], set[str], set[int]]:
+        """Ids, texts and lengths of texts of the positives; made when a negative is asked for."""
+        texts = {passage.text for passage in self._positives}
+        return {passage.passage_id for passage in self._positives} - {""}, texts, set(map(len, texts))
+
     def _is_positive(self, passage: Passage) -> bool:
+        ids, texts, lengths = self._known
         # Most texts differ in length already, which spares to hash them.
-        return passage.passage_id in self._ids or (len(passage.text) in self._lengths and passage.text in self._texts)
+        return passage.passage_id in ids or (len(passage.text) in lengths and passage.text in texts)
 
 
 def parse_row(record: Object, collection: Collection | None = None) -> Row:
@@ -148,7 +154,8 @@ def check_row(record: Object, line: bytes, collection: Collection | None, counts
     """
     check_keys(record, line)
     row = parse_row(record, collection)
-    counts["blank answers, left out"] += len(record.get("answers") or ()) - len(row.answers)
+    answers = record.get("answers")
+    counts["blank answers, left out"] += len(answers) - len(row.answers) if type(answers) is Array else 0
     names = (ID_POOLS if "positive_ids" in record else POOLS)[1:]
     for name in names:
         counts[f"rows without {name}"] += record.get(name) is None
