@@ -206,8 +206,9 @@ def test_a17_element_is_no_object(text, kind, size):
 def fault_in_the_second(text, size=1 << 20):
     """What is said of an element at byte 22, between two that are right; lines end in CR LF."""
     message = refusal(b'[{"a": []}, {"a": []},' + text.replace(b"\n", b"\r\n") + b', {"a": []}]', [size])
-    place, rest = re.fullmatch(r"\(byte (\d+)\) (.*)", message).groups()
-    return int(place) - 22, rest
+    match = re.fullmatch(r"\(byte (\d+)\) (.*)", message)
+    assert match is not None
+    return int(match[1]) - 22, match[2]
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -338,7 +339,7 @@ class Counting(bytearray):
 
     searched = 0
 
-    def find(self, joint, start, end):
+    def find(self, joint, start, end):  # pyright: ignore[reportIncompatibleMethodOverride]
         Counting.searched += min(end, len(self)) - start
         return super().find(joint, start, end)
 
@@ -357,6 +358,5 @@ def test_no_byte_is_searched_again_and_again(monkeypatch, row):
     rows = [row(i) for i in range(5_000)]
     content = json.dumps(rows).encode()
     assert read(content) == rows
-    assert Counting.searched < 50 * len(
-        content
-    )  # 8 times the element before, and 1 KiB, at most; not all that is there
+    # 8 times the element before, and 1 KiB, at most; not all that is there.
+    assert Counting.searched < 50 * len(content)

@@ -317,6 +317,9 @@ def test_b19_foreign_key_names(name: str) -> None:
         '{"question": "q", "positive_ctxs": [{"text": "a"}], "more": [[{"a": {"question": 1, "question": 1}}]]}',
         '{"question": "{", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
         '{"question": "q", "positive_ctxs": [{"text": "a"}], "qu\\u0065stion": "r"}',
+        '{"question": "{{", "positive_ctxs": [{"text": "{"}], "more": {"question": 1, "question": 1}}',
+        '{"question": "\\u007b", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
+        '{"question": "\\u007B", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
     ],
 )
 def test_a8_key_stands_twice(line: str) -> None:

@@ -19,6 +19,9 @@ from text.errors import DataError
 from text.records import BiEncoderBatch, Example, TokenBatch, TokenizedExample
 from text.transforms.tokenize import Text
 
+_COMPARED_AT_ONCE = 1 << 20
+"""Pairs of a known positive and a passage, for memory: in an evaluation there are many passages."""
+
 Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
 
@@ -56,23 +59,25 @@ class BiEncoderCollator:
             return _no_batch()
         groups = [[example.positives[0], *example.hard_negatives, *example.other_negatives] for example in examples]
         passages = [passage for group in groups for passage in group]
-        owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))  # (P,)
+        sizes = np.array([len(group) for group in groups])
+        owner = np.repeat(np.arange(len(groups)), sizes)  # (P,)
         questions = self.question_transform([example.question for example in examples])
         tokens = self.passage_transform([(passage.title, passage.text) for passage in passages])
 
-        is_positive = torch.cat([torch.ones(1, dtype=torch.bool), owner[1:] != owner[:-1]])  # (P,) first of its group
-        keep_question = ~questions.empty & ~tokens.empty[is_positive]
-        keep_passage = ~tokens.empty & keep_question[owner]
+        is_positive = np.zeros(len(passages), dtype=bool)
+        is_positive[np.cumsum(sizes) - sizes] = True  # the first of its group
+        keep_question = ~questions.empty.numpy() & ~tokens.empty.numpy()[is_positive]
+        keep_passage = ~tokens.empty.numpy() & keep_question[owner]
         if not keep_question.any():
             raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
-        owner = keep_question.cumsum(0)[owner[keep_passage]] - 1
         questions, tokens = _select(questions, keep_question), _select(tokens, keep_passage)
         passage_keys, known_positives = _keys(examples)
-        passage_keys, known_positives = passage_keys[keep_passage], known_positives[keep_question]
-        positive_index = is_positive[keep_passage].nonzero().squeeze(1)
+        passage_keys = torch.from_numpy(passage_keys[keep_passage])
+        known_positives = torch.from_numpy(known_positives[keep_question])
+        positive_index = torch.from_numpy(np.flatnonzero(is_positive[keep_passage]))
         ignore = known_positive_mask(known_positives, passage_keys, positive_index)
         if not self.in_batch_negatives:
-            ignore |= owner != torch.arange(len(positive_index))[:, None]
+            ignore |= torch.from_numpy(owner[keep_passage] != np.flatnonzero(keep_question)[:, None])
         return BiEncoderBatch(
             questions=questions,
             passages=tokens,
@@ -80,10 +85,10 @@ class BiEncoderCollator:
             ignore=ignore,
             passage_keys=passage_keys,
             known_positives=known_positives,
-            sources=torch.tensor([example.source for example in examples])[keep_question],
+            sources=torch.from_numpy(np.array([example.source for example in examples])[keep_question]),
             counts={
-                "questions left out, no tokens": int((~keep_question).sum()),
-                "passages left out, no tokens": int((~keep_passage).sum()),
+                "questions left out, no tokens": int(len(keep_question) - keep_question.sum()),
+                "passages left out, no tokens": int(len(keep_passage) - keep_passage.sum()),
             },
         )
 
@@ -100,12 +105,12 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
         (B, P) bool, True where the passage must not count as a negative of the question.
     """
     mask = torch.zeros(len(known_positives), len(passage_keys), dtype=torch.bool, device=passage_keys.device)
-    for known in known_positives.unbind(1):  # (B, 2); one at a time, for memory
-        mask |= (known[:, None, 0] == passage_keys[:, 0]) | (known[:, None, 1] == passage_keys[:, 1])
+    for known in known_positives.split(max(1, _COMPARED_AT_ONCE // max(1, mask.numel())), dim=1):
+        mask |= (known[:, :, None] == passage_keys).any(-1).any(1)
     return mask.scatter(1, positive_index[:, None], False)
 
 
-def _keys(examples: Sequence[Example] | Sequence[TokenizedExample]) -> tuple[Tensor, Tensor]:
+def _keys(examples: Sequence[Example] | Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:
     """Of the passages, (P, 2); and of the known positives, (B, K, 2): one with fewer repeats its first."""
     positives = [[passage.keys for passage in example.positives] for example in examples]
     negatives = [
@@ -114,11 +119,11 @@ def _keys(examples: Sequence[Example] | Sequence[TokenizedExample]) -> tuple[Ten
     passages = [keys for own, others in zip(positives, negatives, strict=True) for keys in (own[0], *others)]
     most = max(map(len, positives))
     known = [own + [own[0]] * (most - len(own)) for own in positives]
-    return torch.from_numpy(np.array(passages)), torch.from_numpy(np.array(known))
+    return np.array(passages), np.array(known)
 
 
-def _select(tokens: TokenBatch, keep: Tensor) -> TokenBatch:
-    return tokens if keep.all() else TokenBatch(*(field[keep] for field in tokens))
+def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
+    return tokens if keep.all() else TokenBatch(*(field[torch.from_numpy(keep)] for field in tokens))
 
 
 def _no_batch() -> BiEncoderBatch:
