@@ -281,7 +281,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         is_small = num_all * (self.rates[number] + 1) < 1 << 31
         rows = self.files[number].usable(np.int32 if is_small else np.int64) + int(self._first_rows[number])
         whole, rest = divmod(self.rows_per_set[number], max(1, len(rows)))
-        random = np.random.default_rng([self.seed, epoch, number])
+        random = np.random.default_rng([self.seed, epoch, number + 1])  # [..., 0] would be [...]
         copies = [rows + copy * num_all for copy in range(whole)]
         if rest:
             copies.append(random.permutation(rows)[:rest] + whole * num_all)

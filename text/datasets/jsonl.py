@@ -55,7 +55,7 @@ class JsonlFile:
         if self._state[0] >= INDEXED_BYTES:
             with suppress(PermissionError):  # no folder for it: it is made anew each time
                 self._index = sidecar(self.plain_path, "rows.npy", self._save_index)
-        self._offsets = self._scan() if self._index is None else np.load(self._index, mmap_mode="r")
+        self._offsets = self._scan() if self._index is None else _mapped(self._index)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -67,7 +67,7 @@ class JsonlFile:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         if self._index:
-            self._offsets = np.load(self._index, mmap_mode="r")
+            self._offsets = _mapped(self._index)
 
     def offset(self, row: int) -> int:
         """The byte at which a row starts; in a compressed file, of what it holds."""
@@ -157,6 +157,10 @@ class RowReader:
         except ValueError:
             is_cut = not line.endswith(b"\n")
             raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))  # a plain view of the map: quicker to take numbers from
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:
