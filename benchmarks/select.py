@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pipeline import SHARED, TINY_SET, changed
-from benchmarks.report import hardware, versions, write_result
+from benchmarks.report import hardware, versions, warm, write_result
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 FORMS = {"indented": 4, "compact": None}
@@ -63,7 +63,8 @@ def make_array(rows: str, path: Path, megabytes: int, indent: int | None) -> str
 
 
 def run(side: str, file: str) -> dict[str, float]:
-    """One side in a process of its own."""
+    """One side in a process of its own; the file is in the page cache."""
+    warm(file)
     command = [sys.executable, "-m", "benchmarks.select", "--side", side, "--file", file]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(side, figures, flush=True)
