@@ -163,8 +163,8 @@ def dpr(file: str, tokenizer: str) -> dict[str, float]:
 
 
 def arrow(file: str, tokenizer: str, *, is_picked_before: bool = False) -> dict[str, float]:
-    import datasets
-    from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+    import datasets  # pyright: ignore[reportMissingImports]
+    from sentence_transformers.sentence_transformer import data_collator  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
 
     datasets.disable_progress_bars()
@@ -187,7 +187,7 @@ def arrow(file: str, tokenizer: str, *, is_picked_before: bool = False) -> dict[
             rows = rows.map(pick, batched=True, remove_columns=rows.column_names)
         else:
             rows.set_transform(pick)
-        collate = SentenceTransformerDataCollator(preprocess_fn=tokenize)
+        collate = data_collator.SentenceTransformerDataCollator(preprocess_fn=tokenize)
         batches = DataLoader(rows, BATCH_SIZE, shuffle=True, collate_fn=collate)
         masks = ("anchor_attention_mask", "positive_attention_mask", "negative_attention_mask")
         return timed(batches, lambda batch: (len(batch[masks[0]]), sum(int(batch[mask].sum()) for mask in masks)))
