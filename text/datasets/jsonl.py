@@ -126,6 +126,7 @@ class RowReader:
         self.file = file
         self._descriptor = descriptor
         self._parsers = two_parsers()
+        self._buffer = bytearray()
 
     def read(self, row: int) -> bytes:
         """The bytes of a row, with its newline.
@@ -148,13 +149,21 @@ class RowReader:
         Raises:
             DataError: The row is not one JSON object, with path, line and byte.
         """
-        return self.parse_line(row, self.read(row))
+        start, end = self.file.offset(row), self.file.offset(row + 1)
+        if end - start > len(self._buffer):
+            self._buffer = bytearray(2 * (end - start))
+        # Into memory that is there already: to get new pages for each row costs more than to parse it.
+        line = memoryview(self._buffer)[: end - start]
+        if os.preadv(self._descriptor, [line], start) < end - start:
+            self.read(row)  # raises
+        return self.parse_line(row, line)
 
-    def parse_line(self, row: int, line: bytes) -> simdjson.Object:
+    def parse_line(self, row: int, line: bytes | memoryview) -> simdjson.Object:
         """Likewise, of a row that was read before."""
         try:
             return parse_object(line, next(self._parsers))
         except ValueError:
+            line = bytes(line)
             is_cut = not line.endswith(b"\n")
             raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
 

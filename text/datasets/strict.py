@@ -22,7 +22,7 @@ _INTEGERS = range(-(1 << 63), 1 << 64)
 _CUT_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\(u[0-9a-fA-F]{0,3})?")
 
 
-def parse_object(line: bytes, parser: simdjson.Parser) -> simdjson.Object:
+def parse_object(line: bytes | memoryview, parser: simdjson.Parser) -> simdjson.Object:
     """One JSON object from one line, strictly as RFC 8259 has it; fields are converted when they are asked for.
 
     Raises:
@@ -34,7 +34,7 @@ def parse_object(line: bytes, parser: simdjson.Parser) -> simdjson.Object:
         if "_ERROR: " not in str(error):  # not of the text: a part of the record before is still held
             raise
         raise ValueError(str(error)) from None  # too deep, or an integer out of range
-    if type(record) is not simdjson.Object or line.startswith(BYTE_ORDER_MARK):
+    if type(record) is not simdjson.Object or line[: len(BYTE_ORDER_MARK)] == BYTE_ORDER_MARK:
         raise ValueError("not one JSON object")
     return record
 
