@@ -122,9 +122,9 @@ def read_contents(pipe: DPRDataPipe) -> Contents:
     """Every question, without regard to case and spaces, and every positive."""
     questions, positives = Counter[int](), set()
     for file in pipe.files:
-        with file.open() as read:
+        with file.open() as reader:
             for number in file.usable():
-                row = read(int(number))
+                row = reader.read(int(number))
                 questions[text_key(" ".join(row.question.casefold().split()))] += 1
                 positives.update(passage.keys[1] for passage in row.positives)
     return Contents(questions, positives)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
@@ -26,13 +27,14 @@ from torch.utils.data import IterDataPipe, get_worker_info
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from text.datasets.corpus import PassageCollection
-from text.datasets.parse import POOLS, Row
-from text.datasets.rows import BLANK, DPRFile
-from text.datasets.tokens import TokenCache, Tokenizes, TokenRow
+from text.datasets.parse import POOLS
+from text.datasets.rows import BLANK, DPRFile, DPRReader
+from text.datasets.tokens import TokenCache, Tokenizes, TokenReader, TokenRow
 from text.errors import DataError
 from text.records import Example, TokenizedExample
 
 T = TypeVar("T")
+Reader = DPRReader | TokenReader
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -127,7 +129,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self.seed = seed
         self.drop_last = drop_last
         self._num_usable = [file.findings.num_rows - len(file.findings.unusable) for file in self.files]
-        self._first_rows = np.cumsum([0, *(file.findings.num_rows for file in self.files)])  # of each file, and the end
+        self._first_rows = [0, *accumulate(file.findings.num_rows for file in self.files)]  # of each file, and the end
         self.counts = self._count()
         """What was found while checking the rows, by reason."""
         self.skipped = list(self._skipped())
@@ -244,9 +246,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def texts(self) -> Iterator[str]:
         """Every question and passage text of the usable rows, in file order."""
         for file in self.files:
-            with file.open() as read:
+            with file.open() as reader:
                 for number in file.usable():
-                    row = read(int(number))
+                    row = reader.read(int(number))
                     yield row.question
                     for passage in (*row.positives, *row.hard_negatives, *row.other_negatives):
                         if passage is not None:
@@ -254,14 +256,21 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                             yield passage.text
 
     def _batches(self) -> Iterator[list[Example]]:
-        items = self._items(self._epoch)
-        ends = np.cumsum([0, *self._batch_sizes(self._epoch)])
         with ExitStack() as stack:
             readers = [stack.enter_context(source.open()) for source in self._caches or self.files]
-            for batch in range(self._first_batch + self._worker, len(ends) - 1, self._num_workers):
-                of_batch = items[ends[batch] : ends[batch + 1]]
-                share = slice(*(len(of_batch) * rank // self._num_ranks for rank in (self._rank, self._rank + 1)))
-                yield [self._example(readers, int(item)) for item in of_batch[share]]
+            for items, next_items in pairwise(chain(self._shares(), [[]])):
+                for source, row in map(self._place, next_items):
+                    readers[source].prefetch(row)
+                yield [self._example(readers, item) for item in items]
+
+    def _shares(self) -> Iterator[list[int]]:
+        """The items that are this process's of each batch that is its worker's."""
+        items = self._items(self._epoch)
+        ends = np.cumsum([0, *self._batch_sizes(self._epoch)])
+        for batch in range(self._first_batch + self._worker, len(ends) - 1, self._num_workers):
+            of_batch = items[ends[batch] : ends[batch + 1]]
+            share = slice(*(len(of_batch) * rank // self._num_ranks for rank in (self._rank, self._rank + 1)))
+            yield of_batch[share].tolist()
 
     def _items(self, epoch: int) -> np.ndarray:
         """All items of an epoch, in the order in which batches take them."""
@@ -277,9 +286,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     def _items_of_set(self, number: int, epoch: int) -> np.ndarray:
         """The items of one data set, shuffled if batches are of one set."""
-        num_all = int(self._first_rows[-1])
+        num_all = self._first_rows[-1]
         is_small = num_all * (self.rates[number] + 1) < 1 << 31
-        rows = self.files[number].usable(np.int32 if is_small else np.int64) + int(self._first_rows[number])
+        rows = self.files[number].usable(np.int32 if is_small else np.int64) + self._first_rows[number]
         whole, rest = divmod(self.rows_per_set[number], max(1, len(rows)))
         random = np.random.default_rng([self.seed, epoch, number + 1])  # [..., 0] would be [...]
         copies = [rows + copy * num_all for copy in range(whole)]
@@ -306,11 +315,16 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         ]
         return [batches[i] for i in np.random.default_rng([self.seed, epoch]).permutation(len(batches))]
 
-    def _example(self, readers: Sequence[Callable[[int], Row | TokenRow]], item: int) -> Example:
+    def _place(self, item: int) -> tuple[int, int]:
+        """Data set, and row in it, of an item."""
+        number = item % self._first_rows[-1]
+        source = bisect_right(self._first_rows, number) - 1
+        return source, number - self._first_rows[source]
+
+    def _example(self, readers: Sequence[Reader], item: int) -> Example:
         """An item with only the passages that one step uses."""
-        number = item % int(self._first_rows[-1])
-        source = int(np.searchsorted(self._first_rows, number, side="right")) - 1
-        row = readers[source](number - int(self._first_rows[source]))
+        source, number = self._place(item)
+        row = readers[source].read(number)
         positives: list[Any] = row.positives
         random = Random((self.seed << 96) + (self._epoch << 64) + item) if self.train else None
         if random and self.sample_positives:

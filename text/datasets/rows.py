@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -67,22 +67,14 @@ class DPRFile:
         return np.delete(rows, list(self.findings.unusable)) if self.findings.unusable else rows
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[int], Row]]:
-        """Opens the file; gives a function from the number of a usable row to the row, valid until the next call.
+    def open(self) -> Iterator[DPRReader]:
+        """Opens the file to read usable rows from it.
 
         Raises:
             DataError: The file has changed since it was checked.
         """
         with self.rows.open() as reader:
-
-            def read(row: int) -> Row:
-                try:
-                    return parse_row(reader.parse(row), self.passages)
-                except (SkipRow, FieldError) as error:
-                    where = self.rows.where(row)
-                    raise DataError(f"{where} {error}; the file has changed since it was checked") from None
-
-            yield read
+            yield DPRReader(reader, self.passages)
 
     def _findings(self) -> Findings:
         """Out of the sidecar, if the file is large and was checked before."""
@@ -123,6 +115,27 @@ class DPRFile:
         for name, size in zip(pool_sizes, sizes, strict=True):
             pool_sizes[name][size] += 1
         return None
+
+
+class DPRReader:
+    """Reads the usable rows of an open DPRFile; for one thread."""
+
+    def __init__(self, rows: RowReader, passages: PassageCollection | None) -> None:
+        self._rows = rows
+        self._passages = passages
+        self.prefetch = rows.prefetch
+
+    def read(self, row: int) -> Row:
+        """A row by its number, valid until the next one is read.
+
+        Raises:
+            DataError: The file has changed since it was checked.
+        """
+        try:
+            return parse_row(self._rows.parse(row), self._passages)
+        except (SkipRow, FieldError) as error:
+            where = self._rows.file.where(row)
+            raise DataError(f"{where} {error}; the file has changed since it was checked") from None
 
 
 def _save(path: Path, findings: Findings) -> None:

@@ -8,7 +8,7 @@ another: the tokens of all texts; then five arrays in numpy's own form, and the 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -69,18 +69,20 @@ class TokenCache:
         )
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[int], TokenRow]]:
-        """Maps the cache; gives a function from the number of a usable row to the row.
+    def open(self) -> Iterator[TokenReader]:
+        """Maps the cache to read usable rows from it.
 
         Raises:
             DataError: The file has changed since it was checked.
         """
         with self.file.rows.open():  # only to see that it is as it was
             pass
-        yield _Reader(self._path, self._dtype).read
+        yield TokenReader(self._path, self._dtype)
 
 
-class _Reader:
+class TokenReader:
+    """Reads the rows of a mapped TokenCache."""
+
     def __init__(self, path: Path, dtype: np.dtype) -> None:
         self._tokens = np.asarray(np.memmap(path, dtype, mode="r", shape=((path.stat().st_size) // dtype.itemsize,)))
         with open(path, "rb") as file:
@@ -90,7 +92,11 @@ class _Reader:
                 _map_array(path, file) for _ in range(5)
             )
 
+    def prefetch(self, row: int) -> None:
+        """Does nothing: which of a row's texts will be used is not known."""
+
     def read(self, row: int) -> TokenRow:
+        """A row by its number; its arrays are views of the cache."""
         start = int(self._row_ends[row])
         question, num_positives, num_hard, num_other = self._heads[row].tolist()
         first_hard = start + num_positives
@@ -116,7 +122,7 @@ class _Reader:
 class _Pool(Sequence["TokenizedPassage | None"]):
     """Passages of the cache, read when they are asked for."""
 
-    def __init__(self, reader: _Reader, start: int, end: int) -> None:
+    def __init__(self, reader: TokenReader, start: int, end: int) -> None:
         self._reader = reader
         self._numbers = range(start, end)
 
@@ -146,10 +152,10 @@ class _Writer:
         rows = tqdm(
             range(file.findings.num_rows), f"Tokenizing {file.path}", unit="row", delay=2, leave=False, disable=None
         )
-        with open(self._path, "wb") as out, file.open() as read:
+        with open(self._path, "wb") as out, file.open() as reader:
             for number in rows:
                 if number in usable:
-                    self._add(read(number), pools)
+                    self._add(reader.read(number), pools)
                 else:
                     self._heads.extend([0, 0, 0, 0])
                 self._row_ends.append(len(self._passages) // 2)

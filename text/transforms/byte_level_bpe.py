@@ -22,8 +22,8 @@ _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|
 _LONGEST = 20_000
 """Characters. On a million spaces tiktoken panics; on one long word, older releases take quadratic time."""
 
-_NEVER = "<|never|>"
-"""Special token that no text here has: without any, ``encode_to_numpy`` looks for the empty string, everywhere."""
+_BETWEEN = "<|between|>"
+"""Special token that no text here has: it separates the texts of one call, since a call costs as much as a sentence."""
 
 
 def tiktoken_encoder(tokenizer: Tokenizer) -> TiktokenEncoder | None:
@@ -69,10 +69,10 @@ class TiktokenEncoder:
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         if not texts:
             return []
-        ranks = [self._encoding.encode_to_numpy(text, disallowed_special=()) for text in texts]
-        ends = np.cumsum([len(row) for row in ranks]).tolist()
-        ids = self._ids[np.concatenate(ranks)]
-        return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        ranks = self._encoding.encode_to_numpy(_BETWEEN.join(texts), allowed_special={_BETWEEN})
+        ends = [*np.flatnonzero(ranks == self._encoding.max_token_value).tolist(), len(ranks)]
+        ids = self._ids[ranks]
+        return [ids[start:end] for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
@@ -97,9 +97,9 @@ def _tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | N
     if any(len(model.tokenize(token)) != 1 for token in merged):
         return None
     ranks = {bytes([byte_of[symbol] for symbol in token]): rank for rank, token in enumerate(tokens)}
-    encoding = Encoding("", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={_NEVER: len(ranks)})
-    reserved = [_NEVER, *(token["content"] for token in config["added_tokens"])]
-    return encoding, np.array(ids, dtype=np.int32), re.compile("|".join(map(re.escape, reserved)))
+    encoding = Encoding("", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={_BETWEEN: len(ranks)})
+    reserved = [_BETWEEN, *(token["content"] for token in config["added_tokens"])]
+    return encoding, np.array([*ids, -1], dtype=np.int32), re.compile("|".join(map(re.escape, reserved)))
 
 
 def _is_plain_byte_level_bpe(config: dict[str, Any]) -> bool:
