@@ -175,26 +175,23 @@ def check_keys(record: Object, line: bytes) -> None:
     pools = [pool for name in POOLS if type(pool := record.get(name)) is Array]
     contexts = [context for pool in pools for context in pool if type(context) is Object]
     num_others = len(line) - len(line.replace(b"{", b"")) - 1 - len(contexts)  # several times as fast as count
-    if num_others and num_others > _braces_in_texts(record, contexts, line):  # there may be objects elsewhere
+    if num_others and num_others > _braces_in_texts(line):  # there may be objects elsewhere
         try:
             # Not by simdjson's values(): these are dicts already, in which a key stands once.
             json.loads(line, object_pairs_hook=lambda pairs: _refuse_twice([key for key, _ in pairs]))
         except RecursionError:
             raise FieldError("row: nested too deeply; expected a record in the DPR format") from None
-    usual: list[str] = []
-    for item in [record, *contexts]:
-        keys = list(item)
-        if keys != usual:
-            _refuse_twice(keys)
-        usual = keys
+    _refuse_twice(list(record))
+    keys = [list(context) for context in contexts]
+    if keys and keys.count(keys[0]) == len(keys):  # as most often
+        keys = keys[:1]
+    for keys_of_one in keys:
+        _refuse_twice(keys_of_one)
 
 
-def _braces_in_texts(record: Object, contexts: Sequence[Object], line: bytes) -> int:
-    """Opening braces that stand in texts; none if some may be written as escapes, which ``line`` shows otherwise."""
-    if b"\\u007" in line:
-        return 0
-    texts = [record.get("question"), *(context.get("text") for context in contexts)]
-    return sum(text.count("{") for text in texts if type(text) is str)
+def _braces_in_texts(line: bytes) -> int:
+    """Opening braces that can only stand in texts: an object stands after a bracket, a comma or a colon."""
+    return sum(part.rstrip()[-1:] not in (b"[", b",", b":") for part in line.split(b"{")[1:-1])
 
 
 def _refuse_twice(keys: list[str]) -> None:
