@@ -1,7 +1,7 @@
 """RoBERTa as published (arXiv:1907.11692), from token ids to one embedding a text.
 
-The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions that start at
-``pad_token_id + 1``. Nothing here knows of retrieval: a classifier can stand on this encoder too.
+The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions. BERT's own weights fit, too:
+only the position of the first token differs. Nothing here knows of retrieval: a classifier can stand on this encoder too.
 
 Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
 """
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from text.models import checkpoint
 
+MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
 
 
@@ -25,6 +26,8 @@ POOLINGS = ("first", "mean")
 class RobertaConfig:
     """Sizes and options of an encoder; names as in Hugging Face's ``config.json``."""
 
+    model_type: str = "roberta"
+    """"roberta", "xlm-roberta" or "bert": whose form it has on disk, and where positions start."""
     vocab_size: int = 50265
     """Entries of the tokenizer."""
     hidden_size: int = 768
@@ -34,7 +37,7 @@ class RobertaConfig:
     intermediate_size: int = 3072
     """Width of the feed-forward part."""
     max_position_embeddings: int = 514
-    """Rows of the position table; a text may have ``pad_token_id + 1`` tokens fewer."""
+    """Rows of the position table; a text may have ``first_position`` tokens fewer."""
     pad_token_id: int = 1
     layer_norm_eps: float = 1e-5
     hidden_dropout_prob: float = 0.1
@@ -42,7 +45,9 @@ class RobertaConfig:
     pooling: str = "first"
     """"first" takes the first token's last hidden state (DPR), "mean" averages the real tokens'."""
     projection_dim: int | None = None
-    """Adds a linear layer and a layer norm after pooling; their width (dpr-scale)."""
+    """Adds a linear layer of this width after pooling."""
+    projection_norm: bool = True
+    """Whether a layer norm follows the projection (dpr-scale) or nothing (DPR)."""
     normalize: bool = False
     """Scales embeddings to length 1."""
 
@@ -55,8 +60,14 @@ class RobertaConfig:
                 f"hidden_size is {self.hidden_size}; "
                 f"expected a multiple of num_attention_heads {self.num_attention_heads}"
             )
-        if self.pooling not in POOLINGS:
-            raise ValueError(f'pooling is "{self.pooling}"; expected one of {", ".join(POOLINGS)}')
+        for name, values in (("pooling", POOLINGS), ("model_type", MODEL_TYPES)):
+            if getattr(self, name) not in values:
+                raise ValueError(f'{name} is "{getattr(self, name)}"; expected one of {", ".join(values)}')
+
+    @property
+    def first_position(self) -> int:
+        """Position of a text's first token: BERT counts from 0, RoBERTa from behind its padding token's id."""
+        return 0 if self.model_type == "bert" else self.pad_token_id + 1
 
 
 class RobertaEncoder(nn.Module):
@@ -81,7 +92,8 @@ class RobertaEncoder(nn.Module):
         self.projection, self.projection_norm = None, None
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
-            self.projection_norm = nn.LayerNorm(config.projection_dim, config.layer_norm_eps)
+            if config.projection_norm:
+                self.projection_norm = nn.LayerNorm(config.projection_dim, config.layer_norm_eps)
         self.apply(_initialize)
 
     @classmethod
@@ -118,7 +130,7 @@ class RobertaEncoder(nn.Module):
     @property
     def max_length(self) -> int:
         """Most tokens of a text."""
-        return self.config.max_position_embeddings - self.config.pad_token_id - 1
+        return self.config.max_position_embeddings - self.config.first_position
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """One embedding a text.
@@ -141,8 +153,10 @@ class RobertaEncoder(nn.Module):
         else:
             weights = attention_mask[:, :, None].to(hidden.dtype)
             pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        if self.projection is not None and self.projection_norm is not None:
-            pooled = self.projection_norm(self.projection(pooled))
+        if self.projection is not None:
+            pooled = self.projection(pooled)
+        if self.projection_norm is not None:
+            pooled = self.projection_norm(pooled)
         return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -163,17 +177,15 @@ class RobertaEncoder(nn.Module):
 class _Embeddings(nn.Module):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
-        self.padding_idx = config.pad_token_id
+        self.first_position = config.first_position
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=config.pad_token_id
-        )
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # The n-th real token of a text has position padding_idx + n, wherever it stands in the row.
-        positions = attention_mask.cumsum(dim=1) * attention_mask + self.padding_idx
+        # A token's position is counted among the real tokens of its text, wherever it stands in the row.
+        positions = (attention_mask.cumsum(dim=1) - 1 + self.first_position) * attention_mask
         return self.dropout(self.norm(self.word(input_ids) + self.position(positions)))
 
 
