@@ -1,7 +1,7 @@
 """RoBERTa as published (arXiv:1907.11692), from token ids to one embedding a text.
 
-The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions. BERT's own weights fit, too:
-only the position of the first token differs. Nothing here knows of retrieval: a classifier can stand on this encoder too.
+The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions. BERT's own weights fit, too: only
+the position of the first token differs. Nothing here knows of retrieval: a classifier can stand on it as well.
 
 Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
 """
