@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as checkpoint_activations
 
 from text.models import checkpoint
+from text.models.attention import PackedTexts, PaddedTexts, dropout, packed
+from text.models.chunks import cut_by_length
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
@@ -89,6 +92,8 @@ class RobertaEncoder(nn.Module):
         self.config = config
         self.embeddings = _Embeddings(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.activation_checkpointing = False
+        """True computes activations again in the backward pass, for memory."""
         self.projection, self.projection_norm = None, None
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
@@ -147,6 +152,38 @@ class RobertaEncoder(nn.Module):
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
+        if input_ids.is_cuda:
+            return self._embed(input_ids, attention_mask)
+        self._check_length(input_ids)
+        chunks = cut_by_length(_lengths(attention_mask)) or [([], 1)]
+        embeddings = [self._embed(input_ids[rows, :length], attention_mask[rows, :length]) for rows, length in chunks]
+        order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
+        return torch.cat(embeddings)[order.argsort()]
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's output for every token, (B, L, H); rows of padding mean nothing.
+
+        Raises:
+            ValueError: A text is longer than ``max_length``.
+        """
+        self._check_length(input_ids)
+        hidden = self.embeddings(input_ids, attention_mask)
+        if input_ids.is_cuda:
+            tokens = self._transform(hidden[attention_mask], packed(attention_mask))  # (T, H)
+            return torch.zeros_like(hidden, dtype=tokens.dtype).masked_scatter(attention_mask[:, :, None], tokens)
+        return self._transform(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
+
+    def _transform(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
+        """All layers one after another, for (..., H)."""
+        for layer in self.layers:
+            if self.activation_checkpointing and self.training:
+                hidden = checkpoint_activations(layer, hidden, texts, use_reentrant=False)
+            else:
+                hidden = layer(hidden, texts)
+        return hidden
+
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embeddings of texts, all at once."""
         hidden = self.hidden_states(input_ids, attention_mask)
         if self.config.pooling == "first":
             pooled = hidden[:, 0]
@@ -159,19 +196,9 @@ class RobertaEncoder(nn.Module):
             pooled = self.projection_norm(pooled)
         return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The last layer's output for every token, (B, L, H); rows of padding mean nothing.
-
-        Raises:
-            ValueError: A text is longer than ``max_length``.
-        """
+    def _check_length(self, input_ids: Tensor) -> None:
         if input_ids.shape[1] > self.max_length:
             raise ValueError(f"texts have up to {input_ids.shape[1]} tokens; expected at most {self.max_length}")
-        hidden = self.embeddings(input_ids, attention_mask)
-        visible = attention_mask[:, None, None, :]  # (B, 1, 1, L): for every head and every token
-        for layer in self.layers:
-            hidden = layer(hidden, visible)
-        return hidden
 
 
 class _Embeddings(nn.Module):
@@ -181,7 +208,7 @@ class _Embeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = _Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # A token's position is counted among the real tokens of its text, wherever it stands in the row.
@@ -202,10 +229,10 @@ class _Layer(nn.Module):
             nn.Linear(config.intermediate_size, config.hidden_size),
         )
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = _Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, visible)))
+    def forward(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, texts)))
         return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
 
 
@@ -217,12 +244,20 @@ class _SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, visible: Tensor) -> Tensor:
-        # (B, L, 3H) -> 3 of (B, heads, L, H / heads)
-        query, key, value = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        return self.output(context.transpose(1, 2).flatten(2))
+    def forward(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
+        qkv = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1))  # (..., 3, heads, H / heads)
+        return self.output(texts.attend(qkv, self.dropout if self.training else 0.0))
+
+
+class _Dropout(nn.Dropout):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        return dropout(input, self.p, self.training)
+
+
+def _lengths(attention_mask: Tensor) -> list[int]:
+    """Where each text ends: behind its last real token, and at least 1."""
+    places = torch.arange(1, attention_mask.shape[1] + 1)
+    return (attention_mask * places).amax(dim=1).clamp(min=1).tolist()
 
 
 def _initialize(module: nn.Module) -> None:
