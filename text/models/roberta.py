@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint as checkpoint_activations
 from text.models import checkpoint
 from text.models.attention import PackedTexts, PaddedTexts, dropout, packed
 from text.models.chunks import cut_by_length
+from text.models.linear import Linear
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
@@ -224,9 +225,9 @@ class _Layer(nn.Module):
         self.attention = _SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.feed_forward = nn.Sequential(
-            nn.Linear(config.hidden_size, config.intermediate_size),
-            nn.GELU(),
-            nn.Linear(config.intermediate_size, config.hidden_size),
+            Linear(config.hidden_size, config.intermediate_size, gelu=True),
+            nn.Identity(),
+            Linear(config.intermediate_size, config.hidden_size),
         )
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
@@ -241,8 +242,8 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
         qkv = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1))  # (..., 3, heads, H / heads)

@@ -1,0 +1,68 @@
+"""Linear layers that use what a CPU can do.
+
+PyTorch gives products of float32 matrices to MKL, which on other makers' processors leaves AVX-512 alone. oneDNN,
+which is in the same build and serves bfloat16, does not: it takes half the time there (``benchmarks/encoder.py``).
+
+Dimensions: I inputs; O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, by oneDNN where values are float32 on a CPU.
+
+    Args:
+        gelu: Whether a GELU follows.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, gelu: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.gelu = gelu
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        if not _fits_onednn(input):
+            outputs = super().forward(input)
+        elif torch.is_grad_enabled():
+            outputs = _OneDNNLinear.apply(input, self.weight, self.bias)
+        else:
+            return _onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
+        return F.gelu(outputs) if self.gelu else outputs
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _onednn_linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, weight = ctx.saved_tensors
+        gradient, inputs = gradients[0].flatten(0, -2), inputs.flatten(0, -2)  # (tokens, O) and (tokens, I)
+        of_inputs = _onednn_linear(gradients[0], weight.T)
+        of_weight = _onednn_linear(gradient.T, inputs.T)
+        return of_inputs, of_weight, gradient.sum(0)
+
+
+def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """(..., I) and (O, I) to (..., O)."""
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
+
+
+def _fits_onednn(inputs: Tensor) -> bool:
+    return (
+        _HAS_ONEDNN
+        and inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and inputs.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+    )
