@@ -29,12 +29,12 @@ class Linear(nn.Linear):
         self.gelu = gelu
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
-        if not _fits_onednn(input):
-            outputs = super().forward(input)
-        elif torch.is_grad_enabled():
+        if _fits_onednn(input, self.weight) and not torch.is_grad_enabled():
+            return _onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
+        if _fits_onednn(input, self.weight) and input.dtype == torch.float32:
             outputs = _OneDNNLinear.apply(input, self.weight, self.bias)
         else:
-            return _onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
+            outputs = super().forward(input)
         return F.gelu(outputs) if self.gelu else outputs
 
 
@@ -45,11 +45,11 @@ class _OneDNNLinear(torch.autograd.Function):
         return _onednn_linear(inputs, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         inputs, weight = ctx.saved_tensors
         gradient, inputs = gradients[0].flatten(0, -2), inputs.flatten(0, -2)  # (tokens, O) and (tokens, I)
-        of_inputs = _onednn_linear(gradients[0], weight.T)
-        of_weight = _onednn_linear(gradient.T, inputs.T)
+        of_inputs = _onednn_linear(gradients[0], weight.T) if ctx.needs_input_grad[0] else None
+        of_weight = _onednn_linear(gradient.T, inputs.T) if ctx.needs_input_grad[1] else None
         return of_inputs, of_weight, gradient.sum(0)
 
 
@@ -58,11 +58,12 @@ def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, t
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
 
 
-def _fits_onednn(inputs: Tensor) -> bool:
+def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
     return (
         _HAS_ONEDNN
         and inputs.device.type == "cpu"
-        and inputs.dtype == torch.float32
+        and inputs.dtype == weight.dtype
+        and inputs.dtype in (torch.float32, torch.bfloat16)
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )

@@ -1,0 +1,128 @@
+"""Attention over padded and packed texts: against plain Python, against each other, and its dropout."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from text.models.attention import PaddedTexts, dropout, packed
+
+LENGTHS = (7, 3, 1, 5)
+
+
+def batch(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values (4, 7, 3, 2, 8), and the mask."""
+    generator = torch.Generator().manual_seed(0)
+    qkv = scale * torch.randn(len(LENGTHS), max(LENGTHS), 3, 2, 8, generator=generator)
+    return qkv.to(dtype), torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+
+
+def attention_of_one_token(qkv: Tensor, length: int, token: int) -> list[float]:
+    """What a token of one text, (L, 3, heads, width), sees: softmax(q k / sqrt(width)) v, head after head."""
+    seen = []
+    for head in range(qkv.shape[2]):
+        query = qkv[token, 0, head].tolist()
+        keys, values = (qkv[:length, part, head].tolist() for part in (1, 2))
+        products = (sum(q * k for q, k in zip(query, key, strict=True)) for key in keys)
+        weights = [math.exp(product / math.sqrt(len(query))) for product in products]
+        for column in zip(*values, strict=True):
+            seen.append(sum(w * v for w, v in zip(weights, column, strict=True)) / sum(weights))
+    return seen
+
+
+def test_padded_texts_equal_plain_python():
+    qkv, mask = batch()
+    seen = PaddedTexts(mask).attend(qkv, 0.0)
+    for text, token in mask.nonzero().tolist():
+        expected = attention_of_one_token(qkv[text], LENGTHS[text], token)
+        torch.testing.assert_close(seen[text, token], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_bfloat16_is_as_exact_as_it_can_be(grad):
+    qkv, mask = batch(torch.bfloat16)
+    with torch.set_grad_enabled(grad):
+        seen = PaddedTexts(mask).attend(qkv, 0.0)
+    expected = PaddedTexts(mask).attend(qkv.float(), 0.0)
+    assert seen.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits: scores, weights and sums are each rounded by up to 2 ** -9.
+    torch.testing.assert_close(seen[mask].float(), expected[mask], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_beyond_the_range_of_exponentials(sign):
+    """All scores are about 600 or about -600: exp gives infinity or 0 for each."""
+    qkv, mask = batch(torch.bfloat16)
+    qkv[:, :, 0], qkv[:, :, 1] = 15, sign * (15 + qkv[:, :, 1])
+    with torch.no_grad():
+        seen = PaddedTexts(mask).attend(qkv, 0.0)
+    expected = PaddedTexts(mask).attend(qkv.requires_grad_(), 0.0)
+    assert seen[mask].isfinite().all()
+    torch.testing.assert_close(seen[mask], expected[mask])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_packed_equals_padded():
+    """Values, and gradients with respect to queries, keys and values."""
+    qkv, mask = batch()
+    qkv.requires_grad_()
+    target = torch.randn(int(mask.sum()), 16, generator=torch.Generator().manual_seed(1))
+    by_rows = PaddedTexts(mask).attend(qkv, 0.0)[mask]
+    one_after_another = packed(mask).attend(qkv[mask], 0.0)
+    torch.testing.assert_close(one_after_another, by_rows)
+    expected, gradient = (torch.autograd.grad((seen * target).sum(), qkv)[0] for seen in (by_rows, one_after_another))
+    assert expected.any()
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_packed_by_hand():
+    texts = packed(torch.tensor([[True, True, False], [True, True, True]]))
+    assert (texts.offsets.tolist(), texts.max_length) == ([0, 2, 5], 3)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(1_000_001,), (500, 2, 1000)])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
+    torch.manual_seed(0)
+    dropped = dropout(torch.ones(shape), p, True)
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / (1 - p)]), rtol=1e-4, atol=0)
+    # A million draws: five standard deviations are 0.0025.
+    assert (dropped == 0).float().mean().item() == pytest.approx(p, abs=0.0025)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.0025 / (1 - p))
+
+
+def test_dropout_draws_are_independent():
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(4, 100_000), 0.5, True) != 0).float()
+    assert (torch.corrcoef(kept) - torch.eye(4)).abs().max() < 0.02
+    assert abs(torch.corrcoef(torch.stack([kept[0, 1:], kept[0, :-1]]))[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
+def test_no_dropout(p, training):
+    values = torch.randn(10)
+    assert dropout(values, p, training).equal(values)
+
+
+def test_all_dropped():
+    assert not dropout(torch.randn(10), 1.0, True).any()
+
+
+def test_gradient_of_dropout_is_that_of_what_is_kept():
+    values = torch.randn(1000, requires_grad=True)
+    kept = dropout(values, 0.25, True)
+    kept.sum().backward()
+    torch.testing.assert_close(values.grad, torch.where(kept != 0, 4 / 3, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_packed_dropout():
+    """Of all values, so that a share of the weights is missing; in expectation the same."""
+    torch.manual_seed(0)
+    qkv, mask = batch()
+    expected = packed(mask).attend(qkv[mask], 0.0)
+    mean = torch.stack([packed(mask).attend(qkv[mask], 0.2) for _ in range(2000)]).mean(0)
+    torch.testing.assert_close(mean, expected, atol=0.1, rtol=0)

@@ -1,0 +1,78 @@
+"""Linear against torch's own, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from text.models.linear import Linear
+
+
+def linear_pair(gelu: bool = False) -> tuple[Linear, nn.Sequential]:
+    """Ours and torch's, with one set of weights."""
+    torch.manual_seed(0)
+    ours = Linear(24, 40, gelu=gelu)
+    theirs = nn.Linear(24, 40)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, nn.Sequential(theirs, nn.GELU() if gelu else nn.Identity())
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", [(24,), (7, 24), (3, 5, 24), (0, 24), (2, 0, 24)])
+def test_values_equal_torchs(shape, gelu):
+    ours, theirs = linear_pair(gelu)
+    inputs = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs), theirs(inputs))
+    torch.testing.assert_close(ours(inputs), theirs(inputs))
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24)])
+def test_gradients_equal_torchs(shape, gelu):
+    ours, theirs = linear_pair(gelu)
+    inputs, target = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
+    (gradient,) = torch.autograd.grad(100 * F.mse_loss(ours(inputs), target), inputs)
+    (expected,) = torch.autograd.grad(100 * F.mse_loss(theirs(inputs), target), inputs)
+    torch.testing.assert_close(gradient, expected)
+    (100 * F.mse_loss(ours(inputs), target)).backward()
+    (100 * F.mse_loss(theirs(inputs), target)).backward()
+    for parameter, like in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, like.grad)
+
+
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is not a double:UserWarning")
+def test_gradients_by_differences():
+    """In float32, as oneDNN has no other: a step of 1e-2 is exact, since the layer is linear."""
+    ours, _ = linear_pair()
+    inputs = torch.randn(5, 24, requires_grad=True)
+    assert torch.autograd.gradcheck(ours, inputs, eps=1e-2, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_frozen_parameters_get_no_gradient(frozen):
+    ours, _ = linear_pair()
+    getattr(ours, frozen).requires_grad_(False)
+    ours(torch.randn(3, 24)).sum().backward()
+    assert {name for name, parameter in ours.named_parameters() if parameter.grad is None} == {frozen}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_other_precisions(dtype, gelu):
+    ours, theirs = linear_pair(gelu)
+    inputs = torch.randn(7, 24, dtype=dtype)
+    expected = theirs.to(dtype)(inputs)
+    torch.testing.assert_close(ours.to(dtype)(inputs), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs), expected)
+
+
+def test_autocast():
+    ours, theirs = linear_pair(gelu=True)
+    inputs = torch.randn(7, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(inputs).dtype == torch.bfloat16
+        torch.testing.assert_close(ours(inputs), theirs(inputs))
