@@ -36,7 +36,7 @@ FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 )
-"""Of RobertaConfig, those that ``config.json`` holds, under the same names."""
+"""Of RobertaConfig, those that ``config.json`` holds under the same names: all of them numbers."""
 ARCHITECTURES = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
 """By model_type, what Hugging Face calls the encoder."""
 
@@ -83,6 +83,8 @@ class Saved(NamedTuple):
     """Where its weights are, for messages."""
     fields: dict[str, Any]
     """Of RobertaConfig."""
+    fields_path: Path
+    """Where they are, for messages."""
     weights: dict[str, Tensor]
     """Under our names."""
     table: Table
@@ -127,10 +129,10 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
         raise ArtifactError(f"{path}: model_dict is a {type(weights).__name__}; expected a state dict")
     sides: dict[str, dict[str, Any]] = {"question_model": {}, "ctx_model": {}}
     for key, tensor in weights.items():
-        side, _, rest = key.partition(".")
+        side = key.partition(".")[0]
         if side not in sides:
             raise ArtifactError(f"{path}: key {key} is unknown; expected question_model.* and ctx_model.*")
-        sides[side][rest] = tensor
+        sides[side][key] = tensor
     question, passage = (from_weights(path, side, keys.DPR, num_attention_heads) for side in sides.values())
     return question, passage
 
@@ -166,7 +168,7 @@ def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attent
         fields |= {"model_type": "bert", "pad_token_id": 0, "layer_norm_eps": 1e-12}
     if "projection.weight" in weights:
         fields |= {"projection_dim": size("projection.weight", 0), "projection_norm": False}
-    return Saved(path, fields, weights, table, size("embeddings.token_type.weight", 0) if is_bert else 0)
+    return Saved(path, fields, path, weights, table, size("embeddings.token_type.weight", 0) if is_bert else 0)
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -228,8 +230,12 @@ def _read_hugging_face(folder: Path) -> Saved:
         raise ArtifactError(f'{path}: model_type is "{kind}"; expected one of {", ".join(ARCHITECTURES)}, dpr')
     _expect(path, content, _FIXED)
     is_bert = kind in ("bert", "dpr")
-    if is_bert:
-        content = _DEFAULTS_OF_BERT | content
+    content = (_DEFAULTS_OF_BERT if is_bert else {}) | content
+    for name in (*FIELDS, "type_vocab_size"):
+        if not isinstance(content.get(name, 0), int | float):
+            raise ArtifactError(f"{path}: {name} is {json.dumps(content[name])}; expected a number")
+    if content["type_vocab_size"] not in range(1, 1 << 10):
+        raise ArtifactError(f"{path}: type_vocab_size is {content['type_vocab_size']}; expected a few")
     fields = {name: content[name] for name in FIELDS if name in content}
     fields["model_type"] = "bert" if is_bert else kind
     if kind == "dpr" and content.get("projection_dim"):
@@ -238,10 +244,8 @@ def _read_hugging_face(folder: Path) -> Saved:
     weights = folder / "model.safetensors"
     if not weights.is_file() and (folder / "pytorch_model.bin").is_file():
         weights = folder / "pytorch_model.bin"
-    num_token_types = content["type_vocab_size"]
-    if not isinstance(num_token_types, int) or num_token_types < 1:
-        raise ArtifactError(f"{path}: type_vocab_size is {num_token_types}; expected a positive integer")
-    return Saved(weights, fields, _named(weights, read_weights(weights), table), table, num_token_types)
+    named = _named(weights, read_weights(weights), table)
+    return Saved(weights, fields, path, named, table, content["type_vocab_size"])
 
 
 def _read_modules(folder: Path) -> Saved:

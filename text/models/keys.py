@@ -62,6 +62,8 @@ PREFIXES = (
     "question_encoder.",
     "ctx_encoder.bert_model.",
     "ctx_encoder.",
+    "question_model.",
+    "ctx_model.",
 )
 """What may stand before a key where the encoder is part of a larger model; the first that fits is left out."""
 NOT_USED = ("pooler.", "lm_head.", "cls.", "classifier.", "qa_outputs.", "head.", "embeddings.position_ids")
@@ -119,7 +121,7 @@ def without_token_types(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def their_keys(name: str, table: Table) -> list[str]:
-    """What makes up one of ours: ``layers.3.attention.qkv.bias`` -> ``encoder.layer.3.attention...``; or its own name."""
+    """What makes up one of ours: ``layers.3.attention_norm.bias`` -> ``encoder.layer.3...``; or its own name."""
     stem, number, kind = _split(name)
     return [source.replace(".N.", f".{number}.") + kind for source in table.get(stem, (stem,))]
 

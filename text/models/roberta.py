@@ -67,7 +67,7 @@ class RobertaConfig:
     max_seq_length: int | None = None
     """Most tokens of a text, where that is fewer than the position table allows (sentence-transformers)."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """What to put before a text, by kind of text, such as "query" (sentence-transformers); kept for whoever tokenizes."""
+    """What to put before a text, by kind of text, such as "query"; kept for whoever tokenizes."""
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):
@@ -146,7 +146,7 @@ class RobertaEncoder(nn.Module):
         try:
             config = RobertaConfig(**saved.fields)
         except ValueError as error:
-            raise ArtifactError(f"{saved.path}: {error}") from None
+            raise ArtifactError(f"{saved.fields_path}: {error}") from None
         encoder = cls(replace(config, **overrides))
         checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
