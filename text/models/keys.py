@@ -145,6 +145,8 @@ def _stack(parts: Mapping[int, Tensor], keys: list[str]) -> Tensor:
     for place, key in enumerate(keys):
         if place not in parts:
             raise KeyError(f"key {key} is missing")
-        if parts[place].shape != parts[0].shape or not parts[0].ndim:
+        if not parts[place].ndim:
+            raise KeyError(f"key {key} is a single number")
+        if parts[place].shape != parts[0].shape:
             raise KeyError(f"key {key} has shape {tuple(parts[place].shape)}, {keys[0]} {tuple(parts[0].shape)}")
     return torch.cat([parts[place] for place in range(len(keys))])
