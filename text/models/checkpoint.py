@@ -376,7 +376,9 @@ def _named(path: Path, theirs: Mapping[str, Any], table: Table) -> dict[str, Ten
 
 def _misfit(saved: Saved, name: str, what: str) -> ArtifactError:
     key = keys.their_keys(name, saved.table)[0]
-    return ArtifactError(f"{saved.path}: key {key} {what}; expected the weights of this encoder")
+    # A layer that has no name among theirs is from another file of the folder.
+    path = saved.fields_path.parent if key == name else saved.path
+    return ArtifactError(f"{path}: key {key} {what}; expected the weights of this encoder")
 
 
 def _expect(path: Path, content: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
