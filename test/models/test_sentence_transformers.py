@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from test.models.helpers import BERT, SIZES, encoder, randomize
 from text.errors import ArtifactError
-from text.models import RobertaConfig, RobertaEncoder
+from text.models import BiEncoder, RobertaConfig, RobertaEncoder
 from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
 
 pytestmark = [
@@ -114,6 +114,29 @@ def test_they_cut_texts_where_we_do(tmp_path: Path):
     long = ["x " * 200]
     torch.testing.assert_close(their_embeddings(tmp_path, long), embed(ours, tokenizer, long))
     assert RobertaEncoder.from_pretrained(tmp_path).config == ours.config
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_they_load_a_pair(tmp_path: Path, tied):
+    """As a run hands it on: with a config.json of its own beside the two."""
+    question_encoder, tokenizer = encoder(projection_dim=8, prompts={"query": "q: "}), train_tokenizer(TEXTS, 270)
+    passage_encoder = question_encoder if tied else encoder(pooling="mean", projection_dim=8, normalize=True)
+    pair = BiEncoder(question_encoder, passage_encoder)
+    pair.save_pretrained(tmp_path)
+    write(tmp_path / "config.json", {"question_max_length": 9})
+    for folder in tmp_path.glob("*_encoder"):
+        save_tokenizer(tokenizer, folder)
+    model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    questions, passages = (torch.from_numpy(encode(TEXTS)) for encode in (model.encode_query, model.encode_document))
+    torch.testing.assert_close(questions, embed(question_encoder, tokenizer, ["q: " + text for text in TEXTS]))
+    torch.testing.assert_close(passages, embed(passage_encoder, tokenizer))
+    assert BiEncoder.from_pretrained(tmp_path).is_tied == tied
+    if tied:
+        torch.testing.assert_close(embed(RobertaEncoder.from_pretrained(tmp_path), tokenizer), passages)
+    else:
+        with pytest.raises(ValueError, match="route"):
+            model.encode(TEXTS)
+        assert_one_line(tmp_path, "modules.json", "modules Router; expected")
 
 
 # ---- as older releases save it

@@ -77,6 +77,9 @@ class BiEncoder(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes each encoder to a folder of its own, one folder where they are tied.
 
+        sentence-transformers loads the two as one model, once a tokenizer is beside each: ``encode_query`` and
+        ``encode_document`` take the question and the passage encoder.
+
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
             OSError: The folder cannot be written, or a passage encoder is left in it beside which
@@ -86,10 +89,14 @@ class BiEncoder(nn.Module):
         if self.is_tied and left.exists():
             raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
+        prompts = {}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):
                 raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
             encoder.save_pretrained(Path(folder) / name)
+            prompts = {**encoder.config.prompts, **prompts}
+        passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
+        checkpoint.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts)
 
     @property
     def is_tied(self) -> bool:

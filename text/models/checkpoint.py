@@ -65,14 +65,6 @@ _FIXED_MODULE = {
     "module_input_name": "sentence_embedding",
     "module_output_name": "sentence_embedding",
 }
-_MODULE_CLASSES = {
-    "Transformer": "sentence_transformers.models.Transformer",
-    "Pooling": "sentence_transformers.models.Pooling",
-    "Dense": "sentence_transformers.models.Dense",
-    "LayerNorm": "sentence_transformers.models.LayerNorm",
-    "Normalize": "sentence_transformers.models.Normalize",
-}
-"""Under their old names, which releases before 6 know as well."""
 _ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
 
 
@@ -417,7 +409,7 @@ def save(module: nn.Module, config: Any, max_length: int, folder: str | os.PathL
 
     ``config.json`` has Hugging Face's fields only: pooling and what follows it, the limit and the prompts stand where
     sentence-transformers looks for them. ``modules.json`` comes last, and names what counts: folders of modules that
-    an earlier encoder left are not looked at.
+    an earlier encoder left are not looked at. Classes stand in it under their old names, which every release knows.
     """
     folder = Path(folder)
     num_token_types = 2 if config.model_type == "bert" else 1
@@ -429,21 +421,53 @@ def save(module: nn.Module, config: Any, max_length: int, folder: str | os.PathL
     write_json(folder / "config.json", kind | fields | special | _FIXED | {"type_vocab_size": num_token_types})
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     write_json(folder / "config_sentence_transformers.json", {"prompts": dict(config.prompts)})
-    modules = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = {"": "Transformer", "1_Pooling": "Pooling"}
     _save_pooling(folder / "1_Pooling", config)
     if config.projection_dim is not None:
-        modules["Dense"] = "2_Dense"
+        modules["2_Dense"] = "Dense"
         _save_dense(folder / "2_Dense", config, ours)
         if config.projection_norm:
-            modules["LayerNorm"] = "3_LayerNorm"
+            modules["3_LayerNorm"] = "LayerNorm"
             _save_weights(folder / "3_LayerNorm", keys.to_theirs(ours, keys.LAYER_NORM))
             write_json(folder / "3_LayerNorm" / "config.json", {"dimension": config.projection_dim})
     if config.normalize:
-        modules["Normalize"] = "4_Normalize"
+        modules["4_Normalize"] = "Normalize"
         write_json(folder / "4_Normalize" / "config.json", {})
+    _list_modules(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()})
+
+
+def save_pair(folder: str | os.PathLike[str], sides: Mapping[str, str], prompts: Mapping[str, str]) -> None:
+    """Lets sentence-transformers load encoders saved below ``folder`` as one model.
+
+    Args:
+        folder: Where the folders of the encoders are.
+        sides: By sentence-transformers' name of a task, "query" or "document", the encoder's folder. Where both
+            are the same, its modules are the model's; else a Router chooses by task.
+        prompts: Of both.
+    """
+    folder = Path(folder)
+    modules = {task: _listed_below(folder, side) for task, side in sides.items()}
+    listed = dict(next(iter(modules.values())))
+    if len(set(sides.values())) > 1:
+        structure = {task: list(types) for task, types in modules.items()}
+        router = {"types": {path: kind for types in modules.values() for path, kind in types.items()}}
+        parameters = {"default_route": None, "allow_empty_key": False}
+        write_json(folder / "router_config.json", router | {"structure": structure, "parameters": parameters})
+        listed = {"": "sentence_transformers.models.Router"}
+    write_json(folder / "config_sentence_transformers.json", {"prompts": dict(prompts)})
+    _list_modules(folder, listed)
+
+
+def _listed_below(folder: Path, side: str) -> dict[str, str]:
+    modules = _read_json(folder / side / "modules.json", list)
+    return {Path(side, module["path"]).as_posix(): module["type"] for module in modules}
+
+
+def _list_modules(folder: Path, modules: Mapping[str, str]) -> None:
+    """Writes ``modules.json``: the class of each, by folder."""
     listed = [
-        {"idx": index, "name": str(index), "path": path, "type": _MODULE_CLASSES[kind]}
-        for index, (kind, path) in enumerate(modules.items())
+        {"idx": index, "name": str(index), "path": path, "type": kind}
+        for index, (path, kind) in enumerate(modules.items())
     ]
     write_json(folder / "modules.json", listed)
 
