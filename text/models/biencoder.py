@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from text.models import checkpoint
+from text.models import checkpoint, modules
 from text.models.roberta import RobertaEncoder
 from text.records import TokenBatch
 
@@ -96,7 +96,7 @@ class BiEncoder(nn.Module):
             encoder.save_pretrained(Path(folder) / name)
             prompts = {**encoder.config.prompts, **prompts}
         passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
-        checkpoint.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts)
+        modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts)
 
     @property
     def is_tied(self) -> bool:
