@@ -355,10 +355,12 @@ def test_files_that_hold_no_encoder(tmp_path: Path, content, message):
         (b'{"model_type": "bert", "is_decoder": true}', "is_decoder is true; expected false"),
         (b'{"model_type": "bert", "add_cross_attention": true}', "add_cross_attention is true; expected false"),
         (b'{"model_type": "bert", "vocab_size": "x"}', 'vocab_size is "x"; expected a number'),
+        (b'{"model_type": "bert", "vocab_size": true}', "vocab_size is true; expected a number"),
         (b'{"model_type": "bert", "type_vocab_size": 0}', "type_vocab_size is 0; expected a few"),
         (b'{"model_type": "bert", "hidden_size": 12.5}', "hidden_size is 12.5; expected a positive integer"),
         (b'{"model_type": "bert", "hidden_size": 31}', "hidden_size is 31; expected a multiple of num_attention_heads"),
         (b'{"model_type": "bert", "pad_token_id": 30522}', "pad_token_id is 30522; expected an id below 30522"),
+        (b'{"model_type": "bert", "num_hidden_layers": 1000000000000}', "weights; expected as many as are saved, "),
         (b'{"model_type": "bert", "layer_norm_eps": -1}', "layer_norm_eps is -1; expected a number from 0 to 1"),
     ],
 )
@@ -438,6 +440,18 @@ def test_checkpoints_of_dpr_that_are_wrong(tmp_path: Path, change, message):
         BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
     found = str(caught.value)
     assert found.startswith(f"{tmp_path / 'dpr.cp'}: ") and message in found and "\n" not in found, found
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_dpr_that_ends_early(tmp_path: Path, share, zipped):
+    """Published ones are of the form from before torch 1.6, which is no zip file."""
+    path = tmp_path / "dpr.cp"
+    torch.save(dpr_checkpoint(False), path, _use_new_zipfile_serialization=zipped)
+    BiEncoder.from_pretrained(path, num_attention_heads=4)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ArtifactError, match=r"dpr\.cp: "):
+        BiEncoder.from_pretrained(path, num_attention_heads=4)
 
 
 def test_a_weight_that_is_missing_on_one_side(tmp_path: Path):

@@ -160,7 +160,7 @@ def _read_hugging_face(folder: Path) -> Saved:
     model_type = "bert" if kind == "dpr" else kind
     settings = _DEFAULTS | (_DEFAULTS_OF_BERT if model_type == "bert" else {}) | settings
     for name in (*FIELDS, "type_vocab_size"):
-        if not isinstance(settings.get(name, 0), int | float):
+        if type(settings.get(name, 0)) not in (int, float):  # True is an int, too
             raise ArtifactError(f"{path}: {name} is {json.dumps(settings[name])}; expected a number")
     if settings["type_vocab_size"] not in range(1, 1 << 10):
         raise ArtifactError(f"{path}: type_vocab_size is {settings['type_vocab_size']}; expected a few")
@@ -172,6 +172,20 @@ def _read_hugging_face(folder: Path) -> Saved:
 
 
 # ---- from what was read to an encoder
+
+
+def check_size(saved: Saved, config: Any) -> None:
+    """Before an encoder is built: that it is not of quite another size than its weights, and maybe never finished.
+
+    Raises:
+        ArtifactError: The configuration asks for more than twice of what there is.
+    """
+    rows = config.vocab_size + config.max_position_embeddings
+    rows += config.num_hidden_layers * (4 * config.hidden_size + 2 * config.intermediate_size)
+    asked = config.hidden_size * rows + config.hidden_size * (config.projection_dim or 0)
+    found = sum(tensor.numel() for tensor in saved.weights.values())
+    if asked > 2 * found:
+        raise ArtifactError(f"{saved.fields_path}: {asked} weights; expected as many as are saved, {found}")
 
 
 def fill(module: nn.Module, saved: Saved, *, new: tuple[str, ...] = ()) -> None:

@@ -45,9 +45,9 @@ def read_weights(path: Path) -> dict[str, Any]:
             f"{path}: holds more than weights, or is corrupt; expected weights alone: "
             'where you trust it, load it and save its "model_dict" alone, with torch.save or safetensors'
         ) from None
-    except OSError:
-        raise
     except Exception as error:  # both libraries raise many kinds
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the system's, not that of a damaged file in which torch seeks in vain
         found = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(f"{path}: {found}; expected the weights of an encoder") from None
     if not isinstance(content, Mapping):

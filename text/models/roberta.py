@@ -147,6 +147,7 @@ class RobertaEncoder(nn.Module):
             config = RobertaConfig(**saved.fields)
         except ValueError as error:
             raise ArtifactError(f"{saved.fields_path}: {error}") from None
+        checkpoint.check_size(saved, config)
         encoder = cls(replace(config, **overrides))
         checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
