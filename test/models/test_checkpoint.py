@@ -1,4 +1,4 @@
-"""Weights on disk: there and back, to transformers and back, and every way a file can be wrong."""
+"""Encoders on disk: there and back, against the libraries whose files we read, and every way a file can be wrong."""
 
 from __future__ import annotations
 
@@ -9,40 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import RobertaConfig as PeerConfig
-from transformers import RobertaForMaskedLM, RobertaModel
+from transformers import AutoModel
 
+from test.models.helpers import BERT, SIZES, assert_same_weights, embeddings, encoder, hidden_states, randomize, texts
 from text.errors import ArtifactError
-from text.models import RobertaConfig, RobertaEncoder
+from text.models import BiEncoder, RobertaConfig, RobertaEncoder
+from text.models.keys import BERT as BERT_KEYS
+from text.models.keys import TORCHTEXT, to_ours, to_theirs, without_token_types
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 22,
-    "layer_norm_eps": 1e-5,
-}
-INPUT_IDS = torch.tensor([[0, 7, 8, 9, 2], [0, 11, 2, 1, 1]])
-MASK = INPUT_IDS != 1
-
-
-def randomize(module: nn.Module, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-def encoder(**options) -> RobertaEncoder:
-    """The same one each time."""
-    torch.manual_seed(0)
-    ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
-    randomize(ours)
-    return ours.eval()
+FILES = ["1_Pooling", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"]
+FILES += ["sentence_bert_config.json"]
 
 
 @pytest.fixture
@@ -51,39 +30,29 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def hidden_states(model: nn.Module) -> Tensor:
-    """Of the real tokens, by either library."""
-    model.eval()
-    with torch.no_grad():
-        if isinstance(model, RobertaEncoder):
-            return model.hidden_states(INPUT_IDS, MASK)[MASK]
-        return model(input_ids=INPUT_IDS, attention_mask=MASK.long()).last_hidden_state[MASK]
-
-
-def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
-    """To the bit, dtypes and names included."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert list(ours) == list(theirs)
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype and tensor.equal(theirs[name]), name
-
-
 # ---- there and back
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"projection_dim": 8, "normalize": True}, {"pooling": "mean", "pad_token_id": 0, "layer_norm_eps": 1e-12}],
+    ("options", "more"),
+    [
+        ({}, []),
+        ({"model_type": "xlm-roberta", "max_seq_length": 7, "prompts": {"query": "q: "}}, []),
+        ({"projection_dim": 8, "projection_norm": False}, ["2_Dense"]),
+        ({"projection_dim": 8, "normalize": True}, ["2_Dense", "3_LayerNorm", "4_Normalize"]),
+        ({"pooling": "mean", "pad_token_id": 0, "layer_norm_eps": 1e-12}, []),
+        ({"model_type": "bert", "pad_token_id": 0, "hidden_dropout_prob": 0.0}, []),
+    ],
 )
-def test_save_and_load_give_the_same_encoder(tmp_path: Path, options):
+def test_save_and_load_give_the_same_encoder(tmp_path: Path, options, more):
     ours = encoder(**options)
     ours.save_pretrained(tmp_path / "new" / "folder")
-    again = RobertaEncoder.from_pretrained(tmp_path / "new" / "folder").eval()
+    again = RobertaEncoder.from_pretrained(tmp_path / "new" / "folder")
     assert again.config == ours.config
     assert_same_weights(again, ours)
-    with torch.no_grad():
-        assert again(INPUT_IDS).equal(ours(INPUT_IDS))
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    if ours.max_length >= 30:
+        assert embeddings(again).equal(embeddings(ours))
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted([*FILES, *more])
 
 
 def test_saving_again_replaces_what_is_mapped(saved: Path):
@@ -92,6 +61,17 @@ def test_saving_again_replaces_what_is_mapped(saved: Path):
     randomize(ours, seed=1)
     ours.save_pretrained(saved)
     assert_same_weights(RobertaEncoder.from_pretrained(saved), ours)
+
+
+def test_modules_that_an_earlier_encoder_left_do_not_count(tmp_path: Path):
+    encoder(projection_dim=8, normalize=True, max_seq_length=7, prompts={"query": "q: "}).save_pretrained(tmp_path)
+    ours = encoder(pooling="mean")
+    randomize(ours, seed=1)
+    ours.save_pretrained(tmp_path)
+    assert (tmp_path / "2_Dense").is_dir()
+    again = RobertaEncoder.from_pretrained(tmp_path)
+    assert again.config == ours.config
+    assert_same_weights(again, ours)
 
 
 def test_overrides(saved: Path):
@@ -103,59 +83,183 @@ def test_overrides(saved: Path):
 
 def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_path: Path):
     torch.manual_seed(1)
-    projected = RobertaEncoder.from_pretrained(saved, projection_dim=8).eval()
-    torch.testing.assert_close(hidden_states(projected), hidden_states(encoder()))
-    assert projected(INPUT_IDS).shape == (2, 8)
+    projected = RobertaEncoder.from_pretrained(saved, projection_dim=8)
+    assert hidden_states(projected).equal(hidden_states(encoder()))
+    assert embeddings(projected).shape == (3, 8)
     projected.save_pretrained(tmp_path / "projected")
     assert_same_weights(RobertaEncoder.from_pretrained(tmp_path / "projected"), projected)
-    for projection_dim in (9, None):  # there is one of 8
-        with pytest.raises(ArtifactError, match="projection"):
-            RobertaEncoder.from_pretrained(tmp_path / "projected", projection_dim=projection_dim)
+    for override in ({"projection_dim": 9}, {"projection_dim": None}, {"projection_norm": False}):
+        with pytest.raises(ArtifactError, match=r"key projection"):
+            RobertaEncoder.from_pretrained(tmp_path / "projected", **override)
 
 
-def test_transformers_loads_what_we_save(saved: Path):
-    theirs = RobertaModel.from_pretrained(saved, add_pooling_layer=False)
-    torch.testing.assert_close(hidden_states(theirs), hidden_states(encoder()))
+def test_the_limit_is_the_smaller_one(tmp_path: Path):
+    assert (encoder().max_length, encoder(max_seq_length=7).max_length) == (38, 7)
+    assert encoder(max_seq_length=100).max_length == 38
+    with pytest.raises(ValueError, match="texts have up to 30 tokens; expected at most 7"):
+        embeddings(encoder(max_seq_length=7))
 
 
-def test_transformers_loads_what_we_save_with_a_projection(tmp_path: Path):
-    ours = encoder(projection_dim=8)
-    ours.save_pretrained(tmp_path)
-    theirs = RobertaModel.from_pretrained(tmp_path, add_pooling_layer=False)
-    torch.testing.assert_close(hidden_states(theirs), hidden_states(ours))
+# ---- Hugging Face
+
+MODELS = {
+    "roberta": ("RobertaModel", "RobertaConfig", SIZES | {"type_vocab_size": 1}),
+    "distilroberta": ("RobertaModel", "RobertaConfig", SIZES | {"type_vocab_size": 1, "num_hidden_layers": 1}),
+    "roberta with a head": ("RobertaForMaskedLM", "RobertaConfig", SIZES | {"type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaModel", "XLMRobertaConfig", SIZES | {"type_vocab_size": 1}),
+    "bert": ("BertModel", "BertConfig", BERT),
+    "bert with a head": ("BertForMaskedLM", "BertConfig", BERT),
+    "question": ("DPRQuestionEncoder", "DPRConfig", BERT),
+    "passage": ("DPRContextEncoder", "DPRConfig", BERT),
+    "projected question": ("DPRQuestionEncoder", "DPRConfig", BERT | {"projection_dim": 8}),
+    "projected passage": ("DPRContextEncoder", "DPRConfig", BERT | {"projection_dim": 8}),
+}
 
 
-@pytest.mark.parametrize("with_pooler", [True, False])
-def test_we_load_what_transformers_saves(tmp_path: Path, with_pooler):
-    theirs = RobertaModel(PeerConfig(**SIZES, type_vocab_size=1), add_pooling_layer=with_pooler)
+def peer(name: str, seed: int = 0) -> Any:
+    model, config, options = MODELS[name]
+    torch.manual_seed(0)
+    theirs = getattr(transformers, model)(getattr(transformers, config)(**options))
+    randomize(theirs, seed)
+    return theirs.eval()
+
+
+def transformer_of(theirs: Any) -> nn.Module:
+    """Without what stands around it."""
+    for attribute in ("question_encoder", "ctx_encoder", "bert_model", "bert", "roberta"):
+        theirs = getattr(theirs, attribute, theirs)
+    return theirs
+
+
+def peer_embeddings(theirs: Any, padding: int) -> Tensor:
+    """First tokens, or what a DPR encoder gives."""
+    input_ids, mask = texts(padding)
+    with torch.no_grad():
+        if type(theirs).__name__.startswith("DPR"):
+            return theirs(input_ids=input_ids, attention_mask=mask.long()).pooler_output
+        return transformer_of(theirs)(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_we_load_what_transformers_saves(tmp_path: Path, name):
+    theirs = peer(name)
+    theirs.save_pretrained(tmp_path)
+    padding = theirs.config.pad_token_id
+    ours = RobertaEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(hidden_states(ours, padding), hidden_states(transformer_of(theirs), padding))
+    torch.testing.assert_close(embeddings(ours, padding), peer_embeddings(theirs, padding))
+    assert ours.config.layer_norm_eps == theirs.config.layer_norm_eps
+    assert ours.max_length == (40 if padding == 0 else 38)
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "bert"])
+def test_transformers_loads_what_we_save(tmp_path: Path, name):
+    """From them to us and back, and once more."""
+    theirs = peer(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = RobertaEncoder.from_pretrained(tmp_path / "theirs", projection_dim=8, normalize=True)
+    ours.save_pretrained(tmp_path / "ours")
+    again, report = AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(again) is type(theirs) and not any(report.values())
+    padding = theirs.config.pad_token_id
+    torch.testing.assert_close(hidden_states(again, padding), hidden_states(theirs, padding))
+    again.save_pretrained(tmp_path / "again")
+    once_more = RobertaEncoder.from_pretrained(tmp_path / "again")
+    assert hidden_states(once_more, padding).equal(hidden_states(ours, padding))
+
+
+def test_the_second_type_of_token_is_the_first(tmp_path: Path):
+    """A tokenizer that gives type 1 to the second text of a pair works with a BERT as we save it."""
+    encoder(model_type="bert", pad_token_id=0).save_pretrained(tmp_path)
+    theirs = AutoModel.from_pretrained(tmp_path)
+    input_ids, mask = texts(0)
+    with torch.no_grad():
+        both = [theirs(input_ids, mask.long(), types)[0][mask] for types in (input_ids * 0, (input_ids > 99).long())]
+    assert both[0].equal(both[1])
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+def test_a_configuration_without_sizes_means_what_transformers_makes_of_it(tmp_path: Path, name):
+    """Files of old say nothing of what is as in their class."""
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    theirs = AutoModel.from_config(transformers.AutoConfig.for_model(name, **config))
     randomize(theirs)
     theirs.save_pretrained(tmp_path)
+    padding, vocab_size = theirs.config.pad_token_id, theirs.config.vocab_size
+    given = {"model_type": name, **config} | ({} if name == "bert" else {"vocab_size": vocab_size})
+    (tmp_path / "config.json").write_text(json.dumps(given))
     ours = RobertaEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(hidden_states(ours, padding), hidden_states(theirs, padding))
+
+
+def test_old_names_and_files_of_torch(tmp_path: Path):
+    """bert-base-uncased has gamma and beta; facebook's DPR encoders come as pytorch_model.bin."""
+    theirs = peer("bert with a head")
+    theirs.save_pretrained(tmp_path)
+    old = {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for key, tensor in load_file(tmp_path / "model.safetensors").items()
+    }
+    torch.save(old | {"bert.embeddings.position_ids": torch.arange(40)[None]}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    ours = RobertaEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(hidden_states(ours, 0), hidden_states(theirs.bert, 0))
+
+
+def test_settings_of_transformers_that_we_do_not_have_are_passed_over(saved: Path):
+    edit(saved / "config.json", classifier_dropout=None, use_cache=True, transformers_version="4.0.0")
+    assert RobertaEncoder.from_pretrained(saved).config == encoder().config
+
+
+# ---- torchtext
+
+
+def torchtext_state_dict(theirs: nn.Module) -> dict[str, Tensor]:
+    """RobertaModel of torchtext 0.18, laid out by hand from transformers' weights."""
+    weights, its = theirs.state_dict(), {}
+    for kind in ("weight", "bias"):
+        its[f"encoder.transformer.embedding_layer_norm.{kind}"] = weights[f"embeddings.LayerNorm.{kind}"]
+        for layer in range(2):
+            old, new = f"encoder.layer.{layer}.", f"encoder.transformer.layers.layers.{layer}."
+            parts = [weights[f"{old}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            its[f"{new}self_attn.in_proj_{kind}"] = torch.cat(parts)
+            its[f"{new}self_attn.out_proj.{kind}"] = weights[f"{old}attention.output.dense.{kind}"]
+            its[f"{new}linear1.{kind}"] = weights[f"{old}intermediate.dense.{kind}"]
+            its[f"{new}linear2.{kind}"] = weights[f"{old}output.dense.{kind}"]
+            its[f"{new}norm1.{kind}"] = weights[f"{old}attention.output.LayerNorm.{kind}"]
+            its[f"{new}norm2.{kind}"] = weights[f"{old}output.LayerNorm.{kind}"]
+    position = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"]
+    its["encoder.transformer.positional_embedding.embedding.weight"] = position
+    its["encoder.transformer.token_embedding.weight"] = weights["embeddings.word_embeddings.weight"]
+    return its | {"head.dense.weight": torch.zeros(3, 3), "head.out_proj.bias": torch.zeros(3)}
+
+
+def test_we_load_torchtexts_roberta(tmp_path: Path):
+    theirs = peer("roberta")
+    torch.save(torchtext_state_dict(theirs), tmp_path / "roberta.pt")
+    ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
     assert ours.config == RobertaConfig(**SIZES)
     torch.testing.assert_close(hidden_states(ours), hidden_states(theirs))
 
 
-def test_we_load_a_masked_language_model(tmp_path: Path):
-    """Its keys start with "roberta.", and it has a head; so does roberta-base as published."""
-    theirs = RobertaForMaskedLM(PeerConfig(**SIZES, type_vocab_size=1))
-    randomize(theirs)
-    theirs.save_pretrained(tmp_path)
-    keys = list(load_file(tmp_path / "model.safetensors"))
-    assert any(key.startswith("roberta.") for key in keys) and any(key.startswith("lm_head.") for key in keys)
-    torch.testing.assert_close(hidden_states(RobertaEncoder.from_pretrained(tmp_path)), hidden_states(theirs.roberta))
-
-
-def test_ours_to_theirs_to_ours_is_the_identity(saved: Path, tmp_path: Path):
-    RobertaModel.from_pretrained(saved, add_pooling_layer=False).save_pretrained(tmp_path / "theirs")
-    again = RobertaEncoder.from_pretrained(tmp_path / "theirs")
-    assert again.config == encoder().config
-    assert_same_weights(again, encoder())
+def test_heads_are_64_wide_if_nobody_says_otherwise(tmp_path: Path):
+    wide = encoder(hidden_size=128)
+    torch.save(to_theirs(wide.state_dict(), TORCHTEXT), tmp_path / "wide.pt")
+    assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt").config.num_attention_heads == 2
+    assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt", num_attention_heads=8).config.num_attention_heads == 8
+    torch.save(to_theirs(encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
+    with pytest.raises(ArtifactError, match=r"narrow\.pt: weights are 32 wide, no multiple of 64; expected num_attent"):
+        RobertaEncoder.from_pretrained(tmp_path / "narrow.pt")
 
 
 # ---- files that are wrong
 
 QUERY, KEY = (f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key"))
-TOKEN_TYPE = "embeddings.token_type_embeddings.weight"
+WORD, TOKEN_TYPE = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def set_shape(key: str, *shape: int) -> Callable[[dict[str, Tensor]], object]:
@@ -172,11 +276,14 @@ def move_rows_from_key_to_query(weights: dict[str, Tensor]) -> None:
     [
         (lambda weights: weights.pop(KEY), f"key {KEY} is missing"),
         (lambda weights: weights.pop("embeddings.LayerNorm.bias"), "key embeddings.LayerNorm.bias is missing"),
+        (lambda weights: weights.pop(TOKEN_TYPE), f"key {TOKEN_TYPE} is missing"),
         (set_shape("encoder.layer.2.output.dense.bias", 32), "key encoder.layer.2.output.dense.bias is unknown"),
         (set_shape("extra", 1), "key extra is unknown"),
-        (set_shape("embeddings.word_embeddings.weight", 61, 32), "size mismatch for embeddings.word.weight"),
-        (set_shape("embeddings.LayerNorm.bias", 1), "size mismatch for embeddings.norm.bias"),
-        (set_shape("embeddings.LayerNorm.bias"), "zero-dimensional"),
+        (set_shape("projection.weight", 8, 32), "key projection.weight is unknown"),
+        (set_shape(WORD, 301, 32), f"key {WORD} is float32 [301, 32], not float [300, 32]"),
+        (lambda weights: weights.update({WORD: weights[WORD].to(torch.int8)}), f"key {WORD} is int8 [300, 32]"),
+        (set_shape("embeddings.LayerNorm.bias", 1), "key embeddings.LayerNorm.bias is float32 [1], not float [32]"),
+        (set_shape("embeddings.LayerNorm.bias"), "key embeddings.LayerNorm.bias is a single number"),
         (set_shape(QUERY, 32, 31), QUERY),
         (move_rows_from_key_to_query, QUERY),
         (set_shape(TOKEN_TYPE, 0, 32), TOKEN_TYPE),
@@ -195,12 +302,42 @@ def test_weights_that_do_not_fit(saved: Path, damage, message):
 def test_weights_that_end_early(saved: Path, share):
     content = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(content[: int(share * len(content))])
-    assert_one_line(saved, "model.safetensors", "expected the weights of this encoder")
+    assert_one_line(saved, "model.safetensors", "expected the weights of an encoder")
 
 
 def test_a_pickle_is_not_opened(saved: Path):
     torch.save(encoder().state_dict(), saved / "model.safetensors")
-    assert_one_line(saved, "model.safetensors", "expected the weights of this encoder")
+    assert_one_line(saved, "model.safetensors", "expected the weights of an encoder")
+
+
+class Settings:
+    """An object of a class, such as OmegaConf's."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected the weights of an encoder"),
+        (b"PK\x03\x04", "expected"),
+        (b"no weights", "expected"),
+        ([torch.zeros(1)], "a list; expected a state dict"),
+        ({"epoch": 3}, "epoch is a int; expected tensors by name"),
+        ({"extra": torch.zeros(1)}, "key extra is unknown"),
+        ({}, "key encoder.transformer.token_embedding.weight is missing"),
+        ({"encoder.transformer.token_embedding.weight": torch.zeros(1)}, "missing or not a matrix"),
+        ({"args": Settings()}, "holds more than weights, or is corrupt; expected weights alone: "),
+    ],
+)
+def test_files_that_hold_no_encoder(tmp_path: Path, content, message):
+    path = tmp_path / "file.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ArtifactError) as caught:
+        RobertaEncoder.from_pretrained(path)
+    found = str(caught.value)
+    assert found.startswith(f"{path}: ") and message in found and "\n" not in found
 
 
 @pytest.mark.parametrize(
@@ -209,12 +346,22 @@ def test_a_pickle_is_not_opened(saved: Path):
         (b'{"model_type": "rober', "not JSON"),
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        (b"[]", "expected an encoder's configuration"),
-        (b"null", "expected an encoder's configuration"),
-        (b"{}", 'model_type is "None"; expected "roberta"'),
-        (b'{"model_type": "bert"}', 'model_type is "bert"; expected "roberta"'),
+        (b"[]", "a list; expected a dict"),
+        (b"null", "a NoneType; expected a dict"),
+        (b"{}", 'model_type is "None"; expected one of roberta, xlm-roberta, bert, dpr'),
+        (b'{"model_type": "mpnet"}', 'model_type is "mpnet"; expected one of roberta, xlm-roberta, bert, dpr'),
         (b'{"model_type": "roberta", "hidden_act": "relu"}', 'hidden_act is "relu"; expected "gelu"'),
-        (b'{"model_type": "roberta", "type_vocab_size": 2}', 'type_vocab_size is "2"; expected "1"'),
+        (b'{"model_type": "bert", "position_embedding_type": "relative_key"}', 'is "relative_key"; expected "abs'),
+        (b'{"model_type": "bert", "is_decoder": true}', "is_decoder is true; expected false"),
+        (b'{"model_type": "bert", "add_cross_attention": true}', "add_cross_attention is true; expected false"),
+        (b'{"model_type": "bert", "vocab_size": "x"}', 'vocab_size is "x"; expected a number'),
+        (b'{"model_type": "bert", "vocab_size": true}', "vocab_size is true; expected a number"),
+        (b'{"model_type": "bert", "type_vocab_size": 0}', "type_vocab_size is 0; expected a few"),
+        (b'{"model_type": "bert", "hidden_size": 12.5}', "hidden_size is 12.5; expected a positive integer"),
+        (b'{"model_type": "bert", "hidden_size": 31}', "hidden_size is 31; expected a multiple of num_attention_heads"),
+        (b'{"model_type": "bert", "pad_token_id": 30522}', "pad_token_id is 30522; expected an id below 30522"),
+        (b'{"model_type": "bert", "num_hidden_layers": 1000000000000}', "weights; expected as many as are saved, "),
+        (b'{"model_type": "bert", "layer_norm_eps": -1}', "layer_norm_eps is -1; expected a number from 0 to 1"),
     ],
 )
 def test_configurations_that_are_none(saved: Path, content, message):
@@ -226,18 +373,98 @@ def assert_one_line(folder: Path, file: str, message: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         RobertaEncoder.from_pretrained(folder)
     found = str(caught.value)
-    assert found.startswith(f"{folder / file}: ") and message in found and "\n" not in found
+    assert found.startswith(f"{folder / file}: ") and message in found and "\n" not in found, found
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "1_Pooling/config.json"])
 def test_a_file_that_is_missing(saved: Path, file):
     (saved / file).unlink()
     with pytest.raises(FileNotFoundError, match=file):
         RobertaEncoder.from_pretrained(saved)
 
 
-def test_settings_of_transformers_that_we_do_not_have_are_passed_over(saved: Path):
-    content = json.loads((saved / "config.json").read_text())
-    content |= {"classifier_dropout": None, "use_cache": True, "transformers_version": "4.0.0"}
-    (saved / "config.json").write_text(json.dumps(content))
-    assert RobertaEncoder.from_pretrained(saved).config == encoder().config
+# ---- FAIR's DPR
+
+
+def dpr_checkpoint(projected: bool) -> dict[str, Any]:
+    """As ``train_dense_encoder.py`` saves it: each encoder is a BERT with a pooler, and a layer behind it or none."""
+    model: dict[str, Tensor] = {}
+    for seed, side in enumerate(("question_model", "ctx_model")):
+        model |= {f"{side}.{key}": tensor for key, tensor in peer("bert", seed).state_dict().items()}
+        model[f"{side}.embeddings.position_ids"] = torch.arange(40)[None]
+        if projected:
+            model |= {f"{side}.encode_proj.weight": torch.randn(8, 32), f"{side}.encode_proj.bias": torch.randn(8)}
+    return {"model_dict": model, "optimizer_dict": {"state": {}}, "offset": 0, "epoch": 3, "encoder_params": {}}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("projected", [False, True])
+def test_we_load_a_checkpoint_of_dpr(tmp_path: Path, projected, alone):
+    checkpoint = dpr_checkpoint(projected)
+    weights = checkpoint["model_dict"]
+    torch.save(weights if alone else checkpoint, tmp_path / "dpr_biencoder.cp")
+    model = BiEncoder.from_pretrained(tmp_path / "dpr_biencoder.cp", num_attention_heads=4)
+    assert not model.is_tied
+    for seed, side in enumerate(("question", "passage")):
+        expected = peer_embeddings(peer("bert", seed), 0)
+        if projected:
+            layer = {"question": "question_model", "passage": "ctx_model"}[side] + ".encode_proj."
+            expected = nn.functional.linear(expected, weights[layer + "weight"], weights[layer + "bias"])
+        torch.testing.assert_close(embeddings(getattr(model, f"{side}_encoder"), 0), expected)
+
+
+def test_a_checkpoint_of_dpr_as_safetensors(tmp_path: Path):
+    weights = dpr_checkpoint(True)["model_dict"]
+    save_file(weights, tmp_path / "dpr.safetensors")
+    torch.save(weights, tmp_path / "dpr.cp")
+    both = [BiEncoder.from_pretrained(tmp_path / name, num_attention_heads=4) for name in ("dpr.cp", "dpr.safetensors")]
+    assert_same_weights(*both)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder_params": Settings()}, 'where you trust it, load it and save its "model_dict" alone, with torch'),
+        ({"model_dict": 3}, "model_dict is a int; expected a state dict"),
+        (
+            {"model_dict": {"question_model.model.encoder.layer_norm.weight": torch.zeros(1)}},
+            "layer_norm.weight is unk",
+        ),
+        ({"model_dict": {"generator.weight": torch.zeros(1)}}, "key generator.weight is unknown; expected question_"),
+        ({"model_dict": {}}, "key embeddings.word_embeddings.weight is missing"),
+    ],
+)
+def test_checkpoints_of_dpr_that_are_wrong(tmp_path: Path, change, message):
+    torch.save(dpr_checkpoint(False) | change, tmp_path / "dpr.cp")
+    with pytest.raises(ArtifactError) as caught:
+        BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
+    found = str(caught.value)
+    assert found.startswith(f"{tmp_path / 'dpr.cp'}: ") and message in found and "\n" not in found, found
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_dpr_that_ends_early(tmp_path: Path, share, zipped):
+    """Published ones are of the form from before torch 1.6, which is no zip file."""
+    path = tmp_path / "dpr.cp"
+    torch.save(dpr_checkpoint(False), path, _use_new_zipfile_serialization=zipped)
+    BiEncoder.from_pretrained(path, num_attention_heads=4)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ArtifactError, match=r"dpr\.cp: "):
+        BiEncoder.from_pretrained(path, num_attention_heads=4)
+
+
+def test_a_weight_that_is_missing_on_one_side(tmp_path: Path):
+    checkpoint = dpr_checkpoint(False)
+    del checkpoint["model_dict"]["ctx_model.encoder.layer.1.output.dense.bias"]
+    torch.save(checkpoint, tmp_path / "dpr.cp")
+    with pytest.raises(ArtifactError, match=r"dpr\.cp: key encoder\.layer\.1\.output\.dense\.bias is missing"):
+        BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
+
+
+def test_token_types_fold_in_float32():
+    """Half a weight's digits would be lost where both are added as they are saved."""
+    weights = {key: tensor.to(torch.bfloat16) for key, tensor in peer("bert").state_dict().items()}
+    position = without_token_types(to_ours(weights, BERT_KEYS))["embeddings.position.weight"]
+    parts = [weights[f"embeddings.{part}_embeddings.weight"].float() for part in ("position", "token_type")]
+    torch.testing.assert_close(position, parts[0] + parts[1][:1], rtol=0, atol=0)

@@ -21,7 +21,7 @@ from text.models import (
     roberta_small,
     roberta_tiny,
 )
-from text.models.checkpoint import from_hugging_face
+from text.models.keys import BERT, to_ours, without_token_types
 
 SIZES: dict[str, Any] = {
     "vocab_size": 200,
@@ -56,7 +56,7 @@ def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
     theirs.set_attn_implementation(attention)
     randomize(theirs)
     ours = RobertaEncoder(RobertaConfig(**SIZES)).eval()
-    ours.load_state_dict(from_hugging_face(theirs.state_dict(), list(ours.state_dict())))
+    ours.load_state_dict(without_token_types(to_ours(theirs.state_dict(), BERT)))
     return ours, theirs
 
 
@@ -95,7 +95,7 @@ def test_gradients_equal_transformers():
     (100 * nn.functional.mse_loss(hidden[mask], target)).backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
     del gradients["embeddings.token_type_embeddings.weight"]  # ours is part of the positions
-    expected = from_hugging_face(gradients, [name for name, _ in ours.named_parameters()])
+    expected = to_ours(gradients, BERT)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
         torch.testing.assert_close(parameter.grad, expected[name])

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from text.models import checkpoint, modules
 from text.models.roberta import RobertaEncoder
 from text.records import TokenBatch
 
@@ -52,25 +53,32 @@ class BiEncoder(nn.Module):
             encoder.requires_grad_(False).eval()  # modules are born in training mode
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BiEncoder:
-        """Two encoders from where ``save_pretrained`` put them; tied if there is but one.
+    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Any) -> BiEncoder:
+        """Two encoders from where ``save_pretrained`` put them, or from a checkpoint of FAIR's DPR.
 
         Args:
-            folder: Holds ``question_encoder`` and, unless tied, ``passage_encoder``.
+            path: A folder that holds ``question_encoder`` and, unless tied, ``passage_encoder``. Or a file of
+                FAIR's DPR: its "model_dict", or a dict with that.
             overrides: Fields of RobertaConfig to set otherwise in both.
 
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: As ``RobertaEncoder.from_pretrained``.
         """
-        question_encoder = RobertaEncoder.from_pretrained(Path(folder) / "question_encoder", **overrides)
-        passage_folder = Path(folder) / "passage_encoder"
+        if os.path.isfile(path):
+            sides = checkpoint.read_dpr(path, overrides.get("num_attention_heads"))
+            return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
+        question_encoder = RobertaEncoder.from_pretrained(Path(path) / "question_encoder", **overrides)
+        passage_folder = Path(path) / "passage_encoder"
         if not passage_folder.exists():
             return cls(question_encoder, question_encoder)
         return cls(question_encoder, RobertaEncoder.from_pretrained(passage_folder, **overrides))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes each encoder to a folder of its own, one folder where they are tied.
+
+        sentence-transformers loads the two as one model, once a tokenizer is beside each: ``encode_query`` and
+        ``encode_document`` take the question and the passage encoder.
 
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
@@ -81,10 +89,14 @@ class BiEncoder(nn.Module):
         if self.is_tied and left.exists():
             raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
+        prompts = {}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):
                 raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
             encoder.save_pretrained(Path(folder) / name)
+            prompts = {**encoder.config.prompts, **prompts}
+        passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
+        modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts)
 
     @property
     def is_tied(self) -> bool:

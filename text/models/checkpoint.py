@@ -1,156 +1,253 @@
-"""Weights and configuration on disk, in Hugging Face's form of RoBERTa; safetensors only.
+"""Encoders on disk: as other libraries save them, and as we do, which two of the others read as well.
 
-``LAYER_KEYS`` and its two neighbours say which of their keys make up which of ours. Every key is
-accounted for, both ways: one that is missing, unknown or of another shape is an error.
+A folder of ours is one of Hugging Face (``config.json``, ``model.safetensors``) and one of sentence-transformers
+(``modules.py``) at once. Which key is which is told in ``keys.py``, how a file is read in ``files.py``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from text.artifacts import atomic_write, write_json
+from text.artifacts import write_json
 from text.errors import ArtifactError
+from text.models import keys, modules
+from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
+from text.models.keys import Table
 
-# Ours: theirs. Several of theirs are stacked, in this order, to make one of ours.
-EMBEDDING_KEYS = {
-    "embeddings.word": ("embeddings.word_embeddings",),
-    "embeddings.position": ("embeddings.position_embeddings",),
-    "embeddings.norm": ("embeddings.LayerNorm",),
+FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "pad_token_id",
+    "layer_norm_eps",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+"""Of RobertaConfig, those that ``config.json`` holds under the same names: all of them numbers."""
+ARCHITECTURES = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
+"""By model_type, what Hugging Face calls the encoder."""
+FIXED = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
-LAYER_KEYS = {
-    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.output": ("attention.output.dense",),
-    "attention_norm": ("attention.output.LayerNorm",),
-    "feed_forward.0": ("intermediate.dense",),
-    "feed_forward.2": ("output.dense",),
-    "feed_forward_norm": ("output.LayerNorm",),
-}
-OWN_KEYS = {"projection": ("projection",), "projection_norm": ("projection_norm",)}
-"""Layers that they do not have; saved under our names."""
+"""What Hugging Face lets one choose and we do not."""
 
-_TOKEN_TYPE = "embeddings.token_type_embeddings.weight"
-"""RoBERTa has one token type: its vector is the same for every token, and goes into the positions."""
-_NOT_USED = ("pooler.", "lm_head.", "embeddings.position_ids")
-"""Heads that an encoder does not have, and a buffer."""
-_NOT_OURS = {"model_type": "roberta", "hidden_act": "gelu", "type_vocab_size": 1, "position_embedding_type": "absolute"}
-"""What Hugging Face lets one choose and RoBERTa fixes."""
+_DEFAULTS = {"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2, "pad_token_id": 1}
+_DEFAULTS_OF_BERT = {"vocab_size": 30522, "pad_token_id": 0}
+"""Hugging Face's, where they are not RobertaConfig's."""
 
 
-def save(module: nn.Module, config: Any, folder: str | os.PathLike[str]) -> None:
-    """Writes ``model.safetensors`` and ``config.json``, each whole or not at all."""
-    weights = to_hugging_face(module.state_dict())
-    with atomic_write(Path(folder) / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
-    theirs = {"architectures": ["RobertaModel"], "bos_token_id": 0, "eos_token_id": 2}
-    write_json(Path(folder) / "config.json", theirs | _NOT_OURS | dataclasses.asdict(config))
+class Saved(NamedTuple):
+    """An encoder as read: what to build, and what to fill it with."""
+
+    path: Path
+    """Where its weights are, for messages."""
+    fields: dict[str, Any]
+    """Of RobertaConfig."""
+    fields_path: Path
+    """Where they are, for messages."""
+    weights: dict[str, Tensor]
+    """Under our names."""
+    table: Table
+    """By which they were named."""
+    num_token_types: int
+    """Rows of the table of token types among the weights; 0 where there is none."""
 
 
-def read_config(folder: str | os.PathLike[str], config_class: Any) -> Any:
-    """A ``config_class`` with the fields that ``config.json`` gives.
+# ---- read
+
+
+def read(path: str | os.PathLike[str], num_attention_heads: int | None = None) -> Saved:
+    """An encoder from a folder of Hugging Face or sentence-transformers, or a file of torchtext.
+
+    Args:
+        path: The folder or file.
+        num_attention_heads: What a file of weights does not tell; by default, heads are 64 wide.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ArtifactError: A file is corrupt, or describes what a RobertaEncoder cannot be.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
+    return _read_modules(path) if (path / "modules.json").exists() else _read_hugging_face(path)
+
+
+def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = None) -> tuple[Saved, Saved]:
+    """The question and the passage encoder in a checkpoint of FAIR's DPR (``dpr/utils/model_utils.py``).
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It describes another kind of model, or one that cannot be.
+        ArtifactError: It is corrupt, holds more than weights and plain values, or other encoders than BERT.
     """
-    path = Path(folder) / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not JSON ({error}); expected an encoder's configuration") from None
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: a {type(content).__name__}; expected an encoder's configuration")
-    for name, expected in _NOT_OURS.items():
-        found = content.get(name, None if name == "model_type" else expected)
-        if found != expected:
-            raise ArtifactError(f'{path}: {name} is "{found}"; expected "{expected}"')
-    names = {field.name for field in dataclasses.fields(config_class)}
-    fields = {name: value for name, value in content.items() if name in names}
-    try:
-        return config_class(**fields)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}") from None
+    path = Path(path)
+    content = read_weights(path)
+    weights = content.get("model_dict", content)
+    if not isinstance(weights, Mapping):
+        raise ArtifactError(f"{path}: model_dict is a {type(weights).__name__}; expected a state dict")
+    sides: dict[str, dict[str, Any]] = {"question_model": {}, "ctx_model": {}}
+    for key, tensor in weights.items():
+        side = str(key).partition(".")[0]
+        if side not in sides:
+            raise ArtifactError(f"{path}: key {key} is unknown; expected question_model.* and ctx_model.*")
+        sides[side][key] = tensor
+    question, passage = (_from_weights(path, side, keys.DPR, num_attention_heads) for side in sides.values())
+    return question, passage
 
 
-def load_weights(module: nn.Module, folder: str | os.PathLike[str], *, new: tuple[str, ...] = ()) -> None:
-    """Fills a module from ``model.safetensors``.
+def _from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attention_heads: int | None) -> Saved:
+    """An encoder from weights alone: sizes are read off their shapes."""
+    weights = named(path, theirs, table)
 
-    Args:
-        module: An encoder.
-        folder: Where the file is.
-        new: Beginnings of the names of weights that the file does not hold; they stay as they are.
+    def size(name: str, dimension: int) -> int:
+        if name not in weights or weights[name].ndim != 2:
+            key = keys.their_keys(name, table)[0]
+            raise ArtifactError(f"{path}: key {key} is missing or not a matrix; expected the weights of an encoder")
+        return weights[name].shape[dimension]
+
+    hidden_size = size("embeddings.word.weight", 1)
+    if num_attention_heads is None and hidden_size % 64:
+        raise ArtifactError(f"{path}: weights are {hidden_size} wide, no multiple of 64; expected num_attention_heads")
+    fields: dict[str, Any] = {
+        "vocab_size": size("embeddings.word.weight", 0),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
+        "num_attention_heads": num_attention_heads or hidden_size // 64,
+        "intermediate_size": size("layers.0.feed_forward.0.weight", 0),
+        "max_position_embeddings": size("embeddings.position.weight", 0),
+    }
+    if "projection.weight" in weights:
+        fields |= {"projection_dim": size("projection.weight", 0), "projection_norm": False}
+    if table is keys.TORCHTEXT:
+        return Saved(path, fields, path, weights, table, 0)
+    fields |= {"model_type": "bert", "pad_token_id": 0, "layer_norm_eps": 1e-12}
+    return Saved(path, fields, path, weights, table, size("embeddings.token_type.weight", 0))
+
+
+def _read_modules(folder: Path) -> Saved:
+    transformer, fields, weights = modules.read(folder)
+    saved = _read_hugging_face(transformer)
+    if "projection_dim" in saved.fields:
+        raise ArtifactError(f"{saved.fields_path}: a DPR encoder with modules; expected one or the other")
+    # A limit that the position table sets anyway is none.
+    first_position = 0 if saved.fields["model_type"] == "bert" else saved.fields["pad_token_id"] + 1
+    limit, num_positions = fields["max_seq_length"], saved.fields["max_position_embeddings"] - first_position
+    if isinstance(limit, int | float) and limit >= num_positions:
+        fields["max_seq_length"] = None
+    return saved._replace(fields={**saved.fields, **fields}, weights={**saved.weights, **weights})
+
+
+def _read_hugging_face(folder: Path) -> Saved:
+    path, file = folder / "config.json", weights_file(folder)
+    settings = read_json(path)
+    kind = settings.get("model_type")
+    if kind not in (*ARCHITECTURES, "dpr"):
+        raise ArtifactError(f'{path}: model_type is "{kind}"; expected one of {", ".join(ARCHITECTURES)}, dpr')
+    expect(path, settings, FIXED)
+    model_type = "bert" if kind == "dpr" else kind
+    settings = _DEFAULTS | (_DEFAULTS_OF_BERT if model_type == "bert" else {}) | settings
+    for name in (*FIELDS, "type_vocab_size"):
+        if type(settings.get(name, 0)) not in (int, float):  # True is an int, too
+            raise ArtifactError(f"{path}: {name} is {json.dumps(settings[name])}; expected a number")
+    if settings["type_vocab_size"] not in range(1, 1 << 10):
+        raise ArtifactError(f"{path}: type_vocab_size is {settings['type_vocab_size']}; expected a few")
+    fields = {"model_type": model_type} | {name: settings[name] for name in FIELDS if name in settings}
+    if kind == "dpr" and settings.get("projection_dim"):
+        fields |= {"projection_dim": settings["projection_dim"], "projection_norm": False}
+    table = keys.DPR if kind == "dpr" else keys.BERT
+    return Saved(file, fields, path, named(file, read_weights(file), table), table, settings["type_vocab_size"])
+
+
+# ---- from what was read to an encoder
+
+
+def check_size(saved: Saved, config: Any) -> None:
+    """Before an encoder is built: that it is not of quite another size than its weights, and maybe never finished.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: The file is corrupt, or a key is missing, unknown or of another shape.
+        ArtifactError: The configuration asks for more than twice of what there is.
     """
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
-    try:
-        ours = module.state_dict()
-        weights = from_hugging_face(load_file(path), [name for name in ours if not name.startswith(new)])
-        module.load_state_dict(ours | weights)
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        message = " ".join(str(error).split()).strip("'\"")
-        raise ArtifactError(f"{path}: {message}; expected the weights of this encoder") from None
+    rows = config.vocab_size + config.max_position_embeddings
+    rows += config.num_hidden_layers * (4 * config.hidden_size + 2 * config.intermediate_size)
+    asked = config.hidden_size * rows + config.hidden_size * (config.projection_dim or 0)
+    found = sum(tensor.numel() for tensor in saved.weights.values())
+    if asked > 2 * found:
+        raise ArtifactError(f"{saved.fields_path}: {asked} weights; expected as many as are saved, {found}")
 
 
-def from_hugging_face(theirs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Their state dict as ours.
+def fill(module: nn.Module, saved: Saved, *, new: tuple[str, ...] = ()) -> None:
+    """Puts saved weights into an encoder.
 
     Args:
-        theirs: With or without the prefix ``roberta.``.
-        names: The keys that we need.
+        module: The encoder.
+        saved: What was read.
+        new: Beginnings of the names of weights that were not saved; they stay as they are.
 
     Raises:
-        KeyError: One of theirs is missing, or left over, or does not go together with its like.
+        ArtifactError: A key is missing, unknown or of another shape.
     """
-    rest = {name.removeprefix("roberta."): tensor for name, tensor in theirs.items()}
-    ours = {}
-    for name in names:
-        sources = _sources(name)
-        missing = [source for source in sources if source not in rest]
-        if missing:
-            raise KeyError(f"key {missing[0]} is missing")
-        parts = [rest.pop(source) for source in sources]
-        if any(part.shape != parts[0].shape for part in parts):
-            raise KeyError(f"keys {', '.join(sources)} differ in shape")
-        ours[name] = torch.cat(parts)
-    if _TOKEN_TYPE in rest:
-        position, token_type = ours["embeddings.position.weight"], rest.pop(_TOKEN_TYPE)
-        if token_type.shape != position[:1].shape:
-            raise KeyError(f"key {_TOKEN_TYPE} has shape {tuple(token_type.shape)}")
-        ours["embeddings.position.weight"] = position + token_type
-    left = [name for name in rest if not name.startswith(_NOT_USED)]
-    if left:
-        raise KeyError(f"key {left[0]} is unknown")
-    return ours
+    ours, weights = module.state_dict(), saved.weights
+    expected = keys.with_token_types(ours, saved.num_token_types) if saved.num_token_types else ours
+    for name in weights:
+        if name not in expected:
+            raise _misfit(saved, name, "is unknown")
+    for name, tensor in expected.items():
+        if name not in weights and not name.startswith(new):
+            raise _misfit(saved, name, "is missing")
+        found = weights.get(name, tensor)
+        if found.shape != tensor.shape or not found.is_floating_point():
+            dtype = str(found.dtype).removeprefix("torch.")
+            raise _misfit(saved, name, f"is {dtype} {list(found.shape)}, not float {list(tensor.shape)}")
+    module.load_state_dict(ours | (keys.without_token_types(weights) if saved.num_token_types else weights))
 
 
-def to_hugging_face(ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict as theirs, with a token type of zeros."""
-    theirs = {}
-    for name, tensor in ours.items():
-        sources = _sources(name)
-        theirs |= dict(zip(sources, (part.contiguous() for part in tensor.chunk(len(sources))), strict=True))
-    position = theirs["embeddings.position_embeddings.weight"]
-    theirs[_TOKEN_TYPE] = torch.zeros(1, position.shape[1], dtype=position.dtype)
-    return theirs
+def _misfit(saved: Saved, name: str, what: str) -> ArtifactError:
+    key = keys.their_keys(name, saved.table)[0]
+    # A layer that has no name among theirs is from another file of the folder.
+    path = saved.fields_path.parent if key == name else saved.path
+    return ArtifactError(f"{path}: key {key} {what}; expected the weights of this encoder")
 
 
-def _sources(name: str) -> list[str]:
-    """Their keys for one of ours: ``layers.3.attention.qkv.bias`` -> ``encoder.layer.3.attention...``."""
-    stem, kind = name.rsplit(".", 1)
-    if stem.startswith("layers."):
-        _, number, part = stem.split(".", 2)
-        return [f"encoder.layer.{number}.{source}.{kind}" for source in LAYER_KEYS[part]]
-    return [f"{source}.{kind}" for source in (EMBEDDING_KEYS | OWN_KEYS)[stem]]
+# ---- write
+
+
+def save(module: nn.Module, config: Any, max_length: int, folder: str | os.PathLike[str]) -> None:
+    """Writes an encoder as ``transformers`` and ``sentence-transformers`` read it; each file whole or not at all.
+
+    ``config.json`` has Hugging Face's fields only: the others stand with the modules.
+    """
+    folder = Path(folder)
+    num_token_types = 2 if config.model_type == "bert" else 1
+    ours = module.state_dict()
+    theirs = keys.to_theirs(keys.with_token_types(ours, num_token_types), keys.BERT)
+    save_weights(folder / "model.safetensors", _with_pooler(theirs))
+    settings = {
+        "architectures": [ARCHITECTURES[config.model_type]],
+        "model_type": config.model_type,
+        **{name: getattr(config, name) for name in FIELDS},
+        "type_vocab_size": num_token_types,
+        **FIXED,
+        **({} if config.model_type == "bert" else {"bos_token_id": 0, "eos_token_id": 2}),
+    }
+    write_json(folder / "config.json", settings)
+    modules.save(folder, config, ours, max_length)
+
+
+def _with_pooler(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the head that ``transformers`` would otherwise draw at random, and warn of."""
+    norm = theirs["embeddings.LayerNorm.bias"]
+    pooler = {"pooler.dense.weight": norm.new_zeros(len(norm), len(norm)), "pooler.dense.bias": torch.zeros_like(norm)}
+    return theirs | pooler

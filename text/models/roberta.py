@@ -9,7 +9,8 @@ Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as checkpoint_activations
 
+from text.errors import ArtifactError
 from text.models import checkpoint
 from text.models.attention import PackedTexts, PaddedTexts, dropout, packed
 from text.models.chunks import cut_by_length
@@ -24,11 +26,20 @@ from text.models.linear import Linear
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+_SIZES_OR_NONE = ("projection_dim", "max_seq_length")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaConfig:
-    """Sizes and options of an encoder; names as in Hugging Face's ``config.json``."""
+    """Sizes and options of an encoder; names as in Hugging Face's ``config.json`` where it has them."""
 
     model_type: str = "roberta"
     """"roberta", "xlm-roberta" or "bert": whose form it has on disk, and where positions start."""
@@ -54,11 +65,20 @@ class RobertaConfig:
     """Whether a layer norm follows the projection (dpr-scale) or nothing (DPR)."""
     normalize: bool = False
     """Scales embeddings to length 1."""
+    max_seq_length: int | None = None
+    """Most tokens of a text, where that is fewer than the position table allows (sentence-transformers)."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What to put before a text, by kind of text, such as "query"; kept for whoever tokenizes."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive integer")
+        if not (isinstance(self.pad_token_id, int) and 0 <= self.pad_token_id < self.vocab_size):
+            raise ValueError(f"pad_token_id is {self.pad_token_id!r}; expected an id below {self.vocab_size}")
+        for name in ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; "
@@ -99,34 +119,50 @@ class RobertaEncoder(nn.Module):
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
             if config.projection_norm:
-                self.projection_norm = nn.LayerNorm(config.projection_dim, config.layer_norm_eps)
+                self.projection_norm = nn.LayerNorm(config.projection_dim)
         self.apply(_initialize)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> RobertaEncoder:
-        """An encoder from ``config.json`` and ``model.safetensors``, as we or Hugging Face save RoBERTa.
+    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Any) -> RobertaEncoder:
+        """An encoder from local files; the network is not asked.
 
         Args:
-            folder: A local folder; the network is not asked.
+            path: A folder of Hugging Face's RoBERTa, XLM-RoBERTa, BERT or DPR, or of sentence-transformers (with
+                pooling, projection and normalization), as ``save_pretrained`` writes it; or a file with the state
+                dict of torchtext's ``RobertaModel``, saved by ``torch.save``. What an encoder does not have, such
+                as a language model's head, is left out.
             overrides: Fields of RobertaConfig to set otherwise, such as ``hidden_dropout_prob``. A
                 ``projection_dim`` where the saved model has no projection adds one with random weights.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: The model is not a RoBERTa, or a weight is missing, unknown or of another shape.
+            ArtifactError: A file is corrupt; the model is one that this encoder cannot be; or a
+                weight is missing, unknown or of another shape.
         """
-        saved = checkpoint.read_config(folder, RobertaConfig)
-        encoder = cls(replace(saved, **overrides))
-        checkpoint.load_weights(encoder, folder, new=() if saved.projection_dim else ("projection",))
+        return cls.from_saved(checkpoint.read(path, overrides.get("num_attention_heads")), **overrides)
+
+    @classmethod
+    def from_saved(cls, saved: checkpoint.Saved, **overrides: Any) -> RobertaEncoder:
+        """An encoder from what ``text.models.checkpoint`` has read; otherwise as ``from_pretrained``."""
+        try:
+            config = RobertaConfig(**saved.fields)
+        except ValueError as error:
+            raise ArtifactError(f"{saved.fields_path}: {error}") from None
+        checkpoint.check_size(saved, config)
+        encoder = cls(replace(config, **overrides))
+        checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes ``config.json`` and ``model.safetensors`` in Hugging Face's RoBERTa form.
+        """Writes a folder that ``from_pretrained``, ``transformers`` and ``sentence-transformers`` read.
+
+        For the other two, put the tokenizer beside it: ``text.transforms.save_tokenizer``. There are no token types in
+        it: those of a BERT are in the positions, as if all tokens were of the first type.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        checkpoint.save(self, self.config, folder)
+        checkpoint.save(self, self.config, self.max_length, folder)
 
     @property
     def embedding_dim(self) -> int:
@@ -136,7 +172,8 @@ class RobertaEncoder(nn.Module):
     @property
     def max_length(self) -> int:
         """Most tokens of a text."""
-        return self.config.max_position_embeddings - self.config.first_position
+        places = self.config.max_position_embeddings - self.config.first_position
+        return min(places, self.config.max_seq_length or places)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """One embedding a text.

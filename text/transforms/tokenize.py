@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
+from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
 from text.records import TokenBatch
 from text.transforms.byte_level_bpe import encode_batch, tiktoken_encoder
@@ -32,6 +35,23 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's, in the order of their ids, 0 to 4, in a vocabulary that we train."""
 
 _PADDING_TOKENS = ("<pad>", "[PAD]")
+_ROBERTA_NAMES = {
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+_BERT_NAMES = {
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+}
+"""Hugging Face's names of special tokens."""
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -126,12 +146,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
     Args:
         path: A ``tokenizer.json``; or a folder that holds one (Hugging Face's form); or a folder
-            with GPT-2 style ``vocab.json`` and ``merges.txt`` (RoBERTa's form).
+            with GPT-2 style ``vocab.json`` and ``merges.txt`` (RoBERTa's form), or with ``vocab.txt``
+            (BERT's form; it lower-cases unless ``do_lower_case`` in ``tokenizer_config.json`` is false).
 
     Raises:
         FileNotFoundError: Nothing of the kind is there.
-        ArtifactError: The files cannot be read as a tokenizer, or a vocabulary lacks RoBERTa's
-            special tokens.
+        ArtifactError: The files cannot be read as a tokenizer, or a vocabulary lacks RoBERTa's or
+            BERT's special tokens.
     """
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -143,7 +164,40 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             raise ArtifactError(f"{file}: not a tokenizer ({error}); expected the form of tokenizers") from None
     if vocab.is_file() and merges.is_file():
         return _load_byte_level_bpe(vocab, merges)
-    raise FileNotFoundError(f"{path}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt")
+    if (path / "vocab.txt").is_file():
+        return _load_word_piece(path / "vocab.txt")
+    raise FileNotFoundError(
+        f"{path}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt, or vocab.txt"
+    )
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_length: int | None = None) -> None:
+    """Writes ``tokenizer.json`` and what ``transformers`` and ``sentence-transformers`` need beside it.
+
+    Args:
+        tokenizer: One that ``load_tokenizer`` or ``train_tokenizer`` gave.
+        folder: May hold an encoder, and shall for the two libraries to make use of it.
+        max_length: Most tokens of a text, for the two.
+
+    Raises:
+        ValueError: There is no padding token.
+        OSError: The folder cannot be written.
+    """
+    names = _BERT_NAMES if tokenizer.id_to_token(_padding_idx(tokenizer)) == "[PAD]" else _ROBERTA_NAMES
+    # A name without an entry would become a new one.
+    special = {name: token for name, token in names.items() if tokenizer.token_to_id(token) is not None}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **special,
+        **({} if max_length is None else {"model_max_length": max_length}),
+    }
+    bare = Tokenizer.from_str(tokenizer.to_str())
+    bare.no_truncation()
+    bare.no_padding()
+    write_text(Path(folder) / "tokenizer.json", bare.to_str(pretty=True))
+    write_json(Path(folder) / "tokenizer_config.json", config)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: bool = False) -> Tokenizer:
@@ -182,6 +236,45 @@ def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return _as_roberta(tokenizer)
+
+
+def _load_word_piece(vocab: Path) -> Tokenizer:
+    """BERT's (arXiv:1810.04805), with the options that ``transformers`` knows."""
+    options = _tokenizer_config(vocab.parent / "tokenizer_config.json")
+    try:
+        tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
+    except Exception as error:  # the library raises plain Exception
+        raise ArtifactError(f"{vocab}: not a vocabulary ({error}); expected a token a line") from None
+    missing = [token for token in _BERT_NAMES.values() if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected BERT's special tokens in it")
+    tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=options.get("do_lower_case", True),
+        strip_accents=options.get("strip_accents"),
+        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    assert cls_id is not None and sep_id is not None
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
+    return tokenizer
+
+
+def _tokenizer_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path}: not JSON ({error}); expected a tokenizer's options") from None
+    if not isinstance(options, dict):
+        raise ArtifactError(f"{path}: a {type(options).__name__}; expected a tokenizer's options")
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if options.get(name) not in (None, True, False):
+            raise ArtifactError(f"{path}: {name} is {json.dumps(options[name])}; expected true or false")
+    return {name: option for name, option in options.items() if option is not None}
 
 
 def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:

@@ -1,0 +1,69 @@
+"""Small encoders, and weights in which nothing can be left out unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from text.models import RobertaConfig, RobertaEncoder
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "layer_norm_eps": 1e-5,
+}
+BERT: dict[str, Any] = SIZES | {"pad_token_id": 0, "layer_norm_eps": 1e-12}
+
+
+def randomize(module: nn.Module, seed: int = 0) -> None:
+    """Adds something to every weight: libraries start biases and token types at 0 and norms at 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def encoder(**options: Any) -> RobertaEncoder:
+    """The same one each time."""
+    torch.manual_seed(0)
+    ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
+    randomize(ours)
+    return ours.eval()
+
+
+def texts(padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask of three texts of unlike length."""
+    lengths = torch.tensor([9, 2, 30])
+    input_ids = torch.randint(5, SIZES["vocab_size"], (3, 30), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(30) < lengths[:, None]
+    return input_ids.masked_fill(~mask, padding), mask
+
+
+def hidden_states(model: nn.Module, padding: int = 1) -> Tensor:
+    """Of the real tokens, by either library."""
+    input_ids, mask = texts(padding)
+    model.eval()
+    with torch.no_grad():
+        if isinstance(model, RobertaEncoder):
+            return model.hidden_states(input_ids, mask)[mask]
+        return model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask]
+
+
+def embeddings(model: nn.Module, padding: int = 1) -> Tensor:
+    """By ours."""
+    with torch.no_grad():
+        return model.eval()(*texts(padding))
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    """To the bit, dtypes and names included."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert list(ours) == list(theirs)
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype and tensor.equal(theirs[name]), name

