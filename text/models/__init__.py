@@ -1,6 +1,7 @@
 """Encoders, usable without anything else of this library."""
 
 from text.models.biencoder import BiEncoder
+from text.models.quantize import quantize_int8
 from text.models.roberta import (
     RobertaConfig,
     RobertaEncoder,
@@ -15,6 +16,7 @@ __all__ = [
     "BiEncoder",
     "RobertaConfig",
     "RobertaEncoder",
+    "quantize_int8",
     "roberta_base",
     "roberta_large",
     "roberta_mini",

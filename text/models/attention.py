@@ -77,7 +77,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, d
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, N, L, L)
     if visible is not None:
         scores += torch.zeros_like(visible, dtype=scores.dtype).masked_fill_(~visible, -torch.inf)
-    if not torch.is_grad_enabled():
+    if dropout_p == 0 and not torch.is_grad_enabled():
         return _weighted_mean(scores, value)
     return dropout(scores.softmax(dim=-1), dropout_p, dropout_p > 0) @ value
 

@@ -30,7 +30,7 @@ BERT: Table = {
     "layers.N.attention.output.": ("encoder.layer.N.attention.output.dense.",),
     "layers.N.attention_norm.": ("encoder.layer.N.attention.output.LayerNorm.",),
     "layers.N.feed_forward.0.": ("encoder.layer.N.intermediate.dense.",),
-    "layers.N.feed_forward.2.": ("encoder.layer.N.output.dense.",),
+    "layers.N.feed_forward.1.": ("encoder.layer.N.output.dense.",),
     "layers.N.feed_forward_norm.": ("encoder.layer.N.output.LayerNorm.",),
 }
 """Hugging Face's BERT, RoBERTa and XLM-RoBERTa."""
@@ -50,7 +50,7 @@ TORCHTEXT: Table = {
     "layers.N.attention.output.": ("encoder.transformer.layers.layers.N.self_attn.out_proj.",),
     "layers.N.attention_norm.": ("encoder.transformer.layers.layers.N.norm1.",),
     "layers.N.feed_forward.0.": ("encoder.transformer.layers.layers.N.linear1.",),
-    "layers.N.feed_forward.2.": ("encoder.transformer.layers.layers.N.linear2.",),
+    "layers.N.feed_forward.1.": ("encoder.transformer.layers.layers.N.linear2.",),
     "layers.N.feed_forward_norm.": ("encoder.transformer.layers.layers.N.norm2.",),
 }
 """torchtext's RobertaModel, from 0.16 on; it has no token types."""

@@ -263,7 +263,6 @@ class _Layer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.feed_forward = nn.Sequential(
             Linear(config.hidden_size, config.intermediate_size, gelu=True),
-            nn.Identity(),
             Linear(config.intermediate_size, config.hidden_size),
         )
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)

@@ -1,0 +1,68 @@
+"""Int8Linear by hand and against its rounding error; a whole encoder against the one it was made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from test.models.test_roberta import encoder, texts
+from text.models import quantize_int8
+from text.models.linear import Linear
+from text.models.quantize import Int8Linear
+
+
+def test_by_hand():
+    """Integers that 8 bits hold exactly: weights up to 127, inputs from 0 to 254."""
+    linear = Linear(2, 1)
+    linear.weight.data, linear.bias.data = torch.tensor([[127.0, -3.0]]), torch.tensor([5.0])
+    inputs = torch.tensor([[254.0, 0.0], [1.0, 2.0]], dtype=torch.bfloat16)
+    # 254 * 127 + 5 = 32263, of which bfloat16 keeps 8 bits: 32256.
+    assert Int8Linear(linear)(inputs).tolist() == [[32256.0], [126.0]]
+
+
+@pytest.mark.parametrize("shape", [(9, 64), (3, 5, 64)])
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("mean", [-20, 0, 20])
+def test_error_is_that_of_rounding(shape, gelu, mean):
+    torch.manual_seed(0)
+    linear = Linear(64, 48, gelu=gelu)
+    inputs = (torch.randn(shape) + mean).bfloat16()
+    with torch.no_grad():
+        exact = linear(inputs.float())
+        found = Int8Linear(linear)(inputs).float()
+    # Each of 64 inputs is off by half a step at most, each weight by half of its own; GELU's slope is below 1.2.
+    span = inputs.float().amax().clamp(min=0) - inputs.float().amin().clamp(max=0)
+    steps = span / 254 * linear.weight.abs().sum(1) + inputs.abs().amax() * linear.weight.abs().amax(1) / 127 * 64
+    assert ((found - exact).abs() <= 1.2 * steps / 2 + 0.01 * exact.abs() + 0.01).all()
+    # Errors do not add up: they are much smaller than that.
+    assert torch.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.999
+
+
+def test_all_alike():
+    """No range to divide."""
+    linear = Linear(4, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            Int8Linear(linear)(torch.zeros(2, 4, dtype=torch.bfloat16)), linear.bias.bfloat16().expand(2, 3)
+        )
+
+
+def test_no_inputs():
+    assert Int8Linear(Linear(4, 3))(torch.zeros(0, 4, dtype=torch.bfloat16)).shape == (0, 3)
+
+
+def test_an_encoder():
+    exact = encoder(pooling="mean", projection_dim=8)
+    before = {name: weight.clone() for name, weight in exact.state_dict().items()}
+    quantized = quantize_int8(exact)
+    input_ids, mask = texts(5, 40, 2, 12)
+    with torch.no_grad():
+        embeddings, expected = quantized(input_ids, mask), exact(input_ids, mask)
+    assert (embeddings.dtype, expected.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.cosine_similarity(embeddings.float(), expected).min() > 0.99
+    assert all(weight.equal(before[name]) for name, weight in exact.state_dict().items())
+
+
+def test_it_is_not_saved(tmp_path):
+    with pytest.raises(RuntimeError, match="8-bit weights are for inference only"):
+        quantize_int8(encoder()).save_pretrained(tmp_path)

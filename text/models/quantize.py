@@ -1,0 +1,75 @@
+"""Encoders with 8-bit weights, for inference on a CPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from text.models.linear import Linear
+from text.models.roberta import RobertaEncoder
+
+_HIGHEST = 127
+_LEVELS = 254
+"""Above the lowest of 8 bits, with one left for rounding."""
+_OFFSET = 128
+"""From signed to unsigned bytes, which is what oneDNN multiplies quickly."""
+
+
+def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
+    """A copy in bfloat16, most of whose linear layers multiply 8-bit integers.
+
+    Each weight matrix has a scale for every output, the inputs of a layer one for all that goes through it at once:
+    unlike others' embeddings, these depend a little on their neighbours. The second feed-forward layer stays in
+    bfloat16: its inputs, behind a GELU, lose most by rounding, and are so wide that rounding them costs what it saves.
+
+    Args:
+        encoder: Stays as it is.
+
+    Returns:
+        An encoder for ``torch.no_grad``; it can be neither trained nor saved.
+
+    Raises:
+        RuntimeError: This build of PyTorch has no oneDNN.
+    """
+    if not torch.backends.mkldnn.is_available():
+        raise RuntimeError("this build of PyTorch has no oneDNN; expected one, to multiply 8-bit integers")
+    quantized = copy.deepcopy(encoder).eval().requires_grad_(False)
+    for layer in quantized.layers:
+        layer.attention.qkv = Int8Linear(layer.attention.qkv)
+        layer.attention.output = Int8Linear(layer.attention.output)
+        layer.feed_forward[0] = Int8Linear(layer.feed_forward[0])
+    return quantized.bfloat16()
+
+
+class Int8Linear(nn.Module):
+    """A linear layer, and the GELU behind it, on 8-bit integers; bfloat16 in and out."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        self.scales = weight.abs().amax(dim=1).clamp(min=torch.finfo().tiny) / _HIGHEST  # (O,)
+        self.weight = torch.ops.onednn.qlinear_prepack((weight / self.scales[:, None]).round().to(torch.int8), None)
+        self.zero_points = torch.zeros(len(weight), dtype=torch.int64)
+        self.bias = linear.bias.detach().float()
+        self.then = "gelu" if linear.gelu else "none"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., I) to (..., O)."""
+        if not inputs.numel():
+            return inputs.new_empty(*inputs.shape[:-1], len(self.bias))
+        low, high = (value.item() for value in inputs.aminmax())
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / _LEVELS, 1e-30)
+        zero = round(-low / scale)
+        signed = inputs.float().div_(scale).add_(zero - _OFFSET).round_().to(torch.int8)
+        unsigned = signed.view(torch.uint8).bitwise_xor_(_OFFSET)
+        weight = (self.weight, self.scales, self.zero_points, self.bias)
+        return torch.ops.onednn.qlinear_pointwise(
+            unsigned, scale, zero, *weight, 1.0, 0, torch.bfloat16, self.then, [], "none"
+        )
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise RuntimeError("8-bit weights are for inference only; expected the encoder that they were made of")
