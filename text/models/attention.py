@@ -88,7 +88,7 @@ def _weighted_mean(scores: Tensor, value: Tensor) -> Tensor:
     That is done to keep exponentials within range, which the sums of ordinary scores show them to be.
     """
     weights = scores.exp()
-    sums = weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
+    sums = weights.sum(dim=-1, keepdim=True)
     if sums.min() < 1e-20 or not sums.max() < 1e30:
         return scores.softmax(dim=-1) @ value
-    return (weights @ value / sums).to(value.dtype)
+    return weights @ value / sums
