@@ -24,9 +24,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
+from examples.dpr.model_card import write_model_card
 from examples.dpr.output import check_output, start_output, write_manifest
 from examples.dpr.splits import STAGES, check_readable, find_split
-from text.artifacts import write_json, write_text
+from text.artifacts import write_json
 from text.datasets import DPRDataPipe, PassageCollection, select_rows
 from text.errors import DataError
 from text.models import (
@@ -39,7 +40,7 @@ from text.models import (
     roberta_tiny,
 )
 from text.training import AtomicCheckpointIO, BiEncoderTask, DPRDataModule, MetricsCSV, RandomState, Throughput
-from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer, train_tokenizer
+from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 SIZES = {
@@ -95,9 +96,10 @@ class DPRConfig:
     """Checkpoint, or folder of a run, to go on from; alone, the run in output_dir."""
 
     encoder: str = "tiny"
-    """tiny, mini, small, base or large with random weights, or a folder with a RoBERTa model."""
+    """tiny, mini, small, base or large with random weights; or a folder with a RoBERTa, XLM-RoBERTa, BERT or DPR model
+    (Hugging Face's form), one of sentence-transformers, or the model/ of a run; or a checkpoint of FAIR's DPR."""
     tokenizer: str | None = None
-    """tokenizer.json, or a folder with one, or with vocab.json and merges.txt. By default the one
+    """tokenizer.json, or a folder with one, or with vocab.json and merges.txt, or with vocab.txt. By default the one
     in the encoder's folder; without that, a byte-level BPE is trained on the training file."""
     vocab_size: int = 8192
     """Most entries of a tokenizer that is trained."""
@@ -116,10 +118,14 @@ class DPRConfig:
     """Scale embeddings to length 1; by default no, or as the model does."""
     dropout: float | None = None
     """Share of activations dropped in training; by default 0.1, or the model's own."""
-    question_max_length: int = 64
-    """Tokens of a question, special ones included; DPR uses 256."""
-    passage_max_length: int = 256
-    """Tokens of a title and text together, special ones included; DPR uses 256."""
+    question_max_length: int | None = None
+    """Tokens of a question, special ones included; DPR uses 256. By default 64, or what the encoder takes."""
+    passage_max_length: int | None = None
+    """Tokens of a title and text together, special ones included. By default 256 (DPR), or what the encoder takes."""
+    question_prompt: str | None = None
+    """Put before every question; by default what the encoder's folder says, or nothing."""
+    passage_prompt: str | None = None
+    """Put before every passage; by default what the encoder's folder says, or nothing."""
 
     num_hard_negatives: int = 1
     """Hard negatives per question in training, sampled anew each epoch; DPR uses 1."""
@@ -151,7 +157,11 @@ class DPRConfig:
     similarity: Literal["dot", "cosine"] = "dot"
     """How embeddings are compared."""
     precision: str = "32-true"
-    """Lightning's name of a precision, such as bf16-mixed."""
+    """Lightning's name of a precision; bf16-mixed is faster where the hardware has bfloat16."""
+    compile: bool = False
+    """Compile the encoders' layers, once for all lengths: minutes at the start, less time a step."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
 
     seed: int = 12345
     """Decides order, sampling, first weights and dropout; FAIR DPR uses 12345."""
@@ -228,7 +238,8 @@ def train(config: DPRConfig) -> None:
     pipes = build_pipes(config)
     tokenizer = build_tokenizer(config, pipes["train"], checkpoint)
     model = build_model(config, tokenizer)
-    data = build_data(config, pipes, tokenizer)
+    config = with_limits(config, model)
+    data = build_data(config, pipes, tokenizer, model)
     task = build_task(config, model, pipes["train"].names)
     if not config.fast_dev_run:
         start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
@@ -245,6 +256,7 @@ def train(config: DPRConfig) -> None:
         return
     [figures] = trainer.test(task, data, ckpt_path="best", weights_only=True, verbose=False)
     save_model(config, model, tokenizer)
+    write_model_card(config.output_dir, dataclasses.asdict(config), pipes, figures, is_tied=model.is_tied)
     write_manifest(config.output_dir, pipes, figures)
     print(f"model: {Path(config.output_dir, 'model')}")
     print("test: " + "  ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in figures.items()))
@@ -294,6 +306,8 @@ def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, checkpoint: str 
         return load_tokenizer(config.tokenizer)
     if checkpoint is not None:
         return load_tokenizer(Path(checkpoint).resolve().parents[1] / "tokenizer.json")
+    if os.path.isfile(config.encoder):
+        raise UsageError(f"--encoder is {config.encoder}, a file without a tokenizer; expected --tokenizer as well")
     if config.encoder not in SIZES:
         return load_tokenizer(config.encoder)
     return train_tokenizer(train_pipe.texts(), config.vocab_size, show_progress=sys.stderr.isatty())
@@ -313,7 +327,7 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
     if config.encoder in SIZES:
         options = {"pooling": "mean", **options}
         question_encoder = SIZES[config.encoder](vocab_size=tokenizer.get_vocab_size(), **options)
-    elif os.path.isdir(os.path.join(config.encoder, "question_encoder")):
+    elif os.path.isfile(config.encoder) or os.path.isdir(os.path.join(config.encoder, "question_encoder")):
         saved = BiEncoder.from_pretrained(config.encoder, **options)
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
     else:
@@ -322,8 +336,19 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
         passage_encoder = question_encoder
     elif passage_encoder is None:
         passage_encoder = copy.deepcopy(question_encoder)
-    assert isinstance(question_encoder, RobertaEncoder)
-    _check_fit(config, question_encoder, tokenizer)
+    assert isinstance(question_encoder, RobertaEncoder) and isinstance(passage_encoder, RobertaEncoder)
+    num_entries, num_known = tokenizer.get_vocab_size(), question_encoder.config.vocab_size
+    if num_entries > num_known:
+        raise UsageError(
+            f"the tokenizer has {num_entries} entries, the encoder {num_known}; "
+            "expected the tokenizer that the encoder was trained with"
+        )
+    prompts = _prompts(config, question_encoder, passage_encoder)
+    for encoder in (question_encoder, passage_encoder):
+        encoder.config = dataclasses.replace(encoder.config, prompts=prompts)
+        encoder.activation_checkpointing = config.activation_checkpointing
+        for layer in encoder.layers if config.compile else ():
+            layer.compile(dynamic=True)
     return BiEncoder(
         question_encoder,
         passage_encoder,
@@ -332,11 +357,27 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
     )
 
 
-def build_data(config: DPRConfig, pipes: dict[str, DPRDataPipe], tokenizer: Tokenizer) -> DPRDataModule:
+def with_limits(config: DPRConfig, model: BiEncoder) -> DPRConfig:
+    """The same with limits that the encoders can take."""
+    assert isinstance(model.question_encoder, RobertaEncoder)
+    most, limits = model.question_encoder.max_length, {}
+    for name, default in (("question_max_length", 64), ("passage_max_length", 256)):
+        limits[name] = getattr(config, name) or min(default, most)
+        if limits[name] > most:
+            raise UsageError(f"--{name} is {limits[name]}; the encoder takes at most {most}")
+    return dataclasses.replace(config, **limits)
+
+
+def build_data(
+    config: DPRConfig, pipes: dict[str, DPRDataPipe], tokenizer: Tokenizer, model: BiEncoder
+) -> DPRDataModule:
     """The splits, tokenized within the limits."""
-    tokenize_passage = Tokenize(tokenizer, config.passage_max_length)
+    assert isinstance(model.question_encoder, RobertaEncoder)
+    assert config.question_max_length is not None and config.passage_max_length is not None
+    prompts = model.question_encoder.config.prompts
+    tokenize_passage = Tokenize(tokenizer, config.passage_max_length, prompts["document"])
     collate = BiEncoderCollator(
-        Tokenize(tokenizer, config.question_max_length),
+        Tokenize(tokenizer, config.question_max_length, prompts["query"]),
         tokenize_passage,
         in_batch_negatives=config.in_batch_negatives,
     )
@@ -401,7 +442,11 @@ def save_model(config: DPRConfig, model: BiEncoder, tokenizer: Tokenizer) -> Non
     """What a user hands on: both encoders, the tokenizer, and how they are meant to be used."""
     folder = Path(config.output_dir, "model")
     model.save_pretrained(folder)
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    save_tokenizer(tokenizer, folder, max_length=config.passage_max_length)
+    limits = {"question_encoder": config.question_max_length, "passage_encoder": config.passage_max_length}
+    for name in ("question_encoder",) if model.is_tied else limits:
+        limit = config.passage_max_length if model.is_tied else limits[name]
+        save_tokenizer(tokenizer, folder / name, max_length=limit)
     names = ("question_max_length", "passage_max_length", "similarity", "temperature")
     write_json(folder / "config.json", {name: getattr(config, name) for name in names} | {"tied": model.is_tied})
 
@@ -416,15 +461,15 @@ def _checkpoint_to_resume(config: DPRConfig) -> str | None:
     return str(path)
 
 
-def _check_fit(config: DPRConfig, encoder: RobertaEncoder, tokenizer: Tokenizer) -> None:
-    for name in ("question_max_length", "passage_max_length"):
-        if getattr(config, name) > encoder.max_length:
-            raise UsageError(f"--{name} is {getattr(config, name)}; the encoder takes at most {encoder.max_length}")
-    if tokenizer.get_vocab_size() > encoder.config.vocab_size:
-        raise UsageError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} entries, the encoder {encoder.config.vocab_size}; "
-            "expected the tokenizer that the encoder was trained with"
-        )
+def _prompts(config: DPRConfig, question_encoder: RobertaEncoder, passage_encoder: RobertaEncoder) -> dict[str, str]:
+    """By kind of text, under sentence-transformers' names: those asked for, else those of the weights."""
+    ours = question_encoder.config.prompts
+    theirs = {"passage": "", **passage_encoder.config.prompts}
+    query, document = ours.get("query", ""), theirs.get("document", theirs["passage"])
+    return {
+        "query": query if config.question_prompt is None else config.question_prompt,
+        "document": document if config.passage_prompt is None else config.passage_prompt,
+    }
 
 
 if __name__ == "__main__":

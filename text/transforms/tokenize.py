@@ -64,21 +64,20 @@ class Tokenize(nn.Module):
 
     Args:
         tokenizer: A trained tokenizer; it is copied, so that two limits can share one.
-        max_length: Most tokens a text may have, special tokens included.
+        max_length: Most tokens a text may have, special tokens and prompt included.
+        prompt: Put before every text, or title; "query: " is one.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text; there is no padding token; or the
-            post-processor does more than to put special tokens around texts.
+        ValueError: ``max_length`` leaves no room for a text; there is no padding token; the
+            post-processor does more than to put special tokens around texts; or the prompt's
+            last token would grow together with the text.
     """
 
     fingerprint: str
     """Hex SHA-256 of what decides the ids of ``encode``; the same for every ``max_length``."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_length: int, prompt: str = "") -> None:
         super().__init__()
-        least = tokenizer.num_special_tokens_to_add(is_pair=True) + 2
-        if max_length < least:
-            raise ValueError(f"max_length is {max_length}; expected {least} or more, to hold a title and a text")
         self.max_length = max_length
         self.padding_idx = _padding_idx(tokenizer)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -88,7 +87,12 @@ class Tokenize(nn.Module):
         self.fingerprint = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
         self._encoder: Encode = tiktoken_encoder(self._tokenizer) or functools.partial(encode_batch, self._tokenizer)
         single, pair = (_template(self._encoder, self._tokenizer, *texts) for texts in (("a",), ("a", "b b")))
+        for template in (single, pair):
+            template[0] = np.concatenate([template[0], _prompt(self._encoder, prompt)])
         self._templates = {1: (*single, _NOTHING), 2: pair}
+        least = sum(map(len, pair)) + 2
+        if max_length < least:
+            raise ValueError(f"max_length is {max_length}; expected {least} or more, to hold a title and a text")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text: int32, whole, without special tokens. ``forward`` takes them in its stead."""
@@ -310,6 +314,20 @@ def _template(encode: Encode, tokenizer: Tokenizer, first: str, second: str | No
     if not all(special[at:-1]):
         raise _no_template(encoding.tokens, first, second)
     return [np.array(part, dtype=np.int64) for part in (*parts, encoding.ids[at:])]
+
+
+def _prompt(encode: Encode, prompt: str) -> np.ndarray:
+    """Its ids. Text is tokenized by itself, so that the two must not have a token in common."""
+    if not prompt:
+        return _NOTHING
+    [ids] = encode([prompt.rstrip()])
+    for text in ("a", "A", "1", "."):
+        whole, apart = encode([prompt + text, text])
+        if whole.tolist() != [*ids, *apart]:
+            raise ValueError(
+                f'the tokenizer joins "{prompt}" with the text after it; expected a prompt that ends apart'
+            )
+    return ids.astype(np.int64)
 
 
 def _no_template(tokens: list[str], first: str, second: str | None) -> ValueError:
