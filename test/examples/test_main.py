@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import BertConfig, BertModel
 
 from examples.dpr.cli import one_line, run
 from examples.dpr.main import DPRConfig, main
@@ -104,8 +106,12 @@ def test_a_run_leaves_what_it_says(tiny_run: Path) -> None:
         "checkpoints/last.ckpt",
         "metrics.csv",
         "manifest.json",
+        "model/README.md",
         "model/config.json",
+        "model/modules.json",
         "model/tokenizer.json",
+        "model/question_encoder/tokenizer.json",
+        "model/passage_encoder/tokenizer.json",
         "model/question_encoder/model.safetensors",
         "model/passage_encoder/model.safetensors",
     }
@@ -125,6 +131,71 @@ def test_the_model_handed_on_is_the_best_checkpoint(tiny_run: Path) -> None:
     assert model.question_encoder.config.vocab_size == load_tokenizer(tiny_run / "model").get_vocab_size()
     best = max(float(row["valid_mrr@10"]) for row in metrics(tiny_run) if row["valid_mrr@10"])
     assert best > 0.2  # of 30 passages; at random, (1 + 1/2 + ... + 1/10) / 30 = 0.098
+
+
+def test_the_model_card_has_data_settings_and_results(tiny_run: Path) -> None:
+    card = (tiny_run / "model" / "README.md").read_text()
+    test = json.loads((tiny_run / "manifest.json").read_text())["test"]
+    for line in (
+        "| train | train.jsonl | 10 |",
+        f"| mrr@10 | {test['test_mrr@10']:.4f} |",
+        "| question_max_length | 64 |",
+        "| passage_max_length | 256 |",
+        "| max_epochs | 10 |",
+    ):
+        assert line in card.splitlines()
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    """A small BERT as transformers and sentence-transformers leave it: 48 tokens, a prompt for queries."""
+    folder = tmp_path / "bert"
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" .:1abcdefghijklmnopqrstuvwxyz"]
+    words += ["query", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    BertModel(BertConfig(**sizes, vocab_size=len(words))).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    settings = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": 48},
+        "config_sentence_transformers.json": {"prompts": {"query": "query: "}},
+        "1_Pooling/config.json": {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True},
+    }
+    (folder / "1_Pooling").mkdir()
+    for name, content in settings.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("flags", [[], ["--tied", "--passage_prompt=a: ", "--activation_checkpointing"]])
+def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: list[str]) -> None:
+    run_folder = tmp_path / "run"
+    arguments = ["--encoder", str(bert), "--output_dir", str(run_folder), "--max_epochs=1", *SMALL[:2], *flags]
+    assert run(main, DPRConfig, arguments) == 0
+    used = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert (used["question_max_length"], used["passage_max_length"]) == (48, 48)
+    model = BiEncoder.from_pretrained(run_folder / "model")
+    assert isinstance(model.passage_encoder, RobertaEncoder)
+    assert model.passage_encoder.config.pooling == "mean"
+    assert model.passage_encoder.config.prompts == {"query": "query: ", "document": "a: " if flags else ""}
+    assert load_tokenizer(run_folder / "model").to_str() == load_tokenizer(bert).to_str()
+
+
+def test_training_from_a_checkpoint_of_fairs_dpr(bert: Path, tmp_path: Path, fails) -> None:
+    weights = BertModel.from_pretrained(bert).state_dict()
+    sides = {f"{side}.{name}": value for side in ("question_model", "ctx_model") for name, value in weights.items()}
+    torch.save({"model_dict": sides}, tmp_path / "dpr.cp")
+    flags = ["--encoder", str(tmp_path / "dpr.cp"), "--fast_dev_run", *SMALL]
+    assert "expected --tokenizer as well" in fails(2, *flags)
+    assert run(main, DPRConfig, [*flags, "--tokenizer", str(bert)]) == 0
+
+
+def test_limits_beyond_the_encoders(bert: Path, fails) -> None:
+    line = fails(2, "--encoder", str(bert), "--passage_max_length=49", "--fast_dev_run")
+    assert line.endswith("--passage_max_length is 49; the encoder takes at most 48")
 
 
 def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from text.models import (
     roberta_small,
     roberta_tiny,
 )
+from text.models.attention import PaddedTexts, packed
 from text.models.keys import BERT, to_ours, without_token_types
 
 SIZES: dict[str, Any] = {
@@ -168,7 +169,89 @@ def test_what_stands_under_the_padding_does_not_matter():
         torch.testing.assert_close(ours(input_ids.masked_fill(~mask, 77), mask), ours(input_ids, mask))
 
 
+LENGTHS = [3 + 17 * row % 61 for row in range(150)]
+"""Of enough texts for several chunks, in no order."""
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_embeddings_do_not_depend_on_batch_or_order(pooling):
+    ours = encoder(pooling=pooling, normalize=True)
+    input_ids, mask = texts(*LENGTHS)
+    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = ours(input_ids, mask)
+        shuffled = ours(input_ids[order], mask[order])
+        by_seven = torch.cat([ours(*part) for part in zip(input_ids.split(7), mask.split(7), strict=True)])
+    assert (shuffled - together[order]).abs().max() < 1e-6
+    assert (by_seven - together).abs().max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_packed_layers_equal_padded_ones():
+    """What CUDA computes and what the CPU does: hidden states, and gradients of every weight."""
+    ours = encoder()
+    input_ids, mask = texts(5, 40, 2, 12)
+    target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
+    found = []
+    for is_packed in (False, True):
+        hidden = ours.embeddings(input_ids, mask)
+        if is_packed:
+            tokens = ours._transform(hidden[mask], packed(mask))
+        else:
+            tokens = ours._transform(hidden, PaddedTexts(mask))[mask]
+        ours.zero_grad()
+        (100 * nn.functional.mse_loss(tokens, target)).backward()
+        gradients = [parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None]
+        found.append([tokens.detach(), *gradients])
+    for padded, unpadded in zip(*found, strict=True):
+        torch.testing.assert_close(unpadded, padded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("projection_dim", [None, 8])
+def test_no_text(projection_dim):
+    ours = encoder(projection_dim=projection_dim)
+    assert ours(torch.empty(0, 5, dtype=torch.int64)).shape == (0, ours.embedding_dim)
+
+
 # ---- options
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    """With dropout, which is drawn again alike."""
+    ours = encoder().train()
+    input_ids, mask = texts(5, 40, 2, 12)
+    found = []
+    for ours.activation_checkpointing in (False, True):
+        ours.zero_grad()
+        torch.manual_seed(0)
+        ours(input_ids, mask).square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None])
+    for kept, computed_again in zip(*found, strict=True):
+        assert computed_again.equal(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
+def test_compiled_layers_equal_plain_ones_and_are_compiled_a_few_times():
+    """For all layers and lengths together; twice would be a length each."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    ours = encoder()
+    batches = [texts(*LENGTHS[start : start + 10], seed=start) for start in range(0, 100, 10)]
+    with torch.no_grad():
+        expected = [ours(*batch) for batch in batches]
+    for layer in ours.layers:
+        layer.compile(dynamic=True)
+    with torch.no_grad():
+        for batch, embeddings in zip(batches, expected, strict=True):
+            torch.testing.assert_close(ours(*batch), embeddings)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # with a mask and without, one text or several
+    ours.train()
+    for batch in batches:
+        ours(*batch).sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_mean_pooling_equals_plain_python():

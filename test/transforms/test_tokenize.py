@@ -510,3 +510,39 @@ def test_vocabulary_without_special_tokens(trained: Tokenizer, tmp_path: Path):
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     with pytest.raises(ArtifactError, match=r"lacks <pad>, <mask>; expected RoBERTa's special tokens"):
         load_tokenizer(tmp_path)
+
+
+# ---- prompts
+
+
+def small_bert(tmp_path: Path) -> Tokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", ":", ".", "1", "a", "b", "##b"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    return load_tokenizer(tmp_path)
+
+
+def test_a_prompt_is_as_if_it_stood_in_the_text(tmp_path):
+    tokenizer = small_bert(tmp_path)
+    plain, prompted = Tokenize(tokenizer, 9), Tokenize(tokenizer, 9, "query: ")
+    texts = ["ab a", "", ("a", "b"), ("", "ab")]
+    expected = plain(["query: ab a", "query:", ("query: a", "b"), "query: ab"])
+    assert prompted(texts).input_ids.equal(expected.input_ids)
+    assert prompted(texts).empty.tolist() == [False, True, False, False]
+
+
+def test_a_prompt_is_never_cut_off(tmp_path):
+    batch = Tokenize(small_bert(tmp_path), 7, "query: ")(["a b a b a b"])
+    assert batch.input_ids.tolist() == [[2, 5, 6, 9, 10, 9, 3]]
+    assert batch.truncated.tolist() == [True]
+
+
+def test_a_prompt_that_grows_together_with_the_text():
+    """A byte-level BPE has a space and the word after it in one token."""
+    tokenizer = train_tokenizer(["query: a b"] * 3, 300)
+    with pytest.raises(ValueError, match='joins "query: " with the text after it; expected a prompt that ends apart'):
+        Tokenize(tokenizer, 20, "query: ")
+
+
+def test_room_for_a_prompt(tmp_path):
+    with pytest.raises(ValueError, match="max_length is 6; expected 7 or more"):
+        Tokenize(small_bert(tmp_path), 6, "query: ")

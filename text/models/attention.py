@@ -65,8 +65,10 @@ def dropout(values: Tensor, p: float, training: bool) -> Tensor:
 
     On a CPU it draws 16 bits for a value, not a number of 64 (a third of the time); ``p`` is rounded to that.
     """
+    if values.is_cuda or torch.compiler.is_compiling():
+        return F.dropout(values, p, training)
     num_dropped = round(p * _DRAWS)
-    if values.is_cuda or not training or not 0 < num_dropped < _DRAWS:
+    if not training or not 0 < num_dropped < _DRAWS:
         return F.dropout(values, p, training)
     draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     kept = draws.view(torch.int16)[: values.numel()].view(values.shape) >= num_dropped - _DRAWS // 2
@@ -79,7 +81,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, d
         scores += torch.zeros_like(visible, dtype=scores.dtype).masked_fill_(~visible, -torch.inf)
     if dropout_p == 0 and not torch.is_grad_enabled():
         return _weighted_mean(scores, value)
-    return dropout(scores.softmax(dim=-1), dropout_p, dropout_p > 0) @ value
+    return dropout(scores.softmax(dim=-1), dropout_p, True) @ value
 
 
 def _weighted_mean(scores: Tensor, value: Tensor) -> Tensor:

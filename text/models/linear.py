@@ -66,4 +66,5 @@ def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.dtype in (torch.float32, torch.bfloat16)
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # Inductor takes this product with weights that stay as they are only
     )

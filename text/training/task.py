@@ -94,9 +94,9 @@ class BiEncoderTask(LightningModule):
         self._log_pool("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # Fused, it would undo float16's scale of the loss itself, and gradients could not be clipped.
-        fused = self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=True)
+        # Fused, it could undo float16's scale of the loss itself, after which gradients could not be clipped.
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
         num_steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: linear_schedule(step, self.warmup_steps, int(num_steps))
