@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,7 +151,12 @@ def test_the_model_card_has_data_settings_and_results(tiny_run: Path) -> None:
 def bert(tmp_path: Path) -> Path:
     """A small BERT as transformers and sentence-transformers leave it: 48 tokens, a prompt for queries."""
     folder = tmp_path / "bert"
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" .:1abcdefghijklmnopqrstuvwxyz"]
     words += ["query", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
     BertModel(BertConfig(**sizes, vocab_size=len(words))).save_pretrained(folder)

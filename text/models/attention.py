@@ -30,7 +30,8 @@ class PaddedTexts(NamedTuple):
         if query.is_cuda or (dropout_p == 0 and query.dtype == torch.float32):
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout_p)
         else:
-            context = _attend(*qkv.permute(2, 0, 3, 1, 4).contiguous(), visible, dropout_p)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4).contiguous()
+            context = _attend(query, key, value, visible, dropout_p)
         return context.transpose(1, 2).flatten(2)
 
 

@@ -37,10 +37,10 @@ def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("this build of PyTorch has no oneDNN; expected one, to multiply 8-bit integers")
     quantized = copy.deepcopy(encoder).eval().requires_grad_(False)
-    for layer in quantized.layers:
-        layer.attention.qkv = Int8Linear(layer.attention.qkv)
-        layer.attention.output = Int8Linear(layer.attention.output)
-        layer.feed_forward[0] = Int8Linear(layer.feed_forward[0])
+    for name, linear in list(quantized.layers.named_modules()):
+        if isinstance(linear, Linear) and not name.endswith("feed_forward.1"):
+            parent, _, attribute = name.rpartition(".")
+            setattr(quantized.layers.get_submodule(parent), attribute, Int8Linear(linear))
     return quantized.bfloat16()
 
 
@@ -71,5 +71,5 @@ class Int8Linear(nn.Module):
             unsigned, scale, zero, *weight, 1.0, 0, torch.bfloat16, self.then, [], "none"
         )
 
-    def _save_to_state_dict(self, *_: Any) -> None:
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise RuntimeError("8-bit weights are for inference only; expected the encoder that they were made of")
