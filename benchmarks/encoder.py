@@ -60,7 +60,7 @@ def main() -> None:
         f"Products of matrices, the best of PyTorch's ways: {peaks['fp32']:.0f} GFLOP/s in float32, "
         f"{peaks['bf16']:.0f} in bfloat16.\n",
     ]
-    for name, texts in {"squad_w100": squad(), "fairytaleqa": fairytales()[:1000]}.items():
+    for name, texts in {"squad_w100": squad(), "fairytaleqa": fairytales()[:600]}.items():
         lines += encoding(name, texts[: arguments.texts], folder, peaks, arguments.rounds)
     lines += training(folder, peaks, arguments.rounds)
     write_result("encoder", "\n".join(lines) + "\n")
