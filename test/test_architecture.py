@@ -32,9 +32,13 @@ DOORS = {
     "zstandard": "datasets",
     "tokenizers": "transforms",
     "tiktoken": "transforms",
+    "torchtext": "transforms",
     "safetensors": "models",
+    "regex": "evaluation",
     "pytorch_lightning": "training",
     "faiss": "retrieval",
+    "bm25s": "retrieval",
+    "pymilvus": "retrieval",
 }
 
 

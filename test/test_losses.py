@@ -1,4 +1,4 @@
-"""in_batch_nll against a pencil, against plain Python, and at the ends of the number range."""
+"""Objectives against a pencil, against plain Python and peers, and at the ends of the number range."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from text.losses import SIMILARITIES, in_batch_nll, similarity_logits
+from text.losses import (
+    SIMILARITIES,
+    distillation_kl,
+    in_batch_nll,
+    likely_positives,
+    multi_positive_nll,
+    similarity_logits,
+)
 
 
 def test_in_batch_nll_by_hand():
@@ -161,3 +168,117 @@ def test_shapes_that_do_not_fit(questions, passages):
 def test_unknown_similarity():
     with pytest.raises(ValueError, match='similarity is "euclid"; expected one of dot, cosine'):
         in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), similarity="euclid")
+
+
+# ---- several positives
+
+
+def random_sides(num_questions: int = 3, num_passages: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(num_questions, 4, generator=generator, dtype=torch.float64, requires_grad=True),
+        torch.randn(num_passages, 4, generator=generator, dtype=torch.float64, requires_grad=True),
+    )
+
+
+def test_two_positives_by_hand():
+    # Logits are 1, 0 and 2; the one in the middle is the only negative, also of the other positive.
+    loss = multi_positive_nll(
+        torch.tensor([[1.0]]), torch.tensor([[1.0], [0.0], [2.0]]), torch.tensor([[True, False, True]])
+    )
+    torch.testing.assert_close(loss.item(), (math.log1p(math.exp(-1)) + math.log1p(math.exp(-2))) / 2)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_several_positives_equal_the_mean_of_one_each(similarity):
+    """Of in_batch_nll, with the others taken out."""
+    questions, passages = random_sides()
+    is_positive = torch.tensor([[1, 0, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0]]).bool()
+    ignore = torch.tensor([[0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0] * 7]).bool()
+    options = {"temperature": 0.5, "similarity": similarity}
+    found = multi_positive_nll(questions, passages, is_positive, ignore=ignore, reduction="none", **options)
+    for row, loss in enumerate(found):
+        left_out = ignore[[row]] | is_positive[[row]]  # its own positive stays in
+        each = [
+            in_batch_nll(questions[[row]], passages, torch.tensor([column]), ignore=left_out, **options)
+            for column in is_positive[row].nonzero().flatten().tolist()
+        ]
+        torch.testing.assert_close(loss, torch.stack(each).mean())
+    assert torch.autograd.gradcheck(
+        lambda q, p: multi_positive_nll(q, p, is_positive, ignore=ignore, **options), (questions, passages)
+    )
+
+
+def test_positives_alone_cost_nothing():
+    questions, passages = random_sides(2, 3)
+    loss = multi_positive_nll(questions, passages, torch.ones(2, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert questions.grad is not None and not questions.grad.any()
+
+
+def test_a_question_without_a_positive():
+    is_positive = torch.tensor([[True, False], [False, False]])
+    with pytest.raises(ValueError, match="question 1 has no positive; expected one or more of each"):
+        multi_positive_nll(torch.eye(2), torch.eye(2), is_positive)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_fault_d3_several_positives_and_large_scores(dtype):
+    question = torch.tensor([[100.0]], dtype=dtype, requires_grad=True)
+    passages = torch.tensor([[100.0], [-100.0], [-100.0]], dtype=dtype)
+    loss = multi_positive_nll(question, passages, torch.tensor([[True, False, True]]))
+    loss.backward()
+    # The first is 20,000 ahead of the negative, the third level with it.
+    torch.testing.assert_close(loss.item(), math.log(2) / 2, rtol=1e-3, atol=0)
+    assert question.grad is not None and question.grad.isfinite().all()
+
+
+# ---- a teacher, and a guide
+
+
+def test_distillation_by_hand():
+    # The teacher says 3/4 and 1/4, the student 1/2 each; of the third passage the teacher says nothing.
+    scores = torch.tensor([[math.log(3), 0.0, math.nan]])
+    loss = distillation_kl(torch.ones(1, 2), torch.ones(3, 2), scores)
+    torch.testing.assert_close(loss.item(), 0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_distillation_equals_torch_on_the_passages_with_a_score(similarity):
+    questions, passages = random_sides()
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scores[0, :3] = scores[2, 5] = torch.nan
+    options = {"temperature": 0.5, "teacher_temperature": 2.0, "similarity": similarity}
+    found = distillation_kl(questions, passages, scores, reduction="none", **options)
+    logits = similarity_logits(questions, passages, similarity=similarity) / 0.5
+    for row, loss in enumerate(found):
+        known = ~scores[row].isnan()
+        student, teacher = logits[row][known].log_softmax(0), (scores[row][known] / 2).log_softmax(0)
+        expected = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
+        torch.testing.assert_close(loss, expected)
+    assert torch.autograd.gradcheck(lambda q, p: distillation_kl(q, p, scores, **options), (questions, passages))
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_fewer_than_two_scores_teach_nothing(known):
+    questions, passages = random_sides(1, 3)
+    scores = torch.full((1, 3), math.nan)
+    scores[0, :known] = 5.0
+    loss = distillation_kl(questions, passages, scores)
+    loss.backward()
+    assert loss.item() == 0
+    assert questions.grad is not None and not questions.grad.any()
+
+
+def test_likely_positives_by_hand():
+    # Two questions; the positives score 5 and 2. Limits are 4 and 1.
+    scores = torch.tensor([5.0, 4.5, 4.0, math.nan, 2.0, 9.0])
+    owner = torch.tensor([0, 0, 0, 0, 1, 1])
+    found = likely_positives(scores, owner, torch.tensor([0, 4]), margin=1.0)
+    assert found.int().tolist() == [0, 1, 0, 0, 0, 1]
+
+
+def test_a_positive_without_a_score_takes_nothing_out():
+    scores = torch.tensor([math.nan, 9.0])
+    assert not likely_positives(scores, torch.tensor([0, 0]), torch.tensor([0]), margin=0.0).any()

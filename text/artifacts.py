@@ -43,6 +43,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Removes the temporary files that a killed ``atomic_write`` left right in a folder; says how many."""
+    leftovers = list(Path(folder).glob(f"{_TEMPORARY_PREFIX}*"))
+    for path in leftovers:
+        path.unlink()
+    return len(leftovers)
+
+
 def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Writes a small UTF-8 text file, whole or not at all."""
     with atomic_write(path) as temporary:

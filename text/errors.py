@@ -14,4 +14,8 @@ class ArtifactError(ValueError):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss is NaN or infinite, so that no update was made. Exit code 6."""
+    """The loss, or gradient after gradient, is NaN or infinite, so that no update was made. Exit code 6."""
+
+
+class InterruptedRun(Exception):
+    """A signal ended the run; what could be saved is. Exit code 143."""

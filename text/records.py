@@ -21,6 +21,8 @@ class Passage(NamedTuple):
     title: str
     """Empty where the data gives none."""
     text: str
+    score: float | None = None
+    """A guide's or teacher's, of this passage for the question of its row; larger is better."""
 
     @property
     def keys(self) -> tuple[int, int]:
@@ -39,6 +41,8 @@ class TokenizedPassage(NamedTuple):
     """Ids of its tokens, without special ones."""
     text: np.ndarray
     """Likewise."""
+    score: None = None
+    """Not kept there."""
 
 
 class Example(NamedTuple):
@@ -87,12 +91,14 @@ class BiEncoderBatch(NamedTuple):
     passages: TokenBatch
     positive_index: Tensor
     """(B,) int64, the row of ``passages`` that answers each question."""
-    ignore: Tensor
-    """(B, P) bool, True where a passage must not count as a negative of that question."""
+    owner: Tensor
+    """(P,) int64, the question in whose row each passage stands."""
     passage_keys: Tensor
     """(P, 2) int64, identity of each passage: by id, by text."""
     known_positives: Tensor
-    """(B, K, 2) int64, the keys of every known positive of each question."""
+    """(B, K, 2) int64, the keys of every known positive of each question: none of these is a negative of it."""
+    scores: Tensor
+    """(P,) float32, a guide's or teacher's score of each passage for its owner; NaN where there is none."""
     sources: Tensor
     """(B,) int64, which of several data sets each question comes from."""
     counts: dict[str, int]

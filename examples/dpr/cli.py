@@ -11,14 +11,16 @@ import dataclasses
 import difflib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from text.errors import ArtifactError, DataError, NonFiniteLossError
+from text.errors import ArtifactError, DataError, InterruptedRun, NonFiniteLossError
 
 
 class UsageError(ValueError):
@@ -30,13 +32,14 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (DataError, 3),
     (ArtifactError, 5),
     (NonFiniteLossError, 6),
+    (InterruptedRun, 143),
     (FileExistsError, 2),
     (FileNotFoundError, 2),
     (IsADirectoryError, 2),
     (NotADirectoryError, 2),
     (OSError, 4),
     (MemoryError, 4),
-    (torch.OutOfMemoryError, 4),
+    (torch.cuda.OutOfMemoryError, 4),
     (ValueError, 2),
 )
 
@@ -90,13 +93,29 @@ def one_line(error: BaseException) -> str:
     return from_worker[-1] if from_worker else message.split("\n")[0]
 
 
+@contextmanager
+def signals_as_errors() -> Iterator[None]:
+    """SIGTERM and SIGINT raise ``InterruptedRun``, so that what is open is closed."""
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise InterruptedRun(f"stopped by {signal.Signals(number).name}; the same command goes on where this one ended")
+
+
 def _spell_out(argv: Sequence[str], flags: dict[str, dataclasses.Field]) -> list[str]:
     """Gives flags that stand alone the value that they imply; refuses a flag given twice.
 
     A flag's ``bare`` metadata is that value; for a boolean it is "true".
     """
     spelled, seen = [], set()
-    for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=False):
         name = argument.split("=")[0]
         if name.startswith("--") and name in seen:
             raise UsageError(f"{name} is given twice; expected it once")

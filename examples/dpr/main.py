@@ -13,19 +13,24 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.model_card import write_model_card
-from examples.dpr.output import check_output, start_output, write_manifest
+from examples.dpr.output import check_output, check_resumed, check_space, lock_output, start_output, write_manifest
 from examples.dpr.splits import STAGES, check_readable, find_split
 from text.artifacts import write_json
 from text.datasets import DPRDataPipe, PassageCollection, select_rows
@@ -39,8 +44,31 @@ from text.models import (
     roberta_small,
     roberta_tiny,
 )
-from text.training import AtomicCheckpointIO, BiEncoderTask, DPRDataModule, MetricsCSV, RandomState, Throughput
-from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
+from text.training import (
+    RECALL_AT,
+    AtomicCheckpointIO,
+    BiEncoderTask,
+    DPRDataModule,
+    MetricsCSV,
+    Objective,
+    RandomState,
+    SaveOnSignal,
+    StepFailures,
+    Throughput,
+    best_and_last,
+    check_hash,
+    expected_size,
+    newest_valid,
+)
+from text.transforms import (
+    BiEncoderCollator,
+    Tokenize,
+    TorchtextTokenize,
+    load_tokenizer,
+    save_tokenizer,
+    torchtext_bpe,
+    train_tokenizer,
+)
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 SIZES = {
@@ -52,6 +80,13 @@ SIZES = {
 }
 
 
+MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "max"} | {
+    f"valid_recall@{k}": "max" for k in RECALL_AT
+}
+"""Figures by which a checkpoint may be chosen, and which way is better."""
+say = rank_zero_only(print)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DPRConfig:
     """Trains two encoders for dense passage retrieval, or, with --sel_data, selects data for it."""
@@ -59,11 +94,15 @@ class DPRConfig:
     max_epochs: int = 5
     """Passes over the training data."""
     gpus: int = 0
-    """GPUs to train on, 0 or 1; 0 is the CPU."""
+    """GPUs of each machine to train on; 0 is the CPU. torchrun and SLURM start processes as Lightning expects."""
+    num_nodes: int = 1
+    """Machines to train on."""
     fast_dev_run: bool = False
     """One batch of training, validation and test, to see that all runs; nothing is saved."""
     batch_size: int = 5
-    """Questions per step; each brings its positive and its negatives."""
+    """Questions per step, on all GPUs together; each brings its positive and its negatives."""
+    accumulate_batches: int = 1
+    """Batches per optimizer step. They add no negatives to one another: for that, take chunk_tokens."""
     data_path: str = TINY_SET
     """Folder with train.jsonl, valid.jsonl and test.jsonl in the DPR format; .json for a JSON array, and .gz or
     .zst after it, do as well."""
@@ -73,6 +112,10 @@ class DPRConfig:
     """How often each of train_files comes in an epoch, by default once; FAIR DPR takes small sets 4 times."""
     one_set_per_batch: bool = False
     """Each training batch is of one of train_files (as FAIR DPR's); otherwise they are mixed."""
+    valid_file: str | None = None
+    """Validation file instead of the one in data_path."""
+    test_file: str | None = None
+    """Test file instead of the one in data_path."""
     passages: str | None = None
     """Collection (psgs_w100.tsv, or JSONL) that rows with positive_ids and hard_negative_ids name passages of."""
     token_cache: bool = False
@@ -101,6 +144,8 @@ class DPRConfig:
     tokenizer: str | None = None
     """tokenizer.json, or a folder with one, or with vocab.json and merges.txt, or with vocab.txt. By default the one
     in the encoder's folder; without that, a byte-level BPE is trained on the training file."""
+    tokenizer_backend: Literal["tokenizers", "torchtext"] = "tokenizers"
+    """Who makes ids of texts; torchtext's GPT2BPETokenizer does from the same files (GPT-2's or RoBERTa's), alike."""
     vocab_size: int = 8192
     """Most entries of a tokenizer that is trained."""
     tied: bool = False
@@ -131,6 +176,8 @@ class DPRConfig:
     """Hard negatives per question in training, sampled anew each epoch; DPR uses 1."""
     num_other_negatives: int = 0
     """Random passages (negative_ctxs) per question in training; DPR uses 0."""
+    num_positives: int = 1
+    """Known positives per question in training, all of which the loss is about; DPR uses 1."""
     sample_positives: bool = False
     """Train towards a random known positive instead of the first one."""
     eval_hard_negatives: int = 30
@@ -139,6 +186,18 @@ class DPRConfig:
     """First random passages per question in validation and test; DPR uses 30."""
     in_batch_negatives: bool = True
     """Other questions' passages are negatives, too; false compares a question with its own only."""
+    symmetric: bool = False
+    """Positives find their questions among all, too; the loss is the mean of both directions."""
+    matryoshka_dims: list[int] | None = None
+    """Train the first so many dimensions of embeddings to do alone, too, such as [256, 128, 64]."""
+    score_key: str | None = None
+    """Key under which every passage of the training data has a score of a guide or teacher, such as score."""
+    guide_margin: float | None = None
+    """Take negatives out whose score is above that of the positive, less this margin: they may be positives."""
+    distillation: float = 0.0
+    """Share of the loss, from 0 to 1, that teaches the order of a question's passages by their scores (KL)."""
+    teacher_temperature: float = 1.0
+    """Divides the scores for that."""
     allow_no_negatives: bool = False
     """Train even where no question has any negative, so that the loss is 0 and nothing is learned."""
     max_skipped: float = 0.001
@@ -148,6 +207,8 @@ class DPRConfig:
     """Peak, after warm-up. By default 2e-5 (FAIR DPR) from a folder's weights, 1e-3 from random ones."""
     warmup_steps: int = 0
     """Optimizer steps until the peak; FAIR DPR uses 1237 on NQ."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the peak, to 0 at the last step, or not at all."""
     weight_decay: float = 0.0
     """AdamW's, on all weights but biases and layer norms; FAIR DPR uses 0."""
     gradient_clip_val: float = 2.0
@@ -160,6 +221,8 @@ class DPRConfig:
     """Lightning's name of a precision; bf16-mixed is faster where the hardware has bfloat16."""
     compile: bool = False
     """Compile the encoders' layers, once for all lengths: minutes at the start, less time a step."""
+    chunk_tokens: int | None = None
+    """Embed a batch in chunks of so many tokens, each twice (GradCache): any batch_size in the memory of a chunk."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
 
@@ -169,17 +232,29 @@ class DPRConfig:
     """Processes that read and tokenize; with 0 the training process does. Batches are the same for any number."""
     log_every_n_steps: int = 10
     """Optimizer steps between rows of metrics.csv."""
+    validate_every_n_steps: int | None = None
+    """Optimizer steps between validations; by default, one after each epoch."""
+    monitor: str = "valid_mrr@10"
+    """Figure of the validation by which the best checkpoint is chosen."""
+    early_stopping: int | None = None
+    """Validations without a better figure after which training stops; by default it does not."""
     validate_first: bool = False
     """Validate before the first step, too."""
 
     def __post_init__(self) -> None:
         for name, least in (
             ("max_epochs", 1),
+            ("gpus", 0),
+            ("num_nodes", 1),
+            ("accumulate_batches", 1),
+            ("validate_every_n_steps", 1),
+            ("early_stopping", 1),
             ("batch_size", 1),
             ("sel_num_items", 1),
             ("sel_skip_items", 0),
             ("num_hard_negatives", 0),
             ("num_other_negatives", 0),
+            ("num_positives", 1),
             ("eval_hard_negatives", 0),
             ("eval_other_negatives", 0),
             ("warmup_steps", 0),
@@ -189,20 +264,46 @@ class DPRConfig:
             ("seed", 0),
             ("num_workers", 0),
             ("log_every_n_steps", 1),
+            ("chunk_tokens", 1),
         ):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= least):
+            if value is not None and not (math.isfinite(value) and value >= least):
                 raise UsageError(f"--{name} is {value}; expected {least} or more")
-        for name in ("learning_rate", "temperature"):
+        for name in ("learning_rate", "temperature", "teacher_temperature"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"--{name} is {value}; expected a number above 0")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout is {self.dropout}; expected 0 or more and below 1")
+        if not 0 <= self.distillation <= 1:
+            raise UsageError(f"--distillation is {self.distillation}; expected a share from 0 to 1")
+        if (self.score_key is None) != (self.guide_margin is None and not self.distillation):
+            raise UsageError(
+                "--score_key says where scores are, --guide_margin and --distillation what for; expected both"
+            )
+        if self.score_key is not None and self.token_cache:
+            raise UsageError("--token_cache keeps no scores; expected no --score_key with it")
+        if self.symmetric and not self.in_batch_negatives:
+            raise UsageError(
+                "--symmetric finds questions among those of the batch; expected no --in_batch_negatives=false"
+            )
         if self.freeze_question and self.freeze_passage:
             raise UsageError("--freeze_question and --freeze_passage leave nothing to train; expected at most one")
-        if self.gpus not in (0, 1):
-            raise UsageError(f"--gpus is {self.gpus}; expected 0 or 1, training on several is not there yet")
+        if self.tokenizer_backend == "torchtext" and self.token_cache:
+            raise UsageError(
+                "--token_cache has the ids of tokenizers; expected no --tokenizer_backend=torchtext with it"
+            )
+        if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
+            raise UsageError(
+                "--tokenizer_backend=torchtext: torchtext is not installed; "
+                "expected an environment of constraints-torchtext.txt"
+            )
+        if self.gpus > torch.cuda.device_count():
+            raise UsageError(
+                f"--gpus is {self.gpus}; expected at most {torch.cuda.device_count()}, as many as are here"
+            )
+        if self.monitor not in MONITORS:
+            raise UsageError(f"--monitor is {self.monitor}; expected one of {', '.join(MONITORS)}")
 
 
 def main(config: DPRConfig) -> None:
@@ -231,8 +332,16 @@ def select(config: DPRConfig) -> None:
 
 def train(config: DPRConfig) -> None:
     """Trains, keeps the best checkpoint, tests it, and leaves a model to hand on."""
+    rank: int = rank_zero_only.rank  # pyright: ignore[reportFunctionMemberAccess]
+    is_writer = rank == 0 and not config.fast_dev_run
+    with lock_output(config.output_dir) if is_writer else nullcontext():
+        _train(config, is_writer)
+
+
+def _train(config: DPRConfig, is_writer: bool) -> None:
+    """Of several processes, one is the writer."""
     checkpoint = _checkpoint_to_resume(config)
-    if not config.fast_dev_run:
+    if is_writer:
         check_output(config.output_dir, overwrite=config.overwrite, resumed=checkpoint)
     seed_everything(config.seed, verbose=False)
     pipes = build_pipes(config)
@@ -241,20 +350,45 @@ def train(config: DPRConfig) -> None:
     config = with_limits(config, model)
     data = build_data(config, pipes, tokenizer, model)
     task = build_task(config, model, pipes["train"].names)
-    if not config.fast_dev_run:
+    if checkpoint is not None:
+        check_resumed(checkpoint, dataclasses.asdict(config))
+    if is_writer:
+        check_space(config.output_dir, 2 * expected_size(model))
         start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
-    trainer = build_trainer(config, len(pipes["train"]), checkpoint)
+    failures = StepFailures()
+    trainer = build_trainer(config, len(pipes["train"]), checkpoint, failures)
+    with failures.told():
+        figures = fit_and_test(config, trainer, task, data, checkpoint)
+    if is_writer:
+        hand_on(config, model, tokenizer, pipes, figures)
+
+
+def fit_and_test(
+    config: DPRConfig, trainer: Trainer, task: BiEncoderTask, data: DPRDataModule, checkpoint: str | None
+) -> Mapping[str, float]:
+    """The test figures of the best checkpoint; in a fast_dev_run, of what one step gave."""
     if config.validate_first and checkpoint is None:
         trainer.validate(task, data, verbose=False)
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     for name, share in trainer.callback_metrics.items():
         if name.endswith("_truncated"):
-            print(f"{name}: {share:.2%}")
+            say(f"{name}: {share:.2%}")
+    best = trainer.checkpoint_callback  # the first of them
+    path = best.best_model_path if isinstance(best, ModelCheckpoint) else None
+    [figures] = trainer.test(task, data, ckpt_path=path, weights_only=True, verbose=False)
     if config.fast_dev_run:
-        trainer.test(task, data, verbose=False)
-        print("fast_dev_run: all ran, nothing was saved")
-        return
-    [figures] = trainer.test(task, data, ckpt_path="best", weights_only=True, verbose=False)
+        say("fast_dev_run: all ran, nothing was saved")
+    return figures
+
+
+def hand_on(
+    config: DPRConfig,
+    model: BiEncoder,
+    tokenizer: Tokenizer,
+    pipes: dict[str, DPRDataPipe],
+    figures: Mapping[str, float],
+) -> None:
+    """Writes what a run leaves besides its checkpoints, and says what came out."""
     save_model(config, model, tokenizer)
     write_model_card(config.output_dir, dataclasses.asdict(config), pipes, figures, is_tied=model.is_tied)
     write_manifest(config.output_dir, pipes, figures)
@@ -264,8 +398,8 @@ def train(config: DPRConfig) -> None:
 
 def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     """The three splits, checked row by row; says what was found in each."""
-    paths = {stage: [find_split(config.data_path, stage)] for stage in STAGES}
-    paths["train"] = config.train_files or paths["train"]
+    asked = {"train": config.train_files, "valid": config.valid_file, "test": config.test_file}
+    paths = {stage: _listed(asked[stage]) or [find_split(config.data_path, stage)] for stage in STAGES}
     for path in (*chain.from_iterable(paths.values()), *([config.passages] if config.passages else [])):
         check_readable(path)
     passages = PassageCollection(config.passages) if config.passages else None
@@ -280,6 +414,7 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
             sample_positives=config.sample_positives,
             num_hard_negatives=config.num_hard_negatives if stage == "train" else config.eval_hard_negatives,
             num_other_negatives=config.num_other_negatives if stage == "train" else config.eval_other_negatives,
+            score_key=config.score_key if stage == "train" else None,
             seed=config.seed,
             max_skipped=config.max_skipped,
         )
@@ -287,10 +422,10 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     }
     for stage, pipe in pipes.items():
         found = ", ".join(f"{count} {reason}" for reason, count in pipe.counts.items())
-        print(f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}")
+        say(f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}")
         if len(pipe.files) > 1:
             sets = zip(pipe.names, pipe.rows_per_set, strict=True)
-            print(f"{stage}: an epoch takes " + ", ".join(f"{num_rows} of {name}" for name, num_rows in sets))
+            say(f"{stage}: an epoch takes " + ", ".join(f"{num_rows} of {name}" for name, num_rows in sets))
     compared = config.in_batch_negatives and min(config.batch_size, pipes["train"].num_rows) > 1
     if not (compared or pipes["train"].has_negatives or config.allow_no_negatives):
         raise DataError(
@@ -298,6 +433,10 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
             "expected hard negatives, or more questions in a batch (or --allow_no_negatives)"
         )
     return pipes
+
+
+def _listed(paths: str | list[str] | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths or []
 
 
 def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, checkpoint: str | None) -> Tokenizer:
@@ -375,45 +514,54 @@ def build_data(
     assert isinstance(model.question_encoder, RobertaEncoder)
     assert config.question_max_length is not None and config.passage_max_length is not None
     prompts = model.question_encoder.config.prompts
-    tokenize_passage = Tokenize(tokenizer, config.passage_max_length, prompts["document"])
-    collate = BiEncoderCollator(
-        Tokenize(tokenizer, config.question_max_length, prompts["query"]),
-        tokenize_passage,
-        in_batch_negatives=config.in_batch_negatives,
-    )
-    if config.token_cache:
-        for pipe in pipes.values():
+    limits = ((config.question_max_length, prompts["query"]), (config.passage_max_length, prompts["document"]))
+    if config.tokenizer_backend == "torchtext":
+        transform = torchtext_bpe(tokenizer)
+        tokenize_question, tokenize_passage = (TorchtextTokenize(transform, *limit) for limit in limits)
+    else:
+        tokenize_question, tokenize_passage = (Tokenize(tokenizer, *limit) for limit in limits)
+        for pipe in pipes.values() if config.token_cache else ():
             pipe.cache_tokens(tokenize_passage)
-    return DPRDataModule(collate, **pipes, num_workers=config.num_workers)
+    collate, train_collate = (
+        BiEncoderCollator(tokenize_question, tokenize_passage, num_positives)
+        for num_positives in (1, config.num_positives)
+    )
+    return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=config.num_workers)
 
 
 def build_task(config: DPRConfig, model: BiEncoder, set_names: list[str]) -> BiEncoderTask:
     """The objective and its optimization."""
     return BiEncoderTask(
         model,
+        Objective(
+            temperature=config.temperature,
+            similarity=config.similarity,
+            in_batch_negatives=config.in_batch_negatives,
+            all_positives=config.num_positives > 1,
+            symmetric=config.symmetric,
+            matryoshka_dims=config.matryoshka_dims or (),
+            guide_margin=config.guide_margin,
+            distillation=config.distillation,
+            teacher_temperature=config.teacher_temperature,
+        ),
         learning_rate=config.learning_rate or (1e-3 if config.encoder in SIZES else 2e-5),
         warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
         weight_decay=config.weight_decay,
-        temperature=config.temperature,
-        similarity=config.similarity,
+        chunk_tokens=config.chunk_tokens,
         set_names=set_names,
     )
 
 
-def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None) -> Trainer:
+def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None, failures: StepFailures) -> Trainer:
     """A Trainer that logs to the run's folder and keeps the best and the last checkpoint."""
-    callbacks, loggers = [RandomState(), Throughput(), TQDMProgressBar()], []
+    callbacks, loggers = [RandomState(), Throughput(), TQDMProgressBar(), failures], []
+    if config.early_stopping is not None:
+        callbacks.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=MONITORS[config.monitor]))
     if not config.fast_dev_run:
-        callbacks.append(
-            ModelCheckpoint(
-                Path(config.output_dir, "checkpoints"),
-                filename="best",
-                monitor="valid_mrr@10",
-                mode="max",
-                save_last=True,
-                enable_version_counter=False,
-            )
-        )
+        folder = Path(config.output_dir, "checkpoints")
+        callbacks.append(SaveOnSignal(folder / "last.ckpt"))
+        callbacks.extend(best_and_last(folder, config.monitor, MONITORS[config.monitor]))
         keep_steps = 0
         if checkpoint is not None:
             keep_steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"]
@@ -424,10 +572,13 @@ def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None) -
     return Trainer(
         max_epochs=config.max_epochs,
         accelerator="gpu" if config.gpus else "cpu",
-        devices=config.gpus or 1,
+        devices=config.gpus or int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # torchrun's
+        num_nodes=config.num_nodes,
         fast_dev_run=config.fast_dev_run,
         precision=config.precision,  # pyright: ignore[reportArgumentType]
         gradient_clip_val=config.gradient_clip_val,
+        accumulate_grad_batches=config.accumulate_batches,
+        **_validations(config),
         log_every_n_steps=min(config.log_every_n_steps, num_batches),
         default_root_dir=config.output_dir,
         logger=loggers,
@@ -436,6 +587,14 @@ def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None) -
         enable_checkpointing=not config.fast_dev_run,
         enable_model_summary=False,
     )
+
+
+def _validations(config: DPRConfig) -> dict[str, Any]:
+    """When to validate, in Lightning's words: it counts batches."""
+    if config.validate_every_n_steps is None:
+        return {}
+    num_batches = config.validate_every_n_steps * config.accumulate_batches
+    return {"val_check_interval": num_batches, "check_val_every_n_epoch": None}
 
 
 def save_model(config: DPRConfig, model: BiEncoder, tokenizer: Tokenizer) -> None:
@@ -455,10 +614,18 @@ def _checkpoint_to_resume(config: DPRConfig) -> str | None:
     if config.resume is None:
         return None
     path = Path(config.output_dir if config.resume == "auto" else config.resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
+    if path.is_file():
+        check_hash(path)
+        return str(path)
+    if not path.exists():
         raise UsageError(f"--resume: {path} does not exist; expected a checkpoint, or the folder of a run")
-    return str(path)
+    try:
+        found, faults = newest_valid(path / "checkpoints")
+    except FileNotFoundError:
+        raise UsageError(f"--resume: {path} has no checkpoint; expected the folder of a run") from None
+    for fault in faults:
+        print(f"warning: {fault}; going on from {found} instead", file=sys.stderr)
+    return str(found)
 
 
 def _prompts(config: DPRConfig, question_encoder: RobertaEncoder, passage_encoder: RobertaEncoder) -> dict[str, str]:

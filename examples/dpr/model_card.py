@@ -12,8 +12,8 @@ from text.datasets import DPRDataPipe
 
 # Those that say where files are, or how the machine was used.
 _NOT_SETTINGS = (
-    "gpus fast_dev_run data_path train_files passages token_cache sel_data sel_raw_path sel_out_path sel_num_items "
-    "sel_skip_items output_dir overwrite resume num_workers log_every_n_steps validate_first"
+    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files passages token_cache sel_data sel_raw_path "
+    "sel_out_path sel_num_items sel_skip_items output_dir overwrite resume num_workers log_every_n_steps validate_first"
 ).split()
 
 

@@ -256,7 +256,7 @@ def test_real_beir(name: str) -> None:
     path = there(SHARED / "beir" / name / "corpus.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     passages = PassageCollection(path)
-    assert [tuple(passage) for passage in passages] == [(row["_id"], row["title"], row["text"]) for row in rows]
+    assert list(passages) == [Passage(row["_id"], row["title"], row["text"]) for row in rows]
     assert all(passages.find(row["_id"]).text == row["text"] for row in rows[::37])
     if name == "cranfield":
         assert passages.counts == {"passages without text": 2}

@@ -20,13 +20,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _sharding_worker_init_fn
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from test.datasets.helpers import Bytes, context, law, questions, record, records, without, write_jsonl
+from test.ranks import process_group
 from text.datasets import DPRDataPipe, prefetch
 from text.datasets.dpr import SkippedRow
 from text.errors import DataError
@@ -290,11 +290,10 @@ def test_ranks_and_workers_by_torchs_formula(eleven: Path, num_ranks: int) -> No
 
 
 def _write_share(rank: int, num_ranks: int, pipe: DPRDataPipe, folder: Path) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
-    for num_workers in (0, 2):
-        share = questions(loader(pipe, num_workers))
-        (folder / f"{num_workers}-{rank}.json").write_text(json.dumps(share))
-    distributed.destroy_process_group()
+    with process_group(rank, num_ranks, folder):
+        for num_workers in (0, 2):
+            share = questions(loader(pipe, num_workers))
+            (folder / f"{num_workers}-{rank}.json").write_text(json.dumps(share))
 
 
 def test_ranks_of_a_process_group(eleven: Path, tmp_path: Path) -> None:

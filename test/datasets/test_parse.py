@@ -334,6 +334,48 @@ def test_a8_equal_keys_of_different_objects() -> None:
     assert parse(row)[1] == {}
 
 
+# Scores
+
+
+def scores(row: dict[str, Any]) -> list[float | None]:
+    """Of all passages; the row is checked first."""
+    line = json.dumps(row).encode()
+    parsed = simdjson.Parser().parse(line)
+    assert isinstance(parsed, simdjson.Object)
+    check_row(parsed, line, None, Counter(), "teacher")
+    read = parse_row(parsed, None, "teacher")
+    pools = (read.positives, read.hard_negatives, read.other_negatives)
+    return [passage.score for pool in pools for passage in pool if passage is not None]
+
+
+def test_scores_of_passages_where_they_are_asked_for() -> None:
+    row = {
+        "question": "q",
+        "positive_ctxs": [passage("a", teacher=5, score="1000"), passage("b", teacher=-0.5)],
+        "hard_negative_ctxs": [passage("c", teacher=1e-3), passage(" ")],
+    }
+    assert scores(row) == [5.0, -0.5, 0.001]
+    assert {p.score for p in parse(row)[0].positives} == {None}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("5", "a string"), (True, "a boolean"), (None, "missing"), ([1], "a list"), (1e39, r"1e\+39")]
+)
+def test_b18_a_score_that_is_none(value: Any, found: str) -> None:
+    row = record()
+    for pool in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
+        for each in row[pool]:
+            each["teacher"] = 1.5
+    row["hard_negative_ctxs"][1]["teacher"] = value
+    with pytest.raises(FieldError, match=rf"^hard_negative_ctxs\[1\].teacher: {found}; expected a number"):
+        scores(row)
+
+
+def test_b18_ids_have_no_scores() -> None:
+    with pytest.raises(FieldError, match="positive_ids: passages without teacher"):
+        scores({"question": "q", "positive_ids": ["1"]})
+
+
 # Compact rows
 
 

@@ -20,8 +20,9 @@ from text.records import Example, Passage, TokenizedExample, TokenizedPassage
 
 def as_text(passage: Passage | TokenizedPassage) -> list[Any]:
     """What can be compared of a passage, with or without cache."""
-    parts = [part if isinstance(part, str) else bytes(part.astype(np.uint8)).decode() for part in passage[1:]]
-    return [passage.keys, *parts]
+    parts = (passage.title, passage.text)
+    texts = [part if isinstance(part, str) else bytes(part.astype(np.uint8)).decode() for part in parts]
+    return [passage.keys, *texts]
 
 
 def as_texts(batches: list[list[Any]]) -> list[Any]:
@@ -147,3 +148,14 @@ def test_tokens_are_mapped_not_read(tmp_path: Path) -> None:
     assert (text.dtype, text.flags.owndata, text.flags.writeable) == (np.dtype("<u2"), False, False)
     assert len(pickle.dumps(pipe)) < 20_000
     assert json.dumps(example.source) == "0"
+
+
+def test_a_cache_keeps_no_scores(tmp_path: Path) -> None:
+    rows = records(3)
+    for row in rows:
+        for name in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
+            row[name] = [{**each, "score": 1} for each in row[name]]
+    pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 2, score_key="score")
+    assert [passage.score for batch in pipe for each in batch for passage in each.positives] == [1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="a token cache keeps no scores"):
+        pipe.cache_tokens(Bytes())

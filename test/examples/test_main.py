@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-from examples.dpr.cli import one_line, run
+from examples.dpr.cli import one_line, parse, run
 from examples.dpr.main import DPRConfig, main
 from text.errors import DataError
 from text.models import BiEncoder, RobertaEncoder
@@ -119,7 +120,7 @@ def test_a_run_leaves_what_it_says(tiny_run: Path) -> None:
     manifest = json.loads((tiny_run / "manifest.json").read_text())
     for name, digest in manifest["sha256"].items():
         assert hashlib.sha256((tiny_run / name).read_bytes()).hexdigest() == digest, name
-    assert set(manifest["sha256"]) == left - {"manifest.json"}
+    assert set(manifest["sha256"]) == left - {"manifest.json", ".lock"}
     assert manifest["data"]["train"]["questions"] == 10
     assert manifest["data"]["train"]["duplicate_keys_checked"] is True
     assert yaml.safe_load((tiny_run / "config.yaml").read_text())["max_epochs"] == 10
@@ -197,6 +198,28 @@ def test_training_from_a_checkpoint_of_fairs_dpr(bert: Path, tmp_path: Path, fai
     flags = ["--encoder", str(tmp_path / "dpr.cp"), "--fast_dev_run", *SMALL]
     assert "expected --tokenizer as well" in fails(2, *flags)
     assert run(main, DPRConfig, [*flags, "--tokenizer", str(bert)]) == 0
+
+
+@pytest.mark.skipif(find_spec("torchtext") is None, reason="torchtext is not installed")
+def test_torchtext_makes_the_same_run(tmp_path: Path) -> None:
+    metrics = []
+    for backend in ("tokenizers", "torchtext"):
+        folder = tmp_path / backend
+        flags = ["--tokenizer_backend", backend, "--output_dir", str(folder), "--max_epochs=1", *SMALL[:2]]
+        assert run(main, DPRConfig, flags) == 0
+        metrics.append((folder / "metrics.csv").read_text())
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.skipif(find_spec("torchtext") is not None, reason="torchtext is installed")
+def test_torchtext_that_is_not_installed(fails) -> None:
+    line = fails(2, "--tokenizer_backend=torchtext", "--fast_dev_run")
+    assert "torchtext is not installed; expected an environment of constraints-torchtext.txt" in line
+
+
+def test_a_token_cache_is_not_of_torchtext(fails) -> None:
+    line = fails(2, "--tokenizer_backend=torchtext", "--token_cache", "--fast_dev_run")
+    assert "--token_cache has the ids of tokenizers; expected no --tokenizer_backend=torchtext" in line
 
 
 def test_limits_beyond_the_encoders(bert: Path, fails) -> None:
@@ -393,12 +416,25 @@ def test_non_finite_loss_is_exit_6(tmp_path: Path, fails) -> None:
     assert "loss is nan; expected a finite number" in line
 
 
-def test_damaged_checkpoint_is_exit_5(tmp_path: Path, fails) -> None:
-    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"PK\x03\x04 cut")
-    train_tokenizer(["a few words"], 300).save(str(tmp_path / "tokenizer.json"))
-    assert "cannot be loaded" in fails(5, "--resume", f"--output_dir={tmp_path}")
+def test_scores_of_a_teacher_in_the_rows(data: Path, tmp_path: Path, fails) -> None:
+    flags = [f"--data_path={data}", *SMALL, "--max_epochs=1", "--score_key=teacher"]
+    line = fails(3, *flags, "--guide_margin=1", f"--output_dir={tmp_path / 'none'}")
+    assert "train.jsonl:1 (byte 0) positive_ctxs[0].teacher: missing; expected a number" in line
+    rows = [json.loads(row) for row in (data / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        for pool in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
+            for place, context in enumerate(row[pool]):
+                context["teacher"] = 10 * (pool == "positive_ctxs") - place
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    losses = {}
+    for name, flag in (("plain", []), ("taught", ["--distillation=1"]), ("guided", ["--guide_margin=50"])):
+        key = flags[:-1] if name == "plain" else flags
+        assert run(main, DPRConfig, [*key, *flag, f"--output_dir={tmp_path / name}", "--num_hard_negatives=3"]) == 0
+        losses[name] = metrics(tmp_path / name)[0]["train_loss_step"]
+    assert len(set(losses.values())) == 3  # with such a margin, no hard negative is left
+    assert "expected both" in fails(2, *flags)
+    assert "expected both" in fails(2, "--distillation=0.5")
+    assert "keeps no scores" in fails(2, *flags, "--distillation=0.5", "--token_cache")
 
 
 def test_c10_pattern_that_matches_nothing(data: Path, fails) -> None:
@@ -416,6 +452,10 @@ def test_c11_foreign_file(data: Path, fails) -> None:
 
 def test_f1_unknown_flag_names_the_nearest(fails) -> None:
     assert "--bach_size" in fails(2, "--bach_size=3") and "did you mean --batch_size?" in fails(2, "--bach_size=3")
+
+
+def test_without_any_flag_all_have_their_defaults() -> None:
+    assert parse(DPRConfig, []) == DPRConfig()
 
 
 def test_f1_no_abbreviations(fails) -> None:
@@ -506,7 +546,7 @@ def test_f8_bare_file_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--temperature=-1", "--temperature is -1.0; expected a number above 0"),
         ("--sel_num_items=0", "--sel_num_items is 0; expected 1 or more"),
         ("--dropout=1", "--dropout is 1.0; expected 0 or more and below 1"),
-        ("--gpus=2", "--gpus is 2; expected 0 or 1"),
+        ("--gpus=2", "--gpus is 2; expected at most "),
         ("--similarity=l2", "similarity"),
         ("--question_max_length=3", "max_length is 3; expected 6 or more"),
         ("--passage_max_length=600", "--passage_max_length is 600; the encoder takes at most 512"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from text.models import RobertaConfig, RobertaEncoder
+from text.models.attention import HAS_PACKED
+
+needs_packed = pytest.mark.skipif(not HAS_PACKED, reason="this PyTorch has no jagged tensors to pack texts in")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from test.models.helpers import needs_packed
 from text.models.attention import PaddedTexts, dropout, packed
 
 LENGTHS = (7, 3, 1, 5)
@@ -64,6 +65,7 @@ def test_scores_beyond_the_range_of_exponentials(sign):
     torch.testing.assert_close(seen[mask], expected[mask])
 
 
+@needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_packed_equals_padded():
     """Values, and gradients with respect to queries, keys and values."""
@@ -118,6 +120,7 @@ def test_gradient_of_dropout_is_that_of_what_is_kept():
     torch.testing.assert_close(values.grad, torch.where(kept != 0, 4 / 3, 0.0))
 
 
+@needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_packed_dropout():
     """Of all values, so that a share of the weights is missing; in expectation the same."""

@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from test.models.helpers import BERT, SIZES, assert_same_weights, embeddings, encoder, hidden_states, randomize, texts
 from text.errors import ArtifactError
-from text.models import BiEncoder, RobertaConfig, RobertaEncoder
+from text.models import BiEncoder, RobertaConfig, RobertaEncoder, files
 from text.models.keys import BERT as BERT_KEYS
 from text.models.keys import TORCHTEXT, to_ours, to_theirs, without_token_types
 
@@ -308,6 +308,20 @@ def test_weights_that_end_early(saved: Path, share):
 def test_a_pickle_is_not_opened(saved: Path):
     torch.save(encoder().state_dict(), saved / "model.safetensors")
     assert_one_line(saved, "model.safetensors", "expected the weights of an encoder")
+
+
+def test_an_old_torch_reads_safetensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where its own reader would run what is in a file of others."""
+    monkeypatch.setattr(files, "SAFE_TORCH", "99")
+    weights = to_theirs(encoder().state_dict(), TORCHTEXT)
+    torch.save(weights, tmp_path / "roberta.pt")
+    with pytest.raises(
+        ArtifactError, match=r"roberta\.pt: torch 2\..* running code in it .* expected \.safetensors, or"
+    ):
+        RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
+    save_file(weights, tmp_path / "roberta.safetensors")
+    ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
+    assert_same_weights(ours, encoder())
 
 
 class Settings:

@@ -1,12 +1,14 @@
-"""Int8Linear by hand and against its rounding error; a whole encoder against the one it was made of."""
+"""16 and 8 bits: Int8Linear by hand and against its rounding error; a whole encoder against the one it was made of."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 from test.models.test_roberta import encoder, texts
-from text.models import quantize_int8
+from text.models import quantize_int8, to_bfloat16
 from text.models.linear import Linear
 from text.models.quantize import Int8Linear
 
@@ -51,16 +53,30 @@ def test_no_inputs():
     assert Int8Linear(Linear(4, 3))(torch.zeros(0, 4, dtype=torch.bfloat16)).shape == (0, 3)
 
 
-def test_an_encoder():
-    exact = encoder(pooling="mean", projection_dim=8)
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize(("reduce", "least"), [(to_bfloat16, 0.9999), (quantize_int8, 0.99)])
+def test_an_encoder(reduce, least, pooling):
+    exact = encoder(pooling=pooling, projection_dim=8)
     before = {name: weight.clone() for name, weight in exact.state_dict().items()}
-    quantized = quantize_int8(exact)
+    reduced = reduce(exact)
     input_ids, mask = texts(5, 40, 2, 12)
     with torch.no_grad():
-        embeddings, expected = quantized(input_ids, mask), exact(input_ids, mask)
-    assert (embeddings.dtype, expected.dtype) == (torch.bfloat16, torch.float32)
-    assert torch.cosine_similarity(embeddings.float(), expected).min() > 0.99
+        embeddings, expected = reduced(input_ids, mask), exact(input_ids, mask)
+        assert reduced.hidden_states(input_ids, mask).dtype == torch.bfloat16
+    assert (embeddings.dtype, expected.dtype) == (torch.float32, torch.float32)
+    assert torch.cosine_similarity(embeddings, expected).min() > least
+    assert not embeddings.equal(expected)
     assert all(weight.equal(before[name]) for name, weight in exact.state_dict().items())
+
+
+def test_bfloat16_with_norms_in_float32_loses_less():
+    exact = encoder(pooling="mean", num_hidden_layers=4)
+    input_ids, mask = texts(*range(2, 40))
+    with torch.no_grad():
+        expected = exact(input_ids, mask)
+        ours, all_rounded = to_bfloat16(exact)(input_ids, mask), copy.deepcopy(exact).bfloat16()(input_ids, mask)
+    ours_lost, all_lost = (1 - torch.cosine_similarity(one.float(), expected) for one in (ours, all_rounded))
+    assert ours_lost.mean() < 0.9 * all_lost.mean()
 
 
 def test_it_is_not_saved(tmp_path):

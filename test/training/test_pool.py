@@ -18,9 +18,10 @@ def batch(positive_index: list[int], passage_keys: list[int], known_positives: l
         questions=NO_TOKENS,
         passages=NO_TOKENS,
         positive_index=torch.tensor(positive_index),
-        ignore=torch.zeros(len(positive_index), len(passage_keys), dtype=torch.bool),
+        owner=torch.zeros(len(passage_keys), dtype=torch.int64),
         passage_keys=torch.stack([keys, keys], dim=1),
         known_positives=torch.tensor(known_positives)[:, :, None].expand(-1, -1, 2),
+        scores=torch.full((len(passage_keys),), torch.nan),
         sources=torch.zeros(len(positive_index), dtype=torch.int64),
         counts={},
     )

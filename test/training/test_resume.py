@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError
+from text.training import RandomState
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -31,6 +32,16 @@ def test_resumed_equals_uninterrupted(rows: Path, tmp_path: Path, step: int) -> 
     assert resumed.trainer.global_step == whole.trainer.global_step == 9
     for name, weights in whole.weights().items():
         torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+
+
+def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored() -> None:
+    """As where a validation that was due saves a checkpoint before the first step."""
+    torch.manual_seed(1)
+    saved = RandomState().state_dict()
+    torch.manual_seed(2)
+    resumed = RandomState()
+    resumed.load_state_dict(saved)
+    assert torch.equal(resumed.state_dict()["cpu"], saved["cpu"])
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")

@@ -14,7 +14,7 @@ from text.datasets import DPRDataPipe
 from text.errors import NonFiniteLossError
 from text.models import BiEncoder, roberta_tiny
 from text.training import BiEncoderTask
-from text.training.task import linear_schedule
+from text.training.task import share_of_peak
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -22,9 +22,14 @@ pytestmark = [
 ]
 
 
-def test_linear_schedule_by_hand() -> None:
-    assert [linear_schedule(step, 2, 6) for step in range(7)] == [0, 0.5, 1, 0.75, 0.5, 0.25, 0]
-    assert linear_schedule(0, 0, 4) == 1
+def test_schedules_by_hand() -> None:
+    def shares(schedule: str) -> list[float]:
+        return [round(share_of_peak(schedule, step, 2, 6), 6) for step in range(8)]
+
+    assert shares("linear") == [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert shares("cosine") == [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0, 0]
+    assert shares("constant") == [0, 0.5, 1, 1, 1, 1, 1, 1]
+    assert share_of_peak("linear", 0, 0, 4) == 1
 
 
 def test_decay_spares_biases_and_layer_norms() -> None:
@@ -65,7 +70,7 @@ def test_c7_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Pat
     for examples in DPRDataPipe(rows, 4):  # 4, 4 and 3 questions
         batch = run.data.collate(examples)
         with torch.no_grad():
-            total += float(task._losses(batch, *task.model(batch.questions, batch.passages)).sum())
+            total += float(task.objective(batch, *task.model(batch.questions, batch.passages)).sum())
     assert figures["valid_loss"] == pytest.approx(total / 11, rel=1e-6)
 
 

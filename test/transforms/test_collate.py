@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from text.errors import DataError
 from text.records import BiEncoderBatch, Example, Passage, TokenBatch
-from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask
+from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, known_positive_pairs
 
 WORDS = [*"abcdefghij", "1", "2", "Ants", "Bees", "Cats"]
 
@@ -27,7 +27,6 @@ def word_level() -> Tokenizer:
 
 TOKENIZER = word_level()
 COLLATE = BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 8))
-OWN_ONLY = BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 8), in_batch_negatives=False)
 
 
 def passage(text: str, passage_id: str = "", title: str = "") -> Passage:
@@ -49,11 +48,22 @@ def words(tokens: TokenBatch) -> list[str]:
     return [TOKENIZER.decode(ids[mask].tolist(), skip_special_tokens=False) for ids, mask in rows]
 
 
+def ignored(batch: BiEncoderBatch) -> torch.Tensor:
+    """Who must not count as whose negative."""
+    return known_positive_mask(batch.known_positives, batch.passage_keys, batch.positive_index)
+
+
 def left_out(batch: BiEncoderBatch) -> tuple[int, int]:
     return batch.counts["questions left out, no tokens"], batch.counts["passages left out, no tokens"]
 
 
 # ---- by hand
+
+
+def test_scores_by_hand():
+    first = example("a", [passage("b")._replace(score=2.0)], [passage("c")._replace(score=-1.5), passage("d")])
+    found = COLLATE([first, example("f", [passage("g")])]).scores
+    torch.testing.assert_close(found, torch.tensor([2.0, -1.5, torch.nan, torch.nan]), equal_nan=True)
 
 
 def test_layout_of_ragged_examples_by_hand():
@@ -71,8 +81,8 @@ def test_layout_of_ragged_examples_by_hand():
         *["<s> i </s>", "<s> j </s>"],
     ]
     assert batch.positive_index.tolist() == [0, 4, 5]
-    assert not batch.ignore.any()
-    assert batch.ignore.shape == (3, 7) and batch.passage_keys.shape == (7, 2)
+    assert not ignored(batch).any()
+    assert ignored(batch).shape == (3, 7) and batch.passage_keys.shape == (7, 2)
     assert batch.known_positives.shape == (3, 2, 2)
     assert set(batch.counts.values()) == {0}
 
@@ -89,7 +99,7 @@ def test_known_positives_do_not_count_by_hand():
         ]
     )
     assert batch.positive_index.tolist() == [0, 2, 4]
-    assert batch.ignore.int().tolist() == [
+    assert ignored(batch).int().tolist() == [
         [0, 0, 1, 0, 1, 1],
         [1, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 0],
@@ -98,37 +108,40 @@ def test_known_positives_do_not_count_by_hand():
 
 def test_two_questions_share_a_positive_fault_b15():
     batch = COLLATE([example("a", [passage("b", "1")]), example("c", [passage("b", "1")])])
-    assert batch.ignore.tolist() == [[False, True], [True, False]]
+    assert ignored(batch).tolist() == [[False, True], [True, False]]
 
 
 def test_the_positive_again_among_the_own_negatives():
     batch = COLLATE([example("a", [passage("b", "1")], [passage("b", "1"), passage("c", "2")])])
-    assert batch.ignore.tolist() == [[False, True, False]]
+    assert ignored(batch).tolist() == [[False, True, False]]
 
 
 def test_passages_without_id_are_known_by_text():
     # Were no id an id, all three would be one passage.
     batch = COLLATE([example("a", [passage("b")], [passage("c")]), example("d", [passage("b")])])
-    assert batch.ignore.tolist() == [[False, False, True], [True, False, False]]
+    assert ignored(batch).tolist() == [[False, False, True], [True, False, False]]
 
 
 def test_a_text_is_not_an_id():
     # The text "Ants" of a passage without id, and the id "Ants" of a passage about something else.
     batch = COLLATE([example("a", [passage("Ants")]), example("b", [passage("c", "Ants")])])
-    assert not batch.ignore.any()
+    assert not ignored(batch).any()
 
 
-def test_own_negatives_only_by_hand():
-    examples = [
-        example("a", [passage("b", "1"), passage("c", "2")], [passage("c", "2"), passage("d", "3")]),
-        example("e", [passage("f", "4")], [passage("g", "5")]),
-    ]
-    assert OWN_ONLY(examples).ignore.int().tolist() == [[0, 1, 0, 1, 1], [1, 1, 1, 0, 0]]
+def test_the_owner_is_the_question_in_whose_row_a_passage_stands():
+    batch = COLLATE(
+        [
+            example("a", [passage("b", "1")], [passage("c", "2"), passage("d", "3")]),
+            example(" ", [passage("e", "4")]),
+            example("e", [passage("f", "4")], [passage(" ", "5"), passage("g", "6")]),
+        ]
+    )
+    assert batch.owner.tolist() == [0, 0, 0, 1, 1]
 
 
 def test_a_single_example():
     batch = COLLATE([example("a", [passage("b")])])
-    assert batch.positive_index.tolist() == [0] and batch.ignore.tolist() == [[False]]
+    assert batch.positive_index.tolist() == [0] and ignored(batch).tolist() == [[False]]
 
 
 def test_fault_b21_truncation_is_known():
@@ -192,7 +205,7 @@ def test_fault_b20_empty_question_or_positive_drops_the_question(question, posit
     assert words(batch.questions) == ["<s> a </s>", "<s> f </s>"]
     assert words(batch.passages) == ["<s> b </s>", "<s> c </s>", "<s> g </s>"]
     assert batch.positive_index.tolist() == [0, 2]
-    assert len(batch.known_positives) == 2 and batch.ignore.shape == (2, 3)
+    assert len(batch.known_positives) == 2 and ignored(batch).shape == (2, 3)
     assert left_out(batch) == (1, 3)
 
 
@@ -215,7 +228,23 @@ def test_padding_of_known_positives_changes_nothing():
     alone, together = COLLATE([few]), COLLATE([few, many])
     assert alone.known_positives.shape == (1, 1, 2) and together.known_positives.shape == (2, 4, 2)
     mask = known_positive_mask(together.known_positives[:1], alone.passage_keys, alone.positive_index)
-    assert mask.equal(alone.ignore)
+    assert mask.equal(ignored(alone))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.data())
+def test_pairs_equal_nested_loops(data):
+    small = st.integers(-3, 3)
+    known = data.draw(st.lists(st.lists(st.tuples(small, small), min_size=2, max_size=2), max_size=4))
+    keys = data.draw(st.lists(st.tuples(small, small), max_size=9))
+    expected = [
+        [question, row]
+        for question, positives in enumerate(known)
+        for row, key in enumerate(keys)
+        if any(key[0] == positive[0] or key[1] == positive[1] for positive in positives)
+    ]
+    known, keys = (torch.tensor(values, dtype=torch.int64) for values in (known, keys))
+    assert known_positive_pairs(known.reshape(len(known), 2, 2), keys.reshape(len(keys), 2)).tolist() == expected
 
 
 def test_keys_are_the_same_in_every_process():
@@ -232,6 +261,7 @@ passages = st.builds(
     st.sampled_from(["", "", "1", "2", "a", "b"]),
     st.sampled_from(["", "", " ", "Ants", "Bees Cats"]),
     st.sampled_from(["a", "b", "1", "c d", "a b c d e f g", " ", ""]),
+    st.none() | st.floats(width=32, allow_nan=False),
 )
 examples_lists = st.lists(
     st.builds(
@@ -249,13 +279,12 @@ examples_lists = st.lists(
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(examples=examples_lists, in_batch_negatives=st.booleans())
-def test_equals_nested_loops(examples, in_batch_negatives):
+@given(examples=examples_lists)
+def test_equals_nested_loops(examples):
     kept = [e for e in examples if e.question.strip() and says(e.positives[0])]
-    collate = COLLATE if in_batch_negatives else OWN_ONLY
     if not kept:
         with pytest.raises(DataError):
-            collate(examples)
+            COLLATE(examples)
         return
     rows, positive_index = [], []  # rows: (number of the question, passage)
     for number, e in enumerate(kept):
@@ -263,19 +292,19 @@ def test_equals_nested_loops(examples, in_batch_negatives):
         rows += [(number, p) for p in (e.positives[0], *e.hard_negatives, *e.other_negatives) if says(p)]
     ignore = [
         [
-            row != positive_index[number]
-            and (any(same(p, positive) for positive in e.positives) or (owner != number and not in_batch_negatives))
-            for row, (owner, p) in enumerate(rows)
+            row != positive_index[number] and any(same(p, positive) for positive in e.positives)
+            for row, (_, p) in enumerate(rows)
         ]
         for number, e in enumerate(kept)
     ]
     total = sum(1 + len(e.hard_negatives) + len(e.other_negatives) for e in examples)
 
-    batch = collate(examples)
+    batch = COLLATE(examples)
     assert words(batch.questions) == words(COLLATE.question_transform([e.question for e in kept]))
     assert words(batch.passages) == words(COLLATE.passage_transform([(p.title, p.text) for _, p in rows]))
     assert batch.positive_index.tolist() == positive_index
-    assert batch.ignore.tolist() == ignore
+    assert ignored(batch).tolist() == ignore
+    assert batch.owner.tolist() == [number for number, _ in rows]
     assert batch.counts == {
         "questions left out, no tokens": len(examples) - len(kept),
         "passages left out, no tokens": total - len(rows),

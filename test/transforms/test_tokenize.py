@@ -20,24 +20,13 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 from torch import nn
 from torch.utils.data import DataLoader
 
-from text.errors import ArtifactError
+from test.transforms.conftest import PHRASES
 from text.transforms import Tokenize, load_tokenizer, train_tokenizer
-from text.transforms.tokenize import SPECIAL_TOKENS, Text
+from text.transforms.layout import Text
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
 needs_shared_data = pytest.mark.skipif(not ROBERTA_BASE.is_dir(), reason=f"{SHARED} is not here")
-
-TEXTS = [
-    "Who wrote the first book about dense retrieval?",
-    "The first book about retrieval was written before the first computer.",
-    "Die Füße der Gänse: «größer» – 北京, مرحبا, 🦆🦆!",
-] * 3
-
-
-@pytest.fixture(scope="module")
-def trained() -> Tokenizer:
-    return train_tokenizer(TEXTS, 400)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +161,7 @@ KINDS = ["trained", "letters", "bert", "template", "bare"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_length", [6, 7, 8, 9, 16, 512])
 def test_texts_and_pairs_equal_tokenizers(request: pytest.FixtureRequest, kind: str, max_length: int):
-    texts = [*TEXTS[:3], "The first books.", "a", "[SEP] <s> a</s> <mask>", "\x07", ""]
+    texts = [*PHRASES[:3], "The first books.", "a", "[SEP] <s> a</s> <mask>", "\x07", ""]
     pairs = [(title, text) for title in texts for text in texts]
     max_length = max_length if kind != "template" else max(max_length, 8)
     assert_as_tokenizers(request.getfixturevalue(kind), [*texts, *pairs], max_length)
@@ -329,7 +318,7 @@ def test_what_is_too_long_is_cut_and_flagged(letters: Tokenizer, texts, max_leng
 
 def test_a_text_does_not_depend_on_its_neighbours(trained: Tokenizer):
     tokenize = Tokenize(trained, 16)
-    texts = ["Who?", ("Book", TEXTS[1]), TEXTS[2], ("", "first"), ("Die Gänse", "!")]
+    texts = ["Who?", ("Book", PHRASES[1]), PHRASES[2], ("", "first"), ("Die Gänse", "!")]
     assert rows(tokenize, texts) == [row for text in texts for row in rows(tokenize, [text])]
 
 
@@ -385,14 +374,14 @@ def test_copies_as_data_workers_need(request: pytest.FixtureRequest, kind: str, 
     tokenize = Tokenize(request.getfixturevalue(kind), 8)
     twin = duplicate(tokenize)
     assert twin.fingerprint == tokenize.fingerprint
-    for ours, theirs in zip(twin([*TEXTS, ("a", "b")]), tokenize([*TEXTS, ("a", "b")]), strict=True):
+    for ours, theirs in zip(twin([*PHRASES, ("a", "b")]), tokenize([*PHRASES, ("a", "b")]), strict=True):
         assert ours.equal(theirs)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_data_workers(trained: Tokenizer, start: str):
     tokenize = Tokenize(trained, 8)
-    texts = [*TEXTS[:2], ("a", "<mask> b")]
+    texts = [*PHRASES[:2], ("a", "<mask> b")]
     expected = tokenize(texts)
     batches: Any = [texts] * 2
     loader = DataLoader(batches, batch_size=None, num_workers=1, collate_fn=tokenize, multiprocessing_context=start)
@@ -414,102 +403,6 @@ def test_max_length_must_hold_a_title_and_a_text(letters: Tokenizer):
 def test_a_tokenizer_without_padding_token():
     with pytest.raises(ValueError, match=r"the tokenizer has no padding token; expected <pad> or \[PAD\]"):
         Tokenize(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 8)
-
-
-# ---- tokenizers that we train
-
-
-def test_special_ids(trained: Tokenizer):
-    assert [trained.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
-    assert trained.get_vocab_size() <= 400
-
-
-def test_training_learns_from_the_texts(trained: Tokenizer):
-    # " first" occurs often enough to become one token.
-    assert len(trained.encode(" first", add_special_tokens=False).ids) == 1
-
-
-def test_training_is_deterministic(trained: Tokenizer):
-    for _ in range(3):
-        assert train_tokenizer(iter(TEXTS), 400).to_str() == trained.to_str()
-
-
-@settings(deadline=None, derandomize=True)
-@given(text=st.text(max_size=40).filter(lambda text: not any(token in text for token in SPECIAL_TOKENS)))
-def test_decode_gives_the_text_back(trained: Tokenizer, text):
-    batch = Tokenize(trained, 256)([text])
-    assert trained.decode(batch.input_ids[0].tolist(), skip_special_tokens=True) == text
-
-
-@pytest.mark.parametrize("text", ["é", "e\u0301", "مرحبا", "👩‍👩‍👧", "a\x00b", "  two  spaces\r\n", "\ufeff"])
-def test_fault_b22_bytes_are_kept(trained: Tokenizer, text):
-    assert trained.decode(trained.encode(text).ids, skip_special_tokens=True) == text
-
-
-def test_vocab_size_must_hold_the_bytes():
-    with pytest.raises(ValueError, match="vocab_size is 260; expected 261 or more"):
-        train_tokenizer(TEXTS, 260)
-    assert train_tokenizer(TEXTS, 261).get_vocab_size() == 261
-
-
-# ---- tokenizers from files
-
-
-def test_load_tokenizer_json(trained: Tokenizer, tmp_path: Path):
-    trained.save(str(tmp_path / "tokenizer.json"))
-    for path in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path)):
-        assert load_tokenizer(path).to_str() == trained.to_str()
-
-
-def test_load_vocab_and_merges(trained: Tokenizer, tmp_path: Path):
-    trained.model.save(str(tmp_path))  # vocab.json and merges.txt
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
-    texts = [*TEXTS, "a <mask> b", ("title", "text")]
-    assert rows(Tokenize(load_tokenizer(tmp_path), 64), texts) == rows(Tokenize(trained, 64), texts)
-
-
-@pytest.mark.parametrize("left", [None, "vocab.json", "merges.txt"])
-def test_nothing_to_load(trained: Tokenizer, tmp_path: Path, left):
-    trained.model.save(str(tmp_path))
-    for name in {"vocab.json", "merges.txt"} - {left}:
-        (tmp_path / name).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"no tokenizer; expected tokenizer\.json, or vocab\.json with merges\.txt"
-    ):
-        load_tokenizer(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        load_tokenizer(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        pytest.param("tokenizer.json", b'{"version": "1.0", "mod', id="tokenizer ends early"),
-        pytest.param("tokenizer.json", b"[]", id="tokenizer of another form"),
-        pytest.param("tokenizer.json", b"\xff\xfe", id="tokenizer not UTF-8"),
-        pytest.param("tokenizer.json", b"", id="tokenizer of 0 bytes"),
-        pytest.param("vocab.json", b'{"<s>": 0, "<pa', id="vocab ends early"),
-        pytest.param("vocab.json", b'["<s>", "<pad>", "</s>", "<unk>", "<mask>"]', id="vocab is a list"),
-        pytest.param("vocab.json", b"\xff\xfe", id="vocab not UTF-8"),
-        pytest.param("merges.txt", b"#version: 0.2\nlonely\n", id="merge of one"),
-        pytest.param("merges.txt", "#version: 0.2\nа б\n".encode(), id="merge of what the vocab lacks"),
-    ],
-)
-def test_damaged_files(trained: Tokenizer, tmp_path: Path, name, content):
-    trained.model.save(str(tmp_path))
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match="not a tokenizer") as caught:
-        load_tokenizer(tmp_path)
-    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
-
-
-def test_vocabulary_without_special_tokens(trained: Tokenizer, tmp_path: Path):
-    trained.model.save(str(tmp_path))
-    vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
-    del vocab["<pad>"], vocab["<mask>"]
-    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    with pytest.raises(ArtifactError, match=r"lacks <pad>, <mask>; expected RoBERTa's special tokens"):
-        load_tokenizer(tmp_path)
 
 
 # ---- prompts

@@ -2,8 +2,20 @@
 
 from text.datasets.corpus import PassageCollection
 from text.datasets.dpr import DPRDataPipe
+from text.datasets.questions import Question, read_questions
 from text.datasets.rows import DPRFile
 from text.datasets.select import Selection, select_rows
 from text.datasets.torchdata_pipes import prefetch
+from text.datasets.update import update_collection
 
-__all__ = ["DPRDataPipe", "DPRFile", "PassageCollection", "Selection", "prefetch", "select_rows"]
+__all__ = [
+    "DPRDataPipe",
+    "DPRFile",
+    "PassageCollection",
+    "Question",
+    "Selection",
+    "prefetch",
+    "read_questions",
+    "select_rows",
+    "update_collection",
+]

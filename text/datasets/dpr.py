@@ -73,6 +73,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         num_hard_negatives: Passages from ``hard_negative_ctxs`` per question, fewer where the
             pool holds fewer.
         num_other_negatives: Passages from ``negative_ctxs`` per question, likewise.
+        score_key: Key of a guide's or teacher's score, which every passage must have then; by default none
+            is looked for.
         seed: With the epoch, decides everything random.
         drop_last: Leaves out the last batch of an epoch, or of each set in it, where it is short.
         max_skipped: Largest share of rows that may be unusable (blank question in training, no
@@ -97,6 +99,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         sample_positives: bool = False,
         num_hard_negatives: int = 1,
         num_other_negatives: int = 0,
+        score_key: str | None = None,
         seed: int = 0,
         drop_last: bool = False,
         max_skipped: float = 0.001,
@@ -119,7 +122,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             raise ValueError(f"rates is {self.rates}; expected a number above 0 (and below 1000) for each of {paths}")
         if not train and (one_set_per_batch or set(self.rates) != {1.0}):
             raise ValueError("rates and one_set_per_batch are for training; expected neither in evaluation")
-        self.files = [DPRFile(path, passages) for path in paths]
+        self.files = [DPRFile(path, passages, score_key) for path in paths]
         self.batch_size = batch_size
         self.train = train
         self.one_set_per_batch = one_set_per_batch
@@ -206,6 +209,12 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         """Rows of an epoch's order that stand before a batch: ``start_row`` to go on with it."""
         return sum(self._batch_sizes(epoch)[:batch])
 
+    def lines(self, epoch: int, batch: int) -> list[tuple[str, int]]:
+        """File and 1-based line of each row of a batch of an epoch, of all ranks together."""
+        ends = np.cumsum([0, *self._batch_sizes(epoch)])
+        places = [self._place(item) for item in self._items(epoch)[ends[batch] : ends[batch + 1]].tolist()]
+        return [(self.files[source].path, row + 1) for source, row in places]
+
     def cache_tokens(self, tokenize: Tokenizes) -> None:
         """Gives TokenizedExamples, out of a token cache, from now on; makes the cache first, where it is not there.
 
@@ -214,8 +223,11 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
         Raises:
             DataError: A file has changed since it was checked.
+            ValueError: Scores are asked for, which it does not keep.
             OSError: The cache cannot be written, or the disk is full.
         """
+        if any(file.score_key is not None for file in self.files):
+            raise ValueError("a token cache keeps no scores; expected no score_key with it")
         pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
         self._caches = [TokenCache(file, tokenize, pools) for file in self.files]
 

@@ -22,6 +22,7 @@ POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 ID_POOLS = ("positive_ids", "hard_negative_ids", "negative_ids")
 """In a compact row: the passages stand in a collection, and here are their ids."""
 _ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
+_LARGEST_SCORE = 3e38
 _CONTEXT_FORM = '{"title": "...", "text": "..."}'
 
 
@@ -108,12 +109,13 @@ class NegativePool(Sequence["Passage | None"]):
         return passage.passage_id in ids or (len(passage.text) in lengths and passage.text in texts)
 
 
-def parse_row(record: Object, collection: Collection | None = None) -> Row:
+def parse_row(record: Object, collection: Collection | None = None, score_key: str | None = None) -> Row:
     """One record, full or compact.
 
     Args:
         record: In the DPR format; fields that are not known are passed over.
         collection: Passages of compact rows, by id.
+        score_key: Where contexts have a score; all must have one then. By default none is looked for.
 
     Raises:
         FieldError: A field is missing or has the wrong type; of a negative, when it is asked for.
@@ -121,9 +123,11 @@ def parse_row(record: Object, collection: Collection | None = None) -> Row:
     """
     question, answers = _question(record), _answers(record)
     if "positive_ids" in record:
+        if score_key is not None:
+            raise FieldError(f"positive_ids: passages without {score_key}; expected positive_ctxs that have it")
         makers = {name: _by_id(collection, name) for name in ID_POOLS}
     else:
-        makers = {name: _by_context(name) for name in POOLS}
+        makers = {name: _by_context(name, score_key) for name in POOLS}
     pools = [(_pool(record, name), to_passage) for name, to_passage in makers.items()]
     items, to_positive = pools[0]
     found = [to_positive(item, i) for i, item in enumerate(items)]
@@ -136,7 +140,9 @@ def parse_row(record: Object, collection: Collection | None = None) -> Row:
     return Row(question, answers, positives, hard_negatives, other_negatives)
 
 
-def check_row(record: Object, line: bytes, collection: Collection | None, counts: Counter[str]) -> tuple[int, int]:
+def check_row(
+    record: Object, line: bytes, collection: Collection | None, counts: Counter[str], score_key: str | None = None
+) -> tuple[int, int]:
     """Looks at all of a record once, as nothing does later on.
 
     Args:
@@ -144,6 +150,7 @@ def check_row(record: Object, line: bytes, collection: Collection | None, counts
         line: What it was parsed from.
         collection: As for ``parse_row``.
         counts: Receives the number of passages left out and of pools not there, by reason.
+        score_key: As for ``parse_row``.
 
     Returns:
         How many hard negatives, and how many other negatives, can be used.
@@ -153,7 +160,7 @@ def check_row(record: Object, line: bytes, collection: Collection | None, counts
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     check_keys(record, line)
-    row = parse_row(record, collection)
+    row = parse_row(record, collection, score_key)
     answers = record.get("answers")
     counts["blank answers, left out"] += len(answers) - len(row.answers) if type(answers) is Array else 0
     names = (ID_POOLS if "positive_ids" in record else POOLS)[1:]
@@ -232,7 +239,7 @@ def _pool(record: Object, name: str) -> Sequence[Any]:
     return pool
 
 
-def _by_context(name: str) -> ToPassage:
+def _by_context(name: str, score_key: str | None) -> ToPassage:
     """Makes passages of the contexts of one pool."""
 
     def to_passage(context: Any, i: int) -> Passage | None:
@@ -247,7 +254,8 @@ def _by_context(name: str) -> ToPassage:
             return None
         if title is not None and type(title) is not str:
             raise FieldError(f"{name}[{i}].title: {_kind(title)}; expected a string or null")
-        return Passage(_passage_id(context, name, i), title or "", text)
+        score = None if score_key is None else _score(context.get(score_key), f"{name}[{i}].{score_key}")
+        return Passage(_passage_id(context, name, i), title or "", text, score)
 
     return to_passage
 
@@ -258,6 +266,14 @@ def _passage_id(context: Object, name: str, i: int) -> str:
         if value is not None:
             return _as_id(value, f"{name}[{i}].{key}")
     return ""
+
+
+def _score(value: Any, field: str) -> float:
+    if type(value) not in (int, float):  # a boolean is an int, too
+        raise FieldError(f"{field}: {'missing' if value is None else _kind(value)}; expected a number")
+    if not abs(value) < _LARGEST_SCORE:
+        raise FieldError(f"{field}: {value}; expected a number that float32 can hold")
+    return float(value)
 
 
 def _no_text(name: str, items: Sequence[Any], i: int) -> str:

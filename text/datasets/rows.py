@@ -23,6 +23,7 @@ from text.datasets.parse import FieldError, Row, SkipRow, check_row, parse_row
 from text.datasets.raw import BYTE_ORDER_MARK, progress_bar
 from text.datasets.sidecar import sidecar
 from text.errors import DataError
+from text.records import text_key
 
 BLANK = "blank line"
 _RULES = 1  # counts up when a row that was usable is not any more, or the other way round
@@ -49,15 +50,19 @@ class DPRFile:
     Args:
         path: Full or compact rows; see ``JsonlFile`` for the forms a file may have.
         passages: The collection that compact rows name passages of.
+        score_key: Where contexts have a score.
 
     Raises:
         DataError: A row cannot be parsed or lacks a field; with path, line, byte and field.
         OSError: The file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], passages: PassageCollection | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], passages: PassageCollection | None = None, score_key: str | None = None
+    ) -> None:
         self.rows = JsonlFile(path)
         self.passages = passages
+        self.score_key = score_key
         self.path = self.rows.path
         self.findings = self._findings()
 
@@ -74,12 +79,15 @@ class DPRFile:
             DataError: The file has changed since it was checked.
         """
         with self.rows.open() as reader:
-            yield DPRReader(reader, self.passages)
+            yield DPRReader(reader, self.passages, self.score_key)
 
     def _findings(self) -> Findings:
         """Out of the sidecar, if the file is large and was checked before."""
         if os.path.getsize(self.rows.plain_path) >= INDEXED_BYTES:
-            kind = f"checked-{_RULES}{f'-{self.passages.key}' if self.passages else ''}.json"
+            parts = [f"checked-{_RULES}", *([self.passages.key] if self.passages else [])]
+            if self.score_key is not None:
+                parts.append(f"score-{text_key(self.score_key):x}")
+            kind = "-".join(parts) + ".json"
             with suppress(PermissionError):  # no folder for it: it is checked each time
                 return _load(sidecar(self.rows.plain_path, kind, lambda path: _save(path, self._check())))
         return self._check()
@@ -107,7 +115,7 @@ class DPRFile:
             return BLANK
         record = reader.parse_line(row, line)
         try:
-            sizes = check_row(record, line, self.passages, counts)
+            sizes = check_row(record, line, self.passages, counts, self.score_key)
         except SkipRow as skip:
             return str(skip)
         except FieldError as error:
@@ -120,9 +128,10 @@ class DPRFile:
 class DPRReader:
     """Reads the usable rows of an open DPRFile; for one thread."""
 
-    def __init__(self, rows: RowReader, passages: PassageCollection | None) -> None:
+    def __init__(self, rows: RowReader, passages: PassageCollection | None, score_key: str | None) -> None:
         self._rows = rows
         self._passages = passages
+        self._score_key = score_key
         self.prefetch = rows.prefetch
 
     def read(self, row: int) -> Row:
@@ -132,7 +141,7 @@ class DPRReader:
             DataError: The file has changed since it was checked.
         """
         try:
-            return parse_row(self._rows.parse(row), self._passages)
+            return parse_row(self._rows.parse(row), self._passages, self._score_key)
         except (SkipRow, FieldError) as error:
             where = self._rows.file.where(row)
             raise DataError(f"{where} {error}; the file has changed since it was checked") from None

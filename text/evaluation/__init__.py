@@ -1,5 +1,34 @@
-"""Measures of retrieval over plain ranks."""
+"""Measures of retrieval: plain ranks, runs against qrels, and answers in passages."""
 
+from text.evaluation.answers import has_answer, top_k_accuracy
+from text.evaluation.judgements import (
+    bootstrap_interval,
+    evaluate_run,
+    fuse,
+    mean,
+    paired_randomization,
+    without_self_matches,
+)
 from text.evaluation.metrics import average_rank, mean_reciprocal_rank, positive_ranks, recall
+from text.evaluation.trec import Qrels, Run, ranked, read_qrels, read_run, write_run
 
-__all__ = ["average_rank", "mean_reciprocal_rank", "positive_ranks", "recall"]
+__all__ = [
+    "Qrels",
+    "Run",
+    "average_rank",
+    "bootstrap_interval",
+    "evaluate_run",
+    "fuse",
+    "has_answer",
+    "mean",
+    "mean_reciprocal_rank",
+    "paired_randomization",
+    "positive_ranks",
+    "ranked",
+    "read_qrels",
+    "read_run",
+    "recall",
+    "top_k_accuracy",
+    "without_self_matches",
+    "write_run",
+]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+HAS_PACKED = hasattr(torch.nested, "nested_tensor_from_jagged")
+"""Whether this PyTorch has what PackedTexts takes; 2.3 has not."""
 _DRAWS = 1 << 16
 
 

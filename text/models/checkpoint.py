@@ -82,7 +82,7 @@ def read(path: str | os.PathLike[str], num_attention_heads: int | None = None) -
     """
     path = Path(path)
     if path.is_file():
-        return _from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
+        return from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
     return _read_modules(path) if (path / "modules.json").exists() else _read_hugging_face(path)
 
 
@@ -104,12 +104,22 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
         if side not in sides:
             raise ArtifactError(f"{path}: key {key} is unknown; expected question_model.* and ctx_model.*")
         sides[side][key] = tensor
-    question, passage = (_from_weights(path, side, keys.DPR, num_attention_heads) for side in sides.values())
+    question, passage = (from_weights(path, side, keys.DPR, num_attention_heads) for side in sides.values())
     return question, passage
 
 
-def _from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attention_heads: int | None) -> Saved:
-    """An encoder from weights alone: sizes are read off their shapes."""
+def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attention_heads: int | None) -> Saved:
+    """An encoder from weights alone: sizes are read off their shapes.
+
+    Args:
+        path: Where they are from, for messages.
+        theirs: Weights by their names.
+        table: TORCHTEXT or DPR.
+        num_attention_heads: By default, heads are 64 wide.
+
+    Raises:
+        ArtifactError: They are not all of an encoder.
+    """
     weights = named(path, theirs, table)
 
     def size(name: str, dimension: int) -> int:

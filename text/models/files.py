@@ -20,6 +20,10 @@ from text.errors import ArtifactError
 from text.models import keys
 from text.models.keys import Table
 
+SAFE_TORCH = "2.10"
+"""Before, what ``torch.load`` reads could run code all the same (CVE-2025-32434), or write where it must not
+(CVE-2026-24747)."""
+
 
 def weights_file(folder: Path) -> Path:
     """``model.safetensors``, or ``pytorch_model.bin`` where that alone is there."""
@@ -32,10 +36,16 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It cannot be read, holds objects of other classes, or no dict.
+        ArtifactError: It cannot be read, holds objects of other classes, or no dict; or this PyTorch is too old to
+            read it safely.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
+    if path.suffix != ".safetensors" and torch.__version__ < SAFE_TORCH:
+        raise ArtifactError(
+            f"{path}: torch {torch.__version__} cannot read such a file without the risk of running code in it "
+            "(CVE-2025-32434); expected .safetensors, or torch 2.10 or later"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -8,6 +8,7 @@ Dimensions: I inputs; O outputs.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+# Until torch 2.4, it was asked for so.
+_is_autocast = (
+    torch.is_autocast_cpu_enabled if torch.__version__ < "2.4" else functools.partial(torch.is_autocast_enabled, "cpu")
+)
 
 
 class Linear(nn.Linear):
@@ -53,6 +59,11 @@ class _OneDNNLinear(torch.autograd.Function):
         return of_inputs, of_weight, gradient.sum(0)
 
 
+def multiply(inputs: Tensor, weight: Tensor) -> Tensor:
+    """(..., I) and (O, I) to (..., O): all dot products of rows; for use without gradients."""
+    return _onednn_linear(inputs, weight) if _fits_onednn(inputs, weight) else F.linear(inputs, weight)
+
+
 def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
     """(..., I) and (O, I) to (..., O)."""
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
@@ -65,6 +76,6 @@ def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.dtype == weight.dtype
         and inputs.dtype in (torch.float32, torch.bfloat16)
         and inputs.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
+        and not _is_autocast()
         and not torch.compiler.is_compiling()  # Inductor takes this product with weights that stay as they are only
     )

@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint as checkpoint_activations
 
 from text.errors import ArtifactError
 from text.models import checkpoint
-from text.models.attention import PackedTexts, PaddedTexts, dropout, packed
-from text.models.chunks import cut_by_length
+from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, packed
+from text.models.chunks import cut_by_length, lengths_of
 from text.models.linear import Linear
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
@@ -115,6 +115,8 @@ class RobertaEncoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.activation_checkpointing = False
         """True computes activations again in the backward pass, for memory."""
+        self.layer_dtype: torch.dtype | None = None
+        """What the layers compute in, where that is not the dtype of the embeddings (``to_bfloat16``)."""
         self.projection, self.projection_norm = None, None
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
@@ -193,7 +195,7 @@ class RobertaEncoder(nn.Module):
         if input_ids.is_cuda:
             return self._embed(input_ids, attention_mask)
         self._check_length(input_ids)
-        chunks = cut_by_length(_lengths(attention_mask)) or [([], 1)]
+        chunks = cut_by_length(lengths_of(attention_mask)) or [([], 1)]
         embeddings = [self._embed(input_ids[rows, :length], attention_mask[rows, :length]) for rows, length in chunks]
         order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
         return torch.cat(embeddings)[order.argsort()]
@@ -206,7 +208,8 @@ class RobertaEncoder(nn.Module):
         """
         self._check_length(input_ids)
         hidden = self.embeddings(input_ids, attention_mask)
-        if input_ids.is_cuda:
+        hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
+        if input_ids.is_cuda and HAS_PACKED:
             tokens = self._transform(hidden[attention_mask], packed(attention_mask))  # (T, H)
             return torch.zeros_like(hidden, dtype=tokens.dtype).masked_scatter(attention_mask[:, :, None], tokens)
         return self._transform(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
@@ -228,6 +231,7 @@ class RobertaEncoder(nn.Module):
         else:
             weights = attention_mask[:, :, None].to(hidden.dtype)
             pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        pooled = pooled if self.layer_dtype is None else pooled.float()
         if self.projection is not None:
             pooled = self.projection(pooled)
         if self.projection_norm is not None:
@@ -289,12 +293,6 @@ class _SelfAttention(nn.Module):
 class _Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         return dropout(input, self.p, self.training)
-
-
-def _lengths(attention_mask: Tensor) -> list[int]:
-    """Where each text ends: behind its last real token, and at least 1."""
-    places = torch.arange(1, attention_mask.shape[1] + 1)
-    return (attention_mask * places).amax(dim=1).clamp(min=1).tolist()
 
 
 def _initialize(module: nn.Module) -> None:

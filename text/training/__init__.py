@@ -1,18 +1,29 @@
 """Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
 
 from text.training.callbacks import RandomState, Throughput
-from text.training.checkpoints import AtomicCheckpointIO
+from text.training.checkpoints import AtomicCheckpointIO, best_and_last, check_hash, expected_size, newest_valid
 from text.training.data_module import DPRDataModule
+from text.training.failures import StepFailures
+from text.training.interrupt import SaveOnSignal
 from text.training.loggers import MetricsCSV
-from text.training.pool import PassagePool
+from text.training.objective import Objective
+from text.training.pool import RECALL_AT, PassagePool
 from text.training.task import BiEncoderTask
 
 __all__ = [
+    "RECALL_AT",
     "AtomicCheckpointIO",
     "BiEncoderTask",
     "DPRDataModule",
     "MetricsCSV",
+    "Objective",
     "PassagePool",
     "RandomState",
+    "SaveOnSignal",
+    "StepFailures",
     "Throughput",
+    "best_and_last",
+    "check_hash",
+    "expected_size",
+    "newest_valid",
 ]

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from text.records import BiEncoderBatch
+from text.training.distributed import AllRanks, this_rank
 
 
 class Throughput(Callback):
@@ -26,7 +28,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
-        self._questions += len(batch.positive_index)
+        self._questions += len(batch.positive_index) * trainer.world_size
         rate = self._questions / (time.perf_counter() - self._started)
         masks = (batch.questions.attention_mask, batch.passages.attention_mask)
         padding = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
@@ -38,15 +40,22 @@ class RandomState(Callback):
     """Keeps the state of torch's random numbers in checkpoints, so that dropout resumes as it was.
 
     The state is put back at the first training step: whatever else draws random numbers while a
-    run starts, such as building an encoder, has no part in it.
+    run starts, such as building an encoder, has no part in it. Each rank has a state of its own.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+
     def state_dict(self) -> dict[str, Any]:
+        """Every rank must call this, as Lightning does."""
+        if self._restored is not None:  # saved again before the first step
+            return self._restored
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        return {"cpu": _of_all_ranks(torch.get_rng_state()), "cuda": [_of_all_ranks(state) for state in cuda]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
@@ -55,6 +64,17 @@ class RandomState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
         if self._restored is not None:
-            torch.set_rng_state(self._restored["cpu"].cpu())
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+            torch.set_rng_state(_of_this_rank(self._restored["cpu"]))
+            torch.cuda.set_rng_state_all([_of_this_rank(states) for states in self._restored["cuda"]])
             self._restored = None
+
+
+def _of_all_ranks(state: Tensor) -> Tensor:
+    """(bytes,) to (ranks, bytes)."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
+    return AllRanks(1, device).gather(state[None].to(device)).cpu()
+
+
+def _of_this_rank(states: Tensor) -> Tensor:
+    """Of fewer ranks than there are now, one serves several."""
+    return states.cpu()[this_rank() % len(states)]

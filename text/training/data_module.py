@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class DPRDataModule(LightningDataModule):
         train: Shuffled anew each epoch if it is made with ``train=True``.
         valid: Evaluated after each epoch.
         test: Evaluated at the end.
+        train_collate: The same for training, where that is another.
         num_workers: Processes that read and tokenize; with 0 this process does, in a thread
             where torchdata is installed.
     """
@@ -42,16 +44,18 @@ class DPRDataModule(LightningDataModule):
         train: DPRDataPipe,
         valid: DPRDataPipe,
         test: DPRDataPipe,
+        train_collate: Callable[[Sequence[Example]], BiEncoderBatch] | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.train, self.valid, self.test = train, valid, test
         self.collate = collate
+        self.train_collate = train_collate or collate
         self.num_workers = num_workers
         self._restored_epoch, self._restored_row = 0, 0
 
     def train_dataloader(self) -> _EpochLoader:
-        return _EpochLoader(self.train, self.collate, self.num_workers, self._position)
+        return _EpochLoader(self.train, self.train_collate, self.num_workers, self._position)
 
     def val_dataloader(self) -> _EpochLoader:
         return _EpochLoader(self.valid, self.collate, self.num_workers)
@@ -109,6 +113,8 @@ class _EpochLoader:
         self._collate = collate
         self._num_workers = num_workers
         self._position = position
+        self.workers: list[BaseProcess] = []
+        """Of the pass that began last."""
 
     def __len__(self) -> int:
         return len(self.pipe)
@@ -129,5 +135,13 @@ class _EpochLoader:
             num_workers=self._num_workers,
             # Its own generator: else each pass would draw from the global random state.
             generator=torch.Generator(),
+            worker_init_fn=_leave_group,
         )
-        yield from loader
+        iterator = iter(loader)
+        self.workers = list(getattr(iterator, "_workers", ()))
+        yield from iterator
+
+
+def _leave_group(worker: int) -> None:
+    """A signal to a run's process group, as Ctrl-C is, goes to the process that trains, which needs its workers."""
+    os.setpgrp()

@@ -7,6 +7,7 @@ import os
 import warnings
 
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 
 class MetricsCSV(CSVLogger):
@@ -25,7 +26,8 @@ class MetricsCSV(CSVLogger):
         with warnings.catch_warnings():
             # It starts the file anew, which is what is wanted: the rows to keep are read already.
             warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
-            self.experiment.metrics.extend(kept)
+            if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+                self.experiment.metrics.extend(kept)
 
 
 def _rows(path: str, keep_steps: int) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """PassagePool: every question of an evaluation ranked among all its passages.
 
-In-batch figures depend on the batch size. Here the passages of all batches form one pool, as in
+In-batch figures depend on the batch size. Here the passages of all batches, and of all ranks, form one pool, as in
 DPR's average rank, and each question is ranked in the whole of it. A passage that stands in several
 rows is in the pool once: a place among the first k means k different passages. What is known to
 answer a question, wherever it stands, does not count against it.
@@ -14,13 +14,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from text.evaluation import average_rank, mean_reciprocal_rank, positive_ranks, recall
 from text.losses import similarity_logits
 from text.records import BiEncoderBatch
+from text.training.distributed import AllRanks, gather_padded, num_ranks, this_rank
 from text.transforms import known_positive_mask
 
 RECALL_AT = (1, 5, 20, 100)
+_RANDOM_PAIRS = 4096
 
 
 class _Questions(NamedTuple):
@@ -48,33 +51,41 @@ class PassagePool:
         self._rows: dict[int, int] = {}  # of each key's passage
 
     def add(self, batch: BiEncoderBatch, question_embeddings: Tensor, passage_embeddings: Tensor) -> None:
-        """Takes in the embeddings of one batch: of its questions, and of its passages."""
-        passage_keys = batch.passage_keys.cpu()
+        """Takes in the embeddings of this rank's share of a batch; every rank must call this for its own."""
+        device = passage_embeddings.device
+        of_questions, of_passages = (AllRanks(len(rows), device) for rows in (question_embeddings, passage_embeddings))
+        passage_keys = of_passages.gather(batch.passage_keys).cpu()
         rows, is_new = self._place(passage_keys)
         self._questions.append(
             _Questions(
-                question_embeddings.detach().float().cpu(),
-                rows[batch.positive_index.cpu()],
-                batch.known_positives.cpu(),
+                of_questions.gather(question_embeddings.detach().float()).cpu(),
+                rows[of_questions.gather(batch.positive_index + of_passages.start).cpu()],
+                gather_padded(batch.known_positives, of_questions).cpu(),
             )
         )
-        self._passages.append(passage_embeddings.detach().float().cpu()[is_new])
+        self._passages.append(of_passages.gather(passage_embeddings.detach().float()).cpu()[is_new])
         self._passage_keys.append(passage_keys[is_new])
 
     def ranks(self, device: torch.device | str = "cpu") -> Tensor:
         """0-based rank of each question's positive among all passages, (N,) int64, in order of adding.
 
-        Memory on ``device``: all passages, and one batch's scores.
+        Each process does its share of the work. Memory on ``device``: all passages, and one batch's scores.
 
         Raises:
             ValueError: An embedding is NaN or infinite.
         """
         passages = torch.cat(self._passages).to(device)
         passage_keys = torch.cat(self._passage_keys).to(device)
-        return torch.cat([self._rank(questions, passages, passage_keys) for questions in self._questions])
+        own = slice(*(len(self._questions) * rank // num_ranks() for rank in (this_rank(), this_rank() + 1)))
+        ranks = [self._rank(questions, passages, passage_keys) for questions in self._questions[own]]
+        found = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *ranks])
+        return AllRanks(len(found), found.device).gather(found).cpu()
 
     def metrics(self, device: torch.device | str = "cpu") -> dict[str, float]:
-        """average_rank, mrr@10 and recall@1/5/20/100 over the pool.
+        """average_rank, mrr@10 and recall@1/5/20/100 over the pool; and two signs of a collapse.
+
+        These are the mean cosine of random passages, near 1 where the encoder gives all texts one embedding, and
+        the mean length of a passage's embedding.
 
         Raises:
             ValueError: An embedding is NaN or infinite.
@@ -84,7 +95,17 @@ class PassagePool:
             "average_rank": average_rank(ranks),
             "mrr@10": mean_reciprocal_rank(ranks, 10),
             **{f"recall@{k}": recall(ranks, k) for k in RECALL_AT},
+            "passage_cosine": self._mean_cosine(),
+            "passage_norm": torch.cat(self._passages).norm(dim=1).mean().item(),
         }
+
+    def _mean_cosine(self) -> float:
+        """Of random pairs, the same in each evaluation."""
+        passages = torch.cat(self._passages)
+        one = torch.randint(len(passages), (_RANDOM_PAIRS,), generator=torch.Generator().manual_seed(0))
+        steps = torch.randint(1, max(2, len(passages)), (_RANDOM_PAIRS,), generator=torch.Generator().manual_seed(1))
+        other = (one + steps) % len(passages)
+        return F.cosine_similarity(passages[one], passages[other], dim=1).mean().item()
 
     def _place(self, passage_keys: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each passage in the pool, and whether it was not there before."""
@@ -101,4 +122,4 @@ class PassagePool:
         embeddings, positive_index, known_positives = (field.to(passages.device) for field in questions)
         scores = similarity_logits(embeddings, passages, similarity=self.similarity)
         ignore = known_positive_mask(known_positives, passage_keys, positive_index)
-        return positive_ranks(scores, positive_index, ignore=ignore).cpu()
+        return positive_ranks(scores, positive_index, ignore=ignore)

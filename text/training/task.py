@@ -1,11 +1,12 @@
 """BiEncoderTask: what pytorch-lightning does with a BiEncoder.
 
-Training and evaluation call the same loss with the same temperature. The task neither builds
-encoders nor knows where batches come from.
+Training and evaluation call the same objective. Each rank has its share of a batch; all figures are those of the whole
+batch, and the same on all ranks. The task neither builds encoders nor knows where batches come from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from text.errors import NonFiniteLossError
-from text.losses import in_batch_nll
 from text.models import BiEncoder
 from text.records import BiEncoderBatch, TokenBatch
+from text.training.distributed import to_backward, total
+from text.training.failures import rows_of_batch
+from text.training.grad_cache import embed_in_chunks
+from text.training.objective import Objective
 from text.training.pool import PassagePool
 
 _EVALUATED_TOGETHER = 128
@@ -28,55 +32,54 @@ class BiEncoderTask(LightningModule):
     """Trains a BiEncoder on batches of questions and passages.
 
     AdamW without decay on biases and layer norms; the learning rate rises linearly from 0 over
-    ``warmup_steps`` and falls linearly to 0 at the last step of the run (arXiv:2004.04906, 5.1).
+    ``warmup_steps`` and falls to 0 at the last step of the run (arXiv:2004.04906, 5.1).
 
     Args:
         model: The two encoders.
+        objective: What is made small, in evaluation too.
         learning_rate: Peak.
         warmup_steps: Optimizer steps until the peak.
+        schedule: How it falls: "linear", "cosine", or "constant", which is not at all.
         weight_decay: On weights that are neither bias nor layer norm; DPR uses 0.
-        temperature: Divides the logits, in evaluation too.
-        similarity: "dot" or "cosine".
+        chunk_tokens: Embeds a batch in chunks of so many tokens (``grad_cache.py``): batches of any size, in more time.
         set_names: Names of the data sets that training mixes; with more than one, each one's loss is logged.
     """
 
     def __init__(
         self,
         model: BiEncoder,
+        objective: Objective | None = None,
         *,
         learning_rate: float = 2e-5,
         warmup_steps: int = 0,
+        schedule: str = "linear",
         weight_decay: float = 0.0,
-        temperature: float = 1.0,
-        similarity: str = "dot",
+        chunk_tokens: int | None = None,
         set_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
+        self.schedule = schedule
         self.weight_decay = weight_decay
-        self.temperature = temperature
-        self.similarity = similarity
+        self.objective = objective or Objective()
+        self.chunk_tokens = chunk_tokens
         self.set_names = set_names
-        self._pool = PassagePool(similarity)
+        self._pool = PassagePool(self.objective.similarity)
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
-        losses = self._losses(batch, *self.model(batch.questions, batch.passages))  # (B,)
-        loss = losses.mean()
+        losses = self.objective(batch, *self._embed(batch))  # (B,)
+        loss, num_questions = self._mean(losses)
         self._check_finite(loss, "training", batch_index)
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(losses))
-        self._log_sets(losses.detach(), batch.sources)
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=num_questions)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        for side, tokens in (("questions", batch.questions), ("passages", batch.passages)):
-            share = tokens.truncated.float().mean()
-            self.log(f"train_{side}_truncated", share, on_step=False, on_epoch=True, batch_size=len(tokens.truncated))
-            left_out = float(batch.counts[f"{side} left out, no tokens"])
-            self.log(f"train_{side}_left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum")
-        return loss
+        self._log_sets(losses, batch.sources)
+        self._log_texts(batch)
+        return to_backward(losses, num_questions)
 
     def on_validation_epoch_start(self) -> None:
-        self._pool = PassagePool(self.similarity)
+        self._pool = PassagePool(self.objective.similarity)
 
     def validation_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
         self._evaluate(batch, batch_index, "valid")
@@ -85,7 +88,7 @@ class BiEncoderTask(LightningModule):
         self._log_pool("valid")
 
     def on_test_epoch_start(self) -> None:
-        self._pool = PassagePool(self.similarity)
+        self._pool = PassagePool(self.objective.similarity)
 
     def test_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
         self._evaluate(batch, batch_index, "test")
@@ -94,39 +97,57 @@ class BiEncoderTask(LightningModule):
         self._log_pool("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=True)
+        # Until torch 2.4, there was no fused one for CPUs.
+        fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
         # Fused, it could undo float16's scale of the loss itself, after which gradients could not be clipped.
         optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
         num_steps = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: linear_schedule(step, self.warmup_steps, int(num_steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, int(num_steps))
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _embed(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor]:
+        if self.chunk_tokens is None:
+            return self.model(batch.questions, batch.passages)
+        return (
+            embed_in_chunks(self.model.question_encoder, batch.questions, self.chunk_tokens),
+            embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens),
+        )
+
+    def _mean(self, losses: Tensor) -> tuple[Tensor, int]:
+        """The mean loss of the questions of all ranks, and their number."""
+        loss, num_questions = total(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
+        return loss / num_questions, int(num_questions)
 
     def _log_sets(self, losses: Tensor, sources: Tensor) -> None:
         """Loss and number of questions of each data set, over the epoch, where there are several."""
-        for source in sources.unique().tolist() if len(self.set_names) > 1 else ():
-            name, of_set = self.set_names[source], losses[sources == source]
-            size = len(of_set)
-            self.log(f"train_loss/{name}", of_set.mean(), on_step=False, on_epoch=True, batch_size=size)
-            self.log(f"train_questions/{name}", float(size), on_step=False, on_epoch=True, reduce_fx="sum")
+        for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
+            loss, size = self._mean(losses[sources == source])
+            if size:
+                self.log(f"train_loss/{name}", loss, on_step=False, on_epoch=True, batch_size=size)
+                self.log(f"train_questions/{name}", float(size), on_step=False, on_epoch=True, reduce_fx="sum")
 
-    def _losses(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
-        return in_batch_nll(
-            questions,
-            passages,
-            batch.positive_index,
-            ignore=batch.ignore,
-            temperature=self.temperature,
-            similarity=self.similarity,
-            reduction="none",
-        )
+    def _log_texts(self, batch: BiEncoderBatch) -> None:
+        """Which share of the texts is too long, and how many are left out, over the epoch."""
+        sides = {"questions": batch.questions, "passages": batch.passages}
+        counts = [
+            [float(tokens.truncated.sum()), float(len(tokens.truncated)), batch.counts[f"{side} left out, no tokens"]]
+            for side, tokens in sides.items()
+        ]
+        for side, (truncated, size, left_out) in zip(
+            sides, total(torch.tensor(counts, device=self.device)).tolist(), strict=True
+        ):
+            self.log(f"train_{side}_truncated", truncated / size, on_step=False, on_epoch=True, batch_size=int(size))
+            self.log(f"train_{side}_left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum")
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():
             raise NonFiniteLossError(
                 f"step {self.global_step}, {stage} batch {batch_index}: loss is {loss.item()}; "
-                "expected a finite number, no update was made: try a smaller learning_rate"
+                "expected a finite number, no update was made: try a smaller learning_rate "
+                f"(rows {rows_of_batch(self.trainer, stage, batch_index)})"
             )
 
     def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
@@ -137,10 +158,10 @@ class BiEncoderTask(LightningModule):
                 (self.model.passage_encoder, batch.passages),
             )
         )
-        loss = self._losses(batch, questions, passages).mean()
+        loss, num_questions = self._mean(self.objective(batch, questions, passages))
         self._check_finite(loss, stage, batch_index)
         # The mean over questions, not over batches: a short last batch weighs what it holds.
-        self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=len(batch.positive_index))
+        self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=num_questions)
         self._pool.add(batch, questions, passages)
 
     def _log_pool(self, stage: str) -> None:
@@ -168,11 +189,13 @@ def _chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
     )
 
 
-def linear_schedule(step: int, warmup_steps: int, num_steps: int) -> float:
+def share_of_peak(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:
     """Share of the peak learning rate at a 0-based optimizer step.
 
-    From 0 up to 1 at ``warmup_steps``, down to 0 at ``num_steps``.
+    From 0 up to 1 at ``warmup_steps``; from there to 0 at ``num_steps`` in a line or half a cosine
+    (arXiv:1608.03983), or 1 on.
     """
     if step < warmup_steps:
         return step / warmup_steps
-    return max(0.0, (num_steps - step) / max(1, num_steps - warmup_steps))
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+    return {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}[schedule]

@@ -85,7 +85,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]
 def _tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | None:
     """tiktoken's encoding; the ids by its ranks; what is left to tokenizers. None where the two could differ."""
     config = json.loads(serialized)
-    if not _is_plain_byte_level_bpe(config):
+    if not is_plain_byte_level_bpe(config):
         return None
     byte_of, vocab = _byte_symbols(), config["model"]["vocab"]
     merged = [first + second for first, second in config["model"]["merges"]]
@@ -102,7 +102,7 @@ def _tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | N
     return encoding, np.array([*ids, -1], dtype=np.int32), re.compile("|".join(map(re.escape, reserved)))
 
 
-def _is_plain_byte_level_bpe(config: dict[str, Any]) -> bool:
+def is_plain_byte_level_bpe(config: dict[str, Any]) -> bool:
     """Whether nothing but the merges decides the ids: no normalizer, no dropout, no affixes, the usual split."""
     model, split = config["model"], config["pre_tokenizer"] or {}
     options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")

@@ -1,10 +1,11 @@
 """BiEncoderCollator: a list of Examples to one BiEncoderBatch.
 
-The layout of a batch is decided here and nowhere else: question by question, its positive, its
+The layout of a batch is decided here and nowhere else: question by question, its positives, its
 hard negatives, its other negatives. Which passages must not count as negatives is worked out
-from their identity: two passages are the same if their ids are, or if their texts are.
+from their identity, wherever passages come together, of one batch, of all ranks or of an evaluation:
+two passages are the same if their ids are, or if their texts are.
 
-Dimensions: B questions; P passages; K known positives of one question.
+Dimensions: B questions; P passages; K known positives of one question; M pairs.
 """
 
 from __future__ import annotations
@@ -17,10 +18,7 @@ from torch import Tensor
 
 from text.errors import DataError
 from text.records import BiEncoderBatch, Example, TokenBatch, TokenizedExample
-from text.transforms.tokenize import Text
-
-_COMPARED_AT_ONCE = 1 << 20
-"""Pairs of a known positive and a passage, for memory: in an evaluation there are many passages."""
+from text.transforms.layout import Text
 
 Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
@@ -31,19 +29,16 @@ class BiEncoderCollator:
     Args:
         question_transform: Questions to tokens, such as a ``Tokenize``.
         passage_transform: Pairs of title and text to tokens, likewise.
-        in_batch_negatives: True compares each question with every passage of the batch. False
-            compares it with its own passages only.
+        num_positives: How many of a question's positives to lay out, as far as it has them.
 
     >>> collate = BiEncoderCollator(Tokenize(tokenizer, 64), Tokenize(tokenizer, 256))  # doctest: +SKIP
     >>> batches = DPRDataPipe("train.jsonl", batch_size=16, train=True).map(collate)  # doctest: +SKIP
     """
 
-    def __init__(
-        self, question_transform: Transform, passage_transform: Transform, *, in_batch_negatives: bool = True
-    ) -> None:
+    def __init__(self, question_transform: Transform, passage_transform: Transform, num_positives: int = 1) -> None:
         self.question_transform = question_transform
         self.passage_transform = passage_transform
-        self.in_batch_negatives = in_batch_negatives
+        self.num_positives = num_positives
 
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Lays out one batch.
@@ -57,7 +52,10 @@ class BiEncoderCollator:
         """
         if not examples:
             return _no_batch()
-        groups = [[example.positives[0], *example.hard_negatives, *example.other_negatives] for example in examples]
+        groups = [
+            [*example.positives[: self.num_positives], *example.hard_negatives, *example.other_negatives]
+            for example in examples
+        ]
         passages = [passage for group in groups for passage in group]
         sizes = np.array([len(group) for group in groups])
         owner = np.repeat(np.arange(len(groups)), sizes)  # (P,)
@@ -71,26 +69,44 @@ class BiEncoderCollator:
         if not keep_question.any():
             raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
         questions, tokens = _select(questions, keep_question), _select(tokens, keep_passage)
-        passage_keys, known_positives = _keys(examples)
-        passage_keys = torch.from_numpy(passage_keys[keep_passage])
-        known_positives = torch.from_numpy(known_positives[keep_question])
-        positive_index = torch.from_numpy(np.flatnonzero(is_positive[keep_passage]))
-        ignore = known_positive_mask(known_positives, passage_keys, positive_index)
-        if not self.in_batch_negatives:
-            ignore |= torch.from_numpy(owner[keep_passage] != np.flatnonzero(keep_question)[:, None])
+        passage_keys, known_positives = _keys(examples, self.num_positives)
         return BiEncoderBatch(
             questions=questions,
             passages=tokens,
-            positive_index=positive_index,
-            ignore=ignore,
-            passage_keys=passage_keys,
-            known_positives=known_positives,
+            positive_index=torch.from_numpy(np.flatnonzero(is_positive[keep_passage])),
+            owner=torch.from_numpy((np.cumsum(keep_question) - 1)[owner[keep_passage]]),
+            passage_keys=torch.from_numpy(passage_keys[keep_passage]),
+            known_positives=torch.from_numpy(known_positives[keep_question]),
+            scores=torch.from_numpy(np.array([passage.score for passage in passages], dtype=np.float32)[keep_passage]),
             sources=torch.from_numpy(np.array([example.source for example in examples])[keep_question]),
             counts={
                 "questions left out, no tokens": int(len(keep_question) - keep_question.sum()),
                 "passages left out, no tokens": int(len(keep_passage) - keep_passage.sum()),
             },
         )
+
+
+def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
+    """Which passages are known to answer which questions; its positive is among a question's.
+
+    Args:
+        known_positives: (B, K, 2) int64, keys of each question's known positives.
+        passage_keys: (P, 2) int64, keys of the passages compared.
+
+    Returns:
+        (M, 2) int64, question and passage, in order, each pair once. Memory is that of the keys and the pairs.
+    """
+    num_known, num_passages = known_positives.shape[1], len(passage_keys)
+    pairs = []
+    for known, keys in zip(known_positives.flatten(0, 1).T.contiguous(), passage_keys.T.contiguous(), strict=True):
+        keys, order = keys.sort()
+        start, end = torch.searchsorted(keys, known), torch.searchsorted(keys, known, right=True)
+        found = (end - start).cumsum(0)
+        at = torch.arange(len(known), device=keys.device).repeat_interleave(end - start)  # (M,) places among the known
+        place = torch.arange(len(at), device=keys.device) - (found - (end - start))[at] + start[at]
+        pairs.append(at // max(1, num_known) * num_passages + order[place])
+    both = torch.cat(pairs).unique()
+    return torch.stack([both // max(1, num_passages), both % max(1, num_passages)], dim=1)
 
 
 def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:
@@ -105,18 +121,21 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
         (B, P) bool, True where the passage must not count as a negative of the question.
     """
     mask = torch.zeros(len(known_positives), len(passage_keys), dtype=torch.bool, device=passage_keys.device)
-    for known in known_positives.split(max(1, _COMPARED_AT_ONCE // max(1, mask.numel())), dim=1):
-        mask |= (known[:, :, None] == passage_keys).any(-1).any(1)
+    mask[known_positive_pairs(known_positives, passage_keys).unbind(1)] = True
     return mask.scatter(1, positive_index[:, None], False)
 
 
-def _keys(examples: Sequence[Example] | Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:
+def _keys(
+    examples: Sequence[Example] | Sequence[TokenizedExample], num_positives: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of the passages, (P, 2); and of the known positives, (B, K, 2): one with fewer repeats its first."""
     positives = [[passage.keys for passage in example.positives] for example in examples]
     negatives = [
         [passage.keys for passage in (*example.hard_negatives, *example.other_negatives)] for example in examples
     ]
-    passages = [keys for own, others in zip(positives, negatives, strict=True) for keys in (own[0], *others)]
+    passages = [
+        keys for own, others in zip(positives, negatives, strict=True) for keys in (*own[:num_positives], *others)
+    ]
     most = max(map(len, positives))
     known = [own + [own[0]] * (most - len(own)) for own in positives]
     return np.array(passages), np.array(known)
@@ -134,9 +153,10 @@ def _no_batch() -> BiEncoderBatch:
         questions=tokens,
         passages=tokens,
         positive_index=indices,
-        ignore=torch.zeros(0, 0, dtype=torch.bool),
+        owner=indices,
         passage_keys=torch.zeros(0, 2, dtype=torch.int64),
         known_positives=torch.zeros(0, 1, 2, dtype=torch.int64),
+        scores=torch.zeros(0),
         sources=indices,
         counts={"questions left out, no tokens": 0, "passages left out, no tokens": 0},
     )

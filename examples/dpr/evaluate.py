@@ -1,0 +1,178 @@
+"""Scores a run: by judgements of passages (qrels), or by the answers that passages hold, as DPR does.
+
+    python examples/dpr/evaluate.py --run=run.trec --qrels=qrels/test.tsv
+    python examples/dpr/evaluate.py --run=run.trec --positives=test.jsonl
+    python examples/dpr/evaluate.py --run=run.trec --questions=nq-test.qa.csv --collection=psgs_w100.tsv
+
+Of equal scores the larger passage id ranks first. Each figure has the number of questions that it is the mean of.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from examples.dpr.cli import UsageError, run
+from examples.dpr.evaluation_page import draw, write_page
+from examples.dpr.splits import check_readable
+from text.artifacts import write_json, write_text
+from text.datasets import PassageCollection, Question, read_questions
+from text.errors import DataError
+from text.evaluation import (
+    Run,
+    bootstrap_interval,
+    evaluate_run,
+    fuse,
+    has_answer,
+    mean,
+    paired_randomization,
+    ranked,
+    read_qrels,
+    read_run,
+    top_k_accuracy,
+    without_self_matches,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Scores a run: by judgements of passages (qrels), or by the answers that passages hold, as DPR does."""
+
+    run: str = "runs/dpr/run.trec"
+    """TREC run, such as search.py writes."""
+    qrels: str | None = None
+    """Judgements: TREC's or BEIR's form."""
+    positives: str | None = None
+    """Rows in the DPR format, whose positives, by id, are the judgements."""
+    questions: str | None = None
+    """Questions with answers; with --collection."""
+    collection: str | None = None
+    """The passages that were searched."""
+    k: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 100])
+    """Cut-offs."""
+    other_run: str | None = None
+    """Another run of the same questions, to compare with: p-values by paired randomisation."""
+    fuse_with: str | None = None
+    """A run to fuse this one with first, by reciprocal ranks."""
+    drop_self_matches: bool = False
+    """Leave out passages that have the id of their question."""
+    skip_missing: bool = False
+    """Leave questions out that the run does not have; otherwise they count as not found."""
+    output_dir: str = "runs/dpr/evaluation"
+    """Where figures.json, questions.jsonl, accuracy.png, evaluation.html and, with answers, results.json go."""
+    seed: int = 0
+    """Of bootstrap and randomisation."""
+
+    def __post_init__(self) -> None:
+        if sum(path is not None for path in (self.qrels, self.positives, self.questions)) != 1 or (
+            (self.questions is None) != (self.collection is None)
+        ):
+            raise UsageError("expected one of --qrels, --positives, and --questions with --collection")
+        if not self.k or min(self.k) < 1:
+            raise UsageError(f"--k is {self.k}; expected numbers from 1 on")
+
+
+def main(config: EvaluateConfig) -> None:
+    """Prints a table, and writes it with the figures of each question, as files and as a page."""
+    judgements = (config.qrels, config.positives, config.questions)
+    for path in (config.run, *judgements, config.collection, config.other_run, config.fuse_with):
+        if path is not None:
+            check_readable(path)
+    found, folder = _read(config, config.run), Path(config.output_dir)
+    of_run = figures(config, found, save_results=True)
+    of_other = figures(config, _read(config, config.other_run)) if config.other_run else None
+    if of_other is not None and of_run.keys() != of_other.keys():
+        raise DataError(f"{config.other_run}: questions other than those of {config.run}; expected the same")
+    table = summary(config, of_run, of_other)
+    missing = sum(question not in found for question in of_run)
+    counted = f"{len(of_run)} questions ({missing} of them not in the run, counted as 0); 95 % intervals by bootstrap"
+    write_json(folder / "figures.json", {"questions": len(of_run), "missing": missing, "figures": table})
+    lines = [json.dumps({"question_id": name, **values}, ensure_ascii=False) for name, values in of_run.items()]
+    write_text(folder / "questions.jsonl", "\n".join(lines) + "\n")
+    names = [config.run, *([config.other_run] if config.other_run is not None else [])]
+    draw(folder / "accuracy.png", "recall" if config.questions is None else "accuracy", table, names)
+    write_page(folder / "evaluation.html", folder / "accuracy.png", counted, table, names)
+    print(counted)
+    for name, row in table.items():
+        p = f"  other {row['other']:.4f}, p = {row['p']:.4f}" if "p" in row else ""
+        print(f"{name:>14}  {row['mean']:.4f}  ({row['low']:.4f} to {row['high']:.4f}){p}")
+
+
+def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -> dict[str, dict[str, float]]:
+    """By question, by name of a measure."""
+    if config.questions is None:
+        return evaluate_run(_judgements(config), found, cut_offs=config.k, skip_missing=config.skip_missing)
+    assert config.collection is not None
+    questions, collection = read_questions(config.questions), PassageCollection(config.collection)
+    if config.skip_missing:
+        questions = [question for question in questions if question.question_id in found]
+    if not any(question.question_id in found for question in questions):
+        raise DataError(f"{config.run}: none of the questions of {config.questions}; expected a run of these")
+    results = [result(question, found.get(question.question_id, {}), collection) for question in questions]
+    if save_results:
+        write_json(Path(config.output_dir, "results.json"), results)
+    hits = [[context["has_answer"] for context in each["ctxs"]] for each in results]
+    return {
+        question.question_id: {f"accuracy@{k}": top_k_accuracy([of_question], k) for k in config.k}
+        for question, of_question in zip(questions, hits, strict=True)
+    }
+
+
+def result(question: Question, scores: dict[str, float], collection: PassageCollection) -> dict[str, Any]:
+    """What was found for a question, in the form of DPR's result files.
+
+    Raises:
+        DataError: The collection does not have a passage.
+    """
+    contexts = []
+    for passage_id in ranked(scores):
+        try:
+            passage = collection.find(passage_id)
+        except KeyError:
+            raise DataError(f"{collection.path}: no passage {passage_id}; expected the passages of the run") from None
+        hit = has_answer(question.answers, passage.text, regular_expressions=question.regular_expressions)
+        score = str(scores[passage_id])
+        contexts.append(
+            {"id": passage_id, "title": passage.title, "text": passage.text, "score": score, "has_answer": hit}
+        )
+    return {"question": question.text, "answers": question.answers, "ctxs": contexts}
+
+
+def summary(
+    config: EvaluateConfig, of_run: dict[str, dict[str, float]], of_other: dict[str, dict[str, float]] | None
+) -> dict[str, dict[str, float]]:
+    """By name of a measure: the mean over questions and where it lies, and how likely the other run's is chance."""
+    table = {}
+    for name, value in mean(of_run).items():
+        values = [of_question[name] for of_question in of_run.values()]
+        low, high = bootstrap_interval(values, num_samples=1000, seed=config.seed)
+        table[name] = {"mean": value, "low": low, "high": high}
+        if of_other is not None:
+            others = [of_other[question][name] for question in of_run]
+            p = paired_randomization(values, others, seed=config.seed)
+            table[name] |= {"other": mean(of_other)[name], "p": p}
+    return table
+
+
+def _judgements(config: EvaluateConfig) -> dict[str, dict[str, int]]:
+    if config.qrels is not None:
+        return read_qrels(config.qrels)
+    assert config.positives is not None
+    positives = {question.question_id: question.positive_ids for question in read_questions(config.positives)}
+    if not any(positives.values()):
+        raise DataError(f"{config.positives}: no positives with ids; expected rows whose positives have passage_id")
+    return {question: dict.fromkeys(ids, 1) for question, ids in positives.items()}
+
+
+def _read(config: EvaluateConfig, path: str) -> Run:
+    found = read_run(path)
+    if config.fuse_with is not None and path == config.run:
+        found = fuse([found, read_run(config.fuse_with)])
+    return without_self_matches(found) if config.drop_self_matches else found
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, EvaluateConfig))

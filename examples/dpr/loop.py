@@ -1,0 +1,239 @@
+"""Trains, encodes, searches, scores, mines hard negatives, and trains again: every round as one command.
+
+    python examples/dpr/loop.py --config=examples/dpr/recipes/tiny.yaml
+
+Each stage is a command of its own, in a folder that is named after all that decides its result: flags, and the content
+of its inputs. What is there already is not done again, so that the same command goes on where it was interrupted, and
+another threshold of mining repeats mining and what follows from it. At the end: table.md, table.json, rounds.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from examples.dpr.cli import UsageError, run, signals_as_errors
+from examples.dpr.output import lock_output
+from examples.dpr.rounds_page import draw_rounds, markdown
+from examples.dpr.splits import check_readable
+from examples.dpr.stages import File, do, external, stage_of
+from text.artifacts import write_json, write_text
+from text.errors import ArtifactError
+
+Flags = dict[str, Any]
+Table = dict[str, dict[str, dict[str, float]]]
+"""Figures by round, split and measure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One training, and the mining before it."""
+
+    train: Flags = field(default_factory=dict)
+    """Flags of main.py, beside those of all rounds."""
+    mine: Flags = field(default_factory=dict)
+    """Flags of mine.py, beside those of all rounds."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Hard negatives to mine from each of ``dense``, the model of the round before, and ``bm25``; without any, rows
+    are taken as they are."""
+    go_on: bool = False
+    """Start from the model of the round before instead of ``encoder``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Trains, encodes, searches, scores, mines hard negatives, and trains again, as often as there are rounds."""
+
+    data_path: str = "."
+    """Folder of the files below."""
+    train_file: str = "train.jsonl"
+    """Rows in the DPR format, whose positives have passage ids; plain or compressed."""
+    dev_file: str = "valid.jsonl"
+    test_file: str = "test.jsonl"
+    collection: str = "psgs_w100.tsv"
+    """Passages."""
+    dev_questions: str | None = None
+    test_questions: str | None = None
+    """Questions with answers: scores then count passages that hold one. Without, those that are the rows' positives."""
+    encoder: str = "tiny"
+    """As main.py has it. A folder is also scored as it is."""
+    rounds: list[Flags] = field(default_factory=lambda: [{}])
+    """Trainings, in order, each with any of ``train``, ``sources``, ``mine`` and ``go_on``."""
+    train: Flags = field(default_factory=dict)
+    encode: Flags = field(default_factory=dict)
+    search: Flags = field(default_factory=dict)
+    mine: Flags = field(default_factory=dict)
+    """Flags of main.py, encode.py, search.py and mine.py in all rounds."""
+    start: Flags = field(default_factory=dict)
+    """Flags of encode.py for the encoder as it is, such as titles: join."""
+    measures: list[str] = field(default_factory=lambda: ["ndcg@10", "recall@100", "mrr@10"])
+    """What the table shows, the first of them in the picture, too."""
+    expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """By round, split and measure: figures that others should see again."""
+    tolerance: float = 0.01
+    """How far they may be off."""
+    output_dir: str = "runs/loop"
+    """Folder of all stages; loops may share it."""
+
+    def __post_init__(self) -> None:
+        for number, each in enumerate(self.rounds, start=1):
+            if unknown := each.keys() - {field.name for field in fields(Round)}:
+                raise UsageError(f"round {number} has {', '.join(sorted(unknown))}; expected fields of a round")
+        for number, each in enumerate(self.trainings, start=1):
+            if unknown := each.sources.keys() - {"dense", "bm25"}:
+                raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}; expected dense and bm25")
+            if number == 1 and (each.go_on or ("dense" in each.sources and not self.is_pretrained)):
+                raise UsageError("round 1 goes on with, or mines by, the round before; expected a pretrained --encoder")
+        if (self.dev_questions is None) != (self.test_questions is None):
+            raise UsageError("expected --dev_questions together with --test_questions")
+
+    @property
+    def trainings(self) -> list[Round]:
+        return [Round(**each) for each in self.rounds]
+
+    @property
+    def is_pretrained(self) -> bool:
+        return Path(self.encoder).exists()
+
+
+def main(config: LoopConfig) -> None:
+    """Does what is not yet done; writes the table."""
+    with signals_as_errors(), lock_output(config.output_dir):
+        rehearsal = Loop(config, is_rehearsal=True)
+        rehearsal.table()
+        print(f"{len(set(rehearsal.stages))} stages in {config.output_dir}", flush=True)
+        table = Loop(config).table()
+        folder = Path(config.output_dir)
+        write_json(folder / "table.json", table)
+        write_text(folder / "table.md", markdown(table, config.measures))
+        draw_rounds(folder / "rounds.png", table, config.measures[0])
+    print(markdown(table, config.measures))
+    check_expected(config, table)
+
+
+def check_expected(config: LoopConfig, table: Table) -> None:
+    """Compares with what the recipe says.
+
+    Raises:
+        ArtifactError: A figure is another one.
+    """
+    expected = [
+        (name, split, measure, figure)
+        for name, of_round in config.expected.items()
+        for split, figures in of_round.items()
+        for measure, figure in figures.items()
+    ]
+    for name, split, measure, figure in expected:
+        found = table.get(name, {}).get(split, {}).get(measure)
+        if found is None or abs(found - figure) > config.tolerance:
+            raise ArtifactError(
+                f"{name}, {split} {measure}: {found}; expected {figure}, at most {config.tolerance} off"
+            )
+    if expected:
+        print(f"all {len(expected)} figures are as expected, at most {config.tolerance} off")
+
+
+class Encoded(NamedTuple):
+    """A model, and what it makes of the collection."""
+
+    model: File
+    embeddings: File
+
+
+class Loop:
+    """The stages of all rounds. A method does its stage, unless that is done, and gives the file that it makes.
+
+    In a rehearsal none is done: it finds flags that a driver does not take before hours of work, and leaves ``stages``.
+    """
+
+    def __init__(self, config: LoopConfig, *, is_rehearsal: bool = False) -> None:
+        self.config, self.is_rehearsal = config, is_rehearsal
+        self.stages: list[str] = []
+        self.train_rows, dev, test, self.collection = (
+            self._input(name) for name in (config.train_file, config.dev_file, config.test_file, config.collection)
+        )
+        self.rows = {"dev": dev, "test": test}
+        questions = {"dev": config.dev_questions, "test": config.test_questions}
+        self.questions = {split: self._input(path) for split, path in questions.items() if path is not None}
+
+    def table(self) -> Table:
+        """Figures of words alone, of the encoder as it is, and of each round."""
+        table = {"BM25": self.figures("BM25", None)}
+        model = None
+        if self.config.is_pretrained:
+            encoder = external(self.config.encoder)
+            model = self.encode("start", encoder, self.config.start)
+            table["start"] = self.figures("start", model)
+        for number, each in enumerate(self.config.trainings, start=1):
+            name = f"round {number}"
+            rows = self.mine(name, each, model) if each.sources else self.train_rows
+            model = self.encode(name, self.train(name, each, rows, model), {})
+            table[name] = self.figures(name, model)
+        return table
+
+    def mine(self, name: str, of: Round, model: Encoded | None) -> File:
+        """Rows with the hard negatives of a round."""
+        models = {"dense": model, "bm25": None}
+        more = {"with_positives": True}
+        runs = [self.search(name, self.train_rows, models[source], more) for source in of.sources]
+        flags = {**self.config.mine, **of.mine, "runs": runs, "num": list(of.sources.values())}
+        return self._do(name, "mine", {**flags, "rows": self.train_rows, "collection": self.collection}, "rows.jsonl")
+
+    def train(self, name: str, of: Round, rows: File, previous: Encoded | None) -> File:
+        """The model of a round."""
+        config = self.config
+        encoder = external(config.encoder) if config.is_pretrained else config.encoder
+        if of.go_on and previous is not None:
+            encoder = previous.model
+        files = {"train_files": [rows], "valid_file": self.rows["dev"], "test_file": self.rows["test"]}
+        return self._do(name, "main", {**config.train, **of.train, "encoder": encoder, **files}).part("model")
+
+    def encode(self, name: str, model: File, more: Flags) -> Encoded:
+        """The collection."""
+        flags = {**self.config.encode, **more, "model": model, "collection": self.collection}
+        return Encoded(model, self._do(name, "encode", flags))
+
+    def search(self, name: str, questions: File, model: Encoded | None, more: Flags) -> File:
+        """A run by a model, or by words."""
+        if model is None:
+            flags = {"bm25": True, "collection": self.collection}
+        else:
+            flags = {**self.config.search, "model": model.model, "embeddings": model.embeddings}
+        run = "bm25.trec" if model is None else "dense.trec"
+        return self._do(name, "search", {**flags, **more, "questions": questions}, run)
+
+    def figures(self, name: str, model: Encoded | None) -> dict[str, dict[str, float]]:
+        """By split and measure."""
+        found = {}
+        for split, rows in self.rows.items():
+            if split in self.questions:
+                judged = {"questions": self.questions[split], "collection": self.collection}
+            else:
+                judged = {"positives": rows}
+            run = self.search(name, self.questions.get(split, rows), model, {})
+            folder = self._do(name, "evaluate", {**judged, "run": run})
+            if self.is_rehearsal:
+                continue
+            figures = json.loads((folder.path / "figures.json").read_text(encoding="utf-8"))["figures"]
+            found[split] = {measure: figures[measure]["mean"] for measure in self.config.measures}
+        return found
+
+    def _input(self, name: str) -> File:
+        path = os.path.join(self.config.data_path, name)
+        check_readable(path)
+        return external(path)
+
+    def _do(self, name: str, driver: str, flags: Flags, makes: str = "") -> File:
+        stage = stage_of(driver, flags, self.config.output_dir, makes)
+        self.stages.append(stage.folder.name)
+        if not self.is_rehearsal:
+            do(stage, f"{name}, {driver}")
+        return stage.result
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, LoopConfig))

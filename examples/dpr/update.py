@@ -1,0 +1,56 @@
+"""Adds, replaces and removes passages of a collection, by id; encode.py then encodes only what is new.
+
+python examples/dpr/update.py --collection=old.jsonl --upsert=changes.jsonl --delete=ids.txt --output=new.jsonl
+python examples/dpr/encode.py --collection=new.jsonl --reuse=runs/dpr/embeddings --output_dir=runs/dpr/embeddings-2
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.dpr.cli import UsageError, run
+from examples.dpr.splits import check_readable
+from text.datasets import PassageCollection, update_collection
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateConfig:
+    """Adds, replaces and removes passages of a collection, by id."""
+
+    collection: str | None = None
+    """What is updated; stays as it is."""
+    upsert: str | None = None
+    """Passages in the same forms: those whose id is known replace, others are added."""
+    delete: str | None = None
+    """Ids to remove, one a line."""
+    output: str | None = None
+    """Where the new state goes, as JSON lines."""
+
+    def __post_init__(self) -> None:
+        if self.collection is None or self.output is None or (self.upsert is None and self.delete is None):
+            raise UsageError("expected --collection, --output, and --upsert or --delete")
+        for path in (self.collection, self.upsert, self.delete):
+            if path is not None:
+                check_readable(path)
+        if os.path.abspath(self.output) in {os.path.abspath(path) for path in (self.collection, self.upsert) if path}:
+            raise UsageError(f"--output is {self.output}, which is read; expected a file of its own")
+
+
+def main(config: UpdateConfig) -> None:
+    """Writes the new state."""
+    assert config.collection is not None and config.output is not None
+    ids = Path(config.delete).read_text(encoding="utf-8").splitlines() if config.delete is not None else []
+    counts = update_collection(
+        PassageCollection(config.collection),
+        config.output,
+        upserts=PassageCollection(config.upsert) if config.upsert is not None else (),
+        deletes={line.strip() for line in ids if line.strip()},
+    )
+    print(f"{config.output}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, UpdateConfig))

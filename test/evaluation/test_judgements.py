@@ -1,0 +1,88 @@
+"""Measures of runs: by hand, then against pytrec_eval, which is trec_eval itself."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+
+from text.evaluation import bootstrap_interval, evaluate_run, fuse, mean, paired_randomization, without_self_matches
+
+CUT_OFFS = (1, 3, 10)
+
+
+def test_by_hand() -> None:
+    qrels = {"q": {"a": 2, "b": 1, "c": 0, "d": 1}}
+    found = evaluate_run(qrels, {"q": {"x": 3.0, "a": 2.0, "c": 1.0, "b": 0.5}}, cut_offs=(1, 3, 4))["q"]
+    ideal = 2 + 1 / math.log2(3) + 1 / 2
+    assert found["ndcg@1"] == found["mrr@1"] == found["recall@1"] == found["precision@1"] == 0
+    assert found["ndcg@3"] == pytest.approx(2 / math.log2(3) / ideal)
+    assert found["ndcg@4"] == pytest.approx((2 / math.log2(3) + 1 / math.log2(5)) / ideal)
+    assert found["mrr@3"] == 0.5
+    assert (found["recall@4"], found["precision@4"]) == (2 / 3, 2 / 4)
+    assert found["map"] == pytest.approx((1 / 2 + 2 / 4) / 3)
+
+
+def test_e24_questions_that_a_run_does_not_have() -> None:
+    qrels, run = {"q1": {"a": 1}, "q2": {"b": 1}, "unjudged": {"c": 0}}, {"q1": {"a": 1.0}, "other": {"a": 1.0}}
+    assert {question: of["mrr@1"] for question, of in evaluate_run(qrels, run).items()} == {"q1": 1.0, "q2": 0.0}
+    assert list(evaluate_run(qrels, run, skip_missing=True)) == ["q1"]
+    assert mean(evaluate_run(qrels, run))["map"] == 0.5
+    with pytest.raises(ValueError, match="no question with a relevant passage"):
+        evaluate_run({"q": {"a": 0}}, run)
+    with pytest.raises(ValueError, match="cut_offs are"):
+        evaluate_run(qrels, run, cut_offs=[0])
+
+
+def random_case(random: Random) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """Ties, graded and missing judgements, passages that are judged and not found and the other way round."""
+    passages = [f"p{number}" for number in range(random.randint(1, 15))]
+    judged = random.sample(passages, random.randint(1, len(passages)))
+    qrels = {"q": {passage: random.choice((-1, 0, 0, 1, 1, 2, 3)) for passage in judged}}
+    found = random.sample(passages, random.randint(1, len(passages)))
+    return qrels, {"q": {passage: random.randint(-3, 3) / 2 for passage in found}}
+
+
+@pytest.mark.parametrize("num_runs", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_equals_trec_eval(num_runs: int) -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    names = {"ndcg_cut": "ndcg", "P": "precision", "recall": "recall"}
+    cuts = ",".join(map(str, CUT_OFFS))
+    measures = {*(f"{name}.{cuts}" for name in names), "map", "recip_rank"}
+    random = Random(0)
+    for _ in range(num_runs):
+        qrels, run = random_case(random)
+        if not any(relevance > 0 for relevance in qrels["q"].values()):
+            continue
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)["q"]
+        ours = evaluate_run(qrels, run, cut_offs=(*CUT_OFFS, 100))["q"]
+        assert ours["map"] == pytest.approx(theirs["map"], abs=1e-9)
+        assert ours["mrr@100"] == pytest.approx(theirs["recip_rank"], abs=1e-9)
+        for their_name, name in names.items():
+            for k in CUT_OFFS:
+                assert ours[f"{name}@{k}"] == pytest.approx(theirs[f"{their_name}_{k}"], abs=1e-9), (qrels, run)
+
+
+def test_self_matches_by_hand() -> None:
+    assert without_self_matches({"a": {"a": 1.0, "b": 0.5}, "c": {"a": 0.1}}) == {"a": {"b": 0.5}, "c": {"a": 0.1}}
+
+
+def test_fusion_by_hand() -> None:
+    fused = fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}, "r": {"a": 0.0}}], constant=1)
+    assert fused == {"q": {"a": 1 / 2, "b": 1 / 3 + 1 / 2, "c": 1 / 3}, "r": {"a": 1 / 2}}
+
+
+def test_interval_of_a_mean() -> None:
+    low, high = bootstrap_interval([0.0, 1.0] * 200)  # its standard error is 0.5 / 20
+    assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005)
+    assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)
+    assert bootstrap_interval([0.3, 0.3]) == (0.3, 0.3)
+
+
+def test_randomization_by_counting() -> None:
+    # Of 2^4 ways to give the differences signs, two have a sum of 4 or -4.
+    assert paired_randomization([1.0] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
+    assert paired_randomization([0.5, 0.1], [0.5, 0.1]) == 1.0
+    # Differences 1, 1, -1: sums are 3 or -3 in 2 of 8 ways, else 1 or -1: all are as large as ours.
+    assert paired_randomization([1.0, 1.0, 0.0], [0.0, 0.0, 1.0]) == 1.0

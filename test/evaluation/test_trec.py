@@ -1,0 +1,63 @@
+"""Qrels and runs: there and back, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from test.datasets.helpers import law
+from text.errors import DataError
+from text.evaluation import ranked, read_qrels, read_run, write_run
+
+ids = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
+runs = st.dictionaries(
+    ids, st.dictionaries(ids, st.floats(allow_nan=False, allow_infinity=False), min_size=1), min_size=1
+)
+
+
+@law
+@given(runs)
+def test_there_and_back(tmp_path: Path, run: dict[str, dict[str, float]]) -> None:
+    write_run(tmp_path / "run.trec", run)
+    assert read_run(tmp_path / "run.trec") == run
+
+
+def test_a_run_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    write_run(path, {"q1": {"a": 0.5, "b": 2.0, "c": 0.5}}, name="mine")
+    # Of equal scores, the larger id first.
+    assert path.read_text() == "q1 Q0 b 1 2.0 mine\nq1 Q0 c 2 0.5 mine\nq1 Q0 a 3 0.5 mine\n"
+    assert ranked({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
+    with pytest.raises(ValueError, match=r'id "a b"; expected one without spaces'):
+        write_run(path, {"q": {"a b": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\n", "q1 0 a 2\nq1 0 b 0\n\n"],
+    ids=["BEIR", "TREC"],
+)
+def test_qrels_of_both_forms(tmp_path: Path, content: str) -> None:
+    (tmp_path / "qrels").write_text(content)
+    assert read_qrels(tmp_path / "qrels") == {"q1": {"a": 2, "b": 0}}
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_qrels, "q1 0 a 1\nq1 0 a 1\n", r":2: question q1 and passage a stand twice; expected each pair once"),
+        (read_qrels, "q1 0 a relevant\n", r":1: q1 0 a relevant; expected question, passage and relevance"),
+        (read_qrels, "q1 a\n", r":1: q1 a; expected question"),
+        (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", r":2: question q1 and passage a stand twice"),
+        (read_run, "q1 Q0 a 1 nan x\n", r":1: .*; expected question, Q0, passage, rank, score and name"),
+        (read_run, "q1 Q0 a 1 0.5\n", r":1: .*; expected question"),
+        (read_run, "\nq\udcff Q0 a 1 0.5 x\n", r":2: not UTF-8"),
+    ],
+)
+def test_e23_what_is_refused(tmp_path: Path, read, content: str, message: str) -> None:
+    (tmp_path / "file").write_text(content, errors="surrogateescape")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "file")

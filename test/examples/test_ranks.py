@@ -1,0 +1,40 @@
+"""The driver on two processes: the run of one, written once."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+FLAGS = "--max_epochs=2 --dropout=0 --vocab_size=300 --batch_size=4 --num_hard_negatives=1 --validate_every_n_steps=2"
+
+
+def run(folder: Path, *launcher: str) -> str:
+    command = [sys.executable, *launcher, "examples/dpr/main.py", *FLAGS.split(), f"--output_dir={folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    printed = run(tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    assert printed.count("test: loss") == printed.count("train: 10 questions") == 1
+    run(tmp_path / "one")
+    two, one = figures(tmp_path / "two"), figures(tmp_path / "one")
+    assert len(two) == len(one)
+    for found, expected in zip(two, one, strict=True):
+        assert found == pytest.approx(expected, rel=5e-3)  # AdamW divides by small numbers
+    sizes = [len(load_file(tmp_path / name / "model/passage_encoder/model.safetensors")) for name in ("one", "two")]
+    assert sizes[0] == sizes[1]

@@ -1,0 +1,328 @@
+"""Encoding: on disk is what the encoder says, however the work was cut, interrupted or shared; or it is refused."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from test.retrieval.conftest import NUM_PASSAGES, Given, save_model, write_collection, write_shards
+from text.artifacts import write_json
+from text.datasets import PassageCollection
+from text.errors import ArtifactError, DataError
+from text.models import RobertaEncoder
+from text.retrieval import Embedder, EmbeddingShards, collapse, encode, finish, plan_of, start
+from text.retrieval.encode import quantize
+from text.transforms import Tokenize, load_tokenizer
+
+OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # of 23 passages: three shards, six blocks
+
+
+def whole(folder: Path, collection: PassageCollection, model: Path, **options: Any) -> EmbeddingShards:
+    embedder = Embedder.from_pretrained(model, "passage")
+    plan = plan_of(collection, embedder, **OPTIONS | options)
+    start(folder, plan)
+    encode(folder, plan, collection, embedder)
+    finish(folder, plan)
+    return EmbeddingShards(folder)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_rows_are_those_of_the_encoder_one_by_one(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    shards = whole(tmp_path / "e", collection, model, dtype="float32")
+    encoder = RobertaEncoder.from_pretrained(model / "passage_encoder").eval()
+    tokenize = Tokenize(load_tokenizer(model / "passage_encoder"), 32)
+    with torch.no_grad():
+        expected = [encoder(*tokenize([(passage.title, passage.text)])[:2])[0] for passage in collection]
+    found = shards.rows(np.arange(NUM_PASSAGES))
+    torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=0, atol=2e-6)
+    assert list(shards.passage_ids()) == [passage.passage_id for passage in collection]
+    assert [shards.passage_id(row) for row in (0, 8, 22)] == ["p0", "p8", "p22"]
+    assert np.array_equal(np.concatenate([block for _, block in shards.blocks(5)]), found)
+    assert [first for first, _ in shards.blocks(5)] == [0, 5, 8, 13, 16, 21]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_fewer_bits_are_near(tmp_path: Path, collection: PassageCollection, model: Path, dtype: str) -> None:
+    expected = whole(tmp_path / "float32", collection, model, dtype="float32").rows(np.arange(NUM_PASSAGES))
+    found = whole(tmp_path / dtype, collection, model, dtype=dtype).rows(np.arange(NUM_PASSAGES))
+    bound = np.abs(expected).max(axis=1, keepdims=True) / (254 if dtype == "int8" else 2048)
+    assert (np.abs(found - expected) <= bound * 1.001).all()
+
+
+def test_int8_by_hand() -> None:
+    numbers, scales = quantize(np.array([[1.27, -0.5, 0.004], [0, 0, 0]], dtype=np.float32))
+    assert numbers.tolist() == [[127, -50, 0], [0, 0, 0]]
+    assert scales[0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 5])
+def test_several_ranks_write_the_same_bytes(
+    tmp_path: Path, collection: PassageCollection, model: Path, num_ranks: int
+) -> None:
+    whole(tmp_path / "one", collection, model)
+    embedder = Embedder.from_pretrained(model, "passage")
+    plan = plan_of(collection, embedder, **OPTIONS)
+    start(tmp_path / "many", plan)
+    for rank in range(num_ranks):
+        encode(tmp_path / "many", plan, collection, embedder, rank=rank, num_ranks=num_ranks)
+    finish(tmp_path / "many", plan)
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+class Broken(Exception):
+    pass
+
+
+class Breaks(Embedder):
+    """Breaks at the nth block."""
+
+    left = 0
+    calls = 0
+
+    def embed(self, tokens: Any) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise Broken
+        self.calls += 1
+        return super().embed(tokens)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_e1_interrupted_in_every_block(tmp_path: Path, collection: PassageCollection, model: Path, dtype: str) -> None:
+    whole(tmp_path / "one", collection, model, dtype=dtype)
+    embedder = Breaks.from_pretrained(model, "passage")
+    assert isinstance(embedder, Breaks)
+    plan = plan_of(collection, embedder, **OPTIONS, dtype=dtype)
+    for embedder.left in range(2, 8):
+        start(tmp_path / "many", plan)
+        try:
+            encode(tmp_path / "many", plan, collection, embedder)
+        except Broken:
+            with pytest.raises(ArtifactError, match=r"no manifest.json: not yet encoded to the end"):
+                EmbeddingShards(tmp_path / "many")
+    finish(tmp_path / "many", plan)
+    assert embedder.calls == 6  # none was done twice: what broke had not been done
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+def forked(work: Callable[[], None], seconds: float | None = None) -> int:
+    """Exit code of a process that does the work (4 for an OSError), negative for a signal; killed after a time."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except OSError:
+            code = 4
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_e1_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    whole(tmp_path / "one", collection, model, block_rows=1)
+    embedder, random = Embedder.from_pretrained(model, "passage"), Random(0)
+    plan = plan_of(collection, embedder, shard_rows=8, block_rows=1)
+    folder, killed = tmp_path / "many", 0
+    embed = embedder.embed
+
+    def work() -> None:
+        start(folder, plan)
+        embedder.embed = lambda tokens: (time.sleep(0.004), embed(tokens))[1]
+        encode(folder, plan, collection, embedder)
+        finish(folder, plan)
+
+    while killed < 20:
+        code = forked(work, random.uniform(0, 0.06))
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        if code == 0 or killed == 20:
+            assert forked(work) == 0
+            assert content(folder) == content(tmp_path / "one")
+            shutil.rmtree(folder)
+
+
+def test_e9_disk_full(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    embedder = Embedder.from_pretrained(model, "passage")
+    plan = plan_of(collection, embedder, shard_rows=24, block_rows=4)
+
+    def limited() -> None:
+        start(tmp_path / "e", plan)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        encode(tmp_path / "e", plan, collection, embedder)
+
+    assert forked(limited) == 4
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["plan.json"]
+
+
+def test_e3_e5_e15_another_plan(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    shards = whole(tmp_path / "e", collection, model)
+    other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
+    with pytest.raises(ArtifactError, match=r"another plan \(model model.safetensors: \w{64} -> \w{64}\);"):
+        start(tmp_path / "e", plan_of(collection, other, **OPTIONS))
+    embedder = Embedder.from_pretrained(model, "passage", max_length=20)
+    with pytest.raises(ArtifactError, match=r"\(settings max_length: 32 -> 20\);"):
+        start(tmp_path / "e", plan_of(collection, embedder, **OPTIONS))
+    changed = write_collection(tmp_path / "corpus.jsonl", ["p0"], ["another text"])
+    with pytest.raises(ArtifactError, match=r"collection sha256: .* -> "):
+        start(tmp_path / "e", plan_of(changed, Embedder.from_pretrained(model, "passage"), **OPTIONS))
+    start(tmp_path / "e", shards.plan)  # the same is welcome
+    write_json(tmp_path / "e" / "manifest.json", {"plan": "of another", "files": {}})
+    with pytest.raises(ArtifactError, match=r"of another plan than plan\.json"):
+        EmbeddingShards(tmp_path / "e")
+
+
+def flip(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    path.write_bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: flip(folder / "shard-00001.npy"), r"shard-00001.npy: SHA-256 is \w{64}; expected \w{64}"),
+        (lambda folder: flip(folder / "shard-00002.ids"), r"shard-00002.ids: SHA-256 is"),
+        (lambda folder: os.truncate(folder / "shard-00000.npy", 500), r"shard-00000.npy: 500 bytes; expected \d+"),
+        (lambda folder: (folder / "shard-00001.npy").unlink(), r": shard-00001.npy missing; expected 12 files"),
+        (lambda folder: (folder / "shard-00007.npy").touch(), r": shard-00007.npy of another encoding"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest.json: not JSON"),
+    ],
+    ids=["bit", "bit of ids", "cut", "missing", "foreign", "manifest"],
+)
+def test_e2_e3_e8_damage_is_told(
+    tmp_path: Path, collection: PassageCollection, model: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    whole(tmp_path / "e", collection, model)
+    damage(tmp_path / "e")
+    with pytest.raises(ArtifactError, match=message):
+        EmbeddingShards(tmp_path / "e")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "int8"), (1e5, "float16")])
+def test_e10_an_embedding_that_is_no_number(tmp_path: Path, value: float, dtype: str) -> None:
+    embeddings = np.ones((10, 3), dtype=np.float32)
+    embeddings[9, 1] = value
+    with pytest.raises(ArtifactError, match=rf"^passage p9: its embedding is NaN, infinite or too large for {dtype}"):
+        write_shards(tmp_path, embeddings, dtype=dtype)
+
+
+def test_e4_an_id_that_stands_twice(tmp_path: Path, model: Path) -> None:
+    passages = write_collection(tmp_path / "corpus.jsonl", ["a", "b", "a"], ["oak", "elm", "oak"])
+    with pytest.raises(DataError, match=r"corpus.jsonl: a is the id of passages 0 and 2.*; expected each passage once"):
+        plan_of(passages, Embedder.from_pretrained(model, "passage"))
+
+
+def test_e12_collapse_is_seen(tmp_path: Path) -> None:
+    assert collapse(write_shards(tmp_path / "a", np.ones((9, 3), dtype=np.float32))) == pytest.approx(1)
+    assert collapse(write_shards(tmp_path / "b", np.zeros((9, 3), dtype=np.float32))) == 1
+    assert collapse(write_shards(tmp_path / "c", np.eye(9, dtype=np.float32))) == pytest.approx(0)
+
+
+def test_e19_nothing_to_encode(tmp_path: Path) -> None:
+    (tmp_path / "none.tsv").write_text("id\ttext\ttitle\n")
+    with pytest.raises(ValueError, match="no passages; expected one or more"):
+        plan_of(PassageCollection(tmp_path / "none.tsv"), Given(np.ones((1, 3), dtype=np.float32)))
+
+
+def test_what_cannot_be_meant(tmp_path: Path, collection: PassageCollection) -> None:
+    given = Given(np.ones((1, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match="dtype is float8"):
+        plan_of(collection, given, dtype="float8")
+    with pytest.raises(ValueError, match="shard_rows is 10, block_rows 4; expected a multiple"):
+        plan_of(collection, given, shard_rows=10, block_rows=4)
+    with pytest.raises(DataError, match=r"id 'a\\nb' has a line break"):
+        write_shards(tmp_path / "e", np.ones((1, 3), dtype=np.float32), ids=["a\nb"])
+
+
+def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
+    collection: PassageCollection, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = Embedder.from_pretrained(model, "passage")
+    tokens = embedder.tokenize(list(collection))
+    expected, forward, sizes = embedder.embed(tokens), embedder.encoder.forward, []
+
+    def small(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        sizes.append(input_ids.numel())
+        if input_ids.numel() > 64:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids, attention_mask)
+
+    monkeypatch.setattr(embedder.encoder, "forward", small)
+    found = embedder._embed_on(torch.device("cpu"), tokens)  # as on a GPU
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert 32 <= embedder.max_tokens <= 64 < max(sizes)
+
+    monkeypatch.setattr(
+        embedder.encoder, "forward", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
+    )
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # not even one
+        embedder._embed_on(torch.device("cpu"), tokens)
+
+
+def test_cosine_makes_all_as_long_as_1(tmp_path: Path, collection: PassageCollection) -> None:
+    shards = whole(tmp_path / "e", collection, save_model(tmp_path / "m", 0, similarity="cosine"), dtype="float32")
+    np.testing.assert_allclose(np.linalg.norm(shards.rows(np.arange(NUM_PASSAGES)), axis=1), 1, rtol=1e-6)
+
+
+# ---- an earlier state
+
+
+class Counting(Given):
+    """Says what it was given to encode."""
+
+    def __init__(self, embeddings: np.ndarray) -> None:
+        super().__init__(embeddings)
+        self.rows: list[int] = []
+
+    def embed(self, tokens: Any) -> torch.Tensor:
+        self.rows += tokens
+        return super().embed(tokens)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_only_what_has_changed_is_encoded_again(tmp_path: Path, dtype: str) -> None:
+    embeddings = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    before = write_shards(tmp_path / "before", embeddings[:40], dtype=dtype, shard_rows=16, block_rows=4)
+    # p0 to p4 and p39 are gone, p7's text is another, "new" is new, and all else stands elsewhere.
+    ids = ["new", *(f"p{row}" for row in range(38, 4, -1))]
+    texts = ["40", *("41" if row == 7 else str(row) for row in range(38, 4, -1))]
+    now = write_collection(tmp_path / "now.jsonl", ids, texts)
+    embedder = Counting(embeddings)
+    plan = plan_of(now, embedder, dtype=dtype, shard_rows=8, block_rows=4, reuse=before)
+    assert plan.key != plan_of(now, embedder, dtype=dtype, shard_rows=8, block_rows=4).key
+    start(tmp_path / "now", plan)
+    encode(tmp_path / "now", plan, now, embedder, reuse=before)
+    finish(tmp_path / "now", plan)
+    assert sorted(embedder.rows) == [40, 41]
+    alone = write_shards(tmp_path / "alone", embeddings[[int(text) for text in texts]], dtype=dtype)
+    found = EmbeddingShards(tmp_path / "now")
+    assert list(found.passage_ids()) == ids
+    assert np.array_equal(found.rows(np.arange(35)), alone.rows(np.arange(35)))
+
+
+def test_what_cannot_be_reused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    before = write_shards(tmp_path / "before", np.ones((4, 16), dtype=np.float32))
+    embedder = Embedder.from_pretrained(model, "passage")
+    with pytest.raises(ArtifactError, match=r"cannot be reused \(model .*; expected embeddings that differ in texts"):
+        plan_of(collection, embedder, reuse=before)

@@ -1,0 +1,139 @@
+"""Mining, against filters that are written out one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from test.datasets.helpers import law
+from text.evaluation import has_answer
+from text.records import Passage
+from text.retrieval import Filters, Source, mine
+from text.retrieval.mine import overlap
+
+TEXTS = [
+    "the oak is tall",
+    "the OAK  is tall",
+    "elm and ash",
+    "a fig of the bay",
+    "no tree",
+    "the oak is tall too",
+    "yew",
+]
+PASSAGES = {f"p{row}": Passage(f"p{row}", "", TEXTS[row % len(TEXTS)]) for row in range(14)}
+
+
+def names_of(passages: list) -> list[str]:
+    return [negative.passage.passage_id for negative in passages]
+
+
+def by_brute_force(
+    positives: list[Passage], answers: list[str], sources: list[Source], filters: Filters
+) -> list[tuple[str, str]]:
+    """Ids and sources of what is to be taken."""
+    taken: list[tuple[str, str]] = []
+    for name, scores, number in sources:
+        order = sorted(scores, key=lambda passage_id: (scores[passage_id], passage_id), reverse=True)
+        allowed = []
+        for passage_id in order:
+            rank, score, passage = order.index(passage_id) + 1, scores[passage_id], PASSAGES[passage_id]
+            gold = scores.get(positives[0].passage_id)
+            checks = [
+                passage_id not in [positive.passage_id for positive in positives],
+                passage.text.lower().split() not in [positive.text.lower().split() for positive in positives],
+                rank >= filters.first_rank and rank <= filters.last_rank,
+                filters.min_score is None or score >= filters.min_score,
+                filters.max_score is None or score <= filters.max_score,
+                filters.margin is None or (gold is not None and score <= gold - filters.margin),
+                filters.relative_margin is None
+                or (gold is not None and score <= gold - abs(gold) * filters.relative_margin),
+                not filters.answers or not has_answer(answers, passage.text),
+            ]
+            if all(checks):
+                allowed.append(passage_id)
+        count = 0
+        for passage_id in allowed:
+            near = [positive.text for positive in positives] + [PASSAGES[other].text for other, _ in taken]
+            text = PASSAGES[passage_id].text.lower()
+            alike = any(overlap(text, " ".join(other.lower().split())) > filters.max_overlap for other in near)
+            if count < number and not alike and passage_id not in [other for other, _ in taken]:
+                taken.append((passage_id, name))
+                count += 1
+    return taken
+
+
+scores = st.dictionaries(st.sampled_from(sorted(PASSAGES)), st.integers(-3, 6).map(float))
+maybe = st.one_of(st.none(), st.integers(-2, 5).map(float))
+all_filters = st.builds(
+    Filters,
+    first_rank=st.integers(1, 3),
+    last_rank=st.integers(3, 14),
+    min_score=maybe,
+    max_score=maybe,
+    margin=st.one_of(st.none(), st.sampled_from([0.0, 1.0])),
+    relative_margin=st.one_of(st.none(), st.sampled_from([0.0, 0.5])),
+    answers=st.booleans(),
+    max_overlap=st.sampled_from([0.4, 0.8, 1.0]),
+)
+sources_of = st.lists(st.tuples(scores, st.integers(0, 4)), min_size=1, max_size=2)
+
+
+@law
+@given(sources_of, st.lists(st.sampled_from(sorted(PASSAGES)), min_size=1, max_size=2), st.booleans(), all_filters)
+def test_equals_brute_force(found: list, positive_ids: list[str], with_answer: bool, filters: Filters) -> None:
+    positives, answers = [PASSAGES[name] for name in positive_ids], ["ash", "Fig of"] if with_answer else []
+    sources = [Source(f"s{place}", *pair) for place, pair in enumerate(found)]
+    negatives, rejected = mine(positives, answers, sources, PASSAGES.__getitem__, filters)
+    expected = by_brute_force(positives, answers, sources, filters)
+    assert [(negative.passage.passage_id, negative.source) for negative in negatives] == expected
+    # Nobody who answers comes out, and what was not taken has a reason.
+    texts = [positive.text.lower().split() for positive in positives]
+    for negative in negatives:
+        assert negative.passage.passage_id not in positive_ids
+        assert negative.passage.text.lower().split() not in texts
+        assert not (filters.answers and has_answer(answers, negative.passage.text))
+        assert negative.score == dict(zip((s.name for s in sources), found, strict=True))[negative.source][0].get(
+            negative.passage.passage_id
+        )
+    for source in sources:
+        looked_at = [candidate.rank for candidate in [*negatives, *rejected] if candidate.source == source.name]
+        assert sorted(looked_at) == list(range(1, len(looked_at) + 1))
+        if len(looked_at) < len(source.scores):
+            assert sum(negative.source == source.name for negative in negatives) == source.number
+
+
+def test_reasons_by_hand() -> None:
+    found = {"p0": 9.0, "p3": 8.5, "p1": 8.0, "p2": 7.0, "p5": 6.0, "p7": 5.0, "p4": 4.0, "p6": 3.0, "p9": 2.0}
+    sources = [Source("dense", found, 2), Source("words", {"p4": 3.0, "p0": 2.5, "p6": 1.0}, 1)]
+    filters = Filters(margin=1.0, max_overlap=0.4)
+    negatives, rejected = mine([PASSAGES["p0"]], ["ash"], sources, PASSAGES.__getitem__, filters)
+    assert [(n.passage.passage_id, n.source, n.rank, n.score) for n in negatives] == [
+        ("p4", "dense", 7, 4.0),
+        ("p6", "dense", 8, 3.0),
+    ]
+    assert [(candidate.passage_id, candidate.reason) for candidate in rejected] == [
+        ("p0", "a positive"),
+        ("p3", "within the margin"),  # 8.5 is above 9 - 1
+        ("p1", "text of a positive"),
+        ("p2", "holds an answer"),
+        ("p5", "near a positive"),  # two of three runs of three words
+        ("p7", "text of a positive"),
+        ("p4", "taken already"),
+        ("p0", "a positive"),
+        ("p6", "taken already"),
+    ]
+    sources = [Source("dense", {"p4": 1.0, "p11": 1.0}, 2)]
+    negatives, rejected = mine([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, replace(filters, margin=None))
+    assert names_of(negatives) == ["p4"] and rejected[0][0::4] == ("p11", "near one that is taken")
+    negatives, rejected = mine([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, filters)
+    assert {candidate.reason for candidate in rejected} == {"no score of the positive"}
+
+
+def test_what_cannot_be_meant() -> None:
+    with pytest.raises(ValueError, match="ranks are 5 to 2; expected 1 or more, in order"):
+        Filters(first_rank=5, last_rank=2)
+    with pytest.raises(ValueError, match=r"max_overlap is 0.0; expected above 0, to 1"):
+        Filters(max_overlap=0.0)

@@ -1,0 +1,200 @@
+"""Exact search, against plain loops: scores, order of ties, any cut of the collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from test.datasets.helpers import law
+from test.retrieval.conftest import save_model, write_shards
+from text.datasets import PassageCollection
+from text.errors import ArtifactError
+from text.retrieval import Embedder, Found, Retriever, encode, finish, plan_of, search, start
+
+
+def by_loops(embeddings: np.ndarray, ids: list[str], questions: np.ndarray, k: int) -> list[Found]:
+    found = []
+    for question in questions.astype(np.float64):
+        scores = [float(np.float32(question @ row)) for row in embeddings.astype(np.float64)]
+        pairs = sorted(zip(scores, ids, strict=True), reverse=True)[:k]
+        found.append(Found([name for _, name in pairs], [score for score, _ in pairs]))
+    return found
+
+
+@law
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(1, 9), st.integers(0, 10**6), st.booleans())
+def test_equals_loops(tmp_path_factory, num: int, k: int, block: int, seed: int, ties: bool) -> None:
+    random = np.random.default_rng(seed)
+    embeddings = random.integers(-1, 2, (num, 3)) if ties else random.normal(size=(num, 3))
+    questions = random.integers(-1, 2, (4, 3)) if ties else random.normal(size=(4, 3))
+    embeddings, questions = embeddings.astype(np.float32), questions.astype(np.float32)
+    ids = [str(number) for number in random.permutation(num)]
+    shards = write_shards(tmp_path_factory.mktemp("e"), embeddings, ids, shard_rows=4 * block, block_rows=block)
+    found = search(shards, torch.from_numpy(questions), k)
+    assert found == by_loops(embeddings, ids, questions, k)
+
+
+def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    embeddings, questions = random.normal(size=(1605, 4)).astype(np.float32), random.normal(size=(9, 4))
+    embeddings[500:600] = embeddings[3]
+    shards = write_shards(tmp_path, embeddings, shard_rows=1600, block_rows=800)
+    questions = torch.from_numpy(np.concatenate([questions, embeddings[3:4]]).astype(np.float32))
+    ids = [f"p{row}" for row in range(1605)]
+    assert search(shards, questions, 10) == by_loops(embeddings, ids, questions.numpy(), 10)
+
+
+@pytest.mark.parametrize("block", [3, 17, 1000])
+def test_e18_any_cut_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    random = np.random.default_rng(0)
+    embeddings = random.normal(size=(300, 24)).astype(np.float32)
+    embeddings[40:160] = embeddings[7]  # more of the same than candidates
+    questions = torch.from_numpy(np.concatenate([random.normal(size=(70, 24)), embeddings[7:8]]).astype(np.float32))
+    ids = [f"p{row}" for row in range(300)]
+    shards = write_shards(tmp_path, embeddings, shard_rows=100, block_rows=50)
+    monkeypatch.setattr("text.retrieval.exact.BLOCK", block)
+    monkeypatch.setattr("text.retrieval.exact._QUESTIONS", 50)
+    found = search(shards, questions, 10)
+    assert found == by_loops(embeddings, ids, questions.numpy(), 10)
+    # Of the 121 that are the same, the ten with the largest ids.
+    assert found[-1].passage_ids == sorted(["p7", *ids[40:160]], reverse=True)[:10]
+
+
+def test_e12_all_the_same(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, np.ones((50, 2), dtype=np.float32))
+    [found] = search(shards, torch.ones(1, 2), 3)
+    assert found == Found(["p9", "p8", "p7"], [2.0, 2.0, 2.0])
+
+
+def test_c9_k_larger_than_the_collection(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, np.eye(3, dtype=np.float32))
+    [found] = search(shards, torch.tensor([[1.0, 0.5, 2.0]]), 100)
+    assert found == Found(["p2", "p0", "p1"], [2.0, 1.0, 0.5])
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, np.eye(3, dtype=np.float32))
+    for questions, k, message in (
+        (torch.ones(1, 3), 0, "k is 0; expected 1 or more"),  # e17
+        (torch.ones(0, 3), 1, "no questions; expected one or more"),
+        (torch.ones(1, 4), 1, "questions have 4 dimensions, passages 3"),  # e6
+        (torch.tensor([[0.0, 0, 0], [1, torch.nan, 1]]), 1, "question 1: its embedding is NaN or infinite"),  # e11
+    ):
+        with pytest.raises(ValueError, match=message):
+            search(shards, questions, k)
+
+
+def test_equals_faiss(tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    random = np.random.default_rng(1)
+    embeddings = random.normal(size=(500, 32)).astype(np.float32)
+    questions = random.normal(size=(20, 32)).astype(np.float32)
+    index = faiss.IndexFlatIP(32)
+    index.add(embeddings)
+    _, rows = index.search(questions, 10)
+    found = search(write_shards(tmp_path, embeddings, shard_rows=64, block_rows=32), torch.from_numpy(questions), 10)
+    assert [of.passage_ids for of in found] == [[f"p{row}" for row in of_question] for of_question in rows]
+
+
+# ---- from texts
+
+
+def encoded(folder: Path, collection: PassageCollection, model: Path) -> Path:
+    embedder = Embedder.from_pretrained(model, "passage")
+    plan = plan_of(collection, embedder, dtype="float32", shard_rows=8, block_rows=4)
+    start(folder, plan)
+    encode(folder, plan, collection, embedder)
+    finish(folder, plan)
+    return folder
+
+
+def test_a_question_by_the_question_encoder(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    retriever = Retriever.from_pretrained(encoded(tmp_path / "e", collection, model), model)
+    questions = Embedder.from_pretrained(model, "question")(["how tall is the oak"])
+    passages = Embedder.from_pretrained(model, "passage")(list(collection))
+    expected = (questions @ passages.T)[0].topk(4)
+    [found] = retriever.search(["how tall is the oak"], k=4)
+    assert found.passage_ids == [f"p{row}" for row in expected.indices.tolist()]
+    assert found.scores == pytest.approx(expected.values.tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="question 1 is blank"):
+        retriever.search(["oak", " "])
+
+
+def test_more_passages_come_behind(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    retriever = Retriever.from_pretrained(encoded(tmp_path / "e", collection, model), model)
+    [of_all], [few] = retriever.search(["tall oak"], 23), retriever.search(["tall oak"], 3)
+    scores = dict(zip(*of_all, strict=True))
+    lowest, first = of_all.passage_ids[-1], of_all.passage_ids[0]
+    [found] = retriever.search(["tall oak"], 3, also=[[lowest, first, "not there", lowest]])
+    assert found == Found([*few.passage_ids, lowest], [*few.scores, scores[lowest]])
+
+
+def test_e5_e7_passages_of_another_model(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    folder = encoded(tmp_path / "e", collection, model)
+    with pytest.raises(ArtifactError, match=r"of a model with another .*model.safetensors; expected the model that"):
+        Retriever.from_pretrained(folder, save_model(tmp_path / "other", seed=1))
+    cosine = save_model(tmp_path / "cosine", seed=0, similarity="cosine")
+    with pytest.raises(ArtifactError, match=r"for dot similarity; expected cosine"):
+        Retriever.from_pretrained(folder, cosine)
+
+
+# ---- FAISS
+
+
+def clustered(num: int = 2000) -> tuple[np.ndarray, torch.Tensor]:
+    """Embeddings around 40 centres, and questions near some of them."""
+    random = np.random.default_rng(2)
+    centres = random.normal(size=(40, 16))
+    embeddings = (centres[random.integers(40, size=num)] + 0.3 * random.normal(size=(num, 16))).astype(np.float32)
+    questions = (embeddings[:30] + 0.1 * random.normal(size=(30, 16))).astype(np.float32)
+    return embeddings, torch.from_numpy(questions)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,Flat", "SQ8", "IVF8,PQ8x8"])
+def test_an_index_of_faiss(tmp_path: Path, factory: str) -> None:
+    pytest.importorskip("faiss")
+    from text.retrieval.index import FaissIndex
+
+    embeddings, questions = clustered()
+    shards = write_shards(tmp_path, embeddings, shard_rows=512, block_rows=256)
+    built = FaissIndex.build(shards, factory, tmp_path / "index")
+    loaded = FaissIndex.load(tmp_path / "index", shards)
+    exact = search(shards, questions, 10)
+    for index in (built, loaded):
+        found = index.search(questions, 10)
+        assert found == built.search(questions, 10)
+        shared = sum(len(set(a.passage_ids) & set(b.passage_ids)) for a, b in zip(found, exact, strict=True))
+        assert shared / (10 * len(questions)) > (0.99 if factory in ("Flat", "SQ8") else 0.6)
+        for a, b in zip(found, exact, strict=True):  # what is found has the scores of the exact search
+            scores = dict(zip(b.passage_ids, b.scores, strict=True))
+            assert all(scores.get(name, score) == score for name, score in zip(a.passage_ids, a.scores, strict=True))
+            assert a.scores == sorted(a.scores, reverse=True)
+
+
+def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from text.retrieval.index import FaissIndex
+
+    embeddings, questions = clustered(100)
+    shards = write_shards(tmp_path / "a", embeddings)
+    others = write_shards(tmp_path / "b", embeddings[:50])
+    with pytest.raises(ValueError, match=r"factory is Nonsense: .*; expected what FAISS can make"):
+        FaissIndex.build(shards, "Nonsense", tmp_path / "index")
+    index = FaissIndex.build(shards, "HNSW8", tmp_path / "index")
+    assert len(index.search(questions[:1], 1000)[0].scores) <= 100  # c9: never -1, never another passage
+    with pytest.raises(ArtifactError, match="index of other embeddings than"):
+        FaissIndex.load(tmp_path / "index", others)
+    with pytest.raises(ArtifactError, match=r"index of \(100, 16\) rows and numbers, not \(50, 16\)"):
+        FaissIndex(index.index, others)  # e13
+    path = tmp_path / "index" / "index.faiss"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=r"index.faiss: SHA-256 is \w{64}; expected \w{64}"):  # e8
+        FaissIndex.load(tmp_path / "index", shards)
+    with pytest.raises(FileNotFoundError):
+        FaissIndex.load(tmp_path / "nowhere", shards)

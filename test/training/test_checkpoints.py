@@ -1,0 +1,209 @@
+"""Checkpoints are whole, or as they were before, whatever ends or fails in their writing; damage is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from text.artifacts import remove_leftovers
+from text.errors import ArtifactError
+from text.training import AtomicCheckpointIO, check_hash, expected_size, newest_valid
+
+OLD = {"weights": torch.arange(3000.0), "step": 1}
+NEW = {"weights": torch.arange(6000.0), "step": 2}
+
+
+def save(content: dict[str, Any], path: Path) -> bytes:
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    return path.read_bytes()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ArtifactError) as refused:
+        AtomicCheckpointIO().load_checkpoint(path)
+    [line] = str(refused.value).splitlines()
+    return line
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    save(NEW, tmp_path / "last.ckpt")
+    for loaded in (
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt"),
+        torch.load(tmp_path / "last.ckpt", weights_only=True),  # the hash is in no one's way
+    ):
+        assert torch.equal(loaded["weights"], NEW["weights"])
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_d13_every_cut_and_every_flipped_bit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    whole, random = save(NEW, path), Random(0)
+    for size in [0, 1, 71, 72, len(whole) - 1, *random.sample(range(len(whole)), 200)]:
+        path.write_bytes(whole[:size])
+        assert refusal(path).startswith(f"{path}: cut, or not a checkpoint")
+    for place in [0, len(whole) - 1, *random.sample(range(len(whole)), 1000)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << random.randrange(8)
+        path.write_bytes(flipped)
+        assert re.search(r": damaged: SHA-256 is \w{64}; expected \w{64}$|: cut, or not", refusal(path))
+    path.write_bytes(whole + b"\n")
+    assert "cut, or not a checkpoint" in refusal(path)
+
+
+def test_d13_what_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save(NEW, path)
+    assert "no SHA-256 at its end; expected a checkpoint" in refusal(path)
+    save({"code": Path}, path)  # whole, but more than tensors and plain values
+    assert "cannot be loaded" in refusal(path)
+    with pytest.raises(FileNotFoundError, match=r"none.ckpt: no such checkpoint"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_newest_valid(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    with pytest.raises(FileNotFoundError, match=r"expected last.ckpt or best.ckpt"):
+        newest_valid(tmp_path)
+    save(NEW, last)
+    save(OLD, best)
+    assert newest_valid(tmp_path) == (last, [])
+    last.write_bytes(b"")
+    path, [fault] = newest_valid(tmp_path)
+    assert path == best and str(last) in fault
+    best.write_bytes(best.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=r"last.ckpt: cut.*; .*best.ckpt: cut"):
+        newest_valid(tmp_path)
+    last.unlink()
+    save(OLD, best)
+    assert newest_valid(tmp_path) == (best, [])
+
+
+def test_expected_size_by_hand() -> None:
+    model = torch.nn.Linear(3, 2)  # 8 numbers of 4 bytes, and two moments of each
+    assert expected_size(model) == 96
+    model.bias.requires_grad_(False)
+    assert expected_size(model) == 80
+
+
+# Faults of the disk, and kills: in a process forked from this one, under strace.
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+SYSCALLS = ("openat", "write", "fsync", "/chmod", "/^rename")
+
+
+def forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple[int, str]:
+    """Exit status of a process that does the work (4 for an OSError, negative for a signal), and its error."""
+    ours, theirs = socket.socketpair()  # its system calls are none of a file's
+    pid = os.fork()
+    if pid == 0:
+        theirs.recv(1)
+        code, message = 0, ""
+        try:
+            work()
+        except OSError as error:
+            code, message = 4, f"{error.filename}: {error.strerror}"
+        except BaseException as error:
+            code, message = 1, repr(error)
+        finally:
+            theirs.send(message.encode() or b"-")
+            os._exit(code)
+    tracer = None
+    if strace is not None:
+        tracer = subprocess.Popen(["strace", "-qq", "-p", str(pid), *strace], stderr=subprocess.DEVNULL)
+        while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.002)
+    theirs.close()
+    ours.send(b" ")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if tracer is not None:
+        tracer.wait()
+    with ours:
+        return status, ours.recv(10_000).decode().removeprefix("-")
+
+
+@needs_strace
+@pytest.mark.parametrize("syscall", SYSCALLS)
+def test_d8_d9_killed_at_every_system_call(tmp_path: Path, syscall: str) -> None:
+    path = tmp_path / "last.ckpt"
+    new, old = save(NEW, path), save(OLD, path)
+    number, content = 0, b""
+    for number in range(1, 100):
+        inject = ["-e", f"inject={syscall}:signal=SIGKILL:when={number}"]
+        status, _ = forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
+        content = path.read_bytes()
+        assert content in (old, new), (syscall, number)
+        check_hash(path)
+        left = remove_leftovers(tmp_path)
+        assert left <= 1 and [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+        if status == 0:
+            break
+        assert status == -9
+        assert save(OLD, path) == old
+    assert number > 1 and content == new
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("syscall", "error"),
+    [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO"), ("/^rename", "EIO"), ("openat", "EMFILE")],
+)
+def test_d10_d11_every_system_call_fails(tmp_path: Path, syscall: str, error: str) -> None:
+    path = tmp_path / "last.ckpt"
+    new, old = save(NEW, path), save(OLD, path)
+    number = 0
+    for number in range(1, 100):
+        inject = ["-e", f"inject={syscall}:error={error}:when={number}"]
+        status, message = forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
+        assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"], "litter"
+        if status == 0:
+            break
+        assert status == 4, message
+        assert re.match(rf"{path}: .*; a checkpoint needs {len(new)} bytes, \d+ are free$", message), message
+        if syscall in ("write", "/^rename"):
+            assert path.read_bytes() == old
+        check_hash(path)
+    assert number > 1 and path.read_bytes() == new
+
+
+@needs_strace
+def test_t7_what_is_renamed_is_on_disk(tmp_path: Path) -> None:
+    # In place of a loss of power: the file is flushed before its name changes, the folder after it.
+    log = tmp_path / "log"
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    trace = ["-y", "-s0", "-o", str(log), "-e", "trace=write,fsync,/^rename"]
+    assert forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, folder / "last.ckpt"), trace) == (0, "")
+    calls = [
+        line.split("(")[0] + " " + "".join(re.findall(r"<([^>]*)>", line)) for line in log.read_text().splitlines()
+    ]
+    rename = next(place for place, call in enumerate(calls) if call.startswith("rename"))
+    [temporary] = re.findall(r'rename\w*\(.*?"([^"]*/\.dpr-text-[^"]*)"', log.read_text())
+    assert calls[rename - 1] == f"fsync {temporary}"
+    assert calls[rename + 1] == f"fsync {folder}"
+    assert f"write {temporary}" in calls[:rename] and f"write {temporary}" not in calls[rename:]
+
+
+def test_d10_file_that_outgrows_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    old = save(OLD, path)
+
+    def fail() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        AtomicCheckpointIO().save_checkpoint(NEW, path)
+
+    status, message = forked(fail)
+    assert status == 4 and message.startswith(f"{path}: File too large; a checkpoint needs ")
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,101 @@
+"""Rows of several ranks, and figures of an evaluation: the same as those of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, multiprocessing
+
+from test.ranks import process_group
+from text.records import BiEncoderBatch, TokenBatch
+from text.training import PassagePool
+from text.training.distributed import AllRanks, num_ranks, this_rank, to_backward, total
+
+NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+SIZES = ([2, 0, 1], [1, 3, 2])
+
+
+def test_one_process_is_one_rank() -> None:
+    rows = torch.randn(3, 2)
+    ranks = AllRanks(3, rows.device)
+    assert (num_ranks(), this_rank(), ranks.sizes, ranks.start) == (1, 0, [3], 0)
+    assert ranks.gather(rows) is rows and total(rows).equal(rows)
+    assert to_backward(torch.tensor([1.0, 2.0]), 4).item() == 0.75
+
+
+def gather_by_hand(rank: int, size: int, folder: str) -> None:
+    """Each row is (rank, place); the loss of each rank weighs row i of all by (rank + 1) * i."""
+    with process_group(rank, size, folder):
+        for sizes in SIZES:
+            rows = torch.tensor([[rank, i] for i in range(sizes[rank])], dtype=torch.float64).reshape(-1, 2)
+            ranks = AllRanks(len(rows), rows.device)
+            assert (ranks.sizes, ranks.start) == (sizes, sum(sizes[:rank]))
+            gathered = ranks.gather(rows.requires_grad_())
+            assert gathered.tolist() == [[r, i] for r, n in enumerate(sizes) for i in range(n)]
+            weights = (rank + 1.0) * torch.arange(len(gathered))
+            (gathered[:, 0] * weights).sum().backward()
+            assert rows.grad is not None
+            everyone = sum(range(1, size + 1))  # the weights of all ranks together
+            assert rows.grad[:, 0].tolist() == [everyone * (ranks.start + i) for i in range(sizes[rank])]
+            keys = ranks.gather(torch.full((sizes[rank], 1, 2), rank))
+            assert keys.dtype == torch.int64 and keys[:, 0, 0].tolist() == [
+                r for r, n in enumerate(sizes) for _ in range(n)
+            ]
+            assert total(torch.tensor(rank + 1.0)).item() == everyone
+            torch.testing.assert_close(
+                to_backward(torch.ones(sizes[rank]), sum(sizes)).item(), size * sizes[rank] / sum(sizes)
+            )
+
+
+def test_gather_by_hand(tmp_path: Path) -> None:
+    multiprocessing.spawn(gather_by_hand, (3, str(tmp_path)), nprocs=3)  # pyright: ignore[reportPrivateImportUsage]
+
+
+# ---- an evaluation
+
+
+def share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Tensor]:
+    """Questions start to end of a batch of 5, each with 2 passages; some passages stand in several rows."""
+    generator = torch.Generator().manual_seed(batch)
+    questions, passages = torch.randn(5, 4, generator=generator), torch.randn(10, 4, generator=generator)
+    keys = torch.randint(20, (10,), generator=generator) if batch else torch.arange(10)
+    passages = keys[:, None] % 3 + passages  # ties are rare, likeness is not
+    # The first two questions know another positive; a share without them has no place for one.
+    other = torch.where(torch.arange(5) < 2, keys.roll(3)[::2], keys[::2])
+    known = torch.stack([keys[::2], other], dim=1)[:, : 2 if start < 2 else 1]
+    made = BiEncoderBatch(
+        questions=NO_TOKENS,
+        passages=NO_TOKENS,
+        positive_index=torch.arange(0, 2 * (end - start), 2),
+        owner=torch.arange(end - start).repeat_interleave(2),
+        passage_keys=torch.stack([keys, keys], dim=1)[2 * start : 2 * end],
+        known_positives=known[start:end, :, None].expand(-1, -1, 2),
+        scores=torch.full((len(passages[2 * start : 2 * end]),), torch.nan),
+        sources=torch.zeros(end - start, dtype=torch.int64),
+        counts={},
+    )
+    return made, questions[start:end], passages[2 * start : 2 * end]
+
+
+def evaluate() -> dict[str, float]:
+    """Of three batches."""
+    pool = PassagePool()
+    for batch in range(3):
+        rank, size = this_rank(), num_ranks()
+        pool.add(*share(batch, 5 * rank // size, 5 * (rank + 1) // size))
+    return {"ranks": pool.ranks().tolist(), **pool.metrics()}  # pyright: ignore[reportReturnType]
+
+
+def evaluate_on_rank(rank: int, size: int, folder: str) -> None:
+    with process_group(rank, size, folder):
+        torch.save(evaluate(), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.parametrize("size", [4])
+def test_an_evaluation_has_the_figures_of_one_process(size: int, tmp_path: Path) -> None:
+    multiprocessing.spawn(evaluate_on_rank, (size, str(tmp_path)), nprocs=size)  # pyright: ignore[reportPrivateImportUsage]
+    expected = evaluate()
+    for rank in range(size):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected

@@ -1,0 +1,123 @@
+"""A step that cannot be made ends the run in one line: which rows, which shapes, which worker."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+from test.training.conftest import Run
+from text.errors import NonFiniteLossError
+from text.training import AtomicCheckpointIO, StepFailures, best_and_last
+from text.training.failures import MOST_SKIPPED
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:DeprecationWarning"),
+]
+SHAPES = r"with questions \(\d+, \d+\), passages \(\d+, \d+\)"
+
+
+class At(Callback):
+    """Does something before a step, 1-based."""
+
+    def __init__(self, step: int, act: Any) -> None:
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step + 1 == self.step:
+            self.act(pl_module)
+
+
+def poison(task: torch.nn.Module) -> None:
+    with torch.no_grad():
+        next(task.parameters()).fill_(torch.nan)
+
+
+def test_d1_rows_are_told_and_the_last_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    keep = best_and_last(folder, "valid_loss", "min")
+    run = Run(rows, folder, callbacks=[At(5, poison), *keep], enable_checkpointing=True)
+    with pytest.raises(NonFiniteLossError) as failed:
+        run.fit()
+    # The second batch of 4 of the second epoch: the pipe says which lines these are.
+    lines = ",".join(str(line) for _, line in run.data.train.lines(1, 1))
+    assert str(failed.value).startswith("step 4, training batch 1: loss is nan; expected a finite number")
+    assert str(failed.value).endswith(f" (rows {rows}:{lines})")
+    for file in ("best.ckpt", "last.ckpt"):
+        saved = AtomicCheckpointIO().load_checkpoint(folder / file)
+        assert saved["global_step"] == 3
+        assert all(weights.isfinite().all() for weights in saved["state_dict"].values())
+
+
+def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> None:
+    pipe = Run(rows, tmp_path).data.train
+    subjects = [record.split('"')[3].split()[-1] for record in rows.read_text().splitlines()]
+    for epoch in (0, 1):
+        pipe.set_epoch(epoch)
+        for number, examples in enumerate(pipe):
+            found = [subjects[line - 1] for path, line in pipe.lines(epoch, number) if path == str(rows)]
+            assert found == [example.question.split()[-1] for example in examples]
+
+
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="float16 on a CPU has a scale of the loss from 2.4 on")
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")  # of the first step, if skipped
+@pytest.mark.parametrize("num_bad", [3, MOST_SKIPPED])
+def test_d2_gradients_that_float16_cannot_hold(rows: Path, tmp_path: Path, num_bad: int) -> None:
+    failures, scaler = StepFailures(), torch.amp.GradScaler("cpu")  # pyright: ignore[reportPrivateImportUsage]
+
+    class Overflow(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: torch.nn.Module) -> None:
+            if self.left > 0:
+                self.left -= 1
+                next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(torch.inf)  # pyright: ignore
+
+        left = num_bad
+
+    options = {"plugins": [AtomicCheckpointIO(), MixedPrecision("16-mixed", "cpu", scaler)], "max_epochs": 9}
+    run = Run(rows, tmp_path, callbacks=[failures, Overflow()], **options)
+    if num_bad < MOST_SKIPPED:
+        run.fit()
+        assert run.trainer.logged_metrics["skipped_steps"] == num_bad
+        assert all(weights.isfinite().all() for weights in run.weights().values())
+    else:
+        with pytest.raises(NonFiniteLossError, match="the gradients of 20 steps in a row are NaN or infinite"):
+            run.fit()
+        assert all(weights.isfinite().all() for weights in run.weights().values())
+
+
+def test_d4_out_of_memory_has_the_shapes(rows: Path, tmp_path: Path) -> None:
+    failures = StepFailures()
+    run = Run(rows, tmp_path, callbacks=[failures, At(2, lambda _: torch.empty(1 << 48))])  # bytes: a petabyte
+    with pytest.raises(MemoryError) as failed, failures.told():
+        run.fit()
+    assert re.fullmatch(rf"step 1, training batch 1 {SHAPES}: out of memory; expected .*", str(failed.value))
+
+
+def die_at_the_yew(collate: Any, examples: Any) -> Any:
+    if any("yew" in example.question for example in examples):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return collate(examples)
+
+
+def test_d21_a_worker_that_dies_is_named(rows: Path, tmp_path: Path) -> None:
+    failures = StepFailures()
+    run = Run(rows, tmp_path, num_workers=2, callbacks=[failures])
+    run.data.collate = functools.partial(die_at_the_yew, run.data.collate)
+    with pytest.raises(ChildProcessError) as failed, failures.told():
+        run.fit()
+    assert re.fullmatch(
+        r".*: data worker [01] \(process \d+, exit code -9\) died; expected it to live.*",
+        str(failed.value),
+    )
+    run = Run(rows, tmp_path, callbacks=[failures, At(1, lambda task: task.missing)])
+    with pytest.raises(AttributeError), failures.told():  # what is a fault of ours stays what it is
+        run.fit()

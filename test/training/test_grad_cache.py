@@ -1,0 +1,83 @@
+"""Embedding in chunks: the same values and gradients, with dropout as well, to the bit."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+
+from text.models import RobertaEncoder, roberta_tiny
+from text.models.chunks import cut_by_length, lengths_of
+from text.records import TokenBatch
+from text.training import grad_cache
+from text.training.grad_cache import embed_in_chunks
+
+LENGTHS = (7, 3, 12, 12, 1, 9, 30)
+CHUNK_TOKENS = 24
+
+
+def tokens(lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
+    mask = torch.arange(max(lengths, default=1)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
+    ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(0))
+    return TokenBatch(ids.masked_fill(~mask, 1), mask, mask[:, 0], mask[:, 0])
+
+
+def encoder(dropout: float) -> RobertaEncoder:
+    torch.manual_seed(0)
+    options = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return roberta_tiny(vocab_size=50, pooling="mean", **options).train()
+
+
+def gradients(model: RobertaEncoder, embeddings: Tensor) -> list[Tensor]:
+    weights = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(1))
+    loss = (embeddings * weights).sum() ** 2
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def plainly(model: RobertaEncoder, batch: TokenBatch) -> Tensor:
+    """The same chunks, with all activations kept."""
+    chunks = cut_by_length(lengths_of(batch.attention_mask), CHUNK_TOKENS)
+    embeddings = torch.zeros(len(LENGTHS), model.embedding_dim)
+    for rows, length in chunks:
+        chunk = model(batch.input_ids[rows, :length], batch.attention_mask[rows, :length])
+        embeddings = embeddings.index_put((torch.tensor(rows),), chunk)
+    return embeddings
+
+
+def in_chunks_and_plainly(dropout: float) -> list[list[Tensor]]:
+    results = []
+    for embed in (functools.partial(embed_in_chunks, chunk_tokens=CHUNK_TOKENS), plainly):
+        model = encoder(dropout)
+        torch.manual_seed(7)
+        embeddings = embed(model, tokens())
+        results.append([embeddings.detach(), *gradients(model, embeddings), torch.get_rng_state()])
+    return results
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_chunks_equal_plain_ones_with_dropout_to_the_bit(dropout: float) -> None:
+    for found, expected in zip(*in_chunks_and_plainly(dropout), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_dropout_that_is_not_replayed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = functools.partial(grad_cache.checkpoint, preserve_rng_state=False)
+    monkeypatch.setattr(grad_cache, "checkpoint", forgetful)
+    [in_chunks, plain] = in_chunks_and_plainly(0.3)
+    assert in_chunks[0].equal(plain[0])
+    assert not in_chunks[1].equal(plain[1])
+
+
+def test_chunks_are_within_the_budget() -> None:
+    chunks = cut_by_length(LENGTHS, CHUNK_TOKENS)
+    assert sorted(row for rows, _ in chunks for row in rows) == list(range(len(LENGTHS)))
+    assert all(len(rows) * length <= CHUNK_TOKENS or len(rows) == 1 for rows, length in chunks)
+
+
+def test_no_text() -> None:
+    model = encoder(0.0)
+    embeddings = embed_in_chunks(model, TokenBatch(*(field[:0] for field in tokens())), CHUNK_TOKENS)
+    assert embeddings.shape == (0, 128)
+    assert all(not gradient.any() for gradient in gradients(model, embeddings))

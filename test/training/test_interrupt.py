@@ -1,0 +1,269 @@
+"""A signal at any moment: all ranks save once and stop alike, and the run that goes on is the undisturbed one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from torch import multiprocessing
+
+from test.training.conftest import Run
+from text.errors import InterruptedRun
+from text.training import AtomicCheckpointIO, SaveOnSignal, best_and_last
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+FILES = ("best.ckpt", "last.ckpt")
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "DPRDataModule")
+
+
+class SignalAt(Callback):
+    """Sends this process a signal when a hook is called for the nth time; counts saves."""
+
+    def __init__(self, hook: str, n: int, signum: int = signal.SIGTERM) -> None:
+        self.calls, self.saves = 0, 0
+
+        def called(*_: Any) -> None:
+            self.calls += 1
+            if self.calls == n:
+                os.kill(os.getpid(), signum)
+
+        setattr(self, hook, called)
+
+
+class CountedIO(AtomicCheckpointIO):
+    def __init__(self) -> None:
+        self.saved: list[str] = []
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.saved.append(Path(path).name)
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def make(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
+    callbacks = (SaveOnSignal(folder / "last.ckpt"), *best_and_last(folder, "valid_loss", "min"), *callbacks)
+    return Run(rows, folder, callbacks=list(callbacks), enable_checkpointing=True, **options)
+
+
+def go_on(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
+    checkpoint = folder / "last.ckpt"
+    steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"]
+    return make(rows, folder, *callbacks, seed=99, keep_steps=steps, **options).fit(checkpoint)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def assert_same_run(one: Path, other: Path, files: Sequence[str] = FILES) -> None:
+    for file in files:
+        states = [AtomicCheckpointIO().load_checkpoint(folder / file) for folder in (one, other)]
+        for name in STATE:
+            assert equal(states[0][name], states[1][name]), f"{file}: {name}"
+        assert equal(states[0]["callbacks"]["RandomState"], states[1]["callbacks"]["RandomState"]), file
+    assert steps(one) == steps(other)
+
+
+def steps(folder: Path) -> list[tuple[str, str, str]]:
+    """Losses of the table, apart from the mean over an epoch, which starts anew in a run that goes on inside it."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [
+            (row["step"], row.get("train_loss_step") or "", row.get("valid_loss") or "") for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if row[1] or row[2]]
+
+
+@pytest.fixture
+def whole(rows: Path, tmp_path: Path) -> Path:
+    make(rows, tmp_path / "whole").fit()
+    return tmp_path / "whole"
+
+
+# 3 steps and 3 batches of validation an epoch.
+@pytest.mark.parametrize(
+    ("hook", "n", "signum", "step"),
+    [
+        ("on_train_batch_start", 2, signal.SIGTERM, 2),
+        ("on_after_backward", 5, signal.SIGINT, 5),
+        ("on_train_batch_end", 1, signal.SIGUSR1, 2),  # sent after ours was called
+        ("on_train_batch_start", 6, signal.SIGTERM, 6),  # the last of an epoch
+        ("on_validation_batch_start", 4, signal.SIGTERM, 3),  # the first of the sanity check's are 1 and 2
+        ("on_validation_batch_start", 8, signal.SIGINT, 6),
+        ("on_validation_end", 3, signal.SIGTERM, 7),  # after the sanity check's: before the save of an epoch
+        ("on_save_checkpoint", 2, signal.SIGTERM, 4),  # of last.ckpt
+        ("on_save_checkpoint", 3, signal.SIGUSR1, 7),
+        ("on_train_batch_start", 9, signal.SIGTERM, 9),  # the last of all
+    ],
+)
+def test_d5_d6_d19_stopped_by_a_signal(
+    rows: Path, whole: Path, tmp_path: Path, hook: str, n: int, signum: int, step: int
+) -> None:
+    folder = tmp_path / "stopped"
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    counted = CountedIO()
+    name = signal.Signals(signum).name
+    with pytest.raises(InterruptedRun, match=rf"^stopped by {name} after step {step}; saved .*last.ckpt$"):
+        make(rows, folder, SignalAt(hook, n, signum), plugins=[counted]).fit()
+    assert {signum: signal.getsignal(signum) for signum in handlers} == handlers
+    assert len(counted.saved) % 2 == 1 and counted.saved[-1] == "last.ckpt"  # pairs at the ends of epochs, and one
+    resumed = go_on(rows, folder)
+    assert resumed.trainer.global_step == 9
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
+@pytest.mark.parametrize("n", range(1, 10))
+def test_d5_d6_with_validations_within_epochs(rows: Path, tmp_path: Path, hook: str, n: int) -> None:
+    every = {"val_check_interval": 2, "check_val_every_n_epoch": None}  # after steps 2, 4, 6 and 8
+    whole = make(rows, tmp_path / "whole", **every).fit()
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun, match="after step"):
+        make(rows, folder, SignalAt(hook, n if "train" in hook else 2 + n), **every).fit()
+    resumed = go_on(rows, folder, **every)
+    assert equal(resumed.weights(), whole.weights())
+    assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
+
+
+def test_d20_stopped_again_and_again_in_one_epoch(rows: Path, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun, match="after step 4"):
+        make(rows, folder, SignalAt("on_train_batch_start", 4)).fit()
+    with pytest.raises(InterruptedRun, match="after step 5"):
+        go_on(rows, folder, SignalAt("on_train_batch_start", 1))
+    with pytest.raises(InterruptedRun, match="after step 6"):  # the epoch's last: its validation is still to come
+        go_on(rows, folder, SignalAt("on_train_batch_start", 1))
+    with pytest.raises(InterruptedRun, match="after step 6"):
+        go_on(rows, folder, SignalAt("on_validation_batch_start", 2))
+    go_on(rows, folder)
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_d19_going_on_from_the_end_of_an_epoch(rows: Path, whole: Path, tmp_path: Path, epochs: int) -> None:
+    folder = tmp_path / "stopped"
+    stop = SignalAt("on_train_batch_start", 3 * epochs + 1)
+    with pytest.raises(InterruptedRun):  # its checkpoint is lost; that of the end of the epoch is not
+        make(rows, folder, stop, plugins=[LosesLast(2 * epochs)]).fit()
+    assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == 3 * epochs
+    go_on(rows, folder)
+    assert_same_run(whole, folder)
+
+
+class LosesLast(AtomicCheckpointIO):
+    """Saves no more than so many checkpoints."""
+
+    def __init__(self, num_saved: int) -> None:
+        self.num_left = num_saved
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.num_left -= 1
+        if self.num_left >= 0:
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def test_d19_after_the_last_step_there_is_no_other(rows: Path, whole: Path) -> None:
+    before = {file: (whole / file).read_bytes() for file in FILES}
+    resumed = go_on(rows, whole)
+    assert resumed.trainer.global_step == 9
+    assert {file: (whole / file).read_bytes() for file in FILES} == before
+
+
+@pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_test_batch_start"])
+def test_d6_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: str) -> None:
+    counted = CountedIO()
+    run = make(rows, tmp_path / "run", SignalAt(hook, 1), plugins=[counted])
+    with pytest.raises(InterruptedRun, match=r"^stopped by SIGTERM outside of training"):
+        if hook == "on_test_batch_start":
+            run.trainer.test(run.task, run.data, verbose=False)
+        else:
+            run.fit()
+    assert counted.saved == []
+
+
+def test_last_is_that_of_the_last_epoch_also_where_the_best_is_another(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = make(rows, folder)
+    run.trainer.checkpoint_callbacks[0].mode = "max"  # pyright: ignore[reportAttributeAccessIssue]
+    run.fit()
+    found = [AtomicCheckpointIO().load_checkpoint(folder / file)["global_step"] for file in FILES]
+    assert found[0] < found[1] == 9
+
+
+class WaitForever(Callback):
+    """A step that hangs, for whoever sends signals from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        (self.folder / "in a step").touch()
+        while True:
+            time.sleep(0.05)
+
+
+def hang(rows: Path, folder: Path) -> None:
+    make(rows, folder, WaitForever(folder)).fit()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_d5_a_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=hang, args=(rows, tmp_path))
+    process.start()
+    while not (tmp_path / "in a step").exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join(1)
+    assert process.is_alive()
+    os.kill(process.pid, signum)
+    process.join(10)
+    code = process.exitcode
+    process.kill()  # whatever became of it
+    assert code == -signum
+
+
+def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -> None:
+    ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update(ranks | torchrun)
+    torch.set_num_threads(1)
+    callbacks = [SignalAt(hook, n)] if rank == 1 else []
+    try:
+        make(rows, folder, *callbacks, devices=2, strategy="ddp").fit()
+    except InterruptedRun as error:
+        (folder / f"rank{rank}.txt").write_text(str(error))
+
+
+@pytest.mark.parametrize(
+    ("hook", "n", "step"),
+    [
+        pytest.param("on_train_batch_start", 4, 4, marks=pytest.mark.slow),
+        ("on_validation_batch_start", 5, 3),  # with the sanity check's two
+    ],
+)
+def test_d5_ranks_stop_at_the_same_step(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(on_rank, (rows, tmp_path, port, hook, n), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0].startswith(f"stopped by a signal to another rank after step {step}; saved")
+    assert told[1].startswith(f"stopped by SIGTERM after step {step}; saved")
+    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["global_step"] == step

@@ -1,0 +1,257 @@
+"""Tokenizers that we train, on disk, and from files of others: there and back, and as transformers makes of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer, BertTokenizer
+
+from test.transforms.conftest import PHRASES
+from text.errors import ArtifactError
+from text.models import roberta_tiny
+from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
+from text.transforms.tokenizer_files import SPECIAL_TOKENS
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["the", "first", "book", "##s", "was", "Was", "größer", "grosser", "grö", ".", ",", "[", "]", "北", "京"]
+TEXTS = ["The first books was GRÖSSER.", "größer [MASK] 北京", "", "the  first, book <s> [SEP]", "unknown ☃"]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    """A folder with a vocabulary of BERT's kind."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, *"abcdefgh", ""]), encoding="utf-8")
+    return tmp_path
+
+
+def roberta() -> Tokenizer:
+    return train_tokenizer(TEXTS, 300)
+
+
+def assert_same_ids(ours: Tokenizer, theirs: Callable, texts: list[str]) -> None:
+    """Of single texts and of pairs, cut and padded."""
+    tokenize = Tokenize(ours, 16)
+    options = {"truncation": "longest_first", "padding": True, "max_length": 16}
+    assert tokenize(texts).input_ids.tolist() == theirs(texts, **options)["input_ids"]
+    titles = ["the first " + text for text in texts]
+    pairs = theirs(titles, texts, **options)
+    batch = tokenize(list(zip(titles, texts, strict=True)))
+    assert batch.input_ids.tolist() == pairs["input_ids"]
+    assert batch.attention_mask.long().tolist() == pairs["attention_mask"]
+
+
+# ---- tokenizers that we train
+
+
+def test_special_ids(trained: Tokenizer):
+    assert [trained.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert trained.get_vocab_size() <= 400
+
+
+def test_training_learns_from_the_texts(trained: Tokenizer):
+    # " first" occurs often enough to become one token.
+    assert len(trained.encode(" first", add_special_tokens=False).ids) == 1
+
+
+def test_training_is_deterministic(trained: Tokenizer):
+    for _ in range(3):
+        assert train_tokenizer(iter(PHRASES), 400).to_str() == trained.to_str()
+
+
+@settings(deadline=None, derandomize=True)
+@given(text=st.text(max_size=40).filter(lambda text: not any(token in text for token in SPECIAL_TOKENS)))
+def test_decode_gives_the_text_back(trained: Tokenizer, text):
+    batch = Tokenize(trained, 256)([text])
+    assert trained.decode(batch.input_ids[0].tolist(), skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("text", ["é", "e\u0301", "مرحبا", "👩‍👩‍👧", "a\x00b", "  two  spaces\r\n", "\ufeff"])
+def test_fault_b22_bytes_are_kept(trained: Tokenizer, text):
+    assert trained.decode(trained.encode(text).ids, skip_special_tokens=True) == text
+
+
+def test_vocab_size_must_hold_the_bytes():
+    with pytest.raises(ValueError, match="vocab_size is 260; expected 261 or more"):
+        train_tokenizer(PHRASES, 260)
+    assert train_tokenizer(PHRASES, 261).get_vocab_size() == 261
+
+
+# ---- tokenizers from files
+
+
+def test_load_tokenizer_json(trained: Tokenizer, tmp_path: Path):
+    trained.save(str(tmp_path / "tokenizer.json"))
+    for path in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path)):
+        assert load_tokenizer(path).to_str() == trained.to_str()
+
+
+def test_load_vocab_and_merges(trained: Tokenizer, tmp_path: Path):
+    trained.model.save(str(tmp_path))  # vocab.json and merges.txt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+    texts = [*PHRASES, "a <mask> b", ("title", "text")]
+    assert Tokenize(load_tokenizer(tmp_path), 64)(texts).input_ids.equal(Tokenize(trained, 64)(texts).input_ids)
+
+
+@pytest.mark.parametrize("left", [None, "vocab.json", "merges.txt"])
+def test_nothing_to_load(trained: Tokenizer, tmp_path: Path, left):
+    trained.model.save(str(tmp_path))
+    for name in {"vocab.json", "merges.txt"} - {left}:
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no tokenizer; expected tokenizer\.json, vocab\.json with merges\.txt, enc"
+    ):
+        load_tokenizer(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_tokenizer(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("tokenizer.json", b'{"version": "1.0", "mod', id="tokenizer ends early"),
+        pytest.param("tokenizer.json", b"[]", id="tokenizer of another form"),
+        pytest.param("tokenizer.json", b"\xff\xfe", id="tokenizer not UTF-8"),
+        pytest.param("tokenizer.json", b"", id="tokenizer of 0 bytes"),
+        pytest.param("vocab.json", b'{"<s>": 0, "<pa', id="vocab ends early"),
+        pytest.param("vocab.json", b'["<s>", "<pad>", "</s>", "<unk>", "<mask>"]', id="vocab is a list"),
+        pytest.param("vocab.json", b"\xff\xfe", id="vocab not UTF-8"),
+        pytest.param("merges.txt", b"#version: 0.2\nlonely\n", id="merge of one"),
+        pytest.param("merges.txt", "#version: 0.2\nа б\n".encode(), id="merge of what the vocab lacks"),
+    ],
+)
+def test_damaged_files(trained: Tokenizer, tmp_path: Path, name, content):
+    trained.model.save(str(tmp_path))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match="not a tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_vocabulary_without_special_tokens(trained: Tokenizer, tmp_path: Path):
+    trained.model.save(str(tmp_path))
+    vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    del vocab["<pad>"], vocab["<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    with pytest.raises(ArtifactError, match=r"lacks <pad>, <mask>; expected RoBERTa's special tokens"):
+        load_tokenizer(tmp_path)
+
+
+# ---- GPT-2's own files
+
+
+def gpt2_files(folder: Path, encoder: dict[str, int]) -> None:
+    (folder / "encoder.json").write_text(json.dumps(encoder))
+    (folder / "vocab.bpe").write_text("#version: 0.2\na b\nab c\n")
+
+
+BYTES = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+ENCODER = BYTES | {"ab": 256, "abc": 257, "<|endoftext|>": 258}
+
+
+def test_ids_of_gpt2_follow_the_special_tokens(tmp_path: Path):
+    gpt2_files(tmp_path, ENCODER)
+    tokenizer = load_tokenizer(tmp_path)
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert tokenizer.encode("abcb").ids == [0, 5 + 257, 5 + BYTES["b"], 2]
+
+
+def test_the_dictionary_of_fairseq_gives_the_ids_of_roberta(tmp_path: Path):
+    gpt2_files(tmp_path, ENCODER)
+    words = [257, *range(256), "madeupword0000", 258, 256]
+    (tmp_path / "dict.txt").write_text("".join(f"{word} 1\n" for word in words))
+    tokenizer = load_tokenizer(tmp_path)
+    expected = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "abc": 4, "madeupword0000": 261, "ab": 263, "<mask>": 264}
+    assert {token: tokenizer.token_to_id(token) for token in expected} == expected
+    assert tokenizer.encode("abcb").ids == [0, 4, 5 + BYTES["b"], 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([*range(258)], "GPT-2's id 258 is missing"), ([*range(259), 0], "a word stands twice")],
+)
+def test_a_dictionary_of_another_vocabulary(tmp_path: Path, words, message):
+    gpt2_files(tmp_path, ENCODER)
+    (tmp_path / "dict.txt").write_text("".join(f"{word} 1\n" for word in words))
+    with pytest.raises(ArtifactError, match=rf"dict\.txt: {message}; expected fairseq's dictionary"):
+        load_tokenizer(tmp_path)
+
+
+@needs_shared_data
+def test_the_files_of_gpt2_with_the_dictionary_are_roberta_base(tmp_path: Path):
+    folder = SHARED / "tokenizers"
+    for name in ("gpt2_bpe_encoder.json", "gpt2_bpe_vocab.bpe", "roberta-base/dict.txt"):
+        shutil.copy(folder / name, tmp_path)
+    assert load_tokenizer(tmp_path).to_str() == load_tokenizer(folder / "roberta-base").to_str()
+
+
+# ---- there and back, and BERT's vocabulary
+
+
+@pytest.mark.parametrize("beside_an_encoder", [False, True])
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_transformers_loads_what_we_save(tmp_path: Path, vocabulary: Path, kind, beside_an_encoder):
+    ours = roberta() if kind == "roberta" else load_tokenizer(vocabulary)
+    folder = tmp_path / "saved"
+    if beside_an_encoder:
+        options = {"model_type": "bert", "pad_token_id": 0} if kind == "bert" else {}
+        roberta_tiny(vocab_size=ours.get_vocab_size(), **options).save_pretrained(folder)
+    save_tokenizer(ours, folder, max_length=16)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.model_max_length == 16 and len(theirs) == ours.get_vocab_size()
+    assert_same_ids(ours, theirs, TEXTS)
+    assert load_tokenizer(folder).to_str() == ours.to_str()
+
+
+def test_limits_of_a_loaded_tokenizer_are_not_handed_on(tmp_path: Path):
+    ours = roberta()
+    ours.enable_truncation(3)
+    ours.enable_padding(length=128)
+    save_tokenizer(ours, tmp_path)
+    saved = load_tokenizer(tmp_path)
+    assert saved.truncation is None and saved.padding is None
+    assert ours.truncation is not None  # the given one stays as it is
+
+
+@pytest.mark.parametrize(
+    "options", [None, {"do_lower_case": True}, {"do_lower_case": False}, {"tokenize_chinese_chars": False}]
+)
+def test_a_vocabulary_equals_transformers(vocabulary: Path, options):
+    if options is not None:
+        (vocabulary / "tokenizer_config.json").write_text(json.dumps(options))
+    theirs = BertTokenizer.from_pretrained(vocabulary)
+    assert_same_ids(load_tokenizer(vocabulary), theirs, TEXTS)
+
+
+@needs_shared_data
+def test_the_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path):
+    shutil.copy(SHARED / "tokenizers" / "bert_base_uncased_vocab.txt", tmp_path / "vocab.txt")
+    with open(SHARED / "squad_w100" / "passages.tsv", encoding="utf-8", newline="") as file:
+        texts = [row[1] for row in list(csv.reader(file, delimiter="\t"))[1:201]]
+    assert_same_ids(load_tokenizer(tmp_path), BertTokenizer.from_pretrained(tmp_path), texts)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("vocab.txt", "[PAD]\n[UNK]\nthe\n", "vocab.txt: lacks [CLS], [SEP], [MASK]"),
+        ("vocab.txt", b"\xff", "vocab.txt: not a vocabulary"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: a list"),
+        ("tokenizer_config.json", '{"do_lower_case": "no"}', 'do_lower_case is "no"'),
+    ],
+)
+def test_a_vocabulary_that_is_wrong(vocabulary: Path, file, content, message):
+    (vocabulary / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ArtifactError) as caught:
+        load_tokenizer(vocabulary)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

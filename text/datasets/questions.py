@@ -1,0 +1,124 @@
+"""Questions to search for, with the answers that are known to be right.
+
+Three forms: DPR's ``qa.csv`` (question, tab, a list of strings as Python writes it; no header), JSON of DPR
+(``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``, ``text``).
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from text.datasets.jsonl import JsonlFile
+from text.datasets.raw import BYTE_ORDER_MARK, form_of
+from text.errors import DataError
+
+_ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
+_PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
+_JSON = (b"{", b"[", b"\n", b"\r")
+
+
+class Question(NamedTuple):
+    """What is searched for."""
+
+    question_id: str
+    """The number of its line, from 0 on, where the file gives none."""
+    text: str
+    answers: list[str]
+    """Empty where the file gives none."""
+    regular_expressions: bool = False
+    """Answers are such."""
+    positive_ids: tuple[str, ...] = ()
+    """Passages that are known to answer it, the first one first; of DPR's training rows."""
+
+
+def read_questions(path: str | os.PathLike[str]) -> list[Question]:
+    """All questions of a file, in its order; blank lines are passed over.
+
+    Raises:
+        DataError: A line has another form, a question is blank, or an id stands twice; with path and line.
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        is_json = form_of(str(path)).compression is not None or file.read(4).lstrip(BYTE_ORDER_MARK)[:1] in _JSON
+    try:
+        read = list(_of_json(path) if is_json else _of_csv(path))
+    except UnicodeDecodeError:
+        raise DataError(f"{Path(path)}: not UTF-8; expected UTF-8") from None
+    if not read:
+        raise DataError(f"{Path(path)}: no questions; expected one a line")
+    places: dict[str, str] = {}
+    for where, question in read:
+        if not question.text.strip():
+            raise DataError(f"{where}: question is blank; expected a question to search for")
+        if question.question_id in places:
+            raise DataError(
+                f"{where}: id {question.question_id} also stands in {places[question.question_id]}; expected each once"
+            )
+        places[question.question_id] = where
+    return [question for _, question in read]
+
+
+def _of_csv(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", strict=True)
+        try:
+            for number, row in enumerate(row for row in rows if row):
+                where = f"{Path(path)}:{rows.line_num}"
+                if len(row) != 2:
+                    raise DataError(f"{where}: {len(row)} columns; expected question and answers, with a tab between")
+                yield where, Question(str(number), row[0], _python_list(row[1], where))
+        except csv.Error as error:
+            raise DataError(f"{Path(path)}:{rows.line_num}: {error}; expected question and answers") from None
+
+
+def _python_list(literal: str, where: str) -> list[str]:
+    """A list of strings; nothing is executed."""
+    try:
+        answers = ast.literal_eval(literal)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        answers = None
+    return _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
+
+
+def _of_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
+    rows = JsonlFile(path)
+    with rows.open() as reader:
+        for number in range(len(rows)):
+            line = reader.read(number)
+            if not line.isspace():
+                yield rows.where(number), _question(line, rows.where(number), number)
+
+
+def _question(line: bytes, where: str, number: int) -> Question:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); expected an object such as {_FORM}") from None
+    text = record.get("question", record.get("text")) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f"{where}: no question; expected an object such as {_FORM}")
+    name = next((record[key] for key in _ID_KEYS if record.get(key) is not None), number)
+    answers = _strings(record.get("answers") or [], f"{where}: answers are no list of strings; expected {_FORM}")
+    return Question(str(name), text, answers, bool(record.get("answer_is_regex")), _positive_ids(record))
+
+
+def _positive_ids(record: dict[str, Any]) -> tuple[str, ...]:
+    contexts = [context for context in record.get("positive_ctxs") or [] if isinstance(context, dict)]
+    of_contexts = (next((c[key] for key in _PASSAGE_ID_KEYS if c.get(key) is not None), None) for c in contexts)
+    ids = record.get("positive_ids") or of_contexts
+    return tuple(str(passage_id) for passage_id in ids if passage_id is not None)
+
+
+_FORM = '{"question": "...", "answers": ["..."]}'
+
+
+def _strings(values: Any, message: str) -> list[str]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise DataError(message)
+    return list(values)

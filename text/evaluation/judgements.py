@@ -1,0 +1,120 @@
+"""Measures of runs against qrels, as trec_eval has them, and how sure they are.
+
+Of equal scores, the passage with the larger id ranks first. A passage without a judgement is not relevant. nDCG has
+the relevance as gain and log2(rank + 1) as discount; the others count a relevance of 1 and more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from text.evaluation.trec import Run, ranked
+
+Figures = dict[str, float]
+"""By name of a measure, such as ``ndcg@10``."""
+
+
+def evaluate_run(
+    qrels: Mapping[str, Mapping[str, int]],
+    run: Mapping[str, Mapping[str, float]],
+    *,
+    cut_offs: Sequence[int] = (1, 5, 10, 20, 100),
+    skip_missing: bool = False,
+) -> dict[str, Figures]:
+    """The figures of each question that has a relevant passage.
+
+    Args:
+        qrels: How relevant passages are.
+        run: What was found.
+        cut_offs: k of nDCG@k, MRR@k, recall@k and precision@k; MAP is over all that was found.
+        skip_missing: Questions of the qrels that the run does not have are left out; otherwise they count 0.
+
+    Returns:
+        By question id. The mean over questions is that of the collection.
+
+    Raises:
+        ValueError: No question is left, or a cut-off is below 1.
+    """
+    if min(cut_offs, default=1) < 1:
+        raise ValueError(f"cut_offs are {list(cut_offs)}; expected 1 or more each")
+    asked = [question for question, judged in qrels.items() if any(relevance > 0 for relevance in judged.values())]
+    if skip_missing:
+        asked = [question for question in asked if question in run]
+    if not asked:
+        raise ValueError("no question with a relevant passage; expected run and qrels of the same questions")
+    return {question: _of_question(qrels[question], ranked(run.get(question, {})), cut_offs) for question in asked}
+
+
+def mean(figures: Mapping[str, Figures]) -> Figures:
+    """Over questions."""
+    names = next(iter(figures.values()))
+    return {name: math.fsum(of_question[name] for of_question in figures.values()) / len(figures) for name in names}
+
+
+def without_self_matches(run: Run) -> Run:
+    """Without passages that have the id of their question, as where questions come out of the collection."""
+    return {
+        question: {passage: score for passage, score in scores.items() if passage != question}
+        for question, scores in run.items()
+    }
+
+
+def fuse(runs: Sequence[Run], *, constant: int = 60) -> Run:
+    """Reciprocal rank fusion: a passage's score is the sum of 1 / (constant + rank) over the runs that have it.
+
+    Cormack, Clarke and Buettcher, SIGIR 2009.
+    """
+    fused: Run = {}
+    for run in runs:
+        for question, scores in run.items():
+            of_question = fused.setdefault(question, {})
+            for rank, passage in enumerate(ranked(scores), start=1):
+                of_question[passage] = of_question.get(passage, 0.0) + 1 / (constant + rank)
+    return fused
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Where the mean over questions lies, were others asked: percentiles of the means of samples with replacement."""
+    random, array = np.random.default_rng(seed), np.asarray(values)
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def paired_randomization(
+    values: Sequence[float], others: Sequence[float], *, num_samples: int = 10_000, seed: int = 0
+) -> float:
+    """p-value, two-sided, of two runs' figures of the same questions, were it chance which run gave which.
+
+    Smucker, Allan and Carterette, CIKM 2007.
+    """
+    random, differences = np.random.default_rng(seed), np.asarray(values) - np.asarray(others)
+    found = abs(differences.sum())
+    sums = [abs((differences * random.choice((-1, 1), size=len(differences))).sum()) for _ in range(num_samples)]
+    return (1 + int(sum(total >= found - 1e-12 for total in sums))) / (1 + num_samples)
+
+
+def _of_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Figures:
+    gains = [max(0, judged.get(passage, 0)) for passage in passages]
+    ideal = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)
+    ranks = [rank for rank, gain in enumerate(gains, start=1) if gain > 0]
+    figures: Figures = {}
+    for k in cut_offs:
+        figures[f"ndcg@{k}"] = _gain(gains[:k]) / _gain(ideal[:k])
+    for k in cut_offs:
+        figures[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
+    for k in cut_offs:
+        figures[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
+    for k in cut_offs:
+        figures[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
+    figures["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
+    return figures
+
+
+def _gain(gains: Sequence[int]) -> float:
+    return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))

@@ -1,0 +1,106 @@
+"""Qrels and runs: files to dictionaries and back.
+
+Qrels say how relevant passages are to questions: TREC's four columns (question, 0, passage, relevance), or BEIR's three
+with a header. A run holds what a search found: TREC's six columns (question, Q0, passage, rank, score, name).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from text.artifacts import atomic_write
+from text.errors import DataError
+
+Qrels = dict[str, dict[str, int]]
+"""By question id, by passage id: relevance; 0 and less is not relevant."""
+Run = dict[str, dict[str, float]]
+"""By question id, by passage id: score; larger is better."""
+
+
+def read_qrels(path: str | os.PathLike[str]) -> Qrels:
+    """Either form.
+
+    Raises:
+        DataError: A line has another form, or a pair stands twice; with path and line.
+        OSError: The file cannot be read.
+    """
+    qrels: Qrels = {}
+    for number, where, fields in _lines(path):
+        if number == 1 and len(fields) == 3 and not _is_integer(fields[2]):
+            continue  # a header
+        if len(fields) not in (3, 4) or not _is_integer(fields[-1]):
+            raise DataError(f"{where}: {' '.join(fields)[:100]}; expected question, passage and relevance")
+        _add(qrels, where, fields[0], fields[-2], int(fields[-1]))
+    return qrels
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Ranks are not kept: they follow from the scores.
+
+    Raises:
+        DataError: A line has another form, or a pair stands twice; with path and line.
+        OSError: The file cannot be read.
+    """
+    run: Run = {}
+    for _, where, fields in _lines(path):
+        if len(fields) != 6 or (score := _number(fields[4])) is None:
+            raise DataError(f"{where}: {' '.join(fields)[:100]}; expected question, Q0, passage, rank, score and name")
+        _add(run, where, fields[0], fields[2], score)
+    return run
+
+
+def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], name: str = "dpr-text") -> None:
+    """Best first, whole or not at all; scores in full, so that reading gives them back.
+
+    Raises:
+        ValueError: An id is empty or has a space, which the form cannot hold.
+        OSError: The file cannot be written.
+    """
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for question_id, scores in run.items():
+            for rank, passage_id in enumerate(ranked(scores), start=1):
+                for kept in (question_id, passage_id):
+                    if not kept or len(kept.split()) != 1 or kept != kept.strip():
+                        raise ValueError(f'id "{kept}"; expected one without spaces')
+                file.write(f"{question_id} Q0 {passage_id} {rank} {scores[passage_id]!r} {name}\n")
+
+
+def ranked(scores: Mapping[str, float]) -> list[str]:
+    """Passage ids, best first; of equal scores, the larger id first, as trec_eval does."""
+    return [passage_id for _, passage_id in sorted(((s, p) for p, s in scores.items()), reverse=True)]
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, place and fields of each line that has any."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                fields = line.decode("utf-8").split()
+            except UnicodeDecodeError:
+                raise DataError(f"{Path(path)}:{number}: not UTF-8; expected UTF-8") from None
+            if fields:
+                yield number, f"{Path(path)}:{number}", fields
+
+
+def _add(table: dict[str, dict], where: str, question_id: str, passage_id: str, value: float) -> None:
+    of_question = table.setdefault(question_id, {})
+    if passage_id in of_question:
+        raise DataError(
+            f"{where}: question {question_id} and passage {passage_id} stand twice; expected each pair once"
+        )
+    of_question[passage_id] = value
+
+
+def _is_integer(field: str) -> bool:
+    return field.removeprefix("-").isdecimal() and field.isascii()
+
+
+def _number(field: str) -> float | None:
+    try:
+        number = float(field)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

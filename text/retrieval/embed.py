@@ -1,0 +1,173 @@
+"""One side of a model: texts to embeddings that can be compared by their dot product.
+
+Dimensions: N texts; D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from text.artifacts import sha256
+from text.errors import ArtifactError
+from text.models import RobertaEncoder, quantize_int8, to_bfloat16
+from text.models.chunks import cut_by_length
+from text.records import Passage, TokenBatch
+from text.transforms import Tokenize, load_tokenizer
+
+SIDES = ("question", "passage")
+PRECISIONS = ("float32", "bfloat16", "int8")
+TITLES = ("pair", "join")
+_PROMPTS = {"question": ("query",), "passage": ("document", "passage")}
+
+
+class Embedder:
+    """Embeds questions or passages.
+
+    Args:
+        encoder: Put into evaluation.
+        tokenize: Within what the encoder takes.
+        similarity: "dot", or "cosine", which makes all embeddings as long as 1.
+        titles: "pair" encodes title and text as two, as DPR; "join" puts a space between, as is usual for
+            models of sentence-transformers.
+        max_tokens: Of one call of the encoder on a GPU; halved where memory does not hold them.
+    """
+
+    def __init__(
+        self,
+        encoder: RobertaEncoder,
+        tokenize: Tokenize,
+        *,
+        similarity: str = "dot",
+        titles: str = "pair",
+        max_tokens: int = 1 << 17,
+    ) -> None:
+        self.encoder = encoder.eval()
+        self.tokenize_texts = tokenize
+        self.similarity = similarity
+        self.titles = titles
+        self.max_tokens = max_tokens
+        self.model: dict[str, str] = {}
+        """SHA-256 of the files of the passage encoder, whichever side this is: what embeddings on disk are known by."""
+        self.settings: dict[str, Any] = {}
+        """What else decides the embeddings."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        side: str,
+        *,
+        max_length: int | None = None,
+        titles: str = "pair",
+        precision: str = "float32",
+        device: str = "cpu",
+    ) -> Embedder:
+        """From the model of a run, or any folder that ``RobertaEncoder.from_pretrained`` takes, with its tokenizer.
+
+        Args:
+            folder: Its ``config.json`` says limits and similarity, where a run wrote it.
+            side: "question" or "passage".
+            max_length: Most tokens of a text; by default the model's own limit.
+            titles: "pair" or "join".
+            precision: Of the encoder: "float32", "bfloat16" or "int8" (``text.models.quantize_int8``).
+            device: Such as "cuda".
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ArtifactError: A file is damaged, or not of a model that can be loaded.
+        """
+        run = _settings_of_run(Path(folder))
+        inner = _encoder_folder(Path(folder), side)
+        encoder = RobertaEncoder.from_pretrained(inner)
+        tokenizer = load_tokenizer(inner)
+        if tokenizer.get_vocab_size() > encoder.config.vocab_size:
+            entries = f"{tokenizer.get_vocab_size()} entries, the encoder {encoder.config.vocab_size}"
+            raise ArtifactError(f"{inner}: the tokenizer has {entries}; expected those of one model")
+        max_length = int(max_length or run.get(f"{side}_max_length") or encoder.max_length)
+        prompts = (encoder.config.prompts.get(name) for name in _PROMPTS[side])
+        prompt = next((prompt for prompt in prompts if prompt is not None), "")
+        encoder = {"float32": lambda same: same, "bfloat16": to_bfloat16, "int8": quantize_int8}[precision](encoder)
+        similarity = run.get("similarity", "dot")
+        made = cls(encoder.to(device), Tokenize(tokenizer, max_length, prompt), similarity=similarity, titles=titles)
+        made.model = _hashes(_encoder_folder(Path(folder), "passage"))
+        made.settings = {
+            "max_length": max_length,
+            "prompt": prompt,
+            "similarity": similarity,
+            "titles": titles,
+            "precision": precision,
+        }
+        return made
+
+    def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
+        """Questions, or passages, (N, L)."""
+        return self.tokenize_texts([text if isinstance(text, str) else self._parts(text) for text in texts])
+
+    @torch.inference_mode()
+    def embed(self, tokens: TokenBatch) -> Tensor:
+        """(N, D) float32, on the CPU."""
+        device = next(self.encoder.parameters()).device
+        if device.type == "cpu":  # cuts by length itself
+            embeddings = self.encoder(tokens.input_ids, tokens.attention_mask).float()
+        else:
+            embeddings = self._embed_on(device, tokens)
+        return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+
+    def __call__(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
+        """(N, D) float32, on the CPU."""
+        return self.embed(self.tokenize(texts))
+
+    def _parts(self, passage: Passage) -> str | tuple[str, str]:
+        if self.titles == "pair":
+            return passage.title, passage.text
+        return f"{passage.title} {passage.text}" if passage.title else passage.text
+
+    def _embed_on(self, device: torch.device, tokens: TokenBatch) -> Tensor:
+        """A few texts of like length at a time; fewer, where memory does not hold them."""
+        lengths = tokens.attention_mask.sum(dim=1).tolist()
+        while True:
+            try:
+                chunks = cut_by_length(lengths, self.max_tokens)
+                found = [
+                    self.encoder(
+                        tokens.input_ids[rows, :length].to(device, non_blocking=True),
+                        tokens.attention_mask[rows, :length].to(device, non_blocking=True),
+                    )
+                    for rows, length in chunks
+                ]
+            except torch.cuda.OutOfMemoryError:
+                if self.max_tokens <= self.tokenize_texts.max_length:
+                    raise
+                self.max_tokens //= 2
+                torch.cuda.empty_cache()
+            else:
+                order = torch.tensor([row for rows, _ in chunks for row in rows])
+                return torch.cat(found).float().cpu()[order.argsort()]
+
+
+def _settings_of_run(folder: Path) -> dict[str, Any]:
+    """What a training run says of its model; nothing of one from elsewhere."""
+    if not (folder / "question_encoder").is_dir():
+        return {}
+    with open(folder / "config.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _encoder_folder(folder: Path, side: str) -> Path:
+    """Where the encoder of one side lies."""
+    own = folder / f"{side}_encoder"
+    shared = folder / "question_encoder"
+    return own if own.is_dir() else shared if shared.is_dir() else folder
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

@@ -1,0 +1,160 @@
+"""Exact search: every question against every passage, over embeddings that stay on disk. The reference for all others.
+
+Passages come in blocks, so that memory is that of a block and of what was found. Of equal scores, the larger passage
+id comes first, as in trec_eval; the result is the same for any size of blocks and shards.
+
+Dimensions: N questions; R passages of the collection; D width of an embedding; K passages found for a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text.models.linear import multiply
+from text.retrieval.shards import EmbeddingShards
+
+BLOCK = 1 << 15
+"""Passages compared at once."""
+_QUESTIONS = 1 << 10
+"""Questions compared at once."""
+_COLUMN = 16
+"""Passages of which only the best is looked at first."""
+_SPARE = 16
+"""Candidates besides those asked for, since their scores are rounded."""
+_ROUNDING = 1e-5
+"""Most error of a product in float32, as a share of both norms."""
+
+
+class Found(NamedTuple):
+    """What was found for one question, best first."""
+
+    passage_ids: list[str]
+    scores: list[float]
+
+
+def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = "cpu") -> list[Found]:
+    """The k passages with the largest dot product, for each question.
+
+    Args:
+        shards: Of the collection.
+        questions: (N, D) float32, by the same model.
+        k: Passages for a question; all of them, where the collection has fewer.
+        device: That multiplies, such as "cuda".
+
+    Raises:
+        ValueError: k is below 1, there is no question, a question is not finite, or D is another.
+    """
+    check_questions(shards, questions, k)
+    found = []
+    for some in questions.to(torch.float32).split(_QUESTIONS):
+        scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)))
+        lowest, doubts = scores[:, -1].tolist(), (_ROUNDING * largest_norm * some.norm(dim=1)).tolist()
+        of_questions = zip(some, lowest, rows.cpu().numpy(), doubts, strict=True)
+        found += [_best(shards, *of_question, k) for of_question in of_questions]
+    return found
+
+
+def with_passages(
+    shards: EmbeddingShards, questions: Tensor, found: Sequence[Found], also: Sequence[Sequence[str]]
+) -> list[Found]:
+    """What was found, and behind it more passages of each question, by id, with their scores.
+
+    Ids that the collection does not have are passed over.
+    """
+    wanted = {passage_id for of_question in also for passage_id in of_question}
+    rows = {name: row for row, name in enumerate(shards.passage_ids()) if name in wanted}
+    longer = []
+    for question, of_question, ids in zip(questions, found, also, strict=True):
+        there = set(of_question.passage_ids)
+        missing = [rows[name] for name in dict.fromkeys(ids) if name in rows and name not in there]
+        more = in_order(shards, question, np.array(missing, dtype=np.int64), len(missing))
+        longer.append(Found(of_question.passage_ids + more.passage_ids, of_question.scores + more.scores))
+    return longer
+
+
+def check_questions(shards: EmbeddingShards, questions: Tensor, k: int) -> None:
+    """
+    Raises:
+        ValueError: k is below 1, there is no question, a question is not finite, or D is another.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected 1 or more")
+    if not len(questions):
+        raise ValueError("no questions; expected one or more")
+    if questions.shape[1] != shards.plan.embedding_dim:
+        raise ValueError(f"questions have {questions.shape[1]} dimensions, passages {shards.plan.embedding_dim}")
+    if not questions.isfinite().all():
+        row = int((~questions.isfinite().all(dim=1)).nonzero()[0])
+        raise ValueError(f"question {row}: its embedding is NaN or infinite; expected finite numbers")
+
+
+def in_order(shards: EmbeddingShards, question: Tensor, rows: np.ndarray, k: int) -> Found:
+    """The first k of these rows, by score and id."""
+    kept = _pairs(shards, question, rows)
+    return Found([passage_id for _, passage_id in kept[:k]], [score for score, _ in kept[:k]])
+
+
+def _nearest(shards: EmbeddingShards, questions: Tensor, k: int) -> tuple[Tensor, Tensor, float]:
+    """(N, C) scores, rounded, and rows, best first; of equal ones at the end, any. And the largest norm of all rows."""
+    scores, largest_norm = torch.zeros(len(questions), 0, device=questions.device), 0.0
+    rows = scores.to(torch.int64)
+    for first, block in shards.blocks(BLOCK):
+        passages = torch.from_numpy(block).to(questions.device)
+        largest_norm = max(largest_norm, float(passages.norm(dim=1).max()))
+        of_block, places = _largest(_products(questions, passages), min(k, len(block)))
+        scores, rows = torch.cat([scores, of_block], dim=1), torch.cat([rows, places + first], dim=1)
+        scores, places = scores.topk(min(k, scores.shape[1]), dim=1)
+        rows = rows.gather(1, places)
+    return scores, rows, largest_norm
+
+
+def _products(questions: Tensor, passages: Tensor) -> Tensor:
+    """(N, P) dot products."""
+    with torch.inference_mode():
+        return multiply(questions, passages)
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of (N, P) scores, and places, as ``topk``: all lie in the k columns with the largest maxima."""
+    num_questions, num_passages = scores.shape
+    num_columns, left = divmod(num_passages, _COLUMN)
+    if num_columns <= k or left:
+        return scores.topk(k, dim=1)
+    columns = scores.view(num_questions, _COLUMN, num_columns)
+    best = columns.amax(dim=1).topk(k, dim=1, sorted=False).indices[:, None].expand(-1, _COLUMN, -1)
+    places = best + torch.arange(_COLUMN, device=scores.device)[:, None] * num_columns
+    found, order = columns.gather(2, best).flatten(1).topk(k, dim=1)
+    return found, places.flatten(1).gather(1, order)
+
+
+def _best(shards: EmbeddingShards, question: Tensor, lowest: float, rows: np.ndarray, doubt: float, k: int) -> Found:
+    """The first k of (C,) candidates, by scores that depend on nothing but the two embeddings, and by id.
+
+    Products of matrices round differently at their edges: the candidates are multiplied again, in float64, and where
+    one that is none might be among the first k, all rows that might are. The lowest candidate's score is rounded.
+    """
+    kept = _pairs(shards, question, rows)
+    if len(rows) < len(shards) and lowest + doubt >= kept[k - 1][0]:
+        kept = _scan(shards, question, lowest - doubt, k)
+    return Found([passage_id for _, passage_id in kept[:k]], [score for score, _ in kept[:k]])
+
+
+def _scan(shards: EmbeddingShards, question: Tensor, least: float, k: int) -> list[tuple[float, str]]:
+    """The first k of all rows whose rounded score is at least that, however many they are."""
+    kept: list[tuple[float, str]] = []
+    for first, block in shards.blocks(BLOCK):
+        rows = (_products(question[None], torch.from_numpy(block))[0] >= least).nonzero()[:, 0].numpy() + first
+        kept = sorted([*kept, *_pairs(shards, question, rows)], reverse=True)[:k]
+    return kept
+
+
+def _pairs(shards: EmbeddingShards, question: Tensor, rows: np.ndarray) -> list[tuple[float, str]]:
+    """Scores, each rounded once, and ids of rows, best first."""
+    passages = torch.from_numpy(shards.rows(rows)).double()
+    scores = (passages @ question.double()).float().tolist()
+    return sorted(zip(scores, shards.passage_ids_of(rows), strict=True), reverse=True)

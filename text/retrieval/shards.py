@@ -1,0 +1,219 @@
+"""Embeddings on disk: what was written, of what, and whether it is still that.
+
+A folder holds ``plan.json`` (what is to be written: the model, the collection, the form), shards of rows in the order
+of the collection, and, once all are there, ``manifest.json`` with the hash of every file. A shard is four files:
+``.npy`` with (rows, D) numbers, ``.ids`` with one id a line, ``.keys.npy`` with (rows,) hashes of id, title and text,
+and ``.json`` with the hashes of the files; int8 has ``.scales.npy``, (rows,) float32, as well.
+
+Dimensions: R rows of the collection; D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from text.artifacts import sha256
+from text.errors import ArtifactError
+
+DTYPES = ("float32", "float16", "int8")
+
+
+class Plan(NamedTuple):
+    """What is to be written; all of it decides the bytes."""
+
+    model: dict[str, str]
+    """SHA-256 of the files that make embeddings of texts."""
+    settings: dict[str, Any]
+    """Limits, prompt, similarity, precision."""
+    collection: dict[str, Any]
+    """Path, SHA-256, and number of passages."""
+    num_rows: int
+    """R."""
+    embedding_dim: int
+    """D."""
+    dtype: str
+    shard_rows: int
+    """Rows of each shard but the last."""
+    block_rows: int
+    """Rows that are encoded, and written, together."""
+    reused: str = ""
+    """Key of the plan whose embeddings were taken over where passages had not changed."""
+
+    @property
+    def key(self) -> str:
+        """Names the plan by its content, wherever the collection lies."""
+        content = self._asdict() | {"collection": {**self.collection, "path": ""}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.shard_rows)
+
+    def rows(self, shard: int) -> range:
+        """Of one shard."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+
+
+def shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> Path:
+    return Path(folder, f"shard-{shard:05}{suffix}")
+
+
+def suffixes(dtype: str) -> tuple[str, ...]:
+    """Of the files of a shard that hold data."""
+    return (".npy", ".ids", ".keys.npy", *([".scales.npy"] if dtype == "int8" else []))
+
+
+def read_plan(folder: str | os.PathLike[str]) -> Plan:
+    """
+    Raises:
+        FileNotFoundError: There is none.
+        ArtifactError: It is damaged.
+    """
+    return Plan(**_read_json(Path(folder, "plan.json")))
+
+
+class EmbeddingShards:
+    """The embeddings of a whole collection, memory-mapped.
+
+    Args:
+        folder: As ``encode`` wrote it.
+        check_hashes: Reads all of it once to see that it is as it was written; otherwise only sizes are looked at.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ArtifactError: A shard is missing, damaged, of another plan, or not yet written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, check_hashes: bool = True) -> None:
+        self.folder = Path(folder)
+        self.plan = read_plan(folder)
+        self._check(check_hashes)
+        shards = range(self.plan.num_shards)
+        # Mapped as "c", which leaves the files as they are: torch takes arrays that can be written alone.
+        self.arrays = [np.asarray(np.load(shard_path(folder, shard, ".npy"), mmap_mode="c")) for shard in shards]
+        self.scales = [
+            np.load(shard_path(folder, shard, ".scales.npy"), mmap_mode="r") if self.plan.dtype == "int8" else None
+            for shard in shards
+        ]
+        self._ids = [_Lines(shard_path(folder, shard, ".ids")) for shard in shards]
+        for shard, (array, ids) in enumerate(zip(self.arrays, self._ids, strict=True)):
+            expected = (len(self.plan.rows(shard)), self.plan.embedding_dim)
+            if array.shape != expected or array.dtype != self.plan.dtype or len(ids) != len(array):
+                found = f"{array.shape} {array.dtype}, {len(ids)} ids"
+                raise ArtifactError(
+                    f"{shard_path(folder, shard, '.npy')}: {found}; expected {expected} {self.plan.dtype}"
+                )
+
+    def __len__(self) -> int:
+        return self.plan.num_rows
+
+    def passage_id(self, row: int) -> str:
+        shard, place = divmod(row, self.plan.shard_rows)
+        return self._ids[shard][place]
+
+    def passage_ids_of(self, rows: np.ndarray) -> list[str]:
+        """Of (N,) rows."""
+        found, (of_shard, places) = np.empty(len(rows), dtype=object), np.divmod(rows, self.plan.shard_rows)
+        for shard in np.unique(of_shard):
+            found[of_shard == shard] = self._ids[shard].at(places[of_shard == shard])
+        return found.tolist()
+
+    def passage_ids(self) -> Iterator[str]:
+        for ids in self._ids:
+            yield from ids
+
+    def passage_keys(self) -> np.ndarray:
+        """(R,) int64 hashes of id, title and text."""
+        return np.concatenate([np.load(shard_path(self.folder, n, ".keys.npy")) for n in range(self.plan.num_shards)])
+
+    def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """First row and (at most num_rows, D) float32, through the whole collection; a copy unless they are float32."""
+        for shard, (array, scales) in enumerate(zip(self.arrays, self.scales, strict=True)):
+            for start in range(0, len(array), num_rows):
+                block = torch.from_numpy(array[start : start + num_rows]).float().numpy()
+                if scales is not None:
+                    block *= scales[start : start + num_rows, None]
+                yield shard * self.plan.shard_rows + start, block
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), D) float32."""
+        found = np.empty((len(rows), self.plan.embedding_dim), dtype=np.float32)
+        of_shard, places = np.divmod(rows, self.plan.shard_rows)
+        for shard in np.unique(of_shard):
+            here = of_shard == shard
+            found[here] = self.arrays[shard][places[here]]
+            scales = self.scales[shard]
+            if scales is not None:
+                found[here] *= scales[places[here], None]
+        return found
+
+    def _check(self, check_hashes: bool) -> None:
+        manifest = Path(self.folder, "manifest.json")
+        if not manifest.is_file():
+            raise ArtifactError(f"{self.folder}: no manifest.json: not yet encoded to the end; expected all shards")
+        content = _read_json(manifest)
+        if content.get("plan") != self.plan.key:
+            raise ArtifactError(f"{manifest}: of another plan than plan.json; expected one encoding in a folder")
+        names = {path.name for path in self.folder.glob("shard-*")}
+        listed = content.get("files", {})
+        if missing := sorted(set(listed) - names):
+            raise ArtifactError(f"{self.folder}: {', '.join(missing)} missing; expected {len(listed)} files")
+        if foreign := sorted(names - set(listed)):
+            raise ArtifactError(f"{self.folder}: {', '.join(foreign)} of another encoding; expected those listed alone")
+        for name, facts in listed.items():
+            path = Path(self.folder, name)
+            if os.path.getsize(path) != facts["bytes"]:
+                raise ArtifactError(f"{path}: {os.path.getsize(path)} bytes; expected {facts['bytes']}, it is damaged")
+            if check_hashes and (found := sha256(path)) != facts["sha256"]:
+                raise ArtifactError(f"{path}: SHA-256 is {found}; expected {facts['sha256']}, it is damaged")
+
+
+def collapse(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
+    """Mean cosine of two passages of a sample; near 1 where a model gives all the same embedding.
+
+    Embeddings of length 0 count as alike.
+    """
+    rows = np.unique(np.linspace(0, len(shards) - 1, num_sampled).astype(np.int64))
+    found = shards.rows(rows).astype(np.float64)
+    norms = np.linalg.norm(found, axis=1)
+    units, num_rows = found[norms > 0] / norms[norms > 0, None], len(rows)
+    if num_rows < 2 or len(units) < num_rows:
+        return 1.0
+    return float((np.square(units.sum(axis=0)).sum() - num_rows) / (num_rows * (num_rows - 1)))
+
+
+class _Lines(Sequence[str]):
+    """The lines of a file, found when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._ends = np.flatnonzero(np.frombuffer(self._content, dtype=np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def at(self, places: np.ndarray) -> list[str]:
+        starts = np.where(places > 0, self._ends[places - 1] + 1, 0).tolist()
+        return [self._content[a:b].decode() for a, b in zip(starts, self._ends[places].tolist(), strict=True)]
+
+    def __getitem__(self, place: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]: no slices
+        start = self._ends[place - 1] + 1 if place else 0
+        return self._content[start : self._ends[place]].decode("utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError:
+            raise ArtifactError(f"{path}: not JSON; expected what was written there") from None

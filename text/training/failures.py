@@ -1,0 +1,121 @@
+"""What ends a step that cannot be made, in the terms of the run: rows, shapes, workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from text.errors import NonFiniteLossError
+from text.records import BiEncoderBatch
+
+MOST_SKIPPED = 20
+"""Steps in a row whose gradients float16 cannot hold; with each, the scale of the loss is halved."""
+
+
+class StepFailures(Callback):
+    """Counts steps skipped under float16; says what a step was doing that ended the run."""
+
+    def __init__(self) -> None:
+        self._doing, self._scale = "before the first batch", 0.0
+        self._skipped, self._skipped_in_a_row = 0, 0
+        self._trainer: Trainer | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
+    ) -> None:
+        self._remember(trainer, "training", batch, batch_idx)
+        self._scale = _scale(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._remember(trainer, "valid", batch, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._remember(trainer, "test", batch, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
+    ) -> None:
+        """Gradients are those of all ranks: these count alike.
+
+        Raises:
+            NonFiniteLossError: Too many steps in a row were skipped.
+        """
+        if not _scale(trainer):
+            return
+        is_skipped = _scale(trainer) < self._scale
+        self._skipped += is_skipped
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if is_skipped else 0
+        pl_module.log("skipped_steps", float(self._skipped))
+        if self._skipped_in_a_row == MOST_SKIPPED:
+            raise NonFiniteLossError(
+                f"step {trainer.global_step}: the gradients of {MOST_SKIPPED} steps in a row are NaN or infinite in "
+                "float16, these updates were skipped; expected finite ones: try bf16-mixed, or a smaller learning_rate"
+            )
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Around fit or test.
+
+        Raises:
+            MemoryError: Of the device or the host; with the shapes of the batch.
+            ChildProcessError: A data worker died.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+            message = str(error)
+            if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in message:
+                peak = f"; peak {torch.cuda.max_memory_allocated()} bytes" if torch.cuda.is_initialized() else ""
+                raise MemoryError(
+                    f"{self._doing}: out of memory{peak}; expected to fit, checkpoints are intact: "
+                    "try a smaller batch_size, or chunk_tokens"
+                ) from error
+            # Whoever reads from a worker that has died may only find a broken connection.
+            dead = self._dead_worker()
+            if "DataLoader worker" in message or (dead and isinstance(error, ConnectionError | EOFError)):
+                raise ChildProcessError(
+                    f"{self._doing}: {dead or 'a data worker'} died; expected it to live: "
+                    "is there memory for --num_workers?"
+                ) from error
+            raise
+
+    def _remember(self, trainer: Trainer, stage: str, batch: BiEncoderBatch, batch_index: int) -> None:
+        texts = (tuple(tokens.input_ids.shape) for tokens in (batch.questions, batch.passages))
+        shapes = ", ".join(f"{name} {shape}" for name, shape in zip(("questions", "passages"), texts, strict=True))
+        self._doing = f"step {trainer.global_step}, {stage} batch {batch_index} with {shapes}"
+
+    def _dead_worker(self) -> str:
+        """The first that did not end of itself; empty if there is none."""
+        assert self._trainer is not None
+        for loader in (self._trainer.train_dataloader, self._trainer.val_dataloaders, self._trainer.test_dataloaders):
+            for number, worker in enumerate(getattr(loader, "workers", ())):
+                if worker.exitcode:
+                    return f"data worker {number} (process {worker.pid}, exit code {worker.exitcode})"
+        return ""
+
+
+def rows_of_batch(trainer: Trainer, stage: str, batch_index: int) -> str:
+    """Where the rows of a batch stand in their files, ``path:line,line``; empty without a data module of ours."""
+    pipes = {"training": "train", "valid": "valid", "test": "test"}
+    pipe = getattr(getattr(trainer, "datamodule", None), pipes[stage], None)
+    lines: dict[str, list[str]] = {}
+    for path, line in pipe.lines(trainer.current_epoch if stage == "training" else 0, batch_index) if pipe else ():
+        lines.setdefault(path, []).append(str(line))
+    return " ".join(f"{path}:{','.join(numbers)}" for path, numbers in lines.items())
+
+
+def _scale(trainer: Trainer) -> float:
+    """float16's scale of the loss; 0 where there is none."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler.get_scale() if scaler is not None else 0.0

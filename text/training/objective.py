@@ -1,0 +1,198 @@
+"""Objective: who is compared with whom, among the passages of all ranks; what that costs is left to text.losses.
+
+The logits of many questions and passages are computed in tiles of rows, and once more in the backward pass, so that
+memory grows with their numbers and not with their product.
+
+Dimensions: B questions and P passages of this rank; A passages, and C questions, of all ranks; D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from text.losses import distillation_kl, in_batch_nll, likely_positives, multi_positive_nll
+from text.records import BiEncoderBatch
+from text.training.distributed import AllRanks, gather_padded
+from text.transforms import known_positive_pairs
+
+TILE = 1 << 24
+"""Most logits at once: 64 MiB in float32."""
+
+
+class Objective:
+    """The loss of each question of a batch, in nats.
+
+    Args:
+        temperature: Divides the logits; DPR uses 1.
+        similarity: "dot" or "cosine".
+        in_batch_negatives: True compares each question with all passages, save those known to answer it. False
+            compares it with those of its own row only.
+        all_positives: Known positives in the batch count as such (``multi_positive_nll``), not the first alone.
+        symmetric: The mean of this and the other direction, in which each positive finds its question among all.
+        matryoshka_dims: Besides whole embeddings, the loss of their first so many dimensions (arXiv:2205.13147);
+            the mean of all.
+        guide_margin: Takes those of a question's own passages out of its negatives that a guide scores above its
+            positive, less this margin (``likely_positives``).
+        distillation: Share of the loss that is ``distillation_kl`` over a question's own passages, from 0 to 1; the
+            rest is the above. Questions without two scores, as in evaluation, have no such share.
+        teacher_temperature: Divides the teacher's scores.
+
+    Raises:
+        ValueError: Passages cannot find their questions where only rows are compared; or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        similarity: str = "dot",
+        in_batch_negatives: bool = True,
+        all_positives: bool = False,
+        symmetric: bool = False,
+        matryoshka_dims: Sequence[int] = (),
+        guide_margin: float | None = None,
+        distillation: float = 0.0,
+        teacher_temperature: float = 1.0,
+    ) -> None:
+        if not 0 <= distillation <= 1:
+            raise ValueError(f"distillation is {distillation}; expected a share from 0 to 1")
+        if symmetric and not in_batch_negatives:
+            raise ValueError("symmetric without in_batch_negatives; expected both, to find questions among all")
+        self.temperature = temperature
+        self.similarity = similarity
+        self.in_batch_negatives = in_batch_negatives
+        self.all_positives = all_positives
+        self.symmetric = symmetric
+        self.matryoshka_dims = matryoshka_dims
+        self.guide_margin = guide_margin
+        self.distillation = distillation
+        self.teacher_temperature = teacher_temperature
+
+    def __call__(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
+        """Every rank must call this for its share of a batch.
+
+        Args:
+            batch: Who stands where, and answers whom.
+            questions: (B, D) embeddings.
+            passages: (P, D) embeddings.
+
+        Returns:
+            (B,) float.
+
+        Raises:
+            ValueError: Embeddings have fewer dimensions than one of ``matryoshka_dims``.
+        """
+        width = questions.shape[1]
+        if max(self.matryoshka_dims, default=0) > width:
+            raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; embeddings have {width} dimensions")
+        directions = [self._to_passages(batch, questions, passages)]
+        if self.symmetric:
+            directions.append(self._to_questions(batch, questions, passages))
+        widths = (width, *self.matryoshka_dims)
+        losses = torch.stack([direction(dims) for dims in widths for direction in directions]).mean(dim=0)
+        if not self.distillation:
+            return losses
+        taught = self._to_teacher(batch, questions, passages)
+        num_scores = torch.zeros_like(losses).index_add(0, batch.owner, (~batch.scores.isnan()).to(losses))
+        share = self.distillation * (num_scores > 1)
+        return (1 - share) * losses + share * torch.stack([taught(dims) for dims in widths]).mean(dim=0)
+
+    def _to_passages(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Callable[[int], Tensor]:
+        """By the number of dimensions, (B,) losses of questions among passages."""
+        passage_keys, positive_index = batch.passage_keys, batch.positive_index
+        likely = self._likely(batch)
+        if self.in_batch_negatives:
+            ranks = AllRanks(len(passages), passages.device)
+            passages, passage_keys = ranks.gather(passages), ranks.gather(passage_keys)
+            positive_index, likely = positive_index + ranks.start, likely + likely.new_tensor([0, ranks.start])
+        known = partial(_in_pairs, known_positive_pairs(batch.known_positives, passage_keys), len(passages))
+        likely = partial(_in_pairs, likely, len(passages))
+
+        def losses(dims: int, rows: slice) -> Tensor:
+            sides, own = (questions[rows, :dims], passages[:, :dims]), positive_index[rows]
+            positives, ignore = known(rows), likely(rows)
+            if not self.in_batch_negatives:
+                others = _of_others(batch.owner, rows)
+                positives, ignore = positives & ~others, ignore | others
+            if self.all_positives:
+                return self._multi_positive(*sides, positives.scatter(1, own[:, None], True), ignore=ignore)
+            return self._nll(*sides, own, ignore=positives | ignore)
+
+        return lambda dims: _in_tiles(partial(losses, dims), len(questions), len(passages))
+
+    def _to_questions(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Callable[[int], Tensor]:
+        """By the number of dimensions, (B,) losses of the questions' positives among questions."""
+        ranks = AllRanks(len(questions), questions.device)
+        own = torch.arange(len(questions), device=questions.device) + ranks.start
+        positives, questions = passages[batch.positive_index], ranks.gather(questions)
+        # A question that the passage answers as well is no negative of it.
+        known = gather_padded(batch.known_positives, ranks)
+        pairs = known_positive_pairs(known, batch.passage_keys[batch.positive_index]).flip(1)
+        pairs = pairs[pairs[:, 0].argsort(stable=True)]
+
+        def losses(dims: int, rows: slice) -> Tensor:
+            ignore = _in_pairs(pairs, len(questions), rows)
+            return self._nll(positives[rows, :dims], questions[:, :dims], own[rows], ignore=ignore)
+
+        return lambda dims: _in_tiles(partial(losses, dims), len(positives), len(questions))
+
+    def _to_teacher(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Callable[[int], Tensor]:
+        """By the number of dimensions, (B,) divergences from the teacher, over each question's own passages."""
+
+        def losses(dims: int, rows: slice) -> Tensor:
+            scores = batch.scores.expand(rows.stop - rows.start, -1)
+            return distillation_kl(
+                questions[rows, :dims],
+                passages[:, :dims],
+                scores.masked_fill(_of_others(batch.owner, rows), torch.nan),
+                temperature=self.temperature,
+                teacher_temperature=self.teacher_temperature,
+                similarity=self.similarity,
+                reduction="none",
+            )
+
+        return lambda dims: _in_tiles(partial(losses, dims), len(questions), len(passages))
+
+    def _likely(self, batch: BiEncoderBatch) -> Tensor:
+        """(M, 2) int64, in order, question and own passage that a guide takes for another positive of it."""
+        if self.guide_margin is None:
+            return batch.owner.new_zeros(0, 2)
+        found = likely_positives(batch.scores, batch.owner, batch.positive_index, self.guide_margin).nonzero()[:, 0]
+        return torch.stack([batch.owner[found], found], dim=1)
+
+    def _nll(self, *arguments: Tensor, ignore: Tensor) -> Tensor:
+        return in_batch_nll(
+            *arguments, ignore=ignore, temperature=self.temperature, similarity=self.similarity, reduction="none"
+        )
+
+    def _multi_positive(self, *arguments: Tensor, ignore: Tensor) -> Tensor:
+        return multi_positive_nll(
+            *arguments, ignore=ignore, temperature=self.temperature, similarity=self.similarity, reduction="none"
+        )
+
+
+def _of_others(owner: Tensor, rows: slice) -> Tensor:
+    """(rows, P) bool, True for passages that stand in other rows."""
+    return owner != torch.arange(rows.start, rows.stop, device=owner.device)[:, None]
+
+
+def _in_pairs(pairs: Tensor, num_columns: int, rows: slice) -> Tensor:
+    """(rows, columns) bool, True where the pairs of row and column, which are in order, have one."""
+    mask = torch.zeros(rows.stop - rows.start, num_columns, dtype=torch.bool, device=pairs.device)
+    start, end = torch.searchsorted(pairs[:, 0].contiguous(), torch.tensor([rows.start, rows.stop]).to(pairs))
+    mask[pairs[start:end, 0] - rows.start, pairs[start:end, 1]] = True
+    return mask
+
+
+def _in_tiles(losses: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
+    """(num_rows,) losses, a few rows at a time."""
+    size = max(1, TILE // max(1, num_columns))
+    if num_rows <= size:
+        return losses(slice(0, num_rows))
+    tiles = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+    return torch.cat([checkpoint(losses, tile, use_reentrant=False, preserve_rng_state=False) for tile in tiles])
