@@ -84,11 +84,12 @@ class MineConfig:
 
 def main(config: MineConfig) -> None:
     """Writes rows, the reasons, and a summary; prints the last, and a sample."""
-    assert config.rows is not None and config.collection is not None and config.output is not None
+    assert config.rows is not None and config.collection is not None
     for path in (config.rows, config.collection, *config.runs):
         check_readable(path)
     if config.model is not None:
         config = searched(config)
+    assert config.output is not None
     tally, random = Tally(), Random(config.seed)
     with (
         atomic_write(config.output) as rows,

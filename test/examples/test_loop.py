@@ -85,8 +85,9 @@ def test_a_wrong_flag_of_the_last_round_is_found_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    recipe = {"data_path": str(TINY), "collection": "passages.tsv", "output_dir": str(tmp_path / "o")}
-    recipe["rounds"] = [{}, {"train": {"learning_rte": 1}}]
+    rounds = [{}, {"train": {"learning_rte": 1}}]
+    folders = {"data_path": str(TINY), "output_dir": str(tmp_path / "o")}
+    recipe = {**folders, "collection": "passages.tsv", "rounds": rounds}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     assert run(main, LoopConfig, [f"--config={tmp_path}/r.yaml"]) == 2
     assert "did you mean --learning_rate?" in capsys.readouterr().err
