@@ -121,16 +121,16 @@ def test_table_and_picture(tmp_path: Path) -> None:
 def started(folder: Path) -> subprocess.Popen:
     """The recipe of the tiny set as a person starts it, in a group of processes of its own."""
     command = [sys.executable, "examples/dpr/loop.py", "--config=examples/dpr/recipes/tiny.yaml"]
-    log = open(folder.with_suffix(".log"), "ab")  # noqa: SIM115
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*command, f"--output_dir={folder}"],
-        cwd=ROOT,
-        stdout=log,
-        stderr=log,
-        env=environment,
-        start_new_session=True,
-    )
+    with open(folder.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [*command, f"--output_dir={folder}"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 @pytest.mark.slow
