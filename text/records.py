@@ -85,12 +85,18 @@ class TokenBatch(NamedTuple):
 
 
 class BiEncoderBatch(NamedTuple):
-    """B questions, P passages, and who answers whom."""
+    """B questions, P passages, and who answers whom.
+
+    A passage may stand in the rows of several questions. Each counts as one of the P; its text is embedded once.
+    """
 
     questions: TokenBatch
     passages: TokenBatch
+    """T different ones."""
+    text_index: Tensor
+    """(P,) int64, the row of ``passages`` that holds each passage."""
     positive_index: Tensor
-    """(B,) int64, the row of ``passages`` that answers each question."""
+    """(B,) int64, the passage that answers each question."""
     owner: Tensor
     """(P,) int64, the question in whose row each passage stands."""
     passage_keys: Tensor

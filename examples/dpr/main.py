@@ -112,6 +112,9 @@ class DPRConfig:
     """How often each of train_files comes in an epoch, by default once; FAIR DPR takes small sets 4 times."""
     one_set_per_batch: bool = False
     """Each training batch is of one of train_files (as FAIR DPR's); otherwise they are mixed."""
+    rows_together: int = 1
+    """Neighbouring rows of a training file that stay together in the random order: of questions on one article, each
+    has the passages of the others as negatives (mine.py --sort_by_title puts them side by side). 1 mixes all."""
     valid_file: str | None = None
     """Validation file instead of the one in data_path."""
     test_file: str | None = None
@@ -250,6 +253,7 @@ class DPRConfig:
             ("validate_every_n_steps", 1),
             ("early_stopping", 1),
             ("batch_size", 1),
+            ("rows_together", 1),
             ("sel_num_items", 1),
             ("sel_skip_items", 0),
             ("num_hard_negatives", 0),
@@ -411,6 +415,7 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
             passages=passages,
             rates=config.train_rates if stage == "train" else None,
             one_set_per_batch=config.one_set_per_batch and stage == "train",
+            rows_together=config.rows_together,
             sample_positives=config.sample_positives,
             num_hard_negatives=config.num_hard_negatives if stage == "train" else config.eval_hard_negatives,
             num_other_negatives=config.num_other_negatives if stage == "train" else config.eval_other_negatives,

@@ -62,6 +62,8 @@ class MineConfig:
     """Leave out passages that hold an answer."""
     max_overlap: float = 0.8
     """Largest share of runs of three words in common with a positive, or with a negative that is taken."""
+    sort_by_title: bool = False
+    """Rows whose first positives have one title stand together, for main.py --rows_together."""
     seed: int = 0
     """Of the sample that is printed."""
 
@@ -179,9 +181,10 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
         if not any(question.question_id in found for question in questions):
             raise DataError(f"{path}: none of the questions of {config.rows}; expected a run of these")
     with file.open() as reader, file.rows.open() as lines:
-        for question, row in zip(questions, _rows(file), strict=True):
-            if row in file.findings.unusable:
-                continue
+        pairs = [pair for pair in zip(questions, _rows(file), strict=True) if pair[1] not in file.findings.unusable]
+        if config.sort_by_title:
+            pairs.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
+        for question, row in pairs:
             read = reader.read(row)
             negatives, rejected = mine(
                 read.positives,

@@ -53,6 +53,8 @@ def pipe_of(kind: str, path: Path, batch_size: int = 5, **options: Any) -> DPRDa
         other = write_jsonl(path.with_name("other.jsonl"), records(9, hard=2))
         sets = {"rates": [0.7, 2.5], "one_set_per_batch": True}
         return DPRDataPipe([path, other], batch_size, train=True, sample_positives=True, seed=7, **sets, **options)
+    if kind == "together":
+        options["rows_together"] = 4
     pipe = DPRDataPipe(path, batch_size, train=True, sample_positives=True, seed=7, **options)
     if kind == "tokens":
         pipe.cache_tokens(Bytes())
@@ -64,7 +66,7 @@ def plain(batches: Batches) -> list[Any]:
     return json.loads(json.dumps(batches, default=lambda array: array.tolist()))
 
 
-@pytest.mark.parametrize("kind", ["rows", "sets", "tokens"])
+@pytest.mark.parametrize("kind", ["rows", "sets", "tokens", "together"])
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 def test_d16_d17_same_order_for_all_ranks_and_workers_from_every_step(
@@ -117,6 +119,22 @@ def test_shares_are_disjoint_and_complete(
     assert len({example.question for batch in whole for example in batch}) == sum(map(len, whole)) == kept
     first_batch = min(first_batch, len(whole))
     assert sharded(pipe, world, workers, number, first_batch) == whole[first_batch:]
+
+
+def test_rows_together_by_hand(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record(str(row)) for row in range(12)])
+    pipe = DPRDataPipe(path, 12, train=True, rows_together=4)
+    orders, starts = set(), set()
+    for number in range(20):
+        [batch] = epoch(pipe, number)
+        rows = [int(example.question) for example in batch]
+        assert sorted(rows) == list(range(12))
+        first = [row for place, row in enumerate(rows) if place == 0 or row != rows[place - 1] + 1]
+        assert len(first) <= 4  # runs of 4, or a part of one before and one behind
+        orders.add(tuple(rows))
+        starts.update(first)
+    assert len(orders) > 10 and len(starts) == 12
+    assert pipe.fingerprint != DPRDataPipe(path, 12, train=True).fingerprint
 
 
 # Several sets
@@ -187,6 +205,7 @@ def test_drop_last_drops_the_short_batch_of_each_set(tmp_path: Path) -> None:
         ({"rates": [1]}, "rates is .1.0.; expected a number above 0"),
         ({"rates": [1, 0]}, "rates is .1.0, 0.0.; expected a number above 0"),
         ({"rates": [1, float("nan")]}, "expected a number above 0"),
+        ({"rows_together": 0}, "rows_together is 0; expected 1 or more"),
         ({"rates": [1, 2], "train": False}, "rates and one_set_per_batch are for training"),
         ({"one_set_per_batch": True, "train": False}, "rates and one_set_per_batch are for training"),
     ],

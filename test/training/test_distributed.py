@@ -68,6 +68,7 @@ def share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Ten
     made = BiEncoderBatch(
         questions=NO_TOKENS,
         passages=NO_TOKENS,
+        text_index=torch.arange(2 * (end - start)),
         positive_index=torch.arange(0, 2 * (end - start), 2),
         owner=torch.arange(end - start).repeat_interleave(2),
         passage_keys=torch.stack([keys, keys], dim=1)[2 * start : 2 * end],

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from test.ranks import process_group
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder
-from text.records import BiEncoderBatch, Example, Passage
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch
 from text.training import BiEncoderTask, Objective, objective, task
 from text.training import distributed as ours
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
@@ -238,3 +238,20 @@ def test_planted_faults_are_seen(tmp_path: Path) -> None:
     assert error(right["gradient"], alone(case)["gradient"]) < 1e-12
     for fault, result in zip(FAULTS, found, strict=True):
         assert error(result["gradient"], alone(case)["gradient"]) > 1e-3, fault
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 100])
+def test_a_shared_passage_has_the_gradient_of_its_copies(chunk_tokens: int | None) -> None:
+    case = Case(7, chunk_tokens, 0.05, None, torch.float64, "SGD", 1)
+    shared = batches(case)[0]
+    texts, index = shared.passages, shared.text_index
+    copies = shared._replace(
+        passages=TokenBatch(*(field[index] for field in texts)), text_index=torch.arange(len(index))
+    )
+    assert len(texts.input_ids) < len(index) / 3
+    gradients = []
+    for batch in (shared, copies):
+        model = Loss(case)
+        model(batch).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(*gradients)

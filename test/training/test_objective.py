@@ -24,6 +24,7 @@ def batch() -> BiEncoderBatch:
     return BiEncoderBatch(
         questions=NO_TOKENS,
         passages=NO_TOKENS,
+        text_index=torch.arange(NUM_PASSAGES),
         positive_index=positive_index,
         owner=torch.arange(NUM_QUESTIONS).repeat_interleave(3),
         passage_keys=keys,

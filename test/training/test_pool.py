@@ -17,6 +17,7 @@ def batch(positive_index: list[int], passage_keys: list[int], known_positives: l
     return BiEncoderBatch(
         questions=NO_TOKENS,
         passages=NO_TOKENS,
+        text_index=torch.arange(len(passage_keys)),
         positive_index=torch.tensor(positive_index),
         owner=torch.zeros(len(passage_keys), dtype=torch.int64),
         passage_keys=torch.stack([keys, keys], dim=1),

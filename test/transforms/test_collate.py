@@ -87,6 +87,15 @@ def test_layout_of_ragged_examples_by_hand():
     assert set(batch.counts.values()) == {0}
 
 
+def test_a_passage_of_several_rows_is_one_text_by_hand():
+    first = example("a", [passage("b", title="Ants")], [passage("c")])
+    batch = COLLATE([first, example("f", [passage("c")], [passage("b", title="Ants"), passage("b")])])
+    assert words(batch.passages) == ["<s> Ants </s> </s> b </s>", "<s> c </s>", "<s> b </s>"]
+    assert batch.text_index.tolist() == [0, 1, 1, 0, 2]
+    assert batch.positive_index.tolist() == [0, 2] and batch.owner.tolist() == [0, 0, 1, 1, 1]
+    assert ignored(batch).shape == (2, 5)
+
+
 def test_known_positives_do_not_count_by_hand():
     batch = COLLATE(
         [
@@ -301,7 +310,9 @@ def test_equals_nested_loops(examples):
 
     batch = COLLATE(examples)
     assert words(batch.questions) == words(COLLATE.question_transform([e.question for e in kept]))
-    assert words(batch.passages) == words(COLLATE.passage_transform([(p.title, p.text) for _, p in rows]))
+    texts = [(p.title, p.text) for _, p in rows]
+    assert all_words(batch) == words(COLLATE.passage_transform(texts))
+    assert len(batch.passages.input_ids) == len(set(texts))
     assert batch.positive_index.tolist() == positive_index
     assert ignored(batch).tolist() == ignore
     assert batch.owner.tolist() == [number for number, _ in rows]
@@ -309,6 +320,12 @@ def test_equals_nested_loops(examples):
         "questions left out, no tokens": len(examples) - len(kept),
         "passages left out, no tokens": total - len(rows),
     }
+
+
+def all_words(batch: BiEncoderBatch) -> list[str]:
+    """Of each passage, also where several have one text."""
+    of_texts = words(batch.passages)
+    return [of_texts[row] for row in batch.text_index.tolist()]
 
 
 def says(p: Passage) -> bool:

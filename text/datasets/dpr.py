@@ -69,6 +69,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         rates: How often each data set comes in an epoch of training, by default once each. A fraction
             takes that share of its rows, drawn anew each epoch.
         one_set_per_batch: In training, each batch is of one data set (as DPR's); otherwise all are mixed.
+        rows_together: In training, so many rows that stand side by side in a file stay together. Of rows on one
+            article, each then meets the passages of the others in its batch, which are harder to tell apart than
+            random ones (topic-aware batches, arXiv:2104.06967). 1 mixes all.
         sample_positives: In training, a random known positive instead of the first (gold) one.
         num_hard_negatives: Passages from ``hard_negative_ctxs`` per question, fewer where the
             pool holds fewer.
@@ -96,6 +99,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         passages: PassageCollection | None = None,
         rates: Sequence[float] | None = None,
         one_set_per_batch: bool = False,
+        rows_together: int = 1,
         sample_positives: bool = False,
         num_hard_negatives: int = 1,
         num_other_negatives: int = 0,
@@ -107,6 +111,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         for name, value, least in (
             ("batch_size", batch_size, 1),
+            ("rows_together", rows_together, 1),
             ("num_hard_negatives", num_hard_negatives, 0),
             ("num_other_negatives", num_other_negatives, 0),
             ("seed", seed, 0),
@@ -126,6 +131,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self.batch_size = batch_size
         self.train = train
         self.one_set_per_batch = one_set_per_batch
+        self.rows_together = rows_together
         self.sample_positives = sample_positives
         self.num_hard_negatives = num_hard_negatives
         self.num_other_negatives = num_other_negatives
@@ -176,7 +182,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         """Names the data and how it is mixed, by content; 16 hexadecimal digits."""
         data = [(file.findings.sha256, rate) for file, rate in zip(self.files, self.rates, strict=True)]
         collection = [len(file.passages) for file in self.files if file.passages is not None]
-        described = repr((data, collection, self.one_set_per_batch, self.drop_last))
+        described = repr((data, collection, self.one_set_per_batch, self.rows_together, self.drop_last))
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -292,9 +298,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         if self.one_set_per_batch:
             cut = [_cut(items, self.batch_size, self.drop_last) for items in sets]
             return np.concatenate([cut[number][i] for number, i in self._order_of_batches(epoch)])
-        items = np.concatenate(sets)
-        np.random.default_rng([self.seed, epoch]).shuffle(items)
-        return items
+        return _shuffle(np.concatenate(sets), self.rows_together, np.random.default_rng([self.seed, epoch]))
 
     def _items_of_set(self, number: int, epoch: int) -> np.ndarray:
         """The items of one data set, shuffled if batches are of one set."""
@@ -307,9 +311,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         if rest:
             copies.append(random.permutation(rows)[:rest] + whole * num_all)
         items = copies[0] if len(copies) == 1 else np.concatenate([rows[:0], *copies])
-        if self.one_set_per_batch:
-            random.shuffle(items)
-        return items
+        return _shuffle(items, self.rows_together, random) if self.one_set_per_batch else items
 
     def _batch_sizes(self, epoch: int) -> list[int]:
         """The number of rows of each batch of an epoch, in order."""
@@ -397,6 +399,14 @@ def _sizes(num_rows: int, batch_size: int, drop_last: bool) -> list[int]:
     """Sizes of the batches that a number of rows makes."""
     whole, rest = divmod(num_rows, batch_size)
     return [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
+
+
+def _shuffle(items: np.ndarray, together: int, random: np.random.Generator) -> np.ndarray:
+    """In random order, neighbours together in runs that start elsewhere each time."""
+    if together == 1:
+        return random.permutation(items)
+    runs = np.split(items, np.arange(random.integers(1, together, endpoint=True), len(items), together))
+    return np.concatenate([runs[i] for i in random.permutation(len(runs))])
 
 
 def _cut(items: np.ndarray, batch_size: int, drop_last: bool) -> list[np.ndarray]:

@@ -109,12 +109,13 @@ class BiEncoderTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _embed(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor]:
+        """(B, D) and (P, D)."""
         if self.chunk_tokens is None:
-            return self.model(batch.questions, batch.passages)
-        return (
-            embed_in_chunks(self.model.question_encoder, batch.questions, self.chunk_tokens),
-            embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens),
-        )
+            questions, texts = self.model(batch.questions, batch.passages)
+        else:
+            questions = embed_in_chunks(self.model.question_encoder, batch.questions, self.chunk_tokens)
+            texts = embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens)
+        return questions, texts[batch.text_index]
 
     def _mean(self, losses: Tensor) -> tuple[Tensor, int]:
         """The mean loss of the questions of all ranks, and their number."""
@@ -151,13 +152,14 @@ class BiEncoderTask(LightningModule):
             )
 
     def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
-        questions, passages = (
+        questions, texts = (
             torch.cat([encoder(ids, mask) for ids, mask in _chunks(tokens)])
             for encoder, tokens in (
                 (self.model.question_encoder, batch.questions),
                 (self.model.passage_encoder, batch.passages),
             )
         )
+        passages = texts[batch.text_index]
         loss, num_questions = self._mean(self.objective(batch, questions, passages))
         self._check_finite(loss, stage, batch_index)
         # The mean over questions, not over batches: a short last batch weighs what it holds.

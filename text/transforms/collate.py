@@ -5,7 +5,7 @@ hard negatives, its other negatives. Which passages must not count as negatives 
 from their identity, wherever passages come together, of one batch, of all ranks or of an evaluation:
 two passages are the same if their ids are, or if their texts are.
 
-Dimensions: B questions; P passages; K known positives of one question; M pairs.
+Dimensions: B questions; P passages; T different texts of these; K known positives of one question; M pairs.
 """
 
 from __future__ import annotations
@@ -60,19 +60,23 @@ class BiEncoderCollator:
         sizes = np.array([len(group) for group in groups])
         owner = np.repeat(np.arange(len(groups)), sizes)  # (P,)
         questions = self.question_transform([example.question for example in examples])
-        tokens = self.passage_transform([(passage.title, passage.text) for passage in passages])
+        pairs, text_index = _different([(passage.title, passage.text) for passage in passages])
+        texts = self.passage_transform(pairs)
+        is_empty = texts.empty.numpy()[text_index]  # (P,)
 
         is_positive = np.zeros(len(passages), dtype=bool)
         is_positive[np.cumsum(sizes) - sizes] = True  # the first of its group
-        keep_question = ~questions.empty.numpy() & ~tokens.empty.numpy()[is_positive]
-        keep_passage = ~tokens.empty.numpy() & keep_question[owner]
+        keep_question = ~questions.empty.numpy() & ~is_empty[is_positive]
+        keep_passage = ~is_empty & keep_question[owner]
         if not keep_question.any():
             raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
-        questions, tokens = _select(questions, keep_question), _select(tokens, keep_passage)
+        kept_texts, text_index = np.unique(text_index[keep_passage], return_inverse=True)
+        questions, texts = _select(questions, keep_question), _select(texts, np.isin(np.arange(len(pairs)), kept_texts))
         passage_keys, known_positives = _keys(examples, self.num_positives)
         return BiEncoderBatch(
             questions=questions,
-            passages=tokens,
+            passages=texts,
+            text_index=torch.from_numpy(text_index),
             positive_index=torch.from_numpy(np.flatnonzero(is_positive[keep_passage])),
             owner=torch.from_numpy((np.cumsum(keep_question) - 1)[owner[keep_passage]]),
             passage_keys=torch.from_numpy(passage_keys[keep_passage]),
@@ -141,6 +145,14 @@ def _keys(
     return np.array(passages), np.array(known)
 
 
+def _different(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, Text]], np.ndarray]:
+    """The T different ones, in order, and (P,) where each of them stands."""
+    names = [tuple(part if isinstance(part, str) else part.tobytes() for part in pair) for pair in pairs]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    first = dict(zip(reversed(names), reversed(pairs), strict=True))
+    return [first[name] for name in places], np.array([places[name] for name in names])
+
+
 def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
     return tokens if keep.all() else TokenBatch(*(field[torch.from_numpy(keep)] for field in tokens))
 
@@ -152,6 +164,7 @@ def _no_batch() -> BiEncoderBatch:
     return BiEncoderBatch(
         questions=tokens,
         passages=tokens,
+        text_index=indices,
         positive_index=indices,
         owner=indices,
         passage_keys=torch.zeros(0, 2, dtype=torch.int64),
