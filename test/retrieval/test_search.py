@@ -17,6 +17,13 @@ from text.errors import ArtifactError
 from text.retrieval import Embedder, Found, Retriever, encode, finish, plan_of, search, start
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["torch", "faiss"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to multiply, whatever this processor is."""
+    faiss = pytest.importorskip("faiss") if request.param else None
+    monkeypatch.setattr("text.retrieval.exact._faiss", lambda: faiss)
+
+
 def by_loops(embeddings: np.ndarray, ids: list[str], questions: np.ndarray, k: int) -> list[Found]:
     found = []
     for question in questions.astype(np.float64):

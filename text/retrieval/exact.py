@@ -8,7 +8,9 @@ Dimensions: N questions; R passages of the collection; D width of an embedding; 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ BLOCK = 1 << 15
 """Passages compared at once."""
 _QUESTIONS = 1 << 10
 """Questions compared at once."""
+_CHECKED = 4
+"""Questions whose candidates are multiplied again at once: as many as a processor's cache holds."""
 _COLUMN = 16
 """Passages of which only the best is looked at first."""
 _SPARE = 16
@@ -53,9 +57,10 @@ def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = 
     found = []
     for some in questions.to(torch.float32).split(_QUESTIONS):
         scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)))
-        lowest, doubts = scores[:, -1].tolist(), (_ROUNDING * largest_norm * some.norm(dim=1)).tolist()
-        of_questions = zip(some, lowest, rows.cpu().numpy(), doubts, strict=True)
-        found += [_best(shards, *of_question, k) for of_question in of_questions]
+        doubts = _ROUNDING * largest_norm * some.norm(dim=1)
+        parts = (values.cpu().split(_CHECKED) for values in (some, scores[:, -1], rows, doubts))
+        for part in zip(*parts, strict=True):
+            found += _best(shards, *part, k)
     return found
 
 
@@ -95,8 +100,8 @@ def check_questions(shards: EmbeddingShards, questions: Tensor, k: int) -> None:
 
 def in_order(shards: EmbeddingShards, question: Tensor, rows: np.ndarray, k: int) -> Found:
     """The first k of these rows, by score and id."""
-    kept = _pairs(shards, question, rows)
-    return Found([passage_id for _, passage_id in kept[:k]], [score for score, _ in kept[:k]])
+    [kept] = _pairs(shards, question[None], rows[None])
+    return _found(kept[:k])
 
 
 def _nearest(shards: EmbeddingShards, questions: Tensor, k: int) -> tuple[Tensor, Tensor, float]:
@@ -106,11 +111,32 @@ def _nearest(shards: EmbeddingShards, questions: Tensor, k: int) -> tuple[Tensor
     for first, block in shards.blocks(BLOCK):
         passages = torch.from_numpy(block).to(questions.device)
         largest_norm = max(largest_norm, float(passages.norm(dim=1).max()))
-        of_block, places = _largest(_products(questions, passages), min(k, len(block)))
+        of_block, places = _nearest_of_block(questions, passages, min(k, len(block)))
         scores, rows = torch.cat([scores, of_block], dim=1), torch.cat([rows, places + first], dim=1)
         scores, places = scores.topk(min(k, scores.shape[1]), dim=1)
         rows = rows.gather(1, places)
     return scores, rows, largest_norm
+
+
+def _nearest_of_block(questions: Tensor, passages: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(N, k) scores, rounded, and places in the block."""
+    faiss = _faiss()
+    if faiss is None or questions.is_cuda:
+        return _largest(_products(questions, passages), k)
+    found = faiss.knn(questions.numpy(), passages.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+@functools.cache
+def _faiss() -> ModuleType | None:
+    """FAISS, if it is installed and multiplies faster than what comes with torch: without AVX-512 it does."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return None
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return None
+    return faiss
 
 
 def _products(questions: Tensor, passages: Tensor) -> Tensor:
@@ -132,16 +158,21 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found, places.flatten(1).gather(1, order)
 
 
-def _best(shards: EmbeddingShards, question: Tensor, lowest: float, rows: np.ndarray, doubt: float, k: int) -> Found:
-    """The first k of (C,) candidates, by scores that depend on nothing but the two embeddings, and by id.
+def _best(
+    shards: EmbeddingShards, questions: Tensor, lowest: Tensor, rows: Tensor, doubts: Tensor, k: int
+) -> list[Found]:
+    """The first k of (N, C) candidates, by scores that depend on nothing but the two embeddings, and by id.
 
     Products of matrices round differently at their edges: the candidates are multiplied again, in float64, and where
     one that is none might be among the first k, all rows that might are. The lowest candidate's score is rounded.
     """
-    kept = _pairs(shards, question, rows)
-    if len(rows) < len(shards) and lowest + doubt >= kept[k - 1][0]:
-        kept = _scan(shards, question, lowest - doubt, k)
-    return Found([passage_id for _, passage_id in kept[:k]], [score for score, _ in kept[:k]])
+    found = []
+    pairs = _pairs(shards, questions, rows.numpy())
+    for question, least, doubt, kept in zip(questions, lowest.tolist(), doubts.tolist(), pairs, strict=True):
+        if rows.shape[1] < len(shards) and least + doubt >= kept[k - 1][0]:
+            kept = _scan(shards, question, least - doubt, k)
+        found.append(_found(kept[:k]))
+    return found
 
 
 def _scan(shards: EmbeddingShards, question: Tensor, least: float, k: int) -> list[tuple[float, str]]:
@@ -149,12 +180,21 @@ def _scan(shards: EmbeddingShards, question: Tensor, least: float, k: int) -> li
     kept: list[tuple[float, str]] = []
     for first, block in shards.blocks(BLOCK):
         rows = (_products(question[None], torch.from_numpy(block))[0] >= least).nonzero()[:, 0].numpy() + first
-        kept = sorted([*kept, *_pairs(shards, question, rows)], reverse=True)[:k]
+        [pairs] = _pairs(shards, question[None], rows[None])
+        kept = sorted([*kept, *pairs], reverse=True)[:k]
     return kept
 
 
-def _pairs(shards: EmbeddingShards, question: Tensor, rows: np.ndarray) -> list[tuple[float, str]]:
-    """Scores, each rounded once, and ids of rows, best first."""
-    passages = torch.from_numpy(shards.rows(rows)).double()
-    scores = (passages @ question.double()).float().tolist()
-    return sorted(zip(scores, shards.passage_ids_of(rows), strict=True), reverse=True)
+def _pairs(shards: EmbeddingShards, questions: Tensor, rows: np.ndarray) -> list[list[tuple[float, str]]]:
+    """Scores, each rounded once, and ids of (N, C) rows, best first.
+
+    A sum along the last dimension has one order, for however many rows; a product of matrices has not.
+    """
+    passages = torch.from_numpy(shards.rows(rows.ravel())).double().view(*rows.shape, questions.shape[1])
+    scores = (passages * questions.double()[:, None]).sum(dim=-1).float().tolist()
+    ids = np.array(shards.passage_ids_of(rows.ravel()), dtype=object).reshape(rows.shape).tolist()
+    return [sorted(zip(*pair, strict=True), reverse=True) for pair in zip(scores, ids, strict=True)]
+
+
+def _found(pairs: Sequence[tuple[float, str]]) -> Found:
+    return Found([passage_id for _, passage_id in pairs], [score for score, _ in pairs])

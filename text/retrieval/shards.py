@@ -146,15 +146,19 @@ class EmbeddingShards:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows), D) float32."""
-        found = np.empty((len(rows), self.plan.embedding_dim), dtype=np.float32)
         of_shard, places = np.divmod(rows, self.plan.shard_rows)
-        for shard in np.unique(of_shard):
+        touched = np.unique(of_shard)
+        if len(touched) == 1:
+            return self._rows_of_shard(int(touched[0]), places)
+        found = np.empty((len(rows), self.plan.embedding_dim), dtype=np.float32)
+        for shard in touched:
             here = of_shard == shard
-            found[here] = self.arrays[shard][places[here]]
-            scales = self.scales[shard]
-            if scales is not None:
-                found[here] *= scales[places[here], None]
+            found[here] = self._rows_of_shard(shard, places[here])
         return found
+
+    def _rows_of_shard(self, shard: int, places: np.ndarray) -> np.ndarray:
+        found, scales = self.arrays[shard][places].astype(np.float32, copy=False), self.scales[shard]
+        return found if scales is None else found * scales[places, None]
 
     def _check(self, check_hashes: bool) -> None:
         manifest = Path(self.folder, "manifest.json")
