@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_DTYPES = [torch.float32]
+if _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # not on a processor without AVX-512
+    _DTYPES.append(torch.bfloat16)
 
 # Until torch 2.4, it was asked for so.
 _is_autocast = (
@@ -74,7 +77,7 @@ def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
         _HAS_ONEDNN
         and inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype
-        and inputs.dtype in (torch.float32, torch.bfloat16)
+        and inputs.dtype in _DTYPES
         and inputs.numel() > 0
         and not _is_autocast()
         and not torch.compiler.is_compiling()  # Inductor takes this product with weights that stay as they are only
