@@ -61,6 +61,8 @@ class LoopConfig:
     """Questions with answers: scores then count passages that hold one. Without, those that are the rows' positives."""
     encoder: str = "tiny"
     """As main.py has it. A folder is also scored as it is."""
+    score_start: bool = True
+    """Score it so; needed by a first round that mines with it."""
     rounds: list[Flags] = field(default_factory=lambda: [{}])
     """Trainings, in order, each with any of ``train``, ``sources``, ``mine`` and ``go_on``."""
     train: Flags = field(default_factory=dict)
@@ -86,8 +88,11 @@ class LoopConfig:
         for number, each in enumerate(self.trainings, start=1):
             if unknown := each.sources.keys() - {"dense", "bm25"}:
                 raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}; expected dense and bm25")
-            if number == 1 and (each.go_on or ("dense" in each.sources and not self.is_pretrained)):
-                raise UsageError("round 1 goes on with, or mines by, the round before; expected a pretrained --encoder")
+            is_scored = self.is_pretrained and self.score_start
+            if number == 1 and (each.go_on or ("dense" in each.sources and not is_scored)):
+                raise UsageError(
+                    "round 1 goes on with, or mines by, the round before; expected a pretrained, scored --encoder"
+                )
         if (self.dev_questions is None) != (self.test_questions is None):
             raise UsageError("expected --dev_questions together with --test_questions")
 
@@ -164,7 +169,7 @@ class Loop:
         """Figures of words alone, of the encoder as it is, and of each round."""
         table = {"BM25": self.figures("BM25", None)}
         model = None
-        if self.config.is_pretrained:
+        if self.config.is_pretrained and self.config.score_start:
             encoder = external(self.config.encoder)
             model = self.encode("start", encoder, self.config.start)
             table["start"] = self.figures("start", model)

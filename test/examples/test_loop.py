@@ -72,6 +72,10 @@ def test_content_decides_not_the_place(tmp_path: Path) -> None:
     [
         ({"rounds": [{"sources": {"web": 1}}]}, "round 1 mines from web; expected dense and bm25"),
         ({"rounds": [{"sources": {"dense": 1}}]}, "round 1 goes on with, or mines by, the round before"),
+        (
+            {"rounds": [{"sources": {"dense": 1}}], "encoder": str(TINY), "score_start": False},
+            "a pretrained, scored --encoder",
+        ),
         ({"rounds": [{"trains": {}}]}, "round 1 has trains; expected fields of a round"),
         ({"dev_questions": "q"}, "expected --dev_questions together with --test_questions"),
     ],
