@@ -17,7 +17,7 @@ from text.errors import ArtifactError
 from text.retrieval import Embedder, Found, Retriever, encode, finish, plan_of, search, start
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["torch", "faiss"])
+@pytest.fixture(params=[False, True], ids=["torch", "faiss"])
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to multiply, whatever this processor is."""
     faiss = pytest.importorskip("faiss") if request.param else None
@@ -35,7 +35,7 @@ def by_loops(embeddings: np.ndarray, ids: list[str], questions: np.ndarray, k: i
 
 @law
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(1, 9), st.integers(0, 10**6), st.booleans())
-def test_equals_loops(tmp_path_factory, num: int, k: int, block: int, seed: int, ties: bool) -> None:
+def test_equals_loops(tmp_path_factory, products: None, num: int, k: int, block: int, seed: int, ties: bool) -> None:
     random = np.random.default_rng(seed)
     embeddings = random.integers(-1, 2, (num, 3)) if ties else random.normal(size=(num, 3))
     questions = random.integers(-1, 2, (4, 3)) if ties else random.normal(size=(4, 3))
@@ -46,7 +46,7 @@ def test_equals_loops(tmp_path_factory, num: int, k: int, block: int, seed: int,
     assert found == by_loops(embeddings, ids, questions, k)
 
 
-def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Path) -> None:
+def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Path, products: None) -> None:
     random = np.random.default_rng(0)
     embeddings, questions = random.normal(size=(1605, 4)).astype(np.float32), random.normal(size=(9, 4))
     embeddings[500:600] = embeddings[3]
@@ -57,7 +57,9 @@ def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Pat
 
 
 @pytest.mark.parametrize("block", [3, 17, 1000])
-def test_e18_any_cut_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_e18_any_cut_gives_the_same(
+    tmp_path: Path, products: None, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     random = np.random.default_rng(0)
     embeddings = random.normal(size=(300, 24)).astype(np.float32)
     embeddings[40:160] = embeddings[7]  # more of the same than candidates
@@ -72,13 +74,13 @@ def test_e18_any_cut_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found[-1].passage_ids == sorted(["p7", *ids[40:160]], reverse=True)[:10]
 
 
-def test_e12_all_the_same(tmp_path: Path) -> None:
+def test_e12_all_the_same(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.ones((50, 2), dtype=np.float32))
     [found] = search(shards, torch.ones(1, 2), 3)
     assert found == Found(["p9", "p8", "p7"], [2.0, 2.0, 2.0])
 
 
-def test_c9_k_larger_than_the_collection(tmp_path: Path) -> None:
+def test_c9_k_larger_than_the_collection(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.eye(3, dtype=np.float32))
     [found] = search(shards, torch.tensor([[1.0, 0.5, 2.0]]), 100)
     assert found == Found(["p2", "p0", "p1"], [2.0, 1.0, 0.5])
@@ -162,7 +164,7 @@ def clustered(num: int = 2000) -> tuple[np.ndarray, torch.Tensor]:
     return embeddings, torch.from_numpy(questions)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,Flat", "SQ8", "IVF8,PQ8x8"])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,Flat", "SQ8", "IVF8,PQ8x4fs"])
 def test_an_index_of_faiss(tmp_path: Path, factory: str) -> None:
     pytest.importorskip("faiss")
     from text.retrieval.index import FaissIndex

@@ -57,10 +57,10 @@ def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = 
     found = []
     for some in questions.to(torch.float32).split(_QUESTIONS):
         scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)))
-        doubts = _ROUNDING * largest_norm * some.norm(dim=1)
-        parts = (values.cpu().split(_CHECKED) for values in (some, scores[:, -1], rows, doubts))
-        for part in zip(*parts, strict=True):
-            found += _best(shards, *part, k)
+        lowest, rows, doubts = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
+        for start in range(0, len(some), _CHECKED):
+            part = slice(start, start + _CHECKED)
+            found += _best(shards, some[part], lowest[part], rows[part], doubts[part], k)
     return found
 
 
