@@ -58,6 +58,8 @@ class Example(NamedTuple):
     """Random passages of the corpus."""
     source: int = 0
     """Which of several data sets the question comes from."""
+    row: int = 0
+    """Its number in that, counted from 0."""
 
 
 class TokenizedExample(NamedTuple):
@@ -69,6 +71,7 @@ class TokenizedExample(NamedTuple):
     hard_negatives: list[TokenizedPassage]
     other_negatives: list[TokenizedPassage]
     source: int
+    row: int
 
 
 class TokenBatch(NamedTuple):
@@ -107,6 +110,8 @@ class BiEncoderBatch(NamedTuple):
     """(P,) float32, a guide's or teacher's score of each passage for its owner; NaN where there is none."""
     sources: Tensor
     """(B,) int64, which of several data sets each question comes from."""
+    rows: Tensor
+    """(B,) int64, the number of each question's row in that."""
     counts: dict[str, int]
     """What was left out of this batch, by reason."""
 

@@ -13,20 +13,22 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
+from examples.dpr.lengths import Lengths, bins, measure, sample
 from examples.dpr.splits import STAGES, check_readable, find_split
 from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError
 from text.records import Example, text_key
-from text.transforms import Tokenize, load_tokenizer, train_tokenizer
+from text.transforms import load_tokenizer, train_tokenizer
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
@@ -62,14 +64,6 @@ class CheckConfig:
                 raise UsageError(f"--{name} is {getattr(self, name)}; expected {least} or more")
 
 
-class Lengths(NamedTuple):
-    """Tokens of the texts of one kind, special ones included, before truncation."""
-
-    kind: str
-    tokens: np.ndarray
-    limit: int
-
-
 class Contents(NamedTuple):
     """All of a split, by hash, for what two splits have in common."""
 
@@ -80,9 +74,10 @@ class Contents(NamedTuple):
 def main(config: CheckConfig) -> None:
     """Prints the page, writes the picture."""
     pipes = build_pipes(config)
-    samples = {stage: list(sample(pipe, config.num_sampled)) for stage, pipe in pipes.items()}
+    samples = {stage: sample(pipe, config.num_sampled) for stage, pipe in pipes.items()}
     contents = {stage: read_contents(pipe) for stage, pipe in pipes.items()}
-    lengths = measure(config, samples["train"])
+    limits = (config.question_max_length, config.passage_max_length)
+    lengths = measure(build_tokenizer(config, samples["train"]), samples["train"], limits)
     draw(lengths, config.picture)
     print("\n".join([*rows_section(pipes, contents), *overlap_section(contents), *length_section(lengths)]))
     print("\n".join([*batch_section(config, samples["train"]), f"histograms of lengths: {config.picture}"]))
@@ -113,11 +108,6 @@ def build_pipes(config: CheckConfig) -> dict[str, DPRDataPipe]:
     }
 
 
-def sample(pipe: DPRDataPipe, num_questions: int) -> Iterator[list[Example]]:
-    """The first batches of a pipe, shuffled in training."""
-    return islice(pipe, math.ceil(num_questions / pipe.batch_size))
-
-
 def read_contents(pipe: DPRDataPipe) -> Contents:
     """Every question, without regard to case and spaces, and every positive."""
     questions, positives = Counter[int](), set()
@@ -130,28 +120,13 @@ def read_contents(pipe: DPRDataPipe) -> Contents:
     return Contents(questions, positives)
 
 
-def measure(config: CheckConfig, batches: Sequence[list[Example]]) -> list[Lengths]:
-    """Lengths of the texts that training batches take."""
-    questions = [example.question for batch in batches for example in batch]
-    passages = [
-        (passage.title, passage.text)
-        for batch in batches
-        for example in batch
-        for passage in (example.positives[0], *example.hard_negatives)
-    ]
+def build_tokenizer(config: CheckConfig, batches: Sequence[list[Example]]) -> Tokenizer:
+    """The one asked for, else one trained on the texts of the batches."""
     if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer)
-    else:
-        tokenizer = train_tokenizer([*questions, *(text for _, text in passages)], 8192)
-    no_limit = 1 << 30
-    tokenize = Tokenize(tokenizer, no_limit)
-    return [
-        Lengths(kind, np.concatenate([tokenize(part).attention_mask.sum(1).numpy() for part in parts]), limit)
-        for kind, parts, limit in (
-            ("questions", _parts(questions), config.question_max_length),
-            ("passages", _parts(passages), config.passage_max_length),
-        )
-    ]
+        return load_tokenizer(config.tokenizer)
+    examples = [example for batch in batches for example in batch]
+    passages = (passage for example in examples for passage in (example.positives[0], *example.hard_negatives))
+    return train_tokenizer([*(e.question for e in examples), *(passage.text for passage in passages)], 8192)
 
 
 def rows_section(pipes: dict[str, DPRDataPipe], contents: dict[str, Contents]) -> list[str]:
@@ -206,10 +181,7 @@ def draw(lengths: Sequence[Lengths], path: str) -> None:
     """Histograms of the lengths, with the limits."""
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     for axes, (kind, tokens, limit) in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
-        width = math.ceil(
-            (tokens.max() + 1) / 60
-        )  # bins of whole tokens, else some would hold more numbers than others
-        axes.hist(tokens, bins=np.arange(-0.5, tokens.max() + width, width).tolist(), color="#4477aa")
+        axes.hist(tokens, bins=bins(tokens.max()), color="#4477aa")
         axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {(tokens > limit).mean():.2%} are longer")
         axes.set(title=f"{len(tokens)} {kind}", xlabel="tokens, special ones included", ylabel="texts")
         axes.legend()
@@ -248,10 +220,6 @@ def _false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
 
 def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def _parts(texts: Sequence, size: int = 256) -> list[Sequence]:
-    return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
 def _line(name: str, *values: object) -> str:

@@ -2,7 +2,8 @@
 
 A driver is a frozen dataclass of flags and a function that takes one. Its flags are spelled
 ``--name=value`` or ``--name value``; those that are true or false may stand alone. Every flag can
-stand in a YAML file, too: ``--config file.yaml``.
+stand in a YAML file, too: ``--config file.yaml``. A field with the metadata ``positional``, which is how the help calls
+one of its values, takes those arguments that are no flags, one or more.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from text.errors import ArtifactError, DataError, InterruptedRun, NonFiniteLossError
@@ -76,7 +79,12 @@ def parse(config_class: type, argv: Sequence[str]) -> Any:
     parser = ArgumentParser(description=config_class.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of these flags.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    parser.add_class_arguments(config_class, as_group=False)
+    positional = [name for name, field in flags.items() if "positional" in field.metadata]
+    for name in positional:
+        parser.add_argument(
+            name, nargs="+", metavar=flags[name].metadata["positional"], help=_docstring(config_class, name)
+        )
+    parser.add_class_arguments(config_class, as_group=False, skip={*positional})
     try:
         values = parser.parse_args(_spell_out(argv, flags)).as_dict()
     except ArgumentError as error:
@@ -94,9 +102,9 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def signals_as_errors() -> Iterator[None]:
+def signals_as_errors(then: str = "the same command goes on where this one ended") -> Iterator[None]:
     """SIGTERM and SIGINT raise ``InterruptedRun``, so that what is open is closed."""
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, partial(_stop, then)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -104,9 +112,9 @@ def signals_as_errors() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(number: int, frame: Any) -> None:
+def _stop(then: str, number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)
-    raise InterruptedRun(f"stopped by {signal.Signals(number).name}; the same command goes on where this one ended")
+    raise InterruptedRun(f"stopped by {signal.Signals(number).name}; {then}")
 
 
 def _spell_out(argv: Sequence[str], flags: dict[str, dataclasses.Field]) -> list[str]:
@@ -125,6 +133,12 @@ def _spell_out(argv: Sequence[str], flags: dict[str, dataclasses.Field]) -> list
         stands_alone = bare and following.startswith("--")
         spelled.append(f"{argument}={bare}" if stands_alone else argument)
     return spelled
+
+
+def _docstring(config_class: type, name: str) -> str | None:
+    """What stands under a field."""
+    documented = {parameter.arg_name: parameter.description for parameter in parse_from_object(config_class).params}
+    return documented.get(name)
 
 
 def _with_nearest_name(message: str, flags: dict[str, dataclasses.Field]) -> str:

@@ -89,10 +89,11 @@ def main(config: EvaluateConfig) -> None:
     table = summary(config, of_run, of_other)
     missing = sum(question not in found for question in of_run)
     counted = f"{len(of_run)} questions ({missing} of them not in the run, counted as 0); 95 % intervals by bootstrap"
-    write_json(folder / "figures.json", {"questions": len(of_run), "missing": missing, "figures": table})
+    names = [config.run, *([config.other_run] if config.other_run is not None else [])]
+    counts = {"questions": len(of_run), "missing": missing}
+    write_json(folder / "figures.json", {"runs": names, **counts, "figures": table})
     lines = [json.dumps({"question_id": name, **values}, ensure_ascii=False) for name, values in of_run.items()]
     write_text(folder / "questions.jsonl", "\n".join(lines) + "\n")
-    names = [config.run, *([config.other_run] if config.other_run is not None else [])]
     draw(folder / "accuracy.png", "recall" if config.questions is None else "accuracy", table, names)
     write_page(folder / "evaluation.html", folder / "accuracy.png", counted, table, names)
     print(counted)

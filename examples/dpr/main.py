@@ -29,6 +29,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
+from examples.dpr.lengths import measure, sample, write_lengths
 from examples.dpr.model_card import write_model_card
 from examples.dpr.output import check_output, check_resumed, check_space, lock_output, start_output, write_manifest
 from examples.dpr.splits import STAGES, check_readable, find_split
@@ -55,6 +56,7 @@ from text.training import (
     SaveOnSignal,
     StepFailures,
     Throughput,
+    WorstQuestions,
     best_and_last,
     check_hash,
     expected_size,
@@ -84,6 +86,8 @@ MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "m
     f"valid_recall@{k}": "max" for k in RECALL_AT
 }
 """Figures by which a checkpoint may be chosen, and which way is better."""
+MEASURED = 1000
+"""Questions whose lengths, and those of their passages, the report shows."""
 say = rank_zero_only(print)
 
 
@@ -359,6 +363,7 @@ def _train(config: DPRConfig, is_writer: bool) -> None:
     if is_writer:
         check_space(config.output_dir, 2 * expected_size(model))
         start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
+        note_lengths(config, pipes["train"], tokenizer, model)
     failures = StepFailures()
     trainer = build_trainer(config, len(pipes["train"]), checkpoint, failures)
     with failures.told():
@@ -396,6 +401,9 @@ def hand_on(
     save_model(config, model, tokenizer)
     write_model_card(config.output_dir, dataclasses.asdict(config), pipes, figures, is_tied=model.is_tied)
     write_manifest(config.output_dir, pipes, figures)
+    from examples.dpr.report import write_report  # not before there is something to draw
+
+    print(f"report: {write_report([config.output_dir])}")
     print(f"model: {Path(config.output_dir, 'model')}")
     print("test: " + "  ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in figures.items()))
 
@@ -534,6 +542,16 @@ def build_data(
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=config.num_workers)
 
 
+def note_lengths(config: DPRConfig, pipe: DPRDataPipe, tokenizer: Tokenizer, model: BiEncoder) -> None:
+    """Writes how long some of the training texts are, for the report."""
+    assert isinstance(model.question_encoder, RobertaEncoder)
+    assert config.question_max_length is not None and config.passage_max_length is not None
+    prompts = model.question_encoder.config.prompts
+    limits = (config.question_max_length, config.passage_max_length)
+    lengths = measure(tokenizer, sample(pipe, MEASURED), limits, (prompts["query"], prompts["document"]))
+    write_lengths(Path(config.output_dir, "lengths.json"), lengths)
+
+
 def build_task(config: DPRConfig, model: BiEncoder, set_names: list[str]) -> BiEncoderTask:
     """The objective and its optimization."""
     return BiEncoderTask(
@@ -565,6 +583,7 @@ def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None, f
         callbacks.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=MONITORS[config.monitor]))
     if not config.fast_dev_run:
         folder = Path(config.output_dir, "checkpoints")
+        callbacks.append(WorstQuestions(Path(config.output_dir, "worst_questions.jsonl")))
         callbacks.append(SaveOnSignal(folder / "last.ckpt"))
         callbacks.extend(best_and_last(folder, config.monitor, MONITORS[config.monitor]))
         keep_steps = 0

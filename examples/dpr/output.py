@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,11 @@ CONTENTS = (
     "checkpoints",
     "model",
     "metrics.csv",
+    "speed.csv",
+    "lengths.json",
+    "worst_questions.jsonl",
     "tensorboard",
+    "report.html",
     "manifest.json",
     "rejects.jsonl",
 )
@@ -137,6 +142,15 @@ def start_output(folder: str, config: dict[str, Any], tokenizer: Tokenizer, *, r
     write_text(Path(folder, "tokenizer.json"), tokenizer.to_str(pretty=True))
 
 
+def note_change(folder: str | os.PathLike[str], name: str) -> None:
+    """Brings the manifest of a run that has one up to date with a file that was written since."""
+    path = Path(folder, "manifest.json")
+    if path.exists():
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest["sha256"] = dict(sorted({**manifest["sha256"], name: sha256(Path(folder, name))}.items()))
+        write_json(path, manifest)
+
+
 def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[str, float]) -> None:
     """Writes ``manifest.json``: versions, data, test figures, and the SHA-256 of every file of the run."""
     skipped = [row._asdict() for pipe in pipes.values() for row in pipe.skipped]
@@ -147,6 +161,7 @@ def write_manifest(folder: str, pipes: dict[str, DPRDataPipe], figures: Mapping[
             ],
             "questions": pipe.num_rows,
             "rows_skipped": len(pipe.skipped),
+            "rows_skipped_because": dict(Counter(row.reason for row in pipe.skipped)),
             "found": dict(pipe.counts),
             "duplicate_keys_checked": True,
         }

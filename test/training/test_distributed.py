@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,18 +76,20 @@ def share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Ten
         known_positives=known[start:end, :, None].expand(-1, -1, 2),
         scores=torch.full((len(passages[2 * start : 2 * end]),), torch.nan),
         sources=torch.zeros(end - start, dtype=torch.int64),
+        rows=5 * batch + torch.arange(start, end),
         counts={},
     )
     return made, questions[start:end], passages[2 * start : 2 * end]
 
 
-def evaluate() -> dict[str, float]:
+def evaluate() -> dict[str, Any]:
     """Of three batches."""
     pool = PassagePool()
     for batch in range(3):
         rank, size = this_rank(), num_ranks()
         pool.add(*share(batch, 5 * rank // size, 5 * (rank + 1) // size))
-    return {"ranks": pool.ranks().tolist(), **pool.metrics()}  # pyright: ignore[reportReturnType]
+    ranks = pool.ranks().tolist()
+    return {"ranks": ranks, "worst": repr(pool.worst(7, 2)), **pool.metrics()}
 
 
 def evaluate_on_rank(rank: int, size: int, folder: str) -> None:

@@ -31,6 +31,7 @@ def batch() -> BiEncoderBatch:
         known_positives=known[:, :, None].expand(-1, -1, 2),
         scores=torch.full((NUM_PASSAGES,), torch.nan),
         sources=torch.zeros(NUM_QUESTIONS, dtype=torch.int64),
+        rows=torch.arange(NUM_QUESTIONS),
         counts={},
     )
 

@@ -7,11 +7,18 @@ import torch
 
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import PassagePool
+from text.training.pool import PooledPassage
 
 NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
 
 
-def batch(positive_index: list[int], passage_keys: list[int], known_positives: list[list[int]]) -> BiEncoderBatch:
+def batch(
+    positive_index: list[int],
+    passage_keys: list[int],
+    known_positives: list[list[int]],
+    owner: list[int] | None = None,
+    first_row: int = 0,
+) -> BiEncoderBatch:
     """What a pool looks at; a passage's two keys are the same number here."""
     keys = torch.tensor(passage_keys)
     return BiEncoderBatch(
@@ -19,11 +26,12 @@ def batch(positive_index: list[int], passage_keys: list[int], known_positives: l
         passages=NO_TOKENS,
         text_index=torch.arange(len(passage_keys)),
         positive_index=torch.tensor(positive_index),
-        owner=torch.zeros(len(passage_keys), dtype=torch.int64),
+        owner=torch.zeros(len(passage_keys), dtype=torch.int64) if owner is None else torch.tensor(owner),
         passage_keys=torch.stack([keys, keys], dim=1),
         known_positives=torch.tensor(known_positives)[:, :, None].expand(-1, -1, 2),
         scores=torch.full((len(passage_keys),), torch.nan),
         sources=torch.zeros(len(positive_index), dtype=torch.int64),
+        rows=torch.arange(len(positive_index)) + first_row,
         counts={},
     )
 
@@ -93,3 +101,32 @@ def test_nan_embedding_is_refused() -> None:
     pool.add(batch([0], [1], [[1]]), torch.tensor([[torch.nan]]), torch.tensor([[1.0]]))
     with pytest.raises(ValueError, match="NaN or infinity"):
         pool.ranks()
+
+
+def test_worst_questions_by_hand() -> None:
+    # In one dimension, a passage's embedding is its score; keys 9 and 10 are known to answer question 1.
+    pool = PassagePool()
+    pool.add(
+        batch([0, 2], [1, 2, 3, 9], [[1, 1], [3, 10]], owner=[0, 0, 1, 1]),
+        torch.tensor([[1.0], [1.0]]),
+        torch.tensor([[6.0], [1.0], [2.0], [7.0]]),
+    )
+    pool.add(batch([0], [4, 10], [[4]], owner=[0, 0], first_row=2), torch.tensor([[1.0]]), torch.tensor([[2.0], [5.0]]))
+    assert pool.ranks().tolist() == [1, 2, 4]  # behind 7; behind 7 and 6, 10 being known; behind 7, 6, 5 and a tie
+    last, middle = pool.worst(2, 3)
+    assert (last.place, last.num_above) == ((0, 2), 4)
+    assert last.positive == PooledPassage((0, 2), (4, 4), 2.0)
+    assert last.above == [
+        PooledPassage((0, 1), (9, 9), 7.0),
+        PooledPassage((0, 0), (1, 1), 6.0),
+        PooledPassage((0, 2), (10, 10), 5.0),
+    ]
+    assert (middle.place, middle.num_above, len(middle.above)) == ((0, 1), 2, 2)
+    assert [len(outranked.above) for outranked in pool.worst(9, 1)] == [1, 1, 1]
+
+
+def test_questions_that_rank_first_are_not_among_the_worst() -> None:
+    pool = PassagePool()
+    pool.add(batch([0], [1, 2], [[1]], owner=[0, 0]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
+    pool.ranks()
+    assert pool.worst(5, 3) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError
-from text.training import RandomState
+from text.training import RandomState, Throughput
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -56,6 +57,30 @@ def test_metrics_csv_goes_on_from_the_last_checkpoint(rows: Path, tmp_path: Path
         Run(rows, folder, callbacks=[last("resumed"), stop], enable_checkpointing=True).fit()
     Run(rows, folder, callbacks=[last("resumed")], enable_checkpointing=True, keep_steps=3).fit(folder / "last.ckpt")
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def test_speed_csv_goes_on_beside_it(rows: Path, tmp_path: Path) -> None:
+    """The clock's figures are what they were; the others are those of a run without an interruption."""
+
+    def speed(folder: Path) -> list[dict[str, str]]:
+        with open(folder / "speed.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    Run(rows, tmp_path / "whole", callbacks=[Throughput()]).fit()
+    folder, checkpoint = tmp_path / "resumed", tmp_path / "stopped.ckpt"
+    with pytest.raises(Interrupt):
+        Run(rows, folder, callbacks=[Throughput(), SaveAndStop(5, checkpoint)]).fit()
+    before = speed(folder)
+    Run(rows, folder, callbacks=[Throughput()], keep_steps=4).fit(checkpoint)
+    whole, resumed = speed(tmp_path / "whole"), speed(folder)
+    assert [row["step"] for row in whole] == [str(step) for step in range(9)]
+    assert resumed[:4] == before[:4]
+    # Only steps after the checkpoint are trained again: the row of step 4 was dropped with them.
+    assert [row["step"] for row in resumed] == ["0", "1", "2", "3", "5", "6", "7", "8"]
+    padding = {row["step"]: row["padding"] for row in whole}
+    assert all(padding[row["step"]] == row["padding"] and 0 < float(row["padding"]) < 1 for row in resumed)
+    assert all(float(row["examples/s"]) > 0 for row in (*whole, *resumed))
+    assert "examples/s" not in (folder / "metrics.csv").read_text()
 
 
 def test_checkpoint_of_another_order_is_refused(rows: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from text.datasets import DPRDataPipe
 from text.errors import NonFiniteLossError
 from text.models import BiEncoder, roberta_tiny
 from text.training import BiEncoderTask
-from text.training.task import share_of_peak
+from text.training.task import norm_of_gradient, share_of_peak
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -107,3 +110,35 @@ def test_gradients_are_clipped_once_per_optimizer_step(rows: Path, tmp_path: Pat
     clipped, free = norms.norms
     assert clipped == pytest.approx(0.05, rel=1e-4)
     assert free > 1
+
+
+class PlainNorms(Callback):
+    """The norm of the gradient by step, in plain Python, before it is clipped."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        gradients = (p.grad.flatten().tolist() for p in pl_module.parameters() if p.grad is not None)
+        self.norms.append(math.sqrt(sum(value * value for gradient in gradients for value in gradient)))
+
+
+def test_norm_of_a_gradient_by_hand() -> None:
+    weights = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True), torch.zeros(1)]
+    weights[0].grad, weights[1].grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
+    optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:]}])
+    assert norm_of_gradient(optimizer).item() == 7.0
+
+
+@pytest.mark.parametrize(("accumulated", "every", "steps"), [(1, 1, range(6)), (2, 1, range(4)), (1, 2, [1, 3, 5])])
+def test_metrics_csv_has_the_norm_before_clipping(
+    rows: Path, tmp_path: Path, accumulated: int, every: int, steps: Sequence[int]
+) -> None:
+    plain = PlainNorms()
+    options = {"accumulate_grad_batches": accumulated, "log_every_n_steps": every, "callbacks": [plain]}
+    Run(rows, tmp_path, gradient_clip_val=0.01, max_epochs=2, **options).fit()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        logged = {int(row["step"]): float(row["gradient_norm"]) for row in csv.DictReader(file) if row["gradient_norm"]}
+    assert list(logged) == list(steps)
+    assert min(logged.values()) > 0.1
+    assert list(logged.values()) == pytest.approx([plain.norms[step] for step in steps], rel=1e-5)

@@ -281,6 +281,7 @@ examples_lists = st.lists(
         st.lists(passages, max_size=3),
         st.lists(passages, max_size=2),
         st.integers(0, 3),
+        st.integers(0, 9),
     ),
     min_size=1,
     max_size=5,

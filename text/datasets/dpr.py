@@ -57,8 +57,13 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     batch with fewer rows than ranks, some take none). Iterating again without ``set_epoch`` gives the
     same batches again.
 
-    >>> for batch in DPRDataPipe("train.jsonl", batch_size=16, train=True):  # doctest: +SKIP
-    ...     print(batch[0].question, batch[0].positives[0].title)
+    >>> import json, tempfile
+    >>> rows = [{"question": f"{n} + 1", "positive_ctxs": [{"title": "sum", "text": f"{n + 1}"}]} for n in range(5)]
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     _ = file.write("".join(json.dumps(row) + "\\n" for row in rows)), file.flush()
+    ...     pipe = DPRDataPipe(file.name, batch_size=2)
+    ...     print([[example.question for example in batch] for batch in pipe])
+    [['0 + 1', '1 + 1'], ['2 + 1', '3 + 1'], ['4 + 1']]
 
     Args:
         paths: One file or several data sets; JSONL or a JSON array, plain or compressed by gzip or zstd.
@@ -347,9 +352,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         hard_negatives: list[Any] = _take(row.hard_negatives, self.num_hard_negatives, random)
         other_negatives: list[Any] = _take(row.other_negatives, self.num_other_negatives, random)
         if isinstance(row, TokenRow):  # for the collator, the same
-            tokenized: Any = TokenizedExample(row.question, positives, hard_negatives, other_negatives, source)
+            tokenized: Any = TokenizedExample(row.question, positives, hard_negatives, other_negatives, source, number)
             return tokenized
-        return Example(row.question, row.answers, positives, hard_negatives, other_negatives, source)
+        return Example(row.question, row.answers, positives, hard_negatives, other_negatives, source, number)
 
     def _count(self) -> Counter[str]:
         counts = Counter[str]()

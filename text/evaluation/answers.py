@@ -7,7 +7,7 @@ space nor control is a word of its own. A title is not looked into.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import regex
@@ -19,7 +19,7 @@ SECONDS = 0.1
 
 
 def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool = False) -> bool:
-    """Whether one of the answers stands in a text.
+    r"""Whether one of the answers stands in a text.
 
     As words, lower-cased, one after the other. An answer without any word is found in every text, as DPR finds it.
 
@@ -27,11 +27,41 @@ def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool =
         answers: Known to be right.
         text: Of a passage.
         regular_expressions: Answers are such, as those of CuratedTREC; one that is not valid is not found.
+
+    >>> has_answer(["Mount Pelee"], "In 1902 MOUNT PELEE destroyed Saint-Pierre.")
+    True
+    >>> has_answer(["Pele"], "Mount Pelee"), has_answer(["saint pierre"], "Saint-Pierre")  # words; "-" is one
+    (False, False)
+    >>> has_answer([r"19\d\d"], "in 1902", regular_expressions=True)
+    True
     """
     if regular_expressions:
         return any(_matches(answer, unicodedata.normalize("NFD", text)) for answer in answers)
     words = _words(text)
     return any(_words(answer) in words for answer in answers)
+
+
+def answer_spans(answers: Sequence[str], text: str) -> list[tuple[int, int]]:
+    """Where ``has_answer`` finds the answers: start and end in the text, in order; those that overlap as one.
+
+    An answer without any word is found, but nowhere.
+
+    Args:
+        answers: Known to be right; not regular expressions.
+        text: Of a passage.
+    """
+    normal, words = unicodedata.normalize("NFD", text), _words(text)
+    # Normal form takes characters apart one by one, and orders the marks behind a letter, which all are in its word.
+    origins = [place for place, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
+    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in _WORDS.finditer(normal)]
+    spans: list[tuple[int, int]] = []
+    for first, last in sorted(_occurrences(answers, words)):
+        start, end = places[first][0], places[last][1]
+        if spans and start < spans[-1][1]:
+            earlier = spans.pop()
+            start, end = earlier[0], max(end, earlier[1])
+        spans.append((start, end))
+    return spans
 
 
 def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
@@ -40,6 +70,9 @@ def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
     Args:
         hits: Of each question, best first: whether a passage has an answer; shorter where fewer were found.
         k: Cut-off.
+
+    >>> top_k_accuracy([[False, True], [False, False], [True]], k=1)
+    0.3333...
     """
     return sum(any(of_question[:k]) for of_question in hits) / len(hits)
 
@@ -49,6 +82,16 @@ def _words(text: str) -> str:
     """Each word between two spaces, so that one list of words is in another where its text is in the other's."""
     words = [word.lower() for word in _WORDS.findall(unicodedata.normalize("NFD", text))]
     return "".join(f" {word} " for word in words)
+
+
+def _occurrences(answers: Sequence[str], words: str) -> Iterator[tuple[int, int]]:
+    """Numbers of the first and the last word, wherever an answer stands."""
+    for answer in map(_words, answers):
+        length, spaces, seen = answer.count(" ") // 2, 0, 0
+        while answer and (at := words.find(answer, seen)) >= 0:
+            spaces += words.count(" ", seen, at + 1)  # two for each word before this one, and its first
+            yield spaces // 2, spaces // 2 + length - 1
+            seen = at + 1
 
 
 def _matches(pattern: str, text: str) -> bool:

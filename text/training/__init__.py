@@ -9,6 +9,7 @@ from text.training.loggers import MetricsCSV
 from text.training.objective import Objective
 from text.training.pool import RECALL_AT, PassagePool
 from text.training.task import BiEncoderTask
+from text.training.worst_questions import WorstQuestions
 
 __all__ = [
     "RECALL_AT",
@@ -22,6 +23,7 @@ __all__ = [
     "SaveOnSignal",
     "StepFailures",
     "Throughput",
+    "WorstQuestions",
     "best_and_last",
     "check_hash",
     "expected_size",

@@ -1,9 +1,10 @@
-"""What happens around a training step: speed shown, random state kept."""
+"""What happens around a training step: speed told, random state kept."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,26 +15,48 @@ from text.training.distributed import AllRanks, this_rank
 
 
 class Throughput(Callback):
-    """Shows questions trained per second, and the share of padding, in the progress bar.
+    """Shows and logs questions trained per second, and the share of padding in what this process embeds.
 
-    Neither is logged: ``metrics.csv`` holds only what the same run would give again.
+    Both are of as many batches as lie between two rows of the logs. Waiting for data counts, validation does not.
     """
 
     def __init__(self) -> None:
-        self._started, self._questions = 0.0, 0
+        self._batches: deque[_Batch] = deque()
+        self._paused, self._pause_began = 0.0, 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._questions = time.perf_counter(), 0
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        num_batches = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # pyright: ignore
+        self._batches = deque([_Batch(self._clock(), 0, 0, 0)], maxlen=num_batches + 1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause_began = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused += time.perf_counter() - self._pause_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
-        self._questions += len(batch.positive_index) * trainer.world_size
-        rate = self._questions / (time.perf_counter() - self._started)
         masks = (batch.questions.attention_mask, batch.passages.attention_mask)
-        padding = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-        pl_module.log("examples/s", rate, prog_bar=True, logger=False)
-        pl_module.log("padding", padding, prog_bar=True, logger=False)
+        num_tokens, num_places = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        num_questions = len(batch.positive_index) * trainer.world_size
+        self._batches.append(_Batch(self._clock(), num_questions, num_tokens, num_places))
+        before, *batches = self._batches
+        seconds = batches[-1].ended - before.ended
+        padding = 1 - sum(b.num_tokens for b in batches) / max(1, sum(b.num_places for b in batches))
+        pl_module.log("examples/s", sum(b.num_questions for b in batches) / seconds, prog_bar=True)
+        pl_module.log("padding", padding, prog_bar=True)
+
+    def _clock(self) -> float:
+        """Seconds, without those of validations."""
+        return time.perf_counter() - self._paused
+
+
+class _Batch(NamedTuple):
+    ended: float
+    num_questions: int
+    num_tokens: int
+    num_places: int
 
 
 class RandomState(Callback):

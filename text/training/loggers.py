@@ -1,17 +1,28 @@
-"""metrics.csv: one table for a run, also where it was interrupted."""
+"""metrics.csv and speed.csv: one table each for a run, also where it was interrupted.
+
+What the same run gives again is apart from what depends on the machine and the moment.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from text.artifacts import write_text
+
+SPEED = ("examples/s", "padding")
+"""What goes into ``speed.csv``: the clock's, and what depends on how batches are shared out among ranks."""
+
 
 class MetricsCSV(CSVLogger):
-    """Lightning's CSV logger, writing ``metrics.csv`` right in the run's folder.
+    """Lightning's CSV logger, writing ``metrics.csv`` right in the run's folder, and ``speed.csv`` beside it.
 
     Args:
         folder: The run's folder.
@@ -23,14 +34,29 @@ class MetricsCSV(CSVLogger):
         # Each row is on disk at once, for whoever watches and for a run that is interrupted.
         super().__init__(os.fspath(folder), name="", version="", flush_logs_every_n_steps=1)
         kept = _rows(os.path.join(folder, "metrics.csv"), keep_steps)
+        self._speed = Path(folder, "speed.csv")
         with warnings.catch_warnings():
             # It starts the file anew, which is what is wanted: the rows to keep are read already.
             warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
             if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
                 self.experiment.metrics.extend(kept)
+                self._start_speed(_rows(self._speed, keep_steps))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # pyright: ignore
+        super().log_metrics({name: value for name, value in metrics.items() if name not in SPEED}, step)
+        if SPEED[0] in metrics:
+            with open(self._speed, "a", encoding="utf-8", newline="") as file:
+                values = (f"{metrics[name]:.6g}" for name in SPEED)
+                csv.writer(file, lineterminator="\n").writerow([*values, int(metrics["epoch"]), step])
+
+    def _start_speed(self, kept: list[dict[str, str]]) -> None:
+        names = [*SPEED, "epoch", "step"]
+        lines = [names, *([row.get(name, "") for name in names] for row in kept)]
+        write_text(self._speed, "".join(",".join(line) + "\n" for line in lines))
 
 
-def _rows(path: str, keep_steps: int) -> list[dict[str, str]]:
+def _rows(path: str | os.PathLike[str], keep_steps: int) -> list[dict[str, str]]:
     if not keep_steps or not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", newline="") as file:

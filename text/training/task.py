@@ -66,7 +66,8 @@ class BiEncoderTask(LightningModule):
         self.objective = objective or Objective()
         self.chunk_tokens = chunk_tokens
         self.set_names = set_names
-        self._pool = PassagePool(self.objective.similarity)
+        self.pool = PassagePool(self.objective.similarity)
+        """Of the evaluation that is under way, or was last."""
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
         losses = self.objective(batch, *self._embed(batch))  # (B,)
@@ -78,8 +79,13 @@ class BiEncoderTask(LightningModule):
         self._log_texts(batch)
         return to_backward(losses, num_questions)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Logs the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
+        if self.trainer._logger_connector.should_update_logs:
+            self.log("gradient_norm", norm_of_gradient(optimizer))
+
     def on_validation_epoch_start(self) -> None:
-        self._pool = PassagePool(self.objective.similarity)
+        self.pool = PassagePool(self.objective.similarity)
 
     def validation_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
         self._evaluate(batch, batch_index, "valid")
@@ -88,7 +94,7 @@ class BiEncoderTask(LightningModule):
         self._log_pool("valid")
 
     def on_test_epoch_start(self) -> None:
-        self._pool = PassagePool(self.objective.similarity)
+        self.pool = PassagePool(self.objective.similarity)
 
     def test_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
         self._evaluate(batch, batch_index, "test")
@@ -164,12 +170,12 @@ class BiEncoderTask(LightningModule):
         self._check_finite(loss, stage, batch_index)
         # The mean over questions, not over batches: a short last batch weighs what it holds.
         self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=num_questions)
-        self._pool.add(batch, questions, passages)
+        self.pool.add(batch, questions, passages)
 
     def _log_pool(self, stage: str) -> None:
-        for name, value in self._pool.metrics(self.device).items():
+        for name, value in self.pool.metrics(self.device).items():
             self.log(f"{stage}_{name}", value, prog_bar=name == "mrr@10")
-        self.log(f"{stage}_pool_passages", float(self._pool.num_passages))
+        self.log(f"{stage}_pool_passages", float(self.pool.num_passages))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Biases and layer norms apart, without decay; what is frozen, nowhere."""
@@ -182,6 +188,13 @@ class BiEncoderTask(LightningModule):
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": exempt, "weight_decay": 0.0},
         ]
+
+
+def norm_of_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Of all parameters together, as it is compared with ``gradient_clip_val``."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:

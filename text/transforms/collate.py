@@ -31,8 +31,13 @@ class BiEncoderCollator:
         passage_transform: Pairs of title and text to tokens, likewise.
         num_positives: How many of a question's positives to lay out, as far as it has them.
 
-    >>> collate = BiEncoderCollator(Tokenize(tokenizer, 64), Tokenize(tokenizer, 256))  # doctest: +SKIP
-    >>> batches = DPRDataPipe("train.jsonl", batch_size=16, train=True).map(collate)  # doctest: +SKIP
+    >>> from text.records import Passage
+    >>> from text.transforms import Tokenize, train_tokenizer
+    >>> tokenize = Tokenize(train_tokenizer(["who ate the oak"], vocab_size=300), max_length=64)
+    >>> example = Example("who ate the oak", [], [Passage("1", "", "a beetle")], [Passage("2", "", "nobody")], [])
+    >>> batch = BiEncoderCollator(tokenize, tokenize)([example, example])
+    >>> batch.positive_index.tolist(), batch.owner.tolist(), batch.text_index.tolist()
+    ([0, 2], [0, 0, 1, 1], [0, 1, 0, 1])
     """
 
     def __init__(self, question_transform: Transform, passage_transform: Transform, num_positives: int = 1) -> None:
@@ -83,6 +88,7 @@ class BiEncoderCollator:
             known_positives=torch.from_numpy(known_positives[keep_question]),
             scores=torch.from_numpy(np.array([passage.score for passage in passages], dtype=np.float32)[keep_passage]),
             sources=torch.from_numpy(np.array([example.source for example in examples])[keep_question]),
+            rows=torch.from_numpy(np.array([example.row for example in examples])[keep_question]),
             counts={
                 "questions left out, no tokens": int(len(keep_question) - keep_question.sum()),
                 "passages left out, no tokens": int(len(keep_passage) - keep_passage.sum()),
@@ -171,5 +177,6 @@ def _no_batch() -> BiEncoderBatch:
         known_positives=torch.zeros(0, 1, 2, dtype=torch.int64),
         scores=torch.zeros(0),
         sources=indices,
+        rows=indices,
         counts={"questions left out, no tokens": 0, "passages left out, no tokens": 0},
     )
