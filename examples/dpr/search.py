@@ -80,10 +80,17 @@ def main(config: SearchConfig) -> None:
     if config.bm25:
         assert config.collection is not None
         check_readable(config.collection)
-        with _needs("bm25"):
+        with needs("bm25"):
             from text.retrieval.bm25 import BM25
         write(config, BM25(PassageCollection(config.collection)).search)
-        return
+    elif config.interactive:
+        answer(config, retriever_of(config))
+    else:
+        write(config, retriever_of(config).search)
+
+
+def retriever_of(config: SearchConfig) -> Retriever:
+    """The model and what it encoded, with the index that is asked for."""
     retriever = Retriever.from_pretrained(
         config.embeddings,
         config.model,
@@ -92,21 +99,32 @@ def main(config: SearchConfig) -> None:
         check_hashes=config.check_hashes,
     )
     retriever.index = index_of(config, retriever.shards)
-    if config.interactive:
-        answer(config, retriever)
-    else:
-        write(config, retriever.search)
+    return retriever
+
+
+def collection_of(shards: EmbeddingShards) -> PassageCollection:
+    """The passages that were encoded.
+
+    Raises:
+        UsageError: Their file cannot be read.
+        ArtifactError: It is not what it was.
+    """
+    facts = shards.plan.collection
+    check_readable(facts["path"])
+    if sha256(facts["path"]) != facts["sha256"]:
+        raise ArtifactError(f"{facts['path']}: changed since it was encoded; expected the same passages")
+    return PassageCollection(facts["path"])
 
 
 def index_of(config: SearchConfig, shards: EmbeddingShards) -> Index | None:
     """The index that is asked for; of FAISS, one that is there already."""
     if config.milvus is not None:
-        with _needs("milvus"):
+        with needs("milvus"):
             from text.retrieval.milvus import MilvusIndex
         return MilvusIndex(shards, config.milvus)
     if config.index is None:
         return None
-    with _needs("faiss"):
+    with needs("faiss"):
         from text.retrieval.index import FaissIndex
     folder = Path(config.embeddings, f"index-{config.index.replace(',', '-')}")
     is_there = (folder / "index.json").is_file()
@@ -117,7 +135,8 @@ def index_of(config: SearchConfig, shards: EmbeddingShards) -> Index | None:
 
 
 @contextmanager
-def _needs(extra: str) -> Iterator[None]:
+def needs(extra: str) -> Iterator[None]:
+    """What is imported within comes with an extra of this name."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -142,11 +161,7 @@ def write(config: SearchConfig, search: Callable[..., list[Found]]) -> None:
 
 def answer(config: SearchConfig, retriever: Retriever) -> None:
     """Passages for questions from standard input, until its end."""
-    facts = retriever.shards.plan.collection
-    check_readable(facts["path"])
-    if sha256(facts["path"]) != facts["sha256"]:
-        raise ArtifactError(f"{facts['path']}: changed since it was encoded; expected the same passages")
-    collection = PassageCollection(facts["path"])
+    collection = collection_of(retriever.shards)
     print("question: ", end="", flush=True)
     for line in sys.stdin:
         if line.strip():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from itertools import pairwise
 
 import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text.evaluation import has_answer, top_k_accuracy
+from text.evaluation import answer_spans, has_answer, top_k_accuracy
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,42 @@ pieces = st.lists(st.sampled_from("aA \u00e9e\u0301\u03a3\u03c3.,-7\u00b2\u4e2d\
 @given(st.lists(pieces | st.text(max_size=4), max_size=3), pieces | st.text(max_size=12))
 def test_equals_the_definition(answers: list[str], text: str) -> None:
     assert has_answer(answers, text) == by_definition(answers, text)
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "expected"),
+    [
+        (["60"], "60 of 1960, 60 more", ["60", "60"]),
+        (["The Rhine"], "along the rhine\tvalley", ["the rhine"]),
+        (
+            ["caf\u00e9"],
+            "a cafe\u0301, a CAF\u00c9",
+            ["cafe\u0301", "CAF\u00c9"],
+        ),  # composed and not, as they stand there
+        (["a\u0323\u0307"], "a\u0307\u0323 b", ["a\u0307\u0323"]),  # marks in another order
+        (["="], "a \u2260 b", ["\u2260"]),  # half of a character is all of it
+        (["\u1100\u1161"], "\uac00", ["\uac00"]),
+        (["oak tree", "tree house"], "an oak tree house", ["oak tree house"]),  # they overlap
+        (["a a"], "a a a b a a", ["a a a", "a a"]),
+        (["oak", "elm"], "elm oak", ["elm", "oak"]),
+        (["", "\u200b"], "whatever", []),
+        (["oak"], "", []),
+    ],
+)
+def test_spans_by_hand(answers: list[str], text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in answer_spans(answers, text)] == expected
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(pieces | st.text(max_size=4), pieces | st.text(max_size=12))
+def test_spans_are_where_answers_are_found(answer: str, text: str) -> None:
+    spans = answer_spans([answer], text)
+    if has_answer([answer], ""):  # no word at all
+        assert spans == []
+    else:
+        assert bool(spans) == has_answer([answer], text)
+    assert all(has_answer([answer], text[start:end]) for start, end in spans)
+    assert spans == sorted(spans) and all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
 @pytest.mark.parametrize(

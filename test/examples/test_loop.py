@@ -138,7 +138,7 @@ def started(folder: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_killed_at_ten_moments_and_gone_on_with(tmp_path: Path) -> None:
     before = time.monotonic()
     assert started(tmp_path / "whole").wait() == 0, (tmp_path / "whole.log").read_text()[-2000:]

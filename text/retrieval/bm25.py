@@ -57,7 +57,7 @@ class BM25:
             list(questions), update_vocab=False, return_as="ids", show_progress=False, allow_empty=False
         )
         others = also if also is not None else [()] * len(tokens)
-        pairs = zip(tqdm(tokens, desc="BM25", disable=None), others, strict=True)
+        pairs = zip(tqdm(tokens, desc="BM25", disable=None, delay=1), others, strict=True)
         return [self._best(list(words), k, ids) for words, ids in pairs]
 
     def _texts(self, passages: Iterable[Passage]) -> list[str]:
