@@ -32,6 +32,11 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
 
     Raises:
         ValueError: The embeddings are not (B, D) and (P, D) with one D, or ``similarity`` is unknown.
+
+    >>> similarity_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0], [8.0, -6.0]]))
+    tensor([[25.,  0.]])
+    >>> similarity_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), similarity="cosine")
+    tensor([[0.8000]])
     """
     if question_embeddings.ndim != 2 or question_embeddings.shape[1:] != passage_embeddings.shape[1:]:
         raise ValueError(
@@ -77,6 +82,13 @@ def in_batch_nll(
 
     Raises:
         ValueError: As ``similarity_logits``.
+
+    Logits are the identity, so that each question costs -log(e / (e + 1)) = log(1 + 1 / e):
+
+    >>> in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
+    tensor(0.3133)
+    >>> in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), ignore=torch.ones(2, 2, dtype=torch.bool))
+    tensor(0.)
     """
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     if ignore is not None:
@@ -115,6 +127,11 @@ def multi_positive_nll(
 
     Raises:
         ValueError: A question has no positive; or as ``similarity_logits``.
+
+    All logits are 0: each of the two positives has one negative, and costs log 2.
+
+    >>> multi_positive_nll(torch.zeros(1, 2), torch.ones(3, 2), torch.tensor([[True, True, False]]))
+    tensor(0.6931)
     """
     num_positives = is_positive.sum(dim=1)
     if not num_positives.all():
@@ -154,6 +171,11 @@ def distillation_kl(
 
     Raises:
         ValueError: As ``similarity_logits``.
+
+    A student to whom both passages look alike, and a teacher who is nearly sure: log 2 less the teacher's entropy.
+
+    >>> distillation_kl(torch.zeros(1, 2), torch.ones(2, 2), torch.tensor([[20.0, 0.0]]))
+    tensor(0.6931)
     """
     logits = _precise_logits(question_embeddings, passage_embeddings, similarity, temperature)
     unknown = teacher_scores.isnan()
@@ -177,6 +199,10 @@ def likely_positives(scores: Tensor, owner: Tensor, positive_index: Tensor, marg
 
     Returns:
         (P,) bool; False where a score is not known, and for the positives themselves.
+
+    >>> scores = torch.tensor([0.9, 0.85, 0.2])
+    >>> likely_positives(scores, torch.tensor([0, 0, 0]), torch.tensor([0]), margin=0.1)
+    tensor([False,  True, False])
     """
     found = scores > scores[positive_index[owner]] - margin
     return found.scatter(0, positive_index, False)

@@ -37,6 +37,12 @@ def evaluate_run(
 
     Raises:
         ValueError: No question is left, or a cut-off is below 1.
+
+    The one relevant passage is on place 2, where nDCG's discount is log2(3):
+
+    >>> figures = evaluate_run({"q": {"b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, cut_offs=[10])
+    >>> figures["q"]["ndcg@10"], figures["q"]["mrr@10"], figures["q"]["recall@10"], figures["q"]["map"]
+    (0.6309..., 0.5, 1.0, 0.5)
     """
     if min(cut_offs, default=1) < 1:
         raise ValueError(f"cut_offs are {list(cut_offs)}; expected 1 or more each")
@@ -66,6 +72,9 @@ def fuse(runs: Sequence[Run], *, constant: int = 60) -> Run:
     """Reciprocal rank fusion: a passage's score is the sum of 1 / (constant + rank) over the runs that have it.
 
     Cormack, Clarke and Buettcher, SIGIR 2009.
+
+    >>> fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.3}}], constant=1)  # 1/2; 1/3 + 1/2
+    {'q': {'a': 0.5, 'b': 0.8333...}}
     """
     fused: Run = {}
     for run in runs:

@@ -69,7 +69,11 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
-    """Passage ids, best first; of equal scores, the larger id first, as trec_eval does."""
+    """Passage ids, best first; of equal scores, the larger id first, as trec_eval does.
+
+    >>> ranked({"a": 1.0, "b": 1.0, "c": 2.0})
+    ['c', 'b', 'a']
+    """
     return [passage_id for _, passage_id in sorted(((s, p) for p, s in scores.items()), reverse=True)]
 
 

@@ -176,7 +176,11 @@ def _by_text(
 
 
 def overlap(text: str, other: str) -> float:
-    """Share of runs of three words that both texts have, of those that either has."""
+    """Share of runs of three words that both texts have, of those that either has.
+
+    >>> overlap("the oak was old and tall", "the oak was old and dead")  # 3 in both, of 5
+    0.6
+    """
     ours, theirs = _shingles(text), _shingles(other)
     return len(ours & theirs) / max(1, len(ours | theirs))
 

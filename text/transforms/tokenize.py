@@ -34,6 +34,14 @@ class Tokenize(TokenLayout):
         ValueError: ``max_length`` leaves no room for a text; there is no padding token; the
             post-processor does more than to put special tokens around texts; or the prompt's
             last token would grow together with the text.
+
+    >>> from text.transforms import train_tokenizer
+    >>> tokenize = Tokenize(train_tokenizer(["oak oak"], vocab_size=300), max_length=8)
+    >>> tokens = tokenize(["oak", ("oak", "oak oak oak oak")])  # <s> 0, <pad> 1, </s> 2
+    >>> tokens.input_ids[0].tolist(), tokens.input_ids[1, :4].tolist()
+    ([0, 262, 2, 1, 1, 1, 1, 1], [0, 262, 2, 2])
+    >>> tokens.truncated
+    tensor([False,  True])
     """
 
     fingerprint: str

@@ -1,0 +1,86 @@
+"""How Sphinx makes the documentation: ``sphinx-build -W docs site``. What is built asks for nothing on the network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import text  # noqa: E402
+
+project = "dpr-text"
+release = text.__version__
+copyright = "the authors of dpr-text"  # noqa: A001  Sphinx's name
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# API pages: a name stands under the package that gives it, with what its docstring says.
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # Lightning's, of methods that it calls
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+maximum_signature_line_length = 100
+
+smartquotes = False  # would make a dash of the two before a flag
+
+html_theme = "furo"
+html_title = "dpr-text"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {
+        "color-brand-primary": "#1a5c50",
+        "color-brand-content": "#1a5c50",
+        "color-api-name": "#1a5c50",
+        "color-api-pre-name": "#1a5c50",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#74c7b4",
+        "color-brand-content": "#74c7b4",
+        "color-api-name": "#74c7b4",
+        "color-api-pre-name": "#74c7b4",
+    },
+}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", _keep_attribute, priority=400)
+    app.connect("autodoc-process-docstring", _put_attribute_back, priority=600)
+    app.connect("autodoc-process-signature", _leave_out_flags)
+
+
+_attributes: dict[str, list[str]] = {}
+
+
+def _keep_attribute(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Before napoleon, which takes what stands before a colon for a type."""
+    if what == "attribute":
+        # Python's own words on a field of a NamedTuple say nothing.
+        _attributes[name] = [line for line in lines if not line.startswith("Alias for field number")]
+
+
+def _put_attribute_back(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    if what == "attribute":
+        lines[:] = _attributes.pop(name)
+
+
+def _leave_out_flags(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> tuple[str, None] | None:
+    """The flags of a command stand one by one under it."""
+    return ("", None) if name.startswith("examples.") and what == "class" else None

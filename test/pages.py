@@ -1,0 +1,259 @@
+"""Pages of documentation, run as they stand: every block of bash and Python, in the order of the page.
+
+A page is run in a folder of its own, in which small stand-ins have the names that pages use. A block of ``output`` says
+what the block before it prints: each of its lines is printed, in this order; ``...`` stands for anything. In what
+commands print, numbers with a decimal point may differ: they are measurements, of this machine.
+
+To start Python and import torch takes seconds, and pages have many commands: what they call as ``python`` asks a
+process that has imported all of it to fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
+_BLOCK = re.compile(r"^( *)```(\w+)( slow)?\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+_MEASURED = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
+_CLIENT = """#!{python} -IS
+import json, os, socket, sys
+call = {{"arguments": sys.argv[1:], "client": sys.argv[0], "folder": os.getcwd(), "environment": dict(os.environ)}}
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b"."], [0, 1, 2])
+    server.sendall(json.dumps(call).encode() + b"\\n")
+    sys.exit((server.recv(1) or b"\\1")[0])
+"""
+
+
+class Block(NamedTuple):
+    """Code of a page."""
+
+    language: str
+    """bash or python."""
+    code: str
+    line: int
+    """Of the page, where the code starts."""
+    is_slow: bool
+    printed: str | None
+    """What the page shows of it."""
+
+
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page that run, each with what is shown behind it."""
+    found: list[Block] = []
+    for block in _BLOCK.finditer(page):
+        indent, language, slow, code = block.groups()
+        code = re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        if language in ("bash", "python"):
+            line = page.count("\n", 0, block.start()) + 2
+            found.append(Block(language, code, line, slow is not None, None))
+        elif language == "output":
+            found[-1] = found[-1]._replace(printed=code)
+    return found
+
+
+def run(code: Sequence[Block], folder: Path, python: Path) -> list[str]:
+    """What blocks print, one after the other; those of Python share their names."""
+    calls, results = folder / ".blocks.json", folder / ".printed.json"
+    calls.write_text(json.dumps(code), encoding="utf-8")
+    command = [python, "-m", "test.pages", calls, results]
+    environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def not_printed(block: Block, printed: str) -> str | None:
+    """The first line that a page shows and its code does not print."""
+    lines = (_plain(block, line) for line in printed.splitlines())
+    for shown in (block.printed or "").splitlines():
+        pattern = re.escape(_plain(block, shown)).replace(r"\.\.\.", ".*")
+        if not any(re.fullmatch(pattern, line) for line in lines):
+            return shown
+    return None
+
+
+def _plain(block: Block, line: str) -> str:
+    """A line without a progress bar before it, and without what is not compared."""
+    line = " ".join(line.rpartition("\r")[2].split())
+    return _MEASURED.sub("#", line) if block.language == "bash" else line
+
+
+def stand_ins(folder: Path) -> None:
+    """Puts what pages name into a folder: data, and models of a form but not of a size."""
+    import torch
+
+    from text.models import roberta_tiny
+    from text.transforms import save_tokenizer, train_tokenizer
+
+    torch.manual_seed(0)
+    for name in ("examples", "text", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(TINY / "train.jsonl", folder)
+    shutil.copytree(TINY, folder / "data/nq")
+    shutil.copy(TINY / "passages.tsv", folder / "psgs_w100.tsv")
+    row = {"question": "who", **{name: [{"text": name}] for name in ("positive_ctxs", "negative_ctxs")}}
+    rows = [row | {"question": f"who was {n}", "hard_negative_ctxs": [{"text": "no"}]} for n in range(700)]
+    (folder / "nq-dev.json").write_text(json.dumps(rows), encoding="utf-8")
+    tokenizer = train_tokenizer(["a few words", "who ate the oak", "a beetle did"], 300)
+    roberta_tiny(vocab_size=300).save_pretrained(folder / "roberta-base")
+    tokenizer.save(str(folder / "roberta-base/tokenizer.json"))
+    tokenizer.model.save(str(folder / "roberta-base"))
+    roberta_tiny(vocab_size=300, pooling="mean").save_pretrained(folder / "all-MiniLM-L6-v2")
+    save_tokenizer(tokenizer, folder / "all-MiniLM-L6-v2", max_length=64)
+    (folder / "squad_w100").mkdir()
+    passages = "id\ttext\ttitle\n1\ta beetle did\toaks\n2\tnobody ate\tashes\n3\tit grew\telms\n"
+    (folder / "squad_w100/passages.tsv").write_text(passages, encoding="utf-8")
+    (folder / "squad_w100/test.qa.csv").write_text("who ate the oak\t['beetle']\n", encoding="utf-8")
+    _beir(folder, passages)
+    _fair(folder)
+
+
+def _beir(folder: Path, passages: str) -> None:
+    """A set in BEIR's layout."""
+    rows = [line.split("\t") for line in passages.splitlines()[1:]]
+    lines = [json.dumps({"_id": name, "title": title, "text": text}) + "\n" for name, text, title in rows]
+    (folder / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "who ate the oak"}\n', encoding="utf-8")
+    (folder / "qrels").mkdir()
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t1\t1\n", encoding="utf-8")
+
+
+def _fair(folder: Path) -> None:
+    """BERT's vocabulary, and a checkpoint as FAIR's DPR saves it."""
+    import torch
+
+    from text.models import roberta_tiny
+    from text.models.keys import DPR, to_theirs, with_token_types
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (folder / "bert-base-uncased").mkdir()
+    (folder / "bert-base-uncased/vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    encoder = roberta_tiny(vocab_size=len(words), model_type="bert", pad_token_id=0, max_position_embeddings=512)
+    theirs = to_theirs(with_token_types(encoder.state_dict(), 2), DPR)
+    sides = {f"{side}.{key}": tensor for side in ("question_model", "ctx_model") for key, tensor in theirs.items()}
+    torch.save({"model_dict": sides, "offset": 0, "epoch": 39}, folder / "dpr_biencoder.39")
+
+
+@contextmanager
+def warm_python() -> Iterator[Path]:
+    """A command ``python`` that starts at once, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, which the address of a socket must have
+        address, client = f"{folder}/socket", Path(folder, "python")
+        client.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+        client.chmod(0o755)
+        command = [sys.executable, "-m", "test.pages", address]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as server:
+            try:
+                assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+                yield client
+            finally:
+                os.killpg(server.pid, signal.SIGTERM)  # with what it may still run
+
+
+def _serve(address: str) -> None:
+    """Forks for each call of a client."""
+    for name in ("examples.dpr.loop", "examples.dpr.check", "examples.dpr.update"):  # the first imports the others
+        importlib.import_module(name)
+    for name in ("text.retrieval.index", "text.retrieval.bm25"):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        print("ready", flush=True)
+        while True:
+            connection, _ = server.accept()
+            if os.fork() == 0:
+                server.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _answer(connection)
+            connection.close()
+
+
+def _answer(connection: socket.socket) -> None:
+    """Does in this process what the client was called for; ends it."""
+    code = 1
+    try:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+        with connection.makefile("rb") as file:
+            call = json.loads(file.readline())
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        os.environ.clear()
+        os.environ.update(call["environment"])
+        os.chdir(call["folder"])
+        sys.executable = call["client"]  # for commands that call commands
+        code = _interpret(call["arguments"])
+    finally:
+        sys.stdout.flush()
+        connection.send(bytes([code % 256]))
+        os._exit(0)
+
+
+def _interpret(arguments: list[str]) -> int:
+    """As Python does: -c code, -m module, or a script; its exit code."""
+    kind, *rest = arguments
+    sys.argv = rest if kind in ("-c", "-m") else arguments
+    try:
+        if kind == "-c":
+            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        elif kind == "-m":
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(kind, run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _run_blocks(calls: str, results: str) -> None:
+    """In a process of its own: runs blocks, writes what each prints."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    printed = [_run_block(Block(*block), names) for block in json.loads(Path(calls).read_text(encoding="utf-8"))]
+    Path(results).write_text(json.dumps(printed), encoding="utf-8")
+
+
+def _run_block(block: Block, names: dict[str, Any]) -> str:
+    if block.language == "python":
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile("\n" * (block.line - 1) + block.code, "<page>", "exec"), names)
+        return printed.getvalue()
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"line {block.line}, exit code {done.returncode}:\n{block.code}\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:]) if len(sys.argv) == 2 else _run_blocks(*sys.argv[1:])

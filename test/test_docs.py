@@ -1,0 +1,134 @@
+"""The pages of documentation run as they stand; what is built of them is whole, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from test.pages import ROOT, Block, blocks, not_printed, run, stand_ins
+
+DOCS = ROOT / "docs"
+PAGES = {page.relative_to(DOCS).as_posix(): blocks(page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md")}
+RUN = sorted(name for name, code in PAGES.items() if code)
+SLOW = [name for name in RUN if any(block.is_slow for block in PAGES[name])]
+PACKAGES = ("datasets", "transforms", "models", "losses", "evaluation", "training", "retrieval")
+NEEDS = {
+    "from/torchtext.md": ["torchtext"],
+    "from/sentence-transformers.md": ["sentence_transformers"],
+    "guide/retrieval.md": ["faiss", "bm25s"],
+    "guide/mining.md": ["bm25s"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stand-ins for all pages."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    stand_ins(folder)
+    return folder
+
+
+def check(name: str, code: list[Block], made: Path, folder: Path, python: Path) -> None:
+    for package in NEEDS.get(name, ()):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if name == "from/fair-dpr.md" and torch.__version__ < "2.10":
+        pytest.skip("an old PyTorch, on which checkpoints of others are refused")
+    shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
+    for block, printed in zip(code, run(code, folder, python), strict=True):
+        assert not_printed(block, printed) is None, f"{name}, line {block.line} prints\n{printed}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", RUN)
+def test_a_page_runs(name: str, made: Path, tmp_path: Path, python: Path) -> None:
+    check(name, [block for block in PAGES[name] if not block.is_slow], made, tmp_path, python)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SLOW)
+def test_a_page_runs_with_what_takes_minutes(name: str, made: Path, tmp_path: Path, python: Path) -> None:
+    check(name, PAGES[name], made, tmp_path, python)
+
+
+def test_what_a_page_shows_must_be_printed() -> None:
+    [block] = blocks("# x\n\n```bash\nfalse\n```\n```output\nfound 3 of 10, 0.25 s\n...\nend\n```\n")
+    assert (block.language, block.code, block.line) == ("bash", "false\n", 4)
+    assert not_printed(block, "noise\nfound 3  of 10, 17.5 s\nmore\nend\n") is None
+    assert not_printed(block, "found 4 of 10, 0.25 s\nmore\nend") == "found 3 of 10, 0.25 s"
+    assert not_printed(block, "end\nfound 3 of 10, 0.25 s\nmore\n") == "end"
+    assert not_printed(block._replace(language="python"), "found 3 of 10, 0.26 s\nmore\nend") is not None
+
+
+def test_a_block_that_fails_is_told(tmp_path: Path, python: Path) -> None:
+    for code in ("```bash\nexit 3\n```\n", "```python\n1 / 0\n```\n"):
+        with pytest.raises(AssertionError, match=r"line 2, (exit code 3|in <module>)"):
+            run(blocks(code), tmp_path, python)
+
+
+def test_blocks_that_do_not_run_are_few() -> None:
+    """Other GPUs, installing, diagrams; everything else is bash or Python, and runs."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    languages = re.findall(r"^ *```(\w+)", text, flags=re.MULTILINE)
+    assert set(languages) == {"bash", "python", "output", "text", "json", "yaml"}
+    assert languages.count("text") < 10
+
+
+def test_every_result_of_a_benchmark_is_there() -> None:
+    page = (DOCS / "reference/benchmarks.md").read_text(encoding="utf-8")
+    assert [f for f in (ROOT / "benchmarks/results").glob("*.md") if f"/{f.name}\n" not in page] == []
+
+
+class Resources(HTMLParser):
+    """Addresses that a browser loads of itself, as against those that a reader follows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "srcset", "data", "poster") or (name == "href" and tag in ("link", "image", "use")):
+                self.found.append(value or "")
+            if name == "style":
+                self.found.extend(re.findall(r"url\((.*?)\)", value or ""))
+
+
+def outside(address: str) -> bool:
+    return re.match(r"[\"']?(https?:)?//", address) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_built_documentation(tmp_path: Path) -> None:
+    """No warning, every public name, nothing loaded from elsewhere."""
+    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    pytest.importorskip("furo", reason="the extra docs is not installed")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    assert len(pages) > 20
+    loaded = [address for page in pages.values() for address in Resources(page).found]
+    assert len(loaded) > 100 and not [address for address in loaded if outside(address)]
+    for path in tmp_path.rglob("*.css"):
+        addresses = re.findall(r"url\((.*?)\)|@import\s+([\"'].*?[\"'])", path.read_text(encoding="utf-8"))
+        assert not [address for both in addresses for address in both if outside(address)], path
+    flags = pages[tmp_path / "api/commands.html"]
+    assert "They add no negatives to one another: for that, take chunk_tokens." in flags
+    names = set(re.findall(r'id="(text\.[\w.]+)"', "".join(pages.values())))
+    for package in PACKAGES:
+        module = importlib.import_module(f"text.{package}")
+        for name in getattr(module, "__all__", ["in_batch_nll", "multi_positive_nll", "distillation_kl"]):
+            assert f"text.{package}.{name}" in names, f"text.{package}.{name} has no place in the documentation"
