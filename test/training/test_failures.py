@@ -43,9 +43,9 @@ def poison(task: torch.nn.Module) -> None:
 
 
 def test_d1_rows_are_told_and_the_last_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+    folder = tmp_path / "checkpoints"
     keep = best_and_last(folder, "valid_loss", "min")
-    run = Run(rows, folder, callbacks=[At(5, poison), *keep], enable_checkpointing=True)
+    run = Run(rows, tmp_path / "run", callbacks=[At(5, poison), *keep], enable_checkpointing=True)
     with pytest.raises(NonFiniteLossError) as failed:
         run.fit()
     # The second batch of 4 of the second epoch: the pipe says which lines these are.
