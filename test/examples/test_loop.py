@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -146,8 +147,10 @@ def test_killed_at_ten_moments_and_gone_on_with(tmp_path: Path) -> None:
     seconds, random = time.monotonic() - before, Random(0)
     for number in range(10):
         process = started(tmp_path / "killed")
-        time.sleep(random.uniform(0.1, 0.5) * seconds)
-        os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=random.uniform(0.05, 0.3) * seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
         assert process.wait() != 1, (tmp_path / "killed.log").read_text()[-2000:]
     assert started(tmp_path / "killed").wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
     for name in ("table.json", "table.md"):
