@@ -154,9 +154,9 @@ def _keys(
 def _different(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, Text]], np.ndarray]:
     """The T different ones, in order, and (P,) where each of them stands."""
     names = [tuple(part if isinstance(part, str) else part.tobytes() for part in pair) for pair in pairs]
-    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    first = dict(zip(reversed(names), reversed(pairs), strict=True))
-    return [first[name] for name in places], np.array([places[name] for name in names])
+    different = dict(zip(names, pairs, strict=True))
+    places = {name: place for place, name in enumerate(different)}
+    return list(different.values()), np.array([places[name] for name in names])
 
 
 def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
