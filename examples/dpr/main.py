@@ -173,7 +173,8 @@ class DPRConfig:
     question_max_length: int | None = None
     """Tokens of a question, special ones included; DPR uses 256. By default 64, or what the encoder takes."""
     passage_max_length: int | None = None
-    """Tokens of a title and text together, special ones included. By default 256 (DPR), or what the encoder takes."""
+    """Tokens of a title and text together, special ones included. By default 256 (DPR), or what the encoder takes; more
+    than its folder says is possible, up to the positions that it has (a sentence-transformers model often has more)."""
     question_prompt: str | None = None
     """Put before every question; by default what the encoder's folder says, or nothing."""
     passage_prompt: str | None = None
@@ -496,8 +497,11 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
             "expected the tokenizer that the encoder was trained with"
         )
     prompts = _prompts(config, question_encoder, passage_encoder)
+    longest = max(config.question_max_length or 0, config.passage_max_length or 0)
     for encoder in (question_encoder, passage_encoder):
-        encoder.config = dataclasses.replace(encoder.config, prompts=prompts)
+        limit = encoder.config.max_seq_length
+        limit = None if limit is None or longest > limit else limit
+        encoder.config = dataclasses.replace(encoder.config, prompts=prompts, max_seq_length=limit)
         encoder.activation_checkpointing = config.activation_checkpointing
         for layer in encoder.layers if config.compile else ():
             layer.compile(dynamic=True)

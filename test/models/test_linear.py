@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from text.models import linear
 from text.models.linear import Linear
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["torch", "onednn"])
+def trains_by_onednn(request, monkeypatch):
+    """Either way, whatever this processor is better at."""
+    monkeypatch.setattr(linear, "_TRAINS_BY_ONEDNN", request.param)
 
 
 def linear_pair(gelu: bool = False) -> tuple[Linear, nn.Sequential]:

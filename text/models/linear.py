@@ -2,6 +2,7 @@
 
 PyTorch gives products of float32 matrices to MKL, which on other makers' processors leaves AVX-512 alone. oneDNN,
 which is in the same build and serves bfloat16, does not: it takes half the time there (``benchmarks/encoder.py``).
+Without AVX-512 the two are alike going forward, and oneDNN's products for gradients of weights take twice MKL's time.
 
 Dimensions: I inputs; O outputs.
 """
@@ -19,6 +20,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _DTYPES = [torch.float32]
 if _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # not on a processor without AVX-512
     _DTYPES.append(torch.bfloat16)
+_TRAINS_BY_ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 # Until torch 2.4, it was asked for so.
 _is_autocast = (
@@ -27,7 +29,7 @@ _is_autocast = (
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, by oneDNN where values are float32 on a CPU.
+    """``torch.nn.Linear``, by oneDNN where values are float32 on a CPU and that is quicker.
 
     Args:
         gelu: Whether a GELU follows.
@@ -40,7 +42,7 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         if _fits_onednn(input, self.weight) and not torch.is_grad_enabled():
             return _onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
-        if _fits_onednn(input, self.weight) and input.dtype == torch.float32:
+        if _TRAINS_BY_ONEDNN and _fits_onednn(input, self.weight) and input.dtype == torch.float32:
             outputs = _OneDNNLinear.apply(input, self.weight, self.bias)
         else:
             outputs = super().forward(input)
