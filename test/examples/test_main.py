@@ -222,9 +222,13 @@ def test_a_token_cache_is_not_of_torchtext(fails) -> None:
     assert "--token_cache has the ids of tokenizers; expected no --tokenizer_backend=torchtext" in line
 
 
-def test_limits_beyond_the_encoders(bert: Path, fails) -> None:
-    line = fails(2, "--encoder", str(bert), "--passage_max_length=49", "--fast_dev_run")
-    assert line.endswith("--passage_max_length is 49; the encoder takes at most 48")
+def test_a_limit_may_go_up_to_the_positions(bert: Path, tmp_path: Path, fails) -> None:
+    flags = ["--encoder", str(bert), f"--output_dir={tmp_path / 'run'}", "--max_epochs=1", *SMALL[:2]]
+    assert run(main, DPRConfig, [*flags, "--passage_max_length=60"]) == 0
+    assert RobertaEncoder.from_pretrained(tmp_path / "run/model/passage_encoder").max_length == 512
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["passage_max_length"] == 60
+    line = fails(2, *flags, "--passage_max_length=513", "--overwrite")
+    assert line.endswith("--passage_max_length is 513; the encoder takes at most 512")
 
 
 def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:

@@ -192,11 +192,17 @@ class RobertaEncoder(nn.Module):
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
-        if input_ids.is_cuda:
-            return self._embed(input_ids, attention_mask)
         self._check_length(input_ids)
+        if input_ids.is_cuda:
+            return self._embed(self.embeddings.word(input_ids), attention_mask)
         chunks = cut_by_length(lengths_of(attention_mask)) or [([], 1)]
-        embeddings = [self._embed(input_ids[rows, :length], attention_mask[rows, :length]) for rows, length in chunks]
+        # Words of all chunks are looked up at once, since each look-up has a gradient as large as the table.
+        ids = [input_ids[rows, :length] for rows, length in chunks]
+        words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])
+        embeddings = [
+            self._embed(looked_up.unflatten(0, each.shape), attention_mask[rows, :length])
+            for looked_up, each, (rows, length) in zip(words, ids, chunks, strict=True)
+        ]
         order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
         return torch.cat(embeddings)[order.argsort()]
 
@@ -207,9 +213,13 @@ class RobertaEncoder(nn.Module):
             ValueError: A text is longer than ``max_length``.
         """
         self._check_length(input_ids)
-        hidden = self.embeddings(input_ids, attention_mask)
+        return self._hidden_states(self.embeddings.word(input_ids), attention_mask)
+
+    def _hidden_states(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last layer's output, (B, L, H), for words that are looked up."""
+        hidden = self.embeddings(words, attention_mask)
         hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
-        if input_ids.is_cuda and HAS_PACKED:
+        if hidden.is_cuda and HAS_PACKED:
             tokens = self._transform(hidden[attention_mask], packed(attention_mask))  # (T, H)
             return torch.zeros_like(hidden, dtype=tokens.dtype).masked_scatter(attention_mask[:, :, None], tokens)
         return self._transform(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
@@ -223,9 +233,9 @@ class RobertaEncoder(nn.Module):
                 hidden = layer(hidden, texts)
         return hidden
 
-    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embeddings of texts, all at once."""
-        hidden = self.hidden_states(input_ids, attention_mask)
+    def _embed(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embeddings of texts, (B, L, H) to (B, D), all at once."""
+        hidden = self._hidden_states(words, attention_mask)
         if self.config.pooling == "first":
             pooled = hidden[:, 0]
         else:
@@ -252,10 +262,10 @@ class _Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, words: Tensor, attention_mask: Tensor) -> Tensor:
         # A token's position is counted among the real tokens of its text, wherever it stands in the row.
         positions = (attention_mask.cumsum(dim=1) - 1 + self.first_position) * attention_mask
-        return self.dropout(self.norm(self.word(input_ids) + self.position(positions)))
+        return self.dropout(self.norm(words + self.position(positions)))
 
 
 class _Layer(nn.Module):

