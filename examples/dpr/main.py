@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from tokenizers import Tokenizer
@@ -52,6 +52,7 @@ from text.training import (
     DPRDataModule,
     MetricsCSV,
     Objective,
+    ProgressBar,
     RandomState,
     SaveOnSignal,
     StepFailures,
@@ -582,7 +583,7 @@ def build_task(config: DPRConfig, model: BiEncoder, set_names: list[str]) -> BiE
 
 def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None, failures: StepFailures) -> Trainer:
     """A Trainer that logs to the run's folder and keeps the best and the last checkpoint."""
-    callbacks, loggers = [RandomState(), Throughput(), TQDMProgressBar(), failures], []
+    callbacks, loggers = [RandomState(), Throughput(), ProgressBar(), failures], []
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=MONITORS[config.monitor]))
     if not config.fast_dev_run:

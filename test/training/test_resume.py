@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError
-from text.training import RandomState, Throughput
+from text.training import ProgressBar, RandomState, Throughput
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -33,6 +34,20 @@ def test_resumed_equals_uninterrupted(rows: Path, tmp_path: Path, step: int) -> 
     assert resumed.trainer.global_step == whole.trainer.global_step == 9
     for name, weights in whole.weights().items():
         torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+
+
+def test_progress_of_an_epoch_that_is_gone_on_with(rows: Path, tmp_path: Path, capsys) -> None:
+    def fit(callback: Callback, checkpoint: Path | None = None) -> None:
+        Run(rows, tmp_path, callbacks=[ProgressBar(), callback], enable_progress_bar=True).fit(checkpoint)
+
+    with pytest.raises(Interrupt):
+        fit(SaveAndStop(4, tmp_path / "stopped.ckpt"))
+    capsys.readouterr()
+    with pytest.raises(Interrupt):
+        fit(SaveAndStop(5, tmp_path / "again.ckpt"), tmp_path / "stopped.ckpt")
+    shown = capsys.readouterr()
+    assert "Epoch 1:  67%" in shown.out + shown.err
+    assert "2/3" in shown.out + shown.err
 
 
 def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored() -> None:

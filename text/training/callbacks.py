@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from text.records import BiEncoderBatch
@@ -57,6 +58,14 @@ class _Batch(NamedTuple):
     num_questions: int
     num_tokens: int
     num_places: int
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, which in an epoch that is gone on with shows neither its number nor how many batches it has."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, pl_module)
 
 
 class RandomState(Callback):
