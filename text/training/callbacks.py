@@ -63,9 +63,9 @@ class _Batch(NamedTuple):
 class ProgressBar(TQDMProgressBar):
     """Lightning's, which in an epoch that is gone on with shows neither its number nor how many batches it has."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self.on_train_epoch_start(trainer, pl_module)
+    def on_train_start(self, *_: Any) -> None:
+        super().on_train_start(*_)
+        self.on_train_epoch_start(*_)
 
 
 class RandomState(Callback):
