@@ -30,8 +30,8 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.base import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.training_args import BatchSamplers
 from torch import nn
 
 from benchmarks.report import hardware, versions, write_result
