@@ -33,8 +33,7 @@ class DPRDataModule(LightningDataModule):
         valid: Evaluated after each epoch.
         test: Evaluated at the end.
         train_collate: The same for training, where that is another.
-        num_workers: Processes that read and tokenize; with 0 this process does, in a thread
-            where torchdata is installed.
+        num_workers: Processes that read and tokenize; with 0 a thread of this process does.
     """
 
     def __init__(

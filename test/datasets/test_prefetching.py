@@ -1,0 +1,84 @@
+"""Items made ahead: the same ones, no more than asked for, errors where they belong, no thread left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch.utils.data import IterDataPipe
+
+from text.datasets import prefetch
+
+
+class Numbers(IterDataPipe):
+    """0, 1, ..., and then an error."""
+
+    def __init__(self, end: int, error: BaseException | None = None) -> None:
+        self.end, self.error = end, error
+        self.made: list[int] = []
+
+    def __len__(self) -> int:
+        return self.end
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.end):
+            self.made.append(number)
+            yield number
+        if self.error is not None:
+            raise self.error
+
+
+def wait_until(is_so: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("buffer_size", [1, 3, 100])
+def test_the_same_items_in_each_pass(buffer_size: int) -> None:
+    ahead = prefetch(Numbers(7), buffer_size)
+    assert len(ahead) == 7
+    assert [list(ahead), list(ahead)] == [list(range(7))] * 2
+    assert threads() == []
+
+
+def test_no_more_is_made_than_there_is_room_for() -> None:
+    numbers = Numbers(100)
+    items = iter(prefetch(numbers, 3))
+    for taken in range(1, 5):
+        next(items)
+        wait_until(lambda taken=taken: len(numbers.made) == taken + 3)
+    time.sleep(0.05)  # nothing more comes
+    assert len(numbers.made) == 7
+
+
+def test_a_pass_that_is_given_up_leaves_no_thread() -> None:
+    items: Any = iter(prefetch(Numbers(100), 3))
+    assert next(items) == 0
+    assert threads() == ["prefetch"]
+    items.close()
+    assert threads() == []
+
+
+@pytest.mark.parametrize("error", [ValueError("row 3"), KeyboardInterrupt()])
+def test_an_error_comes_after_the_items_before_it(error: BaseException) -> None:
+    taken = []
+    with pytest.raises(type(error)) as raised:
+        taken.extend(prefetch(Numbers(3, error), 2))
+    assert raised.value is error
+    assert threads() == []
+
+
+def test_items_of_a_pass_that_fails_are_not_lost() -> None:
+    items = iter(prefetch(Numbers(3, ValueError("row 3")), 2))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="row 3"):
+        next(items)
