@@ -44,7 +44,7 @@ def threads() -> list[str]:
 
 @pytest.mark.parametrize("buffer_size", [1, 3, 100])
 def test_the_same_items_in_each_pass(buffer_size: int) -> None:
-    ahead = prefetch(Numbers(7), buffer_size)
+    ahead: Any = prefetch(Numbers(7), buffer_size)
     assert len(ahead) == 7
     assert [list(ahead), list(ahead)] == [list(range(7))] * 2
     assert threads() == []

@@ -25,7 +25,7 @@ class _Prefetched(IterDataPipe):
         self.buffer_size = buffer_size
 
     def __len__(self) -> int:
-        return len(self.pipe)
+        return len(self.pipe)  # pyright: ignore[reportArgumentType]: a pipe without a length says so itself
 
     def __iter__(self) -> Iterator[Any]:
         room, made, is_over = threading.Semaphore(self.buffer_size), SimpleQueue[_Made](), threading.Event()
