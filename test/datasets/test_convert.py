@@ -67,6 +67,19 @@ def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert plain_file(path) == plain
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json"])
+def test_one_process_converts_what_another_reads(tmp_path: Path, name: str) -> None:
+    """Two trainings that begin at once both convert: the file of the second takes the place of the first one's."""
+    rows = json.dumps(records(9)).encode() if name.endswith(".json") else gzip.compress(ROWS)
+    path = write(tmp_path / name, rows)
+    first = JsonlFile(path)
+    Path(first.plain_path).unlink()
+    second = JsonlFile(path)
+    for file in (first, second):
+        with file.open() as reader:
+            assert reader.parse(1)["question"] == records(9)[1]["question"]
+
+
 def test_plain_file_is_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     assert plain_file(path) == path

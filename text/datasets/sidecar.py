@@ -2,7 +2,8 @@
 
 A sidecar lies in the folder ``.dpr-text`` beside its data, or in the user's cache folder where that
 cannot be written. Its name holds a key of the data, so that what was made from an older file is
-never taken for it. It appears whole or not at all: two processes may make it at once.
+never taken for it. It appears whole or not at all, and has the data's time of change: two processes may make it at
+once, and who has that of one open finds that of the other to be the same file.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def sidecar(path: str | os.PathLike[str], kind: str, make: Callable[[Path], None
             "expected one that can: set XDG_CACHE_HOME"
         )
     target = folder / _name(path, data_key(path), kind)
+    changed = os.stat(path).st_mtime_ns
     with atomic_write(target) as temporary:
         make(temporary)
+        os.utime(temporary, ns=(changed, changed))
     _remove_outdated(target, path, kind)
     return target
 
