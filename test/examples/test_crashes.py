@@ -60,8 +60,11 @@ def code_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, pid: int) -> None:
+    """Until a process has made a file; fails if it ends before."""
     while not path.exists():
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is None, f"{pid} has ended without {path}"
         time.sleep(0.01)
 
 
@@ -86,7 +89,7 @@ def test_d7_d8_d9_killed_at_random(whole: Path, tmp_path: Path, number: int) -> 
 def test_d5_d17_stopped_by_a_signal_and_resumed_with_other_workers(whole: Path, tmp_path: Path, signum: int) -> None:
     folder = tmp_path / "run"
     pid = started(folder, "--num_workers=2")
-    wait_for(folder / "checkpoints" / "last.ckpt")
+    wait_for(folder / "checkpoints" / "last.ckpt", pid)
     os.kill(pid, signum)
     assert code_of(pid) == 143, folder.with_suffix(".log").read_text()
     last = folder.with_suffix(".log").read_text().splitlines()[-1]
@@ -99,7 +102,7 @@ def test_d5_d17_stopped_by_a_signal_and_resumed_with_other_workers(whole: Path, 
 def test_d23_one_run_per_folder(tmp_path: Path, ends) -> None:
     folder = tmp_path / "run"
     pid = started(folder)
-    wait_for(folder / "config.yaml")
+    wait_for(folder / "config.yaml", pid)
     line = ends(4, folder, "--overwrite")
     assert f"{folder}: in use by process {pid} on {os.uname().nodename}; expected a folder of its own" in line
     os.kill(pid, signal.SIGKILL)
