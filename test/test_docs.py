@@ -20,6 +20,7 @@ DOCS = ROOT / "docs"
 PAGES = {page.relative_to(DOCS).as_posix(): blocks(page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md")}
 RUN = sorted(name for name, code in PAGES.items() if code)
 SLOW = [name for name in RUN if any(block.is_slow for block in PAGES[name])]
+LONG = {"guide/training.md", "looking.md", "tour.md"}
 PACKAGES = ("datasets", "transforms", "models", "losses", "evaluation", "training", "retrieval")
 NEEDS = {
     "from/torchtext.md": ["torchtext"],
@@ -49,7 +50,7 @@ def check(name: str, code: list[Block], made: Path, folder: Path, python: Path) 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in RUN])
 def test_a_page_runs(name: str, made: Path, tmp_path: Path, python: Path) -> None:
     check(name, [block for block in PAGES[name] if not block.is_slow], made, tmp_path, python)
 

@@ -108,6 +108,7 @@ def test_f4_split_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[
     assert (code, "valid.jsonl: no such file or directory" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_real_data_as_a_command(tmp_path: Path) -> None:
     if not SQUAD.exists():
         pytest.skip(f"{SQUAD} is not there: it belongs to others and is not in the repository")

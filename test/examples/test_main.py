@@ -298,6 +298,7 @@ def as_compact(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_forms_of_the_data_give_the_same_metrics_csv(data: Path, tmp_path: Path) -> None:
     compact = as_compact(tmp_path / "compact")
     array = tmp_path / "array"

@@ -28,6 +28,7 @@ def figures(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     printed = run(tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
     assert printed.count("test: loss") == printed.count("train: 10 questions") == 1

@@ -122,6 +122,7 @@ def test_gradient_of_dropout_is_that_of_what_is_kept():
 
 @needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.slow
 def test_packed_dropout():
     """Of all values, so that a share of the weights is missing; in expectation the same."""
     torch.manual_seed(0)

@@ -97,6 +97,7 @@ def evaluate_on_rank(rank: int, size: int, folder: str) -> None:
         torch.save(evaluate(), f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4])
 def test_an_evaluation_has_the_figures_of_one_process(size: int, tmp_path: Path) -> None:
     multiprocessing.spawn(evaluate_on_rank, (size, str(tmp_path)), nprocs=size)  # pyright: ignore[reportPrivateImportUsage]

@@ -208,6 +208,7 @@ def check(found: list[dict[str, Tensor]], cases: list[Case]) -> None:
             print(f"{case.optimizer}, float32, {case.num_steps} steps: {errors}")
 
 
+@pytest.mark.slow
 def test_chunks_equal_the_whole_on_one_process() -> None:
     cases = [case for case in STEPS + RUNS[::6] if case.chunk_tokens is not None]
     check([train(case) for case in cases], cases)
@@ -218,6 +219,7 @@ def test_a_chunk_may_be_one_text() -> None:
     check([train(case) for case in cases], cases)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("num_ranks", [2])
 def test_a_step_of_ranks_equals_that_of_one_process(num_ranks: int, tmp_path: Path) -> None:
@@ -232,6 +234,7 @@ def test_many_steps_of_ranks_equal_those_of_one_process(num_ranks: int, tmp_path
     check(on_ranks(num_ranks, cases, tmp_path), cases)
 
 
+@pytest.mark.slow
 def test_planted_faults_are_seen(tmp_path: Path) -> None:
     case = Case(1, None, 1.0, None, torch.float64, "SGD", 1)
     right, *found = on_ranks(2, [case], tmp_path, ["none", *FAULTS])

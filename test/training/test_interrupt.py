@@ -251,10 +251,11 @@ def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -
         (folder / f"rank{rank}.txt").write_text(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "n", "step"),
     [
-        pytest.param("on_train_batch_start", 4, 4, marks=pytest.mark.slow),
+        ("on_train_batch_start", 4, 4),
         ("on_validation_batch_start", 5, 3),  # with the sanity check's two
     ],
 )
