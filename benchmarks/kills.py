@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from random import Random
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.report import hardware, versions, write_result
 from examples.dpr.cli import run
@@ -136,6 +138,7 @@ def fork(work: Callable[[], int], output: Path) -> int:
     code = 1
     try:
         torch.set_num_threads(1)  # the threads of this process are not in that one, which would wait for them
+        tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and kept by one that is killed
         descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
