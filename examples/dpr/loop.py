@@ -40,9 +40,6 @@ class Round:
     sources: dict[str, int] = field(default_factory=dict)
     """Hard negatives to mine from each of ``dense``, the model of the round before, and ``bm25``; without any, rows
     are taken as they are."""
-    crops: int = 0
-    """More questions on each positive passage, made of its words (crop.py); rows on one passage stand together then,
-    as ``rows_together`` of main.py needs them."""
     go_on: bool = False
     """Start from the model of the round before instead of ``encoder``."""
 
@@ -179,8 +176,6 @@ class Loop:
         for number, each in enumerate(self.config.trainings, start=1):
             name = f"round {number}"
             rows = self.mine(name, each, model) if each.sources else self.train_rows
-            if each.crops:
-                rows = self.crop(name, each, rows)
             model = self.encode(name, self.train(name, each, rows, model), {})
             table[name] = self.figures(name, model)
         return table
@@ -192,11 +187,6 @@ class Loop:
         runs = [self.search(name, self.train_rows, models[source], more) for source in of.sources]
         flags = {**self.config.mine, **of.mine, "runs": runs, "num": list(of.sources.values())}
         return self._do(name, "mine", {**flags, "rows": self.train_rows, "collection": self.collection}, "rows.jsonl")
-
-    def crop(self, name: str, of: Round, rows: File) -> File:
-        """The same rows, and more questions on their passages."""
-        flags = {"rows": rows, "collection": self.collection, "num": of.crops}
-        return self._do(name, "crop", flags, "rows.jsonl")
 
     def train(self, name: str, of: Round, rows: File, previous: Encoded | None) -> File:
         """The model of a round."""

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import text
 from examples.dpr.cli import parse
-from examples.dpr.crop import CropConfig
 from examples.dpr.encode import EncodeConfig
 from examples.dpr.evaluate import EvaluateConfig
 from examples.dpr.main import DPRConfig
@@ -33,16 +32,8 @@ CONFIGS = {
     "search": SearchConfig,
     "evaluate": EvaluateConfig,
     "mine": MineConfig,
-    "crop": CropConfig,
 }
-_WRITES = {
-    "main": "output_dir",
-    "encode": "output_dir",
-    "search": "run",
-    "evaluate": "output_dir",
-    "mine": "output",
-    "crop": "output",
-}
+_WRITES = {"main": "output_dir", "encode": "output_dir", "search": "run", "evaluate": "output_dir", "mine": "output"}
 """The flag of a driver that says where its result goes."""
 
 

@@ -55,15 +55,6 @@ def test_a_flag_that_is_not_given_counts_as_its_default() -> None:
     assert stages(config(train={"seed": 1}))[4] != stages(config())[4]
 
 
-def test_crops_come_after_mining() -> None:
-    rounds = [{"crops": 2}, {"sources": {"bm25": 1}, "crops": 4}]
-    drivers = [name.split("-")[0] for name in stages(config(rounds=rounds))]
-    before = ["search", "evaluate", "search", "evaluate"]
-    assert drivers[4:7] == ["crop", "main", "encode"]
-    assert drivers[11:] == ["search", "mine", "crop", "main", "encode", *before]
-    assert stages(config(rounds=[{"crops": 2}]))[:5] == stages(config(rounds=rounds))[:5]
-
-
 def test_content_decides_not_the_place(tmp_path: Path) -> None:
     folders = []
     for name in ("a", "b"):

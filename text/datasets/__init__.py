@@ -2,7 +2,6 @@
 
 import text.datasets.torchdata_pipes  # noqa: F401  adds its methods to pipes
 from text.datasets.corpus import PassageCollection
-from text.datasets.crops import crop
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.prefetching import prefetch
 from text.datasets.questions import Question, read_questions
@@ -16,7 +15,6 @@ __all__ = [
     "PassageCollection",
     "Question",
     "Selection",
-    "crop",
     "prefetch",
     "read_questions",
     "select_rows",
