@@ -63,7 +63,8 @@ class MineConfig:
     max_overlap: float = 0.8
     """Largest share of runs of three words in common with a positive, or with a negative that is taken."""
     sort_by_title: bool = False
-    """Rows whose first positives have one title stand together, for main.py --rows_together."""
+    """Rows whose first positives have one title stand together, for main.py --rows_together, in the order of the
+    collection, so that questions on one passage are side by side."""
     seed: int = 0
     """Of the sample that is printed."""
 
@@ -183,7 +184,7 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
     with file.open() as reader, file.rows.open() as lines:
         pairs = [pair for pair in zip(questions, _rows(file), strict=True) if pair[1] not in file.findings.unusable]
         if config.sort_by_title:
-            pairs.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
+            pairs.sort(key=lambda pair: _title_and_place(reader.read(pair[1]).positives[0], collection))
         for question, row in pairs:
             read = reader.read(row)
             negatives, rejected = mine(
@@ -202,6 +203,14 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
 def _rows(file: DPRFile) -> list[int]:
     """Numbers of all rows but blank lines, as ``read_questions`` has them."""
     return [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != "blank line"]
+
+
+def _title_and_place(passage: Passage, collection: PassageCollection) -> tuple[str, int]:
+    """What passages are sorted by; those that the collection does not have come last."""
+    try:
+        return passage.title, collection.row(passage.passage_id)
+    except KeyError:
+        return passage.title, len(collection)
 
 
 def _sources(config: MineConfig, runs: Sequence[tuple[str, Run]], question_id: str) -> Iterator[Source]:
