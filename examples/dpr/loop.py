@@ -27,6 +27,8 @@ from text.errors import ArtifactError
 Flags = dict[str, Any]
 Table = dict[str, dict[str, dict[str, float]]]
 """Figures by round, split and measure."""
+_DOCUMENTS = {"k": 1000, "max_passage_hits": 100}
+"""Flags of search.py for documents by their best windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class LoopConfig:
     """Score it so; needed by a first round that mines with it."""
     rounds: list[Flags] = field(default_factory=lambda: [{}])
     """Trainings, in order, each with any of ``train``, ``sources``, ``mine`` and ``go_on``."""
+    windows: Flags = field(default_factory=dict)
+    """Flags of windows.py. With any, windows are trained on, encoded and mined, and a passage of the collection is as
+    good as its best one; BM25, in the table, has whole passages."""
     train: Flags = field(default_factory=dict)
     encode: Flags = field(default_factory=dict)
     search: Flags = field(default_factory=dict)
@@ -158,12 +163,17 @@ class Loop:
     def __init__(self, config: LoopConfig, *, is_rehearsal: bool = False) -> None:
         self.config, self.is_rehearsal = config, is_rehearsal
         self.stages: list[str] = []
-        self.train_rows, dev, test, self.collection = (
+        self.train_rows, dev, test, self.documents = (
             self._input(name) for name in (config.train_file, config.dev_file, config.test_file, config.collection)
         )
         self.rows = {"dev": dev, "test": test}
         questions = {"dev": config.dev_questions, "test": config.test_questions}
         self.questions = {split: self._input(path) for split, path in questions.items() if path is not None}
+        self.collection = self.documents
+        if config.windows:
+            flags = {**config.windows, "collection": self.documents, "rows": self.train_rows}
+            cut = self._do("windows", "windows", flags)
+            self.train_rows, self.collection = cut.part("rows.jsonl"), cut.part("passages.jsonl")
 
     def table(self) -> Table:
         """Figures of words alone, of the encoder as it is, and of each round."""
@@ -184,7 +194,7 @@ class Loop:
         """Rows with the hard negatives of a round."""
         models = {"dense": model, "bm25": None}
         more = {"with_positives": True}
-        runs = [self.search(name, self.train_rows, models[source], more) for source in of.sources]
+        runs = [self.search(name, self.train_rows, models[source], self.collection, more) for source in of.sources]
         flags = {**self.config.mine, **of.mine, "runs": runs, "num": list(of.sources.values())}
         return self._do(name, "mine", {**flags, "rows": self.train_rows, "collection": self.collection}, "rows.jsonl")
 
@@ -202,10 +212,10 @@ class Loop:
         flags = {**self.config.encode, **more, "model": model, "collection": self.collection}
         return Encoded(model, self._do(name, "encode", flags))
 
-    def search(self, name: str, questions: File, model: Encoded | None, more: Flags) -> File:
-        """A run by a model, or by words."""
+    def search(self, name: str, questions: File, model: Encoded | None, collection: File, more: Flags) -> File:
+        """A run by a model, of what it encoded; or by words, of a collection."""
         if model is None:
-            flags = {"bm25": True, "collection": self.collection}
+            flags = {"bm25": True, "collection": collection}
         else:
             flags = {**self.config.search, "model": model.model, "embeddings": model.embeddings}
         run = "bm25.trec" if model is None else "dense.trec"
@@ -216,10 +226,11 @@ class Loop:
         found = {}
         for split, rows in self.rows.items():
             if split in self.questions:
-                judged = {"questions": self.questions[split], "collection": self.collection}
+                judged = {"questions": self.questions[split], "collection": self.documents}
             else:
                 judged = {"positives": rows}
-            run = self.search(name, self.questions.get(split, rows), model, {})
+            more = _DOCUMENTS if model is not None and self.config.windows else {}
+            run = self.search(name, self.questions.get(split, rows), model, self.documents, more)
             folder = self._do(name, "evaluate", {**judged, "run": run})
             if self.is_rehearsal:
                 continue

@@ -10,6 +10,7 @@ score and source; ``OUTPUT.rejected.jsonl`` says why others are not there.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,9 @@ class MineConfig:
     sort_by_title: bool = False
     """Rows whose first positives have one title stand together, for main.py --rows_together, in the order of the
     collection, so that questions on one passage are side by side."""
+    best_positive_first: bool = False
+    """Positives in the order of their scores in the first source, as training takes the first one: of windows
+    (windows.py), that which seems to answer."""
     seed: int = 0
     """Of the sample that is printed."""
 
@@ -187,17 +191,21 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
             pairs.sort(key=lambda pair: _title_and_place(reader.read(pair[1]).positives[0], collection))
         for question, row in pairs:
             read = reader.read(row)
+            sources = list(_sources(config, runs, question.question_id))
+            positives = _best_first(read.positives, sources[0]) if config.best_positive_first else read.positives
             negatives, rejected = mine(
-                read.positives,
+                positives,
                 read.answers,
-                list(_sources(config, runs, question.question_id)),
+                sources,
                 lambda name: _find(collection, name, config.runs),
                 filters,
                 regular_expressions=question.regular_expressions,
             )
             record = json.loads(lines.read(row))
-            record = _with(record, read.positives, negatives)
-            yield MinedRow(question.question_id, record, read.positives, negatives, rejected)
+            if config.best_positive_first:
+                record.pop("positive_ctxs", None)
+            record = _with(record, positives, negatives)
+            yield MinedRow(question.question_id, record, positives, negatives, rejected)
 
 
 def _rows(file: DPRFile) -> list[int]:
@@ -211,6 +219,11 @@ def _title_and_place(passage: Passage, collection: PassageCollection) -> tuple[s
         return passage.title, collection.row(passage.passage_id)
     except KeyError:
         return passage.title, len(collection)
+
+
+def _best_first(positives: Sequence[Passage], source: Source) -> list[Passage]:
+    """Those without a score last; of equal scores, in their order."""
+    return sorted(positives, key=lambda passage: -source.scores.get(passage.passage_id, -math.inf))
 
 
 def _sources(config: MineConfig, runs: Sequence[tuple[str, Run]], question_id: str) -> Iterator[Source]:

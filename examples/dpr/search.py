@@ -20,7 +20,7 @@ from examples.dpr.splits import check_readable
 from text.artifacts import sha256
 from text.datasets import PassageCollection, read_questions
 from text.errors import ArtifactError, DataError
-from text.evaluation import write_run
+from text.evaluation import max_passage, write_run
 from text.retrieval import EmbeddingShards, Found, Retriever
 from text.retrieval.retriever import Index
 
@@ -51,6 +51,9 @@ class SearchConfig:
     """Questions are training rows: their positives are in the run, too, however low, for mine.py to compare with."""
     k: int = 100
     """Passages for each question."""
+    max_passage_hits: int | None = None
+    """Passages are windows (windows.py): each document with the score of its best one, and so many for each question,
+    out of --k windows."""
     run: str = "runs/dpr/run.trec"
     """Where the TREC run goes."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -71,6 +74,8 @@ class SearchConfig:
             raise UsageError("--index_parameters are those of --index; expected it, too")
         if self.k < 1:
             raise UsageError(f"--k is {self.k}; expected 1 or more")
+        if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
+            raise UsageError(f"--max_passage_hits is {self.max_passage_hits}; expected 1 to {self.k}, which --k is")
 
 
 def main(config: SearchConfig) -> None:
@@ -154,6 +159,8 @@ def write(config: SearchConfig, search: Callable[..., list[Found]]) -> None:
     found = search([question.text for question in questions], config.k, also=also)
     pairs = zip(questions, found, strict=True)
     run = {question.question_id: dict(zip(of.passage_ids, of.scores, strict=True)) for question, of in pairs}
+    if config.max_passage_hits is not None:
+        run = max_passage(run, config.max_passage_hits)
     write_run(config.run, run)
     most = max((len(of_question) for of_question in run.values()), default=0)
     print(f"{config.run}: {len(run)} questions, up to {most} passages each")

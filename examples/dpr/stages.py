@@ -22,6 +22,7 @@ from examples.dpr.evaluate import EvaluateConfig
 from examples.dpr.main import DPRConfig
 from examples.dpr.mine import MineConfig
 from examples.dpr.search import SearchConfig
+from examples.dpr.windows import WindowsConfig
 from text.artifacts import sha256, write_json
 from text.errors import InterruptedRun
 
@@ -32,8 +33,16 @@ CONFIGS = {
     "search": SearchConfig,
     "evaluate": EvaluateConfig,
     "mine": MineConfig,
+    "windows": WindowsConfig,
 }
-_WRITES = {"main": "output_dir", "encode": "output_dir", "search": "run", "evaluate": "output_dir", "mine": "output"}
+_WRITES = {
+    "main": "output_dir",
+    "encode": "output_dir",
+    "search": "run",
+    "evaluate": "output_dir",
+    "mine": "output",
+    "windows": "output_dir",
+}
 """The flag of a driver that says where its result goes."""
 
 

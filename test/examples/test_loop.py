@@ -55,6 +55,15 @@ def test_a_flag_that_is_not_given_counts_as_its_default() -> None:
     assert stages(config(train={"seed": 1}))[4] != stages(config())[4]
 
 
+def test_windows_are_trained_on_and_mined_but_words_alone_find_whole_passages() -> None:
+    rounds = [{"sources": {"bm25": 1}, "mine": {"best_positive_first": True}}]
+    before, after = (stages(config(rounds=rounds, windows=windows)) for windows in ({}, {"words": 8, "stride": 4}))
+    assert after[0].startswith("windows") and after[1:5] == before[:4]  # BM25, scored
+    assert [name.split("-")[0] for name in after[5:]] == [name.split("-")[0] for name in before[4:]]
+    assert not set(after[5:]) & set(before)
+    assert stages(config(rounds=rounds, windows={"words": 8, "stride": 8}))[1:5] == before[:4]
+
+
 def test_content_decides_not_the_place(tmp_path: Path) -> None:
     folders = []
     for name in ("a", "b"):

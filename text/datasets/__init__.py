@@ -8,6 +8,7 @@ from text.datasets.questions import Question, read_questions
 from text.datasets.rows import DPRFile
 from text.datasets.select import Selection, select_rows
 from text.datasets.update import update_collection
+from text.datasets.windows import windows
 
 __all__ = [
     "DPRDataPipe",
@@ -19,4 +20,5 @@ __all__ = [
     "read_questions",
     "select_rows",
     "update_collection",
+    "windows",
 ]

@@ -85,6 +85,28 @@ def fuse(runs: Sequence[Run], *, constant: int = 60) -> Run:
     return fused
 
 
+def max_passage(run: Run, num_hits: int) -> Run:
+    """Documents of a run of their windows (``text.datasets.windows``): each with the score of its best one.
+
+    MaxP of Dai and Callan, arXiv:1905.09217.
+
+    Args:
+        run: Of passages with ids such as ``DOCUMENT#NUMBER``; what stands after the last # is left out.
+        num_hits: Documents for each question, at most.
+
+    >>> max_passage({"q": {"a#0": 1.0, "a#1": 3.0, "b#0": 2.0, "c#0": 1.0}}, 2)
+    {'q': {'a': 3.0, 'b': 2.0}}
+    """
+    best: Run = {}
+    for question, scores in run.items():
+        of_question = best.setdefault(question, {})
+        for passage in ranked(scores):
+            document = passage.rpartition("#")[0]
+            if document in of_question or len(of_question) < num_hits:
+                of_question.setdefault(document, scores[passage])
+    return best
+
+
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

@@ -1,0 +1,91 @@
+"""Cuts passages into windows of words: a collection of these, and training rows whose positives are such.
+
+    python examples/dpr/windows.py --collection=corpus.jsonl --rows=train.jsonl --output_dir=runs/windows
+
+Writes passages.jsonl, to encode, and rows.jsonl, to mine from (mine.py --best_positive_first, since only some of a
+positive's windows answer). search.py --max_passage_hits gives documents by their best windows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from examples.dpr.cli import UsageError, run
+from examples.dpr.splits import check_readable
+from text.artifacts import atomic_write
+from text.datasets import DPRFile, PassageCollection, windows
+from text.records import Passage
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowsConfig:
+    """Cuts passages into windows of words: a collection of these, and training rows whose positives are such."""
+
+    collection: str | None = None
+    """Passages."""
+    rows: str | None = None
+    """Training rows in the DPR format. All windows of a positive are positives; negatives are left out, for mine.py
+    to find others."""
+    words: int = 64
+    """Of a window."""
+    stride: int = 32
+    """Words from one start to the next."""
+    output_dir: str = "runs/windows"
+    """Where passages.jsonl and rows.jsonl go."""
+
+    def __post_init__(self) -> None:
+        if self.collection is None:
+            raise UsageError("expected --collection")
+        if not 1 <= self.stride <= self.words:
+            raise UsageError(f"--stride is {self.stride}; expected 1 to {self.words}, which --words is")
+
+
+def main(config: WindowsConfig) -> None:
+    """Writes both files."""
+    for path in filter(None, (config.collection, config.rows)):
+        check_readable(path)
+    assert config.collection is not None
+    collection, folder = PassageCollection(config.collection), Path(config.output_dir)
+    cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
+    records = ({"_id": each.passage_id, "title": each.title, "text": each.text} for each in chain.from_iterable(cut))
+    count = _write(folder / "passages.jsonl", records)
+    print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
+    if config.rows is not None:
+        count = _write(folder / "rows.jsonl", rows_of_windows(config, DPRFile(config.rows, collection)))
+        print(f"{folder / 'rows.jsonl'}: {count} rows")
+
+
+def rows_of_windows(config: WindowsConfig, file: DPRFile) -> Iterator[dict[str, Any]]:
+    """Each usable row, with the windows of its positives for these."""
+    with file.open() as reader, file.rows.open() as lines:
+        for row in file.usable().tolist():
+            positives = [windows(each, config.words, config.stride) for each in reader.read(row).positives]
+            record = {name: value for name, value in json.loads(lines.read(row)).items() if not name.endswith("_ids")}
+            contexts = [_context(each) for each in chain.from_iterable(positives)]
+            yield record | {"positive_ctxs": contexts, "negative_ctxs": [], "hard_negative_ctxs": []}
+
+
+def _context(passage: Passage) -> dict[str, Any]:
+    return {"passage_id": passage.passage_id, "title": passage.title, "text": passage.text}
+
+
+def _write(path: Path, records: Iterable[dict[str, Any]]) -> int:
+    """JSON lines; how many."""
+    count = 0
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, WindowsConfig))

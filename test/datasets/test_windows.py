@@ -1,0 +1,33 @@
+"""windows: every word in one at least, in order, and where they begin."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text.datasets import windows
+from text.records import Passage
+
+
+@given(st.integers(0, 60), st.integers(1, 12), st.data())
+def test_all_words_in_as_few_windows_as_the_stride_allows(num_words: int, length: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, length))
+    words = [f"w{n}" for n in range(num_words)]
+    found = windows(Passage("p#7", "a title", " \n".join(words)), length, stride)
+    assert [each.passage_id for each in found] == [f"p#7#{n}" for n in range(len(found))]
+    assert {each.title for each in found} == {"a title"}
+    for number, each in enumerate(found):
+        assert each.text.split() == words[number * stride : number * stride + length]
+    assert set(" ".join(each.text for each in found).split()) == set(words)
+    assert len(found) == 1 or (len(found) - 2) * stride + length < num_words  # one fewer would lose words
+
+
+def test_no_id_stays_none() -> None:
+    assert {each.passage_id for each in windows(Passage("", "", "a b c"), 2, 1)} == {""}
+
+
+@pytest.mark.parametrize("stride", [0, 5])
+def test_strides_that_would_lose_words(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"stride is {stride}; expected 1 to 4"):
+        windows(Passage("p", "", "a"), 4, stride)
