@@ -64,8 +64,7 @@ class MineConfig:
     max_overlap: float = 0.8
     """Largest share of runs of three words in common with a positive, or with a negative that is taken."""
     sort_by_title: bool = False
-    """Rows whose first positives have one title stand together, for main.py --rows_together, in the order of the
-    collection, so that questions on one passage are side by side."""
+    """Rows whose first positives have one title stand together, for main.py --rows_together."""
     best_positive_first: bool = False
     """Positives in the order of their scores in the first source, as training takes the first one: of windows
     (windows.py), that which seems to answer."""
@@ -188,7 +187,7 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
     with file.open() as reader, file.rows.open() as lines:
         pairs = [pair for pair in zip(questions, _rows(file), strict=True) if pair[1] not in file.findings.unusable]
         if config.sort_by_title:
-            pairs.sort(key=lambda pair: _title_and_place(reader.read(pair[1]).positives[0], collection))
+            pairs.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
         for question, row in pairs:
             read = reader.read(row)
             sources = list(_sources(config, runs, question.question_id))
@@ -211,14 +210,6 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
 def _rows(file: DPRFile) -> list[int]:
     """Numbers of all rows but blank lines, as ``read_questions`` has them."""
     return [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != "blank line"]
-
-
-def _title_and_place(passage: Passage, collection: PassageCollection) -> tuple[str, int]:
-    """What passages are sorted by; those that the collection does not have come last."""
-    try:
-        return passage.title, collection.row(passage.passage_id)
-    except KeyError:
-        return passage.title, len(collection)
 
 
 def _best_first(positives: Sequence[Passage], source: Source) -> list[Passage]:
