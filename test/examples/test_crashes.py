@@ -68,7 +68,7 @@ def wait_for(path: Path, pid: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", [MOMENTS[0], "clock"])
+@pytest.mark.parametrize("moment", [MOMENTS[0], pytest.param("clock", marks=pytest.mark.slow)])
 def test_d7_d8_d9_killed_and_resumed(whole: Path, tmp_path: Path, moment: str) -> None:
     disturbed(tmp_path / "run", Random(3), 2, in_save=moment != "clock")
     assert left_by(tmp_path / "run") == left_by(whole)
