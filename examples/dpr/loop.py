@@ -170,13 +170,11 @@ class Loop:
         questions = {"dev": config.dev_questions, "test": config.test_questions}
         self.questions = {split: self._input(path) for split, path in questions.items() if path is not None}
         self.collection = self.documents
-        if config.windows:
-            flags = {**config.windows, "collection": self.documents, "rows": self.train_rows}
-            cut = self._do("windows", "windows", flags)
-            self.train_rows, self.collection = cut.part("rows.jsonl"), cut.part("passages.jsonl")
 
     def table(self) -> Table:
         """Figures of words alone, of the encoder as it is, and of each round."""
+        if self.config.windows:
+            self.cut()
         table = {"BM25": self.figures("BM25", None)}
         model = None
         if self.config.is_pretrained and self.config.score_start:
@@ -189,6 +187,12 @@ class Loop:
             model = self.encode(name, self.train(name, each, rows, model), {})
             table[name] = self.figures(name, model)
         return table
+
+    def cut(self) -> None:
+        """Windows, instead of the passages and in the rows."""
+        flags = {**self.config.windows, "collection": self.documents, "rows": self.train_rows}
+        folder = self._do("windows", "windows", flags)
+        self.train_rows, self.collection = folder.part("rows.jsonl"), folder.part("passages.jsonl")
 
     def mine(self, name: str, of: Round, model: Encoded | None) -> File:
         """Rows with the hard negatives of a round."""

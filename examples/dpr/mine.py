@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from examples.dpr import search
 from examples.dpr.cli import UsageError, run
+from examples.dpr.rows import Record, context, with_contexts
 from examples.dpr.splits import check_readable
 from text.artifacts import atomic_write, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
@@ -134,7 +135,7 @@ class MinedRow(NamedTuple):
     """A row of training data, and how its negatives were found."""
 
     question_id: str
-    record: dict[str, Any]
+    record: Record
     """With the new negatives."""
     positives: list[Passage]
     negatives: list[Negative]
@@ -201,9 +202,8 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
                 regular_expressions=question.regular_expressions,
             )
             record = json.loads(lines.read(row))
-            if config.best_positive_first:
-                record.pop("positive_ctxs", None)
-            record = _with(record, positives, negatives)
+            contexts = None if config.best_positive_first else record.get("positive_ctxs")
+            record = with_contexts(record, contexts or [context(each) for each in positives], _found(negatives))
             yield MinedRow(question.question_id, record, positives, negatives, rejected)
 
 
@@ -229,19 +229,11 @@ def _find(collection: PassageCollection, passage_id: str, runs: Sequence[str]) -
         raise DataError(f"{collection.path}: no passage {passage_id}; expected those of {', '.join(runs)}") from None
 
 
-def _with(record: dict[str, Any], positives: Sequence[Passage], negatives: Sequence[Negative]) -> dict[str, Any]:
-    """A full row: the old one's question and positives, and the new negatives."""
-    contexts = record.get("positive_ctxs") or [_context(passage) for passage in positives]
-    kept = {name: value for name, value in record.items() if not name.endswith("_ids")}
-    mined = [
-        _context(negative.passage) | {"score": negative.score, "rank": negative.rank, "source": negative.source}
+def _found(negatives: Sequence[Negative]) -> list[Record]:
+    return [
+        context(negative.passage) | {"score": negative.score, "rank": negative.rank, "source": negative.source}
         for negative in negatives
     ]
-    return kept | {"positive_ctxs": contexts, "negative_ctxs": [], "hard_negative_ctxs": mined}
-
-
-def _context(passage: Passage) -> dict[str, Any]:
-    return {"passage_id": passage.passage_id, "title": passage.title, "text": passage.text}
 
 
 def report(config: MineConfig, tally: Tally) -> None:

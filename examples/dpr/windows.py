@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from examples.dpr.cli import UsageError, run
+from examples.dpr.rows import Record, context, with_contexts
 from examples.dpr.splits import check_readable
 from text.artifacts import atomic_write
 from text.datasets import DPRFile, PassageCollection, windows
-from text.records import Passage
+from text.datasets.corpus import beir_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,34 +55,29 @@ def main(config: WindowsConfig) -> None:
     assert config.collection is not None
     collection, folder = PassageCollection(config.collection), Path(config.output_dir)
     cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
-    records = ({"_id": each.passage_id, "title": each.title, "text": each.text} for each in chain.from_iterable(cut))
-    count = _write(folder / "passages.jsonl", records)
+    count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
     if config.rows is not None:
-        count = _write(folder / "rows.jsonl", rows_of_windows(config, DPRFile(config.rows, collection)))
+        rows = rows_of_windows(config, DPRFile(config.rows, collection))
+        count = _write(folder / "rows.jsonl", (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{folder / 'rows.jsonl'}: {count} rows")
 
 
-def rows_of_windows(config: WindowsConfig, file: DPRFile) -> Iterator[dict[str, Any]]:
+def rows_of_windows(config: WindowsConfig, file: DPRFile) -> Iterator[Record]:
     """Each usable row, with the windows of its positives for these."""
     with file.open() as reader, file.rows.open() as lines:
         for row in file.usable().tolist():
             positives = [windows(each, config.words, config.stride) for each in reader.read(row).positives]
-            record = {name: value for name, value in json.loads(lines.read(row)).items() if not name.endswith("_ids")}
-            contexts = [_context(each) for each in chain.from_iterable(positives)]
-            yield record | {"positive_ctxs": contexts, "negative_ctxs": [], "hard_negative_ctxs": []}
+            contexts = [context(each) for each in chain.from_iterable(positives)]
+            yield with_contexts(json.loads(lines.read(row)), contexts, [])
 
 
-def _context(passage: Passage) -> dict[str, Any]:
-    return {"passage_id": passage.passage_id, "title": passage.title, "text": passage.text}
-
-
-def _write(path: Path, records: Iterable[dict[str, Any]]) -> int:
-    """JSON lines; how many."""
+def _write(path: Path, lines: Iterable[str]) -> int:
+    """How many there are."""
     count = 0
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for line in lines:
+            file.write(line)
             count += 1
     return count
 

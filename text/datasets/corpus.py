@@ -286,3 +286,9 @@ def _save_json(path: Path, facts: _Facts) -> None:
 def _save_array(path: Path, values: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.save(file, values)
+
+
+def beir_line(passage: Passage) -> str:
+    """A passage as a line of BEIR's corpus.jsonl."""
+    record = {"_id": passage.passage_id, "title": passage.title, "text": passage.text}
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 
 from text.artifacts import atomic_write
-from text.datasets.corpus import PassageCollection
+from text.datasets.corpus import PassageCollection, beir_line
 from text.errors import DataError
 from text.records import Passage
 
@@ -47,15 +46,10 @@ def update_collection(
             now = changed.get(name, passage)
             counts["deleted" if name in deleted else "unchanged" if now == passage else "replaced"] += 1
             if name not in deleted:
-                file.write(_line(now))
+                file.write(beir_line(now))
         for name in [name for name in changed if name not in met]:
             counts["added"] += 1
-            file.write(_line(changed[name]))
+            file.write(beir_line(changed[name]))
         if missing := sorted(deleted - met):
             raise DataError(f"{collection.path}: no passage {missing[0]}; expected ids of passages to delete")
     return counts
-
-
-def _line(passage: Passage) -> str:
-    record = {"_id": passage.passage_id, "title": passage.title, "text": passage.text}
-    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -102,8 +102,8 @@ def max_passage(run: Run, num_hits: int) -> Run:
         of_question = best.setdefault(question, {})
         for passage in ranked(scores):
             document = passage.rpartition("#")[0]
-            if document in of_question or len(of_question) < num_hits:
-                of_question.setdefault(document, scores[passage])
+            if document not in of_question and len(of_question) < num_hits:
+                of_question[document] = scores[passage]
     return best
 
 
