@@ -7,7 +7,7 @@ once, each with its positive: random batches of one size, AdamW, the same peak o
 and limits of length, float32, no dropout. Negatives are the other passages of a batch; ours takes a passage that two
 questions share as a positive of both, sentence-transformers keeps it out of the batch (NO_DUPLICATES). Time is that of
 the trainer's steps, without starting and saving. Then one and the same way to encode, search and score both.
-Writes benchmarks/results/fine_tuning-DATE.md.
+Writes benchmarks/results/fine_tuning-DATA-DATE.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
                 shown = " | ".join(f"{figures[measure]:.4f}" for measure in MEASURES)
                 lines.append(f"| {seed} | {side} | {shown} | {seconds:.0f} | {seconds / trained['ours'][1]:.2f} |")
                 print(lines[-1], flush=True)
-    write_result("fine_tuning", "\n".join(lines) + "\n")
+    write_result(f"fine_tuning-{arguments.data_path.name}", "\n".join(lines) + "\n")
 
 
 def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:

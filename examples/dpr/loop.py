@@ -69,7 +69,7 @@ class LoopConfig:
     """Trainings, in order, each with any of ``train``, ``sources``, ``mine`` and ``go_on``."""
     windows: Flags = field(default_factory=dict)
     """Flags of windows.py. With any, windows are trained on, encoded and mined, and a passage of the collection is as
-    good as its best one; BM25, in the table, has whole passages."""
+    good as its best one among 1,000 found, whatever k ``search`` has; BM25, in the table, has whole passages."""
     train: Flags = field(default_factory=dict)
     encode: Flags = field(default_factory=dict)
     search: Flags = field(default_factory=dict)

@@ -7,7 +7,16 @@ from random import Random
 
 import pytest
 
-from text.evaluation import bootstrap_interval, evaluate_run, fuse, mean, paired_randomization, without_self_matches
+from text.errors import DataError
+from text.evaluation import (
+    bootstrap_interval,
+    evaluate_run,
+    fuse,
+    max_passage,
+    mean,
+    paired_randomization,
+    without_self_matches,
+)
 
 CUT_OFFS = (1, 3, 10)
 
@@ -71,6 +80,17 @@ def test_self_matches_by_hand() -> None:
 def test_fusion_by_hand() -> None:
     fused = fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}, "r": {"a": 0.0}}], constant=1)
     assert fused == {"q": {"a": 1 / 2, "b": 1 / 3 + 1 / 2, "c": 1 / 3}, "r": {"a": 1 / 2}}
+
+
+def test_documents_by_their_best_windows_by_hand() -> None:
+    run = {"q": {"a#0": 1.0, "a#1": 3.0, "b#x#0": 2.0, "c#0": 2.5}, "r": {}}
+    assert max_passage(run, 2) == {"q": {"a": 3.0, "c": 2.5}, "r": {}}
+    assert max_passage(run, 9)["q"] == {"a": 3.0, "c": 2.5, "b#x": 2.0}
+
+
+def test_documents_of_passages_that_are_no_windows() -> None:
+    with pytest.raises(DataError, match="question q: passage b is no window; expected an id such as DOCUMENT#0"):
+        max_passage({"q": {"a#0": 1.0, "b": 0.5}}, 2)
 
 
 def test_interval_of_a_mean() -> None:

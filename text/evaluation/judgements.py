@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from text.errors import DataError
 from text.evaluation.trec import Run, ranked
 
 Figures = dict[str, float]
@@ -94,6 +95,9 @@ def max_passage(run: Run, num_hits: int) -> Run:
         run: Of passages with ids such as ``DOCUMENT#NUMBER``; what stands after the last # is left out.
         num_hits: Documents for each question, at most.
 
+    Raises:
+        DataError: An id has no #.
+
     >>> max_passage({"q": {"a#0": 1.0, "a#1": 3.0, "b#0": 2.0, "c#0": 1.0}}, 2)
     {'q': {'a': 3.0, 'b': 2.0}}
     """
@@ -101,7 +105,9 @@ def max_passage(run: Run, num_hits: int) -> Run:
     for question, scores in run.items():
         of_question = best.setdefault(question, {})
         for passage in ranked(scores):
-            document = passage.rpartition("#")[0]
+            document, is_window, _ = passage.rpartition("#")
+            if not is_window:
+                raise DataError(f"question {question}: passage {passage} is no window; expected an id such as DOCUMENT#0")
             if document not in of_question and len(of_question) < num_hits:
                 of_question[document] = scores[passage]
     return best
