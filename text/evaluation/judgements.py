@@ -107,7 +107,9 @@ def max_passage(run: Run, num_hits: int) -> Run:
         for passage in ranked(scores):
             document, is_window, _ = passage.rpartition("#")
             if not is_window:
-                raise DataError(f"question {question}: passage {passage} is no window; expected an id such as DOCUMENT#0")
+                raise DataError(
+                    f"question {question}: passage {passage} is no window; expected an id such as DOCUMENT#0"
+                )
             if document not in of_question and len(of_question) < num_hits:
                 of_question[document] = scores[passage]
     return best
