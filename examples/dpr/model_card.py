@@ -40,6 +40,7 @@ def write_model_card(
     )
     results = ((name.removeprefix("test_"), f"{value:.4f}") for name, value in figures.items())
     passage_encoder = "question_encoder" if is_tied else "passage_encoder"
+    passage = '("its title", "its text")' if config["titles"] == "pair" else '"its title its text"'
     similarity = "cosine similarity" if config["similarity"] == "cosine" else "dot product"
     page = f"""---
 library_name: sentence-transformers
@@ -70,7 +71,7 @@ from transformers import AutoModel
 
 model = SentenceTransformer("model")
 questions = model.encode_query(["who wrote it"])
-passages = model.encode_document([("its title", "its text")])
+passages = model.encode_document([{passage}])
 encoder = AutoModel.from_pretrained("model/{passage_encoder}")
 ```
 

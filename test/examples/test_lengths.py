@@ -28,12 +28,17 @@ def test_every_bin_holds_as_many_lengths(longest: int) -> None:
     assert len(set(np.histogram(np.arange(len(edges) * 100), edges)[0].tolist())) == 1
 
 
+TEXTS = ("a b", "a", "b c", "a b c", "a b c d")
+
+
 def test_lengths_count_special_tokens_titles_and_prompts_beyond_the_limits() -> None:
     tokenizer = train_tokenizer(["a b c d e f"], 300)
     example = Example("a b", [], [Passage("1", "a", "b c")], [Passage("2", "", "a b c d")], [])
     questions, passages = measure(tokenizer, [[example]], (4, 5), ("", "f:"))
-    words = {text: len(tokenizer.encode(text, add_special_tokens=False).ids) for text in ("a b", "a", "b c", "a b c d")}
+    words = {text: len(tokenizer.encode(text, add_special_tokens=False).ids) for text in TEXTS}
     prompt = len(tokenizer.encode("f:", add_special_tokens=False).ids)
     assert questions.tokens.tolist() == [words["a b"] + 2]
     assert passages.tokens.tolist() == [prompt + words["a"] + words["b c"] + 4, prompt + words["a b c d"] + 2]
     assert (questions.limit, passages.limit) == (4, 5)
+    _, joined = measure(tokenizer, [[example]], (4, 5), titles="join")
+    assert joined.tokens.tolist() == [words["a b c"] + 2, words["a b c d"] + 2]

@@ -177,7 +177,9 @@ def bert(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("flags", [[], ["--tied", "--passage_prompt=a: ", "--activation_checkpointing"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--tied", "--passage_prompt=a: ", "--titles=join", "--activation_checkpointing"]]
+)
 def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: list[str]) -> None:
     run_folder = tmp_path / "run"
     arguments = ["--encoder", str(bert), "--output_dir", str(run_folder), "--max_epochs=1", *SMALL[:2], *flags]
@@ -189,6 +191,9 @@ def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: 
     assert model.passage_encoder.config.pooling == "mean"
     assert model.passage_encoder.config.prompts == {"query": "query: ", "document": "a: " if flags else ""}
     assert load_tokenizer(run_folder / "model").to_str() == load_tokenizer(bert).to_str()
+    assert json.loads((run_folder / "model/config.json").read_text())["titles"] == ("join" if flags else "pair")
+    use = '"its title its text"' if flags else '("its title", "its text")'
+    assert f"model.encode_document([{use}])" in (run_folder / "model/README.md").read_text()
 
 
 def test_training_from_a_checkpoint_of_fairs_dpr(bert: Path, tmp_path: Path, fails) -> None:
@@ -440,6 +445,10 @@ def test_scores_of_a_teacher_in_the_rows(data: Path, tmp_path: Path, fails) -> N
     assert "expected both" in fails(2, *flags)
     assert "expected both" in fails(2, "--distillation=0.5")
     assert "keeps no scores" in fails(2, *flags, "--distillation=0.5", "--token_cache")
+
+
+def test_a_token_cache_has_titles_apart(fails) -> None:
+    assert "--token_cache has titles and texts apart" in fails(2, "--titles=join", "--token_cache", "--fast_dev_run")
 
 
 def test_c10_pattern_that_matches_nothing(data: Path, fails) -> None:

@@ -21,6 +21,7 @@ from text.artifacts import write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
+from text.records import Passage
 from text.retrieval import Embedder, EmbeddingShards, collapse, encode, finish, plan_of, start
 from text.retrieval.encode import quantize
 from text.transforms import Tokenize, load_tokenizer
@@ -61,6 +62,16 @@ def test_fewer_bits_are_near(tmp_path: Path, collection: PassageCollection, mode
     found = whole(tmp_path / dtype, collection, model, dtype=dtype).rows(np.arange(NUM_PASSAGES))
     bound = np.abs(expected).max(axis=1, keepdims=True) / (254 if dtype == "int8" else 2048)
     assert (np.abs(found - expected) <= bound * 1.001).all()
+
+
+def test_titles_as_the_model_was_trained(tmp_path: Path, model: Path) -> None:
+    passage, joined = Passage("1", "oak", "a beetle ate"), Passage("1", "", "oak a beetle ate")
+    pair = Embedder.from_pretrained(model, "passage")
+    trained = Embedder.from_pretrained(save_model(tmp_path, seed=0, titles="join"), "passage")
+    asked = Embedder.from_pretrained(model, "passage", titles="join")
+    assert (pair.settings["titles"], trained.settings["titles"]) == ("pair", "join")
+    assert torch.equal(trained([passage]), pair([joined])) and torch.equal(asked([passage]), pair([joined]))
+    assert not torch.equal(pair([passage]), pair([joined]))
 
 
 def test_int8_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from text.errors import DataError
-from text.records import BiEncoderBatch, Example, Passage, TokenBatch
-from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, known_positive_pairs
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch, TokenizedPassage
+from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, known_positive_pairs, title_and_text
 
 WORDS = [*"abcdefghij", "1", "2", "Ants", "Bees", "Cats"]
 
@@ -64,6 +65,23 @@ def test_scores_by_hand():
     first = example("a", [passage("b")._replace(score=2.0)], [passage("c")._replace(score=-1.5), passage("d")])
     found = COLLATE([first, example("f", [passage("g")])]).scores
     torch.testing.assert_close(found, torch.tensor([2.0, -1.5, torch.nan, torch.nan]), equal_nan=True)
+
+
+def test_titles_joined_with_texts_by_hand():
+    collate = BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 6), titles="join")
+    rows = [example("a", [passage("b", title="Ants")], [passage("c"), passage("d 1 2 a", title="Bees")])]
+    rows.append(example("e", [passage("b", title="Cats")]))
+    batch = collate(rows)
+    assert words(batch.passages) == ["<s> Ants b </s>", "<s> c </s>", "<s> Bees d 1 2 </s>", "<s> Cats b </s>"]
+    assert batch.passages.truncated.tolist() == [False, False, True, False]
+    assert torch.equal(batch.passage_keys, COLLATE(rows).passage_keys)  # a passage is the same, however it is written
+
+
+def test_tokens_cannot_be_joined():
+    tokens = TokenizedPassage((1, 1), np.array([4]), np.array([5]))
+    assert title_and_text(tokens) == (tokens.title, tokens.text)
+    with pytest.raises(TypeError, match="tokens of a cache; expected texts"):
+        title_and_text(tokens, "join")
 
 
 def test_layout_of_ragged_examples_by_hand():

@@ -20,11 +20,10 @@ from text.errors import ArtifactError
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import cut_by_length
 from text.records import Passage, TokenBatch
-from text.transforms import Tokenize, load_tokenizer
+from text.transforms import Tokenize, load_tokenizer, title_and_text
 
 SIDES = ("question", "passage")
 PRECISIONS = ("float32", "bfloat16", "int8")
-TITLES = ("pair", "join")
 _PROMPTS = {"question": ("query",), "passage": ("document", "passage")}
 
 
@@ -35,8 +34,7 @@ class Embedder:
         encoder: Put into evaluation.
         tokenize: Within what the encoder takes.
         similarity: "dot", or "cosine", which makes all embeddings as long as 1.
-        titles: "pair" encodes title and text as two, as DPR; "join" puts a space between, as is usual for
-            models of sentence-transformers.
+        titles: "pair" or "join" (``text.transforms.title_and_text``).
         max_tokens: Of one call of the encoder on a GPU; halved where memory does not hold them.
     """
 
@@ -66,17 +64,17 @@ class Embedder:
         side: str,
         *,
         max_length: int | None = None,
-        titles: str = "pair",
+        titles: str | None = None,
         precision: str = "float32",
         device: str = "cpu",
     ) -> Embedder:
         """From the model of a run, or any folder that ``RobertaEncoder.from_pretrained`` takes, with its tokenizer.
 
         Args:
-            folder: Its ``config.json`` says limits and similarity, where a run wrote it.
+            folder: Its ``config.json`` says limits, titles and similarity, where a run wrote it.
             side: "question" or "passage".
             max_length: Most tokens of a text; by default the model's own limit.
-            titles: "pair" or "join".
+            titles: "pair" or "join"; by default as the model was trained, or "pair".
             precision: Of the encoder: "float32", "bfloat16" or "int8" (``text.models.quantize_int8``).
             device: Such as "cuda".
 
@@ -96,6 +94,7 @@ class Embedder:
         prompt = next((prompt for prompt in prompts if prompt is not None), "")
         encoder = {"float32": lambda same: same, "bfloat16": to_bfloat16, "int8": quantize_int8}[precision](encoder)
         similarity = run.get("similarity", "dot")
+        titles = str(titles or run.get("titles", "pair"))
         made = cls(encoder.to(device), Tokenize(tokenizer, max_length, prompt), similarity=similarity, titles=titles)
         made.model = _hashes(_encoder_folder(Path(folder), "passage"))
         made.settings = {
@@ -109,7 +108,8 @@ class Embedder:
 
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
         """Questions, or passages, (N, L)."""
-        return self.tokenize_texts([text if isinstance(text, str) else self._parts(text) for text in texts])
+        parts = [text if isinstance(text, str) else title_and_text(text, self.titles) for text in texts]
+        return self.tokenize_texts(parts)
 
     @torch.inference_mode()
     def embed(self, tokens: TokenBatch) -> Tensor:
@@ -124,11 +124,6 @@ class Embedder:
     def __call__(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
         """(N, D) float32, on the CPU."""
         return self.embed(self.tokenize(texts))
-
-    def _parts(self, passage: Passage) -> str | tuple[str, str]:
-        if self.titles == "pair":
-            return passage.title, passage.text
-        return f"{passage.title} {passage.text}" if passage.title else passage.text
 
     def _embed_on(self, device: torch.device, tokens: TokenBatch) -> Tensor:
         """A few texts of like length at a time; fewer, where memory does not hold them."""

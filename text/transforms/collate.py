@@ -19,6 +19,7 @@ from torch import Tensor
 from text.errors import DataError
 from text.records import BiEncoderBatch, Example, TokenBatch, TokenizedExample
 from text.transforms.layout import Text
+from text.transforms.titles import title_and_text
 
 Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
@@ -30,6 +31,7 @@ class BiEncoderCollator:
         question_transform: Questions to tokens, such as a ``Tokenize``.
         passage_transform: Pairs of title and text to tokens, likewise.
         num_positives: How many of a question's positives to lay out, as far as it has them.
+        titles: "pair" or "join" (``title_and_text``).
 
     >>> from text.records import Passage
     >>> from text.transforms import Tokenize, train_tokenizer
@@ -40,10 +42,18 @@ class BiEncoderCollator:
     ([0, 2], [0, 0, 1, 1], [0, 1, 0, 1])
     """
 
-    def __init__(self, question_transform: Transform, passage_transform: Transform, num_positives: int = 1) -> None:
+    def __init__(
+        self,
+        question_transform: Transform,
+        passage_transform: Transform,
+        num_positives: int = 1,
+        *,
+        titles: str = "pair",
+    ) -> None:
         self.question_transform = question_transform
         self.passage_transform = passage_transform
         self.num_positives = num_positives
+        self.titles = titles
 
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Lays out one batch.
@@ -65,7 +75,7 @@ class BiEncoderCollator:
         sizes = np.array([len(group) for group in groups])
         owner = np.repeat(np.arange(len(groups)), sizes)  # (P,)
         questions = self.question_transform([example.question for example in examples])
-        pairs, text_index = _different([(passage.title, passage.text) for passage in passages])
+        pairs, text_index = _different([title_and_text(passage, self.titles) for passage in passages])
         texts = self.passage_transform(pairs)
         is_empty = texts.empty.numpy()[text_index]  # (P,)
 
