@@ -20,9 +20,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from datasets import Dataset  # pyright: ignore[reportMissingImports]
 from sentence_transformers import (
     SentenceTransformer,
@@ -53,15 +55,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=2560, help="to train on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the order and of the choice of questions")
     arguments = parser.parse_args()
-    lines = [
-        "# Fine-tuning with one budget\n",
-        f"{hardware()}. {versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
-        f"{arguments.data_path.name}: {arguments.questions:,} training questions, once, in batches of {BATCH_SIZE}; "
-        f"peak learning rate {LEARNING_RATE:g} after {WARMUP_STEPS} steps, temperature {TEMPERATURE}, "
-        f"{MAX_LENGTH} tokens; all questions of the test over all passages.\n",
-        "| seed | side | " + " | ".join(MEASURES) + " | seconds | times ours |",
-        "|---" * (len(MEASURES) + 4) + "|",
-    ]
+    outcomes = []
     with TemporaryDirectory() as folder:
         collection, test = arguments.data_path / arguments.collection, arguments.data_path / arguments.test_file
         for seed in arguments.seeds:
@@ -71,10 +65,50 @@ def main() -> None:
             trained = {"ours": ours(rows, seed, work), "sentence-transformers": peers(rows, seed, work)}
             for side, (model, seconds) in trained.items():
                 figures = score(model, collection, test, work / f"scored {side}")
-                shown = " | ".join(f"{figures[measure]:.4f}" for measure in MEASURES)
-                lines.append(f"| {seed} | {side} | {shown} | {seconds:.0f} | {seconds / trained['ours'][1]:.2f} |")
-                print(lines[-1], flush=True)
-    write_result(f"fine_tuning-{arguments.data_path.name}", "\n".join(lines) + "\n")
+                outcomes.append(Outcome(str(seed), side, figures, seconds, seconds / trained["ours"][1]))
+                print(outcomes[-1].line(), flush=True)
+    write_result(
+        f"fine_tuning-{arguments.data_path.name}", page(arguments.data_path.name, arguments.questions, outcomes)
+    )
+
+
+class Outcome(NamedTuple):
+    """Of one side."""
+
+    seed: str
+    side: str
+    figures: list[float]
+    """The MEASURES."""
+    seconds: float
+    times_ours: float
+
+    def line(self) -> str:
+        """Of the table."""
+        figures = " | ".join(f"{figure:.4f}" for figure in self.figures)
+        return f"| {self.seed} | {self.side} | {figures} | {self.seconds:.0f} | {self.times_ours:.2f} |"
+
+
+def page(data: str, num_questions: int, outcomes: list[Outcome]) -> str:
+    """What was done, and a table with a line for each outcome, then for each side."""
+    lines = [
+        f"# Fine-tuning with one budget: {data}\n",
+        f"{hardware()}; {torch.get_num_threads()} threads. "
+        f"{versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
+        f"{num_questions:,} training questions, once, in batches of {BATCH_SIZE}; "
+        f"peak learning rate {LEARNING_RATE:g} after {WARMUP_STEPS} steps, temperature {TEMPERATURE}, "
+        f"{MAX_LENGTH} tokens; all questions of the test over all passages.\n",
+        "| seed | side | " + " | ".join(MEASURES) + " | seconds | times ours |",
+        "|---" * (len(MEASURES) + 4) + "|",
+    ]
+    means = [mean_of([each for each in outcomes if each.side == side]) for side in ("ours", "sentence-transformers")]
+    return "\n".join([*lines, *(outcome.line() for outcome in [*outcomes, *means])]) + "\n"
+
+
+def mean_of(outcomes: list[Outcome]) -> Outcome:
+    """Over the seeds; of the ratio, the median."""
+    figures = [mean(of_measure) for of_measure in zip(*(each.figures for each in outcomes), strict=True)]
+    seconds = mean(each.seconds for each in outcomes)
+    return Outcome("mean", outcomes[0].side, figures, seconds, median(each.times_ours for each in outcomes))
 
 
 def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:
@@ -164,14 +198,14 @@ def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
     return work / "peer-model", seconds
 
 
-def score(model: Path, collection: Path, test: Path, folder: Path) -> dict[str, float]:
-    """Figures of a model over the whole collection, by our drivers."""
+def score(model: Path, collection: Path, test: Path, folder: Path) -> list[float]:
+    """The MEASURES of a model over the whole collection, by our drivers."""
     embeddings, run = folder / "embeddings", folder / "run.trec"
     _drive("encode", {"model": model, "titles": "join", "collection": collection, "output_dir": embeddings})
     _drive("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
     _drive("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
     figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))["figures"]
-    return {measure: figures[measure]["mean"] for measure in MEASURES}
+    return [figures[measure]["mean"] for measure in MEASURES]
 
 
 def seconds_of_steps(run: Path, batch_size: int) -> float:
