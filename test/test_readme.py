@@ -1,4 +1,4 @@
-"""The README's Python and commands run as they stand there."""
+"""The README's Python and commands run as they stand there; its links, and those of the example's, lead somewhere."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ def test_the_python_with_torchtext_runs(tmp_path: Path, python: Path) -> None:
     [block] = [block for block in blocks(TORCHTEXT) if block.language == "python"]
     more = block._replace(code=f"{block.code}print(sum(w.numel() for w in weights.values()))\n")
     assert run([more], tmp_path, python) == ["124054272\n"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/dpr/README.md"])
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    ours = [link for link in links if not link.startswith("https:")]
+    assert len(ours) > 10
+    for path, _, anchor in (link.partition("#") for link in ours):
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        assert not anchor or anchor in headings(target), (path, anchor)
+
+
+def headings(page: Path) -> set[str]:
+    """As GitHub names them in addresses."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
