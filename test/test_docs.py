@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 PAGES = {page.relative_to(DOCS).as_posix(): blocks(page.read_text(encoding="utf-8")) for page in DOCS.rglob("*.md")}
 RUN = sorted(name for name, code in PAGES.items() if code)
 SLOW = [name for name in RUN if any(block.is_slow for block in PAGES[name])]
-LONG = {"from/sentence-transformers.md", "guide/training.md", "looking.md", "tour.md"}
+LONG = {"from/sentence-transformers.md", "guide/retrieval.md", "guide/training.md", "looking.md", "tour.md"}
 PACKAGES = ("datasets", "transforms", "models", "losses", "evaluation", "training", "retrieval")
 NEEDS = {
     "from/torchtext.md": ["torchtext"],

@@ -68,7 +68,8 @@ def wait_for(path: Path, pid: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", [MOMENTS[0], pytest.param("clock", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [MOMENTS[0], "clock"])
 def test_d7_d8_d9_killed_and_resumed(whole: Path, tmp_path: Path, moment: str) -> None:
     disturbed(tmp_path / "run", Random(3), 2, in_save=moment != "clock")
     assert left_by(tmp_path / "run") == left_by(whole)
@@ -117,6 +118,7 @@ def test_d23_one_run_per_folder(tmp_path: Path, ends) -> None:
     assert not list(folder.rglob(".dpr-text-*")) and (folder / "mine.tmp").exists()
 
 
+@pytest.mark.slow
 def test_d13_a_damaged_checkpoint_and_the_one_before_it(whole: Path, tmp_path: Path, ends) -> None:
     folder = tmp_path / "run"
     assert attempt(folder) == 0

@@ -70,7 +70,7 @@ def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> N
 
 @pytest.mark.skipif(torch.__version__ < "2.4", reason="float16 on a CPU has a scale of the loss from 2.4 on")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")  # of the first step, if skipped
-@pytest.mark.parametrize("num_bad", [3, MOST_SKIPPED])
+@pytest.mark.parametrize("num_bad", [3, pytest.param(MOST_SKIPPED, marks=pytest.mark.slow)])
 def test_d2_gradients_that_float16_cannot_hold(rows: Path, tmp_path: Path, num_bad: int) -> None:
     failures, scaler = StepFailures(), torch.amp.GradScaler("cpu")  # pyright: ignore[reportPrivateImportUsage]
 

@@ -221,7 +221,8 @@ def hang(rows: Path, folder: Path) -> None:
     make(rows, folder, WaitForever(folder)).fit()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_d5_a_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
     process = multiprocessing.get_context("spawn").Process(target=hang, args=(rows, tmp_path))
     process.start()
