@@ -167,6 +167,7 @@ def test_d10_disk_full_at_save(whole: Path, tmp_path: Path) -> None:
     assert list((folder / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_d10_too_little_space_is_told_before_training(tmp_path: Path, ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # pyright: ignore
     line = ends(4, tmp_path / "run")

