@@ -100,7 +100,8 @@ def page(data: str, num_questions: int, outcomes: list[Outcome]) -> str:
         "| seed | side | " + " | ".join(MEASURES) + " | seconds | times ours |",
         "|---" * (len(MEASURES) + 4) + "|",
     ]
-    means = [mean_of([each for each in outcomes if each.side == side]) for side in ("ours", "sentence-transformers")]
+    sides = dict.fromkeys(each.side for each in outcomes)
+    means = [mean_of([each for each in outcomes if each.side == side]) for side in sides]
     return "\n".join([*lines, *(outcome.line() for outcome in [*outcomes, *means])]) + "\n"
 
 
