@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from text.errors import DataError
-from text.records import BiEncoderBatch, Example, Passage, TokenBatch, TokenizedPassage
-from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, known_positive_pairs, title_and_text
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch
+from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, known_positive_pairs
 
 WORDS = [*"abcdefghij", "1", "2", "Ants", "Bees", "Cats"]
 
@@ -75,13 +74,6 @@ def test_titles_joined_with_texts_by_hand():
     assert words(batch.passages) == ["<s> Ants b </s>", "<s> c </s>", "<s> Bees d 1 2 </s>", "<s> Cats b </s>"]
     assert batch.passages.truncated.tolist() == [False, False, True, False]
     assert torch.equal(batch.passage_keys, COLLATE(rows).passage_keys)  # a passage is the same, however it is written
-
-
-def test_tokens_cannot_be_joined():
-    tokens = TokenizedPassage((1, 1), np.array([4]), np.array([5]))
-    assert title_and_text(tokens) == (tokens.title, tokens.text)
-    with pytest.raises(TypeError, match="tokens of a cache; expected texts"):
-        title_and_text(tokens, "join")
 
 
 def test_layout_of_ragged_examples_by_hand():

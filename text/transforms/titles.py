@@ -16,12 +16,15 @@ def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") ->
 
     Raises:
         TypeError: Tokens are to be joined.
+        ValueError: ``titles`` is another word.
 
     >>> title_and_text(Passage("1", "Oak", "An oak is a tree."), "join")
     ('', 'Oak An oak is a tree.')
     """
     if titles == "pair":
         return passage.title, passage.text
+    if titles != "join":
+        raise ValueError(f'titles is "{titles}"; expected "pair" or "join"')
     if isinstance(passage, TokenizedPassage):
         raise TypeError("the passage is tokens of a cache; expected texts to join its title with")
     return "", f"{passage.title} {passage.text}" if passage.title else passage.text
