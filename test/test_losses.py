@@ -130,6 +130,21 @@ def test_an_ignored_passage_gets_no_gradient():
     assert (passages.grad != 0).any(dim=1).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_logits_are_precise_in_mixed_precision(similarity):
+    generator = torch.Generator().manual_seed(0)
+    sides = [15 * torch.nn.functional.normalize(torch.randn(n, 64, generator=generator), dim=-1) for n in (3, 5)]
+    expected = similarity_logits(*sides, similarity=similarity)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = similarity_logits(*sides, similarity=similarity)
+    assert torch.equal(found, expected)
+    halves = [side.bfloat16() for side in sides]
+    assert torch.equal(
+        similarity_logits(*halves, similarity=similarity),
+        similarity_logits(*(half.float() for half in halves), similarity=similarity),
+    )
+
+
 def test_cosine_of_a_zero_vector_is_finite():
     question = torch.zeros(1, 3, requires_grad=True)
     loss = in_batch_nll(question, torch.eye(3), torch.tensor([1]), similarity="cosine")

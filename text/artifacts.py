@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
-    """Removes the temporary files that a killed ``atomic_write`` left right in a folder; says how many."""
-    leftovers = list(Path(folder).glob(f"{_TEMPORARY_PREFIX}*"))
-    for path in leftovers:
-        path.unlink()
-    return len(leftovers)
+def remove_leftovers(folder: str | os.PathLike[str], *, untouched_seconds: float = 0) -> int:
+    """Removes the temporary files that a killed ``atomic_write`` left right in a folder; says how many.
+
+    Args:
+        folder: Which nobody else writes to, or
+        untouched_seconds: files that nobody has written to for so long.
+    """
+    count, newest = 0, time.time() - untouched_seconds
+    for path in Path(folder).glob(f"{_TEMPORARY_PREFIX}*"):
+        with suppress(FileNotFoundError):  # another process may be about the same
+            if not untouched_seconds or path.stat().st_mtime < newest:
+                path.unlink()
+                count += 1
+    return count
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:

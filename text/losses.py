@@ -28,7 +28,7 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
         similarity: "dot" (arXiv:2004.04906, eq. 1) or "cosine".
 
     Returns:
-        (B, P); within -1 and 1 for "cosine".
+        (B, P), in float32 at least, in mixed precision, too; within -1 and 1 for "cosine".
 
     Raises:
         ValueError: The embeddings are not (B, D) and (P, D) with one D, or ``similarity`` is unknown.
@@ -45,10 +45,12 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
         )
     if similarity not in SIMILARITIES:
         raise ValueError(f'similarity is "{similarity}"; expected one of {", ".join(SIMILARITIES)}')
-    if similarity == "cosine":
-        question_embeddings = F.normalize(question_embeddings, dim=-1)
-        passage_embeddings = F.normalize(passage_embeddings, dim=-1)
-    return question_embeddings @ passage_embeddings.T
+    # Between 128 and 256, where dot products of trained encoders are, bfloat16 has steps of 1.
+    with torch.autocast(question_embeddings.device.type, enabled=False):
+        questions, passages = _precise(question_embeddings), _precise(passage_embeddings)
+        if similarity == "cosine":
+            questions, passages = F.normalize(questions, dim=-1), F.normalize(passages, dim=-1)
+        return questions @ passages.T
 
 
 def in_batch_nll(
@@ -136,7 +138,7 @@ def multi_positive_nll(
     num_positives = is_positive.sum(dim=1)
     if not num_positives.all():
         raise ValueError(f"question {int(num_positives.argmin())} has no positive; expected one or more of each")
-    logits = _precise_logits(question_embeddings, passage_embeddings, similarity, temperature)
+    logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     left_out = is_positive if ignore is None else is_positive | ignore
     negatives = logits.masked_fill(left_out, _LEAST).logsumexp(dim=1, keepdim=True)
     losses = (F.softplus(negatives - logits) * is_positive).sum(dim=1) / num_positives
@@ -177,7 +179,7 @@ def distillation_kl(
     >>> distillation_kl(torch.zeros(1, 2), torch.ones(2, 2), torch.tensor([[20.0, 0.0]]))
     tensor(0.6931)
     """
-    logits = _precise_logits(question_embeddings, passage_embeddings, similarity, temperature)
+    logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     unknown = teacher_scores.isnan()
     student = logits.masked_fill(unknown, _LEAST).log_softmax(dim=1)
     teacher = (teacher_scores.to(logits.dtype) / teacher_temperature).masked_fill(unknown, _LEAST).log_softmax(dim=1)
@@ -208,9 +210,6 @@ def likely_positives(scores: Tensor, owner: Tensor, positive_index: Tensor, marg
     return found.scatter(0, positive_index, False)
 
 
-def _precise_logits(
-    question_embeddings: Tensor, passage_embeddings: Tensor, similarity: str, temperature: float
-) -> Tensor:
-    """(B, P) logits, in float32 at least."""
-    logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _precise(embeddings: Tensor) -> Tensor:
+    """In float32 at least."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()

@@ -17,7 +17,7 @@ from typing import Any
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.evaluation_page import draw, write_page
-from examples.dpr.splits import check_readable
+from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import write_json, write_text
 from text.datasets import PassageCollection, Question, read_questions
 from text.errors import DataError
@@ -35,6 +35,8 @@ from text.evaluation import (
     top_k_accuracy,
     without_self_matches,
 )
+
+_WRITTEN = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,13 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints a table, and writes it with the figures of each question, as files and as a page."""
-    judgements = (config.qrels, config.positives, config.questions)
-    for path in (config.run, *judgements, config.collection, config.other_run, config.fuse_with):
-        if path is not None:
-            check_readable(path)
-    found, folder = _read(config, config.run), Path(config.output_dir)
+    folder, judgements = Path(config.output_dir), (config.qrels, config.positives, config.questions)
+    inputs = [config.run, *judgements, config.collection, config.other_run, config.fuse_with]
+    for path in filter(None, inputs):
+        check_readable(path)
+    for name in _WRITTEN:
+        check_writable(folder / name, inputs, overwrite=True)
+    found = _read(config, config.run)
     of_run = figures(config, found, save_results=True)
     of_other = figures(config, _read(config, config.other_run)) if config.other_run else None
     if of_other is not None and of_run.keys() != of_other.keys():
@@ -89,6 +93,8 @@ def main(config: EvaluateConfig) -> None:
     table = summary(config, of_run, of_other)
     missing = sum(question not in found for question in of_run)
     counted = f"{len(of_run)} questions ({missing} of them not in the run, counted as 0); 95 % intervals by bootstrap"
+    if config.questions is not None and (count := sum(not each.answers for each in read_questions(config.questions))):
+        counted += f"; {count} questions without answers left out"
     names = [config.run, *([config.other_run] if config.other_run is not None else [])]
     counts = {"questions": len(of_run), "missing": missing}
     write_json(folder / "figures.json", {"runs": names, **counts, "figures": table})
@@ -107,7 +113,10 @@ def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -
     if config.questions is None:
         return evaluate_run(_judgements(config), found, cut_offs=config.k, skip_missing=config.skip_missing)
     assert config.collection is not None
-    questions, collection = read_questions(config.questions), PassageCollection(config.collection)
+    collection = PassageCollection(config.collection)
+    questions = [question for question in read_questions(config.questions) if question.answers]
+    if not questions:
+        raise DataError(f"{config.questions}: no question has an answer; expected answers to look for")
     if config.skip_missing:
         questions = [question for question in questions if question.question_id in found]
     if not any(question.question_id in found for question in questions):

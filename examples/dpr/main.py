@@ -47,6 +47,7 @@ from text.models import (
 )
 from text.training import (
     RECALL_AT,
+    AccumulatedGradients,
     AtomicCheckpointIO,
     BiEncoderTask,
     DPRDataModule,
@@ -365,7 +366,7 @@ def _train(config: DPRConfig, is_writer: bool) -> None:
     data = build_data(config, pipes, tokenizer, model)
     task = build_task(config, model, pipes["train"].names)
     if checkpoint is not None:
-        check_resumed(checkpoint, dataclasses.asdict(config))
+        check_resumed(checkpoint, dataclasses.asdict(config), tokenizer)
     if is_writer:
         check_space(config.output_dir, 2 * expected_size(model))
         start_output(config.output_dir, dataclasses.asdict(config), tokenizer, resumed=checkpoint)
@@ -588,7 +589,8 @@ def build_task(config: DPRConfig, model: BiEncoder, set_names: list[str]) -> BiE
 
 def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None, failures: StepFailures) -> Trainer:
     """A Trainer that logs to the run's folder and keeps the best and the last checkpoint."""
-    callbacks, loggers = [RandomState(), Throughput(), ProgressBar(), failures], []
+    callbacks = [AccumulatedGradients(), RandomState(), Throughput(), ProgressBar(), failures]
+    loggers = []
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(config.monitor, patience=config.early_stopping, mode=MONITORS[config.monitor]))
     if not config.fast_dev_run:

@@ -1,7 +1,7 @@
 """Mines hard negatives, from a model and what it encoded or from runs of any search: rows for training again.
 
     python examples/dpr/mine.py --rows=train.jsonl --collection=c.tsv --output=hard.jsonl --model=model --embeddings=e
-    python examples/dpr/mine.py --rows=train.jsonl --collection=c.tsv --output=hard.jsonl --runs='[hard.jsonl.trec]'
+    python examples/dpr/mine.py --rows=train.jsonl --collection=c.tsv --output=more.jsonl --runs='[hard.jsonl.trec]'
 
 The first searches, and leaves the run for the second: other thresholds need no search. Each negative has its id, rank,
 score and source; ``OUTPUT.rejected.jsonl`` says why others are not there.
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from examples.dpr import search
 from examples.dpr.cli import UsageError, run
 from examples.dpr.rows import Record, context, with_contexts
-from examples.dpr.splits import check_readable
+from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import atomic_write, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
 from text.errors import DataError
@@ -51,6 +51,8 @@ class MineConfig:
     """The passages that were searched."""
     output: str | None = None
     """Where the rows go."""
+    overwrite: bool = False
+    """Replace an earlier result."""
     first_rank: int = 1
     last_rank: int = 100
     """Ranks that are looked at."""
@@ -79,9 +81,10 @@ class MineConfig:
             raise UsageError("expected --runs, or --model with --embeddings, or all of them")
         if len(self.num) != len(self.runs) + (self.model is not None) or min(self.num) < 0:
             raise UsageError(f"--num is {self.num}; expected a number for each source, the model and each run")
-        names = [Path(path).stem for path in self.runs]
+        searched = [f"{self.output}.trec"] if self.model is not None else []
+        names = [Path(path).stem for path in (*searched, *self.runs)]
         if len(set(names)) < len(names):
-            raise UsageError(f"--runs are {self.runs}; expected a different name for each")
+            raise UsageError(f"--runs are {[*searched, *self.runs]}; expected a different name for each")
         self.filters()
 
     def filters(self) -> Filters:
@@ -94,9 +97,10 @@ def main(config: MineConfig) -> None:
     assert config.rows is not None and config.collection is not None
     for path in (config.rows, config.collection, *config.runs):
         check_readable(path)
+    assert config.output is not None
+    check_writable(config.output, [config.rows, config.collection, *config.runs], overwrite=config.overwrite)
     if config.model is not None:
         config = searched(config)
-    assert config.output is not None
     tally, random = Tally(), Random(config.seed)
     with (
         atomic_write(config.output) as rows,
@@ -116,7 +120,7 @@ def main(config: MineConfig) -> None:
 
 def searched(config: MineConfig) -> MineConfig:
     """The same, with a run of the model instead of the model."""
-    assert config.model is not None and config.embeddings is not None
+    assert config.model is not None and config.embeddings is not None and config.output is not None
     found = f"{config.output}.trec"
     search.main(
         search.SearchConfig(
@@ -126,6 +130,7 @@ def searched(config: MineConfig) -> MineConfig:
             with_positives=True,
             k=config.last_rank,
             run=found,
+            overwrite=config.overwrite,
         )
     )
     return replace(config, model=None, embeddings=None, runs=[found, *config.runs])

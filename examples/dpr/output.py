@@ -22,6 +22,7 @@ import text
 from text.artifacts import remove_leftovers, sha256, write_json, write_text
 from text.datasets import DPRDataPipe, DPRFile
 from text.errors import ArtifactError
+from text.transforms import load_tokenizer
 
 # All that a run leaves in its folder; --overwrite removes these and nothing else.
 CONTENTS = (
@@ -77,15 +78,18 @@ def lock_output(folder: str) -> Iterator[None]:
         yield
 
 
-def check_resumed(checkpoint: str, config: Mapping[str, Any]) -> None:
+def check_resumed(checkpoint: str, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Makes sure that a run goes on as it was begun; of a checkpoint that was moved elsewhere nothing is known.
 
     Raises:
-        ArtifactError: A setting is another one, apart from those that do not matter, and more epochs.
+        ArtifactError: The tokenizer is another one; or a setting is, apart from those that do not matter, and more
+            epochs.
     """
     path = Path(checkpoint).resolve().parents[1] / "config.yaml"
     if not path.is_file():
         return
+    if load_tokenizer(path.with_name("tokenizer.json")).to_str() != tokenizer.to_str():
+        raise ArtifactError(f"{checkpoint}: saved with another tokenizer; expected {path.with_name('tokenizer.json')}")
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed = [
         f"{name}: {saved[name]} -> {value}"

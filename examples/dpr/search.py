@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from examples.dpr.cli import UsageError, run
-from examples.dpr.splits import check_readable
+from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import sha256
 from text.datasets import PassageCollection, read_questions
 from text.errors import ArtifactError, DataError
@@ -56,6 +56,8 @@ class SearchConfig:
     out of --k windows."""
     run: str = "runs/dpr/run.trec"
     """Where the TREC run goes."""
+    overwrite: bool = False
+    """Replace an earlier result."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Of the encoder."""
     device: str | None = None
@@ -81,10 +83,11 @@ class SearchConfig:
 def main(config: SearchConfig) -> None:
     """Writes a run, or answers."""
     if config.questions is not None:
-        check_readable(config.questions)
+        for path in filter(None, (config.questions, config.collection)):
+            check_readable(path)
+        check_writable(config.run, [config.questions, config.collection], overwrite=config.overwrite)
     if config.bm25:
         assert config.collection is not None
-        check_readable(config.collection)
         with needs("bm25"):
             from text.retrieval.bm25 import BM25
         write(config, BM25(PassageCollection(config.collection)).search)

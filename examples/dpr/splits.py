@@ -1,8 +1,9 @@
-"""Where the files of a data set are."""
+"""Where the files of a data set are, and whether a command may read and write its files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from examples.dpr.cli import UsageError
 
@@ -28,3 +29,23 @@ def check_readable(path: str) -> None:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise UsageError(f"{path}: {reason}; expected a file that can be read") from None
+
+
+def check_writable(path: str | os.PathLike[str], inputs: Iterable[str | None], *, overwrite: bool) -> None:
+    """Makes sure that a result takes the place of nothing that is read, and of nothing else unless that is asked for.
+
+    Args:
+        path: Of the result.
+        inputs: Files that are there, but for None.
+        overwrite: An earlier result may be replaced.
+
+    Raises:
+        UsageError: It is one of the inputs, under whatever name.
+        FileExistsError: It is there.
+    """
+    if not os.path.exists(path):
+        return
+    if any(each is not None and os.path.samefile(path, each) for each in inputs):
+        raise UsageError(f"{os.fspath(path)} is read, too; expected an output of its own")
+    if not overwrite:
+        raise FileExistsError(f"{os.fspath(path)} exists; expected a new file, or --overwrite")

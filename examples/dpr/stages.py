@@ -120,7 +120,7 @@ def do(stage: Stage, title: str) -> None:
 
 
 def _going_on(stage: Stage) -> list[str]:
-    if stage.driver != "main":
+    if stage.driver in ("encode", "evaluate"):  # go on, or replace, by themselves
         return []
     return ["--resume" if any(stage.folder.glob("checkpoints/*.ckpt")) else "--overwrite"]
 

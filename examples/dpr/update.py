@@ -6,13 +6,12 @@ python examples/dpr/encode.py --collection=new.jsonl --reuse=runs/dpr/embeddings
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from examples.dpr.cli import UsageError, run
-from examples.dpr.splits import check_readable
+from examples.dpr.splits import check_readable, check_writable
 from text.datasets import PassageCollection, update_collection
 
 
@@ -28,20 +27,21 @@ class UpdateConfig:
     """Ids to remove, one a line."""
     output: str | None = None
     """Where the new state goes, as JSON lines."""
+    overwrite: bool = False
+    """Replace an earlier result."""
 
     def __post_init__(self) -> None:
         if self.collection is None or self.output is None or (self.upsert is None and self.delete is None):
             raise UsageError("expected --collection, --output, and --upsert or --delete")
-        for path in (self.collection, self.upsert, self.delete):
-            if path is not None:
-                check_readable(path)
-        if os.path.abspath(self.output) in {os.path.abspath(path) for path in (self.collection, self.upsert) if path}:
-            raise UsageError(f"--output is {self.output}, which is read; expected a file of its own")
 
 
 def main(config: UpdateConfig) -> None:
     """Writes the new state."""
     assert config.collection is not None and config.output is not None
+    inputs = [config.collection, config.upsert, config.delete]
+    for path in filter(None, inputs):
+        check_readable(path)
+    check_writable(config.output, inputs, overwrite=config.overwrite)
     ids = Path(config.delete).read_text(encoding="utf-8").splitlines() if config.delete is not None else []
     counts = update_collection(
         PassageCollection(config.collection),

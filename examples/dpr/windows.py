@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.rows import Record, context, with_contexts
-from examples.dpr.splits import check_readable
+from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import atomic_write
 from text.datasets import DPRFile, PassageCollection, windows
 from text.datasets.corpus import beir_line
@@ -40,6 +40,8 @@ class WindowsConfig:
     """Words from one start to the next."""
     output_dir: str = "runs/windows"
     """Where passages.jsonl and rows.jsonl go."""
+    overwrite: bool = False
+    """Replace an earlier result."""
 
     def __post_init__(self) -> None:
         if self.collection is None:
@@ -50,10 +52,13 @@ class WindowsConfig:
 
 def main(config: WindowsConfig) -> None:
     """Writes both files."""
+    assert config.collection is not None
+    folder = Path(config.output_dir)
     for path in filter(None, (config.collection, config.rows)):
         check_readable(path)
-    assert config.collection is not None
-    collection, folder = PassageCollection(config.collection), Path(config.output_dir)
+    for name in ("passages.jsonl", "rows.jsonl"):
+        check_writable(folder / name, [config.collection, config.rows], overwrite=config.overwrite)
+    collection = PassageCollection(config.collection)
     cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
     count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from test.datasets.helpers import Bytes, law, record, records, write_jsonl
-from text.datasets import DPRDataPipe
+from text.datasets import DPRDataPipe, PassageCollection
 from text.records import Example
 
 Batches = list[list[Example]]
@@ -137,6 +137,17 @@ def test_rows_together_by_hand(tmp_path: Path) -> None:
     assert pipe.fingerprint != DPRDataPipe(path, 12, train=True).fingerprint
 
 
+@pytest.mark.parametrize("one_set_per_batch", [False, True])
+def test_rows_together_of_a_share(tmp_path: Path, one_set_per_batch: bool) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record(str(row)) for row in range(80)])
+    mix = {"rates": [0.5], "one_set_per_batch": one_set_per_batch, "rows_together": 8}
+    [batch] = DPRDataPipe(path, 40, train=True, **mix)
+    rows = [int(example.question) for example in batch]
+    assert len(set(rows)) == 40
+    # Runs of 8 are drawn, and cut in two at most once when they are shuffled: 10 or so parts.
+    assert sum(b == a + 1 for a, b in pairwise(rows)) >= 40 - 13
+
+
 # Several sets
 
 
@@ -191,6 +202,9 @@ def test_names_of_sets_in_files_of_one_name(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         paths.append(write_jsonl(tmp_path / name / "train.jsonl", records(2)))
     assert DPRDataPipe(paths, 2).names == ["nq/train.jsonl", "squad/train.jsonl"]
+    (tmp_path / "other" / "nq").mkdir(parents=True)
+    paths.append(write_jsonl(tmp_path / "other" / "nq" / "train.jsonl", records(2)))
+    assert DPRDataPipe(paths, 2).names == [str(path) for path in paths]
 
 
 def test_drop_last_drops_the_short_batch_of_each_set(tmp_path: Path) -> None:
@@ -228,3 +242,12 @@ def test_d18_fingerprint_is_of_content_and_mix(path: Path, tmp_path: Path) -> No
     assert DPRDataPipe([path, path], 4, train=True).fingerprint != expected
     copied.write_bytes(path.read_bytes().replace(b"q17", b"q71"))
     assert DPRDataPipe(copied, 4, train=True).fingerprint != expected
+
+
+def test_d18_fingerprint_is_of_the_passages_too(tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "positive_ids": ["p"], "hard_negative_ids": []}])
+    found = []
+    for text in ("an oak", "an elm", "an oak"):
+        write_jsonl(tmp_path / "passages.jsonl", [{"_id": "p", "text": text}])
+        found.append(DPRDataPipe(rows, 1, passages=PassageCollection(tmp_path / "passages.jsonl")).fingerprint)
+    assert found[0] == found[2] != found[1]

@@ -77,6 +77,17 @@ def test_an_error_comes_after_the_items_before_it(error: BaseException) -> None:
     assert threads() == []
 
 
+def test_a_pass_that_cannot_begin() -> None:
+    class Broken(IterDataPipe):
+        def __iter__(self) -> Iterator[int]:
+            raise OSError("no file")
+
+    with pytest.raises(OSError, match="no file"):
+        list(prefetch(Broken(), 2))
+    with pytest.raises(ValueError, match="buffer_size is 0; expected 1 or more"):
+        prefetch(Numbers(3), 0)
+
+
 def test_items_of_a_pass_that_fails_are_not_lost() -> None:
     items = iter(prefetch(Numbers(3, ValueError("row 3")), 2))
     assert [next(items) for _ in range(3)] == [0, 1, 2]

@@ -30,6 +30,14 @@ def test_qa_csv_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_qa_csv_compressed_or_with_a_byte_order_mark(tmp_path: Path) -> None:
+    content = "\ufeffwho\t['a', '', ' ']\n".encode()
+    (tmp_path / "qa.csv").write_bytes(content)
+    (tmp_path / "qa.csv.gz").write_bytes(gzip.compress(content))
+    for name in ("qa.csv", "qa.csv.gz"):
+        assert read_questions(tmp_path / name) == [Question("0", "who", ["a"])]  # a blank answer stands everywhere
+
+
 def test_json_lines_by_hand(tmp_path: Path) -> None:
     content = (
         '{"question": "q", "answers": ["a"]}\n\n{"qid": 7, "question": "r", "answers": ["x|y"], '
@@ -71,6 +79,10 @@ def test_training_rows_say_what_answers(tmp_path: Path) -> None:
             r":2 \(byte 27\): id 1 also stands in .*:1 \(byte 0\); expected",
         ),
         ("\n", r": no questions; expected one a line"),
+        ('{"question": "q", "positive_ctxs": 5}\n', r":1 \(byte 0\): positive_ctxs is 5; expected a list"),
+        ('{"question": "q", "positive_ids": "12"}\n', r":1 \(byte 0\): positive_ids is 12; expected a list"),
+        ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\): id is True; expected a string or an integer"),
+        ('{"question": "q", "id": 1.0}\n', r":1 \(byte 0\): id is 1.0; expected a string or an integer"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -68,6 +68,25 @@ def test_of_changed_data_is_made_anew_and_the_old_one_removed(data: Path) -> Non
     assert (new != old, old.exists(), new.exists(), other_kind.exists()) == (True, False, True, True)
 
 
+def test_what_was_made_of_an_old_sidecar_goes_with_it(data: Path) -> None:
+    converted = sidecar(data, "rows", shout)
+    of_it = sidecar(converted, "tokens", shout)
+    data.write_bytes(b"new")
+    sidecar(data, "rows", shout)
+    assert not converted.exists() and not of_it.exists()
+
+
+def test_d12_what_killed_processes_left_is_removed(data: Path) -> None:
+    folder = data.parent / ".dpr-text"
+    folder.mkdir()
+    of_a_living_one, old = folder / ".dpr-text-a", folder / ".dpr-text-b"
+    for path in (of_a_living_one, old):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    sidecar(data, "index", shout)
+    assert of_a_living_one.exists() and not old.exists()
+
+
 def test_sidecars_of_other_files_stay(data: Path) -> None:
     other = data.with_name("rows.jsonl.gz")
     other.write_bytes(b"b")

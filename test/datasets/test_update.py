@@ -55,4 +55,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
         update_collection(old, tmp_path / "new", deletes=["a", "c"])
     with pytest.raises(DataError, match=r"a is to be deleted and to be added; expected one of the two"):
         update_collection(old, tmp_path / "new", upserts=[Passage("a", "", "z")], deletes=["a"])
+    with pytest.raises(DataError, match=r"c is to be added with two texts; expected one passage for each id"):
+        update_collection(old, tmp_path / "new", upserts=[Passage("c", "", "z"), Passage("c", "", "y")])
     assert not (tmp_path / "new").exists()

@@ -43,6 +43,8 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
 def test_qrels_of_both_forms(tmp_path: Path, content: str) -> None:
     (tmp_path / "qrels").write_text(content)
     assert read_qrels(tmp_path / "qrels") == {"q1": {"a": 2, "b": 0}}
+    (tmp_path / "marked").write_text(content, encoding="utf-8-sig")
+    assert read_qrels(tmp_path / "marked") == read_qrels(tmp_path / "qrels")
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,6 @@ def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "metrics.csv").read_bytes() != (tmp_path / "c" / "metrics.csv").read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")  # to go on elsewhere is what is asked for
 def test_resume_goes_on_and_from_a_saved_model_training_starts(tmp_path: Path, fails) -> None:
     folder = tmp_path / "run"
     output = f"--output_dir={folder}"
@@ -257,7 +256,13 @@ def test_resume_goes_on_and_from_a_saved_model_training_starts(tmp_path: Path, f
     assert run(main, DPRConfig, [*elsewhere, f"--resume={folder}"]) == 0
     again = ["--max_epochs=1", *SMALL, f"--encoder={folder / 'model'}", f"--output_dir={tmp_path / 'again'}"]
     assert run(main, DPRConfig, again) == 0
+    assert (tmp_path / "elsewhere" / "checkpoints" / "best.ckpt").exists()
     assert "--resume: nowhere.ckpt does not exist" in fails(2, "--resume=nowhere.ckpt", output)
+    kept = (folder / "tokenizer.json").read_bytes()
+    train_tokenizer(["who ate the oak"], 300).save(str(tmp_path / "tokenizer.json"))
+    other = [f"--tokenizer={tmp_path / 'tokenizer.json'}", "--max_epochs=3", "--tied", *SMALL, "--resume"]
+    assert "saved with another tokenizer; expected" in fails(5, *other, output)
+    assert (folder / "tokenizer.json").read_bytes() == kept
 
 
 def test_fast_dev_run_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,3 +123,19 @@ def test_what_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     write_run(tmp_path / "strange.trec", {"q0": {"p99": 1.0}})
     code, line = fails(f"--runs=[{tmp_path}/strange.trec]")
     assert code == 3 and "corpus.jsonl: no passage p99; expected those of" in line
+    by = ["--model=m", "--embeddings=e", "--num=[1,1]"]
+    code, line = fails(*by, f"--runs=[{tmp_path}/o.jsonl.trec]")
+    assert code == 2 and "expected a different name for each" in line
+
+
+def test_f6_f7_nothing_is_replaced(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more, message in (
+        ("rows.jsonl", ["--overwrite"], "rows.jsonl is read, too; expected an output of its own"),
+        ("a.trec", ["--overwrite"], "a.trec is read, too"),
+        ("o.jsonl", [], "o.jsonl exists; expected a new file, or --overwrite"),
+    ):
+        (made / "o.jsonl").write_text("of an earlier one")
+        before = (made / name).read_bytes()
+        assert run(mine.main, mine.MineConfig, flags(made, made / name, f"--runs=[{made}/a.trec]", *more)) == 2
+        assert message in capsys.readouterr().err and (made / name).read_bytes() == before
+    assert run(mine.main, mine.MineConfig, flags(made, made / "o.jsonl", f"--runs=[{made}/a.trec]", "--overwrite")) == 0

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills import fork
-from examples.dpr import encode, evaluate, search, update
+from examples.dpr import encode, evaluate, search, update, windows
 from examples.dpr.cli import run
 from examples.dpr.evaluation_page import draw, write_page
 from test.datasets.test_corpus import SHARED, there
@@ -53,7 +54,13 @@ def encode_flags(folder: Path, output: str = "embeddings") -> list[str]:
 
 
 def search_flags(folder: Path) -> list[str]:
-    return [f"--model={folder}/model", f"--embeddings={folder}/embeddings", f"--run={folder}/run.trec", "--k=10"]
+    return [
+        f"--model={folder}/model",
+        f"--embeddings={folder}/embeddings",
+        f"--run={folder}/run.trec",
+        "--k=10",
+        "--overwrite",
+    ]
 
 
 def to(folder: Path, run_file: Path) -> list[str]:
@@ -85,6 +92,19 @@ def test_by_answers_as_dpr(made: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert f"accuracy@10  {expected:.4f}" in capsys.readouterr().out
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "questions.jsonl").read_text().splitlines()) == 5
+
+
+def test_b16_questions_without_answers_do_not_count(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (made / "questions.csv").read_text().splitlines()
+    lines[1:3] = ["one\t['']", "two\t[]"]
+    (tmp_path / "questions.csv").write_text("\n".join(lines))
+    flags = [f"--run={made}/run.trec", f"--questions={tmp_path}/questions.csv", f"--collection={made}/corpus.jsonl"]
+    assert run(evaluate.main, evaluate.EvaluateConfig, [*flags, f"--output_dir={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["questions"] == 3
+    assert "3 questions (0 of them not in the run" in (out := capsys.readouterr().out)
+    assert "; 2 questions without answers left out" in out
 
 
 def test_a_page_shows_text_as_text(tmp_path: Path) -> None:
@@ -229,6 +249,35 @@ def test_what_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     code, line = fails(search, search.SearchConfig, *search_flags(made), "--interactive")
     changed.write_bytes(before)
     assert code == 5 and "changed since it was encoded" in line
+
+
+def test_f6_f7_no_input_and_no_earlier_result_is_replaced(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(driver, config: type, *flags: str) -> str:
+        capsys.readouterr()
+        assert run(driver.main, config, flags) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    for name in ("questions.csv", "corpus.jsonl"):
+        shutil.copy(made / name, tmp_path)
+    os.link(tmp_path / "corpus.jsonl", tmp_path / "passages.jsonl")
+    shutil.copy(made / "questions.csv", tmp_path / "questions.jsonl")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    questions, corpus = f"--questions={tmp_path}/questions.csv", f"--collection={tmp_path}/corpus.jsonl"
+    words = ["--bm25", corpus, questions, f"--run={tmp_path}/questions.csv", "--overwrite"]
+    assert "questions.csv is read, too; expected an output of its own" in fails(search, search.SearchConfig, *words)
+    cut = [corpus, f"--output_dir={tmp_path}", "--overwrite"]
+    assert "passages.jsonl is read, too" in fails(windows, windows.WindowsConfig, *cut)
+    changed = [corpus, f"--delete={tmp_path}/questions.csv", f"--output={tmp_path}/questions.csv", "--overwrite"]
+    assert "questions.csv is read, too" in fails(update, update.UpdateConfig, *changed)
+    changed[2:] = [f"--output={tmp_path}/questions.jsonl"]
+    assert "questions.jsonl exists; expected a new file, or --overwrite" in fails(update, update.UpdateConfig, *changed)
+    scored = [f"--run={made}/run.trec", f"--questions={tmp_path}/questions.jsonl", corpus, f"--output_dir={tmp_path}"]
+    assert "questions.jsonl is read, too" in fails(evaluate, evaluate.EvaluateConfig, *scored)
+    words[3:] = [f"--run={tmp_path}/questions.jsonl"]
+    assert "questions.jsonl exists; expected a new file" in fails(search, search.SearchConfig, *words)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.slow

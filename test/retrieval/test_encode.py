@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from test.retrieval.conftest import NUM_PASSAGES, Given, save_model, write_collection, write_shards
+from test.retrieval.conftest import NUM_PASSAGES, Given, save_model, texts, write_collection, write_shards
 from text.artifacts import write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
 from text.records import Passage
-from text.retrieval import Embedder, EmbeddingShards, collapse, encode, finish, plan_of, start
+from text.retrieval import Embedder, EmbeddingShards, Retriever, collapse, encode, finish, plan_of, start
 from text.retrieval.encode import quantize
 from text.transforms import Tokenize, load_tokenizer
 
@@ -72,6 +73,33 @@ def test_titles_as_the_model_was_trained(tmp_path: Path, model: Path) -> None:
     assert (pair.settings["titles"], trained.settings["titles"]) == ("pair", "join")
     assert torch.equal(trained([passage]), pair([joined])) and torch.equal(asked([passage]), pair([joined]))
     assert not torch.equal(pair([passage]), pair([joined]))
+
+
+def test_a_model_of_pickled_weights_is_known_by_them(tmp_path: Path, model: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        shutil.copytree(model / "passage_encoder", tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        (tmp_path / name / "model.safetensors").unlink()
+        torch.save(
+            {key: value + (name == "b") for key, value in weights.items()}, tmp_path / name / "pytorch_model.bin"
+        )
+        found.append(Embedder.from_pretrained(tmp_path / name, "passage").model)
+    assert found[0] != found[1]
+
+
+def test_embedder_without_a_folder(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    folder = model / "passage_encoder"
+    encoder, tokenize = RobertaEncoder.from_pretrained(folder), Tokenize(load_tokenizer(folder), 32)
+    embedder = Embedder(encoder, tokenize)
+    plan = plan_of(collection, embedder)
+    start(tmp_path / "e", plan)
+    encode(tmp_path / "e", plan, collection, embedder)
+    finish(tmp_path / "e", plan)
+    [found] = Retriever(EmbeddingShards(tmp_path / "e"), embedder).search([texts(9)[8]], 3)
+    assert len(found.passage_ids) == 3
+    with pytest.raises(ValueError, match='side "query", precision "float32"; expected one of'):
+        Embedder.from_pretrained(folder, "query")
 
 
 def test_int8_by_hand() -> None:
@@ -248,6 +276,9 @@ def test_e12_collapse_is_seen(tmp_path: Path) -> None:
     assert collapse(write_shards(tmp_path / "a", np.ones((9, 3), dtype=np.float32))) == pytest.approx(1)
     assert collapse(write_shards(tmp_path / "b", np.zeros((9, 3), dtype=np.float32))) == 1
     assert collapse(write_shards(tmp_path / "c", np.eye(9, dtype=np.float32))) == pytest.approx(0)
+    # 7 of 9 point apart, 2 are 0: one pair of 36 is alike.
+    some = np.eye(9, dtype=np.float32) * (np.arange(9) < 7)[:, None]
+    assert collapse(write_shards(tmp_path / "d", some)) == pytest.approx(1 / 36)
 
 
 def test_e19_nothing_to_encode(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def test_reasons_by_hand() -> None:
     assert names_of(negatives) == ["p4"] and rejected[0][0::4] == ("p11", "near one that is taken")
     negatives, rejected = mine([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, filters)
     assert {candidate.reason for candidate in rejected} == {"no score of the positive"}
+    negatives, rejected = mine(
+        [], [], [Source("words", {"b": 1.0}, 1)], lambda name: Passage(name, "t", " "), Filters()
+    )
+    assert (negatives, rejected[0].reason) == ([], "no text")
 
 
 def test_what_cannot_be_meant() -> None:
@@ -137,3 +141,7 @@ def test_what_cannot_be_meant() -> None:
         Filters(first_rank=5, last_rank=2)
     with pytest.raises(ValueError, match=r"max_overlap is 0.0; expected above 0, to 1"):
         Filters(max_overlap=0.0)
+    with pytest.raises(ValueError, match="margin is -1; expected a number, 0 or more"):
+        Filters(margin=-1)
+    with pytest.raises(ValueError, match="min_score is nan; expected a number"):
+        Filters(min_score=float("nan"))

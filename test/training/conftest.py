@@ -11,7 +11,14 @@ from pytorch_lightning import Callback, Trainer
 
 from text.datasets import DPRDataPipe
 from text.models import BiEncoder, roberta_tiny
-from text.training import AtomicCheckpointIO, BiEncoderTask, DPRDataModule, MetricsCSV, RandomState
+from text.training import (
+    AccumulatedGradients,
+    AtomicCheckpointIO,
+    BiEncoderTask,
+    DPRDataModule,
+    MetricsCSV,
+    RandomState,
+)
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 SUBJECTS = ["oak", "elm", "ash", "yew", "fir", "bay", "fig", "pear", "plum", "beech", "maple"]
@@ -60,7 +67,7 @@ class Run:
             "enable_model_summary": False,
             "gradient_clip_val": 1.0,
         }
-        callbacks = [RandomState(), *trainer_options.pop("callbacks", [])]
+        callbacks = [AccumulatedGradients(), RandomState(), *trainer_options.pop("callbacks", [])]
         self.trainer = Trainer(**(options | trainer_options), callbacks=callbacks)
 
     def fit(self, checkpoint: Path | None = None) -> Run:

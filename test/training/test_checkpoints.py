@@ -19,7 +19,7 @@ import torch
 
 from text.artifacts import remove_leftovers
 from text.errors import ArtifactError
-from text.training import AtomicCheckpointIO, check_hash, expected_size, newest_valid
+from text.training import AtomicCheckpointIO, best_and_last, check_hash, expected_size, newest_valid
 
 OLD = {"weights": torch.arange(3000.0), "step": 1}
 NEW = {"weights": torch.arange(6000.0), "step": 2}
@@ -207,3 +207,18 @@ def test_d10_file_that_outgrows_its_limit(tmp_path: Path) -> None:
     assert status == 4 and message.startswith(f"{path}: File too large; a checkpoint needs ")
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_best_figure_of_a_folder_that_was_moved(tmp_path: Path) -> None:
+    before, after = (best_and_last(tmp_path / name / "checkpoints", "valid_loss", "min")[0] for name in ("a", "b"))
+    best = Path(str(before.dirpath), "best.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, best)
+    figure = torch.tensor(0.25)
+    before.best_model_score = before.kth_value = figure
+    before.best_model_path = before.kth_best_model_path = str(best)
+    before.best_k_models = {str(best): figure}
+    after.load_state_dict(before.state_dict())
+    brought = tmp_path / "b" / "checkpoints" / "best.ckpt"
+    assert brought.read_bytes() == best.read_bytes()
+    assert after.best_model_score == figure and after.best_k_models == {str(brought): figure}
+    assert after.best_model_path == after.kth_best_model_path == str(brought)

@@ -140,6 +140,29 @@ def test_d5_d6_with_validations_within_epochs(rows: Path, tmp_path: Path, hook: 
     assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
 
 
+@pytest.mark.parametrize("n", [1, 2, 4, 6])
+def test_d5_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path, n: int) -> None:
+    """3 batches an epoch are 2 steps: after the first and the fourth batch, gradients wait for another one."""
+    whole = make(rows, tmp_path / "whole", accumulate_grad_batches=2).fit()
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun, match="after step"):
+        make(rows, folder, SignalAt("on_train_batch_start", n), accumulate_grad_batches=2).fit()
+    resumed = go_on(rows, folder, accumulate_grad_batches=2)
+    assert resumed.trainer.global_step == whole.trainer.global_step == 6
+    assert equal(resumed.weights(), whole.weights())
+
+
+def test_validated_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path) -> None:
+    """After 4 batches: the gradient of the second epoch's first one is in the checkpoint of the validation."""
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None}
+    whole = make(rows, tmp_path / "whole", **options).fit()
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun):  # its checkpoint is lost
+        make(rows, folder, SignalAt("on_train_batch_start", 5), plugins=[LosesLast(2)], **options).fit()
+    assert "accumulated_gradients" in AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
+    assert equal(go_on(rows, folder, **options).weights(), whole.weights())
+
+
 def test_d20_stopped_again_and_again_in_one_epoch(rows: Path, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match="after step 4"):

@@ -162,6 +162,16 @@ def test_what_a_guide_takes_for_positives_is_no_negative(in_batch_negatives: boo
     torch.testing.assert_close(guided(scored(), *embeddings()), expected)
 
 
+def test_what_a_guide_takes_for_a_positive_is_none_in_other_rows() -> None:
+    keys = batch().passage_keys.clone()
+    keys[14] = keys[1]  # question 4 has passage 1, too
+    made = scored()._replace(passage_keys=keys)
+    ignore = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
+    ignore[0, 4] = ignore[0, 6] = ignore[3, 0] = ignore[0, 1] = ignore[0, 14] = ignore[2, 8] = True
+    expected = in_batch_nll(*embeddings(), made.positive_index, ignore=ignore, reduction="none")
+    torch.testing.assert_close(Objective(guide_margin=1.0)(made, *embeddings()), expected)
+
+
 def test_a_known_positive_stays_one_whatever_a_guide_says() -> None:
     made = scored()._replace(known_positives=batch().known_positives.clone())
     made.known_positives[0, 1] = 1  # passage 1 scores above the limit
@@ -191,6 +201,16 @@ def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, ti
     torch.testing.assert_close(taught(scored(), questions, passages), torch.stack(expected))
 
 
-def test_a_share_above_1() -> None:
-    with pytest.raises(ValueError, match=r"distillation is 1.5; expected a share from 0 to 1"):
-        Objective(distillation=1.5)
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ({"distillation": 1.5}, "distillation is 1.5; expected a share from 0 to 1"),
+        ({"temperature": -1.0}, "temperature is -1.0; expected a number above 0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0; expected a number above 0"),
+        ({"matryoshka_dims": [4, 0]}, "matryoshka_dims are .4, 0.; expected numbers from 1 on"),
+        ({"guide_margin": float("nan")}, "guide_margin is nan; expected a number"),
+    ],
+)
+def test_numbers_out_of_range(number: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**number)

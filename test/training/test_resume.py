@@ -50,6 +50,27 @@ def test_progress_of_an_epoch_that_is_gone_on_with(rows: Path, tmp_path: Path, c
     assert "2/3" in shown.out + shown.err
 
 
+def test_a_data_module_that_is_used_again_starts_anew(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupt):
+        Run(rows, tmp_path / "a", callbacks=[SaveAndStop(1, tmp_path / "stopped.ckpt")]).fit()
+    resumed = Run(rows, tmp_path / "b").fit(tmp_path / "stopped.ckpt")
+    again = Run(rows, tmp_path / "c")
+    again.data = resumed.data
+    again.fit()
+    assert again.trainer.global_step == 9  # 3 steps an epoch
+
+
+def test_a_torn_last_row_of_metrics_csv_is_logged_again(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupt):
+        Run(rows, tmp_path, callbacks=[SaveAndStop(4, tmp_path / "stopped.ckpt")]).fit()
+    table = tmp_path / "metrics.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole[: whole.rstrip().rindex(b"\n") + 4])
+    Run(rows, tmp_path, keep_steps=4).fit(tmp_path / "stopped.ckpt")
+    with open(table, newline="") as file:
+        assert all(row["step"] for row in csv.DictReader(file))
+
+
 def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored() -> None:
     """As where a validation that was due saves a checkpoint before the first step."""
     torch.manual_seed(1)

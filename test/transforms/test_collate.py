@@ -76,6 +76,11 @@ def test_titles_joined_with_texts_by_hand():
     assert torch.equal(batch.passage_keys, COLLATE(rows).passage_keys)  # a passage is the same, however it is written
 
 
+def test_b3_a_question_without_its_positive() -> None:
+    with pytest.raises(ValueError, match="num_positives is 0; expected 1 or more"):
+        BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 6), num_positives=0)
+
+
 def test_layout_of_ragged_examples_by_hand():
     batch = COLLATE(
         [

@@ -6,6 +6,7 @@ A file is psgs_w100.tsv's form (a header; id, text and title between tabs), or o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from text.datasets.sidecar import data_key, sidecar
 from text.errors import DataError
 from text.records import Passage, text_key
 
-_FORM = 1  # counts up when the form of the sidecars changes
+_FORM = 2  # counts up when the form of the sidecars changes
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -38,6 +39,8 @@ class _Facts(NamedTuple):
     first_id: int | None
     """Where ids count the passages, from this number on."""
     counts: dict[str, int]
+    sha256: str
+    """Of the passages' lines."""
 
 
 class PassageCollection(Sequence[Passage]):
@@ -67,6 +70,8 @@ class PassageCollection(Sequence[Passage]):
         self._facts, self._ids = self._look_up()
         self.counts = Counter(self._facts.counts)
         """What is unusual, by reason."""
+        self.sha256 = self._facts.sha256
+        """Of the lines that hold passages."""
 
     def __len__(self) -> int:
         return len(self.rows) - len(self._facts.blank) - self._first_line
@@ -179,8 +184,9 @@ class PassageCollection(Sequence[Passage]):
             raise DataError(
                 f"{self.rows.where(line)} _id: missing; expected one of {', '.join(_ID_KEYS)} (or positional_ids)"
             )
-        if type(value) not in (str, int):
-            raise DataError(f"{self.rows.where(line)} {name}: neither string nor integer; expected the passage's id")
+        if type(value) not in (str, int) or value == "":
+            what = "empty" if value == "" else "neither string nor integer"
+            raise DataError(f"{self.rows.where(line)} {name}: {what}; expected the passage's id")
         return Passage(str(value), values["title"] or "", values["text"] or "")  # pyright: ignore[reportArgumentType]
 
     def _header(self, head: bytes) -> dict[str, int]:
@@ -224,7 +230,7 @@ class PassageCollection(Sequence[Passage]):
 
     def _check(self) -> tuple[_Facts, np.ndarray]:
         """Reads all rows once; the ids as (2, n) hashes, sorted, and rows."""
-        counts, blank, keys = Counter[str](), [], array("q")
+        counts, blank, keys, digest = Counter[str](), [], array("q"), hashlib.sha256()
         first_id: int | None = None
         with progress_bar(self.rows.plain_path, "Reading") as progress, self.rows.open() as reader:
             for line in range(self._first_line, len(self.rows)):
@@ -233,6 +239,7 @@ class PassageCollection(Sequence[Passage]):
                 if content.isspace():
                     blank.append(line)
                     continue
+                digest.update(content)
                 row = len(keys)
                 passage = self._read(reader, line, row)
                 if row == 0 and passage.passage_id in ("0", "1"):
@@ -242,10 +249,10 @@ class PassageCollection(Sequence[Passage]):
                 counts["passages without text"] += not passage.text.strip()
                 keys.append(text_key(passage.passage_id))
         counts["blank lines"] = len(blank)
-        self._facts = _Facts(blank, first_id, {})
+        self._facts = _Facts(blank, first_id, {}, "")
         ids = np.zeros((2, 0), dtype=np.int64) if first_id is not None else _sorted(keys)
         counts["duplicate passages"] = self._count_duplicates(ids)
-        return _Facts(blank, first_id, dict(+counts)), ids
+        return _Facts(blank, first_id, dict(+counts), digest.hexdigest()), ids
 
     def _count_duplicates(self, ids: np.ndarray) -> int:
         """Passages that stand more than once; two texts with one id are an error."""

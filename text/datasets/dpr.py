@@ -156,10 +156,14 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     @property
     def names(self) -> list[str]:
-        """A name of each data set: of its file, or of its folder too where files have the same name."""
+        """A name of each data set: of its file, with its folder or its whole path where files have the same name."""
         paths = [Path(file.path) for file in self.files]
-        is_enough = len({path.name for path in paths}) == len(paths)
-        return [path.name.split(".")[0] if is_enough else f"{path.parent.name}/{path.name}" for path in paths]
+        short, longer = (
+            [path.name.split(".")[0] for path in paths],
+            [f"{path.parent.name}/{path.name}" for path in paths],
+        )
+        whole = [file.path for file in self.files]
+        return next((names for names in (short, longer) if len(set(names)) == len(paths)), whole)
 
     @property
     def rows_per_set(self) -> list[int]:
@@ -186,7 +190,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def fingerprint(self) -> str:
         """Names the data and how it is mixed, by content; 16 hexadecimal digits."""
         data = [(file.findings.sha256, rate) for file, rate in zip(self.files, self.rates, strict=True)]
-        collection = [len(file.passages) for file in self.files if file.passages is not None]
+        collection = [file.passages.sha256 for file in self.files if file.passages is not None]
         described = repr((data, collection, self.one_set_per_batch, self.rows_together, self.drop_last))
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -314,7 +318,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         random = np.random.default_rng([self.seed, epoch, number + 1])  # [..., 0] would be [...]
         copies = [rows + copy * num_all for copy in range(whole)]
         if rest:
-            copies.append(random.permutation(rows)[:rest] + whole * num_all)
+            copies.append(_shuffle(rows, self.rows_together, random)[:rest] + whole * num_all)
         items = copies[0] if len(copies) == 1 else np.concatenate([rows[:0], *copies])
         return _shuffle(items, self.rows_together, random) if self.one_set_per_batch else items
 

@@ -15,7 +15,13 @@ from torch.utils.data import IterDataPipe
 
 
 def prefetch(pipe: IterDataPipe, buffer_size: int) -> IterDataPipe:
-    """The same items; up to ``buffer_size`` of them, 1 or more, are made before they are asked for."""
+    """The same items; up to ``buffer_size`` of them are made before they are asked for.
+
+    Raises:
+        ValueError: ``buffer_size`` is below 1.
+    """
+    if buffer_size < 1:
+        raise ValueError(f"buffer_size is {buffer_size}; expected 1 or more")
     return _Prefetched(pipe, buffer_size)
 
 
@@ -31,13 +37,12 @@ class _Prefetched(IterDataPipe):
         room, made, is_over = threading.Semaphore(self.buffer_size), SimpleQueue[_Made](), threading.Event()
 
         def make() -> None:
-            items = iter(self.pipe)
-            while room.acquire() and not is_over.is_set():
-                try:
+            try:
+                items = iter(self.pipe)
+                while room.acquire() and not is_over.is_set():
                     made.put(_Made(next(items)))
-                except BaseException as error:
-                    made.put(_Made(error=error))
-                    return
+            except BaseException as error:
+                made.put(_Made(error=error))
 
         thread = threading.Thread(target=make, daemon=True, name="prefetch")
         thread.start()

@@ -1,13 +1,14 @@
 """Questions to search for, with the answers that are known to be right.
 
-Three forms: DPR's ``qa.csv`` (question, tab, a list of strings as Python writes it; no header), JSON of DPR
-(``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``, ``text``).
+Three forms, plain or compressed: DPR's ``qa.csv`` (question, tab, a list of strings as Python writes it; no header),
+JSON of DPR (``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``, ``text``).
 """
 
 from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from text.datasets.jsonl import JsonlFile
-from text.datasets.raw import BYTE_ORDER_MARK, form_of
+from text.datasets.raw import BYTE_ORDER_MARK, Form, form_of, read_chunks
 from text.errors import DataError
 
 _ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
@@ -30,7 +31,7 @@ class Question(NamedTuple):
     """The number of its line, from 0 on, where the file gives none."""
     text: str
     answers: list[str]
-    """Empty where the file gives none."""
+    """Blank ones left out; empty where the file gives none."""
     regular_expressions: bool = False
     """Answers are such."""
     positive_ids: tuple[str, ...] = ()
@@ -44,10 +45,10 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
         DataError: A line has another form, a question is blank, or an id stands twice; with path and line.
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:
-        is_json = form_of(str(path)).compression is not None or file.read(4).lstrip(BYTE_ORDER_MARK)[:1] in _JSON
+    form = form_of(str(path))
+    head = next(read_chunks(str(path), form), b"").removeprefix(BYTE_ORDER_MARK)
     try:
-        read = list(_of_json(path) if is_json else _of_csv(path))
+        read = list(_of_json(path) if head[:1] in _JSON else _of_csv(path, form))
     except UnicodeDecodeError:
         raise DataError(f"{Path(path)}: not UTF-8; expected UTF-8") from None
     if not read:
@@ -64,17 +65,17 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     return [question for _, question in read]
 
 
-def _of_csv(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter="\t", strict=True)
-        try:
-            for number, row in enumerate(row for row in rows if row):
-                where = f"{Path(path)}:{rows.line_num}"
-                if len(row) != 2:
-                    raise DataError(f"{where}: {len(row)} columns; expected question and answers, with a tab between")
-                yield where, Question(str(number), row[0], _python_list(row[1], where))
-        except csv.Error as error:
-            raise DataError(f"{Path(path)}:{rows.line_num}: {error}; expected question and answers") from None
+def _of_csv(path: str | os.PathLike[str], form: Form) -> Iterator[tuple[str, Question]]:
+    content = b"".join(read_chunks(str(path), form)).decode("utf-8-sig")
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter="\t", strict=True)
+    try:
+        for number, row in enumerate(row for row in rows if row):
+            where = f"{Path(path)}:{rows.line_num}"
+            if len(row) != 2:
+                raise DataError(f"{where}: {len(row)} columns; expected question and answers, with a tab between")
+            yield where, Question(str(number), row[0], _python_list(row[1], where))
+    except csv.Error as error:
+        raise DataError(f"{Path(path)}:{rows.line_num}: {error}; expected question and answers") from None
 
 
 def _python_list(literal: str, where: str) -> list[str]:
@@ -105,14 +106,32 @@ def _question(line: bytes, where: str, number: int) -> Question:
         raise DataError(f"{where}: no question; expected an object such as {_FORM}")
     name = next((record[key] for key in _ID_KEYS if record.get(key) is not None), number)
     answers = _strings(record.get("answers") or [], f"{where}: answers are no list of strings; expected {_FORM}")
-    return Question(str(name), text, answers, bool(record.get("answer_is_regex")), _positive_ids(record))
+    is_regular_expression = bool(record.get("answer_is_regex"))
+    return Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
 
 
-def _positive_ids(record: dict[str, Any]) -> tuple[str, ...]:
-    contexts = [context for context in record.get("positive_ctxs") or [] if isinstance(context, dict)]
-    of_contexts = (next((c[key] for key in _PASSAGE_ID_KEYS if c.get(key) is not None), None) for c in contexts)
-    ids = record.get("positive_ids") or of_contexts
-    return tuple(str(passage_id) for passage_id in ids if passage_id is not None)
+def _positive_ids(record: dict[str, Any], where: str) -> tuple[str, ...]:
+    contexts = _list(record, "positive_ctxs", where)
+    of_contexts = (
+        next((context[key] for key in _PASSAGE_ID_KEYS if context.get(key) is not None), None)
+        for context in contexts
+        if isinstance(context, dict)
+    )
+    ids = _list(record, "positive_ids", where) or of_contexts
+    return tuple(_id(passage_id, where) for passage_id in ids if passage_id is not None)
+
+
+def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:
+    values = record.get(key) or []
+    if not isinstance(values, list):
+        raise DataError(f"{where}: {key} is {str(values)[:100]}; expected a list")
+    return values
+
+
+def _id(value: Any, where: str) -> str:
+    if type(value) not in (str, int):
+        raise DataError(f"{where}: id is {str(value)[:100]}; expected a string or an integer")
+    return str(value)
 
 
 _FORM = '{"question": "...", "answers": ["..."]}'
@@ -121,4 +140,4 @@ _FORM = '{"question": "...", "answers": ["..."]}'
 def _strings(values: Any, message: str) -> list[str]:
     if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
         raise DataError(message)
-    return list(values)
+    return [value for value in values if value.strip()]  # a blank one would be found everywhere

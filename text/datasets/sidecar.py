@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from text.artifacts import atomic_write
+from text.artifacts import atomic_write, remove_leftovers
 
 _FOLDER = ".dpr-text"
 _HASHED_BYTES = 1 << 16
+_ABANDONED_SECONDS = 24 * 3600
+"""What nobody has written to for so long was left by a process that was killed."""
 
 
 def data_key(path: str | os.PathLike[str]) -> str:
@@ -57,6 +59,7 @@ def sidecar(path: str | os.PathLike[str], kind: str, make: Callable[[Path], None
         make(temporary)
         os.utime(temporary, ns=(changed, changed))
     _remove_outdated(target, path, kind)
+    remove_leftovers(folder, untouched_seconds=_ABANDONED_SECONDS)
     return target
 
 
@@ -83,8 +86,10 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _remove_outdated(target: Path, path: str | os.PathLike[str], kind: str) -> None:
-    """Removes what was made from earlier states of the file; who has it open keeps it."""
+    """Removes what was made from earlier states of the file, and of that in turn; who has it open keeps it."""
     prefix, suffix = _name(path, "", "")[:-1], f".{kind}"
     for name in glob.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 16}{glob.escape(suffix)}", root_dir=target.parent):
         if name != target.name:
             (target.parent / name).unlink(missing_ok=True)
+            for of_it in (target.parent / _FOLDER).glob(f"{glob.escape(name)}.*"):
+                of_it.unlink(missing_ok=True)

@@ -31,10 +31,10 @@ def update_collection(
         How many were added, replaced, deleted, unchanged.
 
     Raises:
-        DataError: An id to remove is not there, or is also among the upserts.
+        DataError: An id to remove is not there, or is also among the upserts; or one stands there for two passages.
         OSError: The file cannot be written, or the disk is full.
     """
-    changed, deleted, met = {passage.passage_id: passage for passage in upserts}, set(deletes), set[str]()
+    changed, deleted, met = _by_id(upserts), set(deletes), set[str]()
     if both := sorted(deleted & set(changed)):
         raise DataError(f"{collection.path}: {both[0]} is to be deleted and to be added; expected one of the two")
     counts: Counter[str] = Counter(added=0, replaced=0, deleted=0, unchanged=0)
@@ -53,3 +53,11 @@ def update_collection(
         if missing := sorted(deleted - met):
             raise DataError(f"{collection.path}: no passage {missing[0]}; expected ids of passages to delete")
     return counts
+
+
+def _by_id(passages: Iterable[Passage]) -> dict[str, Passage]:
+    found: dict[str, Passage] = {}
+    for passage in passages:
+        if found.setdefault(passage.passage_id, passage) != passage:
+            raise DataError(f"{passage.passage_id} is to be added with two texts; expected one passage for each id")
+    return found

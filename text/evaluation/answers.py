@@ -71,9 +71,14 @@ def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
         hits: Of each question, best first: whether a passage has an answer; shorter where fewer were found.
         k: Cut-off.
 
+    Raises:
+        ValueError: There are no questions.
+
     >>> top_k_accuracy([[False, True], [False, False], [True]], k=1)
     0.3333...
     """
+    if not hits:
+        raise ValueError("no questions; expected one or more")
     return sum(any(of_question[:k]) for of_question in hits) / len(hits)
 
 

@@ -56,7 +56,13 @@ def evaluate_run(
 
 
 def mean(figures: Mapping[str, Figures]) -> Figures:
-    """Over questions."""
+    """Over questions.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not figures:
+        raise ValueError("no questions; expected one or more")
     names = next(iter(figures.values()))
     return {name: math.fsum(of_question[name] for of_question in figures.values()) / len(figures) for name in names}
 

@@ -82,7 +82,7 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, list[str]]]
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                fields = line.decode("utf-8").split()
+                fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
             except UnicodeDecodeError:
                 raise DataError(f"{Path(path)}:{number}: not UTF-8; expected UTF-8") from None
             if fields:

@@ -72,6 +72,6 @@ class BM25:
         least = np.partition(scores, -k)[-k] if k < len(scores) else 0.0
         rows = np.flatnonzero((scores >= least) & (scores > 0))
         pairs = sorted(((float(scores[row]), self._passage_ids[row]) for row in rows), reverse=True)[:k]
-        missing = set(also) & set(self._rows) - {passage_id for _, passage_id in pairs}
+        missing = {name for name in also if name in self._rows} - {passage_id for _, passage_id in pairs}
         pairs += sorted(((float(scores[self._rows[name]]), name) for name in missing), reverse=True)
         return Found([passage_id for _, passage_id in pairs], [score for score, _ in pairs])

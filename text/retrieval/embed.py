@@ -53,8 +53,13 @@ class Embedder:
         self.titles = titles
         self.max_tokens = max_tokens
         self.model: dict[str, str] = {}
-        """SHA-256 of the files of the passage encoder, whichever side this is: what embeddings on disk are known by."""
-        self.settings: dict[str, Any] = {}
+        """SHA-256 of the files of the passage encoder, whichever side this is: what embeddings on disk are known by.
+        Empty without ``from_pretrained``: then nobody checks that they are searched with the model that made them."""
+        self.settings: dict[str, Any] = {
+            "max_length": tokenize.max_length,
+            "similarity": similarity,
+            "titles": titles,
+        }
         """What else decides the embeddings."""
 
     @classmethod
@@ -81,7 +86,10 @@ class Embedder:
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged, or not of a model that can be loaded.
+            ValueError: ``side`` or ``precision`` is another word.
         """
+        if side not in SIDES or precision not in PRECISIONS:
+            raise ValueError(f'side "{side}", precision "{precision}"; expected one of {SIDES}, and of {PRECISIONS}')
         run = _settings_of_run(Path(folder))
         inner = _encoder_folder(Path(folder), side)
         encoder = RobertaEncoder.from_pretrained(inner)
@@ -97,13 +105,7 @@ class Embedder:
         titles = str(titles or run.get("titles", "pair"))
         made = cls(encoder.to(device), Tokenize(tokenizer, max_length, prompt), similarity=similarity, titles=titles)
         made.model = _hashes(_encoder_folder(Path(folder), "passage"))
-        made.settings = {
-            "max_length": max_length,
-            "prompt": prompt,
-            "similarity": similarity,
-            "titles": titles,
-            "precision": precision,
-        }
+        made.settings |= {"prompt": prompt, "precision": precision}
         return made
 
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
@@ -164,5 +166,7 @@ def _encoder_folder(folder: Path, side: str) -> Path:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".bpe")
+    )
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

@@ -6,6 +6,7 @@ it is not, is said of every candidate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,10 @@ class Filters:
     """Largest share of common runs of three words with a positive or a negative that is taken (Broder 1997)."""
 
     def __post_init__(self) -> None:
+        for name in ("min_score", "max_score", "margin", "relative_margin"):
+            value = getattr(self, name)
+            if value is not None and (math.isnan(value) or ("margin" in name and value < 0)):
+                raise ValueError(f"{name} is {value}; expected a number{', 0 or more' * ('margin' in name)}")
         if not 1 <= self.first_rank <= self.last_rank:
             raise ValueError(f"ranks are {self.first_rank} to {self.last_rank}; expected 1 or more, in order")
         if not 0 < self.max_overlap <= 1:
@@ -164,6 +169,8 @@ def _by_text(
 ) -> str | None:
     """Why a candidate is rejected by its text, if it is."""
     text = _plain(passage.text)
+    if not text:
+        return "no text"
     if text in texts:
         return "text of a positive"
     if filters.answers and has_answer(answers, passage.text, regular_expressions=regular_expressions):

@@ -184,15 +184,17 @@ class EmbeddingShards:
 def collapse(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
     """Mean cosine of two passages of a sample; near 1 where a model gives all the same embedding.
 
-    Embeddings of length 0 count as alike.
+    Embeddings of length 0 are alike, and unlike all others.
     """
     rows = np.unique(np.linspace(0, len(shards) - 1, num_sampled).astype(np.int64))
     found = shards.rows(rows).astype(np.float64)
     norms = np.linalg.norm(found, axis=1)
     units, num_rows = found[norms > 0] / norms[norms > 0, None], len(rows)
-    if num_rows < 2 or len(units) < num_rows:
+    if num_rows < 2:
         return 1.0
-    return float((np.square(units.sum(axis=0)).sum() - num_rows) / (num_rows * (num_rows - 1)))
+    num_zeros = num_rows - len(units)
+    pairs = np.square(units.sum(axis=0)).sum() - len(units) + num_zeros * (num_zeros - 1)
+    return float(pairs / (num_rows * (num_rows - 1)))
 
 
 class _Lines(Sequence[str]):

@@ -1,6 +1,6 @@
 """Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
 
-from text.training.callbacks import ProgressBar, RandomState, Throughput
+from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
 from text.training.checkpoints import AtomicCheckpointIO, best_and_last, check_hash, expected_size, newest_valid
 from text.training.data_module import DPRDataModule
 from text.training.failures import StepFailures
@@ -13,6 +13,7 @@ from text.training.worst_questions import WorstQuestions
 
 __all__ = [
     "RECALL_AT",
+    "AccumulatedGradients",
     "AtomicCheckpointIO",
     "BiEncoderTask",
     "DPRDataModule",

@@ -1,4 +1,4 @@
-"""What happens around a training step: speed told, random state kept."""
+"""What happens around a training step: speed told, random state and unfinished gradients kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, this_rank
+from text.training.distributed import AllRanks, num_ranks, this_rank, total
 
 
 class Throughput(Callback):
@@ -66,6 +66,36 @@ class ProgressBar(TQDMProgressBar):
     def on_train_start(self, *_: Any) -> None:
         super().on_train_start(*_)
         self.on_train_epoch_start(*_)
+
+
+class AccumulatedGradients(Callback):
+    """Keeps gradients in a checkpoint between two optimizer steps, so that batches since the last one are not lost.
+
+    The ranks' own ones are not told apart: their mean is what the next step takes.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Every rank must call this, as Lightning does."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        is_between = progress.current.processed % trainer.accumulate_grad_batches and not progress.is_last_batch
+        if is_between:
+            named = ((name, weights.grad) for name, weights in pl_module.named_parameters())
+            found = {name: total(gradient) / num_ranks() for name, gradient in named if gradient is not None}
+            checkpoint["accumulated_gradients"] = self._restored or found  # may be saved again before the first step
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint.get("accumulated_gradients", {})
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
+    ) -> None:
+        for name, gradient in self._restored.items():
+            weights = pl_module.get_parameter(name)
+            weights.grad = gradient.to(weights)
+        self._restored = {}
 
 
 class RandomState(Callback):

@@ -22,6 +22,7 @@ from torch import nn
 
 from text.artifacts import atomic_write
 from text.errors import ArtifactError
+from text.training.distributed import this_rank
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
@@ -69,8 +70,23 @@ def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> li
 
     ModelCheckpoint's own ``save_last`` saves only where the best is saved: a run would lose all since then.
     """
-    best = ModelCheckpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    return [best, ModelCheckpoint(Path(folder), filename="last", enable_version_counter=False)]
+    best = _Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+    return [best, _Checkpoint(Path(folder), filename="last", enable_version_counter=False)]
+
+
+class _Checkpoint(ModelCheckpoint):
+    """Lightning's, which forgets the best figure where a run's folder has another name now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What was kept elsewhere is brought here, unless the whole folder was."""
+        kept = Path(state_dict["best_model_path"])
+        here = Path(str(self.dirpath), kept.name)
+        if kept.name and not here.exists() and kept.exists() and this_rank() == 0:
+            with atomic_write(here) as temporary:
+                shutil.copyfile(kept, temporary)
+        paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
+        best = {str(here): score for score in state_dict["best_k_models"].values()}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": best, **paths})
 
 
 def check_hash(path: str | os.PathLike[str]) -> None:

@@ -87,6 +87,11 @@ class DPRDataModule(LightningDataModule):
         # Lightning looks for the position in the loader; here it is in the data module.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable", category=UserWarning)
 
+    def teardown(self, stage: str) -> None:
+        """What a run went on from is not where the next one starts."""
+        if stage == "fit":
+            self._restored_epoch, self._restored_row = 0, 0
+
     def _order(self) -> dict[str, int | str]:
         """All that decides the order of rows."""
         return {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}

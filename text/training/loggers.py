@@ -59,6 +59,8 @@ class MetricsCSV(CSVLogger):
 def _rows(path: str | os.PathLike[str], keep_steps: int) -> list[dict[str, str]]:
     if not keep_steps or not os.path.exists(path):
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    whole_lines = (
+        Path(path).read_text(encoding="utf-8").rpartition("\n")[0].split("\n")
+    )  # a killed run may tear the last
+    rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(whole_lines)]
     return [row for row in rows if int(row["step"]) < keep_steps]

@@ -8,6 +8,7 @@ Dimensions: B questions and P passages of this rank; A passages, and C questions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -36,8 +37,8 @@ class Objective:
         symmetric: The mean of this and the other direction, in which each positive finds its question among all.
         matryoshka_dims: Besides whole embeddings, the loss of their first so many dimensions (arXiv:2205.13147);
             the mean of all.
-        guide_margin: Takes those of a question's own passages out of its negatives that a guide scores above its
-            positive, less this margin (``likely_positives``).
+        guide_margin: Takes those of a question's own passages out of its negatives, and their copies in other rows,
+            that a guide scores above its positive, less this margin (``likely_positives``).
         distillation: Share of the loss that is ``distillation_kl`` over a question's own passages, from 0 to 1; the
             rest is the above. Questions without two scores, as in evaluation, have no such share.
         teacher_temperature: Divides the teacher's scores.
@@ -59,6 +60,13 @@ class Objective:
         distillation: float = 0.0,
         teacher_temperature: float = 1.0,
     ) -> None:
+        for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; expected a number above 0")
+        if min(matryoshka_dims, default=1) < 1:
+            raise ValueError(f"matryoshka_dims are {list(matryoshka_dims)}; expected numbers from 1 on")
+        if guide_margin is not None and not math.isfinite(guide_margin):
+            raise ValueError(f"guide_margin is {guide_margin}; expected a number")
         if not 0 <= distillation <= 1:
             raise ValueError(f"distillation is {distillation}; expected a share from 0 to 1")
         if symmetric and not in_batch_negatives:
@@ -105,13 +113,12 @@ class Objective:
     def _to_passages(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Callable[[int], Tensor]:
         """By the number of dimensions, (B,) losses of questions among passages."""
         passage_keys, positive_index = batch.passage_keys, batch.positive_index
-        likely = self._likely(batch)
         if self.in_batch_negatives:
             ranks = AllRanks(len(passages), passages.device)
             passages, passage_keys = ranks.gather(passages), ranks.gather(passage_keys)
-            positive_index, likely = positive_index + ranks.start, likely + likely.new_tensor([0, ranks.start])
+            positive_index = positive_index + ranks.start
         known = partial(_in_pairs, known_positive_pairs(batch.known_positives, passage_keys), len(passages))
-        likely = partial(_in_pairs, likely, len(passages))
+        likely = partial(_in_pairs, self._likely(batch, passage_keys), len(passages))
 
         def losses(dims: int, rows: slice) -> Tensor:
             sides, own = (questions[rows, :dims], passages[:, :dims]), positive_index[rows]
@@ -158,12 +165,18 @@ class Objective:
 
         return lambda dims: _in_tiles(partial(losses, dims), len(questions), len(passages))
 
-    def _likely(self, batch: BiEncoderBatch) -> Tensor:
-        """(M, 2) int64, in order, question and own passage that a guide takes for another positive of it."""
+    def _likely(self, batch: BiEncoderBatch, passage_keys: Tensor) -> Tensor:
+        """(M, 2) int64, in order, question and passage that a guide takes for another positive of it, wherever it is.
+
+        Args:
+            batch: Of which each question's own passages are looked at.
+            passage_keys: (A, 2) int64, of the passages that it is compared with.
+        """
         if self.guide_margin is None:
             return batch.owner.new_zeros(0, 2)
         found = likely_positives(batch.scores, batch.owner, batch.positive_index, self.guide_margin).nonzero()[:, 0]
-        return torch.stack([batch.owner[found], found], dim=1)
+        copies = known_positive_pairs(batch.passage_keys[found][:, None], passage_keys)
+        return torch.stack([batch.owner[found[copies[:, 0]]], copies[:, 1]], dim=1)
 
     def _nll(self, *arguments: Tensor, ignore: Tensor) -> Tensor:
         return in_batch_nll(

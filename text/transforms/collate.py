@@ -33,6 +33,9 @@ class BiEncoderCollator:
         num_positives: How many of a question's positives to lay out, as far as it has them.
         titles: "pair" or "join" (``title_and_text``).
 
+    Raises:
+        ValueError: ``num_positives`` is below 1.
+
     >>> from text.records import Passage
     >>> from text.transforms import Tokenize, train_tokenizer
     >>> tokenize = Tokenize(train_tokenizer(["who ate the oak"], vocab_size=300), max_length=64)
@@ -50,6 +53,8 @@ class BiEncoderCollator:
         *,
         titles: str = "pair",
     ) -> None:
+        if num_positives < 1:
+            raise ValueError(f"num_positives is {num_positives}; expected 1 or more")
         self.question_transform = question_transform
         self.passage_transform = passage_transform
         self.num_positives = num_positives
