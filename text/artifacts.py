@@ -6,6 +6,7 @@ its final place, flushed, renamed, and the folder is flushed (design of ``rename
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,9 +28,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     and what stood under ``path`` stays as it was.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written, the disk is full, or ``path`` is a folder itself.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
     os.close(descriptor)

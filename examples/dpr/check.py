@@ -59,7 +59,14 @@ class CheckConfig:
     """Where the histograms of lengths go."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_hard_negatives", 0), ("num_sampled", 1), ("max_skipped", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("num_hard_negatives", 0),
+            ("num_sampled", 1),
+            ("max_skipped", 0),
+            ("question_max_length", 1),
+            ("passage_max_length", 1),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name} is {getattr(self, name)}; expected {least} or more")
 
@@ -169,7 +176,7 @@ def batch_section(config: CheckConfig, batches: Sequence[list[Example]]) -> list
     compared = np.mean([sum(1 + len(example.hard_negatives) for example in batch) for batch in whole])
     return [
         "",
-        f"a training batch: {config.batch_size} questions, each compared with {compared:.0f} passages; "
+        f"a training batch: {len(whole[0])} questions, each compared with {compared:.0f} passages; "
         f"the loss is {math.log(compared):.2f} when all look alike",
         _line("  passages known to answer another question, which do not count as its negatives", f"{known:.2f}"),
         _line("  passages that hold an answer to another question, and count as its negatives", f"{holding:.2f}"),

@@ -14,12 +14,14 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+import yaml
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -57,6 +59,9 @@ def run(main: Callable[[Any], None], config_class: type, argv: Sequence[str] | N
     debug = "--debug" in argv
     try:
         main(parse(config_class, [argument for argument in argv if argument != "--debug"]))
+    except KeyboardInterrupt:
+        print(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT", file=sys.stderr)
+        return 143
     except Exception as error:
         code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), None)
         if debug or code is None:
@@ -85,10 +90,13 @@ def parse(config_class: type, argv: Sequence[str]) -> Any:
             name, nargs="+", metavar=flags[name].metadata["positional"], help=_docstring(config_class, name)
         )
     parser.add_class_arguments(config_class, as_group=False, skip={*positional})
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):
+        if argument.split("=")[0] == "--config":
+            _refuse_repeated_keys(argument.partition("=")[2] or following)
     try:
         values = parser.parse_args(_spell_out(argv, flags)).as_dict()
     except ArgumentError as error:
-        raise UsageError(_with_nearest_name(" ".join(str(error).split()), flags)) from None
+        raise UsageError(_with_hint(" ".join(str(error).split()), flags)) from None
     return config_class(**{name: values[name] for name in flags})
 
 
@@ -141,7 +149,35 @@ def _docstring(config_class: type, name: str) -> str | None:
     return documented.get(name)
 
 
-def _with_nearest_name(message: str, flags: dict[str, dataclasses.Field]) -> str:
-    unknown = re.search(r"unrecognized arguments: --([^\s=]+)", message)
-    near = difflib.get_close_matches(unknown.group(1), [*flags, "config", "debug"], n=1) if unknown else []
-    return f"{message}; did you mean --{near[0]}?" if near else message
+def _refuse_repeated_keys(path: str) -> None:
+    """Of a YAML file, which otherwise keeps the last; what is no such file is told elsewhere.
+
+    Raises:
+        UsageError: A key stands twice in one mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            nodes = [yaml.compose(file, yaml.SafeLoader)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            nodes.extend(value for _, value in node.value)
+            for key, count in Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)).items():
+                if count > 1:
+                    line = max(k.start_mark.line for k, _ in node.value if k.value == key) + 1
+                    raise UsageError(f"{path}:{line}: {key} is given twice; expected it once")
+
+
+def _with_hint(message: str, flags: dict[str, dataclasses.Field]) -> str:
+    unknown = re.search(r"unrecognized arguments: --([^\s=]+)|Option '([^']+)' is not accepted", message)
+    if unknown:
+        near = difflib.get_close_matches(unknown.group(1) or unknown.group(2), [*flags, "config", "debug"], n=1)
+        return f"{message}; did you mean --{near[0]}?" if near else message
+    wrong = re.search(r'Parser key "(\w+)"', message)
+    if wrong and wrong.group(1) in flags and "list[" in str(flags[wrong.group(1)].type):
+        return f"{message}; expected a list, such as --{wrong.group(1)}='[a, b]'"
+    return message

@@ -58,6 +58,8 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if self.collection is None:
             raise UsageError("--collection is missing; expected a file of passages")
+        if self.passage_max_length is not None and self.passage_max_length < 1:
+            raise UsageError(f"--passage_max_length is {self.passage_max_length}; expected 1 or more")
         if self.reuse is not None and os.path.abspath(self.reuse) == os.path.abspath(self.output_dir):
             raise UsageError("--reuse is --output_dir; expected a folder of its own for the new embeddings")
 
@@ -100,13 +102,13 @@ def _encode(config: EncodeConfig, rank: int, num_ranks: int) -> None:
         likeness = collapse(EmbeddingShards(config.output_dir, check_hashes=False))
         print(f"{config.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
         print(f"mean cosine of two passages: {likeness:.3f}")
-        if likeness > 0.99:
+        if likeness > 0.99 and plan.num_rows > 1:
             print("warning: all passages look alike to this model; expected a mean cosine far below 1", file=sys.stderr)
 
 
 def _clear(folder: str) -> None:
     """Removes embeddings, and nothing else."""
-    for path in Path(folder).iterdir():
+    for path in Path(folder).iterdir() if Path(folder, "plan.json").is_file() else ():
         if path.name in ("plan.json", "manifest.json") or path.name.startswith(("shard-", "index-", "milvus")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

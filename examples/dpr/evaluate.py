@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from examples.dpr.cli import UsageError, run
 from examples.dpr.evaluation_page import draw, write_page
 from examples.dpr.splits import check_readable, check_writable
@@ -79,6 +81,8 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints a table, and writes it with the figures of each question, as files and as a page."""
+    if Path(config.output_dir).is_file():
+        raise UsageError(f"--output_dir is {config.output_dir}, a file; expected a folder")
     folder, judgements = Path(config.output_dir), (config.qrels, config.positives, config.questions)
     inputs = [config.run, *judgements, config.collection, config.other_run, config.fuse_with]
     for path in filter(None, inputs):
@@ -86,6 +90,7 @@ def main(config: EvaluateConfig) -> None:
     for name in _WRITTEN:
         check_writable(folder / name, inputs, overwrite=True)
     found = _read(config, config.run)
+    (folder / "results.json").unlink(missing_ok=True)  # an earlier one, of answers
     of_run = figures(config, found, save_results=True)
     of_other = figures(config, _read(config, config.other_run)) if config.other_run else None
     if of_other is not None and of_run.keys() != of_other.keys():
@@ -111,7 +116,11 @@ def main(config: EvaluateConfig) -> None:
 def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -> dict[str, dict[str, float]]:
     """By question, by name of a measure."""
     if config.questions is None:
-        return evaluate_run(_judgements(config), found, cut_offs=config.k, skip_missing=config.skip_missing)
+        judged = _judgements(config)
+        if not judged.keys() & found.keys():
+            asked = config.qrels or config.positives
+            raise DataError(f"{config.run}: none of the questions of {asked}; expected a run of these")
+        return evaluate_run(judged, found, cut_offs=config.k, skip_missing=config.skip_missing)
     assert config.collection is not None
     collection = PassageCollection(config.collection)
     questions = [question for question in read_questions(config.questions) if question.answers]
@@ -121,7 +130,8 @@ def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -
         questions = [question for question in questions if question.question_id in found]
     if not any(question.question_id in found for question in questions):
         raise DataError(f"{config.run}: none of the questions of {config.questions}; expected a run of these")
-    results = [result(question, found.get(question.question_id, {}), collection) for question in questions]
+    asked = tqdm(questions, desc="Evaluating", unit=" questions", disable=None, delay=2)
+    results = [result(question, found.get(question.question_id, {}), collection) for question in asked]
     if save_results:
         write_json(Path(config.output_dir, "results.json"), results)
     hits = [[context["has_answer"] for context in each["ctxs"]] for each in results]

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from examples.dpr.cli import UsageError, run, signals_as_errors
+from examples.dpr.main import SIZES
 from examples.dpr.output import lock_output
 from examples.dpr.rounds_page import draw_rounds, markdown
 from examples.dpr.splits import check_readable
@@ -27,6 +29,8 @@ from text.errors import ArtifactError
 Flags = dict[str, Any]
 Table = dict[str, dict[str, dict[str, float]]]
 """Figures by round, split and measure."""
+_ANSWERS, _POSITIVES = ["accuracy@1", "accuracy@20", "accuracy@100"], ["ndcg@10", "recall@100", "mrr@10"]
+"""Measures by answers, and by positives, where none are asked for."""
 _DOCUMENTS = {"k": 1000, "max_passage_hits": 100}
 """Flags of search.py for documents by their best windows."""
 
@@ -55,12 +59,15 @@ class LoopConfig:
     train_file: str = "train.jsonl"
     """Rows in the DPR format, whose positives have passage ids; plain or compressed."""
     dev_file: str = "valid.jsonl"
+    """Rows to choose by: what training validates on, and the table's first half."""
     test_file: str = "test.jsonl"
+    """Rows of the table's second half."""
     collection: str = "psgs_w100.tsv"
     """Passages."""
     dev_questions: str | None = None
-    test_questions: str | None = None
     """Questions with answers: scores then count passages that hold one. Without, those that are the rows' positives."""
+    test_questions: str | None = None
+    """Likewise."""
     encoder: str = "tiny"
     """As main.py has it. A folder is also scored as it is."""
     score_start: bool = True
@@ -71,14 +78,18 @@ class LoopConfig:
     """Flags of windows.py. With any, windows are trained on, encoded and mined, and a passage of the collection is as
     good as its best one among 1,000 found, whatever k ``search`` has; BM25, in the table, has whole passages."""
     train: Flags = field(default_factory=dict)
+    """Flags of main.py in all rounds."""
     encode: Flags = field(default_factory=dict)
+    """Flags of encode.py in all rounds."""
     search: Flags = field(default_factory=dict)
+    """Flags of search.py in all rounds."""
     mine: Flags = field(default_factory=dict)
-    """Flags of main.py, encode.py, search.py and mine.py in all rounds."""
+    """Flags of mine.py in all rounds."""
     start: Flags = field(default_factory=dict)
     """Flags of encode.py for the encoder as it is, such as titles: join."""
-    measures: list[str] = field(default_factory=lambda: ["ndcg@10", "recall@100", "mrr@10"])
-    """What the table shows, the first of them in the picture, too."""
+    measures: list[str] = field(default_factory=list)
+    """What the table shows, the first of them in the picture, too; by default nDCG@10, recall@100 and MRR@10, or, by
+    answers, accuracy@1, @20 and @100."""
     expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """By round, split and measure: figures that others should see again."""
     tolerance: float = 0.01
@@ -90,6 +101,8 @@ class LoopConfig:
         for number, each in enumerate(self.rounds, start=1):
             if unknown := each.keys() - {field.name for field in fields(Round)}:
                 raise UsageError(f"round {number} has {', '.join(sorted(unknown))}; expected fields of a round")
+            if wrong := [name for name in ("train", "mine", "sources") if not isinstance(each.get(name, {}), dict)]:
+                raise UsageError(f"round {number}: {wrong[0]} is {each[wrong[0]]}; expected names with values")
         for number, each in enumerate(self.trainings, start=1):
             if unknown := each.sources.keys() - {"dense", "bm25"}:
                 raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}; expected dense and bm25")
@@ -100,6 +113,19 @@ class LoopConfig:
                 )
         if (self.dev_questions is None) != (self.test_questions is None):
             raise UsageError("expected --dev_questions together with --test_questions")
+        names = r"(ndcg|mrr|recall|precision)@[1-9]\d*|map" if self.dev_questions is None else r"accuracy@[1-9]\d*"
+        if wrong := [name for name in self.measured if not re.fullmatch(names, name)]:
+            raise UsageError(f"--measures has {wrong[0]}; expected those of evaluate.py: {names}")
+        self._check_expected()
+
+    def _check_expected(self) -> None:
+        rounds = ["BM25", "start", *(f"round {number + 1}" for number in range(len(self.rounds)))]
+        for name, of_round in self.expected.items():
+            for split, figures in of_round.items():
+                if name not in rounds or split not in ("dev", "test") or not figures.keys() <= set(self.measured):
+                    found = f"{name}, {split}: {', '.join(figures)}"
+                    known = f"{', '.join(rounds)}, each with dev or test, and {', '.join(self.measured)}"
+                    raise UsageError(f"--expected has {found}; expected {known}")
 
     @property
     def trainings(self) -> list[Round]:
@@ -108,6 +134,15 @@ class LoopConfig:
     @property
     def is_pretrained(self) -> bool:
         return Path(self.encoder).exists()
+
+    @property
+    def measured(self) -> list[str]:
+        return self.measures or (_POSITIVES if self.dev_questions is None else _ANSWERS)
+
+    @property
+    def cut_offs(self) -> list[int]:
+        """Those of evaluate.py, and of what is measured."""
+        return sorted({1, 5, 10, 20, 100} | {int(name.partition("@")[2]) for name in self.measured if "@" in name})
 
 
 def main(config: LoopConfig) -> None:
@@ -119,9 +154,9 @@ def main(config: LoopConfig) -> None:
         table = Loop(config).table()
         folder = Path(config.output_dir)
         write_json(folder / "table.json", table)
-        write_text(folder / "table.md", markdown(table, config.measures))
-        draw_rounds(folder / "rounds.png", table, config.measures[0])
-    print(markdown(table, config.measures))
+        write_text(folder / "table.md", markdown(table, config.measured))
+        draw_rounds(folder / "rounds.png", table, config.measured[0])
+    print(markdown(table, config.measured))
     check_expected(config, table)
 
 
@@ -161,6 +196,8 @@ class Loop:
     """
 
     def __init__(self, config: LoopConfig, *, is_rehearsal: bool = False) -> None:
+        if not config.is_pretrained and config.encoder not in SIZES:
+            raise UsageError(f"--encoder is {config.encoder}; expected a folder or file, or one of {', '.join(SIZES)}")
         self.config, self.is_rehearsal = config, is_rehearsal
         self.stages: list[str] = []
         self.train_rows, dev, test, self.documents = (
@@ -235,11 +272,11 @@ class Loop:
                 judged = {"positives": rows}
             more = _DOCUMENTS if model is not None and self.config.windows else {}
             run = self.search(name, self.questions.get(split, rows), model, self.documents, more)
-            folder = self._do(name, "evaluate", {**judged, "run": run})
+            folder = self._do(name, "evaluate", {**judged, "run": run, "k": self.config.cut_offs})
             if self.is_rehearsal:
                 continue
             figures = json.loads((folder.path / "figures.json").read_text(encoding="utf-8"))["figures"]
-            found[split] = {measure: figures[measure]["mean"] for measure in self.config.measures}
+            found[split] = {measure: figures[measure]["mean"] for measure in self.config.measured}
         return found
 
     def _input(self, name: str) -> File:

@@ -32,7 +32,7 @@ from examples.dpr.cli import UsageError, run
 from examples.dpr.lengths import measure, sample, write_lengths
 from examples.dpr.model_card import write_model_card
 from examples.dpr.output import check_output, check_resumed, check_space, lock_output, start_output, write_manifest
-from examples.dpr.splits import STAGES, check_readable, find_split
+from examples.dpr.splits import STAGES, check_readable, check_writable, find_split
 from text.artifacts import write_json
 from text.datasets import DPRDataPipe, PassageCollection, select_rows
 from text.errors import DataError
@@ -229,7 +229,7 @@ class DPRConfig:
     """Divides the logits; FAIR DPR uses 1, cosine similarity needs about 0.05."""
     similarity: Literal["dot", "cosine"] = "dot"
     """How embeddings are compared."""
-    precision: str = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
     """Lightning's name of a precision; bf16-mixed is faster where the hardware has bfloat16."""
     compile: bool = False
     """Compile the encoders' layers, once for all lengths: minutes at the start, less time a step."""
@@ -274,6 +274,8 @@ class DPRConfig:
             ("weight_decay", 0),
             ("gradient_clip_val", 0),
             ("max_skipped", 0),
+            ("question_max_length", 1),
+            ("passage_max_length", 1),
             ("seed", 0),
             ("num_workers", 0),
             ("log_every_n_steps", 1),
@@ -317,6 +319,8 @@ class DPRConfig:
             raise UsageError(
                 f"--gpus is {self.gpus}; expected at most {torch.cuda.device_count()}, as many as are here"
             )
+        if self.num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
+            raise UsageError(f"--num_nodes is {self.num_nodes}; expected a start by torchrun or SLURM on each of them")
         if self.monitor not in MONITORS:
             raise UsageError(f"--monitor is {self.monitor}; expected one of {', '.join(MONITORS)}")
 
@@ -332,6 +336,7 @@ def main(config: DPRConfig) -> None:
 def select(config: DPRConfig) -> None:
     """Writes the first usable rows of a raw file as JSONL; says what was kept and dropped."""
     check_readable(config.sel_raw_path)
+    check_writable(config.sel_out_path, [], overwrite=True)  # what it must not replace, select_rows knows
     selection = select_rows(
         config.sel_raw_path,
         config.sel_out_path,
@@ -355,6 +360,8 @@ def train(config: DPRConfig) -> None:
 
 def _train(config: DPRConfig, is_writer: bool) -> None:
     """Of several processes, one is the writer."""
+    if config.encoder not in SIZES and not os.path.exists(config.encoder):
+        raise UsageError(f"--encoder is {config.encoder}; expected a folder or file, or one of {', '.join(SIZES)}")
     checkpoint = _checkpoint_to_resume(config)
     if is_writer:
         check_output(config.output_dir, overwrite=config.overwrite, resumed=checkpoint)
@@ -363,6 +370,7 @@ def _train(config: DPRConfig, is_writer: bool) -> None:
     tokenizer = build_tokenizer(config, pipes["train"], checkpoint)
     model = build_model(config, tokenizer)
     config = with_limits(config, model)
+    check_numbers(config, pipes["train"], model)
     data = build_data(config, pipes, tokenizer, model)
     task = build_task(config, model, pipes["train"].names)
     if checkpoint is not None:
@@ -519,6 +527,23 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
     )
 
 
+def check_numbers(config: DPRConfig, pipe: DPRDataPipe, model: BiEncoder) -> None:
+    """Compares those flags with the data and the model that only these tell about.
+
+    Raises:
+        UsageError: No validation would come, and so no checkpoint; or embeddings have fewer dimensions.
+    """
+    num_steps = config.max_epochs * math.ceil(len(pipe) / config.accumulate_batches)
+    if config.validate_every_n_steps is not None and config.validate_every_n_steps > num_steps:
+        raise UsageError(
+            f"--validate_every_n_steps is {config.validate_every_n_steps}; expected at most {num_steps}, all of the run"
+        )
+    assert isinstance(model.question_encoder, RobertaEncoder)
+    width = model.question_encoder.embedding_dim
+    if config.matryoshka_dims and not 1 <= min(config.matryoshka_dims) <= max(config.matryoshka_dims) <= width:
+        raise UsageError(f"--matryoshka_dims are {config.matryoshka_dims}; expected 1 to {width}, as embeddings have")
+
+
 def with_limits(config: DPRConfig, model: BiEncoder) -> DPRConfig:
     """The same with limits that the encoders can take."""
     assert isinstance(model.question_encoder, RobertaEncoder)
@@ -611,7 +636,7 @@ def build_trainer(config: DPRConfig, num_batches: int, checkpoint: str | None, f
         devices=config.gpus or int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # torchrun's
         num_nodes=config.num_nodes,
         fast_dev_run=config.fast_dev_run,
-        precision=config.precision,  # pyright: ignore[reportArgumentType]
+        precision=config.precision,
         gradient_clip_val=config.gradient_clip_val,
         accumulate_grad_batches=config.accumulate_batches,
         **_validations(config),

@@ -19,6 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from examples.dpr import search
 from examples.dpr.cli import UsageError, run
 from examples.dpr.rows import Record, context, with_contexts
@@ -54,10 +56,13 @@ class MineConfig:
     overwrite: bool = False
     """Replace an earlier result."""
     first_rank: int = 1
+    """First rank that is looked at."""
     last_rank: int = 100
-    """Ranks that are looked at."""
+    """Last one."""
     min_score: float | None = None
+    """Least score."""
     max_score: float | None = None
+    """Largest score."""
     margin: float | None = None
     """Least distance of a score below that of the first positive."""
     relative_margin: float | None = None
@@ -101,6 +106,7 @@ def main(config: MineConfig) -> None:
     check_writable(config.output, [config.rows, config.collection, *config.runs], overwrite=config.overwrite)
     if config.model is not None:
         config = searched(config)
+    assert config.output is not None
     tally, random = Tally(), Random(config.seed)
     with (
         atomic_write(config.output) as rows,
@@ -194,7 +200,7 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
         pairs = [pair for pair in zip(questions, _rows(file), strict=True) if pair[1] not in file.findings.unusable]
         if config.sort_by_title:
             pairs.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
-        for question, row in pairs:
+        for question, row in tqdm(pairs, desc="Mining", unit=" rows", disable=None, delay=2):
             read = reader.read(row)
             sources = list(_sources(config, runs, question.question_id))
             positives = _best_first(read.positives, sources[0]) if config.best_positive_first else read.positives

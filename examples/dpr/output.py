@@ -151,6 +151,8 @@ def note_change(folder: str | os.PathLike[str], name: str) -> None:
     path = Path(folder, "manifest.json")
     if path.exists():
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if "sha256" not in manifest:
+            raise ArtifactError(f"{path}: not of a training run; expected one that main.py wrote")
         manifest["sha256"] = dict(sorted({**manifest["sha256"], name: sha256(Path(folder, name))}.items()))
         write_json(path, manifest)
 

@@ -46,7 +46,7 @@ class SearchConfig:
     questions: str | None = None
     """DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
     interactive: bool = False
-    """Ask for questions, and show passages."""
+    """Ask for questions, and show up to 5 passages."""
     with_positives: bool = False
     """Questions are training rows: their positives are in the run, too, however low, for mine.py to compare with."""
     k: int = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 
 from examples.dpr.cli import UsageError
@@ -40,9 +41,18 @@ def check_writable(path: str | os.PathLike[str], inputs: Iterable[str | None], *
         overwrite: An earlier result may be replaced.
 
     Raises:
-        UsageError: It is one of the inputs, under whatever name.
+        UsageError: It is one of the inputs, under whatever name; or a folder; or would have to be compressed.
         FileExistsError: It is there.
+        OSError: Nothing can be written in its folder.
     """
+    if os.path.isdir(path):
+        raise UsageError(f"{os.fspath(path)} is a folder; expected the name of a file")
+    if os.fspath(path).endswith((".gz", ".zst")):
+        raise UsageError(f"{os.fspath(path)} would not be compressed; expected a name that does not say so")
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
     if not os.path.exists(path):
         return
     if any(each is not None and os.path.samefile(path, each) for each in inputs):

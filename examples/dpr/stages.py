@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import text
-from examples.dpr.cli import parse
+from examples.dpr.cli import UsageError, parse
 from examples.dpr.encode import EncodeConfig
 from examples.dpr.evaluate import EvaluateConfig
 from examples.dpr.main import DPRConfig
@@ -91,7 +92,10 @@ def stage_of(driver: str, flags: Mapping[str, Any], parent: str | os.PathLike[st
     Raises:
         UsageError: The driver does not take the flags.
     """
-    settings = asdict(parse(CONFIGS[driver], _spelled({**flags, _WRITES[driver]: makes or "folder"})))
+    try:
+        settings = asdict(parse(CONFIGS[driver], _spelled({**flags, _WRITES[driver]: makes or "folder"})))
+    except ValueError as error:
+        raise UsageError(f"flags of {driver}.py: {error}") from None
     contents = {name: _content(value) for name, value in flags.items()}
     key = _hash([text.__version__, driver, makes, {**settings, **contents}])[:16]
     folder = Path(parent, f"{driver}-{key}")
@@ -113,7 +117,8 @@ def do(stage: Stage, title: str) -> None:
     command = [sys.executable, str(_ROOT / f"examples/dpr/{stage.driver}.py"), *stage.arguments, *_going_on(stage)]
     print(f"== {title}: {shlex.join(command[1:])}", flush=True)
     started = time.monotonic()
-    if code := _call(command):
+    # A training knows three signals: if the whole job was sent one, this is no second of its kind.
+    if code := _call(command, signal.SIGUSR1 if stage.driver == "main" else signal.SIGTERM):
         print(f"{title}: {stage.driver}.py ended with {code}; the same command tries again from there", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
     write_json(done, {"command": command, "seconds": round(time.monotonic() - started, 1)})
@@ -125,14 +130,14 @@ def _going_on(stage: Stage) -> list[str]:
     return ["--resume" if any(stage.folder.glob("checkpoints/*.ckpt")) else "--overwrite"]
 
 
-def _call(command: list[str]) -> int:
+def _call(command: list[str], to_stop: signal.Signals) -> int:
     """Exit code of a command, which can import this project wherever it is called."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
     try:
         return process.wait()
     except InterruptedRun:
-        process.terminate()
+        process.send_signal(to_stop)
         process.wait()
         raise
 

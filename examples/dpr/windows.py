@@ -23,6 +23,7 @@ from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import atomic_write
 from text.datasets import DPRFile, PassageCollection, windows
 from text.datasets.corpus import beir_line
+from text.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ def main(config: WindowsConfig) -> None:
         check_writable(folder / name, [config.collection, config.rows], overwrite=config.overwrite)
     collection = PassageCollection(config.collection)
     cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
+    if not len(collection):
+        raise DataError(f"{config.collection}: no passages; expected one or more")
     count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
     if config.rows is not None:

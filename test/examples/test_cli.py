@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,8 @@ class Config:
     """Where to write."""
     deep: bool = False
     """Look into folders of folders."""
+    kinds: list[str] | None = None
+    """What to look for."""
 
 
 @pytest.mark.parametrize(
@@ -42,11 +46,35 @@ def test_positional_arguments(argv: list[str], expected: Config) -> None:
         ([], "the following arguments are required: folders"),
         (["a", "--outptu=b"], "did you mean --output?"),
         (["a", "--output=b", "--output=c"], "--output is given twice"),
+        (["a", "--kinds=b"], "expected a list, such as --kinds='[a, b]'"),
     ],
 )
 def test_what_cannot_be_meant(argv: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+    with pytest.raises(UsageError, match=re.escape(message)):
         parse(Config, argv)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("output: a\noutput: b\n", r"c.yaml:2: output is given twice; expected it once"),
+        ("outptu: a\n", r"did you mean --output\?"),
+    ],
+)
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_f11_a_file_of_flags(tmp_path: Path, content: str, message: str, is_apart: bool) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    flag = ["--config", str(tmp_path / "c.yaml")] if is_apart else [f"--config={tmp_path / 'c.yaml'}"]
+    with pytest.raises(UsageError, match=message):
+        parse(Config, ["a", *flag])
+
+
+def test_stopped_from_the_keyboard(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    assert run(stopped, Config, ["a"]) == 143
+    assert capsys.readouterr().err.endswith(": stopped by SIGINT\n")
 
 
 def test_help_has_its_name_and_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,11 +88,32 @@ def test_content_decides_not_the_place(tmp_path: Path) -> None:
         ),
         ({"rounds": [{"trains": {}}]}, "round 1 has trains; expected fields of a round"),
         ({"dev_questions": "q"}, "expected --dev_questions together with --test_questions"),
+        ({"rounds": [{"train": 3}]}, "round 1: train is 3; expected names with values"),
+        ({"measures": ["ndcg@0"]}, "--measures has ndcg@0; expected those of evaluate.py"),
+        ({"measures": ["accuracy@1"]}, "--measures has accuracy@1; expected those of evaluate.py"),
+        ({"dev_questions": "q", "test_questions": "q", "measures": ["map"]}, "--measures has map"),
+        (
+            {"expected": {"round 4": {"dev": {"mrr@10": 1}}}},
+            "--expected has round 4, dev: mrr@10; expected BM25, start",
+        ),
+        ({"expected": {"round 1": {"test": {"mrr@7": 1}}}}, "--expected has round 1, test: mrr@7; expected"),
     ],
 )
 def test_rounds_that_cannot_be_meant(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config(**changes)
+
+
+def test_measures_by_default_and_their_cut_offs() -> None:
+    assert config().measured == ["ndcg@10", "recall@100", "mrr@10"]
+    assert config(dev_questions="q", test_questions="q").measured == ["accuracy@1", "accuracy@20", "accuracy@100"]
+    assert config(measures=["mrr@3", "map"]).cut_offs == [1, 3, 5, 10, 20, 100]
+    assert stages(config(measures=["mrr@10"])) == stages(config()) != stages(config(measures=["mrr@3"]))
+
+
+def test_an_encoder_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="--encoder is nowhere; expected a folder or file, or one of tiny, mini"):
+        stages(config(encoder="nowhere"))
 
 
 def test_a_wrong_flag_of_the_last_round_is_found_first(
@@ -104,7 +125,8 @@ def test_a_wrong_flag_of_the_last_round_is_found_first(
     recipe = {**folders, "collection": "passages.tsv", "rounds": rounds}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     assert run(main, LoopConfig, [f"--config={tmp_path}/r.yaml"]) == 2
-    assert "did you mean --learning_rate?" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "flags of main.py: " in error and "did you mean --learning_rate?" in error
     assert not list((tmp_path / "o").glob("*-*"))
 
 

@@ -570,10 +570,17 @@ def test_f8_bare_file_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--question_max_length=3", "max_length is 3; expected 6 or more"),
         ("--passage_max_length=600", "--passage_max_length is 600; the encoder takes at most 512"),
         ("--vocab_size=9", "vocab_size is 9; expected 261 or more"),
+        ("--question_max_length=0", "--question_max_length is 0; expected 1 or more"),
+        ("--validate_every_n_steps=11", "--validate_every_n_steps is 11; expected at most 10, all of the run"),
+        ("--matryoshka_dims=[64,256]", "--matryoshka_dims are [64, 256]; expected 1 to 128, as embeddings have"),
+        ("--precision=fp16", "precision"),
+        ("--encoder=Tiny", "--encoder is Tiny; expected a folder or file, or one of tiny, mini, small, base, large"),
+        ("--num_nodes=2", "--num_nodes is 2; expected a start by torchrun or SLURM on each of them"),
     ],
 )
 def test_f9_values_that_cannot_be_meant(fails, tmp_path: Path, flag: str, message: str) -> None:
     assert message in fails(2, flag, f"--output_dir={tmp_path}")
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}  # so that the right ones can follow
 
 
 def test_nothing_left_to_train(fails) -> None:

@@ -275,9 +275,48 @@ def test_f6_f7_no_input_and_no_earlier_result_is_replaced(
     assert "questions.jsonl exists; expected a new file, or --overwrite" in fails(update, update.UpdateConfig, *changed)
     scored = [f"--run={made}/run.trec", f"--questions={tmp_path}/questions.jsonl", corpus, f"--output_dir={tmp_path}"]
     assert "questions.jsonl is read, too" in fails(evaluate, evaluate.EvaluateConfig, *scored)
+    words[3:] = [f"--run={tmp_path}"]
+    assert f"{tmp_path} is a folder; expected the name of a file" in fails(search, search.SearchConfig, *words)
+    words[3:] = [f"--run={tmp_path}/r.gz"]
+    assert "r.gz would not be compressed; expected a name" in fails(search, search.SearchConfig, *words)
     words[3:] = [f"--run={tmp_path}/questions.jsonl"]
     assert "questions.jsonl exists; expected a new file" in fails(search, search.SearchConfig, *words)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_folder_of_embeddings_must_not_be(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    for folder, more in ((tmp_path, []), (tmp_path, ["--overwrite"]), (made / "model", [])):
+        flags = [*encode_flags(made)[:2], f"--output_dir={folder}", *more]
+        assert run(encode.main, encode.EncodeConfig, flags) == 2
+        assert f"{folder}: holds something else; expected a folder of its own" in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+def test_a_run_of_other_questions(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "qrels").write_text("other\t0\tp1\t1\n")
+    (tmp_path / "nothing").write_text("")
+    for name in ("qrels", "nothing"):
+        flags = [f"--run={made}/run.trec", f"--qrels={tmp_path}/{name}", f"--output_dir={tmp_path}"]
+        assert run(evaluate.main, evaluate.EvaluateConfig, flags) == 3
+        assert f"run.trec: none of the questions of {tmp_path}/{name}; expected" in capsys.readouterr().err
+
+
+def test_results_of_answers_do_not_outlive_them(made: Path, tmp_path: Path) -> None:
+    flags = [f"--run={made}/run.trec", f"--output_dir={tmp_path}"]
+    by_answers = [f"--questions={made}/questions.csv", f"--collection={made}/corpus.jsonl"]
+    for judged, there_is_one in ((by_answers, True), ([f"--qrels={made}/qrels.tsv"], False)):
+        assert run(evaluate.main, evaluate.EvaluateConfig, [*flags, *judged]) == 0
+        assert (tmp_path / "results.json").exists() == there_is_one
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "cup"])
+def test_a_device_that_is_not_there(made: Path, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*search_flags(made), f"--questions={made}/questions.csv", f"--device={device}"]
+    assert run(search.main, search.SearchConfig, flags) == 2
+    assert f'device is "{device}" (' in capsys.readouterr().err
 
 
 @pytest.mark.slow

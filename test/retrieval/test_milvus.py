@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from test.retrieval.conftest import write_shards
-from text.errors import ArtifactError
 from text.retrieval import search
 
 milvus = pytest.importorskip("text.retrieval.milvus", reason="pymilvus is not installed")
@@ -45,5 +44,5 @@ def test_equals_the_exact_search(tmp_path: Path) -> None:
 
 def test_nobody_there(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
-    with pytest.raises(ArtifactError, match=r"http://localhost:1: .*; expected Milvus there"):
+    with pytest.raises(ConnectionError, match=r"http://localhost:1: .*; expected Milvus there"):
         milvus.MilvusIndex(shards, "http://localhost:1")

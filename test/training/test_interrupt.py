@@ -140,6 +140,18 @@ def test_d5_d6_with_validations_within_epochs(rows: Path, tmp_path: Path, hook: 
     assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
 
 
+def test_d5_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:
+    """As from a terminal, and from a parent process that passes it on."""
+
+    class Both(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(InterruptedRun, match="stopped by SIGINT after step 1; saved"):
+        make(rows, tmp_path, Both()).fit()
+
+
 @pytest.mark.parametrize("n", [1, 2, 4, 6])
 def test_d5_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path, n: int) -> None:
     """3 batches an epoch are 2 steps: after the first and the fourth batch, gradients wait for another one."""

@@ -139,9 +139,13 @@ def paired_randomization(
     Smucker, Allan and Carterette, CIKM 2007.
     """
     random, differences = np.random.default_rng(seed), np.asarray(values) - np.asarray(others)
-    found = abs(differences.sum())
-    sums = [abs((differences * random.choice((-1, 1), size=len(differences))).sum()) for _ in range(num_samples)]
-    return (1 + int(sum(total >= found - 1e-12 for total in sums))) / (1 + num_samples)
+    found, as_large = abs(differences.sum()), 0
+    at_once = max(1, (1 << 22) // max(1, len(differences)))
+    for start in range(0, num_samples, at_once):
+        size = (min(at_once, num_samples - start), len(differences))
+        signs = random.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
+        as_large += int((np.abs(signs @ differences) >= found - 1e-12).sum())
+    return (1 + as_large) / (1 + num_samples)
 
 
 def _of_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Figures:

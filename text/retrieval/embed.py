@@ -86,7 +86,7 @@ class Embedder:
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged, or not of a model that can be loaded.
-            ValueError: ``side`` or ``precision`` is another word.
+            ValueError: ``side`` or ``precision`` is another word, or there is no such device.
         """
         if side not in SIDES or precision not in PRECISIONS:
             raise ValueError(f'side "{side}", precision "{precision}"; expected one of {SIDES}, and of {PRECISIONS}')
@@ -103,7 +103,8 @@ class Embedder:
         encoder = {"float32": lambda same: same, "bfloat16": to_bfloat16, "int8": quantize_int8}[precision](encoder)
         similarity = run.get("similarity", "dot")
         titles = str(titles or run.get("titles", "pair"))
-        made = cls(encoder.to(device), Tokenize(tokenizer, max_length, prompt), similarity=similarity, titles=titles)
+        tokenize = Tokenize(tokenizer, max_length, prompt)
+        made = cls(_on(device, encoder), tokenize, similarity=similarity, titles=titles)
         made.model = _hashes(_encoder_folder(Path(folder), "passage"))
         made.settings |= {"prompt": prompt, "precision": precision}
         return made
@@ -148,6 +149,16 @@ class Embedder:
             else:
                 order = torch.tensor([row for rows, _ in chunks for row in rows])
                 return torch.cat(found).float().cpu()[order.argsort()]
+
+
+def _on(device: str, encoder: RobertaEncoder) -> RobertaEncoder:
+    try:
+        return encoder.to(device)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f'device is "{device}" ({reason}); expected one of this machine, such as cpu') from None
 
 
 def _settings_of_run(folder: Path) -> dict[str, Any]:

@@ -55,16 +55,16 @@ def plan_of(
         reuse: Embeddings of an earlier state of the collection, to take over where passages have not changed.
 
     Raises:
-        ValueError: There is no passage; or a number or type is not one that can be meant.
+        ValueError: A number or type is not one that can be meant.
         ArtifactError: What is to be reused is of another model, or has another dtype.
-        DataError: An id stands twice.
+        DataError: There is no passage, or an id stands twice.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}; expected one of {', '.join(DTYPES)}")
     if min(shard_rows, block_rows) < 1 or shard_rows % block_rows:
         raise ValueError(f"shard_rows is {shard_rows}, block_rows {block_rows}; expected a multiple of it, 1 or more")
     if not len(collection):
-        raise ValueError(f"{collection.path}: no passages; expected one or more")
+        raise DataError(f"{collection.path}: no passages; expected one or more")
     if collection.counts["duplicate passages"]:
         _refuse_duplicates(collection)
     facts = {"path": collection.path, "sha256": sha256(collection.path), "num_passages": len(collection)}
@@ -83,11 +83,14 @@ def start(folder: str | os.PathLike[str], plan: Plan) -> None:
 
     Raises:
         ArtifactError: There are embeddings of another plan.
+        FileExistsError: There is something else, such as a run or a model.
         OSError: The folder cannot be written.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if not Path(folder, "plan.json").is_file():
+        if any(Path(folder, name).exists() for name in ("manifest.json", "config.json")):
+            raise FileExistsError(f"{folder}: holds something else; expected a folder of its own for embeddings")
         write_json(Path(folder, "plan.json"), plan._asdict())
         return
     found = read_plan(folder)

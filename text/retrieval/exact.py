@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from text.models.linear import multiply
 from text.retrieval.shards import EmbeddingShards
@@ -54,13 +55,17 @@ def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = 
         ValueError: k is below 1, there is no question, a question is not finite, or D is another.
     """
     check_questions(shards, questions, k)
-    found = []
-    for some in questions.to(torch.float32).split(_QUESTIONS):
-        scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)))
+    found, parts = [], questions.to(torch.float32).split(_QUESTIONS)
+    progress = tqdm(
+        total=len(parts) * len(shards), desc="Searching", unit=" passages", unit_scale=True, disable=None, delay=2
+    )
+    for some in parts:
+        scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)), progress)
         lowest, rows, doubts = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
         for start in range(0, len(some), _CHECKED):
             part = slice(start, start + _CHECKED)
             found += _best(shards, some[part], lowest[part], rows[part], doubts[part], k)
+    progress.close()
     return found
 
 
@@ -104,7 +109,7 @@ def in_order(shards: EmbeddingShards, question: Tensor, rows: np.ndarray, k: int
     return _found(kept[:k])
 
 
-def _nearest(shards: EmbeddingShards, questions: Tensor, k: int) -> tuple[Tensor, Tensor, float]:
+def _nearest(shards: EmbeddingShards, questions: Tensor, k: int, progress: tqdm) -> tuple[Tensor, Tensor, float]:
     """(N, C) scores, rounded, and rows, best first; of equal ones at the end, any. And the largest norm of all rows."""
     scores, largest_norm = torch.zeros(len(questions), 0, device=questions.device), 0.0
     rows = scores.to(torch.int64)
@@ -115,6 +120,7 @@ def _nearest(shards: EmbeddingShards, questions: Tensor, k: int) -> tuple[Tensor
         scores, rows = torch.cat([scores, of_block], dim=1), torch.cat([rows, places + first], dim=1)
         scores, places = scores.topk(min(k, scores.shape[1]), dim=1)
         rows = rows.gather(1, places)
+        progress.update(len(block))
     return scores, rows, largest_norm
 
 

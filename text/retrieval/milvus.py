@@ -15,7 +15,6 @@ from pymilvus import DataType, MilvusClient, MilvusException
 from torch import Tensor
 from tqdm import tqdm
 
-from text.errors import ArtifactError
 from text.retrieval.exact import Found, check_questions
 from text.retrieval.shards import EmbeddingShards
 
@@ -36,7 +35,7 @@ class MilvusIndex:
         index_params: Of it, such as {"M": 32}.
 
     Raises:
-        ArtifactError: Milvus cannot be reached, or refuses.
+        ConnectionError: Milvus cannot be reached, or refuses.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class MilvusIndex:
 
         Raises:
             ValueError: As for ``search``; or k is above 16,384, which is Milvus' own limit.
-            ArtifactError: Milvus cannot be reached, or refuses.
+            ConnectionError: Milvus cannot be reached, or refuses.
         """
         check_questions(self.shards, questions, k)
         if k > _LARGEST_K:
@@ -106,7 +105,7 @@ class MilvusIndex:
         try:
             yield
         except MilvusException as error:
-            raise ArtifactError(f"{self.uri}: {str(error.message).splitlines()[0]}; expected Milvus there") from None
+            raise ConnectionError(f"{self.uri}: {str(error.message).splitlines()[0]}; expected Milvus there") from None
 
 
 def _in_order(hits: Any) -> Found:

@@ -1,13 +1,16 @@
 """A signal ends a run with a checkpoint from which it goes on as if nothing had been.
 
 SIGTERM, SIGINT and SIGUSR1 set a flag. After each batch, of training or evaluation, all ranks agree whether any of
-them has it; then all save and stop at the same step. A second signal ends the process at once.
+them has it; then all save and stop at the same step. A second signal of the same kind ends the process at once; one of
+another kind does so a second later, since what stops a job may come from the terminal and from a parent process, too.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from text.errors import InterruptedRun
 from text.training.distributed import total
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_ONE_ACT = 1.0
+"""Seconds in which signals of different kinds count as one."""
 
 
 class SaveOnSignal(Callback):
@@ -33,6 +38,7 @@ class SaveOnSignal(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = path
         self._received: signal.Signals | None = None
+        self._received_at = 0.0
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen()
@@ -83,11 +89,15 @@ class SaveOnSignal(Callback):
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
-                signal.signal(signum, signal.SIG_DFL if self._received else self._receive)
+                signal.signal(signum, signal.SIG_DFL if signum == self._received else self._receive)
 
     def _receive(self, signum: int, frame: Any) -> None:
-        self._received = signal.Signals(signum)
-        self._listen()
+        if self._received is None:
+            self._received, self._received_at = signal.Signals(signum), time.monotonic()
+            self._listen()
+        elif time.monotonic() - self._received_at > _ONE_ACT:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
     def _agreed(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether any rank has received a signal."""
