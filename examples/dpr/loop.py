@@ -119,7 +119,11 @@ class LoopConfig:
         self._check_expected()
 
     def _check_expected(self) -> None:
-        rounds = ["BM25", "start", *(f"round {number + 1}" for number in range(len(self.rounds)))]
+        rounds = [
+            "BM25",
+            *(["start"] if self.score_start else []),
+            *(f"round {number + 1}" for number in range(len(self.rounds))),
+        ]
         for name, of_round in self.expected.items():
             for split, figures in of_round.items():
                 if name not in rounds or split not in ("dev", "test") or not figures.keys() <= set(self.measured):

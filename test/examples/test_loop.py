@@ -96,6 +96,7 @@ def test_content_decides_not_the_place(tmp_path: Path) -> None:
             {"expected": {"round 4": {"dev": {"mrr@10": 1}}}},
             "--expected has round 4, dev: mrr@10; expected BM25, start",
         ),
+        ({"expected": {"start": {"dev": {"mrr@10": 1}}}, "score_start": False}, "--expected has start, dev: mrr@10"),
         ({"expected": {"round 1": {"test": {"mrr@7": 1}}}}, "--expected has round 1, test: mrr@7; expected"),
     ],
 )

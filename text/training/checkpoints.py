@@ -81,7 +81,10 @@ class _Checkpoint(ModelCheckpoint):
         """What was kept elsewhere is brought here, unless the whole folder was."""
         kept = Path(state_dict["best_model_path"])
         here = Path(str(self.dirpath), kept.name)
-        if kept.name and not here.exists() and kept.exists() and this_rank() == 0:
+        if not kept.name or not (kept.exists() or here.exists()):
+            super().load_state_dict(state_dict)
+            return
+        if not here.exists() and this_rank() == 0:
             with atomic_write(here) as temporary:
                 shutil.copyfile(kept, temporary)
         paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
