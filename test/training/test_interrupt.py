@@ -128,9 +128,7 @@ def test_d5_d6_d19_stopped_by_a_signal(
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
-@pytest.mark.parametrize(
-    "n", [n if n in (1, 2, 5, 8) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10)]
-)
+@pytest.mark.parametrize("n", [n if n in (2, 5) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10)])
 def test_d5_d6_with_validations_within_epochs(rows: Path, tmp_path: Path, hook: str, n: int) -> None:
     every = {"val_check_interval": 2, "check_val_every_n_epoch": None}  # after steps 2, 4, 6 and 8
     whole = make(rows, tmp_path / "whole", **every).fit()
