@@ -51,8 +51,8 @@ def remove_leftovers(folder: str | os.PathLike[str], *, untouched_seconds: float
     """Removes the temporary files that a killed ``atomic_write`` left right in a folder; says how many.
 
     Args:
-        folder: Which nobody else writes to, or
-        untouched_seconds: files that nobody has written to for so long.
+        folder: Of the files.
+        untouched_seconds: Only those that nobody has written to for so long; 0 where nobody else writes to the folder.
     """
     count, newest = 0, time.time() - untouched_seconds
     for path in Path(folder).glob(f"{_TEMPORARY_PREFIX}*"):

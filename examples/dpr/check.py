@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.lengths import Lengths, bins, measure, sample
-from examples.dpr.splits import STAGES, check_readable, find_split
+from examples.dpr.paths import check_readable
+from examples.dpr.splits import STAGES, find_split
 from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError

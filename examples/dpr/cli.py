@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -166,10 +165,11 @@ def _refuse_repeated_keys(path: str) -> None:
             nodes.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
             nodes.extend(value for _, value in node.value)
-            for key, count in Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)).items():
-                if count > 1:
-                    line = max(k.start_mark.line for k, _ in node.value if k.value == key) + 1
-                    raise UsageError(f"{path}:{line}: {key} is given twice; expected it once")
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for before, key in enumerate(keys):
+                if any(key.value == other.value for other in keys[:before]):
+                    line = key.start_mark.line + 1
+                    raise UsageError(f"{path}:{line}: {key.value} is given twice; expected it once")
 
 
 def _with_hint(message: str, flags: dict[str, dataclasses.Field]) -> str:

@@ -20,7 +20,7 @@ from torch import distributed
 
 from examples.dpr.cli import UsageError, run, signals_as_errors
 from examples.dpr.output import lock_output
-from examples.dpr.splits import check_readable
+from examples.dpr.paths import check_readable
 from text.datasets import PassageCollection
 from text.retrieval import Embedder, EmbeddingShards, collapse, encode, finish, plan_of, start
 
@@ -108,9 +108,13 @@ def _encode(config: EncodeConfig, rank: int, num_ranks: int) -> None:
 
 def _clear(folder: str) -> None:
     """Removes embeddings, and nothing else."""
-    for path in Path(folder).iterdir() if Path(folder, "plan.json").is_file() else ():
-        if path.name in ("plan.json", "manifest.json") or path.name.startswith(("shard-", "index-", "milvus")):
+    plan = Path(folder, "plan.json")
+    if not plan.is_file():
+        return
+    for path in Path(folder).iterdir():
+        if path.name == "manifest.json" or path.name.startswith(("shard-", "index-", "milvus")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    plan.unlink()  # last: what is left, if this is interrupted, is still known as embeddings
 
 
 def _device() -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.evaluation_page import draw, write_page
-from examples.dpr.splits import check_readable, check_writable
+from examples.dpr.paths import check_files
 from text.artifacts import write_json, write_text
 from text.datasets import PassageCollection, Question, read_questions
 from text.errors import DataError
@@ -38,6 +38,7 @@ from text.evaluation import (
     without_self_matches,
 )
 
+CUT_OFFS = (1, 5, 10, 20, 100)
 _WRITTEN = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
 
 
@@ -55,7 +56,7 @@ class EvaluateConfig:
     """Questions with answers; with --collection."""
     collection: str | None = None
     """The passages that were searched."""
-    k: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 100])
+    k: list[int] = field(default_factory=lambda: [*CUT_OFFS])
     """Cut-offs."""
     other_run: str | None = None
     """Another run of the same questions, to compare with: p-values by paired randomisation."""
@@ -81,24 +82,20 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints a table, and writes it with the figures of each question, as files and as a page."""
-    if Path(config.output_dir).is_file():
-        raise UsageError(f"--output_dir is {config.output_dir}, a file; expected a folder")
     folder, judgements = Path(config.output_dir), (config.qrels, config.positives, config.questions)
     inputs = [config.run, *judgements, config.collection, config.other_run, config.fuse_with]
-    for path in filter(None, inputs):
-        check_readable(path)
-    for name in _WRITTEN:
-        check_writable(folder / name, inputs, overwrite=True)
+    check_files(inputs, [folder / name for name in _WRITTEN], overwrite=True)
     found = _read(config, config.run)
     (folder / "results.json").unlink(missing_ok=True)  # an earlier one, of answers
-    of_run = figures(config, found, save_results=True)
-    of_other = figures(config, _read(config, config.other_run)) if config.other_run else None
+    questions = read_questions(config.questions) if config.questions is not None else []
+    of_run = figures(config, found, questions, save_results=True)
+    of_other = figures(config, _read(config, config.other_run), questions) if config.other_run else None
     if of_other is not None and of_run.keys() != of_other.keys():
         raise DataError(f"{config.other_run}: questions other than those of {config.run}; expected the same")
     table = summary(config, of_run, of_other)
     missing = sum(question not in found for question in of_run)
     counted = f"{len(of_run)} questions ({missing} of them not in the run, counted as 0); 95 % intervals by bootstrap"
-    if config.questions is not None and (count := sum(not each.answers for each in read_questions(config.questions))):
+    if count := sum(not question.answers for question in questions):
         counted += f"; {count} questions without answers left out"
     names = [config.run, *([config.other_run] if config.other_run is not None else [])]
     counts = {"questions": len(of_run), "missing": missing}
@@ -113,8 +110,10 @@ def main(config: EvaluateConfig) -> None:
         print(f"{name:>14}  {row['mean']:.4f}  ({row['low']:.4f} to {row['high']:.4f}){p}")
 
 
-def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -> dict[str, dict[str, float]]:
-    """By question, by name of a measure."""
+def figures(
+    config: EvaluateConfig, found: Run, questions: list[Question], *, save_results: bool = False
+) -> dict[str, dict[str, float]]:
+    """By question, by name of a measure; of questions without answers none."""
     if config.questions is None:
         judged = _judgements(config)
         if not judged.keys() & found.keys():
@@ -123,7 +122,7 @@ def figures(config: EvaluateConfig, found: Run, *, save_results: bool = False) -
         return evaluate_run(judged, found, cut_offs=config.k, skip_missing=config.skip_missing)
     assert config.collection is not None
     collection = PassageCollection(config.collection)
-    questions = [question for question in read_questions(config.questions) if question.answers]
+    questions = [question for question in questions if question.answers]
     if not questions:
         raise DataError(f"{config.questions}: no question has an answer; expected answers to look for")
     if config.skip_missing:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from examples.dpr.cli import UsageError, run, signals_as_errors
-from examples.dpr.main import SIZES
+from examples.dpr.evaluate import CUT_OFFS
+from examples.dpr.main import check_encoder
 from examples.dpr.output import lock_output
+from examples.dpr.paths import check_readable
 from examples.dpr.rounds_page import draw_rounds, markdown
-from examples.dpr.splits import check_readable
 from examples.dpr.stages import File, do, external, stage_of
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
@@ -146,7 +147,7 @@ class LoopConfig:
     @property
     def cut_offs(self) -> list[int]:
         """Those of evaluate.py, and of what is measured."""
-        return sorted({1, 5, 10, 20, 100} | {int(name.partition("@")[2]) for name in self.measured if "@" in name})
+        return sorted({*CUT_OFFS} | {int(name.partition("@")[2]) for name in self.measured if "@" in name})
 
 
 def main(config: LoopConfig) -> None:
@@ -200,8 +201,7 @@ class Loop:
     """
 
     def __init__(self, config: LoopConfig, *, is_rehearsal: bool = False) -> None:
-        if not config.is_pretrained and config.encoder not in SIZES:
-            raise UsageError(f"--encoder is {config.encoder}; expected a folder or file, or one of {', '.join(SIZES)}")
+        check_encoder(config.encoder)
         self.config, self.is_rehearsal = config, is_rehearsal
         self.stages: list[str] = []
         self.train_rows, dev, test, self.documents = (

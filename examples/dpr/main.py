@@ -32,7 +32,8 @@ from examples.dpr.cli import UsageError, run
 from examples.dpr.lengths import measure, sample, write_lengths
 from examples.dpr.model_card import write_model_card
 from examples.dpr.output import check_output, check_resumed, check_space, lock_output, start_output, write_manifest
-from examples.dpr.splits import STAGES, check_readable, check_writable, find_split
+from examples.dpr.paths import check_readable, check_writable
+from examples.dpr.splits import STAGES, find_split
 from text.artifacts import write_json
 from text.datasets import DPRDataPipe, PassageCollection, select_rows
 from text.errors import DataError
@@ -360,8 +361,7 @@ def train(config: DPRConfig) -> None:
 
 def _train(config: DPRConfig, is_writer: bool) -> None:
     """Of several processes, one is the writer."""
-    if config.encoder not in SIZES and not os.path.exists(config.encoder):
-        raise UsageError(f"--encoder is {config.encoder}; expected a folder or file, or one of {', '.join(SIZES)}")
+    check_encoder(config.encoder)
     checkpoint = _checkpoint_to_resume(config)
     if is_writer:
         check_output(config.output_dir, overwrite=config.overwrite, resumed=checkpoint)
@@ -525,6 +525,15 @@ def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
         freeze_question=config.freeze_question,
         freeze_passage=config.freeze_passage,
     )
+
+
+def check_encoder(name: str) -> None:
+    """
+    Raises:
+        UsageError: It is neither there nor a size.
+    """
+    if name not in SIZES and not os.path.exists(name):
+        raise UsageError(f"--encoder is {name}; expected a folder or file, or one of {', '.join(SIZES)}")
 
 
 def check_numbers(config: DPRConfig, pipe: DPRDataPipe, model: BiEncoder) -> None:

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from examples.dpr import search
 from examples.dpr.cli import UsageError, run
+from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, with_contexts
-from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import atomic_write, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
 from text.errors import DataError
@@ -100,17 +100,15 @@ class MineConfig:
 def main(config: MineConfig) -> None:
     """Writes rows, the reasons, and a summary; prints the last, and a sample."""
     assert config.rows is not None and config.collection is not None
-    for path in (config.rows, config.collection, *config.runs):
-        check_readable(path)
-    assert config.output is not None
-    check_writable(config.output, [config.rows, config.collection, *config.runs], overwrite=config.overwrite)
+    output = config.output
+    assert output is not None
+    check_files([config.rows, config.collection, *config.runs], [output], overwrite=config.overwrite)
     if config.model is not None:
         config = searched(config)
-    assert config.output is not None
     tally, random = Tally(), Random(config.seed)
     with (
-        atomic_write(config.output) as rows,
-        atomic_write(f"{config.output}.rejected.jsonl") as rejects,
+        atomic_write(output) as rows,
+        atomic_write(f"{output}.rejected.jsonl") as rejects,
         open(rows, "w", encoding="utf-8") as rows_file,
         open(rejects, "w", encoding="utf-8") as rejects_file,
     ):
@@ -120,13 +118,13 @@ def main(config: MineConfig) -> None:
                 line = {"question_id": row.question_id, **candidate._asdict()}
                 rejects_file.write(json.dumps(line, ensure_ascii=False) + "\n")
             tally.add(row, sum(config.num), random)
-    write_json(f"{config.output}.summary.json", tally.summary())
+    write_json(f"{output}.summary.json", tally.summary())
     report(config, tally)
 
 
 def searched(config: MineConfig) -> MineConfig:
     """The same, with a run of the model instead of the model."""
-    assert config.model is not None and config.embeddings is not None and config.output is not None
+    assert config.model is not None and config.embeddings is not None
     found = f"{config.output}.trec"
     search.main(
         search.SearchConfig(

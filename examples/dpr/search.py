@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from examples.dpr.cli import UsageError, run
-from examples.dpr.splits import check_readable, check_writable
+from examples.dpr.paths import check_files, check_readable
 from text.artifacts import sha256
 from text.datasets import PassageCollection, read_questions
 from text.errors import ArtifactError, DataError
@@ -83,9 +83,7 @@ class SearchConfig:
 def main(config: SearchConfig) -> None:
     """Writes a run, or answers."""
     if config.questions is not None:
-        for path in filter(None, (config.questions, config.collection)):
-            check_readable(path)
-        check_writable(config.run, [config.questions, config.collection], overwrite=config.overwrite)
+        check_files([config.questions, config.collection], [config.run], overwrite=config.overwrite)
     if config.bm25:
         assert config.collection is not None
         with needs("bm25"):

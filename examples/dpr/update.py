@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.dpr.cli import UsageError, run
-from examples.dpr.splits import check_readable, check_writable
+from examples.dpr.paths import check_files
 from text.datasets import PassageCollection, update_collection
 
 
@@ -38,10 +38,7 @@ class UpdateConfig:
 def main(config: UpdateConfig) -> None:
     """Writes the new state."""
     assert config.collection is not None and config.output is not None
-    inputs = [config.collection, config.upsert, config.delete]
-    for path in filter(None, inputs):
-        check_readable(path)
-    check_writable(config.output, inputs, overwrite=config.overwrite)
+    check_files([config.collection, config.upsert, config.delete], [config.output], overwrite=config.overwrite)
     ids = Path(config.delete).read_text(encoding="utf-8").splitlines() if config.delete is not None else []
     counts = update_collection(
         PassageCollection(config.collection),

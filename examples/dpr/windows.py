@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from examples.dpr.cli import UsageError, run
+from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, with_contexts
-from examples.dpr.splits import check_readable, check_writable
 from text.artifacts import atomic_write
 from text.datasets import DPRFile, PassageCollection, windows
 from text.datasets.corpus import beir_line
@@ -55,14 +55,12 @@ def main(config: WindowsConfig) -> None:
     """Writes both files."""
     assert config.collection is not None
     folder = Path(config.output_dir)
-    for path in filter(None, (config.collection, config.rows)):
-        check_readable(path)
-    for name in ("passages.jsonl", "rows.jsonl"):
-        check_writable(folder / name, [config.collection, config.rows], overwrite=config.overwrite)
+    outputs = [folder / "passages.jsonl", folder / "rows.jsonl"]
+    check_files([config.collection, config.rows], outputs, overwrite=config.overwrite)
     collection = PassageCollection(config.collection)
-    cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
     if not len(collection):
         raise DataError(f"{config.collection}: no passages; expected one or more")
+    cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
     count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
     if config.rows is not None:

@@ -158,12 +158,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def names(self) -> list[str]:
         """A name of each data set: of its file, with its folder or its whole path where files have the same name."""
         paths = [Path(file.path) for file in self.files]
-        short, longer = (
-            [path.name.split(".")[0] for path in paths],
-            [f"{path.parent.name}/{path.name}" for path in paths],
-        )
-        whole = [file.path for file in self.files]
-        return next((names for names in (short, longer) if len(set(names)) == len(paths)), whole)
+        short = [path.name.split(".")[0] for path in paths]
+        longer = [f"{path.parent.name}/{path.name}" for path in paths]
+        return next((names for names in (short, longer) if len(set(names)) == len(paths)), list(map(str, paths)))
 
     @property
     def rows_per_set(self) -> list[int]:

@@ -56,16 +56,14 @@ def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = 
     """
     check_questions(shards, questions, k)
     found, parts = [], questions.to(torch.float32).split(_QUESTIONS)
-    progress = tqdm(
-        total=len(parts) * len(shards), desc="Searching", unit=" passages", unit_scale=True, disable=None, delay=2
-    )
-    for some in parts:
-        scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)), progress)
-        lowest, rows, doubts = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
-        for start in range(0, len(some), _CHECKED):
-            part = slice(start, start + _CHECKED)
-            found += _best(shards, some[part], lowest[part], rows[part], doubts[part], k)
-    progress.close()
+    total = len(parts) * len(shards)
+    with tqdm(total=total, desc="Searching", unit=" passages", unit_scale=True, disable=None, delay=2) as progress:
+        for some in parts:
+            scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)), progress)
+            lowest, rows, doubts = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
+            for start in range(0, len(some), _CHECKED):
+                part = slice(start, start + _CHECKED)
+                found += _best(shards, some[part], lowest[part], rows[part], doubts[part], k)
     return found
 
 

@@ -59,8 +59,7 @@ class MetricsCSV(CSVLogger):
 def _rows(path: str | os.PathLike[str], keep_steps: int) -> list[dict[str, str]]:
     if not keep_steps or not os.path.exists(path):
         return []
-    whole_lines = (
-        Path(path).read_text(encoding="utf-8").rpartition("\n")[0].split("\n")
-    )  # a killed run may tear the last
+    # A killed run may have torn the last line.
+    whole_lines = Path(path).read_text(encoding="utf-8").rpartition("\n")[0].split("\n")
     rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(whole_lines)]
     return [row for row in rows if int(row["step"]) < keep_steps]
