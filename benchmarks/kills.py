@@ -33,7 +33,8 @@ from tqdm import tqdm
 
 from benchmarks.report import hardware, versions, write_result
 from examples.dpr.cli import run
-from examples.dpr.main import DPRConfig, main
+from examples.dpr.config import DPRConfig
+from examples.dpr.main import main
 from text.artifacts import sha256
 from text.training import AtomicCheckpointIO, BiEncoderTask, checkpoints, newest_valid
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from examples.dpr.build import check_encoder
 from examples.dpr.cli import UsageError, run, signals_as_errors
 from examples.dpr.evaluate import CUT_OFFS
-from examples.dpr.main import check_encoder
 from examples.dpr.output import lock_output
 from examples.dpr.paths import check_readable
 from examples.dpr.rounds_page import draw_rounds, markdown

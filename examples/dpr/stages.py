@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import text
 from examples.dpr.cli import UsageError, parse
+from examples.dpr.config import DPRConfig
 from examples.dpr.encode import EncodeConfig
 from examples.dpr.evaluate import EvaluateConfig
-from examples.dpr.main import DPRConfig
 from examples.dpr.mine import MineConfig
 from examples.dpr.search import SearchConfig
 from examples.dpr.windows import WindowsConfig

@@ -15,7 +15,8 @@ import yaml
 
 from benchmarks.kills import FLAGS, MOMENTS, attempt, disturbed, fork, left_by
 from examples.dpr.cli import run
-from examples.dpr.main import DPRConfig, main
+from examples.dpr.config import DPRConfig
+from examples.dpr.main import main
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

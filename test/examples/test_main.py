@@ -21,7 +21,8 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from examples.dpr.cli import one_line, parse, run
-from examples.dpr.main import DPRConfig, main
+from examples.dpr.config import DPRConfig
+from examples.dpr.main import main
 from text.errors import DataError
 from text.models import BiEncoder, RobertaEncoder
 from text.transforms import load_tokenizer, train_tokenizer

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from examples.dpr.cli import run
-from examples.dpr.main import DPRConfig, main
+from examples.dpr.config import DPRConfig
+from examples.dpr.main import main
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
