@@ -85,6 +85,17 @@ def test_blocks_that_do_not_run_are_few() -> None:
     assert languages.count("text") < 10
 
 
+def test_the_flags_of_every_command_are_there() -> None:
+    page = (DOCS / "api/commands.md").read_text(encoding="utf-8")
+    configs = {
+        f"{path.stem}.{name}"
+        for path in (ROOT / "examples/dpr").glob("*.py")
+        for name in re.findall(r"^class (\w+Config)\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    assert len(configs) > 10
+    assert set(re.findall(r"autoclass:: examples\.dpr\.(\w+\.\w+Config)", page)) == configs
+
+
 def test_every_result_of_a_benchmark_is_there() -> None:
     page = (DOCS / "reference/benchmarks.md").read_text(encoding="utf-8")
     assert [f for f in (ROOT / "benchmarks/results").glob("*.md") if f"/{f.name}\n" not in page] == []

@@ -163,7 +163,7 @@ def _on(device: str, encoder: RobertaEncoder) -> RobertaEncoder:
 
 def _settings_of_run(folder: Path) -> dict[str, Any]:
     """What a training run says of its model; nothing of one from elsewhere."""
-    if not (folder / "question_encoder").is_dir():
+    if not ((folder / "question_encoder").is_dir() and (folder / "config.json").is_file()):
         return {}
     with open(folder / "config.json", encoding="utf-8") as file:
         return json.load(file)
