@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -155,9 +156,9 @@ def test_table_and_picture(tmp_path: Path) -> None:
         check_expected(config(expected={"round 1": {"test": {"mrr@10": 0.52}}}), table)
 
 
-def started(folder: Path) -> subprocess.Popen:
-    """The recipe of the tiny set, with fewer epochs, as a person starts it; in a group of processes of its own."""
-    fewer = ["--train={max_epochs: 2, tied: true, vocab_size: 1000}", "--expected={}"]
+def started(folder: Path, max_epochs: int = 2) -> subprocess.Popen:
+    """The recipe of the tiny set, for other epochs, as a person starts it; in a group of processes of its own."""
+    fewer = [f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}", "--expected={}"]
     command = [sys.executable, "examples/dpr/loop.py", "--config=examples/dpr/recipes/tiny.yaml", *fewer]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open(folder.with_suffix(".log"), "ab") as log:
@@ -169,6 +170,21 @@ def started(folder: Path) -> subprocess.Popen:
             env=environment,
             start_new_session=True,
         )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["to the loop alone", "to all of its processes"])
+def test_a_signal_lets_the_training_save(to: Callable[[int, int], None], tmp_path: Path) -> None:
+    process = started(tmp_path / "loop", max_epochs=1_000_000)
+    while not list(tmp_path.glob("loop/main-*/metrics.csv")):
+        assert process.poll() is None, (tmp_path / "loop.log").read_text()[-2000:]
+        time.sleep(0.1)
+    to(process.pid, signal.SIGTERM)
+    assert process.wait() == 143
+    assert list(tmp_path.glob("loop/main-*/checkpoints/last.ckpt"))
+    with pytest.raises(ProcessLookupError):  # the training has ended, too
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow
