@@ -257,6 +257,9 @@ def test_distillation_by_hand():
     scores = torch.tensor([[math.log(3), 0.0, math.nan]])
     loss = distillation_kl(torch.ones(1, 2), torch.ones(3, 2), scores)
     torch.testing.assert_close(loss.item(), 0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    # A teacher without a favourite; a student who is sure by 3 to 1.
+    loss = distillation_kl(torch.ones(1, 1), torch.tensor([[math.log(3.0)], [0.0]]), torch.zeros(1, 2))
+    torch.testing.assert_close(loss.item(), 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -272,6 +275,7 @@ def test_distillation_equals_torch_on_the_passages_with_a_score(similarity):
         student, teacher = logits[row][known].log_softmax(0), (scores[row][known] / 2).log_softmax(0)
         expected = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
         torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(distillation_kl(questions, passages, scores, **options), found.mean())
     assert torch.autograd.gradcheck(lambda q, p: distillation_kl(q, p, scores, **options), (questions, passages))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
-from examples.dpr.cli import UsageError, run
+from examples.dpr.cli import check_at_least, run
 from examples.dpr.lengths import Lengths, bins, measure, sample
 from examples.dpr.paths import check_readable
 from examples.dpr.splits import STAGES, find_split
@@ -60,16 +60,8 @@ class CheckConfig:
     """Where the histograms of lengths go."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("batch_size", 1),
-            ("num_hard_negatives", 0),
-            ("num_sampled", 1),
-            ("max_skipped", 0),
-            ("question_max_length", 1),
-            ("passage_max_length", 1),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} is {getattr(self, name)}; expected {least} or more")
+        check_at_least(self, 0, "num_hard_negatives", "max_skipped")
+        check_at_least(self, 1, "batch_size", "num_sampled", "question_max_length", "passage_max_length")
 
 
 class Contents(NamedTuple):

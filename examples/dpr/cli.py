@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import signal
@@ -97,6 +98,18 @@ def parse(config_class: type, argv: Sequence[str]) -> Any:
     except ArgumentError as error:
         raise UsageError(_with_hint(" ".join(str(error).split()), flags)) from None
     return config_class(**{name: values[name] for name in flags})
+
+
+def check_at_least(config: Any, least: int, *names: str) -> None:
+    """Refuses flags whose numbers are too small; those without a value pass.
+
+    Raises:
+        UsageError: A number is below ``least``, or not finite.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise UsageError(f"--{name} is {value}; expected {least} or more")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from examples.dpr.cli import UsageError
+from examples.dpr.cli import UsageError, check_at_least
 from text.training import RECALL_AT
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
@@ -218,11 +218,8 @@ class DPRConfig:
 
 def _check_ranges(config: DPRConfig) -> None:
     """Each number by itself."""
-    for names, least in ((_AT_LEAST_0, 0), (_AT_LEAST_1, 1)):
-        for name in names:
-            value = getattr(config, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
-                raise UsageError(f"--{name} is {value}; expected {least} or more")
+    check_at_least(config, 0, *_AT_LEAST_0)
+    check_at_least(config, 1, *_AT_LEAST_1)
     for name in _ABOVE_0:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import distributed
 
-from examples.dpr.cli import UsageError, run, signals_as_errors
+from examples.dpr.cli import UsageError, check_at_least, run, signals_as_errors
 from examples.dpr.output import lock_output
 from examples.dpr.paths import check_readable
 from text.datasets import PassageCollection
@@ -58,8 +58,7 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if self.collection is None:
             raise UsageError("--collection is missing; expected a file of passages")
-        if self.passage_max_length is not None and self.passage_max_length < 1:
-            raise UsageError(f"--passage_max_length is {self.passage_max_length}; expected 1 or more")
+        check_at_least(self, 1, "passage_max_length", "shard_rows", "block_rows")
         if self.reuse is not None and os.path.abspath(self.reuse) == os.path.abspath(self.output_dir):
             raise UsageError("--reuse is --output_dir; expected a folder of its own for the new embeddings")
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from examples.dpr.cli import UsageError, run
+from examples.dpr.cli import UsageError, check_at_least, run
 from examples.dpr.paths import check_files, check_readable
 from text.artifacts import sha256
 from text.datasets import PassageCollection, read_questions
@@ -74,8 +74,7 @@ class SearchConfig:
             raise UsageError("expected --bm25 together with --collection and --questions")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters are those of --index; expected it, too")
-        if self.k < 1:
-            raise UsageError(f"--k is {self.k}; expected 1 or more")
+        check_at_least(self, 1, "k")
         if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
             raise UsageError(f"--max_passage_hits is {self.max_passage_hits}; expected 1 to {self.k}, which --k is")
 

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from examples.dpr.cli import UsageError, run, signals_as_errors
+from examples.dpr.cli import UsageError, check_at_least, run, signals_as_errors
 from examples.dpr.search import SearchConfig, collection_of, needs, retriever_of
 from examples.dpr.searching import Search
 
@@ -65,9 +65,7 @@ class ServeConfig:
             raise UsageError("--index_parameters are those of --index; expected it, too")
         if not 1 <= self.k <= self.max_k:
             raise UsageError(f"--k is {self.k}; expected 1 to --max_k, {self.max_k}")
-        for name in ("max_characters", "max_batch", "queue_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}; expected 1 or more")
+        check_at_least(self, 1, "max_characters", "max_batch", "queue_size")
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"--port is {self.port}; expected 0 to 65535")
 
