@@ -112,6 +112,16 @@ def test_gradients_are_clipped_once_per_optimizer_step(rows: Path, tmp_path: Pat
     assert free > 1
 
 
+def test_a_step_of_fewer_batches_is_their_mean(rows: Path, tmp_path: Path) -> None:
+    # An epoch has three batches: those are all of its only step, whether five are asked for or three.
+    norms = GradientNorms()
+    options = {"max_epochs": 1, "gradient_clip_val": None, "callbacks": [norms]}
+    for number in (5, 3):
+        Run(rows, tmp_path / str(number), accumulate_grad_batches=number, **options).fit()
+    asked, there = norms.norms
+    assert asked == pytest.approx(there, rel=1e-5)
+
+
 class PlainNorms(Callback):
     """The norm of the gradient by step, in plain Python, before it is clipped."""
 
