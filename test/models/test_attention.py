@@ -85,6 +85,15 @@ def test_packed_by_hand():
     assert (texts.offsets.tolist(), texts.max_length) == ([0, 2, 5], 3)
 
 
+def test_no_text_sees_nothing_packed_and_padded():
+    # The share of some ranks in a short batch; their gradients must exist, and be nothing.
+    mask, qkv = torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, 1, 3, 2, 8, requires_grad=True)
+    for seen in (packed(mask).attend(qkv[mask], 0.1), PaddedTexts(None).attend(qkv, 0.1).flatten(0, 1)):
+        assert seen.shape == (0, 16)
+        [gradient] = torch.autograd.grad(seen.sum(), qkv)
+        assert gradient.shape == qkv.shape
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @pytest.mark.parametrize("shape", [(1_000_001,), (500, 2, 1000)])
 def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -79,6 +79,16 @@ def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored(
     resumed = RandomState()
     resumed.load_state_dict(saved)
     assert torch.equal(resumed.state_dict()["cpu"], saved["cpu"])
+
+
+def test_random_state_of_more_gpus_than_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_one, nothing, put_back = RandomState().state_dict()["cpu"], cast(Any, None), {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put_back.update({device: state}))
+    resumed = RandomState()
+    resumed.load_state_dict({"cpu": of_one, "cuda": [of_one, of_one]})
+    resumed.on_train_batch_start(nothing, nothing, nothing, 0)
+    assert list(put_back) == [0] and torch.equal(put_back[0], of_one[0])
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")

@@ -127,7 +127,9 @@ class RandomState(Callback):
     ) -> None:
         if self._restored is not None:
             torch.set_rng_state(_of_this_rank(self._restored["cpu"]))
-            torch.cuda.set_rng_state_all([_of_this_rank(states) for states in self._restored["cuda"]])
+            # Of more GPUs than are here, as many.
+            for device, states in zip(range(torch.cuda.device_count()), self._restored["cuda"], strict=False):
+                torch.cuda.set_rng_state(_of_this_rank(states), device)
             self._restored = None
 
 
