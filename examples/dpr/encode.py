@@ -40,7 +40,7 @@ class EncodeConfig:
     dtype: Literal["float32", "float16", "int8"] = "float16"
     """Of the numbers on disk; int8 has a scale for each passage."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Of the encoder."""
+    """Of the encoder; int8 is for a CPU."""
     passage_max_length: int | None = None
     """Tokens of a title and text together, special ones included; by default as the model was trained."""
     titles: Literal["pair", "join"] | None = None

@@ -59,7 +59,7 @@ class SearchConfig:
     overwrite: bool = False
     """Replace an earlier result."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Of the encoder."""
+    """Of the encoder; int8 is for a CPU."""
     device: str | None = None
     """Such as cpu or cuda; by default a GPU of the machine, if it has one."""
     check_hashes: bool = True

@@ -52,7 +52,7 @@ class ServeConfig:
     queue_size: int = 256
     """Questions that may wait; another one is told to come again (503)."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Of the encoder."""
+    """Of the encoder; int8 is for a CPU."""
     device: str | None = None
     """Such as cpu or cuda; by default a GPU of the machine, if it has one."""
     check_hashes: bool = True

@@ -100,6 +100,8 @@ def test_embedder_without_a_folder(tmp_path: Path, collection: PassageCollection
     assert len(found.passage_ids) == 3
     with pytest.raises(ValueError, match='side "query", precision "float32"; expected one of'):
         Embedder.from_pretrained(folder, "query")
+    with pytest.raises(ValueError, match='precision "int8" is for a CPU, device is "cuda:0"; expected'):
+        Embedder.from_pretrained(folder, "question", precision="int8", device="cuda:0")
 
 
 def test_int8_by_hand() -> None:

@@ -86,10 +86,12 @@ class Embedder:
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged, or not of a model that can be loaded.
-            ValueError: ``side`` or ``precision`` is another word, or there is no such device.
+            ValueError: ``side`` or ``precision`` is another word, there is no such device, or none for "int8".
         """
         if side not in SIDES or precision not in PRECISIONS:
             raise ValueError(f'side "{side}", precision "{precision}"; expected one of {SIDES}, and of {PRECISIONS}')
+        if precision == "int8" and not device.startswith("cpu"):
+            raise ValueError(f'precision "int8" is for a CPU, device is "{device}"; expected "cpu", or "bfloat16"')
         run = _settings_of_run(Path(folder))
         inner = _encoder_folder(Path(folder), side)
         encoder = RobertaEncoder.from_pretrained(inner)
