@@ -274,12 +274,12 @@ class _Layer(nn.Module):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.attention = _SelfAttention(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.attention_norm = _LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.feed_forward = nn.Sequential(
             Linear(config.hidden_size, config.intermediate_size, gelu=True),
             Linear(config.intermediate_size, config.hidden_size),
         )
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.feed_forward_norm = _LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
@@ -298,6 +298,15 @@ class _SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
         qkv = self.qkv(hidden).unflatten(-1, (3, self.num_heads, -1))  # (..., 3, heads, H / heads)
         return self.output(texts.attend(qkv, self.dropout if self.training else 0.0))
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Of bfloat16 with weights of float32, too (``to_bfloat16``), for which CUDA has no kernel."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        if input.dtype == self.weight.dtype or input.device.type == "cpu":
+            return super().forward(input)
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
 
 
 class _Dropout(nn.Dropout):

@@ -1,0 +1,69 @@
+"""What only a GPU shows, beside the same on a CPU: texts packed one after another, 16 bits, and a training run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from examples.dpr.cli import run
+from examples.dpr.config import DPRConfig
+from examples.dpr.main import main
+from text.models import RobertaEncoder, roberta_tiny, to_bfloat16
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+
+
+@pytest.fixture
+def encoder() -> RobertaEncoder:
+    torch.manual_seed(0)
+    return roberta_tiny(vocab_size=100, pooling="mean", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def texts(*lengths: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, L)."""
+    mask = torch.arange(max(lengths, default=1)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
+    ids = torch.randint(5, 100, mask.shape, generator=torch.Generator().manual_seed(1))
+    return ids.masked_fill(~mask, 1), mask
+
+
+def embedded(encoder: RobertaEncoder, device: str, *lengths: int) -> tuple[Tensor, Tensor]:
+    """Embeddings, and the gradient of the first layer's weights from the sum of their squares' halves."""
+    encoder = copy.deepcopy(encoder).to(device)
+    embeddings = encoder(*(each.to(device) for each in texts(*lengths)))
+    (0.5 * embeddings.square().sum()).backward()
+    gradient = encoder.get_parameter("layers.0.attention.qkv.weight").grad
+    assert gradient is not None
+    return embeddings.detach().cpu(), gradient.cpu()
+
+
+@pytest.mark.parametrize("lengths", [(7, 3, 12, 1), (5,), (9, 9)])
+def test_embeddings_and_gradients_are_those_of_a_cpu(encoder: RobertaEncoder, lengths: tuple[int, ...]) -> None:
+    # Attention by another kernel, whose sums are in another order.
+    for found, expected in zip(*(embedded(encoder, device, *lengths) for device in ("cuda", "cpu")), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_no_text(encoder: RobertaEncoder) -> None:
+    embeddings, gradient = embedded(encoder, "cuda")
+    assert embeddings.shape == (0, 128) and not gradient.any()
+
+
+def test_bfloat16_is_near_float32(encoder: RobertaEncoder) -> None:
+    ids, mask = texts(7, 3, 12, 1)
+    with torch.no_grad():
+        half = to_bfloat16(encoder).cuda()(ids.cuda(), mask.cuda()).cpu()
+        whole = encoder(ids, mask)
+    assert half.dtype == torch.float32
+    assert torch.cosine_similarity(half, whole).min() > 0.999
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")  # Lightning's, and the compiler's own
+@pytest.mark.parametrize("flags", [[], ["--precision=bf16-mixed"], ["--precision=16-mixed"], ["--compile"]])
+def test_a_run_ends(flags: list[str], tmp_path: Path) -> None:
+    small = ["--eval_hard_negatives=2", "--eval_other_negatives=0", "--passage_max_length=40", "--max_epochs=2"]
+    assert run(main, DPRConfig, ["--gpus=1", f"--output_dir={tmp_path / 'run'}", *small, *flags]) == 0
