@@ -42,6 +42,8 @@ def test_e24_questions_that_a_run_does_not_have() -> None:
         evaluate_run({"q": {"a": 0}}, run)
     with pytest.raises(ValueError, match="cut_offs are"):
         evaluate_run(qrels, run, cut_offs=[0])
+    with pytest.raises(ValueError, match="no questions; expected one or more"):
+        mean({})
 
 
 def random_case(random: Random) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
@@ -80,6 +82,7 @@ def test_self_matches_by_hand() -> None:
 def test_fusion_by_hand() -> None:
     fused = fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}, "r": {"a": 0.0}}], constant=1)
     assert fused == {"q": {"a": 1 / 2, "b": 1 / 3 + 1 / 2, "c": 1 / 3}, "r": {"a": 1 / 2}}
+    assert fuse([{"q": {"a": 9.0}}]) == {"q": {"a": 1 / 61}}  # with the paper's constant
 
 
 def test_documents_by_their_best_windows_by_hand() -> None:
@@ -104,5 +107,8 @@ def test_randomization_by_counting() -> None:
     # Of 2^4 ways to give the differences signs, two have a sum of 4 or -4.
     assert paired_randomization([1.0] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
     assert paired_randomization([0.5, 0.1], [0.5, 0.1]) == 1.0
+    # Small differences count as large ones do; many are drawn in several goes.
+    assert paired_randomization([0.1] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
+    assert paired_randomization([0.5] * 2000, [0.5] * 2000) == 1.0
     # Differences 1, 1, -1: sums are 3 or -3 in 2 of 8 ways, else 1 or -1: all are as large as ours.
     assert paired_randomization([1.0, 1.0, 0.0], [0.0, 0.0, 1.0]) == 1.0
