@@ -7,6 +7,8 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,7 @@ def build_pipes(config: DPRConfig) -> dict[str, DPRDataPipe]:
     for path in (*chain.from_iterable(paths.values()), *([config.passages] if config.passages else [])):
         check_readable(path)
     passages = PassageCollection(config.passages) if config.passages else None
-    pipes = {"train": _train_pipe(config, paths["train"], passages)}
-    pipes |= {stage: _eval_pipe(config, paths[stage], passages) for stage in STAGES if stage != "train"}
+    pipes = _pipes(config, paths, passages)
     for stage, pipe in pipes.items():
         _tell(stage, pipe)
     compared = config.in_batch_negatives and min(config.batch_size, pipes["train"].num_rows) > 1
@@ -90,12 +91,19 @@ def _listed(paths: str | list[str] | None) -> list[str]:
     return [paths] if isinstance(paths, str) else paths or []
 
 
-def _train_pipe(config: DPRConfig, paths: list[str], passages: PassageCollection | None) -> DPRDataPipe:
-    return DPRDataPipe(
-        paths,
-        config.batch_size,
-        train=True,
+def _pipes(
+    config: DPRConfig, paths: Mapping[str, list[str]], passages: PassageCollection | None
+) -> dict[str, DPRDataPipe]:
+    pipe = partial(
+        DPRDataPipe,
+        batch_size=config.batch_size,
         passages=passages,
+        seed=config.seed,
+        max_skipped=config.max_skipped,
+    )
+    train = pipe(
+        paths["train"],
+        train=True,
         rates=config.train_rates,
         one_set_per_batch=config.one_set_per_batch,
         rows_together=config.rows_together,
@@ -103,22 +111,17 @@ def _train_pipe(config: DPRConfig, paths: list[str], passages: PassageCollection
         num_hard_negatives=config.num_hard_negatives,
         num_other_negatives=config.num_other_negatives,
         score_key=config.score_key,
-        seed=config.seed,
-        max_skipped=config.max_skipped,
     )
-
-
-def _eval_pipe(config: DPRConfig, paths: list[str], passages: PassageCollection | None) -> DPRDataPipe:
-    return DPRDataPipe(
-        paths,
-        config.batch_size,
-        train=False,
-        passages=passages,
-        num_hard_negatives=config.eval_hard_negatives,
-        num_other_negatives=config.eval_other_negatives,
-        seed=config.seed,
-        max_skipped=config.max_skipped,
-    )
+    others = {
+        stage: pipe(
+            paths[stage],
+            num_hard_negatives=config.eval_hard_negatives,
+            num_other_negatives=config.eval_other_negatives,
+        )
+        for stage in STAGES
+        if stage != "train"
+    }
+    return {"train": train, **others}
 
 
 def _tell(stage: str, pipe: DPRDataPipe) -> None:
@@ -153,8 +156,9 @@ def check_encoder(name: str) -> None:
 
 def build_model(config: DPRConfig, tokenizer: Tokenizer) -> BiEncoder:
     """Two encoders from random or saved weights, fit for the tokenizer and the limits."""
-    question_encoder, passage_encoder = _encoders(config, tokenizer.get_vocab_size())
-    num_entries, num_known = tokenizer.get_vocab_size(), question_encoder.config.vocab_size
+    num_entries = tokenizer.get_vocab_size()
+    question_encoder, passage_encoder = _encoders(config, num_entries)
+    num_known = question_encoder.config.vocab_size
     if num_entries > num_known:
         raise UsageError(
             f"the tokenizer has {num_entries} entries, the encoder {num_known}; "

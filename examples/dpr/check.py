@@ -24,14 +24,12 @@ from tokenizers import Tokenizer
 from examples.dpr.cli import check_at_least, run
 from examples.dpr.lengths import Lengths, bins, measure, sample
 from examples.dpr.paths import check_readable
-from examples.dpr.splits import STAGES, find_split
+from examples.dpr.splits import STAGES, TINY_SET, find_split
 from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError
 from text.records import Example, text_key
 from text.transforms import load_tokenizer, train_tokenizer
-
-TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
 
 @dataclass(frozen=True, kw_only=True)

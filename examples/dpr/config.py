@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 from examples.dpr.cli import UsageError, check_at_least
+from examples.dpr.splits import TINY_SET
 from text.training import RECALL_AT
 
-TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "max"} | {
     f"valid_recall@{k}": "max" for k in RECALL_AT
 }

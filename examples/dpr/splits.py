@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 STAGES = ("train", "valid", "test")
+TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
+"""What comes with the project."""
 
 
 def find_split(folder: str, stage: str) -> str:

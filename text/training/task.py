@@ -77,7 +77,7 @@ class BiEncoderTask(LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self._log_sets(losses, batch.sources)
         self._log_texts(batch)
-        return to_backward(losses, num_questions) * self._makes_up(batch_index)
+        return to_backward(losses, num_questions) * self._accumulation_factor(batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Logs the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
@@ -123,10 +123,11 @@ class BiEncoderTask(LightningModule):
             texts = embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens)
         return questions, texts[batch.text_index]
 
-    def _makes_up(self, batch_index: int) -> float:
+    def _accumulation_factor(self, batch_index: int) -> float:
         """Lightning divides by ``accumulate_grad_batches`` also in an epoch's last step, which may have fewer."""
-        most, num_batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        return most / min(most, num_batches - batch_index // most * most)
+        size, num_batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first = batch_index - batch_index % size  # of its step
+        return size / min(size, num_batches - first)
 
     def _mean(self, losses: Tensor) -> tuple[Tensor, int]:
         """The mean loss of the questions of all ranks, and their number."""
