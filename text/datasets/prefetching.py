@@ -55,7 +55,8 @@ class _Prefetched(IterDataPipe):
         finally:
             is_over.set()
             room.release()
-            thread.join()
+            if thread is not threading.current_thread():  # which may be the one that collects a pass given up
+                thread.join()
 
 
 class _Made(NamedTuple):
