@@ -59,7 +59,7 @@ class EncodeConfig:
         if self.collection is None:
             raise UsageError("--collection is missing; expected a file of passages")
         check_at_least(self, 1, "passage_max_length", "shard_rows", "block_rows")
-        if self.reuse is not None and os.path.abspath(self.reuse) == os.path.abspath(self.output_dir):
+        if self.reuse is not None and os.path.realpath(self.reuse) == os.path.realpath(self.output_dir):
             raise UsageError("--reuse is --output_dir; expected a folder of its own for the new embeddings")
 
 

@@ -85,11 +85,13 @@ def main(config: EvaluateConfig) -> None:
     folder, judgements = Path(config.output_dir), (config.qrels, config.positives, config.questions)
     inputs = [config.run, *judgements, config.collection, config.other_run, config.fuse_with]
     check_files(inputs, [folder / name for name in _WRITTEN], overwrite=True)
-    found = _read(config, config.run)
+    found = _read(config, config.run, config.fuse_with)
     (folder / "results.json").unlink(missing_ok=True)  # an earlier one, of answers
     questions = read_questions(config.questions) if config.questions is not None else []
-    of_run = figures(config, found, questions, save_results=True)
-    of_other = figures(config, _read(config, config.other_run), questions) if config.other_run else None
+    of_run = figures(config, config.run, found, questions, save_results=True)
+    of_other = None
+    if config.other_run is not None:
+        of_other = figures(config, config.other_run, _read(config, config.other_run), questions)
     if of_other is not None and of_run.keys() != of_other.keys():
         raise DataError(f"{config.other_run}: questions other than those of {config.run}; expected the same")
     table = summary(config, of_run, of_other)
@@ -111,14 +113,14 @@ def main(config: EvaluateConfig) -> None:
 
 
 def figures(
-    config: EvaluateConfig, found: Run, questions: list[Question], *, save_results: bool = False
+    config: EvaluateConfig, path: str, found: Run, questions: list[Question], *, save_results: bool = False
 ) -> dict[str, dict[str, float]]:
-    """By question, by name of a measure; of questions without answers none."""
+    """Of the run of this path: by question, by name of a measure; of questions without answers none."""
     if config.questions is None:
         judged = _judgements(config)
         if not judged.keys() & found.keys():
             asked = config.qrels or config.positives
-            raise DataError(f"{config.run}: none of the questions of {asked}; expected a run of these")
+            raise DataError(f"{path}: none of the questions of {asked}; expected a run of these")
         return evaluate_run(judged, found, cut_offs=config.k, skip_missing=config.skip_missing)
     assert config.collection is not None
     collection = PassageCollection(config.collection)
@@ -128,7 +130,7 @@ def figures(
     if config.skip_missing:
         questions = [question for question in questions if question.question_id in found]
     if not any(question.question_id in found for question in questions):
-        raise DataError(f"{config.run}: none of the questions of {config.questions}; expected a run of these")
+        raise DataError(f"{path}: none of the questions of {config.questions}; expected a run of these")
     asked = tqdm(questions, desc="Evaluating", unit=" questions", disable=None, delay=2)
     results = [result(question, found.get(question.question_id, {}), collection) for question in asked]
     if save_results:
@@ -186,10 +188,10 @@ def _judgements(config: EvaluateConfig) -> dict[str, dict[str, int]]:
     return {question: dict.fromkeys(ids, 1) for question, ids in positives.items()}
 
 
-def _read(config: EvaluateConfig, path: str) -> Run:
+def _read(config: EvaluateConfig, path: str, fuse_with: str | None = None) -> Run:
     found = read_run(path)
-    if config.fuse_with is not None and path == config.run:
-        found = fuse([found, read_run(config.fuse_with)])
+    if fuse_with is not None:
+        found = fuse([found, read_run(fuse_with)])
     return without_self_matches(found) if config.drop_self_matches else found
 
 

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 from examples.dpr.build import check_encoder
 from examples.dpr.cli import UsageError, run, signals_as_errors
 from examples.dpr.evaluate import CUT_OFFS
+from examples.dpr.mine import MineConfig
 from examples.dpr.output import lock_output
 from examples.dpr.paths import check_readable
 from examples.dpr.rounds_page import draw_rounds, markdown
+from examples.dpr.search import SearchConfig
 from examples.dpr.stages import File, do, external, stage_of
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
@@ -32,8 +34,8 @@ Table = dict[str, dict[str, dict[str, float]]]
 """Figures by round, split and measure."""
 _ANSWERS, _POSITIVES = ["accuracy@1", "accuracy@20", "accuracy@100"], ["ndcg@10", "recall@100", "mrr@10"]
 """Measures by answers, and by positives, where none are asked for."""
-_DOCUMENTS = {"k": 1000, "max_passage_hits": 100}
-"""Flags of search.py for documents by their best windows."""
+_NUM_WINDOWS = 1000
+"""Found for each question, where documents are as good as their best ones; more, if more documents are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,14 @@ class LoopConfig:
     """Trainings, in order, each with any of ``train``, ``sources``, ``mine`` and ``go_on``."""
     windows: Flags = field(default_factory=dict)
     """Flags of windows.py. With any, windows are trained on, encoded and mined, and a passage of the collection is as
-    good as its best one among 1,000 found, whatever k ``search`` has; BM25, in the table, has whole passages."""
+    good as its best one among 1,000 found; BM25, in the table, has whole passages."""
     train: Flags = field(default_factory=dict)
     """Flags of main.py in all rounds."""
     encode: Flags = field(default_factory=dict)
     """Flags of encode.py in all rounds."""
     search: Flags = field(default_factory=dict)
-    """Flags of search.py in all rounds."""
+    """Flags of search.py in all rounds; with BM25, k alone. It is raised to what is measured, and to what mining looks
+    at (last_rank)."""
     mine: Flags = field(default_factory=dict)
     """Flags of mine.py in all rounds."""
     start: Flags = field(default_factory=dict)
@@ -145,9 +148,26 @@ class LoopConfig:
         return self.measures or (_POSITIVES if self.dev_questions is None else _ANSWERS)
 
     @property
+    def searched(self) -> int:
+        """Passages that are found for each question, at least."""
+        return number_in(self.search, "k", SearchConfig.k)
+
+    @property
     def cut_offs(self) -> list[int]:
         """Those of evaluate.py, and of what is measured."""
         return sorted({*CUT_OFFS} | {int(name.partition("@")[2]) for name in self.measured if "@" in name})
+
+
+def number_in(flags: Flags, name: str, otherwise: int) -> int:
+    """A flag's number, the default where it is not given.
+
+    Raises:
+        UsageError: It is none.
+    """
+    number = flags.get(name, otherwise)
+    if type(number) is not int:
+        raise UsageError(f"{name} is {number}; expected a whole number")
+    return number
 
 
 def main(config: LoopConfig) -> None:
@@ -202,6 +222,8 @@ class Loop:
 
     def __init__(self, config: LoopConfig, *, is_rehearsal: bool = False) -> None:
         check_encoder(config.encoder)
+        if "start" in config.expected and not config.is_pretrained:
+            raise UsageError(f"--expected has start, --encoder is {config.encoder}; expected a folder of weights")
         self.config, self.is_rehearsal = config, is_rehearsal
         self.stages: list[str] = []
         self.train_rows, dev, test, self.documents = (
@@ -238,7 +260,8 @@ class Loop:
     def mine(self, name: str, of: Round, model: Encoded | None) -> File:
         """Rows with the hard negatives of a round."""
         models = {"dense": model, "bm25": None}
-        more = {"with_positives": True}
+        last_rank = number_in({**self.config.mine, **of.mine}, "last_rank", MineConfig.last_rank)
+        more = {"with_positives": True, "k": max(self.config.searched, last_rank)}
         runs = [self.search(name, self.train_rows, models[source], self.collection, more) for source in of.sources]
         flags = {**self.config.mine, **of.mine, "runs": runs, "num": list(of.sources.values())}
         return self._do(name, "mine", {**flags, "rows": self.train_rows, "collection": self.collection}, "rows.jsonl")
@@ -268,13 +291,14 @@ class Loop:
 
     def figures(self, name: str, model: Encoded | None) -> dict[str, dict[str, float]]:
         """By split and measure."""
-        found = {}
+        found, more = {}, {"k": max(self.config.searched, self.config.cut_offs[-1])}
+        if model is not None and self.config.windows:
+            more = {"k": max(_NUM_WINDOWS, more["k"]), "max_passage_hits": self.config.cut_offs[-1]}
         for split, rows in self.rows.items():
             if split in self.questions:
                 judged = {"questions": self.questions[split], "collection": self.documents}
             else:
                 judged = {"positives": rows}
-            more = _DOCUMENTS if model is not None and self.config.windows else {}
             run = self.search(name, self.questions.get(split, rows), model, self.documents, more)
             folder = self._do(name, "evaluate", {**judged, "run": run, "k": self.config.cut_offs})
             if self.is_rehearsal:

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from examples.dpr import search
 from examples.dpr.cli import UsageError, run
 from examples.dpr.paths import check_files
-from examples.dpr.rows import Record, context, with_contexts
+from examples.dpr.rows import Record, context, left_out, told, with_contexts
 from text.artifacts import atomic_write, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
+from text.datasets.rows import BLANK
 from text.errors import DataError
 from text.evaluation import Run, read_run
 from text.records import Passage
@@ -102,17 +103,20 @@ def main(config: MineConfig) -> None:
     assert config.rows is not None and config.collection is not None
     output = config.output
     assert output is not None
-    check_files([config.rows, config.collection, *config.runs], [output], overwrite=config.overwrite)
+    outputs = [output, f"{output}.rejected.jsonl", f"{output}.summary.json"]
+    check_files([config.rows, config.collection, *config.runs], outputs, overwrite=config.overwrite)
     if config.model is not None:
         config = searched(config)
-    tally, random = Tally(), Random(config.seed)
+    collection = PassageCollection(config.collection)
+    file = DPRFile(config.rows, collection)
+    tally, random = Tally(left_out(file)), Random(config.seed)
     with (
         atomic_write(output) as rows,
         atomic_write(f"{output}.rejected.jsonl") as rejects,
         open(rows, "w", encoding="utf-8") as rows_file,
         open(rejects, "w", encoding="utf-8") as rejects_file,
     ):
-        for row in mined(config):
+        for row in mined(config, file, collection):
             rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
             for candidate in row.rejected:
                 line = {"question_id": row.question_id, **candidate._asdict()}
@@ -154,7 +158,8 @@ class MinedRow(NamedTuple):
 class Tally:
     """What there is to say of all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, left_out: Counter[str]) -> None:
+        self.left_out = left_out
         self.rows = self.short = self.num_negatives = 0
         self.negatives, self.rejected, self.rejected_of_short = Counter[str](), Counter[str](), Counter[str]()
         self.sample: list[tuple[MinedRow, Negative]] = []
@@ -175,6 +180,7 @@ class Tally:
     def summary(self) -> dict[str, Any]:
         return {
             "rows": self.rows,
+            "rows_left_out": dict(self.left_out),
             "rows_with_too_few": self.short,
             "negatives": dict(self.negatives),
             "rejected": dict(self.rejected.most_common()),
@@ -182,15 +188,15 @@ class Tally:
         }
 
 
-def mined(config: MineConfig) -> Iterator[MinedRow]:
+def mined(config: MineConfig, file: DPRFile, collection: PassageCollection) -> Iterator[MinedRow]:
     """Each usable row.
 
     Raises:
         DataError: A run has none of the questions, or a passage that the collection does not have.
     """
-    assert config.rows is not None and config.collection is not None
-    collection, runs = PassageCollection(config.collection), [(path, read_run(path)) for path in config.runs]
-    questions, file, filters = read_questions(config.rows), DPRFile(config.rows, collection), config.filters()
+    assert config.rows is not None
+    runs = [(path, read_run(path)) for path in config.runs]
+    questions, filters = read_questions(config.rows), config.filters()
     for path, found in runs:
         if not any(question.question_id in found for question in questions):
             raise DataError(f"{path}: none of the questions of {config.rows}; expected a run of these")
@@ -218,7 +224,7 @@ def mined(config: MineConfig) -> Iterator[MinedRow]:
 
 def _rows(file: DPRFile) -> list[int]:
     """Numbers of all rows but blank lines, as ``read_questions`` has them."""
-    return [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != "blank line"]
+    return [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != BLANK]
 
 
 def _best_first(positives: Sequence[Passage], source: Source) -> list[Passage]:
@@ -247,7 +253,8 @@ def _found(negatives: Sequence[Negative]) -> list[Record]:
 
 def report(config: MineConfig, tally: Tally) -> None:
     """Prints what was found, why other candidates were not taken, and a sample to be looked at."""
-    print(f"{config.output}: {tally.rows} rows, {tally.short} with fewer than {sum(config.num)} negatives")
+    few = f"{tally.short} with fewer than {sum(config.num)} negatives"
+    print(f"{config.output}: {tally.rows} rows, {few}{told(tally.left_out)}")
     for source, count in tally.negatives.items():
         print(f"{count:>10} from {source}")
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")

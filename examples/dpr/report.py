@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.dpr.cli import run
+from examples.dpr.cli import UsageError, run
 from examples.dpr.output import note_change
 from examples.dpr.report_page import page
 from examples.dpr.run_files import read_runs
@@ -28,7 +28,11 @@ class ReportConfig:
     runs: list[str] = field(metadata={"positional": "RUN"})
     """Folders of runs."""
     output: str | None = None
-    """Where the page goes; by default report.html in the first run's folder."""
+    """Where the page goes, a name that ends in .html; by default report.html in the first run's folder."""
+
+    def __post_init__(self) -> None:
+        if self.output is not None and not self.output.endswith(".html"):
+            raise UsageError(f"--output is {self.output}, which it would replace; expected a name that ends in .html")
 
 
 def main(config: ReportConfig) -> None:

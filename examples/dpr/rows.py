@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from text.datasets import DPRFile
+from text.datasets.parse import ID_POOLS
+from text.datasets.rows import BLANK
+from text.errors import DataError
 from text.records import Passage
 
 Record = dict[str, Any]
@@ -16,7 +21,24 @@ def context(passage: Passage) -> Record:
     return {"passage_id": passage.passage_id, "title": passage.title, "text": passage.text}
 
 
+def left_out(file: DPRFile) -> Counter[str]:
+    """How many rows training cannot use, by reason; of blank lines none.
+
+    Raises:
+        DataError: No other row is there.
+    """
+    counts = Counter(reason for reason in file.findings.unusable.values() if reason != BLANK)
+    if not len(file.usable()):
+        raise DataError(f"{file.path}: no row is left{told(counts)}; expected questions with a positive")
+    return counts
+
+
+def told(left_out: Counter[str]) -> str:
+    """The same at the end of a line; nothing where there are none."""
+    return "".join(f", {count} left out ({reason})" for reason, count in left_out.items())
+
+
 def with_contexts(record: Record, positives: Sequence[Record], hard_negatives: Sequence[Record]) -> Record:
     """The same row with these passages, for its own and for the ids that a compact one has."""
-    kept = {name: value for name, value in record.items() if not name.endswith("_ids")}
+    kept = {name: value for name, value in record.items() if name not in ID_POOLS}
     return kept | {"positive_ctxs": positives, "negative_ctxs": [], "hard_negative_ctxs": hard_negatives}

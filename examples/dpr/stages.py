@@ -47,6 +47,10 @@ _WRITES = {
 """The flag of a driver that says where its result goes."""
 
 
+_READS = ("passages", "reuse", "tokenizer")
+"""Flags that name a file or folder which no stage makes."""
+
+
 class File(NamedTuple):
     """A file or folder, and what decides its content."""
 
@@ -96,7 +100,8 @@ def stage_of(driver: str, flags: Mapping[str, Any], parent: str | os.PathLike[st
         settings = asdict(parse(CONFIGS[driver], _spelled({**flags, _WRITES[driver]: makes or "folder"})))
     except ValueError as error:
         raise UsageError(f"flags of {driver}.py: {error}") from None
-    contents = {name: _content(value) for name, value in flags.items()}
+    read = {name: external(flags[name]) for name in _READS if flags.get(name) is not None}
+    contents = {name: _content(value) for name, value in {**flags, **read}.items()}
     key = _hash([text.__version__, driver, makes, {**settings, **contents}])[:16]
     folder = Path(parent, f"{driver}-{key}")
     arguments = _spelled({**flags, _WRITES[driver]: folder / makes})

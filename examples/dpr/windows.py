@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from examples.dpr.cli import UsageError, run
 from examples.dpr.paths import check_files
-from examples.dpr.rows import Record, context, with_contexts
+from examples.dpr.rows import Record, context, left_out, told, with_contexts
 from text.artifacts import atomic_write
 from text.datasets import DPRFile, PassageCollection, windows
 from text.datasets.corpus import beir_line
@@ -64,9 +64,10 @@ def main(config: WindowsConfig) -> None:
     count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
     if config.rows is not None:
-        rows = rows_of_windows(config, DPRFile(config.rows, collection))
+        file = DPRFile(config.rows, collection)
+        few, rows = told(left_out(file)), rows_of_windows(config, file)
         count = _write(folder / "rows.jsonl", (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        print(f"{folder / 'rows.jsonl'}: {count} rows")
+        print(f"{folder / 'rows.jsonl'}: {count} rows{few}")
 
 
 def rows_of_windows(config: WindowsConfig, file: DPRFile) -> Iterator[Record]:

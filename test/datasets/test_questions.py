@@ -52,7 +52,7 @@ def test_json_lines_by_hand(tmp_path: Path) -> None:
 
 def test_training_rows_say_what_answers(tmp_path: Path) -> None:
     rows = [
-        '{"question": "q", "answers": [], "positive_ctxs": [{"psg_id": 3, "text": "t"}, {"text": "u"}]}',
+        '{"question": "q", "answers": [], "positive_ctxs": [{"psg_id": 3, "text": "t"}, {"text": "u"}, {"id": ""}]}',
         '{"qid": "x", "question": "r", "answers": ["a"], "positive_ids": ["p", "o"]}',
     ]
     expected = [Question("0", "q", [], False, ("3",)), Question("x", "r", ["a"], False, ("p", "o"))]

@@ -65,6 +65,36 @@ def test_windows_are_trained_on_and_mined_but_words_alone_find_whole_passages() 
     assert stages(config(rounds=rounds, windows={"words": 8, "stride": 8}))[1:5] == before[:4]
 
 
+def test_passages_are_found_for_all_that_is_measured_and_mined() -> None:
+    def depths(of: LoopConfig) -> list[str]:
+        found = []
+        rehearsal = Loop(of, is_rehearsal=True)
+        rehearsal._do = lambda name, driver, flags, makes="": (  # pyright: ignore[reportAttributeAccessIssue]
+            found.append(f"{makes} {flags['k']}") if driver == "search" else None,
+            external(str(TINY)),
+        )[1]
+        rehearsal.table()
+        return found
+
+    rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "mine": {"last_rank": 300}}]
+    scored = [f"{run}.trec 100" for run in ("bm25", "bm25", "dense", "dense")]
+    mined = ["dense.trec 300", "bm25.trec 300"]
+    assert depths(config(rounds=rounds)) == [*scored, *mined, *scored[2:]]
+    deep = [each.replace("100", "400") for each in scored]
+    assert depths(config(rounds=rounds, measures=["recall@400"])) == [*deep, *mined, *deep[2:]]
+    searched = [each.replace("300", "400") for each in mined]
+    assert depths(config(rounds=rounds, search={"k": 400})) == [*deep, *searched, *deep[2:]]
+    with pytest.raises(UsageError, match="k is many; expected a whole number"):
+        stages(config(search={"k": "many"}))
+
+
+def test_content_of_a_file_that_a_flag_names_decides(tmp_path: Path) -> None:
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (stages(config(train={"tokenizer": str(tmp_path / name)})) for name in "abc")
+    assert a == b and len(set(a) & set(c)) == 5  # of words alone: four of the table, one to mine
+
+
 def test_content_decides_not_the_place(tmp_path: Path) -> None:
     folders = []
     for name in ("a", "b"):

@@ -71,6 +71,26 @@ def test_rows_for_training_again(made: Path, tmp_path: Path, capsys: pytest.Capt
     assert DPRDataPipe(str(tmp_path / "hard.jsonl"), 8, train=True, num_hard_negatives=3).num_rows == 8
 
 
+def test_b3_rows_that_are_left_out_are_told(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(made / "rows.jsonl")
+    for row in rows[:3]:
+        row["positive_ctxs"] = []
+    rows[4]["entity_ids"] = [1, 2]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    asked[0] = f"--rows={tmp_path}/rows.jsonl"
+    assert run(mine.main, mine.MineConfig, asked) == 0
+    assert "5 rows, 0 with fewer than 1 negatives, 3 left out (no positive" in capsys.readouterr().out
+    [count] = json.loads((tmp_path / "hard.jsonl.summary.json").read_text())["rows_left_out"].values()
+    assert count == 3
+    assert [row.get("entity_ids") for row in read(tmp_path / "hard.jsonl")] == [None, [1, 2], None, None, None]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:3])))
+    asked[2] = f"--output={tmp_path}/none.jsonl"
+    assert run(mine.main, mine.MineConfig, asked) == 3
+    assert "rows.jsonl: no row is left, 3 left out (no positive" in capsys.readouterr().err
+    assert not (tmp_path / "none.jsonl").exists()
+
+
 def test_rows_of_one_title_stand_together_in_their_order(made: Path, tmp_path: Path) -> None:
     rows = read(made / "rows.jsonl")[:5]
     for row, title in zip(rows, "babac", strict=True):
@@ -139,3 +159,9 @@ def test_f6_f7_nothing_is_replaced(made: Path, tmp_path: Path, capsys: pytest.Ca
         assert run(mine.main, mine.MineConfig, flags(made, made / name, f"--runs=[{made}/a.trec]", *more)) == 2
         assert message in capsys.readouterr().err and (made / name).read_bytes() == before
     assert run(mine.main, mine.MineConfig, flags(made, made / "o.jsonl", f"--runs=[{made}/a.trec]", "--overwrite")) == 0
+    asked = flags(made, made / "p.jsonl", f"--runs=[{made}/a.trec]", "--overwrite")
+    for ending in (".rejected.jsonl", ".summary.json"):
+        taken = made / f"p.jsonl{ending}"
+        taken.write_bytes(before := (made / "rows.jsonl").read_bytes())
+        assert run(mine.main, mine.MineConfig, [f"--rows={taken}", *asked[1:]]) == 2
+        assert f"{taken} is read, too" in capsys.readouterr().err and taken.read_bytes() == before

@@ -304,3 +304,10 @@ def test_what_cannot_be_read_is_one_line(
     assert run(report.main, report.ReportConfig, [str(made)]) == code
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_f7_a_page_takes_the_place_of_pages_alone(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (made / "metrics.csv").read_bytes()
+    assert run(report.main, report.ReportConfig, [str(made), f"--output={made}/metrics.csv"]) == 2
+    assert "metrics.csv, which it would replace; expected a name that ends in .html" in capsys.readouterr().err
+    assert (made / "metrics.csv").read_bytes() == before

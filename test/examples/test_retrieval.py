@@ -133,6 +133,10 @@ def test_by_qrels_beside_another_run(made: Path, tmp_path: Path, capsys: pytest.
     fused = [*flags, f"--fuse_with={tmp_path}/best.trec"]
     assert run(evaluate.main, evaluate.EvaluateConfig, fused) == 0
     assert json.loads((tmp_path / "figures.json").read_text())["figures"]["recall@100"]["mean"] == 1.0
+    # With the run itself, which is not the fused one.
+    assert run(evaluate.main, evaluate.EvaluateConfig, [*fused, f"--other_run={made}/run.trec"]) == 0
+    together = json.loads((tmp_path / "figures.json").read_text())["figures"]["mrr@100"]
+    assert together["other"] == pytest.approx(table["mrr@100"]["mean"]) and together["mean"] > together["other"]
 
 
 @pytest.mark.parametrize("flags", [["--index=Flat"], ["--index=HNSW8,Flat", "--index_parameters=efSearch=64"]])
@@ -237,6 +241,14 @@ def test_what_is_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 2 and "expected one of the two" in line
     code, line = fails(encode, encode.EncodeConfig)
     assert code == 2 and "--collection is missing" in line
+    (tmp_path / "link").symlink_to(made / "embeddings")
+    code, line = fails(encode, encode.EncodeConfig, *encode_flags(made), f"--reuse={tmp_path}/link", "--overwrite")
+    assert code == 2 and "--reuse is --output_dir" in line
+    code, line = fails(encode, encode.EncodeConfig, *encode_flags(made), "--passage_max_length=5000")
+    assert code == 2 and "max_length is 5000; the encoder in" in line
+    (tmp_path / "spaced.jsonl").write_text('{"_id": "q 0", "text": "oak"}\n')
+    code, line = fails(search, search.SearchConfig, *to(made, tmp_path / "s"), f"--questions={tmp_path}/spaced.jsonl")
+    assert code == 3 and 'spaced.jsonl: id "q 0"; expected one without spaces' in line
     code, line = fails(evaluate, evaluate.EvaluateConfig, f"--run={made}/run.trec")
     assert code == 2 and "expected one of --qrels, --positives, and --questions with --collection" in line
     (tmp_path / "few.jsonl").write_text('{"_id": "p0", "text": "oak"}\n')
@@ -302,6 +314,10 @@ def test_a_run_of_other_questions(made: Path, tmp_path: Path, capsys: pytest.Cap
         flags = [f"--run={made}/run.trec", f"--qrels={tmp_path}/{name}", f"--output_dir={tmp_path}"]
         assert run(evaluate.main, evaluate.EvaluateConfig, flags) == 3
         assert f"run.trec: none of the questions of {tmp_path}/{name}; expected" in capsys.readouterr().err
+    (tmp_path / "other.trec").write_text("other Q0 p1 1 1.0 x\n")
+    flags = [f"--run={made}/run.trec", f"--qrels={made}/qrels.tsv", f"--output_dir={tmp_path}"]
+    assert run(evaluate.main, evaluate.EvaluateConfig, [*flags, f"--other_run={tmp_path}/other.trec"]) == 3
+    assert "other.trec: none of the questions of" in capsys.readouterr().err
 
 
 def test_results_of_answers_do_not_outlive_them(made: Path, tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def _question(line: bytes, where: str, number: int) -> Question:
 def _positive_ids(record: dict[str, Any], where: str) -> tuple[str, ...]:
     contexts = _list(record, "positive_ctxs", where)
     of_contexts = (
-        next((context[key] for key in _PASSAGE_ID_KEYS if context.get(key) is not None), None)
+        next((context[key] for key in _PASSAGE_ID_KEYS if context.get(key) is not None), "")
         for context in contexts
         if isinstance(context, dict)
     )
     ids = _list(record, "positive_ids", where) or of_contexts
-    return tuple(_id(passage_id, where) for passage_id in ids if passage_id is not None)
+    return tuple(_id(passage_id, where) for passage_id in ids if passage_id not in (None, ""))
 
 
 def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:

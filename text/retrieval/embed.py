@@ -86,7 +86,8 @@ class Embedder:
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged, or not of a model that can be loaded.
-            ValueError: ``side`` or ``precision`` is another word, there is no such device, or none for "int8".
+            ValueError: ``side`` or ``precision`` is another word, ``max_length`` more than the encoder takes, there is
+                no such device, or none for "int8".
         """
         if side not in SIDES or precision not in PRECISIONS:
             raise ValueError(f'side "{side}", precision "{precision}"; expected one of {SIDES}, and of {PRECISIONS}')
@@ -100,6 +101,8 @@ class Embedder:
             entries = f"{tokenizer.get_vocab_size()} entries, the encoder {encoder.config.vocab_size}"
             raise ArtifactError(f"{inner}: the tokenizer has {entries}; expected those of one model")
         max_length = int(max_length or run.get(f"{side}_max_length") or encoder.max_length)
+        if max_length > encoder.max_length:
+            raise ValueError(f"max_length is {max_length}; the encoder in {inner} takes at most {encoder.max_length}")
         prompts = (encoder.config.prompts.get(name) for name in _PROMPTS[side])
         prompt = next((prompt for prompt in prompts if prompt is not None), "")
         encoder = {"float32": lambda same: same, "bfloat16": to_bfloat16, "int8": quantize_int8}[precision](encoder)
