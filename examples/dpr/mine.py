@@ -105,11 +105,11 @@ def main(config: MineConfig) -> None:
     assert output is not None
     outputs = [output, f"{output}.rejected.jsonl", f"{output}.summary.json"]
     check_files([config.rows, config.collection, *config.runs], outputs, overwrite=config.overwrite)
-    if config.model is not None:
-        config = searched(config)
     collection = PassageCollection(config.collection)
     file = DPRFile(config.rows, collection)
     tally, random = Tally(left_out(file)), Random(config.seed)
+    if config.model is not None:
+        config = searched(config)
     with (
         atomic_write(output) as rows,
         atomic_write(f"{output}.rejected.jsonl") as rejects,
