@@ -121,6 +121,11 @@ def one_line(error: BaseException) -> str:
     return from_worker[-1] if from_worker else message.split("\n")[0]
 
 
+def shown(text: str) -> str:
+    """Text from data for a terminal, with escapes for the control characters that it would obey."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
+
+
 @contextmanager
 def signals_as_errors(then: str = "the same command goes on where this one ended") -> Iterator[None]:
     """SIGTERM and SIGINT raise ``InterruptedRun``, so that what is open is closed."""

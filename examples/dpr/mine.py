@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from examples.dpr import search
-from examples.dpr.cli import UsageError, run
+from examples.dpr.cli import UsageError, run, shown
 from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, left_out, told, with_contexts
 from text.artifacts import atomic_write, write_json
@@ -261,8 +261,9 @@ def report(config: MineConfig, tally: Tally) -> None:
     for reason, count in tally.rejected.most_common():
         print(f"{count:>10} {tally.rejected_of_short[reason]:>14}  {reason}")
     for row, negative in tally.sample:
-        print(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}")
-        print(f"negative  {negative.passage.text[:200]}  [{negative.source} {negative.rank}, {negative.score:.4f}]")
+        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}]"
+        print(shown(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}"))
+        print(shown(f"negative  {negative.passage.text[:200]}  {place}"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from examples.dpr.cli import UsageError, check_at_least, run
+from examples.dpr.cli import UsageError, check_at_least, run, shown
 from examples.dpr.paths import check_files, check_readable
 from text.artifacts import sha256
 from text.datasets import PassageCollection, read_questions
@@ -178,7 +178,7 @@ def answer(config: SearchConfig, retriever: Retriever) -> None:
             [found] = retriever.search([line.strip()], min(config.k, 5))
             for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
                 passage = collection.find(passage_id)
-                print(f"\n{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]\n    {passage.text}")
+                print(shown(f"\n{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]\n    {passage.text}"))
         print("\nquestion: ", end="", flush=True)
     print()
 

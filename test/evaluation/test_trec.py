@@ -47,6 +47,11 @@ def test_qrels_of_both_forms(tmp_path: Path, content: str) -> None:
     assert read_qrels(tmp_path / "marked") == read_qrels(tmp_path / "qrels")
 
 
+def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tdoc 7\t1\nq 2\td\t 0\n")
+    assert read_qrels(tmp_path / "qrels.tsv") == {"q1": {"doc 7": 1}, "q 2": {"d": 0}}
+
+
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [

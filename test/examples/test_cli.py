@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.dpr.cli import UsageError, parse, run
+from examples.dpr.cli import UsageError, parse, run, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +84,7 @@ def test_help_has_its_name_and_sentence(capsys: pytest.CaptureFixture[str]) -> N
     assert "FOLDER [FOLDER ...]" in shown
     assert "Where to look." in shown
     assert "--folders" not in shown
+
+
+def test_g8_a_terminal_obeys_nothing_in_texts() -> None:
+    assert shown("a\x1b]0;b\x07 c\td\ne \u00e9\x9b\r") == r"a\x1b]0;b\x07 c" + "\td\ne \u00e9" + r"\x9b\r"

@@ -21,16 +21,19 @@ Run = dict[str, dict[str, float]]
 
 
 def read_qrels(path: str | os.PathLike[str]) -> Qrels:
-    """Either form.
+    """Either form; where BEIR's header has tabs, so has each line, and an id may hold spaces.
 
     Raises:
         DataError: A line has another form, or a pair stands twice; with path and line.
         OSError: The file cannot be read.
     """
     qrels: Qrels = {}
-    for number, where, fields in _lines(path):
+    separator = None
+    for number, where, line in _lines(path):
+        fields = [field.strip() for field in line.split(separator)]
         if number == 1 and len(fields) == 3 and not _is_integer(fields[2]):
-            continue  # a header
+            separator = "\t" if "\t" in line else None
+            continue
         if len(fields) not in (3, 4) or not _is_integer(fields[-1]):
             raise DataError(f"{where}: {' '.join(fields)[:100]}; expected question, passage and relevance")
         _add(qrels, where, fields[0], fields[-2], int(fields[-1]))
@@ -45,7 +48,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         OSError: The file cannot be read.
     """
     run: Run = {}
-    for _, where, fields in _lines(path):
+    for _, where, line in _lines(path):
+        fields = line.split()
         if len(fields) != 6 or (score := _number(fields[4])) is None:
             raise DataError(f"{where}: {' '.join(fields)[:100]}; expected question, Q0, passage, rank, score and name")
         _add(run, where, fields[0], fields[2], score)
@@ -77,16 +81,16 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     return [passage_id for _, passage_id in sorted(((s, p) for p, s in scores.items()), reverse=True)]
 
 
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Number, place and fields of each line that has any."""
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
+    """Number, place and text of each line that has any."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, content in enumerate(file, start=1):
             try:
-                fields = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
+                line = content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError:
                 raise DataError(f"{Path(path)}:{number}: not UTF-8; expected UTF-8") from None
-            if fields:
-                yield number, f"{Path(path)}:{number}", fields
+            if line:
+                yield number, f"{Path(path)}:{number}", line
 
 
 def _add(table: dict[str, dict], where: str, question_id: str, passage_id: str, value: float) -> None:
