@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -115,7 +116,8 @@ def test_d23_one_run_per_folder(tmp_path: Path, ends) -> None:
     (folder / "mine.tmp").write_text("not ours")
     assert attempt(folder) == 0  # its lock went with it
     log = folder.with_suffix(".log").read_text()
-    assert f"{folder}: removed 2 temporary files of a run that was killed" in log
+    removed = re.search(rf"^{folder}: removed (\d+) temporary files of a run that was killed$", log, flags=re.MULTILINE)
+    assert removed and int(removed[1]) >= 2, log  # it may have been killed while it wrote another
     assert not list(folder.rglob(".dpr-text-*")) and (folder / "mine.tmp").exists()
 
 
