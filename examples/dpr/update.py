@@ -13,6 +13,7 @@ from pathlib import Path
 from examples.dpr.cli import UsageError, run
 from examples.dpr.paths import check_files
 from text.datasets import PassageCollection, update_collection
+from text.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,27 @@ def main(config: UpdateConfig) -> None:
     """Writes the new state."""
     assert config.collection is not None and config.output is not None
     check_files([config.collection, config.upsert, config.delete], [config.output], overwrite=config.overwrite)
-    ids = Path(config.delete).read_text(encoding="utf-8").splitlines() if config.delete is not None else []
+    ids = read_ids(config.delete) if config.delete is not None else set()
     counts = update_collection(
         PassageCollection(config.collection),
         config.output,
         upserts=PassageCollection(config.upsert) if config.upsert is not None else (),
-        deletes={line.strip() for line in ids if line.strip()},
+        deletes=ids,
     )
     print(f"{config.output}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+
+
+def read_ids(path: str) -> set[str]:
+    """Ids, one a line; blank lines are passed over.
+
+    Raises:
+        DataError: It is not text.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; expected an id a line") from None
+    return {line.strip() for line in lines if line.strip()}
 
 
 if __name__ == "__main__":

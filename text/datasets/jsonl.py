@@ -52,6 +52,7 @@ class JsonlFile:
         self.plain_path = plain_file(self.path)
         """Where the rows are: the file itself, or what it was converted to."""
         self._state = _state(os.stat(self.plain_path))
+        self._state_of_path = _state(os.stat(self.path))
         self._index: Path | None = None
         if self._state[0] >= INDEXED_BYTES:
             with suppress(PermissionError):  # no folder for it: it is made anew each time
@@ -83,14 +84,19 @@ class JsonlFile:
         """Opens the file to read rows from it.
 
         Raises:
-            DataError: The file is not the one that was there at first: size or time of change differ.
+            DataError: The file is not the one that was there at first: size or time of change differ. Or what it was
+                converted to is gone.
         """
-        descriptor = os.open(self.plain_path, os.O_RDONLY)
+        changed = f"{self.path}:1 (byte 0): the file has changed since it was first read; expected it as it was"
+        if _state(os.stat(self.path)) != self._state_of_path:
+            raise DataError(changed)
+        try:
+            descriptor = os.open(self.plain_path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise DataError(f"{self.path}: {self.plain_path} was removed; expected it to stay during a run") from None
         try:
             if _state(os.fstat(descriptor)) != self._state:
-                raise DataError(
-                    f"{self.path}:1 (byte 0): the file has changed since it was first read; expected it as it was"
-                )
+                raise DataError(changed)
             yield RowReader(self, descriptor)
         finally:
             os.close(descriptor)

@@ -122,7 +122,7 @@ def parse_row(record: Object, collection: Collection | None = None, score_key: s
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     question, answers = _question(record), _answers(record)
-    if "positive_ids" in record:
+    if record.get("positive_ids") is not None:
         if score_key is not None:
             raise FieldError(f"positive_ids: passages without {score_key}; expected positive_ctxs that have it")
         makers = {name: _by_id(collection, name) for name in ID_POOLS}
@@ -163,7 +163,7 @@ def check_row(
     row = parse_row(record, collection, score_key)
     answers = record.get("answers")
     counts["blank answers, left out"] += len(answers) - len(row.answers) if type(answers) is Array else 0
-    names = (ID_POOLS if "positive_ids" in record else POOLS)[1:]
+    names = (ID_POOLS if record.get("positive_ids") is not None else POOLS)[1:]
     for name in names:
         counts[f"rows without {name}"] += record.get(name) is None
     return row.hard_negatives.count(names[0], counts), row.other_negatives.count(names[1], counts)

@@ -84,7 +84,9 @@ def _python_list(literal: str, where: str) -> list[str]:
         answers = ast.literal_eval(literal)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         answers = None
-    return _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
+    found = _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
+    _check_unicode(found, where)
+    return found
 
 
 def _of_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
@@ -107,7 +109,19 @@ def _question(line: bytes, where: str, number: int) -> Question:
     name = next((record[key] for key in _ID_KEYS if record.get(key) is not None), number)
     answers = _strings(record.get("answers") or [], f"{where}: answers are no list of strings; expected {_FORM}")
     is_regular_expression = bool(record.get("answer_is_regex"))
-    return Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
+    question = Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
+    _check_unicode([question.question_id, text, *answers, *question.positive_ids], where)
+    return question
+
+
+def _check_unicode(texts: list[str], where: str) -> None:
+    """Refuses half a character, which JSON's and Python's escapes can say and no file can hold."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        found = ascii(error.object[error.start])
+        raise DataError(f"{where}: lone surrogate {found}; expected Unicode text") from None
 
 
 def _positive_ids(record: dict[str, Any], where: str) -> tuple[str, ...]:

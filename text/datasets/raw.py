@@ -7,6 +7,7 @@ error. A compressed file that is cut or followed by something else is an error, 
 from __future__ import annotations
 
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
 _HEAD_BYTES = 4096
 _READ_BYTES = 1 << 20
-_PACKED_BYTES = 1 << 16  # a few of them can unpack to a thousand times as many
+_PACKED_BYTES = {"gzip": 1 << 16, "zstd": 1 << 10}
+"""Read at once: they can unpack to a thousand times as many, and to thirty thousand times."""
 
 
 class Form(NamedTuple):
@@ -39,8 +41,10 @@ def form_of(path: str) -> Form:
 
     Raises:
         DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is a pipe, which gives its content once.
     """
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        raise OSError(f"{path}: a pipe, which can be read once; expected a file")
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     compression = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
@@ -95,7 +99,7 @@ def _read(path: str, size: int, progress: tqdm | None) -> Iterator[bytes]:
 def _unpacked(path: str, compression: str, progress: tqdm | None) -> Iterator[bytes]:
     """Both formats allow several compressed parts one after another."""
     unpacker, place = None, 0
-    for chunk in _read(path, _PACKED_BYTES, progress):
+    for chunk in _read(path, _PACKED_BYTES[compression], progress):
         rest = chunk
         while rest:
             unpacker = unpacker or _unpacker(compression)

@@ -66,13 +66,15 @@ def sidecar(path: str | os.PathLike[str], kind: str, make: Callable[[Path], None
 def find_sidecar(path: str | os.PathLike[str], kind: str) -> Path | None:
     """The sidecar of one kind of a data file, where it was made before."""
     name = _name(path, data_key(path), kind)
-    return next((folder / name for folder in _folders(path) if (folder / name).is_file()), None)
+    # os.path, to which a folder that must not be looked into has no files.
+    return next((folder / name for folder in _folders(path) if os.path.isfile(folder / name)), None)
 
 
 def _folders(path: str | os.PathLike[str]) -> list[Path]:
     real = Path(path).resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return [real.parent / _FOLDER, cache / "dpr-text" / hashlib.sha256(os.fsencode(real.parent)).hexdigest()[:16]]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    of_parent = cache / "dpr-text" / hashlib.sha256(os.fsencode(real.parent)).hexdigest()[:16]
+    return [real.parent / _FOLDER, *([of_parent] if cache.is_absolute() else [])]  # a user may have no home
 
 
 def _name(path: str | os.PathLike[str], key: str, kind: str) -> str:

@@ -103,7 +103,9 @@ def _max_seq_length(folder: Path) -> int | None:
 
 
 def _prompts(path: Path) -> dict[str, str]:
-    prompts = read_json(path).get("prompts") or {} if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
+    expect(path, settings, {"truncate_dim": None})
+    prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}; expected texts by name")
     return prompts

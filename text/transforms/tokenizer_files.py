@@ -66,9 +66,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             raise ArtifactError(f"{file}: not a tokenizer ({error}); expected the form of tokenizers") from None
     for vocab, merges in _BYTE_LEVEL_BPE:
         if (path / vocab).is_file() and (path / merges).is_file():
-            return _load_byte_level_bpe(path / vocab, path / merges)
+            return _as_told_beside(path, _load_byte_level_bpe(path / vocab, path / merges))
     if (path / "vocab.txt").is_file():
-        return _load_word_piece(path / "vocab.txt")
+        return _as_told_beside(path, _load_word_piece(path / "vocab.txt"))
     raise FileNotFoundError(
         f"{path}: no tokenizer; expected tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, "
         "or vocab.txt"
@@ -190,6 +190,24 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls_id is not None and sep_id is not None
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
+    return tokenizer
+
+
+def _as_told_beside(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
+    """The same, if the files beside its vocabulary change nothing: without ``tokenizer.json``, that is not built.
+
+    Raises:
+        ArtifactError: There are more tokens in them, or a space goes before each text.
+    """
+    options, added = (_tokenizer_config(folder / name) for name in ("tokenizer_config.json", "added_tokens.json"))
+    try:
+        decoder = {token["content"]: int(i) for i, token in options.get("added_tokens_decoder", {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ArtifactError(f"{folder}/tokenizer_config.json: added_tokens_decoder; expected tokens by id") from None
+    more = [token for token, i in {**decoder, **added}.items() if tokenizer.token_to_id(token) != i]
+    if more or options.get("add_prefix_space", False):
+        found = f"token {more[0]} beside the vocabulary" if more else "add_prefix_space is true"
+        raise ArtifactError(f"{folder}: {found}; expected a tokenizer.json with it, as transformers saves")
     return tokenizer
 
 
