@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,27 @@ def test_unpacked_is_what_was_packed(tmp_path: Path, content: bytes, suffix: str
 def test_form_is_read_from_the_content(tmp_path: Path) -> None:
     for content, is_array in ((b"{}", False), (b" \n[{}]", True), (b"\xef\xbb\xbf[]", True), (b"", False)):
         assert form_of(write(tmp_path / "x", content)) == Form(None, is_array)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe: a pipe, which can be read once; expected a file"):
+        form_of(str(tmp_path / "pipe"))
+
+
+def test_a23_a_compressed_file_that_changes_or_loses_its_conversion(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
+    rows = JsonlFile(path)
+    Path(rows.plain_path).unlink()
+    with pytest.raises(DataError, match=r"was removed; expected it to stay during a run"), rows.open():
+        pass
+    rows = JsonlFile(path)
+    write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS[:-1]))
+    with pytest.raises(DataError, match="the file has changed since it was first read"), rows.open():
+        pass
+
+
+def test_a13_little_that_unpacks_to_much_comes_in_pieces(tmp_path: Path) -> None:
+    path = write(tmp_path / "spaces.jsonl.zst", zstandard.compress(b" " * (200 << 20)))
+    sizes = [len(chunk) for chunk in read_chunks(path, form_of(path))]
+    assert sum(sizes) == 200 << 20 and max(sizes) <= 64 << 20

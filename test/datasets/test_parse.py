@@ -254,6 +254,11 @@ def test_b10_passage_id_absent(fields: dict[str, Any]) -> None:
     assert parse(record(positive_ctxs=[passage(**fields)]))[0].positives[0].passage_id == ""
 
 
+def test_an_absent_pool_of_ids_may_be_null() -> None:
+    row = record(positive_ids=None)
+    assert parse(row)[0].positives and check(row, Counter()) == check(record(), Counter())
+
+
 def test_b10_first_key_that_is_there_counts() -> None:
     row = record(positive_ctxs=[passage(docidx=4, id="3", psg_id="2", passage_id=None)])
     assert parse(row)[0].positives[0].passage_id == "2"

@@ -80,6 +80,8 @@ def test_training_rows_say_what_answers(tmp_path: Path) -> None:
         ),
         ("\n", r": no questions; expected one a line"),
         ('{"question": "q", "positive_ctxs": 5}\n', r":1 \(byte 0\): positive_ctxs is 5; expected a list"),
+        ('{"question": "q\\ud800"}\n', r":1 \(byte 0\): lone surrogate '\\ud800'; expected Unicode text"),
+        ("q\t['a\\ud800']\n", r":1: lone surrogate '\\ud800'; expected Unicode text"),
         ('{"question": "q", "positive_ids": "12"}\n', r":1 \(byte 0\): positive_ids is 12; expected a list"),
         ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\): id is True; expected a string or an integer"),
         ('{"question": "q", "id": 1.0}\n', r":1 \(byte 0\): id is 1.0; expected a string or an integer"),

@@ -156,3 +156,9 @@ def test_several_processes_make_it_at_once(data: Path) -> None:
     [path] = (data.parent / ".dpr-text").iterdir()
     assert path.stat().st_size == 1_000_000
     assert stat.S_IMODE(path.stat().st_mode) & 0o444
+
+
+def test_without_a_home_beside_the_data_alone(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    assert sidecar(data, "index", shout).parent == data.parent / ".dpr-text"

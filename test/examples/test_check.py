@@ -124,3 +124,11 @@ def test_real_data_as_a_command(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "note: 951 questions of valid are in train, too" in done.stdout
+
+
+def test_f7_the_picture_takes_no_file_of_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "train.jsonl").read_bytes()
+    flags = [f"--data_path={folder}", f"--picture={folder}/train.jsonl"]
+    assert run(check.main, check.CheckConfig, flags) == 2
+    assert "train.jsonl is read, too; expected an output of its own" in capsys.readouterr().err
+    assert (folder / "train.jsonl").read_bytes() == before

@@ -192,6 +192,9 @@ def test_updated_and_encoded_where_it_changed(made: Path, tmp_path: Path, capsys
     ]
     assert run(update.main, update.UpdateConfig, [*flags, f"--delete={tmp_path}/ids.txt"]) == 0
     assert "1 added, 1 replaced, 2 deleted, 27 unchanged" in capsys.readouterr().out
+    (tmp_path / "ids.txt").write_bytes(b"caf\xe9\n")
+    assert run(update.main, update.UpdateConfig, [*flags, f"--delete={tmp_path}/ids.txt", "--overwrite"]) == 3
+    assert "ids.txt: not UTF-8; expected an id a line" in capsys.readouterr().err
     flags = [f"--model={made}/model", f"--collection={tmp_path}/new.jsonl", f"--reuse={made}/embeddings"]
     assert run(encode.main, encode.EncodeConfig, [*flags, f"--output_dir={tmp_path}/e"]) == 0
     assert len(EmbeddingShards(tmp_path / "e")) == 29

@@ -238,6 +238,7 @@ DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_functio
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is true; expected false"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, 'transformer_task is "fill-mask"; expected'),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, 'prompts is {"query": 3}; expected texts'),
+        ("config_sentence_transformers.json", {"truncate_dim": 32}, "truncate_dim is 32; expected null"),
         ("config_sentence_transformers.json", {"prompts": "q: "}, 'prompts is "q: "; expected texts by name'),
     ],
 )

@@ -248,6 +248,10 @@ def test_the_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path
         ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: a list"),
         ("tokenizer_config.json", '{"do_lower_case": "no"}', 'do_lower_case is "no"'),
+        ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space is true; expected a tokenizer.json"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"99": {"content": "[Q]"}}}', "token [Q] beside the voc"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"a": 1}}', "expected tokens by id"),
+        ("added_tokens.json", '{"[Q]": 99}', "token [Q] beside the vocabulary; expected a tokenizer.json"),
     ],
 )
 def test_a_vocabulary_that_is_wrong(vocabulary: Path, file, content, message):
