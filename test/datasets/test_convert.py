@@ -212,7 +212,7 @@ def test_form_is_read_from_the_content(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="pipe: a pipe, which can be read once; expected a file"):
+    with pytest.raises(ValueError, match="pipe: a pipe, which can be read once; expected a file"):
         form_of(str(tmp_path / "pipe"))
 
 

@@ -41,10 +41,11 @@ def form_of(path: str) -> Form:
 
     Raises:
         DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
-        OSError: It cannot be read, or is a pipe, which gives its content once.
+        ValueError: It is a pipe, which gives its content once.
+        OSError: It cannot be read.
     """
     if stat.S_ISFIFO(os.stat(path).st_mode):
-        raise OSError(f"{path}: a pipe, which can be read once; expected a file")
+        raise ValueError(f"{path}: a pipe, which can be read once; expected a file")
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     compression = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
