@@ -148,8 +148,10 @@ def build_tokenizer(config: DPRConfig, train_pipe: DPRDataPipe, checkpoint: str 
 def check_encoder(name: str) -> None:
     """
     Raises:
-        UsageError: It is neither there nor a size.
+        UsageError: It is neither there nor a size, or is the folder of a run, which holds the model's.
     """
+    if os.path.isdir(os.path.join(name, "model", "question_encoder")):
+        raise UsageError(f"--encoder is {name}, the folder of a run; expected {os.path.join(name, 'model')}")
     if name not in SIZES and not os.path.exists(name):
         raise UsageError(f"--encoder is {name}; expected a folder or file, or one of {', '.join(SIZES)}")
 
@@ -229,6 +231,8 @@ def check_numbers(config: DPRConfig, pipe: DPRDataPipe, model: BiEncoder) -> Non
         raise UsageError(
             f"--validate_every_n_steps is {config.validate_every_n_steps}; expected at most {num_steps}, all of the run"
         )
+    if config.warmup_steps > num_steps:
+        say(f"note: --warmup_steps is {config.warmup_steps}, the run has {num_steps}: its learning rate stays small")
     assert isinstance(model.question_encoder, RobertaEncoder)
     width = model.question_encoder.embedding_dim
     if config.matryoshka_dims and not 1 <= min(config.matryoshka_dims) <= max(config.matryoshka_dims) <= width:

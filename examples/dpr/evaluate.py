@@ -191,7 +191,10 @@ def _judgements(config: EvaluateConfig) -> dict[str, dict[str, int]]:
 def _read(config: EvaluateConfig, path: str, fuse_with: str | None = None) -> Run:
     found = read_run(path)
     if fuse_with is not None:
-        found = fuse([found, read_run(fuse_with)])
+        other = read_run(fuse_with)
+        if not found.keys() & other.keys():
+            raise DataError(f"{fuse_with}: none of the questions of {path}; expected a run of these")
+        found = fuse([found, other])
     return without_self_matches(found) if config.drop_self_matches else found
 
 

@@ -25,13 +25,14 @@ from examples.dpr import search
 from examples.dpr.cli import UsageError, run, shown
 from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, left_out, told, with_contexts
-from text.artifacts import atomic_write, write_json
+from text.artifacts import atomic_write, sha256, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
 from text.datasets.rows import BLANK
-from text.errors import DataError
+from text.errors import ArtifactError, DataError
 from text.evaluation import Run, read_run
 from text.records import Passage
 from text.retrieval import Filters, Negative, Rejected, Source, mine
+from text.retrieval.shards import read_plan
 
 _AUDITED = 10
 
@@ -127,8 +128,14 @@ def main(config: MineConfig) -> None:
 
 
 def searched(config: MineConfig) -> MineConfig:
-    """The same, with a run of the model instead of the model."""
-    assert config.model is not None and config.embeddings is not None
+    """The same, with a run of the model instead of the model.
+
+    Raises:
+        ArtifactError: Another collection was encoded.
+    """
+    assert config.model is not None and config.embeddings is not None and config.collection is not None
+    if read_plan(config.embeddings).collection["sha256"] != sha256(config.collection):
+        raise ArtifactError(f"{config.embeddings}: not of {config.collection}; expected the collection it was made of")
     found = f"{config.output}.trec"
     search.main(
         search.SearchConfig(

@@ -101,7 +101,7 @@ def test_rows_of_one_title_stand_together_in_their_order(made: Path, tmp_path: P
     assert [row["qid"] for row in read(tmp_path / "hard.jsonl")] == ["q1", "q3", "q0", "q2", "q4"]
 
 
-def test_of_a_model_then_of_its_run(made: Path, tmp_path: Path) -> None:
+def test_of_a_model_then_of_its_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "model", seed=0)
     by = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
     encoding = [by[0], f"--collection={made}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
@@ -110,6 +110,12 @@ def test_of_a_model_then_of_its_run(made: Path, tmp_path: Path) -> None:
     assert run(mine.main, mine.MineConfig, first) == 0
     assert {"q7", "q0"} < set(read_run(tmp_path / "first.jsonl.trec"))
     assert all(f"p{n}" in read_run(tmp_path / "first.jsonl.trec")[f"q{n}"] for n in range(8))
+    (tmp_path / "other.jsonl").write_text('{"_id": "p0", "text": "oak"}\n')
+    other = [first[0], f"--collection={tmp_path}/other.jsonl", f"--output={tmp_path}/o.jsonl", *first[3:]]
+    assert run(mine.main, mine.MineConfig, other) == 5
+    other[3] = f"--model={tmp_path}"  # as of a run
+    assert run(mine.main, mine.MineConfig, [*first[:2], *other[2:]]) == 2
+    assert f"{tmp_path}: the folder of a run; expected {tmp_path}/model" in capsys.readouterr().err
     runs = f"--runs=[{tmp_path}/first.jsonl.trec]"
     again = flags(made, tmp_path / "again.jsonl", runs, "--num=[2]", "--last_rank=9", "--relative_margin=0")
     assert run(mine.main, mine.MineConfig, again) == 0

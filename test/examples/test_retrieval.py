@@ -321,6 +321,8 @@ def test_a_run_of_other_questions(made: Path, tmp_path: Path, capsys: pytest.Cap
     flags = [f"--run={made}/run.trec", f"--qrels={made}/qrels.tsv", f"--output_dir={tmp_path}"]
     assert run(evaluate.main, evaluate.EvaluateConfig, [*flags, f"--other_run={tmp_path}/other.trec"]) == 3
     assert "other.trec: none of the questions of" in capsys.readouterr().err
+    assert run(evaluate.main, evaluate.EvaluateConfig, [*flags, f"--fuse_with={tmp_path}/other.trec"]) == 3
+    assert f"other.trec: none of the questions of {made}/run.trec" in capsys.readouterr().err
 
 
 def test_results_of_answers_do_not_outlive_them(made: Path, tmp_path: Path) -> None:

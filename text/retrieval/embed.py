@@ -116,6 +116,8 @@ class Embedder:
 
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
         """Questions, or passages, (N, L)."""
+        if isinstance(texts, str):
+            raise ValueError("texts is a string; expected a list of them")
         parts = [text if isinstance(text, str) else title_and_text(text, self.titles) for text in texts]
         return self.tokenize_texts(parts)
 
@@ -176,6 +178,8 @@ def _settings_of_run(folder: Path) -> dict[str, Any]:
 
 def _encoder_folder(folder: Path, side: str) -> Path:
     """Where the encoder of one side lies."""
+    if (folder / "model" / "question_encoder").is_dir():
+        raise FileNotFoundError(f"{folder}: the folder of a run; expected {folder / 'model'}")
     own = folder / f"{side}_encoder"
     shared = folder / "question_encoder"
     return own if own.is_dir() else shared if shared.is_dir() else folder
