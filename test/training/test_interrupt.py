@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.utilities import rank_zero_only
 from torch import multiprocessing
 
 from test.training.conftest import Run
@@ -276,15 +277,26 @@ def test_d5_a_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int
 
 
 def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -> None:
+    """Goes on where there is a checkpoint; a signal to rank 1 comes at the nth call, at none if that is 0."""
     ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update(ranks | torchrun)
+    # Lightning reads it when it is imported, which under torchrun comes after the environment.
+    rank_zero_only.rank = rank  # pyright: ignore[reportFunctionMemberAccess]
     torch.set_num_threads(1)
     callbacks = [SignalAt(hook, n)] if rank == 1 else []
+    begin = go_on if (folder / "last.ckpt").exists() else lambda *args, **options: make(*args, **options).fit()
     try:
-        make(rows, folder, *callbacks, devices=2, strategy="ddp").fit()
+        begin(rows, folder, *callbacks, devices=2, strategy="ddp")
     except InterruptedRun as error:
         (folder / f"rank{rank}.txt").write_text(str(error))
+
+
+def on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(on_rank, (rows, folder, port, hook, n), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @pytest.mark.slow
@@ -295,12 +307,14 @@ def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -
         ("on_validation_batch_start", 5, 3),  # with the sanity check's two
     ],
 )
-def test_d5_ranks_stop_at_the_same_step(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(on_rank, (rows, tmp_path, port, hook, n), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    told = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+def test_d5_ranks_stop_at_the_same_step_and_go_on(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    on_two_ranks(rows, whole, hook, 0)
+    folder.mkdir()
+    on_two_ranks(rows, folder, hook, n)
+    told = [(folder / f"rank{rank}.txt").read_text() for rank in (0, 1)]
     assert told[0].startswith(f"stopped by a signal to another rank after step {step}; saved")
     assert told[1].startswith(f"stopped by SIGTERM after step {step}; saved")
-    assert AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["global_step"] == step
+    assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == step
+    on_two_ranks(rows, folder, hook, 0)
+    assert_same_run(whole, folder)

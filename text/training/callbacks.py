@@ -141,4 +141,4 @@ def _of_all_ranks(state: Tensor) -> Tensor:
 
 def _of_this_rank(states: Tensor) -> Tensor:
     """Of fewer ranks than there are now, one serves several."""
-    return states.cpu()[this_rank() % len(states)]
+    return states.cpu()[this_rank() % len(states)].clone()  # torch misreads a state that is a view of several
