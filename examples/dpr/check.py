@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from examples.dpr.cli import check_at_least, run
 from examples.dpr.lengths import Lengths, bins, measure, sample
-from examples.dpr.paths import check_readable, check_writable
+from examples.dpr.paths import check_files
 from examples.dpr.splits import STAGES, TINY_SET, find_split
 from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe, PassageCollection
@@ -90,9 +90,7 @@ def main(config: CheckConfig) -> None:
 def build_pipes(config: CheckConfig) -> dict[str, DPRDataPipe]:
     """The splits, each row checked."""
     paths = {stage: find_split(config.data_path, stage) for stage in STAGES}
-    for path in (*paths.values(), *([config.passages] if config.passages else [])):
-        check_readable(path)
-    check_writable(config.picture, [*paths.values(), *([config.passages] if config.passages else [])], overwrite=True)
+    check_files([*paths.values(), config.passages], [config.picture], overwrite=True)
     passages = PassageCollection(config.passages) if config.passages else None
     return {
         stage: DPRDataPipe(

@@ -33,9 +33,9 @@ def left_out(file: DPRFile) -> Counter[str]:
     return counts
 
 
-def told(left_out: Counter[str]) -> str:
-    """The same at the end of a line; nothing where there are none."""
-    return "".join(f", {count} left out ({reason})" for reason, count in left_out.items())
+def told(counts: Counter[str]) -> str:
+    """What ``left_out`` found, at the end of a line; nothing where there are none."""
+    return "".join(f", {count} left out ({reason})" for reason, count in counts.items())
 
 
 def with_contexts(record: Record, positives: Sequence[Record], hard_negatives: Sequence[Record]) -> Record:

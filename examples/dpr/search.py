@@ -153,7 +153,7 @@ def write(config: SearchConfig, search: Callable[..., list[Found]]) -> None:
     assert config.questions is not None
     questions = read_questions(config.questions)
     for question in questions:
-        if len(question.question_id.split()) != 1:  # write_run would say so after the search
+        if question.question_id.split() != [question.question_id]:  # write_run would say so after the search
             raise DataError(f'{config.questions}: id "{question.question_id}"; expected one without spaces')
     positives = [question.positive_ids for question in questions]
     if config.with_positives and not any(positives):

@@ -122,7 +122,7 @@ def parse_row(record: Object, collection: Collection | None = None, score_key: s
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     question, answers = _question(record), _answers(record)
-    if record.get("positive_ids") is not None:
+    if _pools_of(record) is ID_POOLS:
         if score_key is not None:
             raise FieldError(f"positive_ids: passages without {score_key}; expected positive_ctxs that have it")
         makers = {name: _by_id(collection, name) for name in ID_POOLS}
@@ -138,6 +138,11 @@ def parse_row(record: Object, collection: Collection | None = None, score_key: s
     positives = [passage for passage in found if passage is not None]
     hard_negatives, other_negatives = (NegativePool(items, to_passage, positives) for items, to_passage in pools[1:])
     return Row(question, answers, positives, hard_negatives, other_negatives)
+
+
+def _pools_of(record: Object) -> tuple[str, ...]:
+    """Names of the pools of a compact row, or of a full one."""
+    return POOLS if record.get("positive_ids") is None else ID_POOLS
 
 
 def check_row(
@@ -163,7 +168,7 @@ def check_row(
     row = parse_row(record, collection, score_key)
     answers = record.get("answers")
     counts["blank answers, left out"] += len(answers) - len(row.answers) if type(answers) is Array else 0
-    names = (ID_POOLS if record.get("positive_ids") is not None else POOLS)[1:]
+    names = _pools_of(record)[1:]
     for name in names:
         counts[f"rows without {name}"] += record.get(name) is None
     return row.hard_negatives.count(names[0], counts), row.other_negatives.count(names[1], counts)

@@ -55,6 +55,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
         raise DataError(f"{Path(path)}: no questions; expected one a line")
     places: dict[str, str] = {}
     for where, question in read:
+        _check_unicode(question, where)
         if not question.text.strip():
             raise DataError(f"{where}: question is blank; expected a question to search for")
         if question.question_id in places:
@@ -84,9 +85,7 @@ def _python_list(literal: str, where: str) -> list[str]:
         answers = ast.literal_eval(literal)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         answers = None
-    found = _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
-    _check_unicode(found, where)
-    return found
+    return _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
 
 
 def _of_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
@@ -109,15 +108,13 @@ def _question(line: bytes, where: str, number: int) -> Question:
     name = next((record[key] for key in _ID_KEYS if record.get(key) is not None), number)
     answers = _strings(record.get("answers") or [], f"{where}: answers are no list of strings; expected {_FORM}")
     is_regular_expression = bool(record.get("answer_is_regex"))
-    question = Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
-    _check_unicode([question.question_id, text, *answers, *question.positive_ids], where)
-    return question
+    return Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
 
 
-def _check_unicode(texts: list[str], where: str) -> None:
+def _check_unicode(question: Question, where: str) -> None:
     """Refuses half a character, which JSON's and Python's escapes can say and no file can hold."""
     try:
-        for text in texts:
+        for text in (question.question_id, question.text, *question.answers, *question.positive_ids):
             text.encode()
     except UnicodeEncodeError as error:
         found = ascii(error.object[error.start])

@@ -67,7 +67,7 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
         for question_id, scores in run.items():
             for rank, passage_id in enumerate(ranked(scores), start=1):
                 for kept in (question_id, passage_id):
-                    if not kept or len(kept.split()) != 1 or kept != kept.strip():
+                    if kept.split() != [kept]:
                         raise ValueError(f'id "{kept}"; expected one without spaces')
                 file.write(f"{question_id} Q0 {passage_id} {rank} {scores[passage_id]!r} {name}\n")
 
