@@ -202,7 +202,8 @@ class DPRConfig:
     log_every_n_steps: int = 10
     """Optimizer steps between rows of metrics.csv."""
     validate_every_n_steps: int | None = None
-    """Optimizer steps between validations; by default, one after each epoch."""
+    """Optimizer steps between validations, each counted as --accumulate_batches batches; by default, one after each
+    epoch."""
     monitor: str = "valid_mrr@10"
     """Figure of the validation by which the best checkpoint is chosen."""
     early_stopping: int | None = None
