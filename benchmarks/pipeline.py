@@ -206,7 +206,7 @@ def triplets(file: str, tokenizer: str) -> dict[str, float]:
 
 def start(file: str, tokenizer: str) -> dict[str, float]:
     """From nothing but the imports to the first batch; then memory over some more."""
-    import text.datasets.jsonl as jsonl
+    import text.datasets.formats.jsonl as jsonl
     from text.datasets import DPRDataPipe
     from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 

@@ -31,8 +31,17 @@ from benchmarks.report import hardware, versions, write_result
 from benchmarks.training import clear_peak, status
 from test.retrieval.conftest import write_shards
 from text.datasets import PassageCollection
-from text.retrieval import Embedder, EmbeddingShards, Found, encode, finish, plan_of, search, start
-from text.retrieval.index import FaissIndex
+from text.retrieval import (
+    Embedder,
+    EmbeddingShards,
+    Found,
+    encode_shards,
+    finish_encoding,
+    plan_encoding,
+    search_exact,
+    start_encoding,
+)
+from text.retrieval.faiss_index import FaissIndex
 
 K = 100
 _WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall leaves bark and the of".split()
@@ -82,10 +91,10 @@ def encoding(folder: Path, rounds: int) -> list[str]:
 
 
 def written(folder: Path, collection: PassageCollection, embedder: Embedder) -> np.ndarray:
-    plan = plan_of(collection, embedder, dtype="float32")
-    start(folder, plan)
-    encode(folder, plan, collection, embedder)
-    finish(folder, plan)
+    plan = plan_encoding(collection, embedder, dtype="float32")
+    start_encoding(folder, plan)
+    encode_shards(folder, plan, collection, embedder)
+    finish_encoding(folder, plan)
     return next(EmbeddingShards(folder).blocks(len(collection)))[1]
 
 
@@ -103,10 +112,10 @@ def searching(folder: Path, num_rows: int, num_questions: int, rounds: int) -> l
         for name in ("float32", "float16", "int8")
     }
     sides: dict[str, Callable[[], Any]] = {
-        "ours, float32": lambda: search(shards["float32"], tensor, K),
+        "ours, float32": lambda: search_exact(shards["float32"], tensor, K),
         "faiss.IndexFlatIP": lambda: flat.search(questions, K),  # pyright: ignore[reportCallIssue]
-        "ours, float16": lambda: search(shards["float16"], tensor, K),
-        "ours, int8": lambda: search(shards["int8"], tensor, K),
+        "ours, float16": lambda: search_exact(shards["float16"], tensor, K),
+        "ours, int8": lambda: search_exact(shards["int8"], tensor, K),
     }
     results = take_turns("search", sides, rounds)
     exact = results["ours, float32"][0].result

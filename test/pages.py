@@ -176,7 +176,7 @@ def _serve(address: str) -> None:
     """Forks for each call of a client."""
     for name in ("examples.dpr.loop", "examples.dpr.check", "examples.dpr.update"):  # the first imports the others
         importlib.import_module(name)
-    for name in ("text.retrieval.index", "text.retrieval.bm25"):
+    for name in ("text.retrieval.faiss_index", "text.retrieval.bm25"):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
 

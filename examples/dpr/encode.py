@@ -22,7 +22,15 @@ from examples.dpr.cli import UsageError, check_at_least, run, signals_as_errors
 from examples.dpr.output import lock_output
 from examples.dpr.paths import check_readable
 from text.datasets import PassageCollection
-from text.retrieval import Embedder, EmbeddingShards, collapse, encode, finish, plan_of, start
+from text.retrieval import (
+    Embedder,
+    EmbeddingShards,
+    encode_shards,
+    finish_encoding,
+    mean_cosine,
+    plan_encoding,
+    start_encoding,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +96,17 @@ def _encode(config: EncodeConfig, rank: int, num_ranks: int) -> None:
     )
     reuse = EmbeddingShards(config.reuse) if config.reuse is not None else None
     sizes = {"shard_rows": config.shard_rows, "block_rows": config.block_rows}
-    plan = plan_of(collection, embedder, dtype=config.dtype, **sizes, reuse=reuse)
+    plan = plan_encoding(collection, embedder, dtype=config.dtype, **sizes, reuse=reuse)
     if rank == 0:
         if config.overwrite:
             _clear(config.output_dir)
-        start(config.output_dir, plan)
+        start_encoding(config.output_dir, plan)
     _wait(num_ranks)
-    encode(config.output_dir, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
+    encode_shards(config.output_dir, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
     _wait(num_ranks)
     if rank == 0:
-        finish(config.output_dir, plan)
-        likeness = collapse(EmbeddingShards(config.output_dir, check_hashes=False))
+        finish_encoding(config.output_dir, plan)
+        likeness = mean_cosine(EmbeddingShards(config.output_dir, check_hashes=False))
         print(f"{config.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
         print(f"mean cosine of two passages: {likeness:.3f}")
         if likeness > 0.99 and plan.num_rows > 1:

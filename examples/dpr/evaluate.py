@@ -27,11 +27,11 @@ from text.evaluation import (
     Run,
     bootstrap_interval,
     evaluate_run,
-    fuse,
+    fuse_runs,
     has_answer,
-    mean,
+    mean_metrics,
     paired_randomization,
-    ranked,
+    rank_passages,
     read_qrels,
     read_run,
     top_k_accuracy,
@@ -149,7 +149,7 @@ def result(question: Question, scores: dict[str, float], collection: PassageColl
         DataError: The collection does not have a passage.
     """
     contexts = []
-    for passage_id in ranked(scores):
+    for passage_id in rank_passages(scores):
         try:
             passage = collection.find(passage_id)
         except KeyError:
@@ -167,14 +167,14 @@ def summary(
 ) -> dict[str, dict[str, float]]:
     """By name of a measure: the mean over questions and where it lies, and how likely the other run's is chance."""
     table = {}
-    for name, value in mean(of_run).items():
+    for name, value in mean_metrics(of_run).items():
         values = [of_question[name] for of_question in of_run.values()]
         low, high = bootstrap_interval(values, num_samples=1000, seed=config.seed)
         table[name] = {"mean": value, "low": low, "high": high}
         if of_other is not None:
             others = [of_other[question][name] for question in of_run]
             p = paired_randomization(values, others, seed=config.seed)
-            table[name] |= {"other": mean(of_other)[name], "p": p}
+            table[name] |= {"other": mean_metrics(of_other)[name], "p": p}
     return table
 
 
@@ -194,7 +194,7 @@ def _read(config: EvaluateConfig, path: str, fuse_with: str | None = None) -> Ru
         other = read_run(fuse_with)
         if not found.keys() & other.keys():
             raise DataError(f"{fuse_with}: none of the questions of {path}; expected a run of these")
-        found = fuse([found, other])
+        found = fuse_runs([found, other])
     return without_self_matches(found) if config.drop_self_matches else found
 
 

@@ -27,11 +27,11 @@ from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, left_out, told, with_contexts
 from text.artifacts import atomic_write, sha256, write_json
 from text.datasets import DPRFile, PassageCollection, read_questions
-from text.datasets.rows import BLANK
+from text.datasets.dpr_file import BLANK
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, read_run
 from text.records import Passage
-from text.retrieval import Filters, Negative, Rejected, Source, mine
+from text.retrieval import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.shards import read_plan
 
 _AUDITED = 10
@@ -215,7 +215,7 @@ def mined(config: MineConfig, file: DPRFile, collection: PassageCollection) -> I
             read = reader.read(row)
             sources = list(_sources(config, runs, question.question_id))
             positives = _best_first(read.positives, sources[0]) if config.best_positive_first else read.positives
-            negatives, rejected = mine(
+            negatives, rejected = choose_hard_negatives(
                 positives,
                 read.answers,
                 sources,

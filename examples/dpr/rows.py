@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from text.datasets import DPRFile
-from text.datasets.parse import ID_POOLS
-from text.datasets.rows import BLANK
+from text.datasets.dpr_file import BLANK
+from text.datasets.formats.dpr_record import ID_POOLS
 from text.errors import DataError
 from text.records import Passage
 

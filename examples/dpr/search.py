@@ -130,7 +130,7 @@ def index_of(config: SearchConfig, shards: EmbeddingShards) -> Index | None:
     if config.index is None:
         return None
     with needs("faiss"):
-        from text.retrieval.index import FaissIndex
+        from text.retrieval.faiss_index import FaissIndex
     folder = Path(config.embeddings, f"index-{config.index.replace(',', '-')}")
     is_there = (folder / "index.json").is_file()
     index = FaissIndex.load(folder, shards) if is_there else FaissIndex.build(shards, config.index, folder)

@@ -21,8 +21,8 @@ from examples.dpr.cli import UsageError, run
 from examples.dpr.paths import check_files
 from examples.dpr.rows import Record, context, left_out, told, with_contexts
 from text.artifacts import atomic_write
-from text.datasets import DPRFile, PassageCollection, windows
-from text.datasets.corpus import beir_line
+from text.datasets import DPRFile, PassageCollection, cut_windows
+from text.datasets.collection import beir_line
 from text.errors import DataError
 
 
@@ -60,7 +60,9 @@ def main(config: WindowsConfig) -> None:
     collection = PassageCollection(config.collection)
     if not len(collection):
         raise DataError(f"{config.collection}: no passages; expected one or more")
-    cut = (windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages"))
+    cut = (
+        cut_windows(each, config.words, config.stride) for each in tqdm(collection, desc="Cutting", unit=" passages")
+    )
     count = _write(folder / "passages.jsonl", map(beir_line, chain.from_iterable(cut)))
     print(f"{folder / 'passages.jsonl'}: {count} windows of {len(collection)} passages")
     if config.rows is not None:
@@ -74,7 +76,7 @@ def rows_of_windows(config: WindowsConfig, file: DPRFile) -> Iterator[Record]:
     """Each usable row, with the windows of its positives for these."""
     with file.open() as reader, file.rows.open() as lines:
         for row in file.usable().tolist():
-            positives = [windows(each, config.words, config.stride) for each in reader.read(row).positives]
+            positives = [cut_windows(each, config.words, config.stride) for each in reader.read(row).positives]
             contexts = [context(each) for each in chain.from_iterable(positives)]
             yield with_contexts(json.loads(lines.read(row)), contexts, [])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from test.datasets.test_corpus import SHARED, there
+from test.datasets.test_collection import SHARED, there
 from text.datasets import Question, read_questions
 from text.errors import DataError
 

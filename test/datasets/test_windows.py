@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text.datasets import windows
+from text.datasets import cut_windows
 from text.records import Passage
 
 
@@ -14,7 +14,7 @@ from text.records import Passage
 def test_all_words_in_as_few_windows_as_the_stride_allows(num_words: int, length: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, length))
     words = [f"w{n}" for n in range(num_words)]
-    found = windows(Passage("p#7", "a title", " \n".join(words)), length, stride)
+    found = cut_windows(Passage("p#7", "a title", " \n".join(words)), length, stride)
     assert [each.passage_id for each in found] == [f"p#7#{n}" for n in range(len(found))]
     assert {each.title for each in found} == {"a title"}
     for number, each in enumerate(found):
@@ -24,10 +24,10 @@ def test_all_words_in_as_few_windows_as_the_stride_allows(num_words: int, length
 
 
 def test_no_id_stays_none() -> None:
-    assert {each.passage_id for each in windows(Passage("", "", "a b c"), 2, 1)} == {""}
+    assert {each.passage_id for each in cut_windows(Passage("", "", "a b c"), 2, 1)} == {""}
 
 
 @pytest.mark.parametrize("stride", [0, 5])
 def test_strides_that_would_lose_words(stride: int) -> None:
     with pytest.raises(ValueError, match=f"stride is {stride}; expected 1 to 4"):
-        windows(Passage("p", "", "a"), 4, stride)
+        cut_windows(Passage("p", "", "a"), 4, stride)

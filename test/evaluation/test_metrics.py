@@ -1,117 +1,114 @@
-"""Ranks and the figures made of them, against a pencil and against sorting."""
+"""Measures of runs: by hand, then against pytrec_eval, which is trec_eval itself."""
 
 from __future__ import annotations
 
+import math
+from random import Random
+
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from text.evaluation.metrics import average_rank, mean_reciprocal_rank, positive_ranks, recall
-
-SCORES = torch.tensor(
-    [
-        [0.1, 0.9, 0.5, 0.5],
-        [0.1, 0.9, 0.5, 0.5],
-        [0.7, 0.7, 0.7, 0.2],
-        [0.4, 0.3, 0.2, 0.1],
-    ]
+from text.errors import DataError
+from text.evaluation import (
+    bootstrap_interval,
+    evaluate_run,
+    fuse_runs,
+    max_passage,
+    mean_metrics,
+    paired_randomization,
+    without_self_matches,
 )
 
-
-def test_positive_ranks_by_hand():
-    # Row 0: behind 0.9. Row 1: behind 0.9 and the equal one before it. Row 2: behind two equal ones.
-    ranks = positive_ranks(SCORES, torch.tensor([2, 3, 2, 3]))
-    assert ranks.tolist() == [1, 2, 2, 3]
+CUT_OFFS = (1, 3, 10)
 
 
-def test_positive_ranks_with_ignore_by_hand():
-    ignore = torch.tensor(
-        [
-            [False, True, False, False],  # what stood ahead
-            [False, False, True, False],  # what stood ahead by the tie
-            [False, False, True, True],  # the positive itself, and one behind it: nothing changes
-            [True, True, True, True],
-        ]
-    )
-    ranks = positive_ranks(SCORES, torch.tensor([2, 3, 2, 3]), ignore=ignore)
-    assert ranks.tolist() == [0, 1, 2, 0]
+def test_by_hand() -> None:
+    qrels = {"q": {"a": 2, "b": 1, "c": 0, "d": 1}}
+    found = evaluate_run(qrels, {"q": {"x": 3.0, "a": 2.0, "c": 1.0, "b": 0.5}}, cut_offs=(1, 3, 4))["q"]
+    ideal = 2 + 1 / math.log2(3) + 1 / 2
+    assert found["ndcg@1"] == found["mrr@1"] == found["recall@1"] == found["precision@1"] == 0
+    assert found["ndcg@3"] == pytest.approx(2 / math.log2(3) / ideal)
+    assert found["ndcg@4"] == pytest.approx((2 / math.log2(3) + 1 / math.log2(5)) / ideal)
+    assert found["mrr@3"] == 0.5
+    assert (found["recall@4"], found["precision@4"]) == (2 / 3, 2 / 4)
+    assert found["map"] == pytest.approx((1 / 2 + 2 / 4) / 3)
 
 
-def test_perfect_and_reversed():
-    perfect = torch.eye(5)
-    assert positive_ranks(perfect, torch.arange(5)).tolist() == [0] * 5
-    assert positive_ranks(-perfect, torch.arange(5)).tolist() == [4] * 5
+def test_e24_questions_that_a_run_does_not_have() -> None:
+    qrels, run = {"q1": {"a": 1}, "q2": {"b": 1}, "unjudged": {"c": 0}}, {"q1": {"a": 1.0}, "other": {"a": 1.0}}
+    assert {question: of["mrr@1"] for question, of in evaluate_run(qrels, run).items()} == {"q1": 1.0, "q2": 0.0}
+    assert list(evaluate_run(qrels, run, skip_missing=True)) == ["q1"]
+    assert mean_metrics(evaluate_run(qrels, run))["map"] == 0.5
+    with pytest.raises(ValueError, match="no question with a relevant passage"):
+        evaluate_run({"q": {"a": 0}}, run)
+    with pytest.raises(ValueError, match="cut_offs are"):
+        evaluate_run(qrels, run, cut_offs=[0])
+    with pytest.raises(ValueError, match="no questions; expected one or more"):
+        mean_metrics({})
 
 
-def test_a_collapsed_encoder_gets_no_credit():
-    # All scores are equal: a positive stands where its column stands.
-    positive_index = torch.tensor([0, 3, 6])
-    assert positive_ranks(torch.full((3, 7), 0.25), positive_index).tolist() == positive_index.tolist()
+def random_case(random: Random) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """Ties, graded and missing judgements, passages that are judged and not found and the other way round."""
+    passages = [f"p{number}" for number in range(random.randint(1, 15))]
+    judged = random.sample(passages, random.randint(1, len(passages)))
+    qrels = {"q": {passage: random.choice((-1, 0, 0, 1, 1, 2, 3)) for passage in judged}}
+    found = random.sample(passages, random.randint(1, len(passages)))
+    return qrels, {"q": {passage: random.randint(-3, 3) / 2 for passage in found}}
 
 
-matrices = st.fixed_dictionaries(
-    {
-        "num_questions": st.integers(1, 6),
-        "num_passages": st.integers(1, 12),
-        "levels": st.integers(1, 4),  # few distinct scores, many ties
-        "seed": st.integers(0, 2**32),
-    }
-)
+@pytest.mark.parametrize("num_runs", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_equals_trec_eval(num_runs: int) -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    names = {"ndcg_cut": "ndcg", "P": "precision", "recall": "recall"}
+    cuts = ",".join(map(str, CUT_OFFS))
+    measures = {*(f"{name}.{cuts}" for name in names), "map", "recip_rank"}
+    random = Random(0)
+    for _ in range(num_runs):
+        qrels, run = random_case(random)
+        if not any(relevance > 0 for relevance in qrels["q"].values()):
+            continue
+        theirs = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)["q"]
+        ours = evaluate_run(qrels, run, cut_offs=(*CUT_OFFS, 100))["q"]
+        assert ours["map"] == pytest.approx(theirs["map"], abs=1e-9)
+        assert ours["mrr@100"] == pytest.approx(theirs["recip_rank"], abs=1e-9)
+        for their_name, name in names.items():
+            for k in CUT_OFFS:
+                assert ours[f"{name}@{k}"] == pytest.approx(theirs[f"{their_name}_{k}"], abs=1e-9), (qrels, run)
 
 
-def draw(num_questions: int, num_passages: int, levels: int, seed: int) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(levels, (num_questions, num_passages), generator=generator) / 4 - 0.5
-    positive_index = torch.randint(num_passages, (num_questions,), generator=generator)
-    ignore = torch.rand(num_questions, num_passages, generator=generator) < 0.4
-    return scores, positive_index, ignore
+def test_self_matches_by_hand() -> None:
+    assert without_self_matches({"a": {"a": 1.0, "b": 0.5}, "c": {"a": 0.1}}) == {"a": {"b": 0.5}, "c": {"a": 0.1}}
 
 
-@settings(deadline=None, derandomize=True)
-@given(matrices)
-def test_equals_a_stable_sort(sizes):
-    scores, positive_index, _ = draw(**sizes)
-    order = torch.argsort(scores, dim=1, descending=True, stable=True)
-    expected = (order == positive_index[:, None]).nonzero()[:, 1]
-    assert positive_ranks(scores, positive_index).tolist() == expected.tolist()
+def test_fusion_by_hand() -> None:
+    fused = fuse_runs([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}, "r": {"a": 0.0}}], constant=1)
+    assert fused == {"q": {"a": 1 / 2, "b": 1 / 3 + 1 / 2, "c": 1 / 3}, "r": {"a": 1 / 2}}
+    assert fuse_runs([{"q": {"a": 9.0}}]) == {"q": {"a": 1 / 61}}  # with the paper's constant
 
 
-@settings(deadline=None, derandomize=True)
-@given(matrices)
-def test_equals_a_stable_sort_of_what_is_not_ignored(sizes):
-    scores, positive_index, ignore = draw(**sizes)
-    expected = []
-    for row, positive, ignored in zip(scores.tolist(), positive_index.tolist(), ignore.tolist(), strict=True):
-        columns = [column for column in range(len(row)) if column == positive or not ignored[column]]
-        expected.append(sorted(columns, key=lambda column, row=row: -row[column]).index(positive))
-    assert positive_ranks(scores, positive_index, ignore=ignore).tolist() == expected
+def test_documents_by_their_best_windows_by_hand() -> None:
+    run = {"q": {"a#0": 1.0, "a#1": 3.0, "b#x#0": 2.0, "c#0": 2.5}, "r": {}}
+    assert max_passage(run, 2) == {"q": {"a": 3.0, "c": 2.5}, "r": {}}
+    assert max_passage(run, 9)["q"] == {"a": 3.0, "c": 2.5, "b#x": 2.0}
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_scores_without_a_place(value):
-    scores = torch.zeros(2, 3)
-    scores[1, 2] = value
-    with pytest.raises(ValueError, match="scores hold NaN or infinity; expected finite numbers"):
-        positive_ranks(scores, torch.tensor([0, 1]))
+def test_documents_of_passages_that_are_no_windows() -> None:
+    with pytest.raises(DataError, match="question q: passage b is no window; expected an id such as DOCUMENT#0"):
+        max_passage({"q": {"a#0": 1.0, "b": 0.5}}, 2)
 
 
-def test_figures_by_hand():
-    ranks = torch.tensor([0, 1, 4, 9])
-    assert average_rank(ranks) == 14 / 4
-    assert mean_reciprocal_rank(ranks, 10) == pytest.approx((1 + 1 / 2 + 1 / 5 + 1 / 10) / 4)
-    assert mean_reciprocal_rank(ranks, 9) == pytest.approx((1 + 1 / 2 + 1 / 5) / 4)  # rank 9 is the tenth place
-    assert mean_reciprocal_rank(ranks, 1) == 1 / 4
-    assert [recall(ranks, k) for k in (1, 2, 4, 5, 9, 10)] == [0.25, 0.5, 0.5, 0.75, 0.75, 1.0]
+def test_interval_of_a_mean() -> None:
+    low, high = bootstrap_interval([0.0, 1.0] * 200)  # its standard error is 0.5 / 20
+    assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005)
+    assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)
+    assert bootstrap_interval([0.3, 0.3]) == (0.3, 0.3)
 
 
-def test_figures_at_their_ends():
-    assert average_rank(torch.zeros(3, dtype=torch.int64)) == 0
-    assert mean_reciprocal_rank(torch.zeros(3, dtype=torch.int64), 1) == 1
-    assert recall(torch.full((3,), 100), 100) == 0
-    assert mean_reciprocal_rank(torch.full((3,), 100), 100) == 0
-
-
-def test_average_rank_of_ranks_too_large_for_float32():
-    # 2**24 + 1 is the first whole number that float32 cannot hold.
-    assert average_rank(torch.tensor([2**24 + 1])) == 2**24 + 1
+def test_randomization_by_counting() -> None:
+    # Of 2^4 ways to give the differences signs, two have a sum of 4 or -4.
+    assert paired_randomization([1.0] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
+    assert paired_randomization([0.5, 0.1], [0.5, 0.1]) == 1.0
+    # Small differences count as large ones do; many are drawn in several goes.
+    assert paired_randomization([0.1] * 4, [0.0] * 4) == pytest.approx(2 / 16, abs=0.01)
+    assert paired_randomization([0.5] * 2000, [0.5] * 2000) == 1.0
+    # Differences 1, 1, -1: sums are 3 or -3 in 2 of 8 ways, else 1 or -1: all are as large as ours.
+    assert paired_randomization([1.0, 1.0, 0.0], [0.0, 0.0, 1.0]) == 1.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from test.datasets.helpers import law
 from text.errors import DataError
-from text.evaluation import ranked, read_qrels, read_run, write_run
+from text.evaluation import rank_passages, read_qrels, read_run, write_run
 
 ids = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
 runs = st.dictionaries(
@@ -30,7 +30,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     write_run(path, {"q1": {"a": 0.5, "b": 2.0, "c": 0.5}}, name="mine")
     # Of equal scores, the larger id first.
     assert path.read_text() == "q1 Q0 b 1 2.0 mine\nq1 Q0 c 2 0.5 mine\nq1 Q0 a 3 0.5 mine\n"
-    assert ranked({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
+    assert rank_passages({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
     with pytest.raises(ValueError, match=r'id "a b"; expected one without spaces'):
         write_run(path, {"q": {"a b": 1.0}})
 

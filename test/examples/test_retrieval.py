@@ -20,7 +20,7 @@ from benchmarks.kills import fork
 from examples.dpr import encode, evaluate, search, update, windows
 from examples.dpr.cli import run
 from examples.dpr.evaluation_page import draw, write_page
-from test.datasets.test_corpus import SHARED, there
+from test.datasets.test_collection import SHARED, there
 from test.retrieval.conftest import save_model, texts, write_collection
 from text.evaluation import read_run
 from text.retrieval import EmbeddingShards

@@ -21,9 +21,9 @@ from typing import Any
 import atheris  # pyright: ignore[reportMissingImports]
 
 with atheris.instrument_imports(include=["text"]):  # pyright: ignore[reportAttributeAccessIssue]
-    from text.datasets.elements import elements
-    from text.datasets.jsonl import JsonlFile
-    from text.datasets.parse import FieldError, SkipRow, check_row
+    from text.datasets.formats.dpr_record import FieldError, SkipRow, check_row
+    from text.datasets.formats.json_array import elements
+    from text.datasets.formats.jsonl import JsonlFile
     from text.errors import DataError
 
 PATH = os.path.join(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None), "rows.jsonl")

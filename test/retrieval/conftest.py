@@ -14,7 +14,7 @@ import torch
 
 from text.datasets import PassageCollection
 from text.models import BiEncoder, roberta_tiny
-from text.retrieval import Embedder, EmbeddingShards, encode, finish, plan_of, start
+from text.retrieval import Embedder, EmbeddingShards, encode_shards, finish_encoding, plan_encoding, start_encoding
 from text.transforms import save_tokenizer, train_tokenizer
 
 WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall leaves bark and the of".split()
@@ -79,8 +79,8 @@ def write_shards(
     ids = ids or [f"p{row}" for row in range(len(embeddings))]
     passages = write_collection(folder / "corpus.jsonl", ids, [str(row) for row in range(len(embeddings))])
     embedder = Given(embeddings)
-    plan = plan_of(passages, embedder, **{"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options)
-    start(folder / "embeddings", plan)
-    encode(folder / "embeddings", plan, passages, embedder)
-    finish(folder / "embeddings", plan)
+    plan = plan_encoding(passages, embedder, **{"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options)
+    start_encoding(folder / "embeddings", plan)
+    encode_shards(folder / "embeddings", plan, passages, embedder)
+    finish_encoding(folder / "embeddings", plan)
     return EmbeddingShards(folder / "embeddings")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from test.retrieval.conftest import write_shards
-from text.retrieval import search
+from text.retrieval import search_exact
 
 milvus = pytest.importorskip("text.retrieval.milvus", reason="pymilvus is not installed")
 
@@ -18,7 +18,7 @@ def test_equals_the_exact_search(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     shards = write_shards(tmp_path, random.normal(size=(1500, 24)).astype(np.float32), shard_rows=512, block_rows=256)
     questions = torch.from_numpy(random.normal(size=(20, 24)).astype(np.float32))
-    expected = search(shards, questions, 10)
+    expected = search_exact(shards, questions, 10)
     index = milvus.MilvusIndex(shards, tmp_path / "milvus.db")
     for found, exact in zip(index.search(questions, 10), expected, strict=True):
         assert found.passage_ids == exact.passage_ids

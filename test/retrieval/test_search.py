@@ -14,7 +14,16 @@ from test.datasets.helpers import law
 from test.retrieval.conftest import save_model, write_shards
 from text.datasets import PassageCollection
 from text.errors import ArtifactError
-from text.retrieval import Embedder, Found, Retriever, encode, finish, plan_of, search, start
+from text.retrieval import (
+    Embedder,
+    Found,
+    Retriever,
+    encode_shards,
+    finish_encoding,
+    plan_encoding,
+    search_exact,
+    start_encoding,
+)
 
 
 @pytest.fixture(params=[False, True], ids=["torch", "faiss"])
@@ -42,7 +51,7 @@ def test_equals_loops(tmp_path_factory, products: None, num: int, k: int, block:
     embeddings, questions = embeddings.astype(np.float32), questions.astype(np.float32)
     ids = [str(number) for number in random.permutation(num)]
     shards = write_shards(tmp_path_factory.mktemp("e"), embeddings, ids, shard_rows=4 * block, block_rows=block)
-    found = search(shards, torch.from_numpy(questions), k)
+    found = search_exact(shards, torch.from_numpy(questions), k)
     assert found == by_loops(embeddings, ids, questions, k)
 
 
@@ -53,7 +62,7 @@ def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Pat
     shards = write_shards(tmp_path, embeddings, shard_rows=1600, block_rows=800)
     questions = torch.from_numpy(np.concatenate([questions, embeddings[3:4]]).astype(np.float32))
     ids = [f"p{row}" for row in range(1605)]
-    assert search(shards, questions, 10) == by_loops(embeddings, ids, questions.numpy(), 10)
+    assert search_exact(shards, questions, 10) == by_loops(embeddings, ids, questions.numpy(), 10)
 
 
 @pytest.mark.parametrize("block", [3, 17, 1000])
@@ -68,7 +77,7 @@ def test_e18_any_cut_gives_the_same(
     shards = write_shards(tmp_path, embeddings, shard_rows=100, block_rows=50)
     monkeypatch.setattr("text.retrieval.exact.BLOCK", block)
     monkeypatch.setattr("text.retrieval.exact._QUESTIONS", 50)
-    found = search(shards, questions, 10)
+    found = search_exact(shards, questions, 10)
     assert found == by_loops(embeddings, ids, questions.numpy(), 10)
     # Of the 121 that are the same, the ten with the largest ids.
     assert found[-1].passage_ids == sorted(["p7", *ids[40:160]], reverse=True)[:10]
@@ -76,13 +85,13 @@ def test_e18_any_cut_gives_the_same(
 
 def test_e12_all_the_same(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.ones((50, 2), dtype=np.float32))
-    [found] = search(shards, torch.ones(1, 2), 3)
+    [found] = search_exact(shards, torch.ones(1, 2), 3)
     assert found == Found(["p9", "p8", "p7"], [2.0, 2.0, 2.0])
 
 
 def test_c9_k_larger_than_the_collection(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.eye(3, dtype=np.float32))
-    [found] = search(shards, torch.tensor([[1.0, 0.5, 2.0]]), 100)
+    [found] = search_exact(shards, torch.tensor([[1.0, 0.5, 2.0]]), 100)
     assert found == Found(["p2", "p0", "p1"], [2.0, 1.0, 0.5])
 
 
@@ -95,7 +104,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (torch.tensor([[0.0, 0, 0], [1, torch.nan, 1]]), 1, "question 1: its embedding is NaN or infinite"),  # e11
     ):
         with pytest.raises(ValueError, match=message):
-            search(shards, questions, k)
+            search_exact(shards, questions, k)
 
 
 def test_equals_faiss(tmp_path: Path) -> None:
@@ -106,7 +115,9 @@ def test_equals_faiss(tmp_path: Path) -> None:
     index = faiss.IndexFlatIP(32)
     index.add(embeddings)
     _, rows = index.search(questions, 10)
-    found = search(write_shards(tmp_path, embeddings, shard_rows=64, block_rows=32), torch.from_numpy(questions), 10)
+    found = search_exact(
+        write_shards(tmp_path, embeddings, shard_rows=64, block_rows=32), torch.from_numpy(questions), 10
+    )
     assert [of.passage_ids for of in found] == [[f"p{row}" for row in of_question] for of_question in rows]
 
 
@@ -115,10 +126,10 @@ def test_equals_faiss(tmp_path: Path) -> None:
 
 def encoded(folder: Path, collection: PassageCollection, model: Path) -> Path:
     embedder = Embedder.from_pretrained(model, "passage")
-    plan = plan_of(collection, embedder, dtype="float32", shard_rows=8, block_rows=4)
-    start(folder, plan)
-    encode(folder, plan, collection, embedder)
-    finish(folder, plan)
+    plan = plan_encoding(collection, embedder, dtype="float32", shard_rows=8, block_rows=4)
+    start_encoding(folder, plan)
+    encode_shards(folder, plan, collection, embedder)
+    finish_encoding(folder, plan)
     return folder
 
 
@@ -167,13 +178,13 @@ def clustered(num: int = 2000) -> tuple[np.ndarray, torch.Tensor]:
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF8,Flat", "SQ8", "IVF8,PQ8x4fs"])
 def test_an_index_of_faiss(tmp_path: Path, factory: str) -> None:
     pytest.importorskip("faiss")
-    from text.retrieval.index import FaissIndex
+    from text.retrieval.faiss_index import FaissIndex
 
     embeddings, questions = clustered()
     shards = write_shards(tmp_path, embeddings, shard_rows=512, block_rows=256)
     built = FaissIndex.build(shards, factory, tmp_path / "index")
     loaded = FaissIndex.load(tmp_path / "index", shards)
-    exact = search(shards, questions, 10)
+    exact = search_exact(shards, questions, 10)
     for index in (built, loaded):
         found = index.search(questions, 10)
         assert found == built.search(questions, 10)
@@ -187,7 +198,7 @@ def test_an_index_of_faiss(tmp_path: Path, factory: str) -> None:
 
 def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    from text.retrieval.index import FaissIndex
+    from text.retrieval.faiss_index import FaissIndex
 
     embeddings, questions = clustered(100)
     shards = write_shards(tmp_path / "a", embeddings)

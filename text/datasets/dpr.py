@@ -26,10 +26,10 @@ import numpy as np
 from torch.utils.data import IterDataPipe, get_worker_info
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from text.datasets.corpus import PassageCollection
-from text.datasets.parse import POOLS
-from text.datasets.rows import BLANK, DPRFile, DPRReader
-from text.datasets.tokens import TokenCache, Tokenizes, TokenReader, TokenRow
+from text.datasets.collection import PassageCollection
+from text.datasets.dpr_file import BLANK, DPRFile, DPRReader
+from text.datasets.formats.dpr_record import POOLS
+from text.datasets.token_cache import TokenCache, Tokenizes, TokenReader, TokenRow
 from text.errors import DataError
 from text.records import Example, TokenizedExample
 

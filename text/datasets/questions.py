@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from text.datasets.jsonl import JsonlFile
-from text.datasets.raw import BYTE_ORDER_MARK, Form, form_of, read_chunks
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_of, read_chunks
+from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
 _ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from text.records import Passage
 
 
-def windows(passage: Passage, length: int, stride: int) -> list[Passage]:
+def cut_windows(passage: Passage, length: int, stride: int) -> list[Passage]:
     """Each of them has the passage's title, and its id with # and a number from 0 on, as Pyserini names segments.
 
     Args:
@@ -20,7 +20,7 @@ def windows(passage: Passage, length: int, stride: int) -> list[Passage]:
     Raises:
         ValueError: The stride is not between 1 and the length, so that words would be lost.
 
-    >>> [each.text for each in windows(Passage("p", "", "a b c d e f g"), 4, 2)]
+    >>> [each.text for each in cut_windows(Passage("p", "", "a b c d e f g"), 4, 2)]
     ['a b c d', 'c d e f', 'e f g']
     """
     if not 1 <= stride <= length:

@@ -1,17 +1,17 @@
 """Measures of retrieval: plain ranks, runs against qrels, and answers in passages."""
 
 from text.evaluation.answers import answer_spans, has_answer, top_k_accuracy
-from text.evaluation.judgements import (
+from text.evaluation.metrics import (
     bootstrap_interval,
     evaluate_run,
-    fuse,
+    fuse_runs,
     max_passage,
-    mean,
+    mean_metrics,
     paired_randomization,
     without_self_matches,
 )
-from text.evaluation.metrics import ahead_of_positive, average_rank, mean_reciprocal_rank, positive_ranks, recall
-from text.evaluation.trec import Qrels, Run, ranked, read_qrels, read_run, write_run
+from text.evaluation.ranks import ahead_of_positive, average_rank, mean_reciprocal_rank, positive_ranks, recall
+from text.evaluation.trec import Qrels, Run, rank_passages, read_qrels, read_run, write_run
 
 __all__ = [
     "Qrels",
@@ -21,14 +21,14 @@ __all__ = [
     "average_rank",
     "bootstrap_interval",
     "evaluate_run",
-    "fuse",
+    "fuse_runs",
     "has_answer",
     "max_passage",
-    "mean",
+    "mean_metrics",
     "mean_reciprocal_rank",
     "paired_randomization",
     "positive_ranks",
-    "ranked",
+    "rank_passages",
     "read_qrels",
     "read_run",
     "recall",

@@ -1,82 +1,171 @@
-"""Average rank, MRR@k and recall@k over plain ranks.
+"""Measures of runs against qrels, as trec_eval has them, and how sure they are.
 
-A rank is the 0-based place of a question's positive among all passages compared, best first.
-It is found by counting, not by sorting: memory is that of the scores handed in, and callers
-hand in as many questions at a time as they like.
-
-Dimensions: N questions; P passages.
+Of equal scores, the passage with the larger id ranks first. A passage without a judgement is not relevant. nDCG has
+the relevance as gain and log2(rank + 1) as discount; the others count a relevance of 1 and more.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, arange
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from text.errors import DataError
+from text.evaluation.trec import Run, rank_passages
+
+Figures = dict[str, float]
+"""By name of a measure, such as ``ndcg@10``."""
 
 
-def positive_ranks(scores: Tensor, positive_index: Tensor, *, ignore: Tensor | None = None) -> Tensor:
-    """0-based place of each question's positive, best first: how many passages are ahead of it, (N,) int64.
-
-    Arguments and errors are those of ``ahead_of_positive``.
-    """
-    return ahead_of_positive(scores, positive_index, ignore=ignore).sum(dim=1)
-
-
-def ahead_of_positive(scores: Tensor, positive_index: Tensor, *, ignore: Tensor | None = None) -> Tensor:
-    """Which passages stand before each question's positive, best first.
-
-    These are the passages that score higher, and those that score the same and stand
-    earlier, as in a stable sort. (Were ties free, a collapsed encoder, which gives all
-    passages one score, would look perfect.)
+def evaluate_run(
+    qrels: Mapping[str, Mapping[str, int]],
+    run: Mapping[str, Mapping[str, float]],
+    *,
+    cut_offs: Sequence[int] = (1, 5, 10, 20, 100),
+    skip_missing: bool = False,
+) -> dict[str, Figures]:
+    """The figures of each question that has a relevant passage.
 
     Args:
-        scores: (N, P) float, finite; larger is better.
-        positive_index: (N,) int64, the column of each question's positive.
-        ignore: (N, P) bool, True takes a passage out of that question's ranking.
+        qrels: How relevant passages are.
+        run: What was found.
+        cut_offs: k of nDCG@k, MRR@k, recall@k and precision@k; MAP is over all that was found.
+        skip_missing: Questions of the qrels that the run does not have are left out; otherwise they count 0.
 
     Returns:
-        (N, P) bool.
+        By question id. The mean over questions is that of the collection.
 
     Raises:
-        ValueError: A score is NaN or infinite: it has no place.
+        ValueError: No question is left, or a cut-off is below 1.
 
-    >>> from torch import tensor
-    >>> positive_ranks(tensor([[0.1, 0.9, 0.5], [7.0, 7.0, 7.0]]), tensor([2, 1]))
-    tensor([1, 1])
+    The one relevant passage is on place 2, where nDCG's discount is log2(3):
+
+    >>> figures = evaluate_run({"q": {"b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, cut_offs=[10])
+    >>> figures["q"]["ndcg@10"], figures["q"]["mrr@10"], figures["q"]["recall@10"], figures["q"]["map"]
+    (0.6309..., 0.5, 1.0, 0.5)
     """
-    if not scores.isfinite().all():
-        raise ValueError("scores hold NaN or infinity; expected finite numbers")
-    positive_scores = scores.gather(1, positive_index[:, None])  # (N, 1)
-    columns = arange(scores.shape[1], device=scores.device)
-    ahead = scores > positive_scores
-    ahead |= (scores == positive_scores) & (columns < positive_index[:, None])
-    return ahead if ignore is None else ahead & ~ignore
+    if min(cut_offs, default=1) < 1:
+        raise ValueError(f"cut_offs are {list(cut_offs)}; expected 1 or more each")
+    asked = [question for question, judged in qrels.items() if any(relevance > 0 for relevance in judged.values())]
+    if skip_missing:
+        asked = [question for question in asked if question in run]
+    if not asked:
+        raise ValueError("no question with a relevant passage; expected run and qrels of the same questions")
+    return {
+        question: _of_question(qrels[question], rank_passages(run.get(question, {})), cut_offs) for question in asked
+    }
 
 
-def average_rank(ranks: Tensor) -> float:
-    """Mean of the 0-based ranks; 0 is perfect (DPR's validation figure).
+def mean_metrics(figures: Mapping[str, Figures]) -> Figures:
+    """Over questions.
 
-    >>> from torch import tensor
-    >>> average_rank(tensor([0, 3]))
-    1.5
+    Raises:
+        ValueError: There are none.
     """
-    return ranks.double().mean().item()
+    if not figures:
+        raise ValueError("no questions; expected one or more")
+    names = next(iter(figures.values()))
+    return {name: math.fsum(of_question[name] for of_question in figures.values()) / len(figures) for name in names}
 
 
-def mean_reciprocal_rank(ranks: Tensor, k: int) -> float:
-    """MRR@k: mean of 1 / (rank + 1), counting 0 where the positive is not among the first k.
+def without_self_matches(run: Run) -> Run:
+    """Without passages that have the id of their question, as where questions come out of the collection."""
+    return {
+        question: {passage: score for passage, score in scores.items() if passage != question}
+        for question, scores in run.items()
+    }
 
-    >>> from torch import tensor
-    >>> mean_reciprocal_rank(tensor([0, 3, 10]), k=10)  # (1 + 1/4 + 0) / 3
-    0.4166...
+
+def fuse_runs(runs: Sequence[Run], *, constant: int = 60) -> Run:
+    """Reciprocal rank fusion: a passage's score is the sum of 1 / (constant + rank) over the runs that have it.
+
+    Cormack, Clarke and Buettcher, SIGIR 2009.
+
+    >>> fuse_runs([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.3}}], constant=1)  # 1/2; 1/3 + 1/2
+    {'q': {'a': 0.5, 'b': 0.8333...}}
     """
-    reciprocal = 1 / (ranks.double() + 1)
-    return reciprocal.masked_fill(ranks >= k, 0).mean().item()
+    fused: Run = {}
+    for run in runs:
+        for question, scores in run.items():
+            of_question = fused.setdefault(question, {})
+            for rank, passage in enumerate(rank_passages(scores), start=1):
+                of_question[passage] = of_question.get(passage, 0.0) + 1 / (constant + rank)
+    return fused
 
 
-def recall(ranks: Tensor, k: int) -> float:
-    """Share of questions whose positive is among the first k.
+def max_passage(run: Run, num_hits: int) -> Run:
+    """Documents of a run of their windows (``text.datasets.windows``): each with the score of its best one.
 
-    >>> from torch import tensor
-    >>> recall(tensor([0, 3, 10, 99]), k=10)
-    0.5
+    MaxP of Dai and Callan, arXiv:1905.09217.
+
+    Args:
+        run: Of passages with ids such as ``DOCUMENT#NUMBER``; what stands after the last # is left out.
+        num_hits: Documents for each question, at most.
+
+    Raises:
+        DataError: An id has no #.
+
+    >>> max_passage({"q": {"a#0": 1.0, "a#1": 3.0, "b#0": 2.0, "c#0": 1.0}}, 2)
+    {'q': {'a': 3.0, 'b': 2.0}}
     """
-    return (ranks < k).double().mean().item()
+    best: Run = {}
+    for question, scores in run.items():
+        of_question = best.setdefault(question, {})
+        for passage in rank_passages(scores):
+            document, is_window, _ = passage.rpartition("#")
+            if not is_window:
+                raise DataError(
+                    f"question {question}: passage {passage} is no window; expected an id such as DOCUMENT#0"
+                )
+            if document not in of_question and len(of_question) < num_hits:
+                of_question[document] = scores[passage]
+    return best
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Where the mean over questions lies, were others asked: percentiles of the means of samples with replacement."""
+    random, array = np.random.default_rng(seed), np.asarray(values)
+    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def paired_randomization(
+    values: Sequence[float], others: Sequence[float], *, num_samples: int = 10_000, seed: int = 0
+) -> float:
+    """p-value, two-sided, of two runs' figures of the same questions, were it chance which run gave which.
+
+    Smucker, Allan and Carterette, CIKM 2007.
+    """
+    random, differences = np.random.default_rng(seed), np.asarray(values) - np.asarray(others)
+    found, as_large = abs(differences.sum()), 0
+    at_once = max(1, (1 << 22) // max(1, len(differences)))
+    for start in range(0, num_samples, at_once):
+        size = (min(at_once, num_samples - start), len(differences))
+        signs = random.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
+        as_large += int((np.abs(signs @ differences) >= found - 1e-12).sum())
+    return (1 + as_large) / (1 + num_samples)
+
+
+def _of_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Figures:
+    gains = [max(0, judged.get(passage, 0)) for passage in passages]
+    ideal = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)
+    ranks = [rank for rank, gain in enumerate(gains, start=1) if gain > 0]
+    figures: Figures = {}
+    for k in cut_offs:
+        figures[f"ndcg@{k}"] = _gain(gains[:k]) / _gain(ideal[:k])
+    for k in cut_offs:
+        figures[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
+    for k in cut_offs:
+        figures[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
+    for k in cut_offs:
+        figures[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
+    figures["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
+    return figures
+
+
+def _gain(gains: Sequence[int]) -> float:
+    return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))

@@ -65,17 +65,17 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
     """
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for question_id, scores in run.items():
-            for rank, passage_id in enumerate(ranked(scores), start=1):
+            for rank, passage_id in enumerate(rank_passages(scores), start=1):
                 for kept in (question_id, passage_id):
                     if kept.split() != [kept]:
                         raise ValueError(f'id "{kept}"; expected one without spaces')
                 file.write(f"{question_id} Q0 {passage_id} {rank} {scores[passage_id]!r} {name}\n")
 
 
-def ranked(scores: Mapping[str, float]) -> list[str]:
+def rank_passages(scores: Mapping[str, float]) -> list[str]:
     """Passage ids, best first; of equal scores, the larger id first, as trec_eval does.
 
-    >>> ranked({"a": 1.0, "b": 1.0, "c": 2.0})
+    >>> rank_passages({"a": 1.0, "b": 1.0, "c": 2.0})
     ['c', 'b', 'a']
     """
     return [passage_id for _, passage_id in sorted(((s, p) for p, s in scores.items()), reverse=True)]

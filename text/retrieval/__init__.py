@@ -1,15 +1,15 @@
 """From a model to answers: a collection to embeddings on disk, and exact search in them.
 
-What needs a library of its own is imported by its module: ``FaissIndex`` from ``text.retrieval.index``,
+What needs a library of its own is imported by its module: ``FaissIndex`` from ``text.retrieval.faiss_index``,
 ``MilvusIndex`` from ``text.retrieval.milvus``, ``BM25`` from ``text.retrieval.bm25``.
 """
 
-from text.retrieval.embed import Embedder
-from text.retrieval.encode import encode, finish, plan_of, start
-from text.retrieval.exact import Found, search
-from text.retrieval.mine import Filters, Negative, Rejected, Source, mine
+from text.retrieval.embedder import Embedder
+from text.retrieval.encoding import encode_shards, finish_encoding, plan_encoding, start_encoding
+from text.retrieval.exact import Found, search_exact
+from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.retriever import Retriever
-from text.retrieval.shards import EmbeddingShards, Plan, collapse
+from text.retrieval.shards import EmbeddingShards, Plan, mean_cosine
 
 __all__ = [
     "Embedder",
@@ -21,11 +21,11 @@ __all__ = [
     "Rejected",
     "Retriever",
     "Source",
-    "collapse",
-    "encode",
-    "finish",
-    "mine",
-    "plan_of",
-    "search",
-    "start",
+    "choose_hard_negatives",
+    "encode_shards",
+    "finish_encoding",
+    "mean_cosine",
+    "plan_encoding",
+    "search_exact",
+    "start_encoding",
 ]

@@ -42,7 +42,7 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-def search(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = "cpu") -> list[Found]:
+def search_exact(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = "cpu") -> list[Found]:
     """The k passages with the largest dot product, for each question.
 
     Args:

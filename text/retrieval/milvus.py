@@ -60,7 +60,7 @@ class MilvusIndex:
         """The k best, by Milvus' scores; of equal ones, the larger id first.
 
         Raises:
-            ValueError: As for ``search``; or k is above 16,384, which is Milvus' own limit.
+            ValueError: As for ``search_exact``; or k is above 16,384, which is Milvus' own limit.
             ConnectionError: Milvus cannot be reached, or refuses.
         """
         check_questions(self.shards, questions, k)

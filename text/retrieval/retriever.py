@@ -9,8 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from text.errors import ArtifactError
-from text.retrieval.embed import Embedder
-from text.retrieval.exact import Found, search, with_passages
+from text.retrieval.embedder import Embedder
+from text.retrieval.exact import Found, search_exact, with_passages
 from text.retrieval.shards import EmbeddingShards
 
 
@@ -59,7 +59,7 @@ class Retriever:
         """From embeddings on disk and the model that made them.
 
         Args:
-            folder: As ``encode`` wrote it.
+            folder: As ``encode_shards`` wrote it.
             model: The model's folder.
             precision: Of the question encoder.
             device: That embeds and multiplies.
@@ -91,5 +91,5 @@ class Retriever:
             found = self.index.search(embeddings, k)
         else:
             device = next(self.embedder.encoder.parameters()).device
-            found = search(self.shards, embeddings, k, device=str(device))
+            found = search_exact(self.shards, embeddings, k, device=str(device))
         return with_passages(self.shards, embeddings, found, also) if also is not None else found

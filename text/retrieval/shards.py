@@ -85,7 +85,7 @@ class EmbeddingShards:
     """The embeddings of a whole collection, memory-mapped.
 
     Args:
-        folder: As ``encode`` wrote it.
+        folder: As ``encode_shards`` wrote it.
         check_hashes: Reads all of it once to see that it is as it was written; otherwise only sizes are looked at.
 
     Raises:
@@ -181,7 +181,7 @@ class EmbeddingShards:
                 raise ArtifactError(f"{path}: SHA-256 is {found}; expected {facts['sha256']}, it is damaged")
 
 
-def collapse(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
+def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
     """Mean cosine of two passages of a sample; near 1 where a model gives all the same embedding.
 
     Embeddings of length 0 are alike, and unlike all others.

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from text.artifacts import write_text
 from text.datasets import DPRDataPipe
-from text.datasets.rows import DPRReader, Row
+from text.datasets.dpr_file import DPRReader, Row
 from text.records import Passage
 from text.training.pool import Outranked, PooledPassage
 

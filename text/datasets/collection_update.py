@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from text.artifacts import atomic_write
-from text.datasets.corpus import PassageCollection, beir_line
+from text.datasets.collection import PassageCollection, beir_line
 from text.errors import DataError
 from text.records import Passage
 

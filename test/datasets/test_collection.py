@@ -44,8 +44,8 @@ def path(tmp_path: Path) -> Path:
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """With and without sidecars."""
     if request.param:
-        monkeypatch.setattr("text.datasets.jsonl.INDEXED_BYTES", 0)
-        monkeypatch.setattr("text.datasets.corpus.INDEXED_BYTES", 0)
+        monkeypatch.setattr("text.datasets.formats.jsonl.INDEXED_BYTES", 0)
+        monkeypatch.setattr("text.datasets.collection.INDEXED_BYTES", 0)
     return request.param
 
 
@@ -93,7 +93,7 @@ def test_columns_stand_where_the_header_says(path: Path) -> None:
 def test_what_was_found_is_kept(path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = collection(path, TSV.replace("\n3", "\nthree"))
     if kept:
-        monkeypatch.setattr("text.datasets.corpus.PassageCollection._check", None)
+        monkeypatch.setattr("text.datasets.collection.PassageCollection._check", None)
         again = PassageCollection(path)
         assert (list(again), again.row("three"), again.counts) == (list(first), 2, first.counts)
     changed = path.read_text() + "4\tz\tz\n"
@@ -196,7 +196,7 @@ def test_b12_duplicate_ids(path: Path) -> None:
 
 @pytest.mark.usefixtures("kept")
 def test_equal_hashes_of_different_ids(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text.datasets.corpus.text_key", lambda text: 7)
+    monkeypatch.setattr("text.datasets.collection.text_key", lambda text: 7)
     passages = collection(path, "id\ttext\nb\tx\na\ty\nc\tz\na\ty\n")
     assert [passages.row(name) for name in "abc"] == [1, 0, 2]
     assert passages.counts == {"duplicate passages": 1}

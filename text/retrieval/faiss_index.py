@@ -118,7 +118,7 @@ class FaissIndex:
             num_candidates: By default four times k.
 
         Raises:
-            ValueError: As for ``search``.
+            ValueError: As for ``search_exact``.
         """
         check_questions(self.shards, questions, k)
         wanted = min(max(k, num_candidates or 4 * k), len(self.shards))

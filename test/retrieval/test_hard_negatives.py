@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test.datasets.helpers import law
 from text.evaluation import has_answer
 from text.records import Passage
-from text.retrieval import Filters, Source, mine
-from text.retrieval.mine import overlap
+from text.retrieval import Filters, Source, choose_hard_negatives
+from text.retrieval.hard_negatives import overlap
 
 TEXTS = [
     "the oak is tall",
@@ -86,7 +86,7 @@ sources_of = st.lists(st.tuples(scores, st.integers(0, 4)), min_size=1, max_size
 def test_equals_brute_force(found: list, positive_ids: list[str], with_answer: bool, filters: Filters) -> None:
     positives, answers = [PASSAGES[name] for name in positive_ids], ["ash", "Fig of"] if with_answer else []
     sources = [Source(f"s{place}", *pair) for place, pair in enumerate(found)]
-    negatives, rejected = mine(positives, answers, sources, PASSAGES.__getitem__, filters)
+    negatives, rejected = choose_hard_negatives(positives, answers, sources, PASSAGES.__getitem__, filters)
     expected = by_brute_force(positives, answers, sources, filters)
     assert [(negative.passage.passage_id, negative.source) for negative in negatives] == expected
     # Nobody who answers comes out, and what was not taken has a reason.
@@ -109,7 +109,7 @@ def test_reasons_by_hand() -> None:
     found = {"p0": 9.0, "p3": 8.5, "p1": 8.0, "p2": 7.0, "p5": 6.0, "p7": 5.0, "p4": 4.0, "p6": 3.0, "p9": 2.0}
     sources = [Source("dense", found, 2), Source("words", {"p4": 3.0, "p0": 2.5, "p6": 1.0}, 1)]
     filters = Filters(margin=1.0, max_overlap=0.4)
-    negatives, rejected = mine([PASSAGES["p0"]], ["ash"], sources, PASSAGES.__getitem__, filters)
+    negatives, rejected = choose_hard_negatives([PASSAGES["p0"]], ["ash"], sources, PASSAGES.__getitem__, filters)
     assert [(n.passage.passage_id, n.source, n.rank, n.score) for n in negatives] == [
         ("p4", "dense", 7, 4.0),
         ("p6", "dense", 8, 3.0),
@@ -126,11 +126,13 @@ def test_reasons_by_hand() -> None:
         ("p6", "taken already"),
     ]
     sources = [Source("dense", {"p4": 1.0, "p11": 1.0}, 2)]
-    negatives, rejected = mine([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, replace(filters, margin=None))
+    negatives, rejected = choose_hard_negatives(
+        [PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, replace(filters, margin=None)
+    )
     assert names_of(negatives) == ["p4"] and rejected[0][0::4] == ("p11", "near one that is taken")
-    negatives, rejected = mine([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, filters)
+    negatives, rejected = choose_hard_negatives([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, filters)
     assert {candidate.reason for candidate in rejected} == {"no score of the positive"}
-    negatives, rejected = mine(
+    negatives, rejected = choose_hard_negatives(
         [], [], [Source("words", {"b": 1.0}, 1)], lambda name: Passage(name, "t", " "), Filters()
     )
     assert (negatives, rejected[0].reason) == ([], "no text")

@@ -1,7 +1,7 @@
 """TokenCache: the texts of a file as tokens, in a file that is mapped into memory.
 
 Each different text is tokenized once, when the cache is made; later epochs neither parse nor tokenize.
-The cache is a sidecar (``text/datasets/sidecar.py``), known by the data and the tokenizer. It holds, one after
+The cache is a sidecar (``text/datasets/formats/sidecars.py``), known by the data and the tokenizer. It holds, one after
 another: the tokens of all texts; then five arrays in numpy's own form, and the byte at which these start.
 """
 
@@ -16,9 +16,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from text.datasets.parse import Row
-from text.datasets.rows import DPRFile
-from text.datasets.sidecar import sidecar
+from text.datasets.dpr_file import DPRFile
+from text.datasets.formats.dpr_record import Row
+from text.datasets.formats.sidecars import sidecar
 from text.records import Passage, TokenizedPassage, text_key
 
 _FORM = 1  # counts up when the form of the file changes

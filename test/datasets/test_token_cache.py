@@ -127,7 +127,7 @@ def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.Mon
         def encode(self, texts: Any) -> list[np.ndarray]:
             return [ids + 99_000 for ids in super().encode(texts)]
 
-    monkeypatch.setattr("text.datasets.tokens._TEXTS_AT_ONCE", 5)
+    monkeypatch.setattr("text.datasets.token_cache._TEXTS_AT_ONCE", 5)
     path = write_jsonl(tmp_path / "rows.jsonl", records(7))
     pipe = DPRDataPipe(path, 7)
     pipe.cache_tokens(Wide())

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from test.datasets.helpers import law, records, write_jsonl
 from text.datasets import DPRDataPipe
-from text.datasets.convert import plain_file
-from text.datasets.jsonl import JsonlFile
-from text.datasets.raw import Form, form_of, read_chunks
+from text.datasets.formats.compressed_files import Form, form_of, read_chunks
+from text.datasets.formats.conversion import plain_file
+from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
@@ -64,7 +64,7 @@ def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
     plain = plain_file(path)
     assert Path(plain).read_bytes() == ROWS
-    monkeypatch.setattr("text.datasets.convert._convert", None)
+    monkeypatch.setattr("text.datasets.formats.conversion._convert", None)
     assert plain_file(path) == plain
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from text.datasets.sidecar import data_key, find_sidecar, sidecar
+from text.datasets.formats.sidecars import data_key, find_sidecar, sidecar
 
 
 @pytest.fixture

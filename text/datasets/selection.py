@@ -17,10 +17,10 @@ import simdjson
 from tqdm import tqdm
 
 from text.artifacts import atomic_write
-from text.datasets.elements import elements
-from text.datasets.parse import POOLS, FieldError, SkipRow, check_keys, parse_row
-from text.datasets.raw import BYTE_ORDER_MARK, form_of, progress_bar, read_chunks
-from text.datasets.strict import explain, parse_object, two_parsers
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of, progress_bar, read_chunks
+from text.datasets.formats.dpr_record import POOLS, FieldError, SkipRow, check_keys, parse_row
+from text.datasets.formats.json_array import elements
+from text.datasets.formats.strict_json import explain, parse_object, two_parsers
 from text.errors import DataError
 
 Path = str | os.PathLike[str]

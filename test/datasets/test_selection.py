@@ -13,7 +13,7 @@ import zstandard
 
 from test.datasets.helpers import record
 from text.datasets.dpr import DPRDataPipe
-from text.datasets.select import select_rows
+from text.datasets.selection import select_rows
 from text.errors import DataError
 
 

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from test.datasets.helpers import law
-from text.datasets.jsonl import JsonlFile
+from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -294,7 +294,7 @@ def test_a11_raw_nul(refusal) -> None:
 
 
 def test_a13_long_line(opened, monkeypatch) -> None:
-    monkeypatch.setattr("text.datasets.jsonl.MAX_ROW_BYTES", 12)
+    monkeypatch.setattr("text.datasets.formats.jsonl.MAX_ROW_BYTES", 12)
     assert len(opened(b'{"a": "bc"}\n{}\n')) == 2
     with pytest.raises(DataError, match=r"rows.jsonl:2 \(byte 3\) row: longer than 16 MiB; expected one record a line"):
         opened(b'{}\n{"a": "bcd"}\n')

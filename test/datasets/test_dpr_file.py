@@ -11,8 +11,8 @@ import pytest
 
 from test.datasets.helpers import context, record, records, without, write_jsonl
 from text.datasets import DPRDataPipe
-from text.datasets.jsonl import JsonlFile
-from text.datasets.rows import DPRFile
+from text.datasets.dpr_file import DPRFile
+from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
 
@@ -36,8 +36,8 @@ def mixed(tmp_path: Path) -> Path:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are kept note of, too."""
-    monkeypatch.setattr("text.datasets.jsonl.INDEXED_BYTES", 0)
-    monkeypatch.setattr("text.datasets.rows.INDEXED_BYTES", 0)
+    monkeypatch.setattr("text.datasets.formats.jsonl.INDEXED_BYTES", 0)
+    monkeypatch.setattr("text.datasets.dpr_file.INDEXED_BYTES", 0)
 
 
 def test_findings_by_hand(mixed: Path) -> None:
@@ -57,7 +57,7 @@ def test_findings_by_hand(mixed: Path) -> None:
 @pytest.mark.usefixtures("kept")
 def test_findings_are_kept(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = DPRFile(mixed)
-    for name in ("text.datasets.rows.DPRFile._check", "text.datasets.jsonl.JsonlFile._scan"):
+    for name in ("text.datasets.dpr_file.DPRFile._check", "text.datasets.formats.jsonl.JsonlFile._scan"):
         monkeypatch.setattr(name, None)
     again = DPRFile(mixed)
     assert again.findings == first.findings

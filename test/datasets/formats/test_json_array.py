@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test.datasets.helpers import law, record
-from text.datasets.elements import elements
+from text.datasets.formats.json_array import elements
 from text.errors import DataError
 
 MARK = b"\xef\xbb\xbf"
@@ -353,7 +353,7 @@ class Counting(bytearray):
     ],
 )
 def test_no_byte_is_searched_again_and_again(monkeypatch, row):
-    monkeypatch.setattr("text.datasets.elements.bytearray", Counting, raising=False)
+    monkeypatch.setattr("text.datasets.formats.json_array.bytearray", Counting, raising=False)
     monkeypatch.setattr(Counting, "searched", 0)
     rows = [row(i) for i in range(5_000)]
     content = json.dumps(rows).encode()

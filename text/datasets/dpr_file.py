@@ -1,6 +1,6 @@
 """One file in the DPR format: its rows, each checked once.
 
-What the check found is kept beside a large file (``text/datasets/sidecar.py``): the second start reads nothing
+What the check found is kept beside a large file (``text/datasets/formats/sidecars.py``): the second start reads nothing
 but rows that are asked for.
 """
 
@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from text.datasets.corpus import PassageCollection
-from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
-from text.datasets.parse import FieldError, Row, SkipRow, check_row, parse_row
-from text.datasets.raw import BYTE_ORDER_MARK, progress_bar
-from text.datasets.sidecar import sidecar
+from text.datasets.collection import PassageCollection
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, progress_bar
+from text.datasets.formats.dpr_record import FieldError, Row, SkipRow, check_row, parse_row
+from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
+from text.datasets.formats.sidecars import sidecar
 from text.errors import DataError
 from text.records import text_key
 

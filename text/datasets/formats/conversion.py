@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from text.datasets.elements import elements
-from text.datasets.raw import Form, form_of, progress_bar, read_chunks
-from text.datasets.sidecar import sidecar
+from text.datasets.formats.compressed_files import Form, form_of, progress_bar, read_chunks
+from text.datasets.formats.json_array import elements
+from text.datasets.formats.sidecars import sidecar
 from text.errors import DataError
 
 

@@ -23,8 +23,17 @@ from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
 from text.records import Passage
-from text.retrieval import Embedder, EmbeddingShards, Retriever, collapse, encode, finish, plan_of, start
-from text.retrieval.encode import quantize
+from text.retrieval import (
+    Embedder,
+    EmbeddingShards,
+    Retriever,
+    encode_shards,
+    finish_encoding,
+    mean_cosine,
+    plan_encoding,
+    start_encoding,
+)
+from text.retrieval.encoding import quantize
 from text.transforms import Tokenize, load_tokenizer
 
 OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # of 23 passages: three shards, six blocks
@@ -32,10 +41,10 @@ OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # of 23 passages: 
 
 def whole(folder: Path, collection: PassageCollection, model: Path, **options: Any) -> EmbeddingShards:
     embedder = Embedder.from_pretrained(model, "passage")
-    plan = plan_of(collection, embedder, **OPTIONS | options)
-    start(folder, plan)
-    encode(folder, plan, collection, embedder)
-    finish(folder, plan)
+    plan = plan_encoding(collection, embedder, **OPTIONS | options)
+    start_encoding(folder, plan)
+    encode_shards(folder, plan, collection, embedder)
+    finish_encoding(folder, plan)
     return EmbeddingShards(folder)
 
 
@@ -92,10 +101,10 @@ def test_embedder_without_a_folder(tmp_path: Path, collection: PassageCollection
     folder = model / "passage_encoder"
     encoder, tokenize = RobertaEncoder.from_pretrained(folder), Tokenize(load_tokenizer(folder), 32)
     embedder = Embedder(encoder, tokenize)
-    plan = plan_of(collection, embedder)
-    start(tmp_path / "e", plan)
-    encode(tmp_path / "e", plan, collection, embedder)
-    finish(tmp_path / "e", plan)
+    plan = plan_encoding(collection, embedder)
+    start_encoding(tmp_path / "e", plan)
+    encode_shards(tmp_path / "e", plan, collection, embedder)
+    finish_encoding(tmp_path / "e", plan)
     [found] = Retriever(EmbeddingShards(tmp_path / "e"), embedder).search([texts(9)[8]], 3)
     assert len(found.passage_ids) == 3
     with pytest.raises(ValueError, match='side "query", precision "float32"; expected one of'):
@@ -116,11 +125,11 @@ def test_several_ranks_write_the_same_bytes(
 ) -> None:
     whole(tmp_path / "one", collection, model)
     embedder = Embedder.from_pretrained(model, "passage")
-    plan = plan_of(collection, embedder, **OPTIONS)
-    start(tmp_path / "many", plan)
+    plan = plan_encoding(collection, embedder, **OPTIONS)
+    start_encoding(tmp_path / "many", plan)
     for rank in range(num_ranks):
-        encode(tmp_path / "many", plan, collection, embedder, rank=rank, num_ranks=num_ranks)
-    finish(tmp_path / "many", plan)
+        encode_shards(tmp_path / "many", plan, collection, embedder, rank=rank, num_ranks=num_ranks)
+    finish_encoding(tmp_path / "many", plan)
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
 
@@ -147,15 +156,15 @@ def test_e1_interrupted_in_every_block(tmp_path: Path, collection: PassageCollec
     whole(tmp_path / "one", collection, model, dtype=dtype)
     embedder = Breaks.from_pretrained(model, "passage")
     assert isinstance(embedder, Breaks)
-    plan = plan_of(collection, embedder, **OPTIONS, dtype=dtype)
+    plan = plan_encoding(collection, embedder, **OPTIONS, dtype=dtype)
     for embedder.left in range(2, 8):
-        start(tmp_path / "many", plan)
+        start_encoding(tmp_path / "many", plan)
         try:
-            encode(tmp_path / "many", plan, collection, embedder)
+            encode_shards(tmp_path / "many", plan, collection, embedder)
         except Broken:
             with pytest.raises(ArtifactError, match=r"no manifest.json: not yet encoded to the end"):
                 EmbeddingShards(tmp_path / "many")
-    finish(tmp_path / "many", plan)
+    finish_encoding(tmp_path / "many", plan)
     assert embedder.calls == 6  # none was done twice: what broke had not been done
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
@@ -182,15 +191,15 @@ def forked(work: Callable[[], None], seconds: float | None = None) -> int:
 def test_e1_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     whole(tmp_path / "one", collection, model, block_rows=1)
     embedder, random = Embedder.from_pretrained(model, "passage"), Random(0)
-    plan = plan_of(collection, embedder, shard_rows=8, block_rows=1)
+    plan = plan_encoding(collection, embedder, shard_rows=8, block_rows=1)
     folder, killed = tmp_path / "many", 0
     embed = embedder.embed
 
     def work() -> None:
-        start(folder, plan)
+        start_encoding(folder, plan)
         embedder.embed = lambda tokens: (time.sleep(0.004), embed(tokens))[1]
-        encode(folder, plan, collection, embedder)
-        finish(folder, plan)
+        encode_shards(folder, plan, collection, embedder)
+        finish_encoding(folder, plan)
 
     while killed < 20:
         code = forked(work, random.uniform(0, 0.06))
@@ -204,13 +213,13 @@ def test_e1_killed_at_random_moments(tmp_path: Path, collection: PassageCollecti
 
 def test_e9_disk_full(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     embedder = Embedder.from_pretrained(model, "passage")
-    plan = plan_of(collection, embedder, shard_rows=24, block_rows=4)
+    plan = plan_encoding(collection, embedder, shard_rows=24, block_rows=4)
 
     def limited() -> None:
-        start(tmp_path / "e", plan)
+        start_encoding(tmp_path / "e", plan)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        encode(tmp_path / "e", plan, collection, embedder)
+        encode_shards(tmp_path / "e", plan, collection, embedder)
 
     assert forked(limited) == 4
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["plan.json"]
@@ -220,14 +229,14 @@ def test_e3_e5_e15_another_plan(tmp_path: Path, collection: PassageCollection, m
     shards = whole(tmp_path / "e", collection, model)
     other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
     with pytest.raises(ArtifactError, match=r"another plan \(model model.safetensors: \w{64} -> \w{64}\);"):
-        start(tmp_path / "e", plan_of(collection, other, **OPTIONS))
+        start_encoding(tmp_path / "e", plan_encoding(collection, other, **OPTIONS))
     embedder = Embedder.from_pretrained(model, "passage", max_length=20)
     with pytest.raises(ArtifactError, match=r"\(settings max_length: 32 -> 20\);"):
-        start(tmp_path / "e", plan_of(collection, embedder, **OPTIONS))
+        start_encoding(tmp_path / "e", plan_encoding(collection, embedder, **OPTIONS))
     changed = write_collection(tmp_path / "corpus.jsonl", ["p0"], ["another text"])
     with pytest.raises(ArtifactError, match=r"collection sha256: .* -> "):
-        start(tmp_path / "e", plan_of(changed, Embedder.from_pretrained(model, "passage"), **OPTIONS))
-    start(tmp_path / "e", shards.plan)  # the same is welcome
+        start_encoding(tmp_path / "e", plan_encoding(changed, Embedder.from_pretrained(model, "passage"), **OPTIONS))
+    start_encoding(tmp_path / "e", shards.plan)  # the same is welcome
     write_json(tmp_path / "e" / "manifest.json", {"plan": "of another", "files": {}})
     with pytest.raises(ArtifactError, match=r"of another plan than plan\.json"):
         EmbeddingShards(tmp_path / "e")
@@ -271,30 +280,30 @@ def test_e10_an_embedding_that_is_no_number(tmp_path: Path, value: float, dtype:
 def test_e4_an_id_that_stands_twice(tmp_path: Path, model: Path) -> None:
     passages = write_collection(tmp_path / "corpus.jsonl", ["a", "b", "a"], ["oak", "elm", "oak"])
     with pytest.raises(DataError, match=r"corpus.jsonl: a is the id of passages 0 and 2.*; expected each passage once"):
-        plan_of(passages, Embedder.from_pretrained(model, "passage"))
+        plan_encoding(passages, Embedder.from_pretrained(model, "passage"))
 
 
 def test_e12_collapse_is_seen(tmp_path: Path) -> None:
-    assert collapse(write_shards(tmp_path / "a", np.ones((9, 3), dtype=np.float32))) == pytest.approx(1)
-    assert collapse(write_shards(tmp_path / "b", np.zeros((9, 3), dtype=np.float32))) == 1
-    assert collapse(write_shards(tmp_path / "c", np.eye(9, dtype=np.float32))) == pytest.approx(0)
+    assert mean_cosine(write_shards(tmp_path / "a", np.ones((9, 3), dtype=np.float32))) == pytest.approx(1)
+    assert mean_cosine(write_shards(tmp_path / "b", np.zeros((9, 3), dtype=np.float32))) == 1
+    assert mean_cosine(write_shards(tmp_path / "c", np.eye(9, dtype=np.float32))) == pytest.approx(0)
     # 7 of 9 point apart, 2 are 0: one pair of 36 is alike.
     some = np.eye(9, dtype=np.float32) * (np.arange(9) < 7)[:, None]
-    assert collapse(write_shards(tmp_path / "d", some)) == pytest.approx(1 / 36)
+    assert mean_cosine(write_shards(tmp_path / "d", some)) == pytest.approx(1 / 36)
 
 
 def test_e19_nothing_to_encode(tmp_path: Path) -> None:
     (tmp_path / "none.tsv").write_text("id\ttext\ttitle\n")
     with pytest.raises(ValueError, match="no passages; expected one or more"):
-        plan_of(PassageCollection(tmp_path / "none.tsv"), Given(np.ones((1, 3), dtype=np.float32)))
+        plan_encoding(PassageCollection(tmp_path / "none.tsv"), Given(np.ones((1, 3), dtype=np.float32)))
 
 
 def test_what_cannot_be_meant(tmp_path: Path, collection: PassageCollection) -> None:
     given = Given(np.ones((1, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="dtype is float8"):
-        plan_of(collection, given, dtype="float8")
+        plan_encoding(collection, given, dtype="float8")
     with pytest.raises(ValueError, match="shard_rows is 10, block_rows 4; expected a multiple"):
-        plan_of(collection, given, shard_rows=10, block_rows=4)
+        plan_encoding(collection, given, shard_rows=10, block_rows=4)
     with pytest.raises(DataError, match=r"id 'a\\nb' has a line break"):
         write_shards(tmp_path / "e", np.ones((1, 3), dtype=np.float32), ids=["a\nb"])
 
@@ -353,11 +362,11 @@ def test_only_what_has_changed_is_encoded_again(tmp_path: Path, dtype: str) -> N
     texts = ["40", *("41" if row == 7 else str(row) for row in range(38, 4, -1))]
     now = write_collection(tmp_path / "now.jsonl", ids, texts)
     embedder = Counting(embeddings)
-    plan = plan_of(now, embedder, dtype=dtype, shard_rows=8, block_rows=4, reuse=before)
-    assert plan.key != plan_of(now, embedder, dtype=dtype, shard_rows=8, block_rows=4).key
-    start(tmp_path / "now", plan)
-    encode(tmp_path / "now", plan, now, embedder, reuse=before)
-    finish(tmp_path / "now", plan)
+    plan = plan_encoding(now, embedder, dtype=dtype, shard_rows=8, block_rows=4, reuse=before)
+    assert plan.key != plan_encoding(now, embedder, dtype=dtype, shard_rows=8, block_rows=4).key
+    start_encoding(tmp_path / "now", plan)
+    encode_shards(tmp_path / "now", plan, now, embedder, reuse=before)
+    finish_encoding(tmp_path / "now", plan)
     assert sorted(embedder.rows) == [40, 41]
     alone = write_shards(tmp_path / "alone", embeddings[[int(text) for text in texts]], dtype=dtype)
     found = EmbeddingShards(tmp_path / "now")
@@ -369,4 +378,4 @@ def test_what_cannot_be_reused(tmp_path: Path, collection: PassageCollection, mo
     before = write_shards(tmp_path / "before", np.ones((4, 16), dtype=np.float32))
     embedder = Embedder.from_pretrained(model, "passage")
     with pytest.raises(ArtifactError, match=r"cannot be reused \(model .*; expected embeddings that differ in texts"):
-        plan_of(collection, embedder, reuse=before)
+        plan_encoding(collection, embedder, reuse=before)

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import simdjson
 
-from text.datasets.raw import BYTE_ORDER_MARK
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
 from text.errors import DataError
 
 _INTEGERS = range(-(1 << 63), 1 << 64)

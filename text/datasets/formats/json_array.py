@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 
 import simdjson
 
-from text.datasets.raw import BYTE_ORDER_MARK
-from text.datasets.strict import explain, is_beginning, parse_object, two_parsers
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
+from text.datasets.formats.strict_json import explain, is_beginning, parse_object, two_parsers
 from text.errors import DataError
 
 MAX_ELEMENT_BYTES = 1 << 24

@@ -27,15 +27,15 @@ from text.artifacts import atomic_write, remove_leftovers, sha256, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.records import TokenBatch
-from text.retrieval.embed import Embedder
-from text.retrieval.known import KnownPassages, passage_key
+from text.retrieval.embedder import Embedder
+from text.retrieval.reuse import KnownPassages, passage_key
 from text.retrieval.shards import DTYPES, EmbeddingShards, Plan, read_plan, shard_path, suffixes
 
 SHARD_ROWS = 1 << 18
 BLOCK_ROWS = 1 << 11
 
 
-def plan_of(
+def plan_encoding(
     collection: PassageCollection,
     embedder: Embedder,
     *,
@@ -78,7 +78,7 @@ def plan_of(
     return plan._replace(reused=reuse.plan.key)
 
 
-def start(folder: str | os.PathLike[str], plan: Plan) -> None:
+def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
     """Makes a folder ready to be written, or gone on with.
 
     Raises:
@@ -99,7 +99,7 @@ def start(folder: str | os.PathLike[str], plan: Plan) -> None:
         raise ArtifactError(f"{folder}: embeddings of another plan ({changed}); expected a folder of its own")
 
 
-def encode(
+def encode_shards(
     folder: str | os.PathLike[str],
     plan: Plan,
     collection: PassageCollection,
@@ -112,7 +112,7 @@ def encode(
     """Writes the shards of one rank that are not there yet, with a bar of progress.
 
     Args:
-        folder: After ``start``.
+        folder: After ``start_encoding``.
         plan: Of this collection and embedder.
         collection: What to encode.
         embedder: Of passages.
@@ -136,7 +136,7 @@ def encode(
                 progress.update(len(plan.rows(shard)))
 
 
-def finish(folder: str | os.PathLike[str], plan: Plan) -> None:
+def finish_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
     """Writes the manifest, once all ranks are done: with it, the embeddings count as whole.
 
     Raises:

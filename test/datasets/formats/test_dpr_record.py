@@ -13,7 +13,7 @@ import pytest
 import simdjson
 
 from test.datasets.helpers import context, record, without
-from text.datasets.parse import FieldError, SkipRow, check_row, parse_row
+from text.datasets.formats.dpr_record import FieldError, SkipRow, check_row, parse_row
 from text.records import Passage
 
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from simdjson import Object
 
-from text.datasets.jsonl import INDEXED_BYTES, JsonlFile, RowReader
-from text.datasets.raw import progress_bar
-from text.datasets.sidecar import data_key, sidecar
+from text.datasets.formats.compressed_files import progress_bar
+from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
+from text.datasets.formats.sidecars import data_key, sidecar
 from text.errors import DataError
 from text.records import Passage, text_key
 
@@ -47,7 +47,7 @@ class PassageCollection(Sequence[Passage]):
     """Passages in the order of a file; random access, also by id.
 
     All rows are checked once, when a file is opened for the first time; what was found, and where ids are, is
-    kept beside a large file (``text/datasets/sidecar.py``).
+    kept beside a large file (``text/datasets/formats/sidecars.py``).
 
     Args:
         path: TSV with a header that names ``id`` and ``text``, and maybe ``title``; or JSON lines.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from text.evaluation import has_answer, ranked
+from text.evaluation import has_answer, rank_passages
 from text.records import Passage
 
 _SHINGLE = 3
@@ -80,7 +80,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def mine(
+def choose_hard_negatives(
     positives: Sequence[Passage],
     answers: Sequence[str],
     sources: Sequence[Source],
@@ -109,7 +109,7 @@ def mine(
     for source in sources:
         wanted = len(taken) + source.number
         highest = _highest(source, positives, filters)
-        for rank, passage_id in enumerate(ranked(source.scores), start=1):
+        for rank, passage_id in enumerate(rank_passages(source.scores), start=1):
             if len(taken) == wanted:
                 break
             score = source.scores[passage_id]

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from text.datasets.convert import plain_file
-from text.datasets.raw import BYTE_ORDER_MARK
-from text.datasets.sidecar import sidecar
-from text.datasets.strict import explain, parse_object, two_parsers
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
+from text.datasets.formats.conversion import plain_file
+from text.datasets.formats.sidecars import sidecar
+from text.datasets.formats.strict_json import explain, parse_object, two_parsers
 from text.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24
@@ -35,12 +35,12 @@ _CAN_PREFETCH = hasattr(os, "posix_fadvise")  # not on macOS
 class JsonlFile:
     """The rows of one JSONL file.
 
-    Where rows start is found once, and kept in a file beside the data (``text/datasets/sidecar.py``).
+    Where rows start is found once, and kept in a file beside the data (``text/datasets/formats/sidecars.py``).
 
     Args:
         path: UTF-8 file, one JSON object a line. A byte order mark at the start is passed over. A
             file compressed by gzip or zstd, or one that is a JSON array, is converted once into a file
-            beside it (``text/datasets/convert.py``).
+            beside it (``text/datasets/formats/conversion.py``).
 
     Raises:
         DataError: The file is empty, cut, not UTF-8, or a row is longer than 16 MiB.
