@@ -1,4 +1,4 @@
-"""How the files of a run are written: whole or not at all, each with its hash.
+"""Read and write files: a result appears whole or not at all, and takes the place of no input.
 
 A file appears under its final name only when every byte of it is on disk: it is written beside
 its final place, flushed, renamed, and the folder is flushed (design of ``rename(2)``).
@@ -12,10 +12,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
 
 _TEMPORARY_PREFIX = ".dpr-text-"
 
@@ -81,6 +82,71 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_readable(path: str) -> None:
+    """Opens a file and closes it again.
+
+    Raises:
+        ValueError: It is not there, is a folder, or must not be read.
+    """
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ValueError(f"{path}: {reason}; expected a file that can be read") from None
+
+
+def check_files(inputs: Iterable[str | None], outputs: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:
+    """Makes sure, before any work, that a command can read and write its files.
+
+    Args:
+        inputs: Files, or None.
+        outputs: Of which none may be an input.
+        overwrite: Earlier results may be replaced.
+
+    Raises:
+        ValueError: As ``check_readable`` and ``check_writable``.
+        FileExistsError: As ``check_writable``.
+    """
+    given = [path for path in inputs if path is not None]
+    for path in given:
+        check_readable(path)
+    for path in outputs:
+        check_writable(path, given, overwrite=overwrite)
+
+
+def check_writable(path: str | os.PathLike[str], inputs: Iterable[str], *, overwrite: bool) -> None:
+    """Makes sure that a result takes the place of nothing that is read, and of nothing else unless that is asked for.
+
+    Args:
+        path: Of the result.
+        inputs: Files that are there.
+        overwrite: An earlier result may be replaced.
+
+    Raises:
+        ValueError: It is one of the inputs, under whatever name; a folder, or in a file; or would not be what its
+            name says.
+        FileExistsError: It is there.
+        OSError: Nothing can be written in its folder.
+    """
+    if os.path.isdir(path):
+        raise ValueError(f"{os.fspath(path)} is a folder; expected the name of a file")
+    if os.fspath(path).endswith((".gz", ".zst")):
+        raise ValueError(f"{os.fspath(path)} would not be compressed; expected a name that does not say so")
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isfile(folder):
+        raise ValueError(f"{folder} is a file; expected a folder")
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    if not os.path.exists(path):
+        return
+    if any(os.path.samefile(path, each) for each in inputs):
+        raise ValueError(f"{os.fspath(path)} is read, too; expected an output of its own")
+    if not overwrite:
+        raise FileExistsError(f"{os.fspath(path)} exists; expected a new file, or --overwrite")
 
 
 def _flush(path: str | os.PathLike[str]) -> None:

@@ -1,21 +1,25 @@
-"""What a run can fail with, for the person who must act.
+"""Errors that a run can end with, one class for each exit code.
 
-Every message is one line: where, what was found, what was expected. The drivers in
-``examples/dpr`` turn each kind into an exit code.
+Every message is one line that says what is wrong, where, and what to do. ``text/commands/cli.py`` turns each kind into
+its exit code.
 """
 
 
+class UsageError(ValueError):
+    """Invalid value for a command-line flag. Exit code 2."""
+
+
 class DataError(ValueError):
-    """An input file does not hold what was expected. Exit code 3."""
+    """Invalid content of an input file. Exit code 3."""
 
 
 class ArtifactError(ValueError):
-    """A saved model, tokenizer or checkpoint is corrupt or belongs to something else. Exit code 5."""
+    """A saved model, tokenizer, checkpoint or result that is damaged or belongs to something else. Exit code 5."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss, or gradient after gradient, is NaN or infinite, so that no update was made. Exit code 6."""
+    """A loss, or a series of gradients, that is NaN or infinite. The weights were not updated. Exit code 6."""
 
 
 class InterruptedRun(Exception):
-    """A signal ended the run; what could be saved is. Exit code 143."""
+    """A signal that ended the run after its state was saved. Exit code 143."""

@@ -1,0 +1,1 @@
+"""Pages about runs, data sets, evaluations and loops."""

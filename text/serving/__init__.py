@@ -1,0 +1,1 @@
+"""The search page and the JSON interface: question batcher, web application, page templates."""
