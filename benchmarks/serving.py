@@ -1,13 +1,13 @@
-"""Questions over loopback to serve.py: how many a second, how long each takes, and what answering together gains.
+"""Measure ``dpr-text serve`` over loopback: questions per second, latency, and the gain of batches.
 
     pip install -e '.[test]' && PYTHONPATH=. python -m benchmarks.serving
 
-The passages of squad_w100, encoded by all-MiniLM-L6-v2, and its questions, ten passages each. Clients ask, read the
-answer, and ask the next question at once; they are one process, the server is another, on the same cores. Beside it
-stands a second server that answers questions one by one (--max_batch=1); with most clients the two take turns, and what
-counts is the median of the ratio within a round. Errors are replies other than 200, the
-announced 503 apart. Memory is what is resident; the processor's time is that of the server, which other work on the
-machine slows less than the clock. Writes benchmarks/results/serving-DATE.md.
+The collection is squad_w100, encoded by all-MiniLM-L6-v2. Its questions ask for ten passages each. Each client reads a
+reply and asks its next question at once. All clients are one process, and the server is another one on the same cores.
+A second server answers questions one by one (--max_batch=1). At the largest number of clients the two servers take
+turns, and the result is the median of the ratio within a round. Replies other than 200 and 503 are errors. The CPU time
+of the server is reported too, because other work on the machine slows it less than the clock. Memory is resident
+memory. Writes benchmarks/results/serving-DATE.md.
 """
 
 from __future__ import annotations
@@ -35,27 +35,28 @@ import torch
 
 from benchmarks.encoder import SHARED, minilm
 from benchmarks.report import hardware, versions, write_result
-from examples.dpr import encode
 from text.datasets import read_questions
+from text.retrieval import Embedder, encode_collection
 
 SQUAD = SHARED / "squad_w100"
 CLIENTS = (1, 8, 64)
 ROUNDS = 3
 WARM_UP = 2.0
-"""Seconds."""
+"""Seconds of questions before each measurement."""
 
 
 class Load(NamedTuple):
-    """What came of a number of clients."""
+    """Measurement with one number of clients."""
 
     seconds: float
     cpu_seconds: float
-    """Of the server, all threads."""
+    """CPU time of all threads of the server."""
     milliseconds: list[float]
-    """Of each question that was answered."""
+    """Latency of each question with status 200."""
     statuses: Counter[int]
+    """Number of replies by status."""
     mebibytes: tuple[float, float]
-    """Before and after."""
+    """Resident memory of the server before and after."""
 
     @property
     def per_second(self) -> float:
@@ -63,12 +64,12 @@ class Load(NamedTuple):
 
     @property
     def cpu_milliseconds(self) -> float:
-        """For each question."""
+        """CPU time for each question."""
         return 1000 * self.cpu_seconds / self.statuses.total()
 
 
-def joined(loads: Sequence[Load]) -> Load:
-    """Rounds as one."""
+def join_rounds(loads: Sequence[Load]) -> Load:
+    """Return several rounds as one measurement."""
     return Load(
         sum(load.seconds for load in loads),
         sum(load.cpu_seconds for load in loads),
@@ -80,36 +81,38 @@ def joined(loads: Sequence[Load]) -> Load:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="for each number of clients")
-    parser.add_argument("--embeddings", help="made earlier, of the same passages; by default they are made first")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds for each number of clients")
+    parser.add_argument("--embeddings", help="earlier embeddings of the same passages; by default they are made first")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        embeddings = arguments.embeddings or encoded(folder)
+        embeddings = arguments.embeddings or encode_squad(folder)
         paths = [f"/search?{urlencode({'q': q.text})}" for q in read_questions(SQUAD / "test.qa.csv")]
-        with server(embeddings) as (process, port), server(embeddings, "--max_batch=1") as (process_one, port_one):
+        with (
+            run_server(embeddings) as (process, port),
+            run_server(embeddings, "--max_batch=1") as (process_one, port_one),
+        ):
             sides = {"together": (process, port), "one by one": (process_one, port_one)}
-            few = {str(n): measured(process, port, n, paths, arguments.seconds) for n in CLIENTS[:-1]}
+            few = {str(n): measure(process, port, n, paths, arguments.seconds) for n in CLIENTS[:-1]}
             rounds = [
-                {name: measured(*side, CLIENTS[-1], paths, arguments.seconds / ROUNDS) for name, side in sides.items()}
+                {name: measure(*side, CLIENTS[-1], paths, arguments.seconds / ROUNDS) for name, side in sides.items()}
                 for _ in range(ROUNDS)
             ]
-    many = {f"{CLIENTS[-1]}, {name}": joined([each[name] for each in rounds]) for name in sides}
+    many = {f"{CLIENTS[-1]}, {name}": join_rounds([each[name] for each in rounds]) for name in sides}
     ratio = statistics.median(each["together"].per_second / each["one by one"].per_second for each in rounds)
     write_result("serving", report(few | many, ratio, arguments.seconds, len(paths)))
 
 
-def encoded(folder: str) -> str:
-    config = encode.EncodeConfig(
-        model=str(minilm()), titles="join", collection=str(SQUAD / "passages.tsv"), output_dir=folder
-    )
-    encode.main(config)
+def encode_squad(folder: str) -> str:
+    """Encode the passages of squad_w100 to a folder, and return the folder."""
+    embedder = Embedder.from_pretrained(minilm(), "passage", titles="join")
+    encode_collection(embedder, SQUAD / "passages.tsv", folder)
     return folder
 
 
 @contextmanager
-def server(embeddings: str, *flags: str) -> Iterator[tuple[int, int]]:
-    """The process of a server, and its port."""
-    command = [sys.executable, "-W", "ignore", "examples/dpr/serve.py", f"--model={minilm()}"]
+def run_server(embeddings: str, *flags: str) -> Iterator[tuple[int, int]]:
+    """Start a server. Yield the id of its process and its port."""
+    command = [sys.executable, "-W", "ignore", "-m", "text", "serve", f"--model={minilm()}"]
     with subprocess.Popen(
         [*command, f"--embeddings={embeddings}", "--device=cpu", "--port=0", *flags],
         env={**os.environ, "PYTHONPATH": "."},
@@ -125,23 +128,24 @@ def server(embeddings: str, *flags: str) -> Iterator[tuple[int, int]]:
             process.send_signal(signal.SIGTERM)
 
 
-def measured(process: int, port: int, clients: int, paths: list[str], seconds: float) -> Load:
+def measure(process: int, port: int, clients: int, paths: list[str], seconds: float) -> Load:
+    """Ask the server of a process with a number of clients."""
     asyncio.run(ask(port, clients, paths, WARM_UP))
     before, cpu_before, started = resident(process), cpu_seconds(process), time.perf_counter()
     replies = asyncio.run(ask(port, clients, paths, seconds))
     taken, cpu = time.perf_counter() - started, cpu_seconds(process) - cpu_before
-    answered = [1000 * of_reply for status, of_reply in replies if status == 200]
-    return Load(taken, cpu, answered, Counter(status for status, _ in replies), (before, resident(process)))
+    milliseconds = [1000 * latency for status, latency in replies if status == 200]
+    return Load(taken, cpu, milliseconds, Counter(status for status, _ in replies), (before, resident(process)))
 
 
 async def ask(port: int, clients: int, paths: list[str], seconds: float) -> list[tuple[int, float]]:
-    """Status and seconds of each reply."""
+    """Return status and seconds of each reply to some clients."""
     end = time.perf_counter() + seconds
-    of_clients = (client(port, islice(cycle(paths), number * 31, None), end) for number in range(clients))
-    return [reply for of_client in await asyncio.gather(*of_clients) for reply in of_client]
+    running = (run_client(port, islice(cycle(paths), number * 31, None), end) for number in range(clients))
+    return [reply for replies in await asyncio.gather(*running) for reply in replies]
 
 
-async def client(port: int, paths: Iterator[str], end: float) -> list[tuple[int, float]]:
+async def run_client(port: int, paths: Iterator[str], end: float) -> list[tuple[int, float]]:
     replies = []
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (started := time.perf_counter()) < end:
@@ -155,12 +159,13 @@ async def client(port: int, paths: Iterator[str], end: float) -> list[tuple[int,
 
 
 def resident(process: int) -> float:
+    """Return the resident memory of a process in MiB."""
     [kibibytes] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
     return int(kibibytes) / 1024
 
 
 def cpu_seconds(process: int) -> float:
-    """In user and kernel mode, all threads."""
+    """Return the CPU time of all threads of a process, in user and kernel mode."""
     user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -181,12 +186,12 @@ def report(loads: dict[str, Load], ratio: float, seconds: float, num_questions: 
         ]
         lines.append(f"| {' | '.join(cells)} |")
     together, one_by_one = list(loads.values())[-2:]
-    of_cpu = one_by_one.cpu_milliseconds / together.cpu_milliseconds
+    cpu_ratio = one_by_one.cpu_milliseconds / together.cpu_milliseconds
     return "\n".join(
         [
             *lines,
-            f"\nTogether is {ratio:.2f} times as many questions a second as one by one (median of {ROUNDS} rounds),",
-            f"and one by one takes {of_cpu:.2f} times the processor's time.\n",
+            f"\nBatches give {ratio:.2f} times the questions per second of one by one (median of {ROUNDS} rounds).",
+            f"One by one takes {cpu_ratio:.2f} times as much CPU time for each question.\n",
         ]
     )
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-
 _TEMPORARY_PREFIX = ".dpr-text-"
 
 
@@ -68,6 +67,21 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Writes a small UTF-8 text file, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
+    """Write a UTF-8 text file line by line, whole or not at all, and return the number of lines.
+
+    Args:
+        path: The file.
+        lines: Lines that end in a newline. They may come from a generator, so the file need not fit into memory.
+    """
+    count = 0
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
+    return count
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

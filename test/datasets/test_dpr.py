@@ -28,7 +28,7 @@ from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 from test.datasets.helpers import Bytes, context, law, questions, record, records, without, write_jsonl
 from test.ranks import process_group
 from text.datasets import DPRDataPipe, prefetch
-from text.datasets.dpr import SkippedRow
+from text.datasets.skipping import SkippedRow
 from text.errors import DataError
 from text.records import Example
 

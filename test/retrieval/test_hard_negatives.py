@@ -12,7 +12,7 @@ from test.datasets.helpers import law
 from text.evaluation import has_answer
 from text.records import Passage
 from text.retrieval import Filters, Source, choose_hard_negatives
-from text.retrieval.hard_negatives import overlap
+from text.retrieval.hard_negatives import measure_overlap
 
 TEXTS = [
     "the oak is tall",
@@ -58,7 +58,7 @@ def by_brute_force(
         for passage_id in allowed:
             near = [positive.text for positive in positives] + [PASSAGES[other].text for other, _ in taken]
             text = PASSAGES[passage_id].text.lower()
-            alike = any(overlap(text, " ".join(other.lower().split())) > filters.max_overlap for other in near)
+            alike = any(measure_overlap(text, " ".join(other.lower().split())) > filters.max_overlap for other in near)
             if count < number and not alike and passage_id not in [other for other, _ in taken]:
                 taken.append((passage_id, name))
                 count += 1
@@ -138,12 +138,17 @@ def test_reasons_by_hand() -> None:
     assert (negatives, rejected[0].reason) == ([], "no text")
 
 
-def test_what_cannot_be_meant() -> None:
-    with pytest.raises(ValueError, match="ranks are 5 to 2; expected 1 or more, in order"):
-        Filters(first_rank=5, last_rank=2)
-    with pytest.raises(ValueError, match=r"max_overlap is 0.0; expected above 0, to 1"):
-        Filters(max_overlap=0.0)
-    with pytest.raises(ValueError, match="margin is -1; expected a number, 0 or more"):
-        Filters(margin=-1)
-    with pytest.raises(ValueError, match="min_score is nan; expected a number"):
-        Filters(min_score=float("nan"))
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"first_rank": 5, "last_rank": 2}, "first_rank is 5 and last_rank is 2"),
+        ({"first_rank": 0}, "first_rank is 0"),
+        ({"max_overlap": 0.0}, "max_overlap is 0.0"),
+        ({"margin": -1}, "margin is -1"),
+        ({"relative_margin": -0.1}, "relative_margin is -0.1"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+    ],
+)
+def test_filters_refuse_numbers_out_of_range(values: dict[str, float], field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}"):
+        Filters(**values)  # pyright: ignore[reportArgumentType]

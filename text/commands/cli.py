@@ -7,6 +7,7 @@ file. A field whose type is a dataclass is a group: its fields are flags too, an
 Metadata of a field:
     bare: The value of a flag that stands alone.
     flag: False keeps a field from being a flag.
+    least, above, below: The range of a number (``number``).
     positional: The name that ``--help`` gives to arguments without a flag. The field takes one or more of them.
 """
 
@@ -14,6 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import math
+import operator
 import os
 import re
 import signal
@@ -47,6 +51,13 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, 4),
     (ValueError, 2),
 )
+
+
+def number(
+    default: float | None, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> Any:
+    """Return a field for a finite number in a range. Use it where the library does not check the number itself."""
+    return dataclasses.field(default=default, metadata={"least": least, "above": above, "below": below})
 
 
 def run_command(
@@ -130,6 +141,12 @@ def flag_values(flags: Any) -> dict[str, Any]:
     return found
 
 
+def pick_arguments(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
+    """Return the flags that a function takes as arguments of the same name."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for group in groups for name, value in vars(group).items() if name in parameters}
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error, without what a data worker or a DataPipe adds to it."""
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -182,8 +199,27 @@ def _is_group(kind: Any) -> bool:
 def _build_flags(flags_class: type, values: Mapping[str, Any]) -> Any:
     """Return an instance of a dataclass of flags, with its groups."""
     arguments = {name: _build_flags(group, values) for name, group in _groups(flags_class).items()}
-    own = (field.name for field in dataclasses.fields(flags_class) if field.metadata.get("flag", True))
-    return flags_class(**arguments, **{name: values[name] for name in own if name not in arguments})
+    for field in dataclasses.fields(flags_class):
+        if field.metadata.get("flag", True) and field.name not in arguments:
+            arguments[field.name] = values[field.name]
+            _check_range(field, values[field.name])
+    return flags_class(**arguments)
+
+
+def _check_range(field: dataclasses.Field, value: Any) -> None:
+    """Check a number against the range of its field. A flag without a value passes.
+
+    Raises:
+        UsageError: The number is out of range or not finite.
+    """
+    limits = {name: limit for name in ("least", "above", "below") if (limit := field.metadata.get(name)) is not None}
+    if value is None or not limits:
+        return
+    holds = {"least": operator.ge, "above": operator.gt, "below": operator.lt}
+    if not (math.isfinite(value) and all(holds[name](value, limit) for name, limit in limits.items())):
+        words = {"least": "at least", "above": "above", "below": "below"}
+        asked = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+        raise UsageError(f"--{field.name} is {value}. It must be {asked}.")
 
 
 def _build_parser(flags_class: type, program: str | None) -> ArgumentParser:

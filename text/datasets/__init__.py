@@ -2,22 +2,32 @@
 
 import text.datasets.torchdata_pipes  # noqa: F401  adds its methods to pipes
 from text.datasets.collection import PassageCollection
-from text.datasets.collection_update import update_collection
+from text.datasets.collection_update import read_ids, update_collection
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.dpr_file import DPRFile
 from text.datasets.prefetching import prefetch
 from text.datasets.questions import Question, read_questions
 from text.datasets.selection import Selection, select_rows
-from text.datasets.windows import cut_windows
+from text.datasets.splits import STAGES, check_negatives, describe_split, find_split, find_splits, open_splits
+from text.datasets.windows import cut_collection, cut_rows, cut_windows
 
 __all__ = [
+    "STAGES",
     "DPRDataPipe",
     "DPRFile",
     "PassageCollection",
     "Question",
     "Selection",
+    "check_negatives",
+    "cut_collection",
+    "cut_rows",
     "cut_windows",
+    "describe_split",
+    "find_split",
+    "find_splits",
+    "open_splits",
     "prefetch",
+    "read_ids",
     "read_questions",
     "select_rows",
     "update_collection",

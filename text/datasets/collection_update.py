@@ -1,10 +1,11 @@
-"""A collection with some passages added, replaced or removed, by id."""
+"""Add, replace and remove passages of a collection by id."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from text.artifacts import atomic_write
 from text.datasets.collection import PassageCollection, beir_line
@@ -19,24 +20,32 @@ def update_collection(
     upserts: Iterable[Passage] = (),
     deletes: Collection[str] = (),
 ) -> Counter[str]:
-    """Writes JSON lines as BEIR has them: the passages in their order, and behind them those that are new.
+    """Write an updated collection as BEIR's JSON lines: the passages in their order, then the new ones.
 
     Args:
-        collection: What is updated; stays as it is.
-        path: Where the new state goes.
-        upserts: Passages that replace those with their id, or are added; held in memory.
-        deletes: Ids to remove.
+        collection: The collection. Its file is not changed.
+        path: Where the updated collection goes. An earlier file is replaced.
+        upserts: Passages that replace the passage with their id, or are added. They are held in memory.
+        deletes: Ids of passages to remove.
 
     Returns:
-        How many were added, replaced, deleted, unchanged.
+        Number of passages by "added", "replaced", "deleted" and "unchanged".
 
     Raises:
-        DataError: An id to remove is not there, or is also among the upserts; or one stands there for two passages.
+        DataError: An id to remove is missing or is also among the upserts, or two different upserts have one id.
         OSError: The file cannot be written, or the disk is full.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "old.jsonl").write_text('{"_id": "p1", "text": "oak"}')
+    ...     old = PassageCollection(Path(folder, "old.jsonl"))
+    ...     dict(update_collection(old, Path(folder, "new.jsonl"), upserts=[Passage("p2", "", "elm")]))
+    {'added': 1, 'replaced': 0, 'deleted': 0, 'unchanged': 1}
     """
-    changed, deleted, met = _by_id(upserts), set(deletes), set[str]()
+    changed, deleted, met = _index_by_id(upserts), set(deletes), set[str]()
     if both := sorted(deleted & set(changed)):
-        raise DataError(f"{collection.path}: {both[0]} is to be deleted and to be added; expected one of the two")
+        raise DataError(f"{collection.path}: {both[0]} is both to be deleted and to be added.")
     counts: Counter[str] = Counter(added=0, replaced=0, deleted=0, unchanged=0)
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for passage in collection:
@@ -51,13 +60,27 @@ def update_collection(
             counts["added"] += 1
             file.write(beir_line(changed[name]))
         if missing := sorted(deleted - met):
-            raise DataError(f"{collection.path}: no passage {missing[0]}; expected ids of passages to delete")
+            raise DataError(f"{collection.path}: has no passage {missing[0]} to delete.")
     return counts
 
 
-def _by_id(passages: Iterable[Passage]) -> dict[str, Passage]:
+def read_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Return the ids in a text file with one id a line. Blank lines are skipped.
+
+    Raises:
+        DataError: The file is not UTF-8.
+        OSError: The file cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{os.fspath(path)}: not UTF-8. Write one id a line.") from None
+    return {line.strip() for line in lines if line.strip()}
+
+
+def _index_by_id(passages: Iterable[Passage]) -> dict[str, Passage]:
     found: dict[str, Passage] = {}
     for passage in passages:
         if found.setdefault(passage.passage_id, passage) != passage:
-            raise DataError(f"{passage.passage_id} is to be added with two texts; expected one passage for each id")
+            raise DataError(f"{passage.passage_id} is to be added with two texts. Give one passage for each id.")
     return found

@@ -66,9 +66,9 @@ class DPRFile:
         self.path = self.rows.path
         self.findings = self._findings()
 
-    def usable(self, dtype: type[np.integer] = np.int64) -> np.ndarray:
-        """Numbers of the rows that can be used."""
-        rows = np.arange(self.findings.num_rows, dtype=dtype)
+    def usable(self) -> np.ndarray:
+        """Return the numbers of the rows that can be used."""
+        rows = np.arange(self.findings.num_rows)
         return np.delete(rows, list(self.findings.unusable)) if self.findings.unusable else rows
 
     @contextmanager

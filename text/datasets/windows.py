@@ -1,32 +1,70 @@
-"""Long passages in windows: a small encoder keeps more of what 60 words say than of what 500 do.
+"""Cut long passages into windows of words. A small encoder keeps more of 60 words than of 500.
 
-A document is then as good as its best window (MaxP; Dai and Callan, arXiv:1905.09217), which
-``text.evaluation.max_passage`` makes of a run.
+A document is then scored by its best window (MaxP; Dai and Callan, arXiv:1905.09217). ``text.evaluation.max_passage``
+turns a run of windows into a run of documents.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from itertools import chain
+
+from tqdm import tqdm
+
+from text.datasets.collection import PassageCollection
+from text.datasets.dpr_file import DPRFile
+from text.datasets.dpr_rows import Record, passage_to_context, replace_contexts
+from text.errors import DataError
 from text.records import Passage
 
 
-def cut_windows(passage: Passage, length: int, stride: int) -> list[Passage]:
-    """Each of them has the passage's title, and its id with # and a number from 0 on, as Pyserini names segments.
+def cut_windows(passage: Passage, words: int, stride: int) -> list[Passage]:
+    """Return the windows of a passage.
+
+    A window has the passage's title. Its id is the passage's id, ``#`` and a number from 0 on, as Pyserini names
+    segments. A short passage has one window.
 
     Args:
-        passage: One of any length; a short one is its own only window.
-        length: Words of a window; the last one may have fewer.
-        stride: Words from the start of one to that of the next; below ``length`` they overlap.
+        passage: A passage of any length.
+        words: Words of a window. The last window may have fewer.
+        stride: Words from the start of a window to the start of the next one. Below ``words``, windows overlap.
 
     Raises:
-        ValueError: The stride is not between 1 and the length, so that words would be lost.
+        ValueError: ``stride`` is not between 1 and ``words``, so that words would be lost.
 
     >>> [each.text for each in cut_windows(Passage("p", "", "a b c d e f g"), 4, 2)]
     ['a b c d', 'c d e f', 'e f g']
     """
-    if not 1 <= stride <= length:
-        raise ValueError(f"stride is {stride}; expected 1 to {length}, the words of a window")
-    words = passage.text.split()
-    starts = range(0, max(0, len(words) - length) + stride, stride)
-    texts = [" ".join(words[start : start + length]) for start in starts]
+    if not 1 <= stride <= words:
+        raise ValueError(f"stride is {stride}. Use 1 to {words}, the words of a window.")
+    found = passage.text.split()
+    starts = range(0, max(0, len(found) - words) + stride, stride)
+    texts = [" ".join(found[start : start + words]) for start in starts]
     names = [f"{passage.passage_id}#{number}" if passage.passage_id else "" for number in range(len(texts))]
     return [Passage(name, passage.title, text) for name, text in zip(names, texts, strict=True)]
+
+
+def cut_collection(collection: PassageCollection, words: int, stride: int) -> Iterator[Passage]:
+    """Yield the windows of all passages of a collection.
+
+    Raises:
+        DataError: The collection is empty.
+        ValueError: As ``cut_windows``.
+    """
+    if not len(collection):
+        raise DataError(f"{collection.path}: no passages.")
+    for passage in tqdm(collection, desc="Cutting", unit=" passages", disable=None, delay=2):
+        yield from cut_windows(passage, words, stride)
+
+
+def cut_rows(file: DPRFile, words: int, stride: int) -> Iterator[Record]:
+    """Yield the usable rows of a file with the windows of their positives as positives, and without negatives.
+
+    Raises:
+        ValueError: As ``cut_windows``.
+    """
+    with file.open() as reader, file.rows.open() as lines:
+        for row in file.usable().tolist():
+            windows = chain.from_iterable(cut_windows(each, words, stride) for each in reader.read(row).positives)
+            yield replace_contexts(json.loads(lines.read(row)), [passage_to_context(each) for each in windows], [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from text.artifacts import atomic_write
@@ -79,6 +79,27 @@ def rank_passages(scores: Mapping[str, float]) -> list[str]:
     ['c', 'b', 'a']
     """
     return [passage_id for _, passage_id in sorted(((s, p) for p, s in scores.items()), reverse=True)]
+
+
+def check_common_questions(
+    path: str | os.PathLike[str],
+    run: Mapping[str, Mapping[str, float]],
+    other: str | os.PathLike[str],
+    question_ids: Iterable[str],
+) -> None:
+    """Check that a run holds at least one question of another file.
+
+    Args:
+        path: The file of the run.
+        run: The run.
+        other: The other file.
+        question_ids: Ids of the questions of the other file.
+
+    Raises:
+        DataError: They have no question in common.
+    """
+    if not any(question_id in run for question_id in question_ids):
+        raise DataError(f"{os.fspath(path)}: has none of the questions of {os.fspath(other)}. Give a run of these.")
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:

@@ -1,6 +1,7 @@
 """Encoders, usable without anything else of this library."""
 
 from text.models.biencoder import BiEncoder
+from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.models.quantize import quantize_int8, to_bfloat16
 from text.models.roberta import (
     RobertaConfig,
@@ -14,10 +15,14 @@ from text.models.roberta import (
 from text.models.torchtext_models import TorchtextEncoder, from_torchtext, to_torchtext
 
 __all__ = [
+    "SIZES",
     "BiEncoder",
     "RobertaConfig",
     "RobertaEncoder",
     "TorchtextEncoder",
+    "build_bi_encoder",
+    "check_encoder_name",
+    "choose_learning_rate",
     "from_torchtext",
     "quantize_int8",
     "roberta_base",

@@ -74,11 +74,16 @@ class BiEncoder(nn.Module):
             return cls(question_encoder, question_encoder)
         return cls(question_encoder, RobertaEncoder.from_pretrained(passage_folder, **overrides))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes each encoder to a folder of its own, one folder where they are tied.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, similarity: str | None = None) -> None:
+        """Write each encoder to a folder of its own; tied encoders share one folder.
 
-        sentence-transformers loads the two as one model, once a tokenizer is beside each: ``encode_query`` and
-        ``encode_document`` take the question and the passage encoder.
+        This saves the weights alone. ``text.bundle.BiEncoderBundle`` saves the tokenizer and all settings with them.
+        sentence-transformers loads both encoders as one model if a tokenizer is beside each: ``encode_query`` uses the
+        question encoder, ``encode_document`` the passage encoder.
+
+        Args:
+            folder: Is created if it is missing.
+            similarity: As in ``RobertaEncoder.save_pretrained``.
 
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
@@ -93,10 +98,10 @@ class BiEncoder(nn.Module):
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):
                 raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
-            encoder.save_pretrained(Path(folder) / name)
+            encoder.save_pretrained(Path(folder) / name, similarity=similarity)
             prompts = {**encoder.config.prompts, **prompts}
         passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
-        modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts)
+        modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts, similarity)
 
     @property
     def is_tied(self) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from text.errors import ArtifactError
 from text.models import keys, modules
 from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
 from text.models.keys import Table
+
+if TYPE_CHECKING:
+    from text.models.roberta import RobertaConfig
 
 FIELDS = (
     "vocab_size",
@@ -184,11 +187,11 @@ def _read_hugging_face(folder: Path) -> Saved:
 # ---- from what was read to an encoder
 
 
-def check_size(saved: Saved, config: Any) -> None:
-    """Before an encoder is built: that it is not of quite another size than its weights, and maybe never finished.
+def check_size(saved: Saved, config: RobertaConfig) -> None:
+    """Check that the saved weights are about as many as the encoder will have, before it is built and fills the memory.
 
     Raises:
-        ArtifactError: The configuration asks for more than twice of what there is.
+        ArtifactError: The configuration has more than twice as many weights as are saved.
     """
     rows = config.vocab_size + config.max_position_embeddings
     rows += config.num_hidden_layers * (4 * config.hidden_size + 2 * config.intermediate_size)
@@ -234,8 +237,10 @@ def _misfit(saved: Saved, name: str, what: str) -> ArtifactError:
 # ---- write
 
 
-def save(module: nn.Module, config: Any, max_length: int, folder: str | os.PathLike[str]) -> None:
-    """Writes an encoder as ``transformers`` and ``sentence-transformers`` read it; each file whole or not at all.
+def save(
+    module: nn.Module, config: RobertaConfig, max_length: int, folder: str | os.PathLike[str], similarity: str | None
+) -> None:
+    """Write an encoder as ``transformers`` and ``sentence-transformers`` read it; each file whole or not at all.
 
     ``config.json`` has Hugging Face's fields only: the others stand with the modules.
     """
@@ -253,7 +258,7 @@ def save(module: nn.Module, config: Any, max_length: int, folder: str | os.PathL
         **({} if config.model_type == "bert" else {"bos_token_id": 0, "eos_token_id": 2}),
     }
     write_json(folder / "config.json", settings)
-    modules.save(folder, config, ours, max_length)
+    modules.save(folder, config, ours, max_length, similarity)
 
 
 def _with_pooler(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

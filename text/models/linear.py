@@ -1,7 +1,7 @@
 """Linear layers that use what a CPU can do.
 
-PyTorch gives products of float32 matrices to MKL, which on other makers' processors leaves AVX-512 alone. oneDNN,
-which is in the same build and serves bfloat16, does not: it takes half the time there (``benchmarks/encoder.py``).
+PyTorch gives products of float32 matrices to MKL, which on other makers' processors does not use AVX-512. oneDNN,
+which is in the same build and serves bfloat16, uses it: it takes half the time there (``benchmarks/encoder.py``).
 Without AVX-512 the two are alike going forward, and oneDNN's products for gradients of weights take twice MKL's time.
 
 Dimensions: I inputs; O outputs.
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_DTYPES = [torch.float32]
-if _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # not on a processor without AVX-512
-    _DTYPES.append(torch.bfloat16)
+from text.models.torch_internals import HAS_ONEDNN_LINEAR, has_onednn_bfloat16, onednn_linear
+
+_DTYPES = [torch.float32, *([torch.bfloat16] if has_onednn_bfloat16() else [])]
 _TRAINS_BY_ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
-# Until torch 2.4, it was asked for so.
+# torch 2.3 has another function for this question.
 _is_autocast = (
     torch.is_autocast_cpu_enabled if torch.__version__ < "2.4" else functools.partial(torch.is_autocast_enabled, "cpu")
 )
@@ -41,7 +40,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         if _fits_onednn(input, self.weight) and not torch.is_grad_enabled():
-            return _onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
+            return onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
         if _TRAINS_BY_ONEDNN and _fits_onednn(input, self.weight) and input.dtype == torch.float32:
             outputs = _OneDNNLinear.apply(input, self.weight, self.bias)
         else:
@@ -53,30 +52,25 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return _onednn_linear(inputs, weight, bias)
+        return onednn_linear(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         inputs, weight = ctx.saved_tensors
         gradient, inputs = gradients[0].flatten(0, -2), inputs.flatten(0, -2)  # (tokens, O) and (tokens, I)
-        of_inputs = _onednn_linear(gradients[0], weight.T) if ctx.needs_input_grad[0] else None
-        of_weight = _onednn_linear(gradient.T, inputs.T) if ctx.needs_input_grad[1] else None
-        return of_inputs, of_weight, gradient.sum(0)
+        inputs_gradient = onednn_linear(gradients[0], weight.T) if ctx.needs_input_grad[0] else None
+        weight_gradient = onednn_linear(gradient.T, inputs.T) if ctx.needs_input_grad[1] else None
+        return inputs_gradient, weight_gradient, gradient.sum(0)
 
 
 def multiply(inputs: Tensor, weight: Tensor) -> Tensor:
-    """(..., I) and (O, I) to (..., O): all dot products of rows; for use without gradients."""
-    return _onednn_linear(inputs, weight) if _fits_onednn(inputs, weight) else F.linear(inputs, weight)
-
-
-def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """(..., I) and (O, I) to (..., O)."""
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
+    """Return all dot products of rows, (..., I) and (O, I) to (..., O). It has no gradients."""
+    return onednn_linear(inputs, weight) if _fits_onednn(inputs, weight) else F.linear(inputs, weight)
 
 
 def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
     return (
-        _HAS_ONEDNN
+        HAS_ONEDNN_LINEAR
         and inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype
         and inputs.dtype in _DTYPES

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from text.artifacts import write_json
 from text.errors import ArtifactError
 from text.models import keys
 from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
+
+if TYPE_CHECKING:
+    from text.models.roberta import RobertaConfig
 
 ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
 """Their classes, as far as an encoder of ours can be made of them."""
@@ -37,6 +40,8 @@ _FIXED = {
     "module_input_name": "sentence_embedding",
     "module_output_name": "sentence_embedding",
 }
+_SETTINGS = "config_sentence_transformers.json"
+_SIMILARITIES = ("dot", "cosine")
 _IDENTITY = "torch.nn.modules.linear.Identity"
 _TANH = "torch.nn.modules.activation.Tanh"
 
@@ -63,7 +68,7 @@ def read(folder: Path) -> Modules:
         ArtifactError: A file is corrupt, or there is a module that we do not have.
     """
     (_, transformer), *others = _listed(folder)
-    prompts = _prompts(folder / "config_sentence_transformers.json")
+    prompts = _prompts(folder / _SETTINGS)
     fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": prompts}
     weights: dict[str, Tensor] = {}
     for kind, path in others:
@@ -109,6 +114,19 @@ def _prompts(path: Path) -> dict[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}; expected texts by name")
     return prompts
+
+
+def read_similarity(folder: Path) -> str | None:
+    """Return how a folder of sentence-transformers compares embeddings: "dot", "cosine", or None if it does not say.
+
+    Raises:
+        ArtifactError: The folder names another similarity, such as "euclidean".
+    """
+    path = folder / _SETTINGS
+    name = read_json(path).get("similarity_fn_name") if path.is_file() else None
+    if name is not None and name not in _SIMILARITIES:
+        raise ArtifactError(f"{path}: similarity_fn_name is {json.dumps(name)}. Supported are dot and cosine.")
+    return name
 
 
 Part = tuple[dict[str, Any], dict[str, Tensor]]
@@ -168,7 +186,9 @@ def _settings(folder: Path) -> dict[str, Any]:
 # ---- write
 
 
-def save(folder: Path, config: Any, weights: Mapping[str, Tensor], max_length: int) -> None:
+def save(
+    folder: Path, config: RobertaConfig, weights: Mapping[str, Tensor], max_length: int, similarity: str | None = None
+) -> None:
     """Writes all modules but what Hugging Face reads of the transformer; ``modules.json`` last.
 
     Only what is listed in it counts: folders that an earlier encoder left are not looked at. Classes and poolings
@@ -176,13 +196,14 @@ def save(folder: Path, config: Any, weights: Mapping[str, Tensor], max_length: i
 
     Args:
         folder: The transformer's.
-        config: A RobertaConfig.
+        config: The encoder's.
         weights: Under our names.
         max_length: Most tokens of a text. It is always written: else sentence-transformers takes the length of
             the position table, and a RoBERTa has two more than it can use.
+        similarity: "dot", "cosine" or None, which leaves it open.
     """
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(folder / "config_sentence_transformers.json", {"prompts": dict(config.prompts)})
+    _save_settings(folder, config.prompts, similarity)
     modules = {"": "Transformer", "1_Pooling": "Pooling"}
     modes = {name: config.pooling == ours for name, ours in POOLING.items() if name.startswith("pooling_mode_")}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": config.hidden_size, **modes})
@@ -201,7 +222,12 @@ def save(folder: Path, config: Any, weights: Mapping[str, Tensor], max_length: i
     _list(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()})
 
 
-def save_pair(folder: str | os.PathLike[str], sides: Mapping[str, str], prompts: Mapping[str, str]) -> None:
+def save_pair(
+    folder: str | os.PathLike[str],
+    sides: Mapping[str, str],
+    prompts: Mapping[str, str],
+    similarity: str | None = None,
+) -> None:
     """Lets sentence-transformers load the encoders saved below ``folder`` as one model.
 
     Args:
@@ -209,6 +235,7 @@ def save_pair(folder: str | os.PathLike[str], sides: Mapping[str, str], prompts:
         sides: By their name of a task, "query" or "document", the name of the encoder's folder. Where both are the
             same, its modules are the model's; else a Router chooses by task.
         prompts: By name of a task.
+        similarity: "dot", "cosine" or None, which leaves it open.
     """
     folder = Path(folder)
     modules = {task: _list_below(folder, side) for task, side in sides.items()}
@@ -220,8 +247,13 @@ def save_pair(folder: str | os.PathLike[str], sides: Mapping[str, str], prompts:
         router = {"types": types, "structure": routes, "parameters": parameters}
         write_json(folder / "router_config.json", router)
         listed = {"": "sentence_transformers.models.Router"}
-    write_json(folder / "config_sentence_transformers.json", {"prompts": dict(prompts)})
+    _save_settings(folder, prompts, similarity)
     _list(folder, listed)
+
+
+def _save_settings(folder: Path, prompts: Mapping[str, str], similarity: str | None) -> None:
+    settings = {"prompts": dict(prompts)} | ({} if similarity is None else {"similarity_fn_name": similarity})
+    write_json(folder / _SETTINGS, settings)
 
 
 def _list(folder: Path, modules: Mapping[str, str]) -> None:

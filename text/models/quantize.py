@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from text.models.linear import Linear
 from text.models.roberta import RobertaEncoder
+from text.models.torch_internals import int8_linear, pack_int8_weight
 
 _HIGHEST = 127
 _LEVELS = 254
@@ -71,10 +72,10 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         self.scales = weight.abs().amax(dim=1).clamp(min=torch.finfo().tiny) / _HIGHEST  # (O,)
-        self.weight = torch.ops.onednn.qlinear_prepack((weight / self.scales[:, None]).round().to(torch.int8), None)
+        self.weight = pack_int8_weight((weight / self.scales[:, None]).round().to(torch.int8))
         self.zero_points = torch.zeros(len(weight), dtype=torch.int64)
         self.bias = linear.bias.detach().float()
-        self.then = "gelu" if linear.gelu else "none"
+        self.activation = "gelu" if linear.gelu else "none"
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) to (..., O)."""
@@ -87,9 +88,7 @@ class Int8Linear(nn.Module):
         signed = inputs.float().div_(scale).add_(zero - _OFFSET).round_().to(torch.int8)
         unsigned = signed.view(torch.uint8).bitwise_xor_(_OFFSET)
         weight = (self.weight, self.scales, self.zero_points, self.bias)
-        return torch.ops.onednn.qlinear_pointwise(
-            unsigned, scale, zero, *weight, 1.0, 0, torch.bfloat16, self.then, [], "none"
-        )
+        return int8_linear(unsigned, scale, zero, *weight, self.activation)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise RuntimeError("8-bit weights are for inference only; expected the encoder that they were made of")

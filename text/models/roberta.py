@@ -155,16 +155,21 @@ class RobertaEncoder(nn.Module):
         checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes a folder that ``from_pretrained``, ``transformers`` and ``sentence-transformers`` read.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, similarity: str | None = None) -> None:
+        """Write a folder that ``from_pretrained``, ``transformers`` and ``sentence-transformers`` read.
 
-        For the other two, put the tokenizer beside it: ``text.transforms.save_tokenizer``. There are no token types in
-        it: those of a BERT are in the positions, as if all tokens were of the first type.
+        ``text.bundle.BiEncoderBundle`` also writes the tokenizer, which the other two libraries need. The folder has no
+        token types: the first token type of a BERT is added to its positions.
+
+        Args:
+            folder: Is created if it is missing.
+            similarity: "dot" or "cosine": how ``sentence-transformers`` then compares embeddings. With None it uses
+                cosine similarity.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        checkpoint.save(self, self.config, self.max_length, folder)
+        checkpoint.save(self, self.config, self.max_length, folder, similarity)
 
     @property
     def embedding_dim(self) -> int:

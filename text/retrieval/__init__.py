@@ -1,31 +1,53 @@
-"""From a model to answers: a collection to embeddings on disk, and exact search in them.
+"""Encode a collection to embeddings on disk, search it, score the runs, and mine hard negatives.
 
-What needs a library of its own is imported by its module: ``FaissIndex`` from ``text.retrieval.faiss_index``,
-``MilvusIndex`` from ``text.retrieval.milvus``, ``BM25`` from ``text.retrieval.bm25``.
+Classes that need an optional library are imported from their module: ``FaissIndex`` from
+``text.retrieval.faiss_index``, ``MilvusIndex`` from ``text.retrieval.milvus``, ``BM25`` from ``text.retrieval.bm25``.
 """
 
 from text.retrieval.embedder import Embedder
-from text.retrieval.encoding import encode_shards, finish_encoding, plan_encoding, start_encoding
+from text.retrieval.encoding import (
+    encode_collection,
+    encode_shards,
+    finish_encoding,
+    plan_encoding,
+    start_encoding,
+)
 from text.retrieval.exact import Found, search_exact
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
-from text.retrieval.retriever import Retriever
-from text.retrieval.shards import EmbeddingShards, Plan, mean_cosine
+from text.retrieval.indexes import Index, open_index
+from text.retrieval.mining import MinedRow, MiningSummary, mine_hard_negatives, search_rows
+from text.retrieval.retriever import Retriever, load_retriever, search_questions
+from text.retrieval.scoring import ScoredRun, score_run, summarize_scores
+from text.retrieval.shards import EmbeddingShards, Plan, mean_cosine, open_collection
 
 __all__ = [
     "Embedder",
     "EmbeddingShards",
     "Filters",
     "Found",
+    "Index",
+    "MinedRow",
+    "MiningSummary",
     "Negative",
     "Plan",
     "Rejected",
     "Retriever",
+    "ScoredRun",
     "Source",
     "choose_hard_negatives",
+    "encode_collection",
     "encode_shards",
     "finish_encoding",
+    "load_retriever",
     "mean_cosine",
+    "mine_hard_negatives",
+    "open_collection",
+    "open_index",
     "plan_encoding",
+    "score_run",
     "search_exact",
+    "search_questions",
+    "search_rows",
     "start_encoding",
+    "summarize_scores",
 ]

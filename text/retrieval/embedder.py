@@ -5,7 +5,6 @@ Dimensions: N texts; D width of an embedding.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from text.artifacts import sha256
-from text.errors import ArtifactError
+from text.bundle import encoder_folder, load_side
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import cut_by_length
 from text.records import Passage, TokenBatch
-from text.transforms import Tokenize, load_tokenizer, title_and_text
+from text.transforms import Tokenize, title_and_text
 
-SIDES = ("question", "passage")
-PRECISIONS = ("float32", "bfloat16", "int8")
-_PROMPTS = {"question": ("query",), "passage": ("document", "passage")}
+_PRECISIONS = {"float32": lambda encoder: encoder, "bfloat16": to_bfloat16, "int8": quantize_int8}
+PRECISIONS = tuple(_PRECISIONS)
 
 
 class Embedder:
@@ -89,30 +87,25 @@ class Embedder:
             ValueError: ``side`` or ``precision`` is another word, ``max_length`` more than the encoder takes, there is
                 no such device, or none for "int8".
         """
-        if side not in SIDES or precision not in PRECISIONS:
-            raise ValueError(f'side "{side}", precision "{precision}"; expected one of {SIDES}, and of {PRECISIONS}')
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
         if precision == "int8" and not device.startswith("cpu"):
-            raise ValueError(f'precision "int8" is for a CPU, device is "{device}"; expected "cpu", or "bfloat16"')
-        run = _settings_of_run(Path(folder))
-        inner = _encoder_folder(Path(folder), side)
-        encoder = RobertaEncoder.from_pretrained(inner)
-        tokenizer = load_tokenizer(inner)
-        if tokenizer.get_vocab_size() > encoder.config.vocab_size:
-            entries = f"{tokenizer.get_vocab_size()} entries, the encoder {encoder.config.vocab_size}"
-            raise ArtifactError(f"{inner}: the tokenizer has {entries}; expected those of one model")
-        max_length = int(max_length or run.get(f"{side}_max_length") or encoder.max_length)
-        if max_length > encoder.max_length:
-            raise ValueError(f"max_length is {max_length}; the encoder in {inner} takes at most {encoder.max_length}")
-        prompts = (encoder.config.prompts.get(name) for name in _PROMPTS[side])
-        prompt = next((prompt for prompt in prompts if prompt is not None), "")
-        encoder = {"float32": lambda same: same, "bfloat16": to_bfloat16, "int8": quantize_int8}[precision](encoder)
-        similarity = run.get("similarity", "dot")
-        titles = str(titles or run.get("titles", "pair"))
-        tokenize = Tokenize(tokenizer, max_length, prompt)
-        made = cls(_on(device, encoder), tokenize, similarity=similarity, titles=titles)
-        made.model = _hashes(_encoder_folder(Path(folder), "passage"))
-        made.settings |= {"prompt": prompt, "precision": precision}
-        return made
+            raise ValueError(f'precision "int8" needs a CPU, the device is "{device}". Use bfloat16.')
+        loaded = load_side(folder, side)
+        max_length = max_length or loaded.max_length
+        if max_length > loaded.encoder.max_length:
+            limit = f"the encoder in {folder} takes at most {loaded.encoder.max_length}"
+            raise ValueError(f"max_length is {max_length}; {limit}")
+        encoder = _PRECISIONS[precision](loaded.encoder)
+        embedder = cls(
+            _move(encoder, device),
+            Tokenize(loaded.tokenizer, max_length, loaded.prompt),
+            similarity=loaded.similarity,
+            titles=titles or loaded.titles,
+        )
+        embedder.model = _hash_files(encoder_folder(folder, "passage"))
+        embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
+        return embedder
 
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
         """Questions, or passages, (N, L)."""
@@ -158,7 +151,7 @@ class Embedder:
                 return torch.cat(found).float().cpu()[order.argsort()]
 
 
-def _on(device: str, encoder: RobertaEncoder) -> RobertaEncoder:
+def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
     try:
         return encoder.to(device)
     except torch.cuda.OutOfMemoryError:
@@ -168,24 +161,7 @@ def _on(device: str, encoder: RobertaEncoder) -> RobertaEncoder:
         raise ValueError(f'device is "{device}" ({reason}); expected one of this machine, such as cpu') from None
 
 
-def _settings_of_run(folder: Path) -> dict[str, Any]:
-    """What a training run says of its model; nothing of one from elsewhere."""
-    if not ((folder / "question_encoder").is_dir() and (folder / "config.json").is_file()):
-        return {}
-    with open(folder / "config.json", encoding="utf-8") as file:
-        return json.load(file)
-
-
-def _encoder_folder(folder: Path, side: str) -> Path:
-    """Where the encoder of one side lies."""
-    if (folder / "model" / "question_encoder").is_dir():
-        raise FileNotFoundError(f"{folder}: the folder of a run; expected {folder / 'model'}")
-    own = folder / f"{side}_encoder"
-    shared = folder / "question_encoder"
-    return own if own.is_dir() else shared if shared.is_dir() else folder
-
-
-def _hashes(folder: Path) -> dict[str, str]:
+def _hash_files(folder: Path) -> dict[str, str]:
     files = sorted(
         path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".bpe")
     )

@@ -1,7 +1,7 @@
-"""Hard negatives: passages that a search ranks high and that do not answer the question.
+"""Choose the hard negatives of one question: passages that a search ranks high and that do not answer it.
 
-Sources are runs, so that another threshold needs no search and no encoding. What is taken, and why what stands before
-it is not, is said of every candidate.
+The candidates come from runs, so another threshold needs neither search nor encoding. Every candidate that is looked at
+is either chosen or rejected with a reason. ``text/retrieval/mining.py`` does this for all rows of a file.
 """
 
 from __future__ import annotations
@@ -15,63 +15,70 @@ from text.evaluation import has_answer, rank_passages
 from text.records import Passage
 
 _SHINGLE = 3
-"""Words of which texts are compared."""
+"""Number of words in a shingle, the unit in which two texts are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What a candidate must pass.
+    """Conditions that a hard negative must meet.
 
     Raises:
-        ValueError: A number is not one that can be meant.
+        ValueError: A number is out of range.
     """
 
     first_rank: int = 1
+    """First rank to consider, counted from 1."""
     last_rank: int = 100
+    """Last rank to consider. A search for candidates finds this many passages."""
     min_score: float | None = None
+    """Minimum score of a negative."""
     max_score: float | None = None
+    """Maximum score of a negative."""
     margin: float | None = None
-    """Least distance of a candidate's score below that of the first positive, in the same source."""
+    """Minimum distance of a negative's score below the score of the first positive in the same run."""
     relative_margin: float | None = None
-    """Likewise, as a share of the positive's score; 0.05 in NV-Retriever (arXiv:2407.15831)."""
+    """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
     answers: bool = True
-    """Leave out what holds an answer (``has_answer``)."""
+    """Reject passages that contain an answer."""
     max_overlap: float = 0.8
-    """Largest share of common runs of three words with a positive or a negative that is taken (Broder 1997)."""
+    """Maximum similarity to a positive or to an earlier negative: Jaccard index of the three-word shingles."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "max_score", "margin", "relative_margin"):
             value = getattr(self, name)
             if value is not None and (math.isnan(value) or ("margin" in name and value < 0)):
-                raise ValueError(f"{name} is {value}; expected a number{', 0 or more' * ('margin' in name)}")
+                raise ValueError(f"{name} is {value}. Use a number{' from 0 on' * ('margin' in name)}.")
         if not 1 <= self.first_rank <= self.last_rank:
-            raise ValueError(f"ranks are {self.first_rank} to {self.last_rank}; expected 1 or more, in order")
+            raise ValueError(
+                f"first_rank is {self.first_rank} and last_rank is {self.last_rank}. "
+                "Ranks start at 1, and last_rank is not below first_rank."
+            )
         if not 0 < self.max_overlap <= 1:
-            raise ValueError(f"max_overlap is {self.max_overlap}; expected above 0, to 1")
+            raise ValueError(f"max_overlap is {self.max_overlap}. Use a number above 0 and up to 1.")
 
 
 class Source(NamedTuple):
-    """What one search found for one question."""
+    """The candidates of one question from one run."""
 
     name: str
     scores: Mapping[str, float]
-    """By passage id."""
+    """Scores by passage id."""
     number: int
-    """How many negatives to take."""
+    """How many negatives to choose."""
 
 
 class Negative(NamedTuple):
-    """A candidate that was taken."""
+    """A candidate that was chosen."""
 
     passage: Passage
     source: str
     rank: int
-    """From 1 on, of the source."""
+    """Rank in the source, counted from 1."""
     score: float
 
 
 class Rejected(NamedTuple):
-    """A candidate that was not."""
+    """A candidate that was not chosen."""
 
     passage_id: str
     source: str
@@ -89,34 +96,43 @@ def choose_hard_negatives(
     *,
     regular_expressions: bool = False,
 ) -> tuple[list[Negative], list[Rejected]]:
-    """Negatives of one question, source by source, each from the best rank on, until it has given its number.
+    """Return the hard negatives of one question and the rejected candidates.
+
+    The sources are used in their order, each from its best rank on, until it has given its number of negatives.
 
     Args:
-        positives: All passages known to answer; the first one's score is what margins are measured from.
-        answers: Strings, of which no negative holds one.
-        sources: What was found.
-        find: A passage by its id, such as ``PassageCollection.find``.
-        filters: What candidates must pass.
-        regular_expressions: Answers are such.
+        positives: All known positives. Margins are measured from the score of the first one.
+        answers: No negative contains one of these strings, if the filters say so.
+        sources: The candidates.
+        find: Returns a passage by its id, such as ``PassageCollection.find``.
+        filters: Conditions that a negative must meet.
+        regular_expressions: The answers are regular expressions.
 
     Raises:
-        KeyError: A source has a passage that ``find`` does not know.
+        KeyError: ``find`` does not know a candidate.
+
+    >>> passages = {"p": Passage("p", "", "a beetle ate"), "n": Passage("n", "", "a fig fell")}
+    >>> negatives, rejected = choose_hard_negatives(
+    ...     [passages["p"]], ["beetle"], [Source("bm25", {"p": 2.0, "n": 1.0}, 1)], passages.__getitem__, Filters()
+    ... )
+    >>> negatives[0].passage.passage_id, rejected[0].reason
+    ('n', 'a positive')
     """
     taken: list[Negative] = []
     rejected: list[Rejected] = []
     known = {passage.passage_id for passage in positives} - {""}
-    texts = [_plain(passage.text) for passage in positives]
+    texts = [_normalize(passage.text) for passage in positives]
     for source in sources:
         wanted = len(taken) + source.number
-        highest = _highest(source, positives, filters)
+        highest = _find_highest_score(source, positives, filters)
         for rank, passage_id in enumerate(rank_passages(source.scores), start=1):
             if len(taken) == wanted:
                 break
             score = source.scores[passage_id]
-            reason = _by_numbers(passage_id, rank, score, known, taken, highest, filters)
+            reason = _reject_by_numbers(passage_id, rank, score, known, taken, highest, filters)
             passage = find(passage_id) if reason is None else None
             if passage is not None:
-                reason = _by_text(passage, texts, answers, taken, filters, regular_expressions)
+                reason = _reject_by_text(passage, texts, answers, taken, filters, regular_expressions)
             if passage is None or reason is not None:
                 rejected.append(Rejected(passage_id, source.name, rank, score, reason or ""))
             else:
@@ -124,8 +140,8 @@ def choose_hard_negatives(
     return taken, rejected
 
 
-def _highest(source: Source, positives: Sequence[Passage], filters: Filters) -> float | None:
-    """What no score of a source may be above: infinite without margins, None where the positive has no score."""
+def _find_highest_score(source: Source, positives: Sequence[Passage], filters: Filters) -> float | None:
+    """Return the highest score that the margins allow: infinity without margins, None if the positive has no score."""
     if filters.margin is None and filters.relative_margin is None:
         return float("inf")
     score = source.scores.get(positives[0].passage_id) if positives else None
@@ -134,7 +150,7 @@ def _highest(source: Source, positives: Sequence[Passage], filters: Filters) -> 
     return score - max(filters.margin or 0.0, abs(score) * (filters.relative_margin or 0.0))
 
 
-def _by_numbers(
+def _reject_by_numbers(
     passage_id: str,
     rank: int,
     score: float,
@@ -143,7 +159,7 @@ def _by_numbers(
     highest: float | None,
     filters: Filters,
 ) -> str | None:
-    """Why a candidate is rejected by its id, rank or score, if it is."""
+    """Return why a candidate is rejected by its id, rank or score; None if it is not."""
     if passage_id in known:
         return "a positive"
     if any(passage_id == negative.passage.passage_id for negative in taken):
@@ -159,7 +175,7 @@ def _by_numbers(
     return "within the margin" if score > highest else None
 
 
-def _by_text(
+def _reject_by_text(
     passage: Passage,
     texts: Sequence[str],
     answers: Sequence[str],
@@ -167,25 +183,25 @@ def _by_text(
     filters: Filters,
     regular_expressions: bool,
 ) -> str | None:
-    """Why a candidate is rejected by its text, if it is."""
-    text = _plain(passage.text)
+    """Return why a candidate is rejected by its text; None if it is not."""
+    text = _normalize(passage.text)
     if not text:
         return "no text"
     if text in texts:
         return "text of a positive"
     if filters.answers and has_answer(answers, passage.text, regular_expressions=regular_expressions):
         return "holds an answer"
-    if any(overlap(text, other) > filters.max_overlap for other in texts):
+    if any(measure_overlap(text, other) > filters.max_overlap for other in texts):
         return "near a positive"
-    if any(overlap(text, _plain(negative.passage.text)) > filters.max_overlap for negative in taken):
+    if any(measure_overlap(text, _normalize(negative.passage.text)) > filters.max_overlap for negative in taken):
         return "near one that is taken"
     return None
 
 
-def overlap(text: str, other: str) -> float:
-    """Share of runs of three words that both texts have, of those that either has.
+def measure_overlap(text: str, other: str) -> float:
+    """Return the Jaccard index of the three-word shingles of two texts (Broder 1997).
 
-    >>> overlap("the oak was old and tall", "the oak was old and dead")  # 3 in both, of 5
+    >>> measure_overlap("the oak was old and tall", "the oak was old and dead")  # 3 shingles in both, 5 in either
     0.6
     """
     ours, theirs = _shingles(text), _shingles(other)
@@ -197,5 +213,6 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[place : place + _SHINGLE]) for place in range(max(1, len(words) - _SHINGLE + 1))}
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
+    """Return a text without differences of case and white space."""
     return " ".join(text.casefold().split())

@@ -1,35 +1,30 @@
-"""Retriever: questions to passages, in one call."""
+"""Find the passages that fit a question: a model and the embeddings of a collection, together."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
-from text.errors import ArtifactError
+from text.datasets import Question
+from text.errors import ArtifactError, DataError
+from text.evaluation import Run, max_passage
+from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
 from text.retrieval.exact import Found, search_exact, with_passages
+from text.retrieval.indexes import Index, open_index
 from text.retrieval.shards import EmbeddingShards
 
 
-class Index(Protocol):
-    """What finds passages for (N, D) float32 embeddings of questions."""
-
-    def search(self, questions: Tensor, k: int) -> list[Found]: ...
-
-
 class Retriever:
-    """Embeds questions and searches the embeddings of a collection.
+    """Embed questions and search the embeddings of a collection.
 
     Args:
         shards: Embeddings of the passages.
-        embedder: Of questions, by the same model.
-        index: That searches, such as a ``FaissIndex`` of these embeddings; by default they are searched exactly.
+        embedder: Embeds questions with the model that encoded the passages.
+        index: Searches instead of exact search, such as a ``FaissIndex`` of these embeddings.
 
     Raises:
-        ArtifactError: The model is not the one that the passages were encoded with.
+        ArtifactError: The model is not the one that encoded the passages.
     """
 
     def __init__(self, shards: EmbeddingShards, embedder: Embedder, index: Index | None = None) -> None:
@@ -37,11 +32,12 @@ class Retriever:
             names = {**embedder.model, **shards.plan.model}
             other = [name for name in names if embedder.model.get(name) != shards.plan.model.get(name)]
             raise ArtifactError(
-                f"{shards.folder}: of a model with another {', '.join(other)}; expected the model that encoded it"
+                f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
+                "Search with the model that encoded it."
             )
         ours, theirs = embedder.similarity, shards.plan.settings["similarity"]
         if ours != theirs:
-            raise ArtifactError(f"{shards.folder}: for {theirs} similarity; expected {ours}, as the model has")
+            raise ArtifactError(f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}.")
         self.shards = shards
         self.embedder = embedder
         self.index = index
@@ -56,36 +52,37 @@ class Retriever:
         device: str = "cpu",
         check_hashes: bool = True,
     ) -> Retriever:
-        """From embeddings on disk and the model that made them.
+        """Load embeddings and the model that encoded them.
 
         Args:
-            folder: As ``encode_shards`` wrote it.
-            model: The model's folder.
-            precision: Of the question encoder.
-            device: That embeds and multiplies.
+            folder: The folder of the embeddings.
+            model: The folder of the model.
+            precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
+            device: Encodes questions and searches.
             check_hashes: As for ``EmbeddingShards``.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: Something is damaged, or the two do not belong together.
+            ArtifactError: A file is damaged, or the model did not encode the embeddings.
         """
         embedder = Embedder.from_pretrained(model, "question", precision=precision, device=device)
         return cls(EmbeddingShards(folder, check_hashes=check_hashes), embedder)
 
     def search(self, questions: Sequence[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
-        """The k passages that fit each question best.
+        """Return the k passages with the highest scores for each question.
 
         Args:
-            questions: What is searched for.
-            k: Passages for a question; all of them, where the collection has fewer.
-            also: Ids of passages of each question that come behind them, with their scores, if they are not among them.
+            questions: Texts of the questions.
+            k: Passages for each question. A smaller collection gives all its passages.
+            also: Passage ids for each question. These passages follow the k best ones with their scores, unless they
+                are among them.
 
         Raises:
             ValueError: k is below 1, or a question is blank.
         """
         for row, question in enumerate(questions):
             if not question.strip():
-                raise ValueError(f"question {row} is blank; expected a question to search for")
+                raise ValueError(f"question {row} is blank.")
         embeddings = self.embedder(questions)
         if self.index is not None:
             found = self.index.search(embeddings, k)
@@ -93,3 +90,109 @@ class Retriever:
             device = next(self.embedder.encoder.parameters()).device
             found = search_exact(self.shards, embeddings, k, device=str(device))
         return with_passages(self.shards, embeddings, found, also) if also is not None else found
+
+
+def load_retriever(
+    model: str | os.PathLike[str],
+    embeddings: str | os.PathLike[str],
+    *,
+    index: str | None = None,
+    index_parameters: str = "",
+    milvus: str | os.PathLike[str] | None = None,
+    precision: str = "float32",
+    device: str | None = None,
+    check_hashes: bool = True,
+) -> Retriever:
+    """Load a model, the embeddings that it encoded, and an index if one is asked for.
+
+    Args:
+        model: The folder of the model.
+        embeddings: The folder of the embeddings.
+        index: FAISS factory string, such as "HNSW32". The index is built beside the embeddings by the first call.
+        index_parameters: FAISS search parameters, such as "efSearch=256".
+        milvus: A Milvus Lite file that ends in ".db", or the address of a Milvus server.
+        precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
+        device: Encodes questions and searches. By default a GPU if there is one.
+        check_hashes: Read all embeddings once and compare their hashes. Otherwise only sizes are compared.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ArtifactError: A file is damaged, or the model did not encode the embeddings.
+        ModuleNotFoundError: FAISS or Milvus is not installed.
+        ValueError: An argument has an unknown value.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from text.bundle import BiEncoderBundle
+    >>> from text.models import BiEncoder, roberta_tiny
+    >>> from text.retrieval import encode_collection
+    >>> from text.transforms import train_tokenizer
+    >>> encoder, tokenizer = roberta_tiny(vocab_size=300, pooling="mean"), train_tokenizer(["beetles ate the oak"], 300)
+    >>> bundle = BiEncoderBundle(
+    ...     model=BiEncoder(encoder, encoder), tokenizer=tokenizer, question_max_length=16, passage_max_length=32
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, path, embeddings = (Path(folder, name) for name in ("model", "passages.jsonl", "embeddings"))
+    ...     bundle.save(model)
+    ...     _ = path.write_text('{"_id": "p1", "title": "Oaks", "text": "Beetles ate the oak."}')
+    ...     _ = encode_collection(model, path, embeddings)
+    ...     retriever = load_retriever(model, embeddings)
+    ...     [found] = retriever.search(["what ate the oak"])
+    ...     found.passage_ids
+    ['p1']
+    """
+    device = device or default_device()
+    retriever = Retriever.from_pretrained(
+        embeddings, model, precision=precision, device=device, check_hashes=check_hashes
+    )
+    retriever.index = open_index(retriever.shards, index=index, index_parameters=index_parameters, milvus=milvus)
+    return retriever
+
+
+def search_questions(
+    search: Callable[..., list[Found]],
+    questions: Sequence[Question],
+    k: int,
+    *,
+    with_positives: bool = False,
+    max_passage_hits: int | None = None,
+    source: str | os.PathLike[str] = "questions",
+) -> Run:
+    """Search for questions and return a run.
+
+    Args:
+        search: ``Retriever.search`` or ``BM25.search``.
+        questions: The questions, such as ``read_questions`` returns.
+        k: Passages for each question.
+        with_positives: Add the known positives of each question to the run, whatever their rank.
+        max_passage_hits: The passages are windows of documents. Score each document by its best window among the k
+            (MaxP), and keep this many documents for each question.
+        source: The file of the questions, for error messages.
+
+    Raises:
+        DataError: An id has a space, which a TREC run cannot hold; no question has a positive with an id, although
+            positives are asked for; or a passage is not a window, although documents are asked for.
+        ValueError: k is below 1.
+
+    >>> from text.datasets import Question
+    >>> def search(texts, k, also):
+    ...     return [Found(["oak#0", "oak#1", "elm#0"][:k], [3.0, 2.0, 1.0][:k]) for _ in texts]
+    >>> questions = [Question("q1", "what ate the oak", [])]
+    >>> search_questions(search, questions, 3)
+    {'q1': {'oak#0': 3.0, 'oak#1': 2.0, 'elm#0': 1.0}}
+    >>> search_questions(search, questions, 3, max_passage_hits=2)
+    {'q1': {'oak': 3.0, 'elm': 1.0}}
+    """
+    for question in questions:
+        if question.question_id.split() != [question.question_id]:
+            raise DataError(
+                f'{os.fspath(source)}: the id "{question.question_id}" is empty or has a space. '
+                "A TREC run cannot hold it, so change the id."
+            )
+    positives = [question.positive_ids for question in questions]
+    if with_positives and not any(positives):
+        raise DataError(f"{os.fspath(source)}: no positives with ids. Give training rows whose positives have ids.")
+    found = search([question.text for question in questions], k, also=positives if with_positives else None)
+    pairs = zip(questions, found, strict=True)
+    run = {question.question_id: dict(zip(each.passage_ids, each.scores, strict=True)) for question, each in pairs}
+    return run if max_passage_hits is None else max_passage(run, max_passage_hits)

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from text.artifacts import sha256
+from text.artifacts import check_readable, sha256
+from text.datasets import PassageCollection
 from text.errors import ArtifactError
 
 DTYPES = ("float32", "float16", "int8")
@@ -179,6 +180,20 @@ class EmbeddingShards:
                 raise ArtifactError(f"{path}: {os.path.getsize(path)} bytes; expected {facts['bytes']}, it is damaged")
             if check_hashes and (found := sha256(path)) != facts["sha256"]:
                 raise ArtifactError(f"{path}: SHA-256 is {found}; expected {facts['sha256']}, it is damaged")
+
+
+def open_collection(shards: EmbeddingShards) -> PassageCollection:
+    """Return the collection that was encoded.
+
+    Raises:
+        ValueError: Its file cannot be read.
+        ArtifactError: Its file has changed since it was encoded.
+    """
+    facts = shards.plan.collection
+    check_readable(facts["path"])
+    if sha256(facts["path"]) != facts["sha256"]:
+        raise ArtifactError(f"{facts['path']}: changed since it was encoded to {shards.folder}. Encode it again.")
+    return PassageCollection(facts["path"])
 
 
 def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:

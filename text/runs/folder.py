@@ -10,18 +10,19 @@ import fcntl
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizers import Tokenizer
 
 from text.artifacts import remove_leftovers, write_text
 from text.errors import ArtifactError, UsageError
-from text.training import check_hash, newest_valid
-from text.transforms import load_tokenizer
+from text.models import SIZES
+from text.training import check_hash, is_rank_zero, newest_valid
+from text.transforms import Tokenizer, load_tokenizer
 
 CONTENTS = (
     "config.yaml",
@@ -78,48 +79,77 @@ class RunFolder:
     """The folder that a training run writes to.
 
     Args:
-        path: The folder, which ``lock_folder`` has created.
+        path: The folder.
         checkpoint: The checkpoint that the run resumes from. An earlier run in the folder stays if the checkpoint lies
             in it.
+        is_writer: Whether this process writes to the folder. Of several processes only one does.
     """
 
-    def __init__(self, path: str | os.PathLike[str], checkpoint: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], checkpoint: str | None = None, *, is_writer: bool = True) -> None:
         self.path = Path(path)
         self.checkpoint = checkpoint
+        self.is_writer = is_writer
 
-    def check_writable(self, *, overwrite: bool) -> None:
-        """Check before any work that the run can be written. Nothing is removed yet.
+    @classmethod
+    @contextmanager
+    def open(
+        cls, output_dir: str, *, resume: str | None = None, overwrite: bool = False, fast_dev_run: bool = False
+    ) -> Iterator[RunFolder]:
+        """Lock the folder and check before any work that the run can be written. Nothing is removed yet.
+
+        Args:
+            output_dir: The folder. It is created if it is missing.
+            resume: As in ``find_checkpoint``.
+            overwrite: An earlier run in the folder may be replaced.
+            fast_dev_run: The run writes nothing.
 
         Raises:
-            FileExistsError: The folder holds an earlier run, and ``overwrite`` is False.
-            OSError: The folder cannot be written.
+            FileExistsError: The folder holds an earlier run.
+            UsageError, ArtifactError: As ``find_checkpoint``.
+            BlockingIOError, OSError: As ``lock_folder``.
         """
+        is_writer = is_rank_zero() and not fast_dev_run
+        with lock_folder(output_dir) if is_writer else nullcontext():
+            folder = cls(output_dir, find_checkpoint(resume, output_dir), is_writer=is_writer)
+            if is_writer:
+                folder._check_writable(overwrite=overwrite)
+            yield folder
+
+    def start(self, settings: Mapping[str, Any], tokenizer: Tokenizer, *, needed_bytes: int = 0) -> None:
+        """Check a resumed run's settings, remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
+
+        Args:
+            settings: All settings of the run.
+            tokenizer: The run's tokenizer.
+            needed_bytes: Room on the disk for two checkpoints.
+
+        Raises:
+            ArtifactError: As ``check_resumed``.
+            OSError: The disk has not enough room.
+        """
+        if self.checkpoint is not None:
+            check_resumed(self.checkpoint, settings, tokenizer)
+        if not self.is_writer:
+            return
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            raise OSError(errno.ENOSPC, f"{free} bytes are free, two checkpoints need {needed_bytes}", str(self.path))
+        if not self._continues():
+            for path in self._contents():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+        write_text(self.path / "tokenizer.json", tokenizer.to_str(pretty=True))
+
+    def _check_writable(self, *, overwrite: bool) -> None:
         probe = self.path / ".probe"
         write_text(probe, "writable")
         probe.unlink()
         left = self._contents()
         if left and not (overwrite or self._continues()):
             raise FileExistsError(
-                f"{self.path} holds an earlier run ({left[0].name}). Take another --output_dir, or --overwrite, or --resume."
+                f"{self.path} holds an earlier run ({left[0].name}). "
+                "Take another --output_dir, or --overwrite, or --resume."
             )
-
-    def check_space(self, needed: int) -> None:
-        """Check that the disk has room for two checkpoints of ``needed`` bytes together.
-
-        Raises:
-            OSError: There is not enough room.
-        """
-        free = shutil.disk_usage(self.path).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, f"{free} bytes are free, two checkpoints need {needed}", str(self.path))
-
-    def start(self, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-        """Remove an earlier run unless this run continues it, and write ``config.yaml`` and ``tokenizer.json``."""
-        if not self._continues():
-            for path in self._contents():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        write_text(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
-        write_text(self.path / "tokenizer.json", tokenizer.to_str(pretty=True))
 
     def _contents(self) -> list[Path]:
         return [path for name in CONTENTS if os.path.lexists(path := self.path / name)]
@@ -129,8 +159,8 @@ class RunFolder:
         return self.checkpoint is not None and self.path.resolve() in Path(self.checkpoint).resolve().parents
 
 
-def find_checkpoint(resume: str | None, output_dir: str) -> tuple[str | None, list[str]]:
-    """Return the checkpoint that a run resumes from, and the faults of newer checkpoints.
+def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
+    """Return the checkpoint that a run resumes from. Print a warning for each newer checkpoint that is damaged.
 
     Args:
         resume: A checkpoint; the folder of a run; "auto" for the run in ``output_dir``; or None.
@@ -141,18 +171,40 @@ def find_checkpoint(resume: str | None, output_dir: str) -> tuple[str | None, li
         ArtifactError: The checkpoint is damaged.
     """
     if resume is None:
-        return None, []
+        return None
     path = Path(output_dir if resume == "auto" else resume)
     if path.is_file():
         check_hash(path)
-        return str(path), []
+        return str(path)
     if not path.exists():
         raise UsageError(f"--resume: {path} does not exist. Give a checkpoint or the folder of a run.")
     try:
         found, faults = newest_valid(path / "checkpoints")
     except FileNotFoundError:
         raise UsageError(f"--resume: {path} has no checkpoint. Give a checkpoint or the folder of a run.") from None
-    return str(found), faults
+    for fault in faults:
+        print(f"warning: {fault}. Resuming from {found} instead.", file=sys.stderr)
+    return str(found)
+
+
+def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) -> str | None:
+    """Return the path of the tokenizer that a run uses, or None if the run trains one.
+
+    Args:
+        tokenizer: The path that was asked for.
+        checkpoint: The checkpoint that the run resumes from; its run's tokenizer is used.
+        encoder: Where training starts; a folder has the tokenizer of its encoder.
+
+    Raises:
+        UsageError: The encoder is a file, which has no tokenizer.
+    """
+    if tokenizer is not None:
+        return tokenizer
+    if checkpoint is not None:
+        return str(Path(checkpoint).resolve().parents[1] / "tokenizer.json")
+    if os.path.isfile(encoder):
+        raise UsageError(f"--encoder is {encoder}, a file without a tokenizer. Give --tokenizer too.")
+    return None if encoder in SIZES else encoder
 
 
 def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -174,13 +226,18 @@ def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Token
         for name, value in settings.items()
         if name in saved
         and name not in _MAY_DIFFER
-        and (saved[name] or None) != (value or None)
+        and _without_empty(saved[name]) != _without_empty(value)
         and not (name == "max_epochs" and value > saved[name])
     ]
     if changed:
         raise ArtifactError(
             f"{checkpoint}: saved with other settings ({', '.join(changed)}). Resume with the same ones."
         )
+
+
+def _without_empty(value: Any) -> Any:
+    """Return None for an empty list, which an earlier version wrote as null."""
+    return None if value == [] else value
 
 
 def _run_folders(folder: str | os.PathLike[str]) -> list[Path]:

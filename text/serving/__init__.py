@@ -1,1 +1,10 @@
-"""The search page and the JSON interface: question batcher, web application, page templates."""
+"""The search page and the JSON interface: question batcher, web application, page templates.
+
+The application needs fastapi and uvicorn. Its modules are therefore imported by name: ``make_app`` from
+``text.serving.app``, ``make_server`` and ``bind_socket`` from ``text.serving.server``.
+"""
+
+from text.serving.batcher import Batcher, QueueFull
+from text.serving.searches import FoundPassage, Search, SearchRequest, SearchResult, search_all
+
+__all__ = ["Batcher", "FoundPassage", "QueueFull", "Search", "SearchRequest", "SearchResult", "search_all"]

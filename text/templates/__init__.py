@@ -8,14 +8,14 @@ table cell with the filter ``cell``.
 from __future__ import annotations
 
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 _FOLDER = Path(__file__).parent
-STYLE_SHEET = _FOLDER / "style.css"
-"""The style sheet that all HTML pages share."""
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -23,12 +23,23 @@ def render_template(name: str, **values: Any) -> str:
 
     Args:
         name: File name of the template in this folder.
-        values: Variables of the template. HTML pages escape them, unless they are ``markupsafe.Markup``.
+        values: Variables of the template. HTML pages escape them, except the results of ``safe_markup``.
 
     Raises:
         jinja2.UndefinedError: The template uses a variable that is not given.
     """
     return _environment().get_template(name).render(**values)
+
+
+def safe_markup(html: str) -> str:
+    """Return HTML that a page takes as it is, without escaping. Every text in it must be escaped already."""
+    return Markup(html)
+
+
+@cache
+def read_style_sheet() -> str:
+    """Return the style sheet that all HTML pages share, as it stands in their ``<style>``."""
+    return safe_markup((_FOLDER / "style.css").read_text(encoding="utf-8"))
 
 
 @cache
@@ -42,10 +53,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _escape_cell
-    environment.globals["style_sheet"] = lambda: STYLE_SHEET.read_text(encoding="utf-8")
+    environment.globals["style_sheet"] = read_style_sheet
     return environment
 
 
 def _escape_cell(value: Any) -> str:
-    """Return a value as the content of a cell of a Markdown table."""
-    return str(value).replace("|", "&#124;").replace("\n", " ")
+    """Return a value as the content of one cell of a Markdown table: one line, and neither HTML nor a new column."""
+    return " ".join(escape(str(value), quote=False).replace("|", "&#124;").splitlines())

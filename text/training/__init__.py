@@ -5,13 +5,25 @@ from text.training.checkpoints import AtomicCheckpointIO, best_and_last, check_h
 from text.training.data_module import DPRDataModule
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
+from text.training.lightning_internals import is_rank_zero
 from text.training.loggers import MetricsCSV
 from text.training.objective import Objective
 from text.training.pool import RECALL_AT, PassagePool
 from text.training.task import BiEncoderTask
+from text.training.trainer import (
+    MONITORS,
+    build_trainer,
+    check_devices,
+    check_schedule,
+    fit_and_test,
+    print_rank_zero,
+    resolve_max_lengths,
+    seed_everything_quietly,
+)
 from text.training.worst_questions import WorstQuestions
 
 __all__ = [
+    "MONITORS",
     "RECALL_AT",
     "AccumulatedGradients",
     "AtomicCheckpointIO",
@@ -27,7 +39,15 @@ __all__ = [
     "Throughput",
     "WorstQuestions",
     "best_and_last",
+    "build_trainer",
+    "check_devices",
     "check_hash",
+    "check_schedule",
     "expected_size",
+    "fit_and_test",
+    "is_rank_zero",
     "newest_valid",
+    "print_rank_zero",
+    "resolve_max_lengths",
+    "seed_everything_quietly",
 ]

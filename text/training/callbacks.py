@@ -13,6 +13,7 @@ from torch import Tensor
 
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, num_ranks, this_rank, total
+from text.training.lightning_internals import count_trained_batches, is_last_batch
 
 
 class Throughput(Callback):
@@ -79,8 +80,7 @@ class AccumulatedGradients(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Every rank must call this, as Lightning does."""
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        is_between = progress.current.processed % trainer.accumulate_grad_batches and not progress.is_last_batch
+        is_between = count_trained_batches(trainer) % trainer.accumulate_grad_batches and not is_last_batch(trainer)
         if is_between:
             named = ((name, weights.grad) for name, weights in pl_module.named_parameters())
             found = {name: total(gradient) / num_ranks() for name, gradient in named if gradient is not None}

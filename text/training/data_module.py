@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 
 from text.datasets import DPRDataPipe, prefetch
 from text.errors import ArtifactError
+from text.models.torch_internals import worker_processes
 from text.records import BiEncoderBatch, Example
+from text.training.lightning_internals import count_trained_batches, is_last_batch
 
 _PREFETCHED_BATCHES = 2
 
@@ -63,12 +65,11 @@ class DPRDataModule(LightningDataModule):
         return _EpochLoader(self.test, self.collate, self.num_workers)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where training stands: seed, epoch, and rows of the epoch that were trained on; and in which data."""
+        """Return the position of training: epoch and rows trained on, with all that decides the order of rows."""
         assert self.trainer is not None
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         epoch = self.trainer.current_epoch
-        row = self.train.rows_before(epoch, progress.current.processed)
-        if progress.is_last_batch:
+        row = self.train.rows_before(epoch, count_trained_batches(self.trainer))
+        if is_last_batch(self.trainer):
             epoch, row = epoch + 1, 0
         return {**self._order(), "epoch": epoch, "row": row}
 
@@ -142,7 +143,7 @@ class _EpochLoader:
             worker_init_fn=_leave_group,
         )
         iterator = iter(loader)
-        self.workers = list(getattr(iterator, "_workers", ()))
+        self.workers = worker_processes(iterator)
         yield from iterator
 
 

@@ -64,8 +64,8 @@ class StepFailures(Callback):
             )
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Around fit or test.
+    def translate_errors(self) -> Iterator[None]:
+        """Turn errors of the block into errors that say which batch failed and why.
 
         Raises:
             MemoryError: Of the device or the host; with the shapes of the batch.
@@ -85,8 +85,8 @@ class StepFailures(Callback):
             dead = self._dead_worker()
             if "DataLoader worker" in message or (dead and isinstance(error, ConnectionError | EOFError)):
                 raise ChildProcessError(
-                    f"{self._doing}: {dead or 'a data worker'} died; expected it to live: "
-                    "is there memory for --num_workers?"
+                    f"{self._doing}: {dead or 'a data worker'} died. "
+                    "It probably ran out of memory: use fewer --num_workers."
                 ) from error
             raise
 

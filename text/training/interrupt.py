@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from text.errors import InterruptedRun
 from text.training.distributed import total
+from text.training.lightning_internals import is_validation_next, log_step_metrics, restart_validation
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _ONE_ACT = 1.0
@@ -50,10 +51,8 @@ class SaveOnSignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Where a validation comes next, on_validation_start stops.
-        fetcher: Any = trainer.fit_loop._data_fetcher
-        if not trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher) and self._agreed(trainer, pl_module):
-            # Lightning writes the metrics of a step after this hook.
-            trainer._logger_connector.update_train_step_metrics()
+        if not is_validation_next(trainer) and self._agreed(trainer, pl_module):
+            log_step_metrics(trainer)
             self._save_and_stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,8 +108,7 @@ class SaveOnSignal(Callback):
             return
         if trainer.sanity_checking or trainer.state.fn != "fit":
             raise InterruptedRun(f"stopped by {self._name()} outside of training; checkpoints are as they were")
-        # So that whoever goes on starts this validation anew, as Lightning does for one that was under way.
-        trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(_NOTHING_EVALUATED)
+        restart_validation(trainer)
         self._save_and_stop(trainer)
 
     def _save_and_stop(self, trainer: Trainer) -> None:
@@ -119,10 +117,3 @@ class SaveOnSignal(Callback):
 
     def _name(self) -> str:
         return self._received.name if self._received else "a signal to another rank"
-
-
-_NOTHING_EVALUATED = {
-    "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
-    "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
-    "is_last_batch": False,
-}

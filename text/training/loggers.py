@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.artifacts import write_text
+from text.training.lightning_internals import is_rank_zero
 
 SPEED = ("examples/s", "padding")
 """What goes into ``speed.csv``: the clock's, and what depends on how batches are shared out among ranks."""
@@ -38,7 +39,7 @@ class MetricsCSV(CSVLogger):
         with warnings.catch_warnings():
             # It starts the file anew, which is what is wanted: the rows to keep are read already.
             warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
-            if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+            if is_rank_zero():
                 self.experiment.metrics.extend(kept)
                 self._start_speed(_rows(self._speed, keep_steps))
 

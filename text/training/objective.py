@@ -9,8 +9,10 @@ Dimensions: B questions and P passages of this rank; A passages, and C questions
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,61 +27,48 @@ TILE = 1 << 24
 """Most logits at once: 64 MiB in float32."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss of each question of a batch, in nats.
-
-    Args:
-        temperature: Divides the logits; DPR uses 1.
-        similarity: "dot" or "cosine".
-        in_batch_negatives: True compares each question with all passages, save those known to answer it. False
-            compares it with those of its own row only.
-        all_positives: Known positives in the batch count as such (``multi_positive_nll``), not the first alone.
-        symmetric: The mean of this and the other direction, in which each positive finds its question among all.
-        matryoshka_dims: Besides whole embeddings, the loss of their first so many dimensions (arXiv:2205.13147);
-            the mean of all.
-        guide_margin: Takes those of a question's own passages out of its negatives, and their copies in other rows,
-            that a guide scores above its positive, less this margin (``likely_positives``).
-        distillation: Share of the loss that is ``distillation_kl`` over a question's own passages, from 0 to 1; the
-            rest is the above. Questions without two scores, as in evaluation, have no such share.
-        teacher_temperature: Divides the teacher's scores.
+    """The loss of each question of a batch, in nats. ``dpr-text train`` has its fields as flags.
 
     Raises:
-        ValueError: Passages cannot find their questions where only rows are compared; or a number is out of range.
+        ValueError: ``symmetric`` without ``in_batch_negatives``, or a number that is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        similarity: str = "dot",
-        in_batch_negatives: bool = True,
-        all_positives: bool = False,
-        symmetric: bool = False,
-        matryoshka_dims: Sequence[int] = (),
-        guide_margin: float | None = None,
-        distillation: float = 0.0,
-        teacher_temperature: float = 1.0,
-    ) -> None:
-        for name, value in (("temperature", temperature), ("teacher_temperature", teacher_temperature)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; expected a number above 0")
-        if min(matryoshka_dims, default=1) < 1:
-            raise ValueError(f"matryoshka_dims are {list(matryoshka_dims)}; expected numbers from 1 on")
-        if guide_margin is not None and not math.isfinite(guide_margin):
-            raise ValueError(f"guide_margin is {guide_margin}; expected a number")
-        if not 0 <= distillation <= 1:
-            raise ValueError(f"distillation is {distillation}; expected a share from 0 to 1")
-        if symmetric and not in_batch_negatives:
-            raise ValueError("symmetric without in_batch_negatives; expected both, to find questions among all")
-        self.temperature = temperature
-        self.similarity = similarity
-        self.in_batch_negatives = in_batch_negatives
-        self.all_positives = all_positives
-        self.symmetric = symmetric
-        self.matryoshka_dims = matryoshka_dims
-        self.guide_margin = guide_margin
-        self.distillation = distillation
-        self.teacher_temperature = teacher_temperature
+    temperature: float = 1.0
+    """Divides the logits. DPR uses 1; cosine similarity needs about 0.05."""
+    similarity: Literal["dot", "cosine"] = "dot"
+    """How embeddings are compared: dot product or cosine similarity."""
+    in_batch_negatives: bool = True
+    """Use the passages of the other questions as negatives too. With false, a question is compared with the passages
+    of its own row."""
+    all_positives: bool = field(default=False, metadata={"flag": False})
+    """Use every known positive in the batch as a positive (``multi_positive_nll``), not only the first."""
+    symmetric: bool = False
+    """Add the passage-to-question loss and average both directions."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as [256, 128, 64]."""
+    guide_margin: float | None = None
+    """Remove a hard negative whose score is above the positive's score minus this margin: it may be a positive. Needs
+    --score_key."""
+    distillation: float = 0.0
+    """Weight, from 0 to 1, of the loss that teaches the order of a question's passages by their scores
+    (KL divergence). Needs --score_key."""
+    teacher_temperature: float = 1.0
+    """Divides the teacher's scores."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "teacher_temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        if min(self.matryoshka_dims, default=1) < 1:
+            raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; expected numbers from 1 on")
+        if self.guide_margin is not None and not math.isfinite(self.guide_margin):
+            raise ValueError(f"guide_margin is {self.guide_margin}; expected a number")
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation is {self.distillation}; expected a weight from 0 to 1")
+        if self.symmetric and not self.in_batch_negatives:
+            raise ValueError("symmetric needs in_batch_negatives: it finds questions among those of the batch")
 
     def __call__(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
         """Every rank must call this for its share of a batch.
@@ -96,8 +85,7 @@ class Objective:
             ValueError: Embeddings have fewer dimensions than one of ``matryoshka_dims``.
         """
         width = questions.shape[1]
-        if max(self.matryoshka_dims, default=0) > width:
-            raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; embeddings have {width} dimensions")
+        self.check_width(width)
         directions = [self._to_passages(batch, questions, passages)]
         if self.symmetric:
             directions.append(self._to_questions(batch, questions, passages))
@@ -109,6 +97,15 @@ class Objective:
         num_scores = torch.zeros_like(losses).index_add(0, batch.owner, (~batch.scores.isnan()).to(losses))
         share = self.distillation * (num_scores > 1)
         return (1 - share) * losses + share * torch.stack([taught(dims) for dims in widths]).mean(dim=0)
+
+    def check_width(self, width: int) -> None:
+        """Check that embeddings have the dimensions that the objective uses.
+
+        Raises:
+            ValueError: An entry of ``matryoshka_dims`` is above ``width``.
+        """
+        if max(self.matryoshka_dims, default=0) > width:
+            raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; embeddings have {width} dimensions")
 
     def _to_passages(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Callable[[int], Tensor]:
         """By the number of dimensions, (B,) losses of questions among passages."""

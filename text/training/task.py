@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from text.errors import NonFiniteLossError
 from text.models import BiEncoder
+from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
 from text.training.distributed import to_backward, total
 from text.training.failures import rows_of_batch
 from text.training.grad_cache import embed_in_chunks
+from text.training.lightning_internals import should_log_step
 from text.training.objective import Objective
 from text.training.pool import PassagePool
 
@@ -80,8 +82,8 @@ class BiEncoderTask(LightningModule):
         return to_backward(losses, num_questions) * self._accumulation_factor(batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
-        if self.trainer._logger_connector.should_update_logs:
+        """Log the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
+        if should_log_step(self.trainer):
             self.log("gradient_norm", norm_of_gradient(optimizer))
 
     def on_validation_epoch_start(self) -> None:
@@ -103,11 +105,10 @@ class BiEncoderTask(LightningModule):
         self._log_pool("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # Until torch 2.4, there was no fused one for CPUs.
+        # torch 2.3 has no fused AdamW for CPUs.
         fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
-        # Fused, it could undo float16's scale of the loss itself, after which gradients could not be clipped.
-        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+        leave_unscaling_to_caller(optimizer)
         num_steps = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, int(num_steps))

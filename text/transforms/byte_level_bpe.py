@@ -102,12 +102,12 @@ def _tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | N
     return encoding, np.array([*ids, -1], dtype=np.int32), re.compile("|".join(map(re.escape, reserved)))
 
 
-def is_plain_byte_level_bpe(config: dict[str, Any]) -> bool:
-    """Whether nothing but the merges decides the ids: no normalizer, no dropout, no affixes, the usual split."""
-    model, split = config["model"], config["pre_tokenizer"] or {}
+def is_plain_byte_level_bpe(tokenizer_json: dict[str, Any]) -> bool:
+    """Return whether only the merges decide the ids: no normalizer, no dropout, no affixes, the usual split."""
+    model, split = tokenizer_json["model"], tokenizer_json["pre_tokenizer"] or {}
     options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     return (
-        config["normalizer"] is None
+        tokenizer_json["normalizer"] is None
         and model["type"] == "BPE"
         and not any(model.get(option) for option in options)
         and split.get("type") == "ByteLevel"

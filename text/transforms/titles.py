@@ -5,6 +5,9 @@ from __future__ import annotations
 from text.records import Passage, TokenizedPassage
 from text.transforms.layout import Text
 
+TITLES = ("pair", "join")
+"""How a passage's title and text can be put together."""
+
 
 def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") -> tuple[Text, Text]:
     """What is tokenized of a passage.

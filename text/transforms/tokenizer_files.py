@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: boo
     )
     tokenizer.train_from_iterator(texts, trainer)
     return _as_roberta(tokenizer)
+
+
+def load_or_train_tokenizer(
+    path: str | os.PathLike[str] | None, texts: Callable[[], Iterable[str]], vocab_size: int
+) -> Tokenizer:
+    """Return the tokenizer at a path, or train one if the path is None.
+
+    Args:
+        path: As in ``load_tokenizer``.
+        texts: Is called for the texts to train on.
+        vocab_size: As in ``train_tokenizer``.
+    """
+    if path is not None:
+        return load_tokenizer(path)
+    return train_tokenizer(texts(), vocab_size, show_progress=sys.stderr.isatty())
 
 
 def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:

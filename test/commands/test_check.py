@@ -1,0 +1,163 @@
+"""``dpr-text check``: each fault of a data set is planted and found."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test.datasets.helpers import context, record, records, write_jsonl
+from text.commands.check import CheckFlags, check
+from text.commands.cli import run_command
+
+ROOT = Path(__file__).parents[2]
+SQUAD = ROOT.parent / "shared" / "data" / "squad_w100"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for stage in ("train", "valid", "test"):
+        write_jsonl(tmp_path / f"{stage}.jsonl", [record(f"{stage} {i}") for i in range(4)])
+    return tmp_path
+
+
+def run_check(
+    folder: Path, capsys: pytest.CaptureFixture[str], *flags: str
+) -> tuple[int, dict[str, list[str]], str, str]:
+    """Return the exit code, the values of each line by name, and all of stdout and stderr."""
+    picture = folder / "lengths.png"
+    code = run_command(check, CheckFlags, [f"--data_path={folder}", f"--picture={picture}", *flags])
+    printed = capsys.readouterr()
+    lines = (re.split(r" {2,}", line.strip()) for line in printed.out.splitlines())
+    return code, {name: values for name, *values in lines}, printed.out, printed.err
+
+
+def test_clean_data_has_no_remarks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, out, err = run_check(folder, capsys)
+    assert (code, err) == (0, "")
+    assert lines["questions"][-1] == "0.00%"  # the last line of this name is about lengths
+    assert "train" in out and "note:" not in out
+    assert len(out.splitlines()) < 40  # one page
+    assert (folder / "lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_planted_faults_are_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = [
+        *(record(f"train {i}") for i in range(6)),
+        record("TRAIN  0"),
+        record("test 1"),  # a question and a positive of test
+        record("a", hard_negative_ctxs=[context("a+0"), {"text": " "}, context("x")]),
+        record("b", hard=0),
+        record("none", positives=0),
+        record("long", positive_ctxs=[{"title": "t", "text": "word " * 300}]),
+    ]
+    write_jsonl(folder / "train.jsonl", train)
+    code, lines, out, _ = run_check(folder, capsys, "--max_skipped=0.5", "--batch_size=11")
+    assert code == 0
+    assert lines["repeated questions"] == ["1", "0", "0"]
+    assert lines["rows left out: no positive_ctxs"] == ["1", "0", "0"]
+    assert lines["hard_negative_ctxs that are positives, left out"] == ["1", "0", "0"]
+    assert lines["hard_negative_ctxs without text, left out"] == ["1", "0", "0"]
+    assert lines["rows with fewer hard_negative_ctxs than asked for"] == ["1", "0", "0"]
+    assert lines["positives"] == ["0", "1", "0"]
+    assert "note: 1 questions of test are also in train" in out
+    # 11 positives and 10 hard negatives, of which one positive is truncated at 256 tokens.
+    assert lines["passages"][-2:] == ["256", f"{1 / 21:.2%}"]
+
+
+def test_false_negatives_of_a_batch_by_hand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = context("both")
+    train = [
+        record("a", positive_ctxs=[shared], answers=["apple pie"], hard=0),
+        record("b", positive_ctxs=[shared], answers=[], hard=0),
+        record("c", positive_ctxs=[{"text": "An Apple-pie, sliced."}], answers=["ample"], hard=0),
+    ]
+    write_jsonl(folder / "train.jsonl", train)
+    _, lines, out, _ = run_check(folder, capsys, "--batch_size=3")
+    # a and b each meet the other's copy of their positive; a also meets the passage of c, which holds its answer.
+    assert lines["positives of another question, which are not its negatives"] == ["2.00"]
+    assert lines["other passages with an answer to another question, which are its negatives"] == ["1.00"]
+    assert "each compared with 3 passages; the loss is 1.10 if all scores are equal" in out
+    assert "note: no question of train has a hard negative" in out
+
+
+def test_rows_that_name_passages_of_a_collection(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "passages.tsv").write_text("id\ttext\ttitle\n1\tan oak\tOak\n2\tan elm\tElm\n")
+    for stage in ("train", "valid", "test"):
+        compact = {"question": f"{stage} q", "positive_ids": ["1"], "hard_negative_ids": ["2"]}
+        write_jsonl(folder / f"{stage}.jsonl", [compact, {**compact, "question": f"{stage} r"}])
+    code, lines, _, _ = run_check(folder, capsys, f"--collection={folder}/passages.tsv", "--batch_size=2")
+    assert code == 0
+    assert lines["positives"] == ["1", "1", "1"]  # the same passage answers every question
+    assert lines["positives of another question, which are not its negatives"] == ["2.00"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "place"),
+    [
+        (records(4, hard=0), ["--batch_size=1"], "train.jsonl"),
+        ([record("a"), record(question=1)], [], "train.jsonl:2"),
+        ([record("a", positives=0)], [], "train.jsonl:1"),
+    ],
+)
+def test_data_that_cannot_train_exits_with_3(
+    folder: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], flags: list[str], place: str
+) -> None:
+    write_jsonl(folder / "train.jsonl", rows)
+    code, _, _, err = run_check(folder, capsys, *flags)
+    assert code == 3
+    assert f"{folder}/{place}" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_missing_split_exits_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "valid.jsonl").unlink()
+    code, _, _, err = run_check(folder, capsys)
+    assert code == 2
+    assert f"{folder}/valid.jsonl" in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["batch_size", "num_hard_negatives", "num_sampled", "question_max_length", "passage_max_length", "max_skipped"],
+)
+def test_flag_below_its_range_exits_with_2(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, _, out, err = run_check(folder, capsys, f"--{name}=-1")
+    assert (code, out) == (2, "")
+    assert f"{name} is -1" in err
+
+
+def test_data_path_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(check, CheckFlags, []) == 2
+    assert "data_path" in capsys.readouterr().err
+
+
+def test_picture_does_not_replace_a_file_of_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "train.jsonl").read_bytes()
+    flags = [f"--data_path={folder}", f"--picture={folder}/train.jsonl"]
+    assert run_command(check, CheckFlags, flags) == 2
+    assert f"{folder}/train.jsonl" in capsys.readouterr().err
+    assert (folder / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_real_data_in_a_process(tmp_path: Path) -> None:
+    if not SQUAD.exists():
+        pytest.skip(f"{SQUAD} is not there: it is not part of the repository")
+    for stage, name in (("train", "dev"), ("valid", "dev"), ("test", "test")):
+        shutil.copy(SQUAD / f"{name}.jsonl.gz", tmp_path / f"{stage}.jsonl.gz")  # indexes are written beside them
+    done = subprocess.run(
+        [sys.executable, "-m", "text", "check", f"--data_path={tmp_path}", f"--picture={tmp_path}/lengths.png"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "note: 951 questions of valid are also in train" in done.stdout

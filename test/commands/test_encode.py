@@ -1,0 +1,129 @@
+"""``dpr-text encode``: one process, two, an interrupted one, an updated collection, and folders that it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from test.commands.conftest import encode_flags
+from test.pages import ROOT
+from test.retrieval.conftest import save_model
+from text.commands.cli import run_command
+from text.commands.encode import EncodeFlags, encode
+from text.commands.update import UpdateFlags, update
+from text.retrieval import Embedder, EmbeddingShards
+
+Fail = Callable[..., tuple[int, str]]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# dpr-text, but a block takes a while.
+SLOW_COMMAND = """
+import sys, time
+from text.commands import main
+from text.retrieval import Embedder
+
+embed = Embedder.embed
+Embedder.embed = lambda self, tokens: (time.sleep(0.05), embed(self, tokens))[1]
+sys.exit(main())
+"""
+
+
+def test_prints_the_size_and_the_mean_cosine(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(encode, EncodeFlags, encode_flags(files, tmp_path / "e")) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path}/e: 30 passages, 128 float16 numbers each"
+    assert second.startswith("mean cosine of two passages: ")
+
+
+def test_a_signal_stops_it_and_the_same_command_continues(files: Path, tmp_path: Path) -> None:
+    flags = encode_flags(files, tmp_path / "e")
+
+    command = [sys.executable, "-c", SLOW_COMMAND, "encode", *flags]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "e").glob("*.progress")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert "SIGTERM" in process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 143
+    assert not (tmp_path / "e" / "manifest.json").exists()
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert run_command(encode, EncodeFlags, flags) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    for path in (files / "embeddings").glob("*.npy"):
+        assert (tmp_path / "e" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_passages_that_have_not_changed_are_reused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "changes.jsonl").write_text('{"_id": "p3", "text": "yew"}\n{"_id": "q", "text": "bay"}\n')
+    (tmp_path / "ids.txt").write_text("p1\np2\n")
+    flags = [f"--collection={files}/corpus.jsonl", f"--upsert={tmp_path}/changes.jsonl"]
+    flags += [f"--delete={tmp_path}/ids.txt", f"--output={tmp_path}/new.jsonl"]
+    assert run_command(update, UpdateFlags, flags) == 0
+    embed, embedded = Embedder.embed, []
+    monkeypatch.setattr(
+        Embedder, "embed", lambda self, tokens: (embedded.append(len(tokens.input_ids)), embed(self, tokens))[1]
+    )
+    flags = [f"--model={files}/model", f"--collection={tmp_path}/new.jsonl", f"--reuse={files}/embeddings"]
+    assert run_command(encode, EncodeFlags, [*flags, f"--output_dir={tmp_path}/e"]) == 0
+    assert len(EmbeddingShards(tmp_path / "e")) == 29 and sum(embedded) == 2
+
+
+def test_embeddings_of_another_model_are_kept_unless_overwritten(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = encode_flags(files, tmp_path / "e")
+    assert run_command(encode, EncodeFlags, flags) == 0
+    (tmp_path / "e" / "index-Flat").mkdir()
+    (tmp_path / "e" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "e").glob("*.*")}
+    save_model(tmp_path / "other", seed=1)
+    flags[0] = f"--model={tmp_path}/other"
+    code, line = fail(encode, EncodeFlags, *flags)
+    assert code == 5 and f"{tmp_path}/e: " in line and "model model.safetensors: " in line
+    assert {path: path.read_bytes() for path in (tmp_path / "e").glob("*.*")} == before
+    assert run_command(encode, EncodeFlags, [*flags, "--overwrite"]) == 0
+    assert (tmp_path / "e" / "shard-00000.npy").read_bytes() != before[tmp_path / "e" / "shard-00000.npy"]
+    assert (tmp_path / "e" / "notes.txt").read_text() == "mine" and not (tmp_path / "e" / "index-Flat").exists()
+
+
+def test_flags_that_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    code, line = fail(encode, EncodeFlags)
+    assert code == 2 and all(name in line for name in ("model", "collection", "output_dir"))
+    (tmp_path / "link").symlink_to(files / "embeddings")
+    before = {path: path.read_bytes() for path in (files / "embeddings").iterdir()}
+    flags = encode_flags(files, files / "embeddings")
+    code, line = fail(encode, EncodeFlags, *flags, f"--reuse={tmp_path}/link", "--overwrite")
+    assert code == 2 and "reuse" in line and f"{tmp_path}/link" in line
+    assert {path: path.read_bytes() for path in (files / "embeddings").iterdir()} == before
+    flags = encode_flags(files, tmp_path / "e")
+    for length in (0, 5000):
+        code, line = fail(encode, EncodeFlags, *flags, f"--passage_max_length={length}")
+        assert code == 2 and f"max_length is {length}" in line
+    code, line = fail(encode, EncodeFlags, *flags[:3], "--shard_rows=10", "--block_rows=4")
+    assert code == 2 and "shard_rows is 10" in line and "block_rows, 4" in line
+    code, line = fail(encode, EncodeFlags, flags[0], f"--collection={tmp_path}/none.jsonl", *flags[2:])
+    assert code == 2 and f"{tmp_path}/none.jsonl: " in line
+
+
+def test_a_folder_of_something_else_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    for folder, more in ((tmp_path, []), (tmp_path, ["--overwrite"]), (files / "model", [])):
+        code, line = fail(encode, EncodeFlags, *encode_flags(files, folder)[:3], *more)
+        assert code == 2 and f"{folder}: " in line
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(files: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "text"]
+    subprocess.run([*command, "encode", *encode_flags(files, tmp_path / "e")], check=True, env=ENVIRONMENT)
+    for path in (files / "embeddings").glob("shard-*"):
+        assert (tmp_path / "e" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (tmp_path / "e" / "manifest.json").read_bytes() == (files / "embeddings" / "manifest.json").read_bytes()

@@ -1,0 +1,185 @@
+"""``dpr-text search``: exact, by an index, by BM25, at a prompt, and flags and files that it refuses."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from test.commands.conftest import NUM_PASSAGES, search_flags
+from test.retrieval.conftest import save_model, texts
+from text.commands.cli import run_command
+from text.commands.search import SearchFlags, search
+from text.evaluation import read_run
+
+Fail = Callable[..., tuple[int, str]]
+
+
+def test_a_run_has_every_question(files: Path) -> None:
+    found = read_run(files / "run.trec")
+    assert list(found) == list("01234")
+    assert all(len(scores) == 10 for scores in found.values())
+
+
+@pytest.mark.parametrize("flags", [["--index=Flat"], ["--index=HNSW8,Flat", "--index_parameters=efSearch=64"]])
+def test_an_index_is_built_then_opened_and_refused_if_damaged(
+    files: Path, tmp_path: Path, flags: list[str], fail: Fail
+) -> None:
+    shutil.copytree(files / "embeddings", tmp_path / "embeddings")
+    asked = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", "--overwrite", *flags]
+    asked[1] = f"--embeddings={tmp_path}/embeddings"
+    [folder] = [tmp_path / "embeddings" / f"index-{flags[0][8:].replace(',', '-')}"]
+    built = []
+    for _ in range(2):
+        assert run_command(search, SearchFlags, asked) == 0
+        assert (tmp_path / "r").read_bytes() == (files / "run.trec").read_bytes()
+        built.append((folder / "index.faiss").stat().st_mtime_ns)
+    assert built[0] == built[1]
+    (folder / "index.faiss").write_bytes(b"")
+    code, line = fail(search, SearchFlags, *asked)
+    assert code == 5 and f"{folder}/index.faiss: " in line
+
+
+def test_milvus_finds_the_same_passages(files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pymilvus")
+    flags = [f"--questions={files}/questions.csv", f"--milvus={tmp_path}/milvus.db"]
+    assert run_command(search, SearchFlags, [*search_flags(files, tmp_path / "r"), *flags]) == 0
+    found, exact = read_run(tmp_path / "r"), read_run(files / "run.trec")
+    assert {name: list(scores) for name, scores in found.items()} == {name: list(s) for name, s in exact.items()}
+
+
+def test_bm25_finds_passages_with_the_rare_word_of_the_question(files: Path, tmp_path: Path) -> None:
+    flags = [f"--run={tmp_path}/r", f"--questions={files}/questions.csv", "--bm25"]
+    assert run_command(search, SearchFlags, [*flags, f"--collection={files}/corpus.jsonl"]) == 0
+    found, words = read_run(tmp_path / "r"), [text.split()[0] for text in texts(5)]
+    contents = dict(zip((f"p{n}" for n in range(NUM_PASSAGES)), texts(NUM_PASSAGES), strict=True))
+    for number, word in enumerate(words):
+        if word not in ("and", "the", "of"):
+            assert word in contents[next(iter(found[str(number)]))].split()
+
+
+def test_the_prompt_answers_until_the_input_ends(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("how tall is the oak\n\n"))
+    flags = [flag for flag in search_flags(files, Path("r")) if not flag.startswith("--run=")]
+    assert run_command(search, SearchFlags, [*flags, "--interactive"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("title p") == 5 and "question: " in out
+
+
+def test_the_prompt_refuses_a_collection_that_has_changed(files: Path, fail: Fail) -> None:
+    corpus = files / "corpus.jsonl"
+    before = corpus.read_bytes()
+    corpus.write_bytes(before.replace(b"title p3", b"title p4"))
+    flags = [flag for flag in search_flags(files, Path("r")) if not flag.startswith("--run=")]
+    code, line = fail(search, SearchFlags, *flags, "--interactive")
+    corpus.write_bytes(before)
+    assert code == 5 and f"{corpus}: " in line
+
+
+def test_embeddings_of_another_model_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    save_model(tmp_path / "other", seed=1)
+    flags = [f"--model={tmp_path}/other", *search_flags(files, tmp_path / "r")[1:]]
+    code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
+    assert code == 5 and f"{files}/embeddings: " in line and "model.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], ["--questions", "--interactive"]),
+        (["--model=m", "--embeddings=e", "--questions=q", "--interactive"], ["--questions", "--interactive"]),
+        (["--model=m", "--embeddings=e", "--questions=q"], ["--run"]),
+        (["--model=m", "--embeddings=e", "--interactive", "--run=r"], ["--run"]),
+        (["--model=m", "--questions=q", "--run=r"], ["--model", "--embeddings"]),
+        (["--questions=q", "--run=r"], ["--model", "--embeddings"]),
+        (["--bm25", "--collection=c", "--model=m", "--questions=q", "--run=r"], ["--model"]),
+        (["--bm25", "--questions=q", "--run=r"], ["--collection"]),
+        (["--bm25", "--collection=c", "--interactive"], ["--bm25"]),
+        (["--bm25", "--collection=c", "--questions=q", "--run=r", "--index=Flat"], ["--bm25", "--index"]),
+        (
+            ["--model=m", "--embeddings=e", "--questions=q", "--run=r", "--milvus=m.db", "--index=Flat"],
+            ["--milvus", "--index"],
+        ),
+        (
+            ["--model=m", "--embeddings=e", "--questions=q", "--run=r", "--index_parameters=nprobe=2"],
+            ["--index_parameters", "--index"],
+        ),
+        (
+            ["--bm25", "--collection=c", "--questions=q", "--run=r", "--k=5", "--max_passage_hits=6"],
+            ["--max_passage_hits is 6", "--k", "5"],
+        ),
+    ],
+)
+def test_flags_that_are_refused(flags: list[str], named: list[str], fail: Fail) -> None:
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 2 and all(name in line for name in named)
+
+
+def test_an_id_that_a_run_cannot_hold_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    (tmp_path / "spaced.jsonl").write_text('{"_id": "q 0", "text": "oak"}\n')
+    flags = [*search_flags(files, tmp_path / "r"), f"--questions={tmp_path}/spaced.jsonl"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 3 and f"{tmp_path}/spaced.jsonl: " in line and '"q 0"' in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_rows_without_ids_of_positives_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", "--with_positives"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 3 and f"{files}/questions.csv: " in line
+
+
+def test_a_k_below_1_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = [*search_flags(files, tmp_path / "r")[:3], "--k=0", f"--questions={files}/questions.csv"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 2 and "k is 0" in line
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "cup"])
+def test_a_device_that_is_not_there_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
+    flags = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", f"--device={device}"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 2 and f'device is "{device}"' in line
+
+
+def test_a_missing_library_names_the_extra(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
+) -> None:
+    asked = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv"]
+    words = [f"--run={tmp_path}/r", asked[-1], "--bm25", f"--collection={files}/corpus.jsonl"]
+    for library, module, extra, flags in (
+        ("faiss", "faiss_index", "faiss", [*asked, "--index=Flat"]),
+        ("pymilvus", "milvus", "milvus", [*asked, f"--milvus={tmp_path}/m.db"]),
+        ("bm25s", "bm25", "bm25", words),
+    ):
+        monkeypatch.setitem(sys.modules, library, None)  # As if it were not installed.
+        monkeypatch.delitem(sys.modules, f"text.retrieval.{module}", raising=False)
+        code, line = fail(search, SearchFlags, *flags)
+        assert code == 2 and f"dpr-text[{extra}]" in line
+
+
+def test_no_input_and_no_earlier_run_is_replaced(files: Path, tmp_path: Path, fail: Fail) -> None:
+    for name in ("questions.csv", "corpus.jsonl"):
+        shutil.copy(files / name, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    words = ["--bm25", f"--questions={tmp_path}/questions.csv", f"--collection={tmp_path}/corpus.jsonl"]
+    for name, more in (
+        ("questions.csv", ["--overwrite"]),
+        ("corpus.jsonl", ["--overwrite"]),
+        ("corpus.jsonl", []),
+        ("r.gz", []),
+        ("", []),
+    ):
+        code, line = fail(search, SearchFlags, *words, f"--run={tmp_path}/{name}", *more)
+        assert code == 2 and f"{tmp_path}/{name}".rstrip("/") in line
+    (tmp_path / "earlier.trec").write_text("")
+    code, line = fail(search, SearchFlags, *words, f"--run={tmp_path}/earlier.trec")
+    assert code == 2 and f"{tmp_path}/earlier.trec" in line
+    (tmp_path / "earlier.trec").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

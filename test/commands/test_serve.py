@@ -1,0 +1,180 @@
+"""``dpr-text serve``: flags that it refuses, the searches that it starts, and how a signal ends it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from test.serving.helpers import get, make_site, server, wait_until
+from text.commands.cli import parse_flags, run_command
+from text.commands.serve import ServeFlags, load_searches, serve
+
+REPOSITORY = Path(__file__).parents[2]
+# dpr-text, but a search waits for a file.
+SLOW_COMMAND = """
+import sys, time
+from pathlib import Path
+from text.commands import main
+from text.retrieval import Retriever
+
+search, folder = Retriever.search, Path(sys.argv[1])
+
+def wait_and_search(*arguments, **options):
+    (folder / "asked").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.005)
+    return search(*arguments, **options)
+
+Retriever.search = wait_and_search
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_site(tmp_path_factory.mktemp("site"))
+
+
+def site_flags(site: Path) -> list[str]:
+    return [f"--model={site}/model", f"--embeddings={site}/embeddings", "--device=cpu"]
+
+
+def fail(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    """Return the exit code and the message of a command that fails."""
+    code = run_command(serve, ServeFlags, flags)
+    [line] = capsys.readouterr().err.splitlines()
+    return code, line.partition("error: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--other_model=a", ["--other_model", "--other_embeddings"]),
+        ("--other_embeddings=a", ["--other_model", "--other_embeddings"]),
+        ("--k=101", ["--k", "101", "--max_k", "100"]),
+        ("--k=0", ["--k", "0"]),
+        ("--max_characters=0", ["--max_characters", "0"]),
+        ("--max_batch=0", ["--max_batch", "0"]),
+        ("--queue_size=0", ["--queue_size", "0"]),
+        ("--port=65536", ["port", "65536"]),
+        ("--port=-1", ["port", "-1"]),
+        ("--index_parameters=efSearch=1", ["--index_parameters", "--index"]),
+        ("--encoder_precision=int4", ["encoder_precision"]),
+    ],
+)
+def test_an_invalid_flag_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], flag: str, named: list[str]
+) -> None:
+    code, message = fail(capsys, "--model=nowhere", "--embeddings=nowhere", flag)
+    assert code == 2
+    assert all(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", message) for each in named), message
+
+
+@pytest.mark.parametrize("missing", ["model", "embeddings"])
+def test_model_and_embeddings_are_required(capsys: pytest.CaptureFixture[str], missing: str) -> None:
+    [given] = {"model", "embeddings"} - {missing}
+    code, message = fail(capsys, f"--{given}=nowhere")
+    assert code == 2 and missing in message
+
+
+def test_a_taken_port_is_an_error_of_the_environment(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server.bind_socket("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, message = fail(capsys, *site_flags(site), f"--port={port}")
+    assert code == 4 and message.startswith(f"127.0.0.1:{port}: ")
+
+
+def test_a_collection_that_changed_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = site / "corpus.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"title 3", b"title 4"))
+    code, message = fail(capsys, *site_flags(site), "--port=0")
+    path.write_bytes(before)
+    assert code == 5 and message.startswith(f"{path}: ")
+
+
+def test_missing_embeddings_are_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = fail(capsys, f"--model={site}/model", f"--embeddings={site}/nowhere", "--port=0")
+    assert code == 2 and f"{site}/nowhere" in message
+
+
+def test_each_search_has_its_own_name(site: Path) -> None:
+    pytest.importorskip("bm25s")
+    alone = site_flags(site)
+    one_model = [*alone, f"--other_model={site}/model", f"--other_embeddings={site}/./embeddings"]
+    two_models = [*alone, f"--other_model={site}/./model", f"--other_embeddings={site}/./embeddings"]
+    for argv, names in (
+        (alone, [f"{site}/model"]),
+        (one_model, [f"{site}/embeddings", f"{site}/./embeddings"]),
+        (two_models, [f"{site}/model", f"{site}/./model"]),
+    ):
+        searches = load_searches(parse_flags(ServeFlags, [*argv, "--bm25"]))
+        assert [search.name for search in searches] == [*names, "BM25"]
+        assert all(search.is_exact for search in searches)
+
+
+def test_the_index_is_used_for_the_first_model_only(site: Path) -> None:
+    pytest.importorskip("faiss")
+    others = [f"--other_model={site}/model", f"--other_embeddings={site}/./embeddings"]
+    index = ["--index=HNSW4", "--index_parameters=efSearch=32"]
+    searches = load_searches(parse_flags(ServeFlags, [*site_flags(site), *others, *index]))
+    assert [search.is_exact for search in searches] == [False, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_after_its_questions_are_answered(
+    site: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with start_slow_server(site, tmp_path) as (process, port), ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(get, port, "/search", q="oak")
+        wait_until((tmp_path / "asked").exists)
+        process.send_signal(number)
+        wait_until(lambda: not accepts_connections(port))
+        (tmp_path / "go").touch()
+        assert reply.result().status == 200
+        assert process.wait() == 143
+    *_, line = (tmp_path / "errors").read_text().splitlines()
+    assert line.startswith(f"dpr-text serve: error: stopped by {number.name}; ")
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+@contextmanager
+def start_slow_server(site: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the command in a process whose search waits for the file "go". Yield the process and the port."""
+    with (
+        open(folder / "errors", "w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SLOW_COMMAND, str(folder), "serve", *site_flags(site), "--port=0"],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())
+            assert found, (folder / "errors").read_text()
+            wait_until(lambda: accepts_connections(int(found[1])))
+            yield process, int(found[1])
+        finally:
+            process.kill()
+
+
+def accepts_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""A run written by hand, and a parser of pages."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import yaml
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+"""Text that would run code in a page that does not escape it."""
+
+
+class PageElements(HTMLParser):
+    """Elements, attributes and text of a page, as a browser reads them."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, attribute: str) -> list[str]:
+        return [value or "" for name, value in self.attributes if name == attribute]
+
+
+def write_sample_run(
+    folder: Path, *, question: str = "who felled the oak", title: str = "Oak", scale: float = 1.0
+) -> Path:
+    """Write every file that a report reads, for a run of six steps."""
+    folder.mkdir(parents=True)
+    settings = {"max_epochs": 3, "gradient_clip_val": 2.0, "monitor": "valid_mrr@10", "tied": False, "resume": None}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "learning_rate": scale}))
+    columns = ["epoch", "step", "train_loss_step", "gradient_norm", "learning_rate", "valid_loss", "valid_mrr@10"]
+    columns += ["valid_passage_cosine", "valid_passage_norm", "valid_average_rank", "valid_recall@1"]
+    rows = [f"{step // 2},{step},{scale / (step + 1)},{step + 1},0.001,,,,,," for step in range(6)]
+    rows += [f"{epoch},{2 * epoch + 1},,,,{scale},{0.2 + 0.3 * (epoch == 1)},0.5,1.5,3,0.25" for epoch in range(3)]
+    (folder / "metrics.csv").write_text("\n".join([",".join(columns), *rows]) + "\n")
+    (folder / "speed.csv").write_text(
+        "examples/s,padding,epoch,step\n" + "".join(f"{9 + step},0.1,0,{step}\n" for step in range(6))
+    )
+    counts = {"limit": 8, "texts_by_tokens": {"5": 2, "7": 1, "9": 1}}
+    (folder / "lengths.json").write_text(json.dumps({"questions": counts, "passages": {**counts, "limit": 20}}))
+    passage = {"passage_id": "1", "title": title, "text": f"The text of {title}.", "score": 0.25}
+    worst = {"step": 6, "path": "valid.jsonl", "line": 3, "question": question, "answers": ["Tom"], "num_above": 1234}
+    (folder / "worst_questions.jsonl").write_text(
+        json.dumps({**worst, "positive": passage, "above": [{**passage, "title": f"not {title}"}]}) + "\n"
+    )
+    data = {
+        "files": [{"path": f"data/{title}.jsonl"}],
+        "questions": 4321,
+        "rows_skipped_because": {"blank question": 7},
+        "found": {},
+    }
+    manifest = {"versions": {"torch": "2.9"}, "data": {"train": data}, "test": {"test_mrr@10": 0.625}, "sha256": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

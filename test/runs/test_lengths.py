@@ -1,0 +1,43 @@
+"""Token counts of texts: written and read again, and histogram bins of whole numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from text.records import Example, Passage
+from text.runs.lengths import Lengths, length_bins, measure_lengths, read_lengths, write_lengths
+from text.transforms import train_tokenizer
+
+TEXTS = ("a b", "a", "b c", "a b c", "a b c d")
+
+
+def test_written_lengths_are_read_again(tmp_path: Path) -> None:
+    lengths = [Lengths("questions", np.array([3, 1, 3, 70]), 64), Lengths("passages", np.array([5]), 256)]
+    write_lengths(tmp_path / "lengths.json", lengths)
+    for found, expected in zip(read_lengths(tmp_path / "lengths.json"), lengths, strict=True):
+        assert (found.kind, found.limit) == (expected.kind, expected.limit)
+        assert found.tokens.tolist() == sorted(expected.tokens.tolist())
+
+
+@pytest.mark.parametrize("longest", [0, 1, 59, 60, 61, 500])
+def test_every_bin_holds_the_same_number_of_lengths(longest: int) -> None:
+    edges = np.array(length_bins(longest))
+    assert len(edges) <= 62
+    assert edges[0] < 0 and edges[-1] > longest
+    assert len(set(np.histogram(np.arange(len(edges) * 100), edges)[0].tolist())) == 1
+
+
+def test_lengths_count_special_tokens_titles_and_prompts_beyond_the_limits() -> None:
+    tokenizer = train_tokenizer(["a b c d e f"], 300)
+    example = Example("a b", [], [Passage("1", "a", "b c")], [Passage("2", "", "a b c d")], [])
+    questions, passages = measure_lengths(tokenizer, [[example]], (4, 5), ("", "f:"))
+    words = {text: len(tokenizer.encode(text, add_special_tokens=False).ids) for text in TEXTS}
+    prompt = len(tokenizer.encode("f:", add_special_tokens=False).ids)
+    assert questions.tokens.tolist() == [words["a b"] + 2]
+    assert passages.tokens.tolist() == [prompt + words["a"] + words["b c"] + 4, prompt + words["a b c d"] + 2]
+    assert (questions.limit, passages.limit) == (4, 5)
+    _, joined = measure_lengths(tokenizer, [[example]], (4, 5), titles="join")
+    assert joined.tokens.tolist() == [words["a b c"] + 2, words["a b c d"] + 2]

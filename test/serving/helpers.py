@@ -1,0 +1,133 @@
+"""A site to test: a model, passages that would break a careless page, and a server on a free port."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+
+from test.retrieval.conftest import save_model, texts
+from text.retrieval import encode_collection, load_retriever, open_collection
+from text.serving import Search
+
+app = pytest.importorskip("text.serving.app")
+server = pytest.importorskip("text.serving.server")
+
+HOSTILE = [
+    (
+        '"><img src=x onerror=alert(1)>',
+        "<script>alert(1)</script>",
+        "oak </p><script>alert(2)</script> & 'elm' \"ash\"",
+    ),
+    (
+        "rtl",
+        "\u05e9\u05dc\u05d5\u05dd \u202e live",
+        "\u0639\u0631\u0628\u064a oak \U0001f333\U0001f468\u200d\U0001f469\u200d\U0001f467 e\u0301",
+    ),
+    ("&amp;", "", "&lt;mark&gt; oak <mark>elm</mark>"),
+]
+"""Id, title and text of passages."""
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: HTTPMessage
+    text: str
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["Content-Type"] == "application/json"
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> str:
+        """The message of a JSON reply that holds nothing else."""
+        assert set(self.json) == {"error"}
+        assert "\n" not in self.json["error"]
+        return self.json["error"]
+
+
+class Page(HTMLParser):
+    """Texts and elements of an HTML page, and values of its fields."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts, self.tags, self.values, self.marks = [""], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.values += [value for name, value in attrs if name == "value"]
+        self.texts += [] if tag == "mark" else [""]
+        self.marks += [""] if tag == "mark" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self.texts += [] if tag == "mark" else [""]
+
+    def handle_data(self, data: str) -> None:
+        self.texts[-1] += data
+        if self.marks and self.tags[-1] == "mark" and not self.marks[-1]:
+            self.marks[-1] = data
+
+
+def make_site(folder: Path) -> Path:
+    """Write a model, a collection and its embeddings to a folder."""
+    save_model(folder / "model", seed=0)
+    rows = [*HOSTILE, *((f"p{n}", f"title {n}", text) for n, text in enumerate(texts(30)))]
+    lines = [json.dumps({"_id": name, "title": title, "text": text}) + "\n" for name, title, text in rows]
+    (folder / "corpus.jsonl").write_text("".join(lines))
+    encode_collection(folder / "model", folder / "corpus.jsonl", folder / "embeddings")
+    return folder
+
+
+def load_search(site: Path, *, index: str | None = None) -> Search:
+    """Return the search of a site by its model."""
+    retriever = load_retriever(site / "model", site / "embeddings", index=index, device="cpu")
+    name = index or f"{site}/model"
+    return Search(name, retriever.search, open_collection(retriever.shards), is_exact=index is None)
+
+
+def bm25_search(search: Search) -> Search:
+    """Return the search by BM25 of the collection of another search."""
+    bm25 = pytest.importorskip("text.retrieval.bm25")
+    return Search("BM25", bm25.BM25(search.collection).search, search.collection)
+
+
+@contextmanager
+def run_server(searches: Sequence[Search], **limits: int) -> Iterator[int]:
+    """Serve searches in a thread. Yield the port."""
+    defaults = {"k": 10, "max_k": 100, "max_characters": 1000, "max_batch": 32, "queue_size": 256}
+    running = server.make_server(app.make_app(searches, **(defaults | limits)))
+    with server.bind_socket("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=running.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: running.started)
+            yield port
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
+def get(port: int, path: str, **parameters: Any) -> Reply:
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+    with connection.getresponse() as response:
+        reply = Reply(response.status, response.headers, response.read().decode())
+    connection.close()
+    return reply
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    while not is_true():
+        time.sleep(0.005)

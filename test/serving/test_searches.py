@@ -1,0 +1,62 @@
+"""How requests are searched together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test.retrieval.conftest import write_collection
+from text.errors import DataError
+from text.retrieval import Found
+from text.serving import Search, SearchRequest, search_all
+from text.serving.searches import find_together
+
+
+def find_numbered(questions: Sequence[str], k: int) -> list[Found]:
+    """Find the passages a0, a1, ... for the question a."""
+    return [Found([f"{each}{rank}" for rank in range(k)], [-float(rank) for rank in range(k)]) for each in questions]
+
+
+@pytest.mark.parametrize(
+    ("is_exact", "calls"),
+    [
+        (True, [(["a", "b", "c", "d"], 3)]),
+        (False, [(["a", "c"], 2), (["b"], 3), (["d"], 1)]),  # such as an index, which finds others for a larger k
+    ],
+)
+def test_an_exact_search_is_called_once_and_another_once_for_each_k(
+    is_exact: bool, calls: list[tuple[list[str], int]]
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def find(questions: Sequence[str], k: int) -> list[Found]:
+        asked.append((list(questions), k))
+        return find_numbered(questions, k)
+
+    no_passages: Any = None
+    search = Search("some", find, no_passages, is_exact)
+    requests = [SearchRequest("a", 2), SearchRequest("b", 3), SearchRequest("c", 2), SearchRequest("d", 1)]
+    found = find_together(search, requests)
+    assert [each.passage_ids for each in found] == [["a0", "a1"], ["b0", "b1", "b2"], ["c0", "c1"], ["d0"]]
+    assert [len(each.scores) for each in found] == [2, 3, 2, 1]
+    assert asked == calls
+
+
+def test_each_request_has_the_results_of_all_searches(tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "corpus.jsonl", ["a0", "a1", "b0"], ["an oak", "elm, Elm", "elmwood"])
+    searches = [Search(name, find_numbered, collection) for name in ("one", "other")]
+    found = search_all(searches, [SearchRequest("a", 2, "ELM"), SearchRequest("b", 1, "elm")])
+    assert [[result.name for result in results] for results in found] == [["one", "other"]] * 2
+    [[first, _], [second, _]] = found
+    passages = [(each.passage_id, each.score, each.title, each.text, each.answer_spans) for each in first.passages]
+    assert passages == [("a0", 0, "title a0", "an oak", []), ("a1", -1, "title a1", "elm, Elm", [(0, 3), (5, 8)])]
+    assert [(each.passage_id, each.answer_spans) for each in second.passages] == [("b0", [])]
+
+
+def test_a_found_passage_that_the_collection_lacks_is_an_error_with_its_path(tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "corpus.jsonl", ["a0"], ["an oak"])
+    with pytest.raises(DataError, match=r"corpus\.jsonl: .*\ba1\b"):
+        search_all([Search("some", find_numbered, collection)], [SearchRequest("a", 2)])

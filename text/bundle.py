@@ -1,0 +1,276 @@
+"""A saved model: two encoders, their tokenizer, and every setting that decides embeddings and scores.
+
+Training writes the folder and retrieval reads it, through this file alone. The folder of ``BiEncoderBundle.save`` holds
+``config.json`` (length limits, how titles are joined, similarity, temperature, tied or not), the tokenizer, and one
+folder for each encoder in the form of ``transformers`` and sentence-transformers. ``load`` also opens folders of other
+libraries; then both sides use the same encoder.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+from text.artifacts import write_json
+from text.errors import ArtifactError
+from text.losses import SIMILARITIES
+from text.models import BiEncoder, RobertaEncoder
+from text.models.files import read_json
+from text.models.modules import read_similarity
+from text.transforms import (
+    TITLES,
+    Tokenize,
+    Tokenizer,
+    TorchtextTokenize,
+    load_tokenizer,
+    save_tokenizer,
+    torchtext_bpe,
+)
+
+SIDES = ("question", "passage")
+_CONFIG = "config.json"
+_PROMPTS = {"question": ("query",), "passage": ("document", "passage")}
+"""Names of the prompts of each side, in the order in which they are looked up."""
+_KNOWN_VALUES = {"titles": TITLES, "similarity": SIMILARITIES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiEncoderBundle:
+    """A bi-encoder with its tokenizer and the settings that belong to it.
+
+    Args:
+        model: The encoders, one object twice if they are tied. Their prompts are in ``encoder.config.prompts``.
+        tokenizer: Serves both encoders.
+        question_max_length: Maximum tokens of a question, special tokens included.
+        passage_max_length: Maximum tokens of a title and text together, special tokens included.
+        titles: "pair" encodes title and text as a pair (DPR). "join" puts the title before the text.
+        similarity: "dot" or "cosine".
+        temperature: Divides the logits in training. It does not change the order of passages.
+
+    Raises:
+        ValueError: A setting has an unknown value, or a limit is higher than the encoder allows.
+
+    >>> import tempfile
+    >>> from text.models import roberta_tiny
+    >>> from text.transforms import train_tokenizer
+    >>> tokenizer = train_tokenizer(["who ate the oak"], vocab_size=300)
+    >>> encoder = roberta_tiny(vocab_size=300, pooling="mean")
+    >>> bundle = BiEncoderBundle(
+    ...     model=BiEncoder(encoder, encoder),
+    ...     tokenizer=tokenizer,
+    ...     question_max_length=32,
+    ...     passage_max_length=128,
+    ...     similarity="cosine",
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle.save(folder)
+    ...     BiEncoderBundle.load(folder).similarity
+    'cosine'
+    """
+
+    model: BiEncoder
+    tokenizer: Tokenizer
+    question_max_length: int
+    passage_max_length: int
+    titles: str = "pair"
+    similarity: str = "dot"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, values in _KNOWN_VALUES.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f'{name} is "{getattr(self, name)}". Supported are {" and ".join(values)}.')
+        for side in SIDES:
+            _check_limit(f"{side}_max_length", getattr(self, f"{side}_max_length"), self.encoder(side))
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Maximum tokens of questions and passages, by the name of the setting."""
+        return {"question_max_length": self.question_max_length, "passage_max_length": self.passage_max_length}
+
+    def encoder(self, side: str) -> RobertaEncoder:
+        """Return the encoder of one side, "question" or "passage"."""
+        encoder = self.model.question_encoder if side == "question" else self.model.passage_encoder
+        if not isinstance(encoder, RobertaEncoder):
+            raise TypeError(f"the {side} encoder is a {type(encoder).__name__}. Only a RobertaEncoder can be saved.")
+        return encoder
+
+    def transform(self, side: str, backend: str = "tokenizers") -> Tokenize | TorchtextTokenize:
+        """Return the transform of one side: texts to token ids, with the side's limit and prompt.
+
+        Args:
+            side: "question" or "passage".
+            backend: "tokenizers", or "torchtext" for torchtext's GPT2BPETokenizer, which gives the same ids.
+        """
+        limit, prompt = getattr(self, f"{side}_max_length"), read_prompt(self.encoder(side), side)
+        if backend == "torchtext":
+            return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
+        return Tokenize(self.tokenizer, limit, prompt)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder of a saved model. ``transformers`` and sentence-transformers read it too.
+
+        Raises:
+            FileExistsError: The folder holds the passage encoder of another model, and these encoders are tied.
+            OSError: The folder cannot be written.
+        """
+        folder = Path(folder)
+        self.model.save_pretrained(folder, similarity=self.similarity)
+        save_tokenizer(self.tokenizer, folder, max_length=self.passage_max_length)
+        if self.model.is_tied:
+            save_tokenizer(self.tokenizer, folder / "question_encoder", max_length=self.passage_max_length)
+        else:
+            save_tokenizer(self.tokenizer, folder / "question_encoder", max_length=self.question_max_length)
+            save_tokenizer(self.tokenizer, folder / "passage_encoder", max_length=self.passage_max_length)
+        names = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature")
+        write_json(folder / _CONFIG, {name: getattr(self, name) for name in names} | {"tied": self.model.is_tied})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> BiEncoderBundle:
+        """Return a saved model.
+
+        Args:
+            folder: A folder that ``save`` wrote; or a folder of ``transformers`` or sentence-transformers that
+                ``RobertaEncoder.from_pretrained`` opens, with its tokenizer.
+
+        Raises:
+            FileNotFoundError: A file is missing, or the folder holds a training run instead of a model.
+            ArtifactError: A file is damaged, two settings contradict each other, or a setting is not supported.
+        """
+        question = load_side(folder, "question")
+        if encoder_folder(folder, "passage") == encoder_folder(folder, "question"):
+            passage = question._replace(max_length=_read_limit(folder, "passage", question.encoder))
+        else:
+            passage = load_side(folder, "passage")
+        return cls(
+            model=BiEncoder(question.encoder, passage.encoder),
+            tokenizer=question.tokenizer,
+            question_max_length=question.max_length,
+            passage_max_length=passage.max_length,
+            titles=question.titles,
+            similarity=question.similarity,
+            temperature=_read_settings(folder).get("temperature", 1.0),
+        )
+
+
+class BundleSide(NamedTuple):
+    """One side of a saved model: all that is needed to embed its texts."""
+
+    encoder: RobertaEncoder
+    tokenizer: Tokenizer
+    max_length: int
+    """Maximum tokens of a text, special tokens included."""
+    prompt: str
+    """Is put before every text."""
+    titles: str
+    similarity: str
+
+
+def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
+    """Return one side of a saved model, "question" or "passage", without loading the other.
+
+    Raises:
+        FileNotFoundError: As ``BiEncoderBundle.load``.
+        ArtifactError: As ``BiEncoderBundle.load``.
+        ValueError: ``side`` is another word.
+    """
+    inner = encoder_folder(folder, side)
+    encoder, tokenizer = RobertaEncoder.from_pretrained(inner), load_tokenizer(inner)
+    if tokenizer.get_vocab_size() > encoder.config.vocab_size:
+        raise ArtifactError(
+            f"{inner}: the tokenizer has {tokenizer.get_vocab_size()} entries, the encoder "
+            f"{encoder.config.vocab_size}. They belong to different models."
+        )
+    return BundleSide(
+        encoder,
+        tokenizer,
+        _read_limit(folder, side, encoder),
+        read_prompt(encoder, side),
+        _read_settings(folder).get("titles", "pair"),
+        _read_similarity(Path(folder), encoder),
+    )
+
+
+def read_prompt(encoder: RobertaEncoder, side: str) -> str:
+    """Return the text that an encoder wants before every question or passage; "" if it names none."""
+    prompts = (encoder.config.prompts.get(name) for name in _PROMPTS[side])
+    return next((prompt for prompt in prompts if prompt is not None), "")
+
+
+def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
+    """Return the folder of the encoder of one side: the folder itself if it holds a single encoder.
+
+    Raises:
+        FileNotFoundError: The folder holds a training run instead of a model.
+        ValueError: ``side`` is neither "question" nor "passage".
+    """
+    folder = Path(folder)
+    if side not in SIDES:
+        raise ValueError(f'side is "{side}". Use "question" or "passage".')
+    if (folder / "model" / "question_encoder").is_dir():
+        raise FileNotFoundError(f"{folder}: the folder of a training run. Use the model in it: {folder / 'model'}")
+    own, shared = folder / f"{side}_encoder", folder / "question_encoder"
+    return own if own.is_dir() else shared if shared.is_dir() else folder
+
+
+def _read_settings(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return ``config.json`` of a saved model; nothing for a folder of another library.
+
+    Raises:
+        ArtifactError: A setting has the wrong type or an unknown value.
+    """
+    path = Path(folder, _CONFIG)
+    if not (Path(folder, "question_encoder").is_dir() and path.is_file()):
+        return {}
+    settings = read_json(path)
+    for name, values in _KNOWN_VALUES.items():
+        if settings.get(name, values[0]) not in values:
+            raise ArtifactError(f"{path}: {name} is {settings[name]!r}. Supported are {' and '.join(values)}.")
+    for name, kinds in (("question_max_length", (int,)), ("passage_max_length", (int,)), ("temperature", (int, float))):
+        value = settings.get(name, 1)
+        if type(value) not in kinds or not value > 0:
+            raise ArtifactError(f"{path}: {name} is {value!r}. It must be a number above 0.")
+    return settings
+
+
+def _read_limit(folder: str | os.PathLike[str], side: str, encoder: RobertaEncoder) -> int:
+    name = f"{side}_max_length"
+    limit = _read_settings(folder).get(name, encoder.max_length)
+    try:
+        return _check_limit(name, limit, encoder)
+    except ValueError as error:
+        raise ArtifactError(f"{Path(folder, _CONFIG)}: {error}") from None
+
+
+def _check_limit(name: str, limit: int, encoder: RobertaEncoder) -> int:
+    if not 1 <= limit <= encoder.max_length:
+        raise ValueError(f"{name} is {limit}. The encoder takes 1 to {encoder.max_length} tokens.")
+    return limit
+
+
+def _read_similarity(folder: Path, encoder: RobertaEncoder) -> str:
+    """Return "dot" or "cosine", as the folder says it or as its library compares embeddings."""
+    ours, theirs = _read_settings(folder).get("similarity"), read_similarity(folder)
+    if ours is not None:
+        if theirs not in (None, ours):
+            theirs_file = "config_sentence_transformers.json"
+            raise ArtifactError(f'{folder}: config.json says "{ours}" similarity, {theirs_file} says "{theirs}".')
+        return ours
+    if encoder.config.normalize:  # both give the same scores
+        return "dot"
+    if theirs is not None:
+        return theirs
+    if not (folder / "modules.json").is_file():  # a plain encoder, which DPR compares by dot product
+        return "dot"
+    default = "dot" if (folder / "question_encoder").is_dir() else "cosine"
+    warnings.warn(
+        f"{folder} does not say how its embeddings are compared. {default} is used. "
+        'Write "similarity_fn_name" into config_sentence_transformers.json to choose.',
+        stacklevel=4,
+    )
+    return default

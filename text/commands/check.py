@@ -1,0 +1,90 @@
+"""``dpr-text check``: look at a data set before a long training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from text.errors import UsageError
+
+if TYPE_CHECKING:
+    from text.datasets import DPRDataPipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFlags:
+    """Check a data set before a long training run, and print one page about it.
+
+    Exit code 3 means that training would fail or learn nothing: rows that cannot be read, or no negatives at all.
+    """
+
+    data_path: str
+    """Folder with the splits train, valid and test."""
+    collection: str | None = None
+    """File of passages that rows refer to by id."""
+    tokenizer: str | None = None
+    """tokenizer.json, or a folder that has one. By default a tokenizer is trained on the sampled texts."""
+    batch_size: int = 16
+    """Questions per training batch."""
+    num_hard_negatives: int = 1
+    """Hard negatives per question in training."""
+    question_max_length: int = 64
+    """Maximum tokens of a question, special tokens included."""
+    passage_max_length: int = 256
+    """Maximum tokens of a title and text together, special tokens included."""
+    num_sampled: int = 2000
+    """Training questions whose texts and batches are measured. The rows are all checked."""
+    max_skipped: float = 0.001
+    """Largest share of rows that may be unusable."""
+    picture: str = "runs/check/lengths.png"
+    """Picture to write: histograms of text lengths."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_sampled", "question_max_length", "passage_max_length"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is {getattr(self, name)}. Give at least 1.")
+
+
+def check(flags: CheckFlags) -> None:
+    """Print the page and write the picture."""
+    from text.reports import data_check
+    from text.runs.lengths import measure_lengths, sample_batches
+    from text.transforms import load_tokenizer
+
+    pipes = _build_pipes(flags)
+    contents = {stage: data_check.read_contents(pipe) for stage, pipe in pipes.items()}
+    batches = sample_batches(pipes["train"], flags.num_sampled)
+    tokenizer = load_tokenizer(flags.tokenizer) if flags.tokenizer else data_check.train_sample_tokenizer(batches)
+    lengths = measure_lengths(tokenizer, batches, (flags.question_max_length, flags.passage_max_length))
+    data_check.draw_histograms(flags.picture, lengths)
+    page = [
+        *data_check.format_rows(pipes, contents),
+        *data_check.format_overlaps(contents),
+        *data_check.format_lengths(lengths),
+        *data_check.format_batches(batches, flags.batch_size),
+        f"histograms of lengths: {flags.picture}",
+        *data_check.find_remarks(pipes, contents, lengths),
+    ]
+    print("\n".join(page))
+    data_check.check_negatives(pipes["train"])
+
+
+def _build_pipes(flags: CheckFlags) -> dict[str, DPRDataPipe]:
+    """Check every row of every split."""
+    from text.artifacts import check_files
+    from text.datasets import STAGES, DPRDataPipe, PassageCollection, find_split
+
+    paths = {stage: find_split(flags.data_path, stage) for stage in STAGES}
+    check_files([*paths.values(), flags.collection], [flags.picture], overwrite=True)
+    passages = PassageCollection(flags.collection) if flags.collection else None
+    return {
+        stage: DPRDataPipe(
+            path,
+            flags.batch_size,
+            train=stage == "train",
+            passages=passages,
+            num_hard_negatives=flags.num_hard_negatives,
+            max_skipped=flags.max_skipped,
+        )
+        for stage, path in paths.items()
+    }

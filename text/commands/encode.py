@@ -1,0 +1,92 @@
+"""Encode a collection of passages to embeddings on disk. The same command continues an interrupted one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from text.artifacts import check_readable
+from text.commands.cli import number, raise_on_signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeFlags:
+    """Encode a collection of passages to embeddings on disk."""
+
+    model: str
+    """Folder of a saved model, or of an encoder of Hugging Face or sentence-transformers."""
+    collection: str
+    """File of passages: psgs_w100.tsv, or JSON lines such as BEIR's corpus.jsonl. It may be compressed by gzip or
+    zstd."""
+    output_dir: str
+    """Folder for the embeddings. 21 million passages of 768 dimensions take 32 GB with float16."""
+    overwrite: bool = False
+    """Remove embeddings of another model or collection from the folder."""
+    dtype: Literal["float32", "float16", "int8"] = "float16"
+    """Type of the numbers on disk. int8 has one scale for each passage."""
+    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Precision of the encoder. int8 needs a CPU."""
+    passage_max_length: int | None = number(None, least=1)
+    """Maximum tokens of a title and text together, special tokens included. By default the model's own limit."""
+    titles: Literal["pair", "join"] | None = None
+    """pair encodes title and text as a pair (DPR). join puts the title before the text, as is usual with
+    sentence-transformers. By default as the model was trained, or pair."""
+    device: str | None = None
+    """Device of the encoder, such as cpu or cuda. By default a GPU if there is one."""
+    shard_rows: int = 1 << 18
+    """Passages in one file. A multiple of block_rows."""
+    block_rows: int = 1 << 11
+    """Passages that are encoded and written together. A crash loses at most one block."""
+    reuse: str | None = None
+    """Embeddings of an earlier state of the collection (dpr-text update). Only passages that have changed are
+    encoded."""
+
+
+def encode(flags: EncodeFlags) -> None:
+    """Encode the passages that are not encoded yet. torchrun starts several processes, which write the same bytes."""
+    from torch import distributed
+
+    from text.runs.folder import lock_folder
+
+    rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if num_ranks > 1:
+        distributed.init_process_group("gloo")
+    with raise_on_signals(), lock_folder(flags.output_dir) if rank == 0 else nullcontext():
+        _encode(flags, is_printing=rank == 0)
+    if num_ranks > 1:
+        distributed.destroy_process_group()
+
+
+def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
+    from text.retrieval import Embedder, encode_collection, mean_cosine
+    from text.retrieval.devices import default_device
+
+    check_readable(flags.collection)
+    embedder = Embedder.from_pretrained(
+        flags.model,
+        "passage",
+        max_length=flags.passage_max_length,
+        titles=flags.titles,
+        precision=flags.encoder_precision,
+        device=flags.device or default_device(),
+    )
+    shards = encode_collection(
+        embedder,
+        flags.collection,
+        flags.output_dir,
+        dtype=flags.dtype,
+        shard_rows=flags.shard_rows,
+        block_rows=flags.block_rows,
+        reuse=flags.reuse,
+        overwrite=flags.overwrite,
+    )
+    if not is_printing:
+        return
+    plan, cosine = shards.plan, mean_cosine(shards)
+    print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
+    print(f"mean cosine of two passages: {cosine:.3f}")
+    if cosine > 0.99 and plan.num_rows > 1:
+        print("warning: the model gives almost the same embedding to all passages", file=sys.stderr)

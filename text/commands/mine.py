@@ -1,0 +1,99 @@
+"""Mine hard negatives for training rows, from a model and its embeddings or from runs of any search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from text.artifacts import check_files
+from text.commands.cli import escape_controls
+from text.datasets.dpr_rows import format_counts
+from text.errors import UsageError
+from text.evaluation import write_run
+from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
+from text.retrieval.mining import name_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineFlags:
+    """Mine hard negatives for training rows, from a model, from runs, or from both."""
+
+    rows: str
+    """Training rows in the DPR format."""
+    collection: str
+    """File of the passages that were searched."""
+    output: str
+    """File for the mined rows. OUTPUT.rejected.jsonl tells why other candidates were rejected, OUTPUT.summary.json
+    counts them, and OUTPUT.trec is the run of --model."""
+    runs: list[str] = field(default_factory=list)
+    """TREC runs of the rows' questions (dpr-text search --with_positives). Each is a source of negatives."""
+    model: str | None = None
+    """Folder of a model to search with. Its run is the first source. Needs --embeddings."""
+    embeddings: str | None = None
+    """Folder of the embeddings of the collection that the model encoded."""
+    num: list[int] = field(default_factory=lambda: [1])
+    """Number of negatives from each source."""
+    filters: Filters = field(default_factory=Filters)
+    """Conditions that a negative must meet."""
+    sort_by_title: bool = False
+    """Put rows whose first positives have the same title next to each other, for dpr-text train --rows_together."""
+    best_positive_first: bool = False
+    """Sort the positives of a row by their scores in the first source, because training uses the first one. Use it for
+    windows (dpr-text windows), of which only some answer the question."""
+    overwrite: bool = False
+    """Replace earlier results."""
+    seed: int = 0
+    """Seed of the sample of negatives that is printed."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) != (self.embeddings is None) or (self.model is None and not self.runs):
+            raise UsageError("--runs, --model with --embeddings: give one of the two, or both.")
+        name_sources(self.sources, self.num)
+
+    @property
+    def model_run(self) -> str:
+        """File for the run of the model."""
+        return f"{self.output}.trec"
+
+    @property
+    def sources(self) -> list[str]:
+        """Runs to mine from."""
+        return self.runs if self.model is None else [self.model_run, *self.runs]
+
+
+def mine(flags: MineFlags) -> None:
+    """Search with the model if one is given, mine from all runs, and print a summary."""
+    outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
+    if flags.model is not None:
+        outputs.append(flags.model_run)
+    check_files([flags.rows, flags.collection, *flags.runs], outputs, overwrite=flags.overwrite)
+    if flags.model is not None and flags.embeddings is not None:
+        run = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, flags.filters.last_rank)
+        write_run(flags.model_run, run)
+        print(f"{flags.model_run}: {len(run)} questions, up to {max(map(len, run.values()))} passages each")
+    summary = mine_hard_negatives(
+        flags.rows,
+        flags.collection,
+        flags.sources,
+        flags.output,
+        num=flags.num,
+        filters=flags.filters,
+        sort_by_title=flags.sort_by_title,
+        best_positive_first=flags.best_positive_first,
+        seed=flags.seed,
+    )
+    _print_summary(flags.output, summary)
+
+
+def _print_summary(output: str, summary: MiningSummary) -> None:
+    """Print the counts, the reasons of rejection, and a sample of negatives to look at."""
+    short = f"{summary.num_short} with fewer than {summary.num_wanted} negatives"
+    print(f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}")
+    for source, count in summary.negatives.items():
+        print(f"{count:>10} from {source}")
+    print(f"\n{'rejected':>10} {'of short rows':>14}  reason")
+    for reason, count in summary.rejected.most_common():
+        print(f"{count:>10} {summary.rejected_of_short[reason]:>14}  {reason}")
+    for row, negative in summary.sample:
+        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}]"
+        print(escape_controls(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}"))
+        print(escape_controls(f"negative  {negative.passage.text[:200]}  {place}"))

@@ -1,0 +1,139 @@
+"""Search encoded passages, or a collection by BM25, and write a TREC run. Or answer questions at a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from text.artifacts import check_files
+from text.commands.cli import escape_controls, translate_missing
+from text.errors import UsageError
+
+if TYPE_CHECKING:
+    from text.retrieval import Found, Retriever
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags:
+    """Search encoded passages, or a collection by BM25."""
+
+    model: str = ""
+    """Folder of the model that encoded the passages. Required unless --bm25."""
+    embeddings: str = ""
+    """Folder of the embeddings (dpr-text encode). Required unless --bm25."""
+    index: str | None = None
+    """FAISS factory string, such as HNSW32 or IVF4096,SQ8. The index is built beside the embeddings when it is first
+    asked for. Without an index the search is exact."""
+    index_parameters: str = ""
+    """Search parameters of the FAISS index, such as efSearch=256."""
+    milvus: str | None = None
+    """Search in Milvus: a file that ends in .db, or the address of a server. Embeddings are uploaded when they are
+    first searched there."""
+    bm25: bool = False
+    """Search by BM25 instead of a model. Needs --collection."""
+    collection: str | None = None
+    """File of passages for --bm25."""
+    questions: str | None = None
+    """File of questions: DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
+    interactive: bool = False
+    """Read questions from a prompt and print up to 5 passages for each."""
+    with_positives: bool = False
+    """The questions are training rows. Add their positives to the run, whatever their rank, so that dpr-text mine can
+    compare scores with theirs."""
+    k: int = 100
+    """Passages for each question."""
+    max_passage_hits: int | None = None
+    """The passages are windows (dpr-text windows). Score each document by its best window among the k (MaxP), and keep
+    this many documents for each question."""
+    run: str | None = None
+    """File for the TREC run. Required unless --interactive."""
+    overwrite: bool = False
+    """Replace an earlier run."""
+    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Precision of the question encoder. int8 needs a CPU."""
+    device: str | None = None
+    """Device of the encoder and the search, such as cpu or cuda. By default a GPU if there is one."""
+    check_hashes: bool = True
+    """Read all embeddings once and compare their hashes. Otherwise only sizes are compared."""
+
+    def __post_init__(self) -> None:
+        if (self.questions is None) == (not self.interactive):
+            raise UsageError("--questions, --interactive: give one of the two.")
+        if (self.run is None) == (not self.interactive):
+            raise UsageError("--run is the file for the answers to --questions. Give both of them or none.")
+        if sum([self.index is not None, self.milvus is not None, self.bm25]) > 1:
+            raise UsageError("--index, --milvus, --bm25: give at most one of them.")
+        if self.bm25 != (self.collection is not None) or (self.bm25 and self.interactive):
+            raise UsageError("--bm25 needs --collection and --questions, and --collection needs --bm25.")
+        if self.bm25 == bool(self.model) or self.bm25 == bool(self.embeddings):
+            raise UsageError("--model, --embeddings: give both of them, or --bm25 instead.")
+        if self.index_parameters and self.index is None:
+            raise UsageError("--index_parameters needs --index.")
+        if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
+            raise UsageError(f"--max_passage_hits is {self.max_passage_hits}. Use 1 to --k, which is {self.k}.")
+
+
+def search(flags: SearchFlags) -> None:
+    """Write the run of a file of questions, or answer questions at a prompt."""
+    from text.datasets import read_questions
+    from text.evaluation import write_run
+    from text.retrieval import search_questions
+
+    if flags.questions is None or flags.run is None:
+        _answer_questions(_load_retriever(flags), min(flags.k, 5))
+        return
+    check_files([flags.questions, flags.collection], [flags.run], overwrite=flags.overwrite)
+    run = search_questions(
+        _load_bm25(flags.collection) if flags.collection is not None else _load_retriever(flags).search,
+        read_questions(flags.questions),
+        flags.k,
+        with_positives=flags.with_positives,
+        max_passage_hits=flags.max_passage_hits,
+        source=flags.questions,
+    )
+    write_run(flags.run, run)
+    most = max((len(scores) for scores in run.values()), default=0)
+    print(f"{flags.run}: {len(run)} questions, up to {most} passages each")
+
+
+def _load_bm25(collection: str) -> Callable[..., list[Found]]:
+    from text.datasets import PassageCollection
+
+    with translate_missing("bm25"):
+        from text.retrieval.bm25 import BM25
+    return BM25(PassageCollection(collection)).search
+
+
+def _load_retriever(flags: SearchFlags) -> Retriever:
+    from text.retrieval import load_retriever
+
+    with translate_missing("faiss" if flags.milvus is None else "milvus"):
+        return load_retriever(
+            flags.model,
+            flags.embeddings,
+            index=flags.index,
+            index_parameters=flags.index_parameters,
+            milvus=flags.milvus,
+            precision=flags.encoder_precision,
+            device=flags.device,
+            check_hashes=flags.check_hashes,
+        )
+
+
+def _answer_questions(retriever: Retriever, k: int) -> None:
+    """Print passages for the questions on standard input, until it ends."""
+    from text.retrieval import open_collection
+
+    collection = open_collection(retriever.shards)
+    print("question: ", end="", flush=True)
+    for line in sys.stdin:
+        if line.strip():
+            [found] = retriever.search([line.strip()], k)
+            for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
+                passage = collection.find(passage_id)
+                title = passage.title or "(no title)"
+                print(escape_controls(f"\n{score:.4f}  {title}  [{passage_id}]\n    {passage.text}"))
+        print("\nquestion: ", end="", flush=True)
+    print()

@@ -1,0 +1,42 @@
+"""Select the first usable rows of a raw DPR file. ``examples/dpr/main.py --sel_data`` does the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from text.artifacts import check_readable, check_writable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectFlags:
+    """Select the first usable rows of a raw DPR file."""
+
+    raw_path: str
+    """Raw DPR file: a JSON array or JSON lines. It may be compressed by gzip or zstd."""
+    out_path: str
+    """File for the selected rows, as JSON lines."""
+    num_items: int = 10
+    """Rows to select: the first ones with positives, negatives and hard negatives."""
+    skip_items: int = 0
+    """Usable rows to skip first, so that several selections from one file have no row in common."""
+    overwrite: bool = False
+    """Replace an earlier selection."""
+
+
+def select(flags: SelectFlags) -> None:
+    """Write the selected rows and print how many rows were kept and dropped."""
+    from text.datasets import select_rows
+
+    check_readable(flags.raw_path)
+    check_writable(flags.out_path, [flags.raw_path], overwrite=flags.overwrite)
+    selection = select_rows(
+        flags.raw_path,
+        flags.out_path,
+        flags.num_items,
+        skip_items=flags.skip_items,
+        overwrite=flags.overwrite,
+    )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"
+    print(f"{flags.out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}")
+    if selection.kept < flags.num_items:
+        print(f"{flags.raw_path}: only {selection.kept} of the {flags.num_items} rows asked for are there")

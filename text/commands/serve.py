@@ -1,0 +1,116 @@
+"""``dpr-text serve``: a search page for people and JSON for programs.
+
+    dpr-text serve --model=runs/nq/model --embeddings=runs/nq/embeddings
+    dpr-text serve --model=a/model --embeddings=a/e --other_model=b/model --other_embeddings=b/e --bm25
+
+Several searches stand side by side. SIGTERM and SIGINT end the server after it has answered the questions that it got.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from text.commands.cli import number, raise_on_signals, translate_missing
+from text.errors import UsageError
+
+if TYPE_CHECKING:
+    from text.serving import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags:
+    """Serve a search page and a JSON interface over encoded passages."""
+
+    model: str
+    """Folder of the model that encoded the passages."""
+    embeddings: str
+    """Folder of the embeddings (dpr-text encode). The collection must still be where it was."""
+    index: str | None = None
+    """FAISS factory string, such as HNSW32 or IVF4096,SQ8. The index is built beside the embeddings when it is first
+    asked for. Without an index the search is exact."""
+    index_parameters: str = ""
+    """Search parameters of the FAISS index, such as efSearch=256."""
+    other_model: str | None = None
+    """Second model, whose results stand beside those of the first. It needs --other_embeddings."""
+    other_embeddings: str | None = None
+    """Folder of the embeddings of the second model."""
+    bm25: bool = False
+    """Also search the collection of --embeddings by BM25."""
+    k: int = 10
+    """Number of passages for a question that does not give a number."""
+    max_k: int = 100
+    """Maximum number of passages that a question can ask for."""
+    max_characters: int = number(1000, least=1)
+    """Maximum length of a question. A longer question is refused."""
+    host: str = "127.0.0.1"
+    """Address to listen at. There are no passwords: everyone who can reach the address can search."""
+    port: int = 8000
+    """Port to listen at. 0 takes any free port."""
+    max_batch: int = number(32, least=1)
+    """Maximum number of questions that are answered together."""
+    queue_size: int = number(256, least=1)
+    """Maximum number of questions that wait. Another question gets status 503."""
+    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Precision of the question encoder. int8 needs a CPU."""
+    device: str | None = None
+    """Device of the encoder and the search, such as cpu or cuda. By default a GPU if there is one."""
+    check_hashes: bool = True
+    """Read all embeddings once and compare their hashes. Otherwise only sizes are compared."""
+
+    def __post_init__(self) -> None:
+        if (self.other_model is None) != (self.other_embeddings is None):
+            raise UsageError("--other_model, --other_embeddings: give both of them or none.")
+        if self.index_parameters and self.index is None:
+            raise UsageError("--index_parameters needs --index.")
+        if not 1 <= self.k <= self.max_k:
+            raise UsageError(f"--k is {self.k}. Use 1 to --max_k, which is {self.max_k}.")
+
+
+def serve(flags: ServeFlags) -> None:
+    """Serve until a signal comes."""
+    with translate_missing("serve"):
+        from text.serving.app import make_app
+        from text.serving.server import bind_socket, format_address, make_server
+    with raise_on_signals("run the same command to serve again"), bind_socket(flags.host, flags.port) as listener:
+        app = make_app(
+            load_searches(flags),
+            k=flags.k,
+            max_k=flags.max_k,
+            max_characters=flags.max_characters,
+            max_batch=flags.max_batch,
+            queue_size=flags.queue_size,
+        )
+        server = make_server(app)
+        print(f"http://{format_address(listener)}/", flush=True)
+        server.run([listener])
+
+
+def load_searches(flags: ServeFlags) -> list[Search]:
+    """Return one search for each model, and BM25 if it is asked for."""
+    from text.retrieval import load_retriever, open_collection
+    from text.serving import Search
+
+    models = [(flags.model, flags.embeddings, flags.index, flags.index_parameters)]
+    if flags.other_model is not None and flags.other_embeddings is not None:
+        models.append((flags.other_model, flags.other_embeddings, None, ""))
+    searches = []
+    for model, embeddings, index, index_parameters in models:
+        with translate_missing("faiss"):
+            retriever = load_retriever(
+                model,
+                embeddings,
+                index=index,
+                index_parameters=index_parameters,
+                precision=flags.encoder_precision,
+                device=flags.device,
+                check_hashes=flags.check_hashes,
+            )
+        name = embeddings if flags.model == flags.other_model else model
+        searches.append(Search(name, retriever.search, open_collection(retriever.shards), is_exact=index is None))
+    if flags.bm25:
+        with translate_missing("bm25"):
+            from text.retrieval.bm25 import BM25
+        collection = searches[0].collection
+        searches.append(Search("BM25", BM25(collection).search, collection))
+    return searches

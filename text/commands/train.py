@@ -1,0 +1,92 @@
+"""``dpr-text train``: from rows in the DPR format to a saved model. ``examples/dpr/main.py`` shows the same parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from text.bundle import BiEncoderBundle
+from text.commands.cli import flag_values, pick_arguments
+from text.commands.train_flags import TrainFlags
+from text.datasets import DPRDataPipe, check_negatives, describe_split, find_splits, open_splits
+from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
+from text.reports.run_results import write_run_results
+from text.runs.folder import RunFolder, find_tokenizer
+from text.runs.lengths import write_training_lengths
+from text.training import (
+    BiEncoderTask,
+    DPRDataModule,
+    build_trainer,
+    check_devices,
+    check_schedule,
+    expected_size,
+    fit_and_test,
+    print_rank_zero,
+    resolve_max_lengths,
+    seed_everything_quietly,
+)
+from text.transforms import BiEncoderCollator, load_or_train_tokenizer
+
+
+def train(flags: TrainFlags) -> None:
+    """Train two encoders, test the best checkpoint and save its model. Only rank 0 writes to the output folder."""
+    optimization, run = flags.optimization, flags.run
+    check_encoder_name(flags.model.encoder)
+    check_devices(run.gpus, run.num_nodes)
+    with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
+        seed_everything_quietly(run.seed)
+        pipes = _open_data(flags)
+        bundle = _build_bundle(flags, pipes["train"], folder.checkpoint)
+        check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
+        data = _build_data(flags, pipes, bundle)
+        objective = replace(flags.objective, all_positives=flags.data.num_positives > 1)
+        options = pick_arguments(BiEncoderTask, optimization)
+        options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
+        task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
+        settings = flag_values(flags) | bundle.limits
+        folder.start(settings, bundle.tokenizer, needed_bytes=2 * expected_size(bundle.model))
+        if folder.is_writer:
+            write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
+        options = pick_arguments(build_trainer, optimization, run)
+        trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
+        metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
+        if folder.is_writer:
+            bundle.save(folder.path / "model")
+            is_tied = bundle.model.is_tied
+            write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=is_tied)
+
+
+def _open_data(flags: TrainFlags) -> dict[str, DPRDataPipe]:
+    files = find_splits(**pick_arguments(find_splits, flags.data))
+    pipes = open_splits(files, seed=flags.run.seed, **pick_arguments(open_splits, flags.data))
+    for stage, pipe in pipes.items():
+        print_rank_zero(describe_split(stage, pipe))
+    if not flags.data.allow_no_negatives:
+        check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
+    return pipes
+
+
+def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, checkpoint: str | None) -> BiEncoderBundle:
+    path = find_tokenizer(flags.model.tokenizer, checkpoint, flags.model.encoder)
+    tokenizer = load_or_train_tokenizer(path, pipe.texts, flags.model.vocab_size)
+    limits = (flags.model.question_max_length, flags.model.passage_max_length)
+    options = pick_arguments(build_bi_encoder, flags.model, flags.optimization)
+    options |= {"vocab_size": tokenizer.get_vocab_size(), "max_length": max(limit or 0 for limit in limits)}
+    model = build_bi_encoder(**options, compile_layers=flags.optimization.compile)
+    flags.objective.check_width(model.question_encoder.embedding_dim)
+    return BiEncoderBundle(
+        model=model,
+        tokenizer=tokenizer,
+        **resolve_max_lengths(*limits, model),
+        titles=flags.model.titles,
+        similarity=flags.objective.similarity,
+        temperature=flags.objective.temperature,
+    )
+
+
+def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEncoderBundle) -> DPRDataModule:
+    transforms = [bundle.transform(side, flags.model.tokenizer_backend) for side in ("question", "passage")]
+    for pipe in pipes.values() if flags.data.token_cache else ():
+        pipe.cache_tokens(transforms[1])
+    collate = BiEncoderCollator(*transforms, titles=bundle.titles)
+    train_collate = BiEncoderCollator(*transforms, flags.data.num_positives, titles=bundle.titles)
+    return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)

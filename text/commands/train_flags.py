@@ -1,0 +1,197 @@
+"""The flags of ``dpr-text train``, in five groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Literal
+
+from text.commands.cli import number
+from text.errors import UsageError
+from text.training import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """Files, batches and negatives."""
+
+    data_path: str | None = None
+    """Folder with train, valid and test: .jsonl in the DPR format, or .json with one array; plain or compressed (.gz,
+    .zst)."""
+    train_files: list[str] | None = None
+    """Training files instead of the one in data_path. Several files are mixed."""
+    train_rates: list[float] | None = None
+    """How often each of train_files comes in an epoch. The default is once; FAIR's DPR takes small sets 4 times."""
+    valid_file: str | None = None
+    """Validation file instead of the one in data_path."""
+    test_file: str | None = None
+    """Test file instead of the one in data_path."""
+    collection: str | None = None
+    """File of the passages that compact rows name by positive_ids and hard_negative_ids: psgs_w100.tsv or JSONL."""
+    batch_size: int = 5
+    """Questions in a batch, on all GPUs together. Each brings its positive and its negatives."""
+    one_set_per_batch: bool = False
+    """Take each training batch from one of train_files, as FAIR's DPR does. By default the files are mixed."""
+    rows_together: int = 1
+    """Keep this many neighboring rows of a training file together when rows are shuffled. In a file that is sorted by
+    article (mine --sort_by_title), the passages of one article then become each other's negatives."""
+    num_hard_negatives: int = 1
+    """Hard negatives of a question in training, sampled anew each epoch. DPR uses 1."""
+    num_other_negatives: int = 0
+    """Random passages (negative_ctxs) of a question in training. DPR uses 0."""
+    num_positives: int = 1
+    """Known positives of a question in training. The loss is about all of them. DPR uses 1."""
+    sample_positives: bool = False
+    """Train towards a random known positive instead of the first one."""
+    eval_hard_negatives: int = 30
+    """Hard negatives of a question in validation and test, the first ones of the row. DPR uses 30."""
+    eval_other_negatives: int = 30
+    """Random passages of a question in validation and test, the first ones of the row. DPR uses 30."""
+    score_key: str | None = None
+    """Key of the score that a teacher or guide gave every passage of the training data, such as score."""
+    allow_no_negatives: bool = False
+    """Train even if no question has a negative. The loss is then 0 and nothing is learned."""
+    max_skipped: float = 0.001
+    """Maximum share of rows that may be unusable."""
+    token_cache: bool = False
+    """Tokenize each text once, into a file beside the data. The batches stay the same."""
+    num_workers: int = number(0, least=0)
+    """Processes that read and tokenize. With 0 the training process does. Batches are the same for any number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Encoders and tokenizer."""
+
+    encoder: str = "tiny"
+    """Where training starts: tiny, mini, small, base or large for random weights; a folder with a RoBERTa, XLM-RoBERTa,
+    BERT or DPR model of transformers, or with a model of sentence-transformers; the model/ of a run; or a checkpoint of
+    FAIR's DPR."""
+    tokenizer: str | None = None
+    """tokenizer.json, or a folder with it, with vocab.json and merges.txt, or with vocab.txt. The default is the
+    encoder's tokenizer, or a byte-level BPE that is trained on the training file."""
+    tokenizer_backend: Literal["tokenizers", "torchtext"] = "tokenizers"
+    """Library that tokenizes. torchtext's GPT2BPETokenizer gives the same ids from the files of GPT-2 or RoBERTa."""
+    vocab_size: int = 8192
+    """Maximum entries of a tokenizer that is trained."""
+    tied: bool = False
+    """Use one encoder for questions and passages. By default two encoders start with the same weights."""
+    freeze_question: bool = False
+    """Do not train the question encoder."""
+    freeze_passage: bool = False
+    """Do not train the passage encoder."""
+    pooling: Literal["first", "mean"] | None = None
+    """How token states become one embedding: the first token (DPR) or the mean. The default is the model's own pooling,
+    and mean for random weights."""
+    projection_dim: int | None = number(None, least=1)
+    """Width of a linear layer and layer norm after pooling (dpr-scale). The default is the model's own, or none."""
+    normalize: bool | None = field(default=None, metadata={"bare": "true"})
+    """Scale embeddings to length 1. The default is what the model does."""
+    dropout: float | None = number(None, least=0, below=1)
+    """Share of activations that training drops. The default is the model's own, or 0.1."""
+    question_max_length: int | None = number(None, least=1)
+    """Maximum tokens of a question, special tokens included. The default is 64, or the encoder's limit if lower. DPR
+    uses 256."""
+    passage_max_length: int | None = number(None, least=1)
+    """Maximum tokens of a title and text together, special tokens included. The default is 256 (DPR), or the encoder's
+    limit if lower. A limit above the one in the model's folder may go up to the model's positions."""
+    question_prompt: str | None = None
+    """Text before every question. The default is the prompt in the model's folder, or none."""
+    passage_prompt: str | None = None
+    """Text before every passage. The default is the prompt in the model's folder, or none."""
+    titles: Literal["pair", "join"] = "pair"
+    """Encode a passage's title and text as a pair (DPR), or join them by a space, as sentence-transformers models
+    usually do."""
+
+    def __post_init__(self) -> None:
+        if self.freeze_question and self.freeze_passage:
+            raise UsageError("--freeze_question and --freeze_passage leave nothing to train. Give at most one.")
+        if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
+            lane = "an environment of constraints-torchtext.txt"
+            raise UsageError(f"--tokenizer_backend=torchtext: torchtext is not installed. Use {lane}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationFlags:
+    """Schedule, precision and memory."""
+
+    max_epochs: int = number(5, least=1)
+    """Passes over the training data."""
+    learning_rate: float | None = number(None, above=0)
+    """Peak learning rate. The default is 2e-5 (FAIR's DPR) for saved weights and 1e-3 for random weights."""
+    warmup_steps: int = number(0, least=0)
+    """Optimizer steps until the peak. FAIR's DPR uses 1237 on NQ."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the peak: to 0 at the last step, or not at all."""
+    weight_decay: float = number(0.0, least=0)
+    """AdamW's weight decay, on all weights but biases and layer norms. FAIR's DPR uses 0."""
+    gradient_clip_val: float = number(2.0, least=0)
+    """Maximum norm of the gradient. FAIR's DPR uses 2 on NQ. 0 does not clip."""
+    accumulate_batches: int = number(1, least=1)
+    """Batches in an optimizer step. They add no negatives to one another; chunk_tokens does."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
+    """Lightning's name of a precision. bf16-mixed is faster if the hardware has bfloat16."""
+    compile: bool = False
+    """Compile the encoders' layers, once for all lengths. It takes minutes at the start and saves time in each step."""
+    chunk_tokens: int | None = number(None, least=1)
+    """Embed a batch in chunks of this many tokens, each twice (GradCache). Any batch_size then fits into the memory of
+    one chunk."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass. It saves memory and takes a third more time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Output, devices, validation and logs."""
+
+    output_dir: str = "runs/dpr"
+    """Folder of the run: checkpoints, model, metrics, logs."""
+    overwrite: bool = False
+    """Replace an earlier run in output_dir."""
+    resume: str | None = field(default=None, metadata={"bare": "auto"})
+    """Checkpoint, or folder of a run, to resume from. Alone, it resumes the run in output_dir."""
+    seed: int = number(12345, least=0)
+    """Decides the order of rows, sampling, first weights and dropout. FAIR's DPR uses 12345."""
+    gpus: int = number(0, least=0)
+    """GPUs of each machine to train on. 0 trains on the CPU. Start the command by torchrun or SLURM for several
+    machines."""
+    num_nodes: int = number(1, least=1)
+    """Machines to train on."""
+    fast_dev_run: bool = False
+    """Run one batch of training, validation and test to see that everything works. Nothing is saved."""
+    log_every_n_steps: int = number(10, least=1)
+    """Optimizer steps between rows of metrics.csv."""
+    validate_every_n_steps: int | None = number(None, least=1)
+    """Optimizer steps between validations, each counted as accumulate_batches batches. The default is one validation
+    after each epoch."""
+    validate_first: bool = False
+    """Validate before the first step too."""
+    monitor: str = "valid_mrr@10"
+    """Validation metric that chooses the best checkpoint."""
+    early_stopping: int | None = number(None, least=1)
+    """Validations without a better metric after which training stops. By default it does not stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """Train a question encoder and a passage encoder for dense passage retrieval."""
+
+    data: DataFlags = DataFlags()
+    model: ModelFlags = ModelFlags()
+    objective: Objective = field(default_factory=Objective)
+    optimization: OptimizationFlags = OptimizationFlags()
+    run: RunFlags = RunFlags()
+
+    def __post_init__(self) -> None:
+        uses_scores = self.objective.guide_margin is not None or self.objective.distillation > 0
+        if (self.data.score_key is not None) != uses_scores:
+            raise UsageError(
+                "--score_key names the scores, --guide_margin and --distillation use them. Give both or neither."
+            )
+        for is_given, flag in (
+            (self.data.score_key is not None, "--score_key"),
+            (self.model.tokenizer_backend == "torchtext", "--tokenizer_backend=torchtext"),
+            (self.model.titles == "join", "--titles=join"),
+        ):
+            if self.data.token_cache and is_given:
+                raise UsageError(f"--token_cache cannot be used with {flag}.")

@@ -1,0 +1,43 @@
+"""Add, replace and remove passages of a collection by id. ``dpr-text encode --reuse`` then encodes only the changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from text.artifacts import check_files
+from text.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateFlags:
+    """Add, replace and remove passages of a collection by id."""
+
+    collection: str
+    """File of passages. It is not changed."""
+    upsert: str | None = None
+    """File of passages. A passage with a known id replaces the passage of the collection, the others are added."""
+    delete: str | None = None
+    """File of ids to remove, one a line."""
+    output: str
+    """File for the updated collection, as JSON lines."""
+    overwrite: bool = False
+    """Replace an earlier result."""
+
+    def __post_init__(self) -> None:
+        if self.upsert is None and self.delete is None:
+            raise UsageError("--upsert, --delete: give at least one of them.")
+
+
+def update(flags: UpdateFlags) -> None:
+    """Write the updated collection and print what has changed."""
+    from text.datasets import PassageCollection, read_ids, update_collection
+
+    check_files([flags.collection, flags.upsert, flags.delete], [flags.output], overwrite=flags.overwrite)
+    ids = read_ids(flags.delete) if flags.delete is not None else set()
+    counts = update_collection(
+        PassageCollection(flags.collection),
+        flags.output,
+        upserts=PassageCollection(flags.upsert) if flags.upsert is not None else (),
+        deletes=ids,
+    )
+    print(f"{flags.output}: {', '.join(f'{count} {name}' for name, count in counts.items())}")

@@ -1,0 +1,51 @@
+"""Cut passages into windows of words: a collection of windows, and training rows whose positives are windows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from text.artifacts import check_files, write_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowsFlags:
+    """Cut passages into windows of words.
+
+    Encode passages.jsonl, and mine from rows.jsonl with --best_positive_first, because only some windows of a positive
+    answer the question. dpr-text search --max_passage_hits ranks documents by their best windows.
+    """
+
+    collection: str
+    """File of passages."""
+    rows: str | None = None
+    """Training rows in the DPR format. All windows of a positive become positives. Negatives are dropped, so mine new
+    ones (dpr-text mine)."""
+    words: int = 64
+    """Words of a window."""
+    stride: int = 32
+    """Words from the start of a window to the start of the next one. At most --words."""
+    output_dir: str
+    """Folder for passages.jsonl and rows.jsonl."""
+    overwrite: bool = False
+    """Replace earlier results."""
+
+
+def windows(flags: WindowsFlags) -> None:
+    """Write passages.jsonl and, if rows are given, rows.jsonl."""
+    from text.datasets import DPRFile, PassageCollection, cut_collection, cut_rows
+    from text.datasets.collection import beir_line
+    from text.datasets.dpr_rows import count_unusable_rows, format_counts
+
+    passages_path, rows_path = Path(flags.output_dir, "passages.jsonl"), Path(flags.output_dir, "rows.jsonl")
+    check_files([flags.collection, flags.rows], [passages_path, rows_path], overwrite=flags.overwrite)
+    collection = PassageCollection(flags.collection)
+    count = write_lines(passages_path, map(beir_line, cut_collection(collection, flags.words, flags.stride)))
+    print(f"{passages_path}: {count} windows of {len(collection)} passages")
+    if flags.rows is not None:
+        file = DPRFile(flags.rows, collection)
+        unusable = format_counts(count_unusable_rows(file))
+        rows = cut_rows(file, flags.words, flags.stride)
+        count = write_lines(rows_path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        print(f"{rows_path}: {count} rows{unusable}")

@@ -1,0 +1,55 @@
+"""Write rows in the DPR format: passages as contexts, and rows with other contexts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from text.datasets.dpr_file import BLANK, DPRFile
+from text.datasets.formats.dpr_record import ID_POOLS
+from text.errors import DataError
+from text.records import Passage
+
+Record = dict[str, Any]
+"""A JSON object."""
+
+
+def passage_to_context(passage: Passage) -> Record:
+    """Return a passage as the DPR format writes it.
+
+    >>> passage_to_context(Passage("p1", "Oaks", "A beetle ate the oak."))
+    {'passage_id': 'p1', 'title': 'Oaks', 'text': 'A beetle ate the oak.'}
+    """
+    return {"passage_id": passage.passage_id, "title": passage.title, "text": passage.text}
+
+
+def replace_contexts(record: Record, positives: Sequence[Record], hard_negatives: Sequence[Record]) -> Record:
+    """Return a row with these positives and hard negatives instead of its own, and without the ids of a compact row.
+
+    >>> replace_contexts({"question": "q", "positive_ids": ["p1"]}, [{"text": "a"}], [])
+    {'question': 'q', 'positive_ctxs': [{'text': 'a'}], 'negative_ctxs': [], 'hard_negative_ctxs': []}
+    """
+    kept = {name: value for name, value in record.items() if name not in ID_POOLS}
+    return kept | {"positive_ctxs": positives, "negative_ctxs": [], "hard_negative_ctxs": hard_negatives}
+
+
+def count_unusable_rows(file: DPRFile) -> Counter[str]:
+    """Return how many rows training cannot use, by reason. Blank lines are not counted.
+
+    Raises:
+        DataError: The file has no usable row.
+    """
+    counts = Counter(reason for reason in file.findings.unusable.values() if reason != BLANK)
+    if not len(file.usable()):
+        raise DataError(f"{file.path}: no usable row{format_counts(counts)}. A row needs a question with a positive.")
+    return counts
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Return counts of unusable rows as the end of a printed line; nothing if there are none.
+
+    >>> format_counts({"no positive": 2})
+    ', 2 left out (no positive)'
+    """
+    return "".join(f", {count} left out ({reason})" for reason, count in counts.items())

@@ -1,0 +1,187 @@
+"""The check of a data set before a long training run: a page of plain text, and a picture of text lengths.
+
+Every row of a split is read for repeated and shared questions. Lengths and batches are measured on a sample of train.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from text.artifacts import atomic_write
+from text.datasets import DPRDataPipe
+from text.errors import DataError
+from text.records import Example, text_key
+from text.runs.lengths import Lengths, length_bins
+from text.transforms import Tokenizer, train_tokenizer
+
+_MAX_TRUNCATED = 0.05
+"""Largest share of truncated texts without a remark."""
+_VOCAB_SIZE = 8192
+
+
+class SplitContents(NamedTuple):
+    """Hashes of all questions and positives of a split."""
+
+    questions: Counter[int]
+    """Number of times that each question occurs, without regard to case and spaces."""
+    positives: set[int]
+
+
+def read_contents(pipe: DPRDataPipe) -> SplitContents:
+    """Read every usable row of a split."""
+    questions, positives = Counter[int](), set()
+    for file in pipe.files:
+        with file.open() as reader:
+            for number in file.usable():
+                row = reader.read(int(number))
+                questions[text_key(" ".join(row.question.casefold().split()))] += 1
+                positives.update(passage.keys[1] for passage in row.positives)
+    return SplitContents(questions, positives)
+
+
+def train_sample_tokenizer(batches: Sequence[Sequence[Example]]) -> Tokenizer:
+    """Train a tokenizer on the texts of a sample of batches."""
+    examples = [example for batch in batches for example in batch]
+    passages = (passage for example in examples for passage in (example.positives[0], *example.hard_negatives))
+    return train_tokenizer([*(e.question for e in examples), *(passage.text for passage in passages)], _VOCAB_SIZE)
+
+
+def format_rows(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents]) -> list[str]:
+    """Return lines with the counts of each split: questions, repetitions, rows left out, and other findings."""
+    names = dict.fromkeys(name for pipe in pipes.values() for name in pipe.counts)
+    reasons = dict.fromkeys(row.reason for pipe in pipes.values() for row in pipe.skipped)
+    skipped = {stage: Counter(row.reason for row in pipe.skipped) for stage, pipe in pipes.items()}
+    return [
+        _format_line("", *pipes),
+        _format_line("questions", *(pipe.num_rows for pipe in pipes.values())),
+        _format_line("repeated questions", *(c.questions.total() - len(c.questions) for c in contents.values())),
+        *(_format_line(f"rows left out: {reason}", *(skipped[stage][reason] for stage in pipes)) for reason in reasons),
+        *(_format_line(name, *(pipe.counts[name] for pipe in pipes.values())) for name in names),
+    ]
+
+
+def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
+    """Return lines with the number of questions and positives that each two splits share.
+
+    A test on questions of the training data overrates the model.
+    """
+    pairs = list(combinations(contents, 2))
+    lines = ["", _format_line("in both", *(f"{a}, {b}" for a, b in pairs))]
+    for field in SplitContents._fields:
+        shared = (set(getattr(contents[a], field)) & set(getattr(contents[b], field)) for a, b in pairs)
+        lines.append(_format_line(field, *map(len, shared)))
+    return lines
+
+
+def format_lengths(lengths: Sequence[Lengths]) -> list[str]:
+    """Return lines with percentiles of the token counts and the share of truncated texts."""
+    lines = ["", _format_line("tokens of the train texts", "median", "95 %", "longest", "limit", "truncated")]
+    for kind, tokens, limit in lengths:
+        median, most, longest = np.percentile(tokens, [50, 95, 100]).astype(int)
+        lines.append(_format_line(kind, median, most, longest, limit, f"{_truncated_share(tokens, limit):.2%}"))
+    return lines
+
+
+def format_batches(batches: Sequence[Sequence[Example]], batch_size: int) -> list[str]:
+    """Return lines with the passages of a mean training batch, and how many of them are false negatives.
+
+    Args:
+        batches: A sample. Batches of fewer than ``batch_size`` questions count only if there are no others.
+        batch_size: Questions of a whole batch.
+    """
+    whole = [batch for batch in batches if len(batch) == batch_size] or batches
+    known, likely = np.mean([count_false_negatives(batch) for batch in whole], axis=0)
+    num_passages = np.mean([sum(1 + len(example.hard_negatives) for example in batch) for batch in whole])
+    return [
+        "",
+        f"a training batch: {len(whole[0])} questions, each compared with {num_passages:.0f} passages; "
+        f"the loss is {math.log(num_passages):.2f} if all scores are equal",
+        _format_line("  positives of another question, which are not its negatives", f"{known:.2f}"),
+        _format_line("  other passages with an answer to another question, which are its negatives", f"{likely:.2f}"),
+        "",
+    ]
+
+
+def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
+    """Count pairs of a question and a passage of another question of the batch that may answer it.
+
+    Returns:
+        Pairs whose passage is a known positive of the question. Training leaves these out.
+        Other pairs whose passage contains an answer to the question. Training takes these as negatives.
+    """
+    known = likely = 0
+    passages = [(i, p, p.keys) for i, e in enumerate(batch) for p in (e.positives[0], *e.hard_negatives)]
+    texts = [f" {_normalize(passage.text)} " for _, passage, _ in passages]
+    for i, example in enumerate(batch):
+        ids, keys = zip(*(passage.keys for passage in example.positives), strict=True)
+        answers = [f" {words} " for answer in example.answers if (words := _normalize(answer))]
+        for (owner, _, (by_id, by_text)), text in zip(passages, texts, strict=True):
+            if owner != i:
+                is_known = by_id in ids or by_text in keys
+                known += is_known
+                likely += not is_known and any(answer in text for answer in answers)
+    return known, likely
+
+
+def find_remarks(
+    pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents], lengths: Sequence[Lengths]
+) -> Iterator[str]:
+    """Yield a line for each finding that should be dealt with before training."""
+    for stage in ("valid", "test"):
+        shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
+        if shared:
+            yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too good."
+    for kind, tokens, limit in lengths:
+        share = _truncated_share(tokens, limit)
+        if share > _MAX_TRUNCATED:
+            yield f"note: {share:.0%} of the {kind} are truncated. A higher limit keeps their ends."
+    if not pipes["train"].has_negatives:
+        yield "note: no question of train has a hard negative. Its only negatives are passages of other questions."
+
+
+def check_negatives(pipe: DPRDataPipe) -> None:
+    """Check that a training set has any negatives, hard or in-batch.
+
+    Raises:
+        DataError: It has none.
+    """
+    if not pipe.has_negatives and min(pipe.batch_size, pipe.num_rows) == 1:
+        raise DataError(
+            f"{pipe.files[0].path}: no question has a negative, so the loss is always 0 and nothing is learned. "
+            "Add hard negatives, or use a larger batch."
+        )
+
+
+def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
+    """Draw a histogram of each kind of text with its limit, as PNG."""
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    for axes, (kind, tokens, limit) in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
+        axes.hist(tokens, bins=length_bins(tokens.max()), color="#4477aa")
+        axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {_truncated_share(tokens, limit):.2%} are longer")
+        axes.set(title=f"{len(tokens)} {kind}", xlabel="tokens, special tokens included", ylabel="texts")
+        axes.legend()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _truncated_share(tokens: np.ndarray, limit: int) -> float:
+    return float((tokens > limit).mean())
+
+
+def _normalize(text: str) -> str:
+    """Return the words of a text in lower case, separated by spaces."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _format_line(name: str, *values: object) -> str:
+    shown = (f"{value:,}" if isinstance(value, int | np.integer) else str(value) for value in values)
+    return f"{name:<50}" + "".join(f"{value:>14}" for value in shown)

@@ -1,0 +1,64 @@
+"""The report of training runs: one HTML page with curves, lengths, worst questions, test metrics and settings.
+
+The page needs no other file and no script. Texts from data are escaped. The same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from text.artifacts import write_text
+from text.reports import run_sections
+from text.reports.pictures import NUM_COLORS
+from text.runs.history import RunHistory, read_runs
+from text.runs.manifest import update_manifest
+from text.templates import render_template
+
+
+def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of one run, or of several runs in the same pictures.
+
+    If the report replaces the report of a run, the run's manifest gets the new hash.
+
+    Args:
+        folders: Folders of runs.
+        output: The page. By default ``report.html`` in the first folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: A folder holds no run.
+        ArtifactError: A file of a run is damaged.
+        OSError: The page cannot be written.
+    """
+    path = Path(folders[0], "report.html") if output is None else Path(output)
+    write_text(path, render_run_report(read_runs(folders)))
+    if any(path.resolve() == Path(folder, "report.html").resolve() for folder in folders):
+        update_manifest(path.parent, path.name)
+    return path
+
+
+def render_run_report(runs: Sequence[RunHistory]) -> str:
+    """Return the HTML of a report."""
+    evaluation_figures, evaluation_notes = run_sections.draw_evaluations(runs)
+    different_settings, shared_settings = run_sections.list_settings(runs)
+    return render_template(
+        "run_report.html",
+        title=", ".join(run.name for run in runs),
+        is_comparison=len(runs) > 1,
+        num_colors=NUM_COLORS,
+        overview=run_sections.list_overview(runs),
+        panel_sections=run_sections.draw_panels(runs),
+        evaluation_figures=evaluation_figures,
+        evaluation_notes=evaluation_notes,
+        length_figures=run_sections.draw_lengths(runs),
+        worst_questions=[(run.name, run_sections.list_worst_questions(run)) for run in runs],
+        test=run_sections.list_test_metrics(runs),
+        data=run_sections.list_data(runs),
+        different_settings=different_settings,
+        shared_settings=shared_settings,
+        versions=run_sections.list_versions(runs),
+    )

@@ -1,0 +1,258 @@
+"""Content of a run report: what each section says and draws. ``run_report.html`` decides how it looks.
+
+Each function takes the runs and returns plain values for the template. A section without content is empty: the template
+then says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from text.reports.pictures import Curve, draw_curves, draw_cutoffs, draw_length_histograms, sort_by_cutoff
+from text.reports.summaries import (
+    ABSENT,
+    describe_best_validation,
+    describe_cutoffs,
+    describe_last_loss,
+    describe_lengths,
+    describe_non_finite,
+    describe_progress,
+    describe_series,
+    format_metric,
+    format_setting,
+)
+from text.runs.history import RunHistory
+
+_MAX_CHARACTERS = 900
+"""Maximum characters shown of a positive and of the first passage ranked above it."""
+_MAX_CHARACTERS_LATER = 160
+"""Maximum characters shown of the second and later passages ranked above the positive."""
+
+
+class Panel(NamedTuple):
+    """Metrics that share one picture."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    """Columns of the run's CSV files. The first of two is drawn pale."""
+    y_range: tuple[float | None, float | None] = (None, None)
+    limit: str | None = None
+    """Setting that is drawn as a dashed line."""
+
+
+class Figure(NamedTuple):
+    """A picture with its caption."""
+
+    title: str
+    note: str
+    picture: str
+    warning: str = ""
+    details: tuple[str, ...] = ()
+    """Sentences below the picture."""
+
+
+class PanelSection(NamedTuple):
+    """Pictures under one heading."""
+
+    heading: str
+    figures: list[Figure]
+    not_logged: list[str]
+    """Titles of panels without any value."""
+
+
+class Table(NamedTuple):
+    """Rows of text, the first cell a name, then a cell for each run."""
+
+    heads: list[str]
+    rows: list[list[str]]
+
+
+PANELS = {
+    "Training": (
+        Panel("Loss", "in nats; pale: training, strong: validation", ("train_loss_step", "valid_loss")),
+        Panel("Learning rate", "", ("learning_rate",), (0, None)),
+        Panel("Gradient norm", "before clipping", ("gradient_norm",), (0, None), "gradient_clip_val"),
+        Panel("Examples per second", "questions, without the time of validations", ("examples/s",), (0, None)),
+        Panel("Padding", "share of the embedded tokens", ("padding",), (0, None)),
+    ),
+    "Validation": (
+        Panel("MRR@10", "higher is better", ("valid_mrr@10",), (0, 1.02)),
+        Panel("Average rank", "counted from 0; lower is better", ("valid_average_rank",), (0, None)),
+        *(Panel(f"Recall@{k}", "", (f"valid_recall@{k}",), (0, 1.02)) for k in (1, 5, 20, 100)),
+    ),
+    "Signs of a collapse": (
+        Panel("Cosine of random passages", "near 1: all embeddings are alike", ("valid_passage_cosine",), (None, 1.02)),
+        Panel("Norm of passages", "mean length of an embedding", ("valid_passage_norm",), (0, None)),
+    ),
+}
+
+
+def list_overview(runs: Sequence[RunHistory]) -> list[list[str]]:
+    """Return name, progress, training loss, best validation and test MRR@10 of each run."""
+    return [
+        [
+            run.name,
+            describe_progress(run),
+            describe_last_loss(run),
+            describe_best_validation(run),
+            format_metric(run.manifest.get("test", {}).get("test_mrr@10")),
+        ]
+        for run in runs
+    ]
+
+
+def draw_panels(runs: Sequence[RunHistory]) -> list[PanelSection]:
+    """Draw every panel of ``PANELS`` that has values."""
+    sections = []
+    for heading, panels in PANELS.items():
+        figures = {panel.title: _draw_panel(heading, panel, runs) for panel in panels}
+        drawn = [figure for figure in figures.values() if figure is not None]
+        sections.append(PanelSection(heading, drawn, [title for title, figure in figures.items() if figure is None]))
+    return sections
+
+
+def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[str]]:
+    """Draw recall and accuracy over k of the runs that were evaluated, and say what each run's curves are."""
+    tables = {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}
+    figures = []
+    for measure in ("recall", "accuracy"):
+        found = {n: table["figures"] for n, table in tables.items() if sort_by_cutoff(table["figures"], measure)}
+        if found:
+            words = "; ".join(f"{runs[n].name}: {describe_cutoffs(table, measure)}" for n, table in found.items())
+            picture = draw_cutoffs(_picture_id("recall", measure), f"{measure} at k: {words}", found, measure)
+            figures.append(Figure(f"{measure.capitalize()}@k", "over k, with 95 % intervals", picture))
+    notes = []
+    for number, table in tables.items():
+        curves = [f"{style}: {name}" for style, name in zip(("solid", "dashed"), table["runs"], strict=False)]
+        notes.append("; ".join([f"{runs[number].name}, {table['questions']:,} questions", *curves]))
+    return figures, notes
+
+
+def draw_lengths(runs: Sequence[RunHistory]) -> list[Figure]:
+    """Draw the token counts of questions and passages."""
+    figures = []
+    for place, kind in enumerate(("questions", "passages")):
+        lengths = {number: run.lengths[place] for number, run in enumerate(runs) if run.lengths}
+        if lengths:
+            named = [f"{runs[n].name}: {describe_lengths(each)}" for n, each in lengths.items()]
+            details = named if len(runs) > 1 else [describe_lengths(lengths[0])]
+            description = f"Lengths of {kind}: {'; '.join(named)}"
+            picture = draw_length_histograms(_picture_id("lengths", kind), description, lengths)
+            note = "share of texts by number of tokens; dashed: the limit"
+            figures.append(Figure(kind.capitalize(), note, picture, details=tuple(details)))
+    return figures
+
+
+def list_worst_questions(run: RunHistory) -> list[dict[str, Any]] | None:
+    """Return the validation questions with the most passages above their positive; None before a validation."""
+    if run.worst_questions is None:
+        return None
+    return [
+        {
+            "step": row["step"],
+            "num_above": row["num_above"],
+            "question": row["question"],
+            "answers": "; ".join(row["answers"]),
+            "positive": _shorten(row["positive"], _MAX_CHARACTERS),
+            "above": [
+                _shorten(passage, _MAX_CHARACTERS_LATER if place else _MAX_CHARACTERS)
+                for place, passage in enumerate(row["above"])
+            ],
+        }
+        for row in run.worst_questions
+    ]
+
+
+def list_test_metrics(runs: Sequence[RunHistory]) -> Table:
+    """Return the metrics of the test, a row for each metric."""
+    tests = [run.manifest.get("test", {}) for run in runs]
+    rows = [
+        [name.removeprefix("test_"), *(format_metric(test.get(name)) for test in tests)] for name in _merge_names(tests)
+    ]
+    return Table(["metric", *_list_heads(runs)], rows)
+
+
+def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
+    """Return files and counts of each split of each run."""
+    return [
+        {
+            "run": number,
+            "stage": stage,
+            "files": [file["path"] for file in data["files"]],
+            "questions": data["questions"],
+            "skipped": data.get("rows_skipped_because", {}),
+            "found": data["found"],
+        }
+        for number, run in enumerate(runs)
+        for stage, data in run.manifest.get("data", {}).items()
+    ]
+
+
+def list_settings(runs: Sequence[RunHistory]) -> tuple[Table, list[tuple[str, str]]]:
+    """Return the settings that differ between runs, and the settings that all runs share."""
+    names = _merge_names([run.settings for run in runs])
+    different = [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+    rows = [[name, *(format_setting(run.settings.get(name)) for run in runs)] for name in different]
+    shared = [(name, format_setting(runs[0].settings.get(name))) for name in names if name not in different]
+    return Table(["setting", *_list_heads(runs)], rows), shared
+
+
+def list_versions(runs: Sequence[RunHistory]) -> Table:
+    """Return the version of each package, a row for each package."""
+    versions = [run.manifest.get("versions", {}) for run in runs]
+    rows = [[name, *(str(each.get(name) or ABSENT) for each in versions)] for name in _merge_names(versions)]
+    return Table(["package", *_list_heads(runs)], rows)
+
+
+def _draw_panel(heading: str, panel: Panel, runs: Sequence[RunHistory]) -> Figure | None:
+    curves = list(_list_curves(panel, runs))
+    if not curves:
+        return None
+    limits = [
+        (number, float(run.settings[panel.limit]))
+        for number, run in enumerate(runs)
+        if panel.limit is not None and run.settings.get(panel.limit)
+    ]
+    if len({height for _, height in limits}) == 1:
+        limits = limits[:1]
+    picture = draw_curves(
+        _picture_id(heading, panel.title),
+        f"{panel.title}: {describe_series(panel.columns, runs)}",
+        curves,
+        last_step=max((int(row["step"]) for run in runs for row in run.rows), default=0),
+        limits=limits,
+        y_range=panel.y_range,
+    )
+    note = f"{panel.note}; dashed: clipped to {limits[0][1]:g}" if limits else panel.note
+    return Figure(panel.title, note, picture, describe_non_finite(panel.columns, runs))
+
+
+def _list_curves(panel: Panel, runs: Sequence[RunHistory]) -> Iterator[Curve]:
+    for number, run in enumerate(runs):
+        for column in panel.columns:
+            steps, values = run.get_series(column)
+            if any(map(math.isfinite, values)):
+                yield Curve(number, steps, values, is_faint=len(panel.columns) > 1 and column == panel.columns[0])
+
+
+def _shorten(passage: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
+    text = passage["text"]
+    shown = text if len(text) <= max_characters else text[:max_characters].rstrip() + " …"
+    return {"title": passage["title"], "score": passage["score"], "text": shown}
+
+
+def _list_heads(runs: Sequence[RunHistory]) -> list[str]:
+    return [run.name for run in runs] if len(runs) > 1 else ["value"]
+
+
+def _merge_names(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of all mappings in order, each once."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _picture_id(*words: str) -> str:
+    """Return words as the value of an ``id`` attribute."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)

@@ -1,0 +1,96 @@
+"""Describe training runs, curves and lengths in a few words of plain text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from text.reports.pictures import Metrics, sort_by_cutoff
+from text.runs.history import RunHistory
+from text.runs.lengths import Lengths
+
+ABSENT = "–"
+_LOWER_IS_BETTER = ("valid_loss", "valid_average_rank")
+
+
+def describe_progress(run: RunHistory) -> str:
+    """Return how many steps and epochs a run has trained, and whether it has ended."""
+    trained = [row for row in run.rows if "train_loss_step" in row]
+    if not trained:
+        return "no step logged yet"
+    progress = f"{int(trained[-1]['step']) + 1:,} steps, epoch {int(trained[-1]['epoch']) + 1}"
+    max_epochs = run.settings.get("max_epochs")
+    return progress + (f" of {max_epochs}" if max_epochs else "") + ("" if run.manifest else "; not finished")
+
+
+def describe_last_loss(run: RunHistory) -> str:
+    """Return the last training loss."""
+    values = run.get_series("train_loss_step").values
+    return f"{values[-1]:.4g}" if values else ABSENT
+
+
+def describe_best_validation(run: RunHistory) -> str:
+    """Return the best value of the monitored metric, and its step: the first of equal values, as checkpoints keep it."""
+    monitor = str(run.settings.get("monitor", "valid_mrr@10"))
+    pairs = [pair for pair in zip(*run.get_series(monitor), strict=True) if math.isfinite(pair[1])]
+    if not pairs:
+        return ABSENT
+    sign = -1 if monitor in _LOWER_IS_BETTER else 1
+    step, value = max(pairs, key=lambda pair: sign * pair[1])
+    return f"{monitor.removeprefix('valid_')} {value:.4g} at step {step}"
+
+
+def describe_series(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:
+    """Return the first and last value of each column of each run."""
+    parts = []
+    for run in runs:
+        for column in columns:
+            steps, values = run.get_series(column)
+            if steps:
+                first, last = (f"{values[end]:.4g} at step {steps[end]}" for end in (0, -1))
+                parts.append(f"{column} of {run.name} from {first} to {last}")
+    return "; ".join(parts)
+
+
+def describe_non_finite(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:
+    """Return how many values are NaN or infinite, and the first step. Empty if all are finite."""
+    parts = []
+    for run in runs:
+        for column in columns:
+            steps = run.get_series(column).non_finite_steps
+            if steps:
+                name = run.name if len(runs) > 1 else column
+                parts.append(f"{name}: {len(steps)} NaN or infinite, first at step {steps[0]}")
+    return "; ".join(parts)
+
+
+def describe_cutoffs(table: Metrics, measure: str) -> str:
+    """Return the value of a measure at each cut-off."""
+    return ", ".join(
+        f"{row['mean']:.3f} at {k}" + (f" (other run {row['other']:.3f})" if "other" in row else "")
+        for k, row in sort_by_cutoff(table, measure)
+    )
+
+
+def describe_lengths(lengths: Lengths) -> str:
+    """Return the number of texts, their median and maximum length, and the share that is truncated."""
+    kind, tokens, limit = lengths
+    median, longest = np.percentile(tokens, [50, 100]).astype(int)
+    return (
+        f"{len(tokens):,} {kind}, median {median} tokens, longest {longest}; "
+        f"{(tokens > limit).mean():.2%} are longer than the limit of {limit}"
+    )
+
+
+def format_metric(value: float | None) -> str:
+    """Return a metric with four decimals, or a dash."""
+    return ABSENT if value is None else f"{value:.4f}"
+
+
+def format_setting(value: object) -> str:
+    """Return a setting as a flag would give it, or a dash."""
+    if value is None:
+        return ABSENT
+    return str(value).lower() if isinstance(value, bool) else str(value)

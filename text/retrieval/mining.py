@@ -1,0 +1,271 @@
+"""Mine hard negatives for training rows from runs, or from a model whose run is made first.
+
+A run is kept beside the mined rows, so mining with other filters needs no search. ``text/retrieval/hard_negatives.py``
+chooses the negatives of one question.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from text.artifacts import atomic_write, sha256, write_json
+from text.datasets import DPRFile, PassageCollection, Question, read_questions
+from text.datasets.dpr_file import BLANK
+from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_context, replace_contexts
+from text.errors import ArtifactError, DataError
+from text.evaluation import Run, read_run
+from text.evaluation.trec import check_common_questions
+from text.records import Passage
+from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
+from text.retrieval.retriever import load_retriever, search_questions
+from text.retrieval.shards import read_plan
+
+_SAMPLE_SIZE = 10
+
+
+class MinedRow(NamedTuple):
+    """A training row and how its negatives were found."""
+
+    question_id: str
+    record: Record
+    """The row with the new negatives."""
+    positives: list[Passage]
+    negatives: list[Negative]
+    rejected: list[Rejected]
+
+
+class MiningSummary:
+    """Counts of all mined rows, and a sample of negatives to look at.
+
+    Args:
+        num_wanted: Number of negatives that each row should get.
+        unusable: Number of rows that training cannot use, by reason.
+        seed: Seed of the sample.
+    """
+
+    def __init__(self, num_wanted: int, unusable: Counter[str], seed: int = 0) -> None:
+        self.num_wanted, self.unusable = num_wanted, unusable
+        self.num_rows = self.num_short = 0
+        """Rows, and rows that got fewer negatives than wanted."""
+        self.negatives = Counter[str]()
+        """Number of negatives by source."""
+        self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
+        """Number of rejected candidates by reason, in all rows and in those that got too few negatives."""
+        self.sample: list[tuple[MinedRow, Negative]] = []
+        self._random = Random(seed)
+
+    def add(self, row: MinedRow) -> None:
+        """Count a row. Each negative of all rows gets into the sample with the same probability."""
+        is_short = len(row.negatives) < self.num_wanted
+        self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
+        self.rejected.update(candidate.reason for candidate in row.rejected)
+        self.rejected_of_short.update(candidate.reason for candidate in row.rejected if is_short)
+        for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
+            self.negatives[negative.source] += 1
+            if len(self.sample) < _SAMPLE_SIZE:
+                self.sample.append((row, negative))
+            elif (place := self._random.randrange(self.negatives.total())) < _SAMPLE_SIZE:
+                self.sample[place] = (row, negative)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as ``OUTPUT.summary.json`` holds them."""
+        return {
+            "rows": self.num_rows,
+            "rows_left_out": dict(self.unusable),
+            "rows_with_too_few": self.num_short,
+            "negatives": dict(self.negatives),
+            "rejected": dict(self.rejected.most_common()),
+            "rejected_where_too_few": dict(self.rejected_of_short.most_common()),
+        }
+
+
+def mine_hard_negatives(
+    rows: str | os.PathLike[str],
+    collection: PassageCollection | str | os.PathLike[str],
+    runs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    num: Sequence[int] = (1,),
+    filters: Filters | None = None,
+    sort_by_title: bool = False,
+    best_positive_first: bool = False,
+    seed: int = 0,
+) -> MiningSummary:
+    """Write training rows with hard negatives from runs.
+
+    Each negative has its id, rank, score and source. ``OUTPUT.rejected.jsonl`` gets the rejected candidates with the
+    reason, ``OUTPUT.summary.json`` the counts. Earlier files are replaced.
+
+    Args:
+        rows: Training rows in the DPR format.
+        collection: The passages that were searched, or the path of their file.
+        runs: TREC runs of the rows' questions. Each is a source, named after its file.
+        output: Where the rows go.
+        num: Number of negatives from each run.
+        filters: Conditions that a negative must meet. By default those of ``Filters()``.
+        sort_by_title: Put rows whose first positives have the same title next to each other.
+        best_positive_first: Sort the positives of a row by their scores in the first run, because training uses the
+            first one.
+        seed: Seed of the sample in the summary.
+
+    Raises:
+        ValueError: Two runs have the same name, or there is not one number for each run.
+        DataError: A file is malformed, no row is usable, a run has none of the questions, or the collection lacks a
+            passage of a run.
+        OSError: A file cannot be read or written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     passages, rows, run, output = (
+    ...         Path(folder, name) for name in ("c.jsonl", "rows.jsonl", "bm25.trec", "hard")
+    ...     )
+    ...     _ = passages.write_text('{"_id": "1", "text": "a beetle ate"}\\n{"_id": "2", "text": "a fig fell"}')
+    ...     row = {"qid": "q", "question": "who ate", "answers": ["beetle"], "positive_ids": ["1"]}
+    ...     _ = rows.write_text(json.dumps(row)), run.write_text("q Q0 1 1 2.0 bm25\\nq Q0 2 2 1.5 bm25\\n")
+    ...     summary = mine_hard_negatives(rows, passages, [run], output)
+    ...     json.loads(output.read_text())["hard_negative_ctxs"]
+    [{'passage_id': '2', 'title': '', 'text': 'a fig fell', 'score': 1.5, 'rank': 2, 'source': 'bm25'}]
+    >>> summary.negatives, summary.rejected
+    (Counter({'bm25': 1}), Counter({'a positive': 1}))
+    """
+    names = name_sources(runs, num)
+    if not isinstance(collection, PassageCollection):
+        collection = PassageCollection(collection)
+    file = DPRFile(rows, collection)
+    summary = MiningSummary(sum(num), count_unusable_rows(file), seed)
+    questions = _pair_with_rows(file)
+    read = [read_run(path) for path in runs]
+    for path, run in zip(runs, read, strict=True):
+        check_common_questions(path, run, rows, (question.question_id for question, _ in questions))
+    output = os.fspath(output)
+    rejected = f"{output}.rejected.jsonl"
+    with (
+        atomic_write(output) as temporary_rows,
+        atomic_write(rejected) as temporary_rejected,
+        open(temporary_rows, "w", encoding="utf-8") as rows_file,
+        open(temporary_rejected, "w", encoding="utf-8") as rejected_file,
+    ):
+        for row in _mine_rows(
+            file,
+            questions,
+            collection,
+            list(zip(names, read, num, strict=True)),
+            filters or Filters(),
+            sort_by_title=sort_by_title,
+            best_positive_first=best_positive_first,
+        ):
+            rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
+            for candidate in row.rejected:
+                line = {"question_id": row.question_id, **candidate._asdict()}
+                rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            summary.add(row)
+    write_json(f"{output}.summary.json", summary.to_json())
+    return summary
+
+
+def search_rows(
+    model: str | os.PathLike[str],
+    embeddings: str | os.PathLike[str],
+    rows: str | os.PathLike[str],
+    collection: str | os.PathLike[str],
+    k: int = 100,
+) -> Run:
+    """Search for the questions of training rows with a model, and return a run to mine from.
+
+    Args:
+        model: The folder of the model.
+        embeddings: The folder of the embeddings that it encoded.
+        rows: Training rows in the DPR format.
+        collection: The collection that will be mined, which must be the encoded one.
+        k: Passages for each question. The positives of a question are added, whatever their rank.
+
+    Raises:
+        ArtifactError: The embeddings are of another collection or another model.
+        DataError: No question has a positive with an id.
+        OSError: A file cannot be read.
+    """
+    if read_plan(embeddings).collection["sha256"] != sha256(collection):
+        raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
+    retriever = load_retriever(model, embeddings)
+    return search_questions(retriever.search, read_questions(rows), k, with_positives=True, source=rows)
+
+
+def name_sources(runs: Sequence[str | os.PathLike[str]], num: Sequence[int]) -> list[str]:
+    """Return the names of the sources: the names of the runs' files without their endings.
+
+    Raises:
+        ValueError: Two sources have the same name, or there is not one number for each run, from 0 on.
+    """
+    names = [Path(path).stem for path in runs]
+    if not names or len(set(names)) < len(names):
+        listed = ", ".join(os.fspath(path) for path in runs)
+        raise ValueError(f"runs are {listed or 'missing'}. Give one or more with different file names.")
+    if len(num) != len(runs) or min(num) < 0:
+        raise ValueError(f"num is {list(num)}. Give a number from 0 on for each of {', '.join(names)}.")
+    return names
+
+
+def _pair_with_rows(file: DPRFile) -> list[tuple[Question, int]]:
+    """Return all questions with the numbers of their rows, usable or not. ``read_questions`` skips blank lines, too."""
+    rows = [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != BLANK]
+    return list(zip(read_questions(file.path), rows, strict=True))
+
+
+def _mine_rows(
+    file: DPRFile,
+    questions: Sequence[tuple[Question, int]],
+    collection: PassageCollection,
+    runs: Sequence[tuple[str, Run, int]],
+    filters: Filters,
+    *,
+    sort_by_title: bool,
+    best_positive_first: bool,
+) -> Iterator[MinedRow]:
+    """Yield the usable rows. ``runs`` holds the name, the run and the number of negatives of each source."""
+    with file.open() as reader, file.rows.open() as lines:
+        usable = [pair for pair in questions if pair[1] not in file.findings.unusable]
+        if sort_by_title:
+            usable.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
+        for question, row in tqdm(usable, desc="Mining", unit=" rows", disable=None, delay=2):
+            read = reader.read(row)
+            sources = [Source(name, run.get(question.question_id, {}), number) for name, run, number in runs]
+            positives = _sort_by_score(read.positives, sources[0]) if best_positive_first else read.positives
+            negatives, rejected = choose_hard_negatives(
+                positives,
+                read.answers,
+                sources,
+                lambda passage_id: _find_passage(collection, passage_id),
+                filters,
+                regular_expressions=question.regular_expressions,
+            )
+            record = json.loads(lines.read(row))
+            contexts = None if best_positive_first else record.get("positive_ctxs")
+            contexts = contexts or [passage_to_context(each) for each in positives]
+            record = replace_contexts(record, contexts, [_negative_to_context(each) for each in negatives])
+            yield MinedRow(question.question_id, record, positives, negatives, rejected)
+
+
+def _sort_by_score(positives: Sequence[Passage], source: Source) -> list[Passage]:
+    """Return the positives, best first. Those without a score come last. Equal scores keep their order."""
+    return sorted(positives, key=lambda passage: -source.scores.get(passage.passage_id, -math.inf))
+
+
+def _find_passage(collection: PassageCollection, passage_id: str) -> Passage:
+    try:
+        return collection.find(passage_id)
+    except KeyError:
+        raise DataError(f"{collection.path}: no passage {passage_id}, which a run has.") from None
+
+
+def _negative_to_context(negative: Negative) -> Record:
+    scored = {"score": negative.score, "rank": negative.rank, "source": negative.source}
+    return passage_to_context(negative.passage) | scored

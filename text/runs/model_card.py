@@ -1,0 +1,54 @@
+"""The ``README.md`` of a saved model: how to use it, its data and settings, and its test metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import text
+from text.artifacts import write_text
+from text.datasets import DPRDataPipe
+from text.templates import render_template
+
+# Settings that say where files are, or how the machine was used.
+_LEFT_OUT = set(
+    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files collection token_cache sel_data sel_raw_path "
+    "sel_out_path sel_num_items sel_skip_items output_dir overwrite resume num_workers log_every_n_steps "
+    "validate_first".split()
+)
+
+
+def write_model_card(
+    path: str | os.PathLike[str],
+    *,
+    settings: Mapping[str, Any],
+    pipes: Mapping[str, DPRDataPipe],
+    test_metrics: Mapping[str, float],
+    is_tied: bool,
+) -> None:
+    """Write the model card.
+
+    Args:
+        path: The card, ``README.md`` in the folder of the model.
+        settings: All settings of the run. Settings that are None or name files are left out of the card.
+        pipes: The data of each stage.
+        test_metrics: By name.
+        is_tied: One encoder embeds questions and passages.
+    """
+    page = render_template(
+        "model_card.md",
+        version=text.__version__,
+        is_tied=is_tied,
+        similarity="cosine similarity" if settings["similarity"] == "cosine" else "dot product",
+        question_max_length=settings["question_max_length"],
+        passage_max_length=settings["passage_max_length"],
+        example_passage='("its title", "its text")' if settings["titles"] == "pair" else '"its title its text"',
+        files=[
+            (stage, Path(file.path).name, f"{pipe.num_rows:,}") for stage, pipe in pipes.items() for file in pipe.files
+        ],
+        results=[(name.removeprefix("test_"), f"{value:.4f}") for name, value in test_metrics.items()],
+        settings=[(name, value) for name, value in settings.items() if name not in _LEFT_OUT and value is not None],
+    )
+    write_text(path, page)

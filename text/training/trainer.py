@@ -1,0 +1,224 @@
+"""The Trainer of a run, and the steps that a run takes with it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from text.errors import UsageError
+from text.models import BiEncoder
+from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
+from text.training.checkpoints import AtomicCheckpointIO, best_and_last
+from text.training.data_module import DPRDataModule
+from text.training.failures import StepFailures
+from text.training.interrupt import SaveOnSignal
+from text.training.loggers import MetricsCSV
+from text.training.pool import RECALL_AT
+from text.training.task import BiEncoderTask
+from text.training.worst_questions import WorstQuestions
+
+MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "max"} | {
+    f"valid_recall@{k}": "max" for k in RECALL_AT
+}
+"""Validation metrics that can choose the best checkpoint, and whether the minimum or the maximum is best."""
+
+print_rank_zero = rank_zero_only(print)
+"""Print on rank 0 only."""
+
+
+def seed_everything_quietly(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    seed_everything(seed, verbose=False)
+
+
+def build_trainer(
+    output_dir: str | os.PathLike[str],
+    *,
+    max_epochs: int,
+    num_batches: int,
+    checkpoint: str | None = None,
+    gpus: int = 0,
+    num_nodes: int = 1,
+    fast_dev_run: bool = False,
+    precision: Any = "32-true",
+    gradient_clip_val: float = 2.0,
+    accumulate_batches: int = 1,
+    validate_every_n_steps: int | None = None,
+    log_every_n_steps: int = 10,
+    monitor: str = "valid_mrr@10",
+    early_stopping: int | None = None,
+) -> Trainer:
+    """Return a Trainer that logs into a run's folder and keeps the best and the last checkpoint.
+
+    Args:
+        output_dir: The run's folder.
+        max_epochs: Passes over the training data.
+        num_batches: Batches in an epoch.
+        checkpoint: The checkpoint that the run resumes from; ``metrics.csv`` keeps the rows before it.
+        gpus: GPUs of each machine. 0 trains on the CPU.
+        num_nodes: Machines.
+        fast_dev_run: Run one batch of each stage and save nothing.
+        precision: Lightning's name of a precision.
+        gradient_clip_val: Maximum norm of the gradient. 0 does not clip.
+        accumulate_batches: Batches in an optimizer step.
+        validate_every_n_steps: Optimizer steps between validations. None validates after each epoch.
+        log_every_n_steps: Optimizer steps between rows of ``metrics.csv``.
+        monitor: A name of ``MONITORS``; chooses the best checkpoint.
+        early_stopping: Validations without a better metric after which training stops. None never stops.
+
+    Raises:
+        ValueError: ``monitor`` is unknown.
+        UsageError: There are fewer GPUs, or several machines without a launcher.
+    """
+    if monitor not in MONITORS:
+        raise ValueError(f"monitor is {monitor}. Use one of {', '.join(MONITORS)}.")
+    check_devices(gpus, num_nodes)
+    folder = Path(output_dir)
+    callbacks: list[Any] = [AccumulatedGradients(), RandomState(), Throughput(), ProgressBar(), StepFailures()]
+    loggers: list[Any] = []
+    if early_stopping is not None:
+        callbacks.append(EarlyStopping(monitor, patience=early_stopping, mode=MONITORS[monitor]))
+    if not fast_dev_run:
+        callbacks.append(WorstQuestions(folder / "worst_questions.jsonl"))
+        callbacks.append(SaveOnSignal(folder / "checkpoints" / "last.ckpt"))
+        callbacks.extend(best_and_last(folder / "checkpoints", monitor, MONITORS[monitor]))
+        keep_steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint is not None else 0
+        loggers.append(MetricsCSV(folder, keep_steps=keep_steps))
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    return Trainer(
+        max_epochs=max_epochs,
+        accelerator="gpu" if gpus else "cpu",
+        devices=gpus or int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # torchrun sets it
+        num_nodes=num_nodes,
+        fast_dev_run=fast_dev_run,
+        precision=precision,
+        gradient_clip_val=gradient_clip_val,
+        accumulate_grad_batches=accumulate_batches,
+        **_when_to_validate(validate_every_n_steps, accumulate_batches),
+        log_every_n_steps=min(log_every_n_steps, num_batches),
+        default_root_dir=folder,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=callbacks,
+        enable_checkpointing=not fast_dev_run,
+        enable_model_summary=False,
+    )
+
+
+def fit_and_test(
+    trainer: Trainer,
+    task: BiEncoderTask,
+    data: DPRDataModule,
+    *,
+    checkpoint: str | None = None,
+    validate_first: bool = False,
+) -> Mapping[str, float]:
+    """Train, and return the test metrics of the best checkpoint.
+
+    Args:
+        trainer: From ``build_trainer``.
+        task: What is trained. Afterwards it has the weights of the best checkpoint.
+        data: Batches of each stage.
+        checkpoint: The checkpoint to resume from.
+        validate_first: Validate before the first step too, unless the run resumes.
+
+    Raises:
+        NonFiniteLossError: The loss is NaN or infinite.
+        InterruptedRun: A signal came; the checkpoint is saved.
+        MemoryError: A batch does not fit into memory.
+        ChildProcessError: A data worker died.
+    """
+    failures = next(each for each in trainer.callbacks if isinstance(each, StepFailures))  # pyright: ignore
+    with failures.translate_errors():
+        if validate_first and checkpoint is None:
+            trainer.validate(task, data, verbose=False)
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        for name, share in trainer.callback_metrics.items():
+            if name.endswith("_truncated"):
+                print_rank_zero(f"{name}: {share:.2%}")
+        best = trainer.checkpoint_callback  # the first callback of several
+        path = best.best_model_path if isinstance(best, ModelCheckpoint) else None
+        [metrics] = trainer.test(task, data, ckpt_path=path, weights_only=True, verbose=False)
+    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        print_rank_zero("fast_dev_run: every stage ran, nothing was saved")
+    return metrics
+
+
+def check_schedule(
+    num_batches: int,
+    *,
+    max_epochs: int,
+    accumulate_batches: int = 1,
+    validate_every_n_steps: int | None = None,
+    warmup_steps: int = 0,
+) -> None:
+    """Check that a run is long enough for its schedule. Print a note if the warm-up is longer than the run.
+
+    Args:
+        num_batches: Batches in an epoch.
+        max_epochs: As in ``build_trainer``.
+        accumulate_batches: As in ``build_trainer``.
+        validate_every_n_steps: As in ``build_trainer``.
+        warmup_steps: Optimizer steps until the peak learning rate.
+
+    Raises:
+        UsageError: The run would end before its first validation, without a checkpoint.
+    """
+    num_steps = max_epochs * math.ceil(num_batches / accumulate_batches)
+    if validate_every_n_steps is not None and validate_every_n_steps > num_steps:
+        raise UsageError(
+            f"--validate_every_n_steps is {validate_every_n_steps}, the run has {num_steps} steps. Give at most that."
+        )
+    if warmup_steps > num_steps:
+        print_rank_zero(f"note: --warmup_steps is {warmup_steps}, the run has {num_steps} steps: the rate stays small")
+
+
+def resolve_max_lengths(question: int | None, passage: int | None, model: BiEncoder) -> dict[str, int]:
+    """Return the limits of questions and passages, by the name of the setting.
+
+    The defaults are 64 and 256 tokens, or the encoder's limit if lower.
+
+    Args:
+        question: Maximum tokens of a question, or None.
+        passage: Maximum tokens of a title and text together, or None.
+        model: Its question encoder's limit holds for both sides.
+
+    Raises:
+        UsageError: A limit is higher than the encoder's.
+    """
+    encoder_limit: int = model.question_encoder.max_length  # pyright: ignore[reportAssignmentType]
+    limits = {}
+    for name, asked, default in (("question_max_length", question, 64), ("passage_max_length", passage, 256)):
+        limits[name] = min(default, encoder_limit) if asked is None else asked
+        if not 1 <= limits[name] <= encoder_limit:
+            raise UsageError(f"--{name} is {limits[name]}. The encoder takes 1 to {encoder_limit} tokens.")
+    return limits
+
+
+def check_devices(gpus: int, num_nodes: int) -> None:
+    """Check that this machine has the GPUs, and that several machines have a launcher.
+
+    Raises:
+        UsageError: They do not.
+    """
+    num_gpus = torch.cuda.device_count()
+    if not 0 <= gpus <= num_gpus:
+        raise UsageError(f"--gpus is {gpus}. This machine has {num_gpus} GPUs.")
+    if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
+        raise UsageError(f"--num_nodes is {num_nodes}. Start the command by torchrun or SLURM on each machine.")
+
+
+def _when_to_validate(validate_every_n_steps: int | None, accumulate_batches: int) -> dict[str, Any]:
+    """Return the arguments of the Trainer, which counts batches instead of optimizer steps."""
+    if validate_every_n_steps is None:
+        return {}
+    return {"val_check_interval": validate_every_n_steps * accumulate_batches, "check_val_every_n_epoch": None}
