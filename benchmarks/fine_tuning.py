@@ -1,4 +1,4 @@
-"""One budget, two trainers: what a model is worth after the same steps by main.py and by sentence-transformers.
+"""One budget, two trainers: quality of a model after the same steps of dpr-text train and of sentence-transformers.
 
     pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.fine_tuning --data_path=../shared/data/fairytaleqa
 
@@ -130,7 +130,7 @@ def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:
 
 
 def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
-    """Model and seconds of main.py; what it validates on decides nothing, there being one epoch."""
+    """Return the model and the seconds of dpr-text train. Validation decides nothing, because there is one epoch."""
     run, few = work / "ours", work / "few.jsonl"
     few.write_text("".join(rows.read_text(encoding="utf-8").splitlines(keepends=True)[:BATCH_SIZE]), encoding="utf-8")
     flags: dict[str, Any] = {
@@ -157,7 +157,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
         "seed": seed,
         "output_dir": run,
     }
-    _drive("main", flags)
+    _run_command("train", flags)
     return run / "model", seconds_of_steps(run, BATCH_SIZE)
 
 
@@ -200,25 +200,25 @@ def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
 
 
 def score(model: Path, collection: Path, test: Path, folder: Path) -> list[float]:
-    """The MEASURES of a model over the whole collection, by our drivers."""
+    """Return the MEASURES of a model over the whole collection, by dpr-text encode, search and evaluate."""
     embeddings, run = folder / "embeddings", folder / "run.trec"
-    _drive("encode", {"model": model, "titles": "join", "collection": collection, "output_dir": embeddings})
-    _drive("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
-    _drive("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
+    _run_command("encode", {"model": model, "titles": "join", "collection": collection, "output_dir": embeddings})
+    _run_command("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
+    _run_command("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
     figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))["figures"]
     return [figures[measure]["mean"] for measure in MEASURES]
 
 
 def seconds_of_steps(run: Path, batch_size: int) -> float:
-    """Of all steps, from the speed that main.py logged with each."""
+    """Return the seconds of all steps, from the speed that dpr-text train logged with each."""
     header, *lines = (line.split(",") for line in (run / "speed.csv").read_text(encoding="utf-8").splitlines())
     rates = [float(line[header.index("examples/s")]) for line in lines]
     return sum(batch_size / rate for rate in rates)
 
 
-def _drive(driver: str, flags: dict[str, Any]) -> None:
-    options = [f"--{name}={value}" for name, value in flags.items()]
-    subprocess.run([sys.executable, f"examples/dpr/{driver}.py", *options], check=True)
+def _run_command(name: str, flags: dict[str, Any]) -> None:
+    options = [f"--{flag}={value}" for flag, value in flags.items()]
+    subprocess.run([sys.executable, "-m", "text", name, *options], check=True)
 
 
 if __name__ == "__main__":

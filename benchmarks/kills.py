@@ -32,13 +32,14 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.report import hardware, versions, write_result
-from examples.dpr.cli import run
-from examples.dpr.config import DPRConfig
-from examples.dpr.main import main
 from text.artifacts import sha256
+from text.commands.cli import run_command
+from text.commands.train import train
+from text.commands.train_flags import TrainFlags
 from text.training import AtomicCheckpointIO, BiEncoderTask, checkpoints, newest_valid
 
-FLAGS = ("--max_epochs=4", "--batch_size=3", "--eval_hard_negatives=2", "--eval_other_negatives=0")
+TINY_SET = Path(__file__).parents[1] / "examples/dpr/data/nq3_tiny/data/retriever"
+FLAGS = (f"--data_path={TINY_SET}", "--max_epochs=4", "--batch_size=3", "--eval_hard_negatives=2", "--eval_other_negatives=0")
 MOST_KILLS = 3
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "DPRDataModule")
 OTHER_DISK = "/dev/shm"
@@ -121,7 +122,7 @@ def attempt(
         note_rows(folder.with_suffix(".rows"))
         if moment in MOMENTS:
             kill_in_save(moment, int(kill))
-        return run(main, DPRConfig, argv)
+        return run_command(train, TrainFlags, argv)
 
     pid = fork(work, folder.with_suffix(".log"))
     if moment == "clock":
@@ -239,7 +240,7 @@ system, {counts["with data workers"]} with two data workers.
 |---|---|
 {rows}
 
-- The tiny set, {" ".join(FLAGS)}: 16 steps with dropout; checkpoints after each epoch.
+- The tiny set, {" ".join(FLAGS[1:])}: 16 steps with dropout; checkpoints after each epoch.
 - `PYTHONPATH=. python -m benchmarks.kills --runs={arguments.runs} --seed={arguments.seed}`
 - {hardware()}
 - {versions("torch", "pytorch-lightning")}

@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation: ``sphinx-build -W docs site``. What is built asks for nothing on the network."""
+"""Settings of Sphinx: ``sphinx-build -W docs site``. The built pages load nothing from the network."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def _put_attribute_back(app: Any, what: str, name: str, obj: Any, options: Any, 
 def _leave_out_flags(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, None] | None:
-    """The flags of a command stand one by one under it."""
-    return ("", None) if name.startswith("examples.") and what == "class" else None
+    """Leave out the signature of a class of flags: the page of commands lists its flags one by one."""
+    return ("", None) if app.env.docname == "api/commands" and what == "class" else None

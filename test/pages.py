@@ -4,8 +4,8 @@ A page is run in a folder of its own, in which small stand-ins have the names th
 what the block before it prints: each of its lines is printed, in this order; ``...`` stands for anything. In what
 commands print, numbers with a decimal point may differ: they are measurements, of this machine.
 
-To start Python and import torch takes seconds, and pages have many commands: what they call as ``python`` asks a
-process that has imported all of it to fork.
+Starting Python and importing torch takes seconds, and pages have many commands. Therefore the commands ``python`` and
+``dpr-text`` of a page are clients of one process that has imported the library. It forks for each call.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from text.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
 _BLOCK = re.compile(r"^( *)```(\w+)( slow)?\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
 _MEASURED = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
 _CLIENT = """#!{python} -IS
 import json, os, socket, sys
-call = {{"arguments": sys.argv[1:], "client": sys.argv[0], "folder": os.getcwd(), "environment": dict(os.environ)}}
+arguments, folder = [*{module!r}, *sys.argv[1:]], os.getcwd()
+call = {{"arguments": arguments, "client": {client!r}, "folder": folder, "environment": dict(os.environ)}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b"."], [0, 1, 2])
@@ -157,11 +160,13 @@ def _fair(folder: Path) -> None:
 
 @contextmanager
 def warm_python() -> Iterator[Path]:
-    """A command ``python`` that starts at once, for as long as the block lasts."""
+    """Yield the path of a ``python`` that starts at once. ``dpr-text``, which is ``python -m text``, stands beside it."""
     with tempfile.TemporaryDirectory() as folder:  # of a short name, which the address of a socket must have
         address, client = f"{folder}/socket", Path(folder, "python")
-        client.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
-        client.chmod(0o755)
+        for name, module in (("python", []), ("dpr-text", ["-m", "text"])):
+            code = _CLIENT.format(python=sys.executable, address=address, client=str(client), module=module)
+            client.with_name(name).write_text(code, encoding="utf-8")
+            client.with_name(name).chmod(0o755)
         command = [sys.executable, "-m", "test.pages", address]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as server:
@@ -174,9 +179,9 @@ def warm_python() -> Iterator[Path]:
 
 def _serve(address: str) -> None:
     """Forks for each call of a client."""
-    for name in ("examples.dpr.loop", "examples.dpr.check", "examples.dpr.update"):  # the first imports the others
-        importlib.import_module(name)
-    for name in ("text.retrieval.faiss_index", "text.retrieval.bm25"):
+    for name in COMMANDS:
+        importlib.import_module(f"text.commands.{name}")
+    for name in ("text.retrieval", "text.reports.run_report", "text.retrieval.faiss_index", "text.retrieval.bm25"):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
 

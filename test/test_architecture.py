@@ -237,17 +237,14 @@ def test_every_part_has_a_level(tree: Tree) -> None:
         (long_commands, "text/commands/select.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
         (long_commands, "examples/dpr/main.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
         (modules_with_exported_names, "text/datasets/prefetch.py", "", "text/datasets/prefetch.py"),
-        (modules_with_exported_names, "text/models/linear/__init__.py", "from torch import x as y", None),
         (modules_with_exported_names, "text/models/__init__.py", "from torch import roll as roberta", "roberta.py"),
         (modules_with_exported_names, "text/models/__init__.py", "def linear(): ...", "text/models/linear.py"),
     ],
 )
-def test_an_injected_violation_is_found(rule, path: str, lines: str, message: str | None, tree: Tree) -> None:
+def test_an_injected_violation_is_found(rule, path: str, lines: str, message: str, tree: Tree) -> None:
     before = set(rule(tree))
-    after = set(rule({**tree, path: f"{tree.get(path, '')}\n{lines}\n"}))
-    found = sorted(after - before)
-    assert len(found) == (0 if message is None else 1)
-    assert all(path in violation and str(message) in violation for violation in found)
+    [found] = set(rule({**tree, path: f"{tree.get(path, '')}\n{lines}\n"})) - before
+    assert path in found and message in found
 
 
 def test_lines_of_code_by_hand() -> None:

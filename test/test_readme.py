@@ -1,4 +1,4 @@
-"""The README's Python and commands run as they stand there; its links, and those of the example's, lead somewhere."""
+"""The README's Python and commands run as they stand. Its links and those of the example's README lead somewhere."""
 
 from __future__ import annotations
 

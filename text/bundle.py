@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 from text.artifacts import write_json
 from text.errors import ArtifactError
 from text.losses import SIMILARITIES

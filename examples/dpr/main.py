@@ -10,7 +10,7 @@ has the same flags and leaves the same files. ``pick_arguments`` passes the flag
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from text.bundle import BiEncoderBundle
 from text.commands.cli import flag_values, pick_arguments, run_command
@@ -78,7 +78,7 @@ def main(flags: ExampleFlags) -> None:
         options = {name.removeprefix("sel_"): value for name, value in names.items()}
         select(SelectFlags(**options, overwrite=flags.run.overwrite))
     else:
-        train(flags)
+        train(TrainFlags(**{field.name: getattr(flags, field.name) for field in fields(TrainFlags)}))
 
 
 def train(flags: TrainFlags) -> None:

@@ -109,6 +109,15 @@ def test_missing_embeddings_are_refused(site: Path, capsys: pytest.CaptureFixtur
     assert code == 2 and f"{site}/nowhere" in message
 
 
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; from text.commands import main\n"
+    code += "try: main(['serve', '--help'])\nfinally: print({*sys.modules} & {'torch'})"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "--encoder_precision" in done.stdout
+    assert done.stdout.endswith("set()\n")
+
+
 def test_each_search_has_its_own_name(site: Path) -> None:
     pytest.importorskip("bm25s")
     alone = site_flags(site)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law, record, write_jsonl
+from test.helpers import Place, law, place_of, record, write_jsonl
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError
 from text.records import Passage
@@ -27,12 +28,11 @@ def collection(path: Path, content: str | bytes, **options: Any) -> PassageColle
     return PassageCollection(path, **options)
 
 
-def refusal(path: Path, content: str | bytes) -> str:
+def refusal(path: Path, content: str | bytes) -> Place:
+    """The place that the error names."""
     with pytest.raises(DataError) as caught:
         collection(path, content)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message.removeprefix(f"{path}:")
+    return place_of(caught.value, path)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 EXPECTED = [
     Passage("1", "Oak", 'The "oak" is a tree.'),
     Passage("2", 'To "eat"', "Bread"),
-    Passage("3", "x", '"a'),  # a26: a lone quote is part of the text
+    Passage("3", "x", '"a'),  # a lone quote is part of the text
 ]
 
 
@@ -99,7 +99,7 @@ def test_what_was_found_is_kept(path: Path, kept: bool, monkeypatch: pytest.Monk
     changed = path.read_text() + "4\tz\tz\n"
     monkeypatch.undo()
     assert collection(path, changed).row("4") == 3
-    with pytest.raises(DataError, match="the file has changed since it was first read"):
+    with pytest.raises(DataError, match=re.escape(str(path))):
         first.find("three")
 
 
@@ -121,77 +121,75 @@ def test_tsv_equals_csv(tmp_path: Path, rows: list[tuple[str, str, str]]) -> Non
 # Faults
 
 
-def test_a9_not_utf_8(path: Path) -> None:
-    assert refusal(path, b"id\ttext\n1\ta\xff\n").startswith("2 (byte 11): not UTF-8")
-    assert refusal(path, b'{"id": "\xff", "text": "a"}\n').startswith("1 (byte 8): not UTF-8")
+def test_bytes_that_are_not_utf_8_are_refused(path: Path) -> None:
+    assert refusal(path, b"id\ttext\n1\ta\xff\n") == (2, 11, "")
+    assert refusal(path, b'{"id": "\xff", "text": "a"}\n') == (1, 8, "")
 
 
-def test_a11_raw_nul(path: Path) -> None:
-    assert refusal(path, b"id\ttext\n1\ta\0b\n").startswith("2 (byte 11): NUL byte")
+def test_raw_nul_is_refused(path: Path) -> None:
+    assert refusal(path, b"id\ttext\n1\ta\0b\n") == (2, 11, "")
 
 
 @pytest.mark.usefixtures("kept")
-def test_a15_blank_lines(path: Path) -> None:
+def test_blank_lines_are_passed_over_and_counted(path: Path) -> None:
     passages = collection(path, "id\ttext\n\nb\tx\n \n\na\ty\n\n")
     assert [passage.passage_id for passage in passages] == ["b", "a"]
     assert (len(passages), passages.row("a"), passages[1].text) == (2, 1, "y")
     assert passages.counts == {"blank lines": 4}
 
 
-def test_a26_unbalanced_quote_takes_no_other_row(path: Path) -> None:
+def test_unbalanced_quote_takes_no_other_row(path: Path) -> None:
     passages = collection(path, 'id\ttext\ttitle\n1\t"open\tT\n2\tclose"\tU\n3\t"a"b"\tV\n')
     assert [passage.text for passage in passages] == ['"open', 'close"', '"a"b"']
 
 
-def test_a27_long_field(path: Path) -> None:
+def test_field_of_a_megabyte_is_read(path: Path) -> None:
     text = "x" * 1_000_000
     assert collection(path, f"id\ttext\n1\t{text}\n")[0].text == text
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "place"),
     [
-        ("id\ttext\ttitle\n1\ta\n", "2 (byte 14) row: 2 columns; expected 3: id, text, title"),
-        ('id\ttext\n1\t"a\tb"\n', "2 (byte 8) row: 3 columns; expected 2: id, text"),
-        ("1\tsome text\ttitle\n", "1 (byte 0) header: 1, some text, title; expected id, text and title between tabs"),
-        ("id\ttext\n\ta\n", "2 (byte 8) id: empty; expected the passage's id"),
+        ("id\ttext\ttitle\n1\ta\n", (2, 14, "row")),
+        ('id\ttext\n1\t"a\tb"\n', (2, 8, "row")),
+        ("1\tsome text\ttitle\n", (1, 0, "header")),
+        ("id\ttext\n\ta\n", (2, 8, "id")),
     ],
 )
-def test_a28_columns(path: Path, content: str, message: str) -> None:
-    assert refusal(path, content).startswith(message)
+def test_wrong_columns_are_refused(path: Path, content: str, place: tuple[int, int, str]) -> None:
+    assert refusal(path, content) == place
 
 
 @pytest.mark.parametrize("value", [True, 1.0, [1], {"a": 1}])
-def test_b10_id_of_the_wrong_type(path: Path, value: Any) -> None:
-    message = refusal(path, json.dumps({"_id": value, "text": "a"}))
-    assert message == "1 (byte 0) _id: neither string nor integer; expected the passage's id"
+def test_id_of_the_wrong_type_is_refused(path: Path, value: Any) -> None:
+    assert refusal(path, json.dumps({"_id": value, "text": "a"})) == (1, 0, "_id")
 
 
-def test_b10_ids_are_compared_as_they_are_written(path: Path) -> None:
+def test_ids_are_compared_as_they_are_written(path: Path) -> None:
     passages = collection(path, "id\ttext\n007\ta\n7\tb\n")
     assert (passages.row("007"), passages.row("7")) == (0, 1)
 
 
 @pytest.mark.usefixtures("kept")
-def test_b11_id_absent(path: Path) -> None:
+def test_missing_id_is_refused_unless_ids_are_positions(path: Path) -> None:
     content = '{"text": "a"}\n\n{"text": "b"}\n'
-    assert refusal(path, content).startswith("1 (byte 0) _id: missing; expected one of _id, passage_id")
+    assert refusal(path, content) == (1, 0, "_id")
     passages = collection(path, content, positional_ids=True)
     assert ([passage.passage_id for passage in passages], passages.find("1").text) == (["0", "1"], "b")
 
 
 @pytest.mark.parametrize("field", ["title", "text"])
-def test_b8_no_string(path: Path, field: str) -> None:
-    message = refusal(path, json.dumps({"_id": "a", "title": "b", "text": "c", field: ["d"]}))
-    assert message == f"1 (byte 0) {field}: not a string; expected a string or null"
+def test_field_that_is_no_string_is_refused(path: Path, field: str) -> None:
+    assert refusal(path, json.dumps({"_id": "a", "title": "b", "text": "c", field: ["d"]})) == (1, 0, field)
 
 
 @pytest.mark.usefixtures("kept")
-def test_b12_duplicate_ids(path: Path) -> None:
+def test_repeated_id_is_counted_and_with_another_text_refused(path: Path) -> None:
     passages = collection(path, "id\ttext\nx\ta\ny\tb\nx\ta\nx\ta\n")
     assert (passages.counts, passages.row("x"), len(passages)) == ({"duplicate passages": 2}, 0, 4)
-    message = refusal(path, "id\ttext\nx\ta\ny\tb\nx\tc\n")
-    assert message == '4 (byte 16) id: "x" also stands in line 2 with another text; expected one passage for each id'
+    with pytest.raises(DataError, match=r'passages:4 \(byte 16\) id: "x" .*\bline 2\b'):
+        collection(path, "id\ttext\nx\ta\ny\tb\nx\tc\n")
 
 
 @pytest.mark.usefixtures("kept")
@@ -200,7 +198,8 @@ def test_equal_hashes_of_different_ids(path: Path, monkeypatch: pytest.MonkeyPat
     passages = collection(path, "id\ttext\nb\tx\na\ty\nc\tz\na\ty\n")
     assert [passages.row(name) for name in "abc"] == [1, 0, 2]
     assert passages.counts == {"duplicate passages": 1}
-    assert "also stands in line 3" in refusal(path, "id\ttext\nb\tx\na\ty\nc\tz\na\tw\n")
+    with pytest.raises(DataError, match=r'passages:5 \(byte \d+\) id: "a" .*\bline 3\b'):
+        collection(path, "id\ttext\nb\tx\na\ty\nc\tz\na\tw\n")
 
 
 # Compact rows
@@ -229,7 +228,7 @@ def test_compact_rows_give_the_batches_of_full_ones(tmp_path: Path) -> None:
         for pipe in (full, brief):
             pipe.set_epoch(epoch)
         assert list(brief) == list(full)
-    with pytest.raises(DataError, match="positive_ids: ids of passages; expected the collection that they are in, too"):
+    with pytest.raises(DataError, match=r"compact\.jsonl:1 \(byte 0\) positive_ids: "):
         DPRDataPipe(tmp_path / "compact.jsonl", 3)
 
 

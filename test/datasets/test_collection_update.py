@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law
+from test.helpers import law
 from text.datasets import PassageCollection, update_collection
 from text.errors import DataError
 from text.records import Passage
@@ -49,7 +49,7 @@ def test_equals_a_dictionary(
     }
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_contradictory_updates_are_refused_by_id(tmp_path: Path) -> None:
     old = collection_of(tmp_path / "old", {"a": "x", "b": "y"})
     with pytest.raises(DataError, match=r"old: .*passage c "):
         update_collection(old, tmp_path / "new", deletes=["a", "c"])

@@ -1,13 +1,10 @@
-"""DPRDataPipe: which rows come, in which batches, in any number of workers and ranks.
-
-A number in a name (b1, c2, ...) is that of a fault, one for the whole project.
-"""
+"""DPRDataPipe: which rows come, in which batches, in any number of workers and ranks."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -25,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _sharding_worker_init_fn
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from test.datasets.helpers import Bytes, context, law, questions, record, records, without, write_jsonl
+from test.helpers import Bytes, context, law, place_of, questions, record, records, without, write_jsonl
 from test.ranks import process_group
 from text.datasets import DPRDataPipe, prefetch
 from text.datasets.skipping import SkippedRow
@@ -54,11 +51,9 @@ def loader(pipe: Any, num_workers: int, **options: Any) -> DataLoader:
 
 
 def refusal(path: Path | Sequence[Path], batch_size: int = 2, **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="^.*$") as caught:  # one line: "." is no newline
         DPRDataPipe(path, batch_size, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -87,65 +82,28 @@ def test_evaluation_by_hand(path: Path) -> None:
     assert example.other_negatives == []
 
 
-@law
-@given(st.integers(1, 30), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 3))
-def test_every_row_once_an_epoch(
-    path: Path, num_rows: int, batch_size: int, train: bool, drop_last: bool, number: int
-) -> None:
-    write_jsonl(path, records(num_rows))
-    batch_size = min(batch_size, num_rows)
-    pipe = DPRDataPipe(path, batch_size, train=train, drop_last=drop_last)
-    batches = questions(epoch(pipe, number))
-    whole, rest = num_rows // batch_size, num_rows % batch_size
-    sizes = [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
-    assert [len(batch) for batch in batches] == sizes
-    assert len(pipe) == len(batches)
-    rows = list(chain.from_iterable(batches))
-    if not train:
-        assert rows == names(num_rows)[: len(rows)]
-    assert len(set(rows)) == len(rows) == sum(sizes)
-    assert set(rows) <= set(names(num_rows))
-
-
 def test_evaluation_keeps_the_order_of_the_file(eleven: Path) -> None:
     for number in (0, 1):
         assert flat(epoch(DPRDataPipe(eleven, 4, seed=number), number)) == names(11)
 
 
-def test_order_of_training_depends_on_seed_and_epoch_only(eleven: Path, tmp_path: Path) -> None:
-    def order(path: Path = eleven, batch_size: int = 4, seed: int = 5, **options: Any) -> list[str]:
-        return flat(epoch(DPRDataPipe(path, batch_size, train=True, seed=seed, **options), 2))
-
-    expected = order()
-    assert expected != names(11)
-    for state in range(2):
-        random.seed(state)
-        np.random.seed(state)
-        torch.manual_seed(state)
-        assert order() == expected
-    assert order(batch_size=3) == order(num_hard_negatives=3, sample_positives=True) == expected
-    # Other passages, and a blank line first: the order is one of usable rows.
+def test_order_of_training_is_of_usable_rows(eleven: Path, tmp_path: Path) -> None:
+    """It depends neither on the sampling of passages nor on other passages."""
+    expected = flat(epoch(DPRDataPipe(eleven, 4, train=True, seed=5), 2))
+    sampled = DPRDataPipe(eleven, 4, train=True, seed=5, num_hard_negatives=3, sample_positives=True)
+    assert flat(epoch(sampled, 2)) == expected != names(11)
     other = write_jsonl(tmp_path / "other.jsonl", records(11, hard=1, other=0))
     other.write_text("\n" + other.read_text())
-    assert sorted(order(other)) == sorted(expected)
-    assert order(seed=6) != expected
+    found = flat(epoch(DPRDataPipe(other, 4, train=True, seed=5), 2))
+    assert sorted(found) == sorted(expected)
 
 
-def test_epochs_differ_and_come_again(eleven: Path) -> None:
+def test_iterating_again_gives_the_same_epoch(eleven: Path) -> None:
     pipe = DPRDataPipe(eleven, 4, train=True)
     orders = [flat(epoch(pipe, number)) for number in range(5)]
     assert len({tuple(order) for order in orders}) == 5
     assert flat(epoch(pipe, 3)) == orders[3]
-    assert flat(pipe) == orders[3]  # without set_epoch: the same again
-
-
-def test_rows_are_shuffled_evenly(path: Path) -> None:
-    # 600 epochs of 4 rows: each row is first 150 times on average, standard deviation 10.6.
-    write_jsonl(path, records(4))
-    pipe = DPRDataPipe(path, 4, train=True)
-    first = Counter(flat(epoch(pipe, number))[0] for number in range(600))
-    assert sorted(first) == names(4)
-    assert all(110 < times < 190 for times in first.values())
+    assert flat(pipe) == orders[3]  # without set_epoch
 
 
 @pytest.mark.parametrize("drop_last, length", [(False, 3), (True, 2)])
@@ -185,7 +143,7 @@ def test_start_row_with_two_workers(eleven: Path) -> None:
 @pytest.mark.parametrize("start_row", [1, 5, -1, -4, 12])
 def test_start_row_that_would_cut_other_batches(eleven: Path, start_row: int) -> None:
     pipe = DPRDataPipe(eleven, 4)
-    with pytest.raises(ValueError, match=f"start_row is {start_row}; expected the end of a batch of epoch 0"):
+    with pytest.raises(ValueError, match=f"start_row is {start_row}\\b.* epoch 0"):
         pipe.set_epoch(0, start_row)
     assert flat(pipe) == names(11)  # as before
 
@@ -205,13 +163,13 @@ def test_same_batches_for_any_number_of_workers(eleven: Path, train: bool, num_w
     assert list(pipe) == expected  # the loader leaves the pipe as it was
 
 
-def test_error_keeps_its_sentence(eleven: Path) -> None:
+def test_error_in_a_worker_keeps_its_sentence(eleven: Path) -> None:
     pipe = DPRDataPipe(eleven, 4)
     os.truncate(eleven, pipe.files[0].rows.offset(9) + 5)
-    sentence = f"{eleven}:1 (byte 0): the file has changed since it was first read; expected it as it was"
     with pytest.raises(DataError) as caught:
         list(pipe)
-    assert str(caught.value) == sentence
+    sentence = str(caught.value)
+    assert place_of(sentence, eleven) == (1, 0, "")
     with pytest.raises(DataError) as caught:
         list(loader(pipe, 1))
     assert sentence in str(caught.value).splitlines()[-1]
@@ -259,7 +217,7 @@ def test_ranks_and_workers_make_the_batches_of_one_process(
             batches.append(list(pipe))
         shares.append(interleaved(batches))
     assert joined(shares) == expected
-    # c5: by construction no rank has more steps, nor as much as two rows more in a step.
+    # By construction no rank has more steps, nor as much as two rows more in a step.
     for parts in zip(*shares, strict=True):
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -329,7 +287,7 @@ def test_several_files_are_as_one(tmp_path: Path, train: bool) -> None:
         assert pipe.counts == pipes[0].counts == {"blank lines, left out": 1}
 
 
-def test_c13_files_in_the_order_given(tmp_path: Path) -> None:
+def test_files_come_in_the_order_given(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name)]) for name in "abc"]
     assert flat(DPRDataPipe([paths[2], paths[0], paths[1]], 2)) == ["c", "a", "b"]
 
@@ -434,36 +392,35 @@ def test_texts_are_all_texts(path: Path) -> None:
     assert list(pipe.texts()) == expected
 
 
-# B. Schema: what is an error, and what is left out and counted
+# The schema: what is an error, and what is left out and counted
 
 
-def test_b1_error_has_path_line_byte_and_field(path: Path) -> None:
+def test_error_has_path_line_byte_and_field(path: Path) -> None:
     write_jsonl(path, [record("a"), record(question=7)])
     byte = path.read_bytes().index(b"\n") + 1
-    assert refusal(path) == f"{path}:2 (byte {byte}) question: a number; expected a string"
+    assert place_of(refusal(path), path) == (2, byte, "question")
 
 
-def test_b1_error_in_a_second_file(tmp_path: Path) -> None:
+def test_error_in_a_second_file_has_its_path(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / "a.jsonl", records(3)), tmp_path / "b.jsonl"]
     paths[1].write_text('\n{"query": "q"}\n')
     message = refusal(paths)
-    assert message.startswith(f"{paths[1]}:2 (byte 1) question: missing; expected the keys question, ")
-    assert message.endswith("found query")
+    assert place_of(message, paths[1]) == (2, 1, "question")
+    assert "query" in message
 
 
-def test_a5_error_of_syntax(path: Path) -> None:
+def test_error_of_syntax_has_its_byte(path: Path) -> None:
     path.write_bytes(b"\n{'question': 'q'}\n")
-    assert refusal(path).startswith(f"{path}:2 (byte 2): invalid JSON")
+    assert place_of(refusal(path), path) == (2, 2, "")
 
 
-def test_b2_blank_question_in_evaluation(path: Path) -> None:
+def test_blank_question_in_evaluation_is_refused(path: Path) -> None:
     write_jsonl(path, [record("a"), record(" ")])
     byte = path.read_bytes().index(b"\n") + 1
-    message = refusal(path, max_skipped=1)
-    assert message == f"{path}:2 (byte {byte}) question: blank; expected a question to evaluate"
+    assert place_of(refusal(path, max_skipped=1), path) == (2, byte, "question")
 
 
-def test_b2_blank_question_in_training(path: Path) -> None:
+def test_blank_question_in_training_is_skipped(path: Path) -> None:
     write_jsonl(path, [record("a"), record(" "), record("b")])
     byte = path.read_bytes().index(b"\n") + 1
     pipe = DPRDataPipe(path, 2, train=True, max_skipped=0.4)
@@ -472,7 +429,7 @@ def test_b2_blank_question_in_training(path: Path) -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_b3_no_positive(path: Path, train: bool) -> None:
+def test_row_without_positive_is_skipped(path: Path, train: bool) -> None:
     write_jsonl(path, [record("a", positives=0), record("b"), without(record("c"), "positive_ctxs")])
     third = [i for i, byte in enumerate(path.read_bytes()) if byte == ord("\n")][1] + 1
     pipe = DPRDataPipe(path, 2, train=train, max_skipped=0.9)
@@ -492,7 +449,7 @@ def test_skipped_rows_of_several_files(tmp_path: Path) -> None:
     assert questions(pipe) == [["a", "b"]]
 
 
-def test_b4_fewer_negatives_than_asked_for(path: Path) -> None:
+def test_rows_with_fewer_negatives_than_asked_for_are_counted(path: Path) -> None:
     write_jsonl(path, [record("a", hard=3, other=2), record("b", hard=2, other=1), record("c", hard=0, other=0)])
     pipe = DPRDataPipe(path, 3, num_hard_negatives=3, num_other_negatives=1)
     assert [(len(row.hard_negatives), len(row.other_negatives)) for row in next(iter(pipe))] == [(3, 1), (2, 1), (0, 0)]
@@ -502,7 +459,7 @@ def test_b4_fewer_negatives_than_asked_for(path: Path) -> None:
     }
 
 
-def test_b5_b7_b14_are_counted(path: Path) -> None:
+def test_missing_pools_and_left_out_passages_are_counted(path: Path) -> None:
     rows = [
         without(record("a"), "negative_ctxs"),
         record("b", hard_negative_ctxs=None),
@@ -521,35 +478,35 @@ def test_b5_b7_b14_are_counted(path: Path) -> None:
     assert sum(pipe.counts.values()) == 5  # counted once, not each epoch
 
 
-def test_a15_blank_lines_are_counted(path: Path) -> None:
+def test_blank_lines_are_counted(path: Path) -> None:
     path.write_text("\n" + json.dumps(record("a")) + "\n \n\r\n" + json.dumps(record("b")))
     pipe = DPRDataPipe(path, 2, max_skipped=0)  # they are not rows
     assert questions(pipe) == [["a", "b"]]
     assert (pipe.counts, pipe.skipped) == ({"blank lines, left out": 3}, [])
 
 
-# C. Scale and shape
+# Scale and shape
 
 
-def test_c1_empty_file(path: Path) -> None:
+def test_empty_file_is_refused(path: Path) -> None:
     path.write_bytes(b"")
-    assert refusal(path) == f"{path}:1 (byte 0): no rows in {path}; expected one JSON object a line"
+    assert place_of(refusal(path), path) == (1, 0, "")
 
 
-def test_c1_only_blank_lines(path: Path) -> None:
+def test_file_of_blank_lines_is_refused(path: Path) -> None:
     path.write_bytes(b"\n \n")
-    assert refusal(path) == f"{path}: no rows, only blank lines; expected one JSON object a line"
+    assert refusal(path).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("max_skipped", [0.001, 1])
-def test_c2_all_rows_are_skipped(path: Path, max_skipped: float) -> None:
+def test_file_without_usable_rows_is_refused_with_the_reasons(path: Path, max_skipped: float) -> None:
     write_jsonl(path, [record(""), record(positives=0), record(positives=0)])
     message = refusal(path, train=True, max_skipped=max_skipped)
-    assert message.startswith(f"{path}:1 (byte 0): blank question; in all 3 of 3 rows of {path} are unusable")
-    assert "(1 blank question, 2 no positive_ctxs)" in message
+    assert place_of(message, path) == (1, 0, "")
+    assert "3 of 3 rows" in message and "1 blank question, 2 no positive_ctxs" in message
 
 
-def test_c3_has_negatives(path: Path) -> None:
+def test_has_negatives_is_of_the_pools_that_are_used(path: Path) -> None:
     write_jsonl(path, [record("a", hard=0, other=1)])
     assert not DPRDataPipe(path, 5).has_negatives
     assert not DPRDataPipe(path, 5, num_hard_negatives=7).has_negatives
@@ -559,7 +516,7 @@ def test_c3_has_negatives(path: Path) -> None:
     assert not DPRDataPipe(path, 5, num_hard_negatives=0).has_negatives
 
 
-def test_c4_more_ranks_than_rows(path: Path) -> None:
+def test_more_ranks_than_rows_take_one_step_each(path: Path) -> None:
     write_jsonl(path, records(2))
     pipe = DPRDataPipe(path, 4)
     shares = []
@@ -569,15 +526,15 @@ def test_c4_more_ranks_than_rows(path: Path) -> None:
     assert sorted(shares) == [[[]], [["q0"]], [["q1"]]]  # one step each
 
 
-def test_c6_drop_last_leaves_no_batch(path: Path) -> None:
+def test_drop_last_that_leaves_no_batch_is_refused(path: Path) -> None:
     write_jsonl(path, records(3))
-    assert "3 rows make no batch of 4 with drop_last" in refusal(path, batch_size=4, drop_last=True)
+    assert re.match(rf"{path}: 3 rows .*\b4\b.*drop_last", refusal(path, batch_size=4, drop_last=True))
     assert len(DPRDataPipe(path, 3, drop_last=True)) == 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 10])
 @pytest.mark.parametrize("end", ["\n", "", "\n\n"])
-def test_c12_number_of_rows_is_exact(path: Path, n: int, end: str) -> None:
+def test_number_of_rows_is_exact(path: Path, n: int, end: str) -> None:
     path.write_text("\n".join(map(json.dumps, records(n))) + end)
     pipe = DPRDataPipe(path, 1)
     assert (pipe.num_rows, len(pipe), len(list(pipe))) == (n, n, n)
@@ -595,40 +552,40 @@ def test_max_skipped_at_the_boundary(path: Path, num_bad: int, num_rows: int, op
     if num_bad:
         write_jsonl(path, [*bad, *records(num_rows - num_bad - 1)])
         message = refusal(path, **options)
-        assert f"in all {num_bad} of {num_rows - 1} rows" in message
-        assert f"({num_bad} no positive_ctxs), expected at most {options.get('max_skipped', 0.001):.3%}" in message
+        assert f"{num_bad} of {num_rows - 1} rows" in message and f"{num_bad} no positive_ctxs" in message
+        assert f"{options.get('max_skipped', 0.001):.3%}" in message and "max_skipped" in message
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "options",
     [
-        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
-        ({"num_hard_negatives": -1}, "num_hard_negatives is -1; expected 0 or more"),
-        ({"num_other_negatives": -1}, "num_other_negatives is -1; expected 0 or more"),
-        ({"seed": -1}, "seed is -1; expected 0 or more"),
-        ({"max_skipped": -0.1}, "max_skipped is -0.1; expected a share from 0 to 1"),
-        ({"max_skipped": 1.1}, "max_skipped is 1.1; expected a share from 0 to 1"),
-        ({"max_skipped": float("nan")}, "max_skipped is nan; expected a share from 0 to 1"),
+        {"batch_size": 0},
+        {"rates": [1, 2]},
+        {"num_hard_negatives": -1},
+        {"num_other_negatives": -1},
+        {"seed": -1},
+        {"max_skipped": -0.1},
+        {"max_skipped": 1.1},
+        {"max_skipped": float("nan")},
     ],
 )
-def test_f9_count_or_share_out_of_range(eleven: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        DPRDataPipe(eleven, options.pop("batch_size", 2), **options)
+def test_count_or_share_out_of_range_is_refused_by_name(tmp_path: Path, options: dict[str, Any]) -> None:
+    [(name, value)] = options.items()
+    for path in (write_jsonl(tmp_path / "rows.jsonl", records(2)), tmp_path / "missing.jsonl"):  # before it is read
+        with pytest.raises(ValueError, match=rf"^{name} is " + ("" if name == "rates" else f"{value}\\b")):
+            DPRDataPipe(path, **{"batch_size": 2, "train": True, **options})
 
 
-def test_f9_no_paths() -> None:
-    with pytest.raises(ValueError, match="paths is empty"):
+def test_empty_list_of_paths_is_refused() -> None:
+    with pytest.raises(ValueError, match="paths"):
         DPRDataPipe([], 2)
 
 
 # A file that changes after it was checked
 
 
-CHANGED = r"rows\.jsonl:1 \(byte 0\): the file has changed since it was first read; expected it as it was"
-
-
 @pytest.mark.parametrize("cached", [False, True])
-def test_a23_file_that_changes_between_epochs(path: Path, cached: bool) -> None:
+def test_file_that_changes_between_epochs_is_refused(path: Path, cached: bool) -> None:
     write_jsonl(path, records(4))
     pipe = DPRDataPipe(path, 2)
     if cached:
@@ -636,26 +593,26 @@ def test_a23_file_that_changes_between_epochs(path: Path, cached: bool) -> None:
     assert len(list(pipe)) == 2
     os.utime(path, ns=(1, 1))  # the size is the same
     for changed in (pipe, pipe.texts()):
-        with pytest.raises(DataError, match=CHANGED):
+        with pytest.raises(DataError, match=r"rows\.jsonl:1 \(byte 0\): "):
             list(changed)
 
 
-def test_a23_file_with_other_rows_and_the_same_size_and_time(path: Path) -> None:
+def test_row_that_became_unusable_is_refused_though_size_and_time_are_the_same(path: Path) -> None:
     write_jsonl(path, records(4))
     pipe, status = DPRDataPipe(path, 2), path.stat()
     path.write_text(path.read_text().replace('"question": "q2"', '"question": "  "'))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\) blank question; the file has changed since"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\) blank question"):
         list(pipe)
 
 
-def test_a23_file_that_shrinks_while_it_is_read(path: Path) -> None:
+def test_file_that_shrinks_while_it_is_read_is_refused(path: Path) -> None:
     write_jsonl(path, records(4))
     pipe = DPRDataPipe(path, 2)
     batches = iter(pipe)
     assert questions([next(batches)]) == [["q0", "q1"]]
     os.truncate(path, pipe.files[0].rows.offset(2))
-    with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\): file ends inside this row"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\): "):
         next(batches)
 
 

@@ -1,148 +1,217 @@
-"""Order: the same batches for any number of ranks and workers, from any place on; and several sets in one epoch."""
+"""EpochOrder: every usable row in batches that depend on seed and epoch alone, shared out to ranks and workers."""
 
 from __future__ import annotations
 
-import copy
-import json
+import random
 from collections import Counter
 from itertools import chain, pairwise, zip_longest
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from test.datasets.helpers import Bytes, law, record, records, write_jsonl
-from text.datasets import DPRDataPipe, PassageCollection
-from text.records import Example
+from test.helpers import law
+from text.datasets.order import EpochOrder
 
-Batches = list[list[Example]]
+Batches = list[list[int]]
 
 
-def epoch(pipe: DPRDataPipe, number: int, first_batch: int = 0) -> Batches:
-    """From a batch on, found by its row as a checkpoint has it."""
-    pipe.set_epoch(number, pipe.rows_before(number, first_batch))
-    return list(pipe)
+def batches(order: EpochOrder, epoch: int = 0) -> Batches:
+    return [items.tolist() for items in order.batches(epoch)]
 
 
-def sharded(pipe: DPRDataPipe, world: int, workers: int, number: int, first_batch: int) -> Batches:
-    """The same of all ranks together, each with its own workers, put together as a DataLoader and a gather do."""
+def flat(order: EpochOrder, epoch: int = 0) -> list[int]:
+    return list(chain.from_iterable(order.batches(epoch)))
+
+
+def joined_shares(order: EpochOrder, epoch: int, first_batch: int, num_ranks: int, num_workers: int) -> Batches:
+    """The shares of all ranks and workers, put together as DataLoaders and a gather put them together."""
     ranks = []
-    for rank in range(world):
-        shares = []
-        for worker in range(max(1, workers)):
-            instance = copy.copy(pipe)
-            instance.apply_sharding(world, rank, SHARDING_PRIORITIES.DISTRIBUTED)
-            instance.apply_sharding(max(1, workers), worker, SHARDING_PRIORITIES.MULTIPROCESSING)
-            shares.append(epoch(instance, number, first_batch))
-        in_turn = chain.from_iterable(zip_longest(*shares))
-        ranks.append([batch for batch in in_turn if batch is not None])
-    assert len({len(batches) for batches in ranks}) == 1  # no rank waits for another at the end
+    for rank in range(num_ranks):
+        options = {"rank": rank, "num_ranks": num_ranks, "num_workers": num_workers}
+        workers = [order.shares(epoch, first_batch, worker=worker, **options) for worker in range(num_workers)]
+        in_turn = chain.from_iterable(zip_longest(*workers))
+        ranks.append([share for share in in_turn if share is not None])
+    assert len({len(shares) for shares in ranks}) == 1  # no rank waits for another at the end
+    for parts in zip(*ranks, strict=True):
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
     return [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "rows.jsonl", records(23, hard=3))
+# Batches
 
 
-def pipe_of(kind: str, path: Path, batch_size: int = 5, **options: Any) -> DPRDataPipe:
-    if kind == "sets":
-        other = write_jsonl(path.with_name("other.jsonl"), records(9, hard=2))
-        sets = {"rates": [0.7, 2.5], "one_set_per_batch": True}
-        return DPRDataPipe([path, other], batch_size, train=True, sample_positives=True, seed=7, **sets, **options)
-    if kind == "together":
-        options["rows_together"] = 4
-    pipe = DPRDataPipe(path, batch_size, train=True, sample_positives=True, seed=7, **options)
-    if kind == "tokens":
-        pipe.cache_tokens(Bytes())
-    return pipe
+def test_order_without_shuffling_by_hand() -> None:
+    order = EpochOrder([3, 2], 2, unusable=[{1}, {}])
+    assert batches(order, 0) == batches(order, 5) == [[0, 2], [3, 4]]
+    assert [order.locate(item) for item in (0, 2, 3, 4)] == [(0, 0), (0, 2), (1, 0), (1, 1)]
+    assert (order.num_rows, order.rows_per_set, order.batch_sizes(0)) == (4, [2, 2], [2, 2])
 
 
-def plain(batches: Batches) -> list[Any]:
-    """Something that can be compared: arrays as lists."""
-    return json.loads(json.dumps(batches, default=lambda array: array.tolist()))
+def test_shuffled_order_stays_what_it_was() -> None:
+    # A checkpoint holds only (seed, epoch, row): another order would repeat some rows of the epoch and lose others.
+    assert batches(EpochOrder([9], 4, seed=7, shuffle=True), 2) == [[8, 0, 6, 2], [3, 4, 5, 1], [7]]
+    together = EpochOrder([9], 4, seed=7, shuffle=True, rows_together=3)
+    assert batches(together, 2) == [[0, 4, 5, 6], [1, 2, 3, 7], [8]]
+    sets = EpochOrder([5, 3], 2, rates=[0.6, 2.4], one_set_per_batch=True, seed=7, shuffle=True, unusable=[{2}, {}])
+    assert batches(sets, 2) == [[3, 1], [13, 23], [6, 14], [15, 5], [7]]
 
 
-@pytest.mark.parametrize("kind", ["rows", "sets", "tokens", "together"])
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
-def test_d16_d17_same_order_for_all_ranks_and_workers_from_every_step(
-    path: Path, kind: str, world: int, workers: int
+@law
+@given(st.integers(1, 30), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_every_row_comes_once_an_epoch(
+    num_rows: int, batch_size: int, shuffle: bool, drop_last: bool, epoch: int
 ) -> None:
-    pipe = pipe_of(kind, path)
-    for number in range(3):
-        whole = plain(epoch(pipe, number))
-        assert sum(map(len, whole)) == pipe.num_rows
-        for step in range(len(whole) + 1):
-            assert plain(sharded(pipe, world, workers, number, step)) == whole[step:]
+    order = EpochOrder([num_rows], batch_size, shuffle=shuffle, drop_last=drop_last)
+    found = batches(order, epoch)
+    whole, rest = num_rows // batch_size, num_rows % batch_size
+    sizes = [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
+    assert [len(batch) for batch in found] == order.batch_sizes(epoch) == sizes
+    items = list(chain.from_iterable(found))
+    if not shuffle:
+        assert items == list(range(len(items)))
+    assert len(set(items)) == len(items) == sum(sizes)
+    assert set(items) <= set(range(num_rows))
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    def order(batch_size: int = 4, seed: int = 5, **options: Any) -> list[int]:
+        return flat(EpochOrder([11], batch_size, shuffle=True, seed=seed, **options), 2)
+
+    expected = order()
+    assert expected != list(range(11))
+    for state in range(2):
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+        assert order() == expected
+    assert order(batch_size=3) == expected
+    assert order(seed=6) != expected
+
+
+def test_epochs_differ_and_come_again() -> None:
+    order = EpochOrder([11], 4, shuffle=True)
+    orders = [flat(order, epoch) for epoch in range(5)]
+    assert len({tuple(each) for each in orders}) == 5
+    assert flat(order, 3) == orders[3]
+
+
+def test_rows_are_shuffled_evenly() -> None:
+    # 600 epochs of 4 rows: each row is first 150 times on average, standard deviation 10.6.
+    order = EpochOrder([4], 4, shuffle=True)
+    first = Counter(flat(order, epoch)[0] for epoch in range(600))
+    assert sorted(first) == list(range(4))
+    assert all(110 < times < 190 for times in first.values())
+
+
+def test_unusable_rows_never_come() -> None:
+    order = EpochOrder([6, 4], 3, unusable=[{0, 5}, {2}], shuffle=True)
+    for epoch in range(5):
+        assert sorted(flat(order, epoch)) == [1, 2, 3, 4, 6, 7, 9]
+
+
+@pytest.mark.parametrize("one_set_per_batch", [False, True])
+def test_a_set_without_usable_rows_brings_none(one_set_per_batch: bool) -> None:
+    mix = {"rates": [2.5, 1], "one_set_per_batch": one_set_per_batch, "shuffle": True}
+    order = EpochOrder([2, 3], 2, unusable=[{0, 1}, {}], **mix)
+    assert order.rows_per_set == [0, 3]
+    assert sorted(flat(order)) == [2, 3, 4]
+
+
+# Where an epoch begins
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_begins_at_any_batch(shuffle: bool, drop_last: bool) -> None:
+    order = EpochOrder([11], 2, shuffle=shuffle, drop_last=drop_last)
+    whole = batches(order, 3)
+    assert len(whole) == (5 if drop_last else 6)
+    for batch in range(len(whole) + 1):
+        assert order.rows_before(3, batch) == min(2 * batch, 11)
+        assert order.find_batch(3, order.rows_before(3, batch)) == batch
+        assert list(order.shares(3, batch)) == whole[batch:]
+
+
+@pytest.mark.parametrize("start_row", [1, 5, -1, -4, 12])
+def test_start_row_within_a_batch_is_refused(start_row: int) -> None:
+    with pytest.raises(ValueError, match=f"start_row is {start_row}"):
+        EpochOrder([11], 4).find_batch(0, start_row)
+
+
+# Shares
+
+
+def test_shares_by_hand() -> None:
+    order = EpochOrder([6], 4)
+    assert list(order.shares(0, rank=0, num_ranks=2)) == [[0, 1], [4]]
+    assert list(order.shares(0, rank=1, num_ranks=2)) == [[2, 3], [5]]
+    assert list(order.shares(0, worker=1, num_workers=2)) == [[4, 5]]  # a worker takes whole batches
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_c5_uneven_rows_give_all_ranks_equal_steps(path: Path, drop_last: bool) -> None:
-    # 23 rows in batches of 8: the last has 7, one less than there are ranks.
-    pipe = pipe_of("rows", path, 8, drop_last=drop_last)
-    batches = sharded(pipe, 8, 2, 0, 0)
-    assert [len(batch) for batch in batches] == ([8, 8] if drop_last else [8, 8, 7])
-    assert pipe.counts["questions left out of each epoch by drop_last"] == (7 if drop_last else 0)
+def test_more_ranks_than_rows_of_the_last_batch(drop_last: bool) -> None:
+    # 23 rows in batches of 8: the last batch has 7, one less than there are ranks.
+    found = joined_shares(EpochOrder([23], 8, drop_last=drop_last), 0, 0, 8, 2)
+    assert [len(batch) for batch in found] == ([8, 8] if drop_last else [8, 8, 7])
 
 
 @law
 @given(
-    n=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     batch_size=st.integers(1, 12),
-    world=st.integers(1, 9),
-    workers=st.integers(0, 5),
+    num_ranks=st.integers(1, 9),
+    num_workers=st.integers(1, 5),
     seed=st.integers(0, 2**40),
-    number=st.integers(0, 3),
-    drop_last=st.booleans(),
+    epoch=st.integers(0, 3),
+    options=st.fixed_dictionaries(
+        {"drop_last": st.booleans(), "one_set_per_batch": st.booleans(), "rows_together": st.integers(1, 6)}
+    ),
     first_batch=st.integers(0, 40),
 )
 def test_shares_are_disjoint_and_complete(
-    tmp_path: Path,
-    n: int,
+    sizes: list[int],
     batch_size: int,
-    world: int,
-    workers: int,
+    num_ranks: int,
+    num_workers: int,
     seed: int,
-    number: int,
-    drop_last: bool,
+    epoch: int,
+    options: dict[str, Any],
     first_batch: int,
 ) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", records(n))
-    drop_last = drop_last and n >= batch_size
-    pipe = DPRDataPipe(path, batch_size, train=True, seed=seed, drop_last=drop_last)
-    whole = epoch(pipe, number)
-    kept = n // batch_size * batch_size if drop_last else n
-    assert len({example.question for batch in whole for example in batch}) == sum(map(len, whole)) == kept
+    order = EpochOrder(sizes, batch_size, shuffle=True, seed=seed, **options)
+    whole = batches(order, epoch)
+    cut = sizes if options["one_set_per_batch"] else [sum(sizes)]
+    kept = sum(size // batch_size * batch_size if options["drop_last"] else size for size in cut)
+    assert len(set(chain.from_iterable(whole))) == sum(map(len, whole)) == kept
     first_batch = min(first_batch, len(whole))
-    assert sharded(pipe, world, workers, number, first_batch) == whole[first_batch:]
+    assert joined_shares(order, epoch, first_batch, num_ranks, num_workers) == whole[first_batch:]
 
 
-def test_rows_together_by_hand(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", [record(str(row)) for row in range(12)])
-    pipe = DPRDataPipe(path, 12, train=True, rows_together=4)
+# Rows together
+
+
+def test_rows_together_by_hand() -> None:
+    order = EpochOrder([12], 12, shuffle=True, rows_together=4)
     orders, starts = set(), set()
-    for number in range(20):
-        [batch] = epoch(pipe, number)
-        rows = [int(example.question) for example in batch]
+    for epoch in range(20):
+        rows = flat(order, epoch)
         assert sorted(rows) == list(range(12))
         first = [row for place, row in enumerate(rows) if place == 0 or row != rows[place - 1] + 1]
         assert len(first) <= 4  # runs of 4, or a part of one before and one behind
         orders.add(tuple(rows))
         starts.update(first)
     assert len(orders) > 10 and len(starts) == 12
-    assert pipe.fingerprint != DPRDataPipe(path, 12, train=True).fingerprint
 
 
 @pytest.mark.parametrize("one_set_per_batch", [False, True])
-def test_rows_together_of_a_share(tmp_path: Path, one_set_per_batch: bool) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", [record(str(row)) for row in range(80)])
+def test_rows_together_of_a_share_of_the_rows(one_set_per_batch: bool) -> None:
     mix = {"rates": [0.5], "one_set_per_batch": one_set_per_batch, "rows_together": 8}
-    [batch] = DPRDataPipe(path, 40, train=True, **mix)
-    rows = [int(example.question) for example in batch]
+    [rows] = batches(EpochOrder([80], 40, shuffle=True, **mix))
     assert len(set(rows)) == 40
     # Runs of 8 are drawn, and cut in two at most once when they are shuffled: 10 or so parts.
     assert sum(b == a + 1 for a, b in pairwise(rows)) >= 40 - 13
@@ -151,103 +220,49 @@ def test_rows_together_of_a_share(tmp_path: Path, one_set_per_batch: bool) -> No
 # Several sets
 
 
-def two_sets(tmp_path: Path, sizes: tuple[int, int], **options: Any) -> DPRDataPipe:
-    names = ["a", "b"]
-    paths = [
-        write_jsonl(tmp_path / f"{name}.jsonl", [record(f"{name}{i}", hard=5) for i in range(size)])
-        for name, size in zip(names, sizes, strict=True)
-    ]
-    return DPRDataPipe(paths, 4, train=True, **options)
-
-
-def questions(batches: Batches) -> Counter[Any]:
-    return Counter(example.question for batch in batches for example in batch)
-
-
 @pytest.mark.parametrize("one_set_per_batch", [False, True])
-def test_rates_by_hand(tmp_path: Path, one_set_per_batch: bool) -> None:
-    # Every row of a twice, and half of b's six rows.
-    pipe = two_sets(tmp_path, (5, 6), rates=[2, 0.5], one_set_per_batch=one_set_per_batch)
-    assert (pipe.rows_per_set, pipe.num_rows, pipe.names) == ([10, 3], 13, ["a", "b"])
+def test_rates_by_hand(one_set_per_batch: bool) -> None:
+    # Every row of the first set twice, and half of the second one's six rows.
+    order = EpochOrder([5, 6], 4, rates=[2, 0.5], one_set_per_batch=one_set_per_batch, shuffle=True)
+    assert (order.rows_per_set, order.num_rows) == ([10, 3], 13)
     chosen = set()
-    for number in range(20):
-        batches = epoch(pipe, number)
-        found = questions(batches)
-        assert {q: n for q, n in found.items() if q.startswith("a")} == {f"a{i}": 2 for i in range(5)}
-        of_b = [q for q in found if q.startswith("b")]
-        assert [found[q] for q in of_b] == [1, 1, 1]
-        chosen.add(tuple(sorted(of_b)))
-        sets = [{example.source for example in batch} for batch in batches]
-        assert all(example.question[0] == "ab"[example.source] for batch in batches for example in batch)
+    for epoch in range(20):
+        places = [[order.locate(item) for item in batch] for batch in batches(order, epoch)]
+        found = Counter(chain.from_iterable(places))
+        assert {place: n for place, n in found.items() if place[0] == 0} == {(0, row): 2 for row in range(5)}
+        second = [place for place in found if place[0] == 1]
+        assert [found[place] for place in second] == [1, 1, 1]
+        chosen.add(tuple(sorted(second)))
         if one_set_per_batch:
-            assert sorted(map(len, batches)) == [2, 3, 4, 4]
-            assert all(len(of_batch) == 1 for of_batch in sets)
+            assert sorted(map(len, places)) == [2, 3, 4, 4]
+            assert all(len({source for source, _ in batch}) == 1 for batch in places)
     assert len(chosen) > 5  # of 20 ways to choose three of six
 
 
-def test_a_mixed_batch_holds_several_sets(tmp_path: Path) -> None:
-    pipe = two_sets(tmp_path, (20, 20))
-    assert {len({example.source for example in batch}) for batch in pipe} == {1, 2}
+def test_a_mixed_batch_holds_several_sets() -> None:
+    order = EpochOrder([20, 20], 4, shuffle=True)
+    assert {len({order.locate(item)[0] for item in batch}) for batch in batches(order)} == {1, 2}
 
 
-def test_copies_of_a_row_sample_their_negatives_apart(tmp_path: Path) -> None:
-    pipe = two_sets(tmp_path, (8, 1), rates=[3, 1], num_hard_negatives=2)
-    samples = Counter((e.question, tuple(p.passage_id for p in e.hard_negatives)) for batch in pipe for e in batch)
-    assert max(samples.values()) < 3
-
-
-def test_names_of_sets_in_files_of_one_name(tmp_path: Path) -> None:
-    paths = []
-    for name in ("nq", "squad"):
-        (tmp_path / name).mkdir()
-        paths.append(write_jsonl(tmp_path / name / "train.jsonl", records(2)))
-    assert DPRDataPipe(paths, 2).names == ["nq/train.jsonl", "squad/train.jsonl"]
-    (tmp_path / "other" / "nq").mkdir(parents=True)
-    paths.append(write_jsonl(tmp_path / "other" / "nq" / "train.jsonl", records(2)))
-    assert DPRDataPipe(paths, 2).names == [str(path) for path in paths]
-
-
-def test_drop_last_drops_the_short_batch_of_each_set(tmp_path: Path) -> None:
-    pipe = two_sets(tmp_path, (6, 5), one_set_per_batch=True, drop_last=True)
-    assert [len(batch) for batch in pipe] == [4, 4]
-    assert pipe.counts == {"questions left out of each epoch by drop_last": 3}
+def test_drop_last_drops_the_short_batch_of_each_set() -> None:
+    order = EpochOrder([6, 5], 4, one_set_per_batch=True, drop_last=True, shuffle=True)
+    assert order.batch_sizes(0) == [len(batch) for batch in batches(order)] == [4, 4]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "field"),
     [
-        ({"rates": [1]}, "rates is .1.0.; expected a number above 0"),
-        ({"rates": [1, 0]}, "rates is .1.0, 0.0.; expected a number above 0"),
-        ({"rates": [1, float("nan")]}, "expected a number above 0"),
-        ({"rows_together": 0}, "rows_together is 0; expected 1 or more"),
-        ({"rates": [1, 2], "train": False}, "rates and one_set_per_batch are for training"),
-        ({"one_set_per_batch": True, "train": False}, "rates and one_set_per_batch are for training"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"rows_together": 0}, "rows_together is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"rates": [1]}, r"rates is \[1\.0\]"),
+        ({"rates": [1, 0]}, r"rates is \[1\.0, 0\.0\]"),
+        ({"rates": [1, float("nan")]}, r"rates is \[1\.0, nan\]"),
+        ({"rates": [1, 1000]}, r"rates is \[1\.0, 1000\.0\]"),
+        ({"rates": [1, 2], "shuffle": False}, "rates"),
+        ({"one_set_per_batch": True, "shuffle": False}, "one_set_per_batch"),
     ],
 )
-def test_f9_rates_out_of_range(path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DPRDataPipe([path, path], 2, **{"train": True, **options})
-
-
-# What names the data
-
-
-def test_d18_fingerprint_is_of_content_and_mix(path: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "elsewhere" / "rows.jsonl"
-    copied.parent.mkdir()
-    copied.write_bytes(path.read_bytes())
-    expected = DPRDataPipe(path, 4, train=True).fingerprint
-    assert DPRDataPipe(copied, 8, train=True, seed=3).fingerprint == expected
-    assert DPRDataPipe(path, 4, train=True, rates=[2]).fingerprint != expected
-    assert DPRDataPipe([path, path], 4, train=True).fingerprint != expected
-    copied.write_bytes(path.read_bytes().replace(b"q17", b"q71"))
-    assert DPRDataPipe(copied, 4, train=True).fingerprint != expected
-
-
-def test_d18_fingerprint_is_of_the_passages_too(tmp_path: Path) -> None:
-    rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "positive_ids": ["p"], "hard_negative_ids": []}])
-    found = []
-    for text in ("an oak", "an elm", "an oak"):
-        write_jsonl(tmp_path / "passages.jsonl", [{"_id": "p", "text": text}])
-        found.append(DPRDataPipe(rows, 1, passages=PassageCollection(tmp_path / "passages.jsonl")).fingerprint)
-    assert found[0] == found[2] != found[1]
+def test_option_out_of_range_is_refused_by_name(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        EpochOrder([2, 2], **{"batch_size": 2, "shuffle": True, **options})

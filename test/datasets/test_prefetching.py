@@ -107,14 +107,14 @@ def test_an_error_comes_after_the_items_before_it(error: BaseException, num_thre
     assert num_threads() == 0
 
 
-def test_a_pass_that_cannot_begin() -> None:
+def test_pass_that_cannot_begin_raises_its_error() -> None:
     class Broken(IterDataPipe):
         def __iter__(self) -> Iterator[int]:
             raise OSError("no file")
 
     with pytest.raises(OSError, match="no file"):
         list(prefetch(Broken(), 2))
-    with pytest.raises(ValueError, match="buffer_size is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="buffer_size"):
         prefetch(Numbers(3), 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -64,37 +65,34 @@ def test_training_rows_say_what_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "place"),
     [
-        ("q\t__import__('os').getcwd()\n", r":1: answers are __import__.*; expected a list such as"),
-        ("q\t['a', 1]\n", r":1: answers are \['a', 1\]; expected a list"),
-        ("q\t'a'\n", r":1: answers are 'a'; expected a list"),
-        ("q\n", r":1: 1 columns; expected question and answers, with a tab between"),
-        ("q\t[]\n \t[]\n", r":2: question is blank"),
-        ('{"question": "q"}\n{"question"', r":2 \(byte 18\): not JSON"),
-        ('{"query": "q"}\n', r":1 \(byte 0\): no question; expected an object such as"),
-        ('{"question": "q", "answers": "a"}\n', r":1 \(byte 0\): answers are no list of strings"),
-        (
-            '{"id": 1, "question": "q"}\n{"id": "1", "question": "r"}\n',
-            r":2 \(byte 27\): id 1 also stands in .*:1 \(byte 0\); expected",
-        ),
-        ("\n", r": no questions; expected one a line"),
-        ('{"question": "q", "positive_ctxs": 5}\n', r":1 \(byte 0\): positive_ctxs is 5; expected a list"),
-        ('{"question": "q\\ud800"}\n', r":1 \(byte 0\): lone surrogate '\\ud800'; expected Unicode text"),
-        ("q\t['a\\ud800']\n", r":1: lone surrogate '\\ud800'; expected Unicode text"),
-        ('{"question": "q", "positive_ids": "12"}\n', r":1 \(byte 0\): positive_ids is 12; expected a list"),
-        ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\): id is True; expected a string or an integer"),
-        ('{"question": "q", "id": 1.0}\n', r":1 \(byte 0\): id is 1.0; expected a string or an integer"),
+        ("q\t__import__('os').getcwd()\n", r":1: answers .*__import__"),
+        ("q\t['a', 1]\n", r":1: answers "),
+        ("q\t'a'\n", r":1: answers "),
+        ("q\n", r":1: "),
+        ("q\t[]\n \t[]\n", r":2: question "),
+        ('{"question": "q"}\n{"question"', r":2 \(byte 18\): "),
+        ('{"query": "q"}\n', r":1 \(byte 0\): .*question"),
+        ('{"question": "q", "answers": "a"}\n', r":1 \(byte 0\): answers "),
+        ('{"id": 1, "question": "q"}\n{"id": "1", "question": "r"}\n', r":2 \(byte 27\): id 1 .*:1 \(byte 0\)"),
+        ("\n", r": "),
+        ('{"question": "q", "positive_ctxs": 5}\n', r":1 \(byte 0\): positive_ctxs "),
+        ('{"question": "q\\ud800"}\n', r":1 \(byte 0\): .*'\\ud800'"),
+        ("q\t['a\\ud800']\n", r":1: .*'\\ud800'"),
+        ('{"question": "q", "positive_ids": "12"}\n', r":1 \(byte 0\): positive_ids "),
+        ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\): id .*True"),
+        ('{"question": "q", "id": 1.0}\n', r":1 \(byte 0\): id .*1\.0"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_wrong_question_is_refused_with_its_place(tmp_path: Path, content: str, place: str) -> None:
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file")) + place):
         read(tmp_path / "file", content)
 
 
-def test_what_is_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"q\xff\t[]\n")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file"))):
         read_questions(tmp_path / "file")
 
 

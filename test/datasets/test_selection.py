@@ -1,7 +1,4 @@
-"""select_rows: what it keeps, and what it refuses.
-
-A number in a name (a8, b13, ...) is that of a fault, one for the whole project.
-"""
+"""select_rows: what it keeps, and what it refuses."""
 
 import gzip
 import json
@@ -11,7 +8,7 @@ import re
 import pytest
 import zstandard
 
-from test.datasets.helpers import record
+from test.helpers import place_of, record
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.selection import select_rows
 from text.errors import DataError
@@ -83,14 +80,17 @@ def select_from(raw, content, out, num_items=100, **options):
 
 
 def refusal(raw, content, out):
-    """What the error says after the path, once it is sure that nothing was left behind."""
+    """The place that the error names, once it is sure that nothing was left behind."""
     raw = named(raw, content)
     with pytest.raises(DataError) as caught:
         select_rows(raw, out, 100)
     assert list(out.parent.iterdir()) == []
-    message = str(caught.value)
-    assert re.fullmatch(re.escape(str(raw)) + r":\d+ \(byte \d+\).*", message)  # one line: "." is no newline
-    return message.removeprefix(str(raw))
+    return place_of(caught.value, raw)
+
+
+def second(place, form):
+    """Whether a place is that of the second row."""
+    return place.field == "[1]" if form is array else place.line == 2
 
 
 # What is kept
@@ -157,7 +157,7 @@ def test_dropped_rows_are_counted_by_reason(raw, out):
 
 
 @both_forms
-def test_b13_extra_fields_are_preserved(raw, out, form):
+def test_extra_fields_are_kept_in_order(raw, out, form):
     extra = {"dataset": "nq", "n": [1.5, 1e2, -0.0, 2**63 - 1, None, True], "o": {"z": {}, "a": []}}
     rows = [row(0, extra=extra)]
     [written] = select_from(raw, form(rows), out)[1]
@@ -166,7 +166,7 @@ def test_b13_extra_fields_are_preserved(raw, out, form):
 
 
 @both_forms
-def test_a4_unicode_line_separators_inside_strings_end_no_row(raw, out, form):
+def test_unicode_line_separators_inside_strings_end_no_row(raw, out, form):
     rows = [row(0, question="one\u2028two\u2029three\u0085four"), row(1)]
     written = select_from(raw, form(rows), out)[1]
     assert list(map(json.loads, written)) == list(map(json.loads, rows))
@@ -180,15 +180,15 @@ def test_selection_is_what_training_reads(raw, out):
 # Where it is written
 
 
-def test_f6_existing_output_is_replaced_only_if_asked(raw, out):
+def test_existing_output_is_replaced_only_with_overwrite(raw, out):
     select_from(raw, jsonl([row(0)]), out)
-    with pytest.raises(FileExistsError, match="exists; expected a new file, or overwrite"):
+    with pytest.raises(FileExistsError, match=re.escape(str(out))):
         select_from(raw, jsonl([row(1)]), out)
     assert out.read_text() == row(0) + "\n"
     assert select_from(raw, jsonl([row(1)]), out, overwrite=True)[1] == [row(1)]
 
 
-def test_f6_failed_selection_leaves_the_existing_output(raw, out):
+def test_failed_selection_leaves_the_existing_output(raw, out):
     select_from(raw, jsonl([row(0)]), out)
     raw.write_bytes(b"[")
     with pytest.raises(DataError):
@@ -196,23 +196,23 @@ def test_f6_failed_selection_leaves_the_existing_output(raw, out):
     assert out.read_text() == row(0) + "\n"
 
 
-def test_f6_output_that_is_a_folder(raw, tmp_path):
+def test_output_that_is_a_folder_is_refused(raw, tmp_path):
     raw.write_bytes(jsonl([row(0)]))
-    with pytest.raises(FileExistsError, match="is a folder"):
+    with pytest.raises(FileExistsError, match=re.escape(str(tmp_path))):
         select_rows(raw, tmp_path, 1, overwrite=True)
 
 
 @pytest.mark.parametrize("link", [lambda raw, out: None, os.symlink, os.link], ids=["path", "symlink", "hard link"])
-def test_f7_output_is_the_raw_file(raw, tmp_path, link):
+def test_raw_file_as_output_is_refused_and_stays(raw, tmp_path, link):
     raw.write_bytes(jsonl([row(0)]))
     out = tmp_path / "link" if link in (os.symlink, os.link) else tmp_path / "." / raw.name
     link(raw, out)
-    with pytest.raises(ValueError, match="is the raw file itself"):
+    with pytest.raises(ValueError, match=re.escape(str(out))):
         select_rows(raw, out, 1, overwrite=True)
     assert raw.read_bytes() == jsonl([row(0)])
 
 
-def test_f8_bare_file_name(raw, tmp_path, monkeypatch):
+def test_bare_file_name_is_written_to_the_current_folder(raw, tmp_path, monkeypatch):
     raw.write_bytes(jsonl([row(0)]))
     monkeypatch.chdir(tmp_path)
     select_rows(raw.name, "train.jsonl", 1)
@@ -220,8 +220,8 @@ def test_f8_bare_file_name(raw, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("num_items", "skip_items", "name"), [(0, 0, "num_items"), (1, -1, "skip_items")])
-def test_f9_counts_out_of_range(raw, out, num_items, skip_items, name):
-    with pytest.raises(ValueError, match=f"{name} is "):
+def test_counts_out_of_range_are_refused_by_name(raw, out, num_items, skip_items, name):
+    with pytest.raises(ValueError, match=f"^{name} "):
         select_rows(raw, out, num_items, skip_items=skip_items)
 
 
@@ -244,29 +244,28 @@ def test_missing_raw_file_makes_no_folder(raw, out):
         '{"question": /* q */ "q"}',
     ],
 )
-def test_a5_not_json(raw, out, text):
+def test_invalid_json_is_refused_at_its_byte(raw, out, text):
     rows = [row(0, question="où?"), text, row(2)]
     start = len(rows[0].encode()) + 1
-    place = re.match(r":2 \(byte (\d+)\): invalid JSON", refusal(raw, jsonl(rows), out))
-    assert place is not None
-    assert start <= int(place[1]) <= start + len(text)
+    line, byte, field = refusal(raw, jsonl(rows), out)
+    assert (line, field) == (2, "") and start <= byte <= start + len(text)
     start = array(rows).index(text.encode())
-    place = re.match(r":1 \(byte (\d+)\) \[1\]: invalid JSON", refusal(raw, array(rows), out))
-    assert place is not None
-    assert start <= int(place[1]) <= start + len(text)
+    line, byte, field = refusal(raw, array(rows), out)
+    assert (line, field) == (1, "[1]") and start <= byte <= start + len(text)
 
 
-def test_a6_last_row_is_cut(raw, out):
-    content = jsonl([row(0), row(1)])[:-20]
-    assert f"file ends inside this row, at byte {len(content)}" in refusal(raw, content, out)
+def test_last_row_that_is_cut_is_refused_with_the_byte_of_the_cut(raw, out):
+    raw.write_bytes(jsonl([row(0), row(1)])[:-20])
+    with pytest.raises(DataError, match=rf"{raw.name}:2 \(byte \d+\): .* byte {raw.stat().st_size}\b"):
+        select_rows(raw, out, 100)
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_a7_number_that_is_not_finite(raw, out, number):
+def test_number_that_is_not_finite_is_refused(raw, out, number):
     text = row(1, extra=[{"score": 0}]).replace('"score": 0', f'"score": {number}')
     rows = [row(0), text, row(2)]
-    assert re.search(r" extra\[0\]\.score: not a finite number", refusal(raw, jsonl(rows), out))
-    assert re.match(r":1 \(byte \d+\) \[1\]\.extra\[0\]\.score: not a finite", refusal(raw, array(rows), out))
+    assert refusal(raw, jsonl(rows), out).field == "extra[0].score"
+    assert refusal(raw, array(rows), out).field == "[1].extra[0].score"
 
 
 @both_forms
@@ -274,129 +273,126 @@ def test_a7_number_that_is_not_finite(raw, out, number):
     ("object_", "key"),
     [('{"a": 1, "b": 2, "a": 1}', "a"), ('{"b": [{"a": {}, "\\u0061": 2}]}', "a"), ('{"é": 1, "\\u00e9": 1}', "é")],
 )
-def test_a8_duplicate_key_at_any_depth(raw, out, form, object_, key):
+def test_key_that_stands_twice_is_refused_at_any_depth(raw, out, form, object_, key):
     text = row(1, extra=0).replace('"extra": 0', f'"extra": {object_}')
-    message = refusal(raw, form([row(0), text, row(2)]), out)
-    assert message.endswith(
-        f"{'[1].' if form is array else ' '}{key}: key stands twice in one object; expected each key once"
-    )
+    field = refusal(raw, form([row(0), text, row(2)]), out).field
+    assert field == (f"[1].{key}" if form is array else key)
 
 
 @pytest.mark.parametrize("character", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"])
-def test_a9_not_utf8(raw, out, character):
+def test_bytes_that_are_not_utf_8_are_refused(raw, out, character):
     content = jsonl([row(0), row(1, question="*"), row(2)])
-    assert f"(byte {content.index(b'*')}): not UTF-8" in refusal(raw, content.replace(b"*", character), out)
+    assert refusal(raw, content.replace(b"*", character), out) == (2, content.index(b"*"), "")
     content = array([row(0), row(1, question="*"), row(2)])
-    expected = f":1 (byte {content.index(b'*')}) [1]: not UTF-8"
-    assert refusal(raw, content.replace(b"*", character), out).startswith(expected)
+    assert refusal(raw, content.replace(b"*", character), out) == (1, content.index(b"*"), "[1]")
 
 
 @both_forms
-def test_a10_lone_surrogate(raw, out, form):
-    message = refusal(raw, form([row(0), row(1, question="*").replace("*", "\\ud800"), row(2)]), out)
-    assert "surrogate" in message
+def test_lone_surrogate_is_refused(raw, out, form):
+    place = refusal(raw, form([row(0), row(1, question="*").replace("*", "\\ud800"), row(2)]), out)
+    assert second(place, form)
 
 
 @both_forms
-def test_a18_integer_out_of_range(raw, out, form):
-    message = refusal(raw, form([row(0), row(1, extra=[2**64]), row(2)]), out)
-    assert "extra[0]: integer out of range" in message
+def test_integer_out_of_range_is_refused(raw, out, form):
+    field = refusal(raw, form([row(0), row(1, extra=[2**64]), row(2)]), out).field
+    assert field == ("[1].extra[0]" if form is array else "extra[0]")
 
 
 @both_forms
-def test_a13_row_too_long(raw, out, form):
-    message = refusal(raw, form([row(0), row(1, extra="e" * (1 << 25)), row(2)]), out)
-    assert "longer than 16 MiB; expected" in message
+def test_row_that_is_too_long_is_refused(raw, out, form):
+    assert second(refusal(raw, form([row(0), row(1, extra="e" * (1 << 25)), row(2)]), out), form)
 
 
 @both_forms
 @pytest.mark.parametrize("depth", [1500, 2000])  # beyond what any parser here takes
-def test_a14_nested_too_deeply(raw, out, form, depth):
+def test_row_that_is_nested_too_deeply_is_refused(raw, out, form, depth):
     deep = row(1, extra=0).replace('"extra": 0', '"extra": ' + "[" * depth + "]" * depth)
-    assert re.search("too deeply|[Ll]imit", refusal(raw, form([row(0), deep, row(2)]), out))
+    assert second(refusal(raw, form([row(0), deep, row(2)]), out), form)
 
 
-def test_a15_only_blank_lines(raw, out):
-    assert "no row to keep (3 blank line)" in refusal(raw, b"\n \n\r\n", out)
+def test_file_of_blank_lines_is_refused(raw, out):
+    raw.write_bytes(b"\n \n\r\n")
+    with pytest.raises(DataError, match=re.escape(str(raw)) + r".*\b3 blank line\b"):
+        select_rows(raw, out, 100)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\n[ ]\n", gzip.compress(b"", mtime=0)])
-def test_c1_no_rows(raw, out, content):
-    assert re.search("no row to keep", refusal(raw, content, out))
+def test_file_without_rows_is_refused(raw, out, content):
+    assert refusal(raw, content, out) == (1, 0, "")
 
 
-def test_c2_all_rows_dropped_or_skipped(raw, out):
+def test_selection_without_rows_is_refused_with_the_reasons(raw, out):
     raw.write_bytes(array([row(0), row(1, negative_ctxs=[])]))
-    with pytest.raises(DataError, match=r"no row to keep \(1 no negative_ctxs, 1 passed over by skip_items\)"):
+    with pytest.raises(DataError, match=r"\b1 no negative_ctxs, 1 .*skip_items\b"):
         select_rows(raw, out, 1, skip_items=1)
 
 
-def test_a16_two_documents(raw, out):
-    assert "extra data" in refusal(raw, jsonl([row(0), row(1) + row(2)]), out)
-    assert "extra data after the array" in refusal(raw, array([row(0)]) + array([row(1)]), out)
-    assert "[1]: no comma after the element before" in refusal(raw, array([row(0) + row(1)]), out)
+def test_two_documents_are_refused(raw, out):
+    assert refusal(raw, jsonl([row(0), row(1) + row(2)]), out) == (2, len(row(0) + row(1)) + 1, "")
+    assert refusal(raw, array([row(0)]) + array([row(1)]), out) == (1, len(array([row(0)])), "")
+    assert refusal(raw, array([row(0) + row(1)]), out) == (1, len(row(0)) + 1, "[1]")
 
 
 @both_forms
 @pytest.mark.parametrize("text", ["null", "12", '"question"', "[1]"])
-def test_a17_row_is_no_object(raw, out, form, text):
-    message = refusal(raw, form([row(0), text, row(2)]), out)
-    assert re.search(
-        "expected a JSON object" if form is jsonl else r"\[1\]: element is .*; expected an object", message
-    )
+def test_row_that_is_no_object_is_refused(raw, out, form, text):
+    assert second(refusal(raw, form([row(0), text, row(2)]), out), form)
 
 
 @both_forms
-def test_a19_gzip_is_cut(raw, out, form):
+def test_gzip_that_is_cut_is_refused(raw, out, form):
     content = gzip.compress(form([row(i) for i in range(50)]))
-    assert "gzip data is cut at this byte" in refusal(raw, content[:-10], out)
+    assert refusal(raw, content[:-10], out) == (1, len(content) - 10, "")
 
 
 @both_forms
-def test_a21_zstd_is_cut(raw, out, form):
+def test_zstd_that_is_cut_is_refused(raw, out, form):
     content = zstandard.compress(form([row(i) for i in range(50)]))
-    assert "zstd data is cut at this byte" in refusal(raw, content[:-10], out)
+    assert refusal(raw, content[:-10], out) == (1, len(content) - 10, "")
 
 
-def test_a22_name_that_lies(raw, out):
+def test_name_that_contradicts_the_content_is_refused(raw, out):
     raw.write_bytes(gzip.compress(jsonl([row(0)])))
-    with pytest.raises(DataError, match="file is compressed by gzip; expected a name that says so"):
+    with pytest.raises(DataError) as caught:
         select_rows(raw, out, 1)
+    assert place_of(caught.value, raw) == (1, 0, "")
 
 
-def test_a20_gzip_members_and_garbage(raw, out):
+def test_gzip_members_are_read_and_garbage_is_refused(raw, out):
     content = gzip.compress(jsonl([row(0)])) + gzip.compress(jsonl([row(1)]))
-    assert "gzip data is damaged, or followed by something else" in refusal(raw, content + b"garbage", out)
+    assert refusal(raw, content + b"garbage", out).line == 1
     assert select_from(raw, content, out)[1] == [row(0), row(1)]
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("content", "field"),
     [
-        (array([row(0), row(1)])[:-30], r":1 \(byte \d+\) \[1\]: file ends inside this element, at byte \d+;"),
-        (array([row(0), row(1)])[:-1], r":1 \(byte \d+\) \[2\]: file ends inside the array; expected the rest of it"),
-        (array([row(0)])[:-1] + b" , ]", r':1 \(byte \d+\) \[1\]: comma before "\]"; expected an object'),
-        (b"{}\n", r"question: missing; expected the keys question, positive_ctxs"),
-        (b'{"data": ' + array([row(0)]) + b"}", r"question: missing; .*found data"),
-        (b'{\n    "data": ' + indented_array([row(0)]) + b"}", r"invalid JSON .*expected one JSON object a line"),
+        (array([row(0), row(1)])[:-30], "[1]"),
+        (array([row(0), row(1)])[:-1], "[2]"),
+        (array([row(0)])[:-1] + b" , ]", "[1]"),
+        (b"{}\n", "question"),
+        (b'{"data": ' + array([row(0)]) + b"}", "question"),
+        (b'{\n    "data": ' + indented_array([row(0)]) + b"}", ""),
     ],
     ids=["mid-element", "no ]", "comma before ]", "{} root", "data", "indented data"],
 )
-def test_a24_array_is_cut_or_is_none(raw, out, content, problem):
-    assert re.search(problem, refusal(raw, content, out))
+def test_array_that_is_cut_or_is_none_is_refused(raw, out, content, field):
+    line, _, found = refusal(raw, content, out)
+    assert (line, found) == (1, field)
 
 
-def test_a24_any_cut_of_an_array_is_refused(raw, out):
+def test_any_cut_of_an_array_is_refused(raw, out):
     content = array([row(0), row(1, question='"où" \\ 😀', hard=1, other=1)])
     for size in range(len(row(0)), len(content)):
-        assert "file ends inside" in refusal(raw, content[:size], out), content[:size]
+        assert size - 4 <= refusal(raw, content[:size], out).byte <= size
 
 
-def test_a2_not_utf8_at_all(raw, out):
-    assert "UTF-16" in refusal(raw, jsonl([row(0)]).decode().encode("utf-16"), out)
+def test_utf_16_is_refused(raw, out):
+    assert refusal(raw, jsonl([row(0)]).decode().encode("utf-16"), out) == (1, 0, "")
 
 
 @both_forms
-def test_b1_field_of_the_wrong_type(raw, out, form):
-    message = refusal(raw, form([row(0), row(1, question=3), row(2)]), out)
-    assert ("[1]." if form is array else " ") + "question: a number; expected a string" in message
+def test_field_of_the_wrong_type_is_refused(raw, out, form):
+    field = refusal(raw, form([row(0), row(1, question=3), row(2)]), out).field
+    assert field == ("[1].question" if form is array else "question")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from text.bundle import BiEncoderBundle
 from text.datasets import PassageCollection
 from text.models import BiEncoder, roberta_tiny
-from text.retrieval import Embedder, EmbeddingShards, encode_shards, finish_encoding, plan_encoding, start_encoding
-from text.transforms import save_tokenizer, train_tokenizer
+from text.retrieval import Embedder, EmbeddingShards, encode_collection
+from text.transforms import train_tokenizer
 
 WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall leaves bark and the of".split()
 NUM_PASSAGES = 23
@@ -43,16 +44,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
-def save_model(folder: Path, seed: int, **config: Any) -> Path:
+def save_model(folder: Path, seed: int, **settings: Any) -> Path:
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(texts(50), 300)
     size = tokenizer.get_vocab_size()
     sides = [roberta_tiny(vocab_size=size, pooling="mean", max_position_embeddings=34) for _ in range(2)]
-    BiEncoder(*sides).save_pretrained(folder)
-    for side in ("question_encoder", "passage_encoder"):
-        save_tokenizer(tokenizer, folder / side, max_length=32)
-    written = {"question_max_length": 16, "passage_max_length": 32, "similarity": "dot", "tied": False}
-    (folder / "config.json").write_text(json.dumps(written | config))
+    settings = {"question_max_length": 16, "passage_max_length": 32} | settings
+    BiEncoderBundle(model=BiEncoder(*sides), tokenizer=tokenizer, **settings).save(folder)
     return folder
 
 
@@ -78,9 +76,5 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     ids = ids or [f"p{row}" for row in range(len(embeddings))]
     passages = write_collection(folder / "corpus.jsonl", ids, [str(row) for row in range(len(embeddings))])
-    embedder = Given(embeddings)
-    plan = plan_encoding(passages, embedder, **{"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options)
-    start_encoding(folder / "embeddings", plan)
-    encode_shards(folder / "embeddings", plan, passages, embedder)
-    finish_encoding(folder / "embeddings", plan)
-    return EmbeddingShards(folder / "embeddings")
+    options = {"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options
+    return encode_collection(Given(embeddings), passages, folder / "embeddings", **options)

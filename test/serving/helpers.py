@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from test.retrieval.conftest import save_model, texts
-from text.retrieval import encode_collection, load_retriever, open_collection
+from text.retrieval import encode_collection
 from text.serving import Search
 
 app = pytest.importorskip("text.serving.app")
@@ -87,13 +87,6 @@ def make_site(folder: Path) -> Path:
     (folder / "corpus.jsonl").write_text("".join(lines))
     encode_collection(folder / "model", folder / "corpus.jsonl", folder / "embeddings")
     return folder
-
-
-def load_search(site: Path, *, index: str | None = None) -> Search:
-    """Return the search of a site by its model."""
-    retriever = load_retriever(site / "model", site / "embeddings", index=index, device="cpu")
-    name = index or f"{site}/model"
-    return Search(name, retriever.search, open_collection(retriever.shards), is_exact=index is None)
 
 
 def bm25_search(search: Search) -> Search:

@@ -23,7 +23,6 @@ from test.serving.helpers import (
     Page,
     bm25_search,
     get,
-    load_search,
     make_site,
     run_server,
     server,
@@ -31,7 +30,7 @@ from test.serving.helpers import (
 )
 from text.errors import DataError
 from text.retrieval import Found, Retriever
-from text.serving import Search
+from text.serving import Search, load_search
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searches(site: Path) -> list[Search]:
     """Exact search, an approximate index, and BM25."""
     pytest.importorskip("faiss")
-    exact = load_search(site)
-    return [exact, load_search(site, index="HNSW4")._replace(name="<b>HNSW</b>"), bm25_search(exact)]
+    folders = (site / "model", site / "embeddings")
+    exact = load_search(*folders, device="cpu")
+    return [exact, load_search(*folders, name="<b>HNSW</b>", index="HNSW4", device="cpu"), bm25_search(exact)]
 
 
 @pytest.fixture(scope="module")

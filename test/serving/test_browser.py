@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from test.serving.helpers import HOSTILE, bm25_search, load_search, make_site, run_server, wait_until
+from test.serving.helpers import HOSTILE, bm25_search, make_site, run_server, wait_until
+from text.serving import load_search
 
 webdriver = pytest.importorskip("selenium.webdriver")
 Keys = webdriver.Keys
@@ -22,7 +23,8 @@ WIDE, NARROW = 1200, 390
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    search = load_search(make_site(tmp_path_factory.mktemp("site")))
+    folder = make_site(tmp_path_factory.mktemp("site"))
+    search = load_search(folder / "model", folder / "embeddings", device="cpu")
     with run_server([search, bm25_search(search)]) as port:
         yield f"http://127.0.0.1:{port}/"
 

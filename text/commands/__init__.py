@@ -6,8 +6,9 @@ This file imports nothing else of the library, so that ``dpr-text --help`` answe
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 COMMANDS = {
     "select": "Select the first usable rows of a raw DPR file.",
@@ -42,9 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from text.commands.cli import run_command
 
+    return run_command(*load_command(name), rest, program=f"dpr-text {name}")
+
+
+def load_command(name: str) -> tuple[Callable[[Any], None], type]:
+    """Import a command and return its function and the class of its flags."""
     module = import_module(f"text.commands.{name}")
-    function, flags_class = getattr(module, name), getattr(module, f"{name.capitalize()}Flags")
-    return run_command(function, flags_class, rest, program=f"dpr-text {name}")
+    return getattr(module, name), getattr(module, f"{name.capitalize()}Flags")
 
 
 def _help() -> str:

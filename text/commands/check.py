@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
 
-from text.errors import UsageError
-
-if TYPE_CHECKING:
-    from text.datasets import DPRDataPipe
+from text.artifacts import check_files
+from text.commands.cli import number, pick_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +26,31 @@ class CheckFlags:
     """Questions per training batch."""
     num_hard_negatives: int = 1
     """Hard negatives per question in training."""
-    question_max_length: int = 64
+    question_max_length: int = number(64, least=1)
     """Maximum tokens of a question, special tokens included."""
-    passage_max_length: int = 256
+    passage_max_length: int = number(256, least=1)
     """Maximum tokens of a title and text together, special tokens included."""
-    num_sampled: int = 2000
+    num_sampled: int = number(2000, least=1)
     """Training questions whose texts and batches are measured. The rows are all checked."""
     max_skipped: float = 0.001
     """Largest share of rows that may be unusable."""
     picture: str = "runs/check/lengths.png"
     """Picture to write: histograms of text lengths."""
 
-    def __post_init__(self) -> None:
-        for name in ("num_sampled", "question_max_length", "passage_max_length"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}. Give at least 1.")
-
 
 def check(flags: CheckFlags) -> None:
     """Print the page and write the picture."""
+    from text.datasets import check_negatives, find_splits, open_splits
     from text.reports import data_check
     from text.runs.lengths import measure_lengths, sample_batches
     from text.transforms import load_tokenizer
 
-    pipes = _build_pipes(flags)
+    files = find_splits(flags.data_path)
+    check_files(
+        [*(path for paths in files.values() for path in paths), flags.collection], [flags.picture], overwrite=True
+    )
+    options = pick_arguments(open_splits, flags)
+    pipes = open_splits(files, **options, eval_hard_negatives=flags.num_hard_negatives, eval_other_negatives=0)
     contents = {stage: data_check.read_contents(pipe) for stage, pipe in pipes.items()}
     batches = sample_batches(pipes["train"], flags.num_sampled)
     tokenizer = load_tokenizer(flags.tokenizer) if flags.tokenizer else data_check.train_sample_tokenizer(batches)
@@ -66,25 +65,4 @@ def check(flags: CheckFlags) -> None:
         *data_check.find_remarks(pipes, contents, lengths),
     ]
     print("\n".join(page))
-    data_check.check_negatives(pipes["train"])
-
-
-def _build_pipes(flags: CheckFlags) -> dict[str, DPRDataPipe]:
-    """Check every row of every split."""
-    from text.artifacts import check_files
-    from text.datasets import STAGES, DPRDataPipe, PassageCollection, find_split
-
-    paths = {stage: find_split(flags.data_path, stage) for stage in STAGES}
-    check_files([*paths.values(), flags.collection], [flags.picture], overwrite=True)
-    passages = PassageCollection(flags.collection) if flags.collection else None
-    return {
-        stage: DPRDataPipe(
-            path,
-            flags.batch_size,
-            train=stage == "train",
-            passages=passages,
-            num_hard_negatives=flags.num_hard_negatives,
-            max_skipped=flags.max_skipped,
-        )
-        for stage, path in paths.items()
-    }
+    check_negatives(pipes["train"])

@@ -225,12 +225,18 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
 def _build_parser(flags_class: type, program: str | None) -> ArgumentParser:
     # The help of a flag is the docstring below its field.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, description=flags_class.__doc__, exit_on_error=False, allow_abbrev=False)
+    fields = dataclasses.fields(flags_class)
+    positional = {field.name: field.metadata["positional"] for field in fields if "positional" in field.metadata}
+    usage = " ".join(
+        ["%(prog)s", *(f"{metavar} [{metavar} ...]" for metavar in positional.values()), "[--flag=value ...]"]
+    )
+    parser = ArgumentParser(
+        prog=program, usage=usage, description=flags_class.__doc__, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of these flags, or the name of a recipe.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    for field in dataclasses.fields(flags_class):
-        if metavar := field.metadata.get("positional"):
-            parser.add_argument(field.name, nargs="+", metavar=metavar, help=_docstring(flags_class, field.name))
+    for name, metavar in positional.items():
+        parser.add_argument(name, nargs="+", metavar=metavar, help=_docstring(flags_class, name))
     groups = _groups(flags_class)
     for name, group in groups.items():
         parser.add_argument_group(name).add_class_arguments(group, as_group=False, skip=_not_flags(group))

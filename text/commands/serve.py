@@ -9,13 +9,12 @@ Several searches stand side by side. SIGTERM and SIGINT end the server after it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+if TYPE_CHECKING:
+    from text.serving import Search
 
 from text.commands.cli import number, raise_on_signals, translate_missing
 from text.errors import UsageError
-
-if TYPE_CHECKING:
-    from text.serving import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,28 +85,24 @@ def serve(flags: ServeFlags) -> None:
         server.run([listener])
 
 
-def load_searches(flags: ServeFlags) -> list[Search]:
-    """Return one search for each model, and BM25 if it is asked for."""
-    from text.retrieval import load_retriever, open_collection
-    from text.serving import Search
+def load_searches(flags: ServeFlags) -> list[Any]:
+    """Return a ``text.serving.Search`` for each model, and one for BM25 if it is asked for."""
+    from text.serving import Search, load_search
 
-    models = [(flags.model, flags.embeddings, flags.index, flags.index_parameters)]
+    # The folder that differs names a search.
+    names = (flags.model, flags.other_model)
+    if flags.model == flags.other_model:
+        names = (flags.embeddings, flags.other_embeddings)
+    options: dict[str, Any] = {
+        "precision": flags.encoder_precision,
+        "device": flags.device,
+        "check_hashes": flags.check_hashes,
+    }
+    with translate_missing("faiss"):
+        index = {"index": flags.index, "index_parameters": flags.index_parameters}
+        searches = [load_search(flags.model, flags.embeddings, name=names[0], **index, **options)]
     if flags.other_model is not None and flags.other_embeddings is not None:
-        models.append((flags.other_model, flags.other_embeddings, None, ""))
-    searches = []
-    for model, embeddings, index, index_parameters in models:
-        with translate_missing("faiss"):
-            retriever = load_retriever(
-                model,
-                embeddings,
-                index=index,
-                index_parameters=index_parameters,
-                precision=flags.encoder_precision,
-                device=flags.device,
-                check_hashes=flags.check_hashes,
-            )
-        name = embeddings if flags.model == flags.other_model else model
-        searches.append(Search(name, retriever.search, open_collection(retriever.shards), is_exact=index is None))
+        searches.append(load_search(flags.other_model, flags.other_embeddings, name=names[1], **options))
     if flags.bm25:
         with translate_missing("bm25"):
             from text.retrieval.bm25 import BM25

@@ -10,6 +10,16 @@ from text.commands.cli import number
 from text.errors import UsageError
 from text.training import Objective
 
+Monitor = Literal[
+    "valid_mrr@10",
+    "valid_loss",
+    "valid_average_rank",
+    "valid_recall@1",
+    "valid_recall@5",
+    "valid_recall@20",
+    "valid_recall@100",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlags:
@@ -166,7 +176,7 @@ class RunFlags:
     after each epoch."""
     validate_first: bool = False
     """Validate before the first step too."""
-    monitor: str = "valid_mrr@10"
+    monitor: Monitor = "valid_mrr@10"
     """Validation metric that chooses the best checkpoint."""
     early_stopping: int | None = number(None, least=1)
     """Validations without a better metric after which training stops. By default it does not stop."""

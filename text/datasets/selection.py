@@ -1,4 +1,4 @@
-"""The selection behind ``--sel_data``: the first usable rows of a raw DPR file as JSONL, streaming.
+"""The selection of ``dpr-text select``: the first usable rows of a raw DPR file as JSON lines, streaming.
 
 A raw file is a JSON array or JSONL, plain or compressed. In memory is one row, and what is read
 ahead of it. A row is written as its own bytes: no number is spelled anew, no field is lost. A key that

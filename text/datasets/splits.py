@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 
+from text.artifacts import check_readable
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr import DPRDataPipe
 from text.errors import DataError, UsageError
@@ -92,6 +94,8 @@ def open_splits(
     Raises:
         DataError, ValueError, OSError: As ``DPRDataPipe``.
     """
+    for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
+        check_readable(path)  # before the first file is checked row by row, which can take long
     passages = PassageCollection(collection) if collection else None
     open_pipe = partial(DPRDataPipe, batch_size=batch_size, passages=passages, seed=seed, max_skipped=max_skipped)
     pipes = {}

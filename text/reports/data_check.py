@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe
-from text.errors import DataError
 from text.records import Example, text_key
 from text.runs.lengths import Lengths, length_bins
 from text.transforms import Tokenizer, train_tokenizer
@@ -146,19 +145,6 @@ def find_remarks(
             yield f"note: {share:.0%} of the {kind} are truncated. A higher limit keeps their ends."
     if not pipes["train"].has_negatives:
         yield "note: no question of train has a hard negative. Its only negatives are passages of other questions."
-
-
-def check_negatives(pipe: DPRDataPipe) -> None:
-    """Check that a training set has any negatives, hard or in-batch.
-
-    Raises:
-        DataError: It has none.
-    """
-    if not pipe.has_negatives and min(pipe.batch_size, pipe.num_rows) == 1:
-        raise DataError(
-            f"{pipe.files[0].path}: no question has a negative, so the loss is always 0 and nothing is learned. "
-            "Add hard negatives, or use a larger batch."
-        )
 
 
 def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:

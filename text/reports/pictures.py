@@ -55,7 +55,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 Metrics = Mapping[str, Mapping[str, float]]
-"""By name of a metric: ``mean``, ``low`` and ``high`` of a run, and ``other``, the mean of the run it is compared with."""
+"""By metric: ``mean``, ``low`` and ``high`` of a run, and ``other``, the mean of the run that it is compared with."""
 
 
 class Curve(NamedTuple):

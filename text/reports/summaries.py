@@ -32,7 +32,10 @@ def describe_last_loss(run: RunHistory) -> str:
 
 
 def describe_best_validation(run: RunHistory) -> str:
-    """Return the best value of the monitored metric, and its step: the first of equal values, as checkpoints keep it."""
+    """Return the best value of the monitored metric and its step.
+
+    The first of equal values counts, because its checkpoint is the one that is kept.
+    """
     monitor = str(run.settings.get("monitor", "valid_mrr@10"))
     pairs = [pair for pair in zip(*run.get_series(monitor), strict=True) if math.isfinite(pair[1])]
     if not pairs:

@@ -5,6 +5,15 @@ The application needs fastapi and uvicorn. Its modules are therefore imported by
 """
 
 from text.serving.batcher import Batcher, QueueFull
-from text.serving.searches import FoundPassage, Search, SearchRequest, SearchResult, search_all
+from text.serving.searches import FoundPassage, Search, SearchRequest, SearchResult, load_search, search_all
 
-__all__ = ["Batcher", "FoundPassage", "QueueFull", "Search", "SearchRequest", "SearchResult", "search_all"]
+__all__ = [
+    "Batcher",
+    "FoundPassage",
+    "QueueFull",
+    "Search",
+    "SearchRequest",
+    "SearchResult",
+    "load_search",
+    "search_all",
+]

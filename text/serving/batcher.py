@@ -61,7 +61,7 @@ class Batcher(Generic[Question, Answer]):
         try:
             return await future
         finally:
-            pass
+            self._waiting.pop(future, None)
 
     async def __aenter__(self) -> Batcher[Question, Answer]:
         self._worker = asyncio.create_task(self._work())

@@ -6,6 +6,7 @@ protocol and no page: see ``text/serving/app.py``.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from text.datasets import PassageCollection
 from text.errors import DataError
 from text.evaluation import answer_spans
-from text.retrieval import Found
+from text.retrieval import Found, load_retriever, open_collection
 
 
 class SearchRequest(NamedTuple):
@@ -60,6 +61,43 @@ class SearchResult:
     """Time that the search took for all questions of the batch."""
     passages: list[FoundPassage]
     """Passages, best first."""
+
+
+def load_search(
+    model: str | os.PathLike[str],
+    embeddings: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    index: str | None = None,
+    index_parameters: str = "",
+    precision: str = "float32",
+    device: str | None = None,
+    check_hashes: bool = True,
+) -> Search:
+    """Load a model and the embeddings that it encoded as a search.
+
+    Args:
+        model: The folder of the model.
+        embeddings: The folder of the embeddings. The collection must still be where it was.
+        name: Name of the search. By default the folder of the model.
+        index, index_parameters, precision, device, check_hashes: As for ``text.retrieval.load_retriever``.
+
+    Raises:
+        ValueError: The collection cannot be read.
+        ArtifactError: The collection has changed since it was encoded.
+        Exception: As for ``text.retrieval.load_retriever``.
+    """
+    retriever = load_retriever(
+        model,
+        embeddings,
+        index=index,
+        index_parameters=index_parameters,
+        precision=precision,
+        device=device,
+        check_hashes=check_hashes,
+    )
+    collection = open_collection(retriever.shards)
+    return Search(name or os.fspath(model), retriever.search, collection, is_exact=index is None)
 
 
 def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) -> list[list[SearchResult]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law, records, write_jsonl
+from test.helpers import law, place_of, records, write_jsonl
 from text.datasets import DPRDataPipe
 from text.datasets.formats.compressed_files import Form, form_of, read_chunks
 from text.datasets.formats.conversion import plain_file
@@ -30,15 +31,15 @@ def write(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def refusal(path: str) -> str:
+def refused_byte(path: str) -> int:
+    """The byte that the error names."""
     with pytest.raises(DataError) as caught:
         plain_file(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}:1 (byte ")
-    assert "\n" not in message
+    place = place_of(caught.value, path)
+    assert place.line == 1
     folder = Path(path).parent / ".dpr-text"
     assert not folder.exists() or not list(folder.iterdir())  # nothing is published
-    return message.removeprefix(f"{path}:1 (byte ")
+    return place.byte
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.jsonl.zst", "r.json", "r.json.gz", "r.json.zst"])
@@ -107,93 +108,90 @@ def test_error_in_an_array_has_its_byte(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", content)
     with pytest.raises(DataError) as caught:
         DPRDataPipe(path, 1)
-    byte = int(str(caught.value).removeprefix(f"{path}:3 (byte ").partition(")")[0])
+    line, byte, field = place_of(caught.value, path)
+    assert (line, field) == (3, "question")
     assert json.loads(b"[" + content[byte:].lstrip().lstrip(b",")) == [{"question": 1}]
-    assert str(caught.value).endswith("question: a number; expected a string")
 
 
-def test_a17_array_that_is_named_jsonl(tmp_path: Path) -> None:
+def test_array_that_is_named_jsonl_is_refused(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.jsonl.gz"):
         content = json.dumps(records(2)).encode()
-        message = refusal(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content))
-        assert message.startswith("0): file is a JSON array; expected one JSON object a line, as its name says")
+        assert refused_byte(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == 0
 
 
-def test_a24_array_that_is_cut(tmp_path: Path) -> None:
+def test_array_that_is_cut_is_refused(tmp_path: Path) -> None:
     content = json.dumps(records(3)).encode()
-    refusal(write(tmp_path / "rows.json", content[:-300]))
-    refusal(write(tmp_path / "rows.json.gz", gzip.compress(content[:-1])))
+    assert refused_byte(write(tmp_path / "rows.json", content[:-300])) == len(content) - 300
+    assert refused_byte(write(tmp_path / "rows.json.gz", gzip.compress(content[:-1]))) == len(content) - 1
 
 
 # Compression. Every cut of the packed file is an error, and nothing of it is published.
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_a19_a21_truncated(tmp_path: Path, suffix: str) -> None:
+def test_every_cut_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
     packed = PACKED[suffix](ROWS)
     path = tmp_path / f"rows.jsonl{suffix}"
     for size in range(20, len(packed)):
-        message = refusal(write(path, packed[:size]))
-        assert "is cut at this byte; expected all of it" in message
-        assert message.startswith(f"{size})")
+        assert refused_byte(write(path, packed[:size])) == size
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_a19_a21_truncated_at_the_end_of_a_large_file(tmp_path: Path, suffix: str) -> None:
+def test_cut_at_the_end_of_a_large_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
     # Rows enough for several reads; without what stands behind the last of them.
     packed = PACKED[suffix](b"".join(b'{"a": %d}\n' % (i * 7919 % 100_003) for i in range(100_000)))
     assert len(packed) > 1 << 17
-    assert "is cut" in refusal(write(tmp_path / f"rows.jsonl{suffix}", packed[:-1]))
+    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed[:-1])) == len(packed) - 1
 
 
 @pytest.mark.parametrize("suffix", PACKED)
 @pytest.mark.parametrize("garbage", [b"x", b"\0" * 512, b"garbage" * 100, ROWS])
-def test_a20_trailing_garbage(tmp_path: Path, suffix: str, garbage: bytes) -> None:
-    message = refusal(write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix](ROWS) + garbage))
-    assert "damaged, or followed by something else" in message or "is cut" in message
+def test_garbage_after_the_compressed_data_is_refused(tmp_path: Path, suffix: str, garbage: bytes) -> None:
+    packed = PACKED[suffix](ROWS)
+    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed + garbage)) <= len(packed + garbage)
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_a20_several_members_are_accepted(tmp_path: Path, suffix: str) -> None:
+def test_several_members_are_accepted(tmp_path: Path, suffix: str) -> None:
     half = len(ROWS) // 2
     packed = PACKED[suffix](ROWS[:half]) + PACKED[suffix](b"") + PACKED[suffix](ROWS[half:])
     assert Path(plain_file(write(tmp_path / f"rows.jsonl{suffix}", packed))).read_bytes() == ROWS
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_a19_a21_a_flipped_bit(tmp_path: Path, suffix: str) -> None:
+def test_flipped_bit_is_refused(tmp_path: Path, suffix: str) -> None:
     packer = zstandard.ZstdCompressor(write_checksum=True).compress if suffix == ".zst" else gzip.compress
     packed = bytearray(packer(ROWS))
     packed[len(packed) // 2] ^= 4
-    refusal(write(tmp_path / f"rows.jsonl{suffix}", bytes(packed)))
+    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", bytes(packed))) <= len(packed)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("rows.jsonl", gzip.compress(ROWS), "file is compressed by gzip; expected a name that says so (.gz, .zst)"),
-        ("rows.jsonl", zstandard.compress(ROWS), "file is compressed by zstd; expected a name that says so"),
-        ("rows.jsonl.gz", zstandard.compress(ROWS), "file is compressed by zstd; expected gzip, as its name says"),
-        ("rows.jsonl.gz", ROWS, "file is not compressed; expected gzip, as its name says"),
-        ("rows.jsonl.zst", gzip.compress(ROWS), "file is compressed by gzip; expected zstd, as its name says"),
+        ("rows.jsonl", gzip.compress(ROWS)),
+        ("rows.jsonl", zstandard.compress(ROWS)),
+        ("rows.jsonl.gz", zstandard.compress(ROWS)),
+        ("rows.jsonl.gz", ROWS),
+        ("rows.jsonl.zst", gzip.compress(ROWS)),
     ],
 )
-def test_a22_name_that_lies(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    assert refusal(write(tmp_path / name, content)).startswith(f"0): {message}")
+def test_name_that_contradicts_the_content_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    assert refused_byte(write(tmp_path / name, content)) == 0
 
 
 @pytest.mark.parametrize("suffix", PACKED)
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
-def test_c1_nothing_in_it(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_compressed_file_without_rows_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix](content))
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="^" + re.escape(path)):
         DPRDataPipe(path, 1)
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_a2_utf_16_in_it(tmp_path: Path, suffix: str) -> None:
+def test_compressed_utf_16_is_refused(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix]('{"a": 1}'.encode("utf-16")))
-    assert refusal(path).startswith("0): not UTF-8")
+    assert refused_byte(path) == 0
 
 
 @law
@@ -212,23 +210,23 @@ def test_form_is_read_from_the_content(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe: a pipe, which can be read once; expected a file"):
+    with pytest.raises(ValueError, match="^" + re.escape(str(tmp_path / "pipe"))):
         form_of(str(tmp_path / "pipe"))
 
 
-def test_a23_a_compressed_file_that_changes_or_loses_its_conversion(tmp_path: Path) -> None:
+def test_compressed_file_that_changes_or_loses_its_conversion_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
     rows = JsonlFile(path)
     Path(rows.plain_path).unlink()
-    with pytest.raises(DataError, match=r"was removed; expected it to stay during a run"), rows.open():
+    with pytest.raises(DataError, match=re.escape(rows.plain_path)), rows.open():
         pass
     rows = JsonlFile(path)
     write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS[:-1]))
-    with pytest.raises(DataError, match="the file has changed since it was first read"), rows.open():
+    with pytest.raises(DataError, match="^" + re.escape(path)), rows.open():
         pass
 
 
-def test_a13_little_that_unpacks_to_much_comes_in_pieces(tmp_path: Path) -> None:
+def test_little_that_unpacks_to_much_comes_in_pieces(tmp_path: Path) -> None:
     path = write(tmp_path / "spaces.jsonl.zst", zstandard.compress(b" " * (200 << 20)))
     sizes = [len(chunk) for chunk in read_chunks(path, form_of(path))]
     assert sum(sizes) == 200 << 20 and max(sizes) <= 64 << 20

@@ -1,18 +1,16 @@
-"""parse_row and check_row: what a record becomes, and what each fault of its fields costs.
-
-A number in a name (b1, b2, ...) is that of a fault, one for the whole project.
-"""
+"""parse_row and check_row: what a record becomes, and what each fault of its fields costs."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
 import simdjson
 
-from test.datasets.helpers import context, record, without
+from test.helpers import context, record, without
 from text.datasets.formats.dpr_record import FieldError, SkipRow, check_row, parse_row
 from text.records import Passage
 
@@ -47,12 +45,13 @@ def check(row: dict[str, Any], counts: Counter[str]) -> tuple[int, int]:
     return check_row(record, line, None, counts)
 
 
-def error(row: dict[str, Any]) -> str:
-    with pytest.raises(ValueError) as caught:
+def refused_field(row: dict[str, Any]) -> str:
+    """The field that the error names."""
+    with pytest.raises(FieldError) as caught:
         parse(row)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    field, _, sentence = str(caught.value).partition(": ")
+    assert sentence and "\n" not in sentence
+    return field
 
 
 def passage(text: str = "some text", **fields: Any) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def test_record_by_hand() -> None:
 
 
 def test_text_is_kept_exactly() -> None:
-    # b22: NFC and NFD differ, and right-to-left, emoji and blanks at the ends stay.
+    # NFC and NFD differ, and right-to-left, emoji and blanks at the ends stay.
     texts = ["\u00e9", "e\u0301", "שלום", "👩‍🔬", " a \n", "\0"]
     row = record(texts[0], positive_ctxs=[passage(text, title=text) for text in texts], answers=texts)
     example, _ = parse(row)
@@ -97,60 +96,46 @@ def test_answers_missing(row: dict[str, Any]) -> None:
     assert parse(row)[0].answers == []
 
 
-@pytest.mark.parametrize(
-    "answers, kind",
-    [("['a']", "a string"), (1, "a number"), ({"a": 1}, "an object"), (["a", 1], "a list"), ([None], "a list")],
-)
-def test_b17_answers_of_the_wrong_type(answers: Any, kind: str) -> None:
-    assert error(record(answers=answers)) == f"answers: {kind}; expected a list of strings"
+@pytest.mark.parametrize("answers", ["['a']", 1, {"a": 1}, ["a", 1], [None]])
+def test_answers_of_the_wrong_type_are_refused(answers: Any) -> None:
+    assert refused_field(record(answers=answers)) == "answers"
 
 
-# B. Schema
+# The schema
 
 
-def test_b16_blank_answers_are_left_out() -> None:
+def test_blank_answers_are_left_out() -> None:
     read, counts = parse(record(answers=["", "a", " \n"]))
     assert (read.answers, counts) == (["a"], {"blank answers, left out": 2})
 
 
-def test_b18_scores_are_passed_over_but_must_be_json() -> None:
+def test_scores_are_passed_over_but_must_be_json() -> None:
     scores = [1000, 1.5, "7.25", None]
     assert parse(record(negative_ctxs=[passage(str(i), score=score) for i, score in enumerate(scores)]))[1] == {}
-    with pytest.raises(ValueError, match=r"TAPE_ERROR|NUMBER_ERROR"):
+    with pytest.raises(ValueError):
         simdjson.Parser().parse(b'{"score": NaN}')
 
 
-def test_b1_question_missing() -> None:
-    assert error(without(record(), "question")) == (
-        "question: missing; expected the keys question, positive_ctxs, hard_negative_ctxs, negative_ctxs, "
-        "found answers, positive_ctxs, hard_negative_ctxs, negative_ctxs"
-    )
-    assert error({}).endswith("found none")
+def test_missing_question_is_refused_with_the_keys_that_are_there() -> None:
+    keys = "answers, positive_ctxs, hard_negative_ctxs, negative_ctxs"
+    with pytest.raises(FieldError, match=rf"^question: .*\b{keys}$"):
+        parse(without(record(), "question"))
+    assert refused_field({}) == "question"
 
 
-@pytest.mark.parametrize(
-    "question, kind",
-    [
-        (None, "null"),
-        (1, "a number"),
-        (1.5, "a number"),
-        (True, "a boolean"),
-        (["q"], "a list"),
-        ({"text": "q"}, "an object"),
-    ],
-)
-def test_b1_question_of_the_wrong_type(question: Any, kind: str) -> None:
-    assert error(record(question=question)) == f"question: {kind}; expected a string"
+@pytest.mark.parametrize("question", [None, 1, 1.5, True, ["q"], {"text": "q"}])
+def test_question_of_the_wrong_type_is_refused(question: Any) -> None:
+    assert refused_field(record(question=question)) == "question"
 
 
 @pytest.mark.parametrize("question", ["", " ", "\t\n", "\u00a0\u2003"])
-def test_b2_blank_question(question: str) -> None:
+def test_row_with_a_blank_question_is_skipped(question: str) -> None:
     with pytest.raises(SkipRow, match=r"^blank question$"):
         parse(record(question))
 
 
 @pytest.mark.parametrize("row", [record(positives=0), without(record(), "positive_ctxs"), record(positive_ctxs=None)])
-def test_b3_no_positive(row: dict[str, Any]) -> None:
+def test_row_without_positive_is_skipped(row: dict[str, Any]) -> None:
     # The row has negatives, none of which may take the place of the positive.
     with pytest.raises(SkipRow, match=r"^no positive_ctxs$"):
         parse(row)
@@ -158,40 +143,38 @@ def test_b3_no_positive(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("absent", [True, False])
-def test_b5_pool_of_negatives_absent(pool: str, absent: bool) -> None:
+def test_missing_pool_of_negatives_is_counted(pool: str, absent: bool) -> None:
     example, counts = parse(without(record(), pool) if absent else record() | {pool: None})
     assert counts == {f"rows without {pool}": 1}
     assert len(example.hard_negatives) == (0 if pool == "hard_negative_ctxs" else 2)
     assert len(example.other_negatives) == (0 if pool == "negative_ctxs" else 2)
 
 
-def test_b5_pool_of_negatives_empty_is_not_absent() -> None:
+def test_empty_pool_of_negatives_is_not_missing() -> None:
     example, counts = parse(record(hard=0, other=0))
     assert (example.hard_negatives, example.other_negatives, counts) == ([], [], {})
 
 
 @pytest.mark.parametrize("fields", [{}, {"title": None}, {"title": ""}])
-def test_b6_title_absent(fields: dict[str, Any]) -> None:
+def test_missing_title_is_empty(fields: dict[str, Any]) -> None:
     example, _ = parse(record(positive_ctxs=[passage(**fields)], hard_negative_ctxs=[passage("b", **fields)]))
     assert [example.positives[0].title, example.hard_negatives[0].title] == ["", ""]
 
 
-@pytest.mark.parametrize("title, kind", [(1, "a number"), (False, "a boolean"), (["t"], "a list")])
-def test_b6_title_of_the_wrong_type(title: Any, kind: str) -> None:
+@pytest.mark.parametrize("title", [1, False, ["t"]])
+def test_title_of_the_wrong_type_is_refused(title: Any) -> None:
     row = record(negative_ctxs=[passage("b"), passage("c", title=title)])
-    assert error(row) == f"negative_ctxs[1].title: {kind}; expected a string or null"
-
-
-@pytest.mark.parametrize(
-    "bad, found", [({}, "missing"), ({"text": None}, "missing"), ({"text": ""}, "empty"), ({"text": " \n"}, "empty")]
-)
-def test_b7_positive_without_text(bad: dict[str, Any], found: str) -> None:
-    row = record(positive_ctxs=[passage(), bad])
-    assert error(row) == f"positive_ctxs[1].text: {found}; expected a passage"
+    assert refused_field(row) == "negative_ctxs[1].title"
 
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
-def test_b7_negative_without_text(bad: dict[str, Any]) -> None:
+def test_positive_without_text_is_refused(bad: dict[str, Any]) -> None:
+    row = record(positive_ctxs=[passage(), bad])
+    assert refused_field(row) == "positive_ctxs[1].text"
+
+
+@pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
+def test_negative_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> None:
     row = record(hard_negative_ctxs=[passage("b"), bad, bad, passage("c")], negative_ctxs=[bad])
     example, counts = parse(row)
     assert [negative.text for negative in example.hard_negatives] == ["b", "c"]
@@ -200,23 +183,21 @@ def test_b7_negative_without_text(bad: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
-@pytest.mark.parametrize("text, kind", [(["some", "text"], "a list"), (1, "a number"), ({}, "an object")])
-def test_b8_text_that_is_no_string(pool: str, text: Any, kind: str) -> None:
-    assert error(record() | {pool: [{"text": text}]}) == f"{pool}[0].text: {kind}; expected a string"
+@pytest.mark.parametrize("text", [["some", "text"], 1, {}])
+def test_text_that_is_no_string_is_refused(pool: str, text: Any) -> None:
+    assert refused_field(record() | {pool: [{"text": text}]}) == f"{pool}[0].text"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
-@pytest.mark.parametrize("item, kind", [("some text", "a string"), (12, "a number"), (None, "null"), ([], "a list")])
-def test_b9_passage_that_is_no_object(pool: str, item: Any, kind: str) -> None:
-    message = error(record() | {pool: [passage(), item]})
-    assert message == f'{pool}[1]: {kind}; expected an object such as {{"title": "...", "text": "..."}}'
+@pytest.mark.parametrize("item", ["some text", 12, None, []])
+def test_passage_that_is_no_object_is_refused(pool: str, item: Any) -> None:
+    assert refused_field(record() | {pool: [passage(), item]}) == f"{pool}[1]"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
-@pytest.mark.parametrize("value, kind", [("some text", "a string"), ({"text": "a"}, "an object"), (0, "a number")])
-def test_b9_pool_that_is_no_list(pool: str, value: Any, kind: str) -> None:
-    message = error(record() | {pool: value})
-    assert message == f'{pool}: {kind}; expected a list of objects such as {{"title": "...", "text": "..."}}'
+@pytest.mark.parametrize("value", ["some text", {"text": "a"}, 0])
+def test_pool_that_is_no_list_is_refused(pool: str, value: Any) -> None:
+    assert refused_field(record() | {pool: value}) == pool
 
 
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
@@ -224,14 +205,14 @@ def test_b9_pool_that_is_no_list(pool: str, value: Any, kind: str) -> None:
     "value, passage_id",
     [("007", "007"), ("7", "7"), ("wiki:12", "wiki:12"), (7, "7"), (0, "0"), (2**64 - 1, f"{2**64 - 1}")],
 )
-def test_b10_passage_id(key: str, value: Any, passage_id: str) -> None:
+def test_passage_id_is_read_from_each_key(key: str, value: Any, passage_id: str) -> None:
     row = record(positive_ctxs=[passage(**{key: value})], negative_ctxs=[passage("b", **{key: value})], hard=0)
     example, counts = parse(row)
     assert example.positives[0].passage_id == passage_id
     assert counts == {"negative_ctxs that are positives, left out": 1}  # the id is read from both alike
 
 
-def test_b10_ids_are_compared_as_they_are_written() -> None:
+def test_ids_are_compared_as_they_are_written() -> None:
     row = record(positive_ctxs=[passage(id="7")], hard_negative_ctxs=[passage("b", id="007"), passage("c", id=7)])
     example, counts = parse(row)
     assert [negative.passage_id for negative in example.hard_negatives] == ["007"]
@@ -239,18 +220,15 @@ def test_b10_ids_are_compared_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
-@pytest.mark.parametrize(
-    "value, kind", [(True, "a boolean"), (1.0, "a number"), (float(2**64), "a number"), ([1], "a list")]
-)
-def test_b10_passage_id_of_the_wrong_type(key: str, value: Any, kind: str) -> None:
-    # An integer of 2^64 or more reaches us as a float (a18).
+@pytest.mark.parametrize("value", [True, 1.0, float(2**64), [1]])
+def test_passage_id_of_the_wrong_type_is_refused(key: str, value: Any) -> None:
+    # An integer of 2^64 or more reaches us as a float.
     row = record(hard_negative_ctxs=[passage("b", **{key: value})])
-    expected = f"hard_negative_ctxs[0].{key}: {kind}; expected a string or an integer below 2^64"
-    assert error(row) == expected
+    assert refused_field(row) == f"hard_negative_ctxs[0].{key}"
 
 
 @pytest.mark.parametrize("fields", [{}, {"passage_id": None, "psg_id": None}])
-def test_b10_passage_id_absent(fields: dict[str, Any]) -> None:
+def test_missing_passage_id_is_empty(fields: dict[str, Any]) -> None:
     assert parse(record(positive_ctxs=[passage(**fields)]))[0].positives[0].passage_id == ""
 
 
@@ -259,12 +237,12 @@ def test_an_absent_pool_of_ids_may_be_null() -> None:
     assert parse(row)[0].positives and check(row, Counter()) == check(record(), Counter())
 
 
-def test_b10_first_key_that_is_there_counts() -> None:
+def test_first_key_of_an_id_that_is_there_counts() -> None:
     row = record(positive_ctxs=[passage(docidx=4, id="3", psg_id="2", passage_id=None)])
     assert parse(row)[0].positives[0].passage_id == "2"
 
 
-def test_b13_extra_fields_are_passed_over() -> None:
+def test_extra_fields_are_passed_over() -> None:
     plain = record()
     extra = record(dataset="nq", id=[1], positive_ctxs=[context("q+0") | {"score": "x", "has_answer": True}])
     assert parse(extra) == parse(plain)
@@ -272,7 +250,7 @@ def test_b13_extra_fields_are_passed_over() -> None:
 
 @pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("repeated", [passage("other words", id="2"), passage("second positive", id="8")])
-def test_b14_positive_among_the_negatives(pool: str, repeated: dict[str, Any]) -> None:
+def test_positive_among_the_negatives_is_left_out_and_counted(pool: str, repeated: dict[str, Any]) -> None:
     # The same id, or the same text under another id.
     positives = [passage("first positive", id="1"), passage("second positive", id="2")]
     row = record(positive_ctxs=positives) | {pool: [passage("a", id="5"), repeated, passage("b", id="6")]}
@@ -282,7 +260,7 @@ def test_b14_positive_among_the_negatives(pool: str, repeated: dict[str, Any]) -
     assert counts == {f"{pool} that are positives, left out": 1}
 
 
-def test_b14_passages_without_an_id_are_not_the_same() -> None:
+def test_passages_without_an_id_are_not_the_same() -> None:
     example, counts = parse(
         record(positive_ctxs=[passage("a")], hard_negative_ctxs=[passage("b"), passage("c", id="")])
     )
@@ -290,7 +268,7 @@ def test_b14_passages_without_an_id_are_not_the_same() -> None:
     assert counts == {}
 
 
-def test_b14_an_id_is_not_a_text() -> None:
+def test_an_id_is_not_a_text() -> None:
     row = record(
         positive_ctxs=[passage("1984", id="12")],
         hard_negative_ctxs=[passage("12", id="3"), passage("a book", id="1984")],
@@ -301,15 +279,12 @@ def test_b14_an_id_is_not_a_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["query", "Question", "questions"])
-def test_b19_foreign_key_names(name: str) -> None:
-    row = {name: "q", "pos": [], "neg": []}
-    assert error(row) == (
-        "question: missing; expected the keys question, positive_ctxs, hard_negative_ctxs, negative_ctxs, "
-        f"found {name}, pos, neg"
-    )
+def test_foreign_key_names_are_refused_by_name(name: str) -> None:
+    with pytest.raises(FieldError, match=rf"^question: .*\b{name}, pos, neg$"):
+        parse({name: "q", "pos": [], "neg": []})
 
 
-# A8. A key that stands twice: a parser would keep one of the two, silently
+# A key that stands twice: a parser would keep one of the two, silently
 
 
 @pytest.mark.parametrize(
@@ -327,14 +302,14 @@ def test_b19_foreign_key_names(name: str) -> None:
         '{"question": "\\u007B", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
     ],
 )
-def test_a8_key_stands_twice(line: str) -> None:
+def test_key_that_stands_twice_is_refused(line: str) -> None:
     record = simdjson.Parser().parse(line.encode())
     assert isinstance(record, simdjson.Object)
-    with pytest.raises(FieldError, match=r"^question: key stands twice in one object; expected each key once$"):
+    with pytest.raises(FieldError, match=r"^question: "):
         check_row(record, line.encode(), None, Counter())
 
 
-def test_a8_equal_keys_of_different_objects() -> None:
+def test_equal_keys_of_different_objects_are_read() -> None:
     row = record(meta={"text": {"text": "{"}}, more=[{"a": 1}, {"a": 1}])
     assert parse(row)[1] == {}
 
@@ -363,21 +338,19 @@ def test_scores_of_passages_where_they_are_asked_for() -> None:
     assert {p.score for p in parse(row)[0].positives} == {None}
 
 
-@pytest.mark.parametrize(
-    ("value", "found"), [("5", "a string"), (True, "a boolean"), (None, "missing"), ([1], "a list"), (1e39, r"1e\+39")]
-)
-def test_b18_a_score_that_is_none(value: Any, found: str) -> None:
+@pytest.mark.parametrize("value", ["5", True, None, [1], 1e39])
+def test_score_that_is_no_number_is_refused(value: Any) -> None:
     row = record()
     for pool in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
         for each in row[pool]:
             each["teacher"] = 1.5
     row["hard_negative_ctxs"][1]["teacher"] = value
-    with pytest.raises(FieldError, match=rf"^hard_negative_ctxs\[1\].teacher: {found}; expected a number"):
+    with pytest.raises(FieldError, match=r"^hard_negative_ctxs\[1\]\.teacher: "):
         scores(row)
 
 
-def test_b18_ids_have_no_scores() -> None:
-    with pytest.raises(FieldError, match="positive_ids: passages without teacher"):
+def test_ids_have_no_scores() -> None:
+    with pytest.raises(FieldError, match=r"^positive_ids: .*teacher"):
         scores({"question": "q", "positive_ids": ["1"]})
 
 
@@ -423,34 +396,28 @@ def test_compact_row_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "place"),
     [
-        ({"positive_ids": ["5"]}, "positive_ids[0].text: empty; expected a passage"),
-        ({"positive_ids": ["1", "x"]}, "positive_ids[1]: 'x' is not in the collection; expected an id of it"),
-        (
-            {"positive_ids": ["1"], "negative_ids": [2, 0]},
-            "negative_ids[1]: '0' is not in the collection; expected an id",
-        ),
-        ({"positive_ids": [1.0]}, "positive_ids[0]: a number; expected a string or an integer below 2^64"),
-        ({"positive_ids": [True]}, "positive_ids[0]: a boolean; expected a string or an integer below 2^64"),
-        ({"positive_ids": "1"}, 'positive_ids: a string; expected a list of ids such as "12"'),
+        ({"positive_ids": ["5"]}, "positive_ids[0].text: "),
+        ({"positive_ids": ["1", "x"]}, "positive_ids[1]: 'x'"),
+        ({"positive_ids": ["1"], "negative_ids": [2, 0]}, "negative_ids[1]: '0'"),
+        ({"positive_ids": [1.0]}, "positive_ids[0]: "),
+        ({"positive_ids": [True]}, "positive_ids[0]: "),
+        ({"positive_ids": "1"}, "positive_ids: "),
     ],
 )
-def test_compact_row_with_a_fault(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(FieldError) as caught:
+def test_fault_in_a_compact_row_is_refused_with_its_field(fields: dict[str, Any], place: str) -> None:
+    with pytest.raises(FieldError, match=r"^" + re.escape(place)):
         compact({"question": "q", **fields})
-    assert str(caught.value).startswith(message)
 
 
-def test_compact_row_without_positive() -> None:
+def test_compact_row_without_positive_is_skipped() -> None:
     with pytest.raises(SkipRow, match=r"^no positive_ids$"):
         compact({"question": "q", "positive_ids": []})
 
 
-def test_compact_row_without_collection() -> None:
-    with pytest.raises(
-        FieldError, match="positive_ids: ids of passages; expected the collection that they are in, too"
-    ):
+def test_compact_row_without_collection_is_refused() -> None:
+    with pytest.raises(FieldError, match=r"^positive_ids: "):
         check({"question": "q", "positive_ids": ["1"]}, Counter())
 
 

@@ -1,17 +1,13 @@
-"""elements: json.loads as oracle, cuts and damages of any kind, and what a file of many faults costs.
-
-A number in a name (a8, a24, ...) is that of a fault, one for the whole project.
-"""
+"""elements: json.loads as oracle, cuts and damages of any kind, and what a file of many faults costs."""
 
 import json
-import re
 import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law, record
+from test.helpers import law, place_of, record
 from text.datasets.formats.json_array import elements
 from text.errors import DataError
 
@@ -38,11 +34,12 @@ def read(content, sizes=(1 << 20,)):
 
 
 def refusal(content, sizes=(1 << 20,)):
+    """Byte and field that the error names."""
     with pytest.raises(DataError) as caught:
         read(content, sizes)
-    message = str(caught.value)
-    assert re.fullmatch(r"raw:1 \(byte \d+\).*", message)  # one line: "." is no newline
-    return message.removeprefix("raw:1 ")
+    line, byte, field = place_of(caught.value, "raw")
+    assert line == 1
+    return byte, field
 
 
 def strict(content):
@@ -117,7 +114,7 @@ def test_text_that_looks_like_the_end_of_an_element():
 
 
 @pytest.mark.parametrize("content", [b"[]", b" [ \r\n] \n", MARK + b"[\t]"])
-def test_c1_empty_array(content):
+def test_empty_array_has_no_elements(content):
     assert read(content) == []
 
 
@@ -141,74 +138,60 @@ all_forms = pytest.mark.parametrize("content", FORMS.values(), ids=FORMS)
 
 @all_forms
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_a24_every_cut_is_refused(content, size):
+def test_every_cut_is_refused(content, size):
     for end in range(len(content) if size > 1 else 0, 0, -1):
-        message = refusal(content[: end - 1], [size])
+        byte, field = refusal(content[: end - 1], [size])
         if end > 1:
-            assert message.startswith(f"(byte {end - 1}) [") or "(not UTF-8" in message, message
-            assert "file ends inside" in message
+            assert end - 4 <= byte <= end - 1  # a cut character begins up to 3 bytes before the cut
+            assert field in ("[0]", "[1]", "[2]", "[3]")
 
 
-def test_a24_cut_in_an_element():
+def test_cut_in_an_element_by_hand():
     content = FORMS["compact"]
     start = content.rindex(b'{"question"')
     end = start + 30
-    expected = f"(byte {end}) [2]: file ends inside this element, at byte {end}; expected the rest of the element"
-    assert refusal(content[:end]) == expected
+    assert refusal(content[:end]) == (end, "[2]")
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "place"),
     [
-        (b'[{"a": 1}', '(byte 9) [1]: file ends inside the array; expected the rest of it, and "]"'),
-        (b'[{"a": 1} ,\n', '(byte 12) [1]: file ends inside the array; expected the rest of it, and "]"'),
-        (b"[", '(byte 1) [0]: file ends inside the array; expected the rest of it, and "]"'),
-        (b'[{"a": 1} , ]', '(byte 12) [1]: comma before "]"; expected an object after the comma'),
-        (b'[{"a": 1}\n{"a": 1}]', '(byte 10) [1]: no comma after the element before; expected "," or "]"'),
-        (b'[{"a": 1}}]', '(byte 9) [1]: no comma after the element before; expected "," or "]"'),
-        (b'[, {"a": 1}]', "(byte 1) [0]: invalid JSON (unexpected ','); expected an object"),
-        (b'[{"a": 1},, {"a": 1}]', "(byte 10) [1]: invalid JSON (unexpected ','); expected an object"),
-        (b'[{"a": 1}, \xff]', "(byte 11) [1]: invalid JSON (unexpected '\\xff'); expected an object"),
-        (b'{"a": 1}', "(byte 0): file is an object; expected a JSON array of objects"),
-        (b'\n{"data": [{"a": 1}]}', "(byte 1): file is an object; expected a JSON array of objects"),
-        (b"", "(byte 0): file is no JSON array; expected a JSON array of objects"),
-        (b"12", "(byte 0): file is no JSON array; expected a JSON array of objects"),
+        (b'[{"a": 1}', (9, "[1]")),
+        (b'[{"a": 1} ,\n', (12, "[1]")),
+        (b"[", (1, "[0]")),
+        (b'[{"a": 1} , ]', (12, "[1]")),
+        (b'[{"a": 1}\n{"a": 1}]', (10, "[1]")),
+        (b'[{"a": 1}}]', (9, "[1]")),
+        (b'[, {"a": 1}]', (1, "[0]")),
+        (b'[{"a": 1},, {"a": 1}]', (10, "[1]")),
+        (b'[{"a": 1}, \xff]', (11, "[1]")),
+        (b'{"a": 1}', (0, "")),
+        (b'\n{"data": [{"a": 1}]}', (1, "")),
+        (b"", (0, "")),
+        (b"12", (0, "")),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_a24_no_whole_array(content, message, size):
-    assert refusal(content, [size]) == message
+def test_what_is_no_whole_array_is_refused(content, place, size):
+    assert refusal(content, [size]) == place
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize("rest", [b"]", b"x", b"[]", b"{}", b",", b"\0", b"\x0b", MARK])
-def test_a16_something_after_the_array(rest, size):
-    assert refusal(b"[{}] \n" + rest, [size]) == "(byte 6): extra data after the array; expected the end of the file"
+def test_something_after_the_array_is_refused(rest, size):
+    assert refusal(b"[{}] \n" + rest, [size]) == (6, "")
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        (b"null", "null"),
-        (b"12", "a number"),
-        (b"-1", "a number"),
-        (b'"{}"', "a string"),
-        (b"[{}]", "an array"),
-        (b"true", "a boolean"),
-        (b"false", "a boolean"),
-    ],
-)
+@pytest.mark.parametrize("text", [b"null", b"12", b"-1", b'"{}"', b"[{}]", b"true", b"false"])
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_a17_element_is_no_object(text, kind, size):
-    assert refusal(b'[{"a": []}, ' + text + b"]", [size]) == f"(byte 12) [1]: element is {kind}; expected an object"
+def test_element_that_is_no_object_is_refused(text, size):
+    assert refusal(b'[{"a": []}, ' + text + b"]", [size]) == (12, "[1]")
 
 
 def fault_in_the_second(text, size=1 << 20):
-    """What is said of an element at byte 22, between two that are right; lines end in CR LF."""
-    message = refusal(b'[{"a": []}, {"a": []},' + text.replace(b"\n", b"\r\n") + b', {"a": []}]', [size])
-    match = re.fullmatch(r"\(byte (\d+)\) (.*)", message)
-    assert match is not None
-    return int(match[1]) - 22, match[2]
+    """Byte within an element that stands between two right ones, and the field. Lines end in CR LF."""
+    byte, field = refusal(b'[{"a": []}, {"a": []},' + text.replace(b"\n", b"\r\n") + b', {"a": []}]', [size])
+    return byte - 22, field
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -227,93 +210,85 @@ def fault_in_the_second(text, size=1 << 20):
         (b'{"a": "\\x"}', 7),
     ],
 )
-def test_a5_no_json_within_an_element(text, place, size):
-    found, message = fault_in_the_second(text, size)
-    assert found == place
-    assert re.fullmatch(r"\[2\]: invalid JSON \(.*\); expected a JSON object", message)
+def test_invalid_json_within_an_element_is_refused_at_its_byte(text, place, size):
+    assert fault_in_the_second(text, size) == (place, "[2]")
 
 
-def test_a5_lone_quote_hides_the_end():
-    place, message = fault_in_the_second(b'{"a": "b"c"}')
-    assert place == 9
-    assert message.startswith("[2]: invalid JSON")
+def test_lone_quote_that_hides_the_end_is_refused_at_its_byte():
+    assert fault_in_the_second(b'{"a": "b"c"}') == (9, "[2]")
 
 
-def test_a5_lone_quote_hides_the_end_of_a_long_file():
+def test_lone_quote_that_hides_the_end_of_a_long_file_is_refused_at_its_byte():
     rows = b", ".join([b'{"a": ["%s"]}' % (b"e" * 1000)] * 20_000)
     content = b'[{"a": "b" "}, ' + rows + b"]"
-    assert refusal(content).startswith("(byte 11) [0]: invalid JSON")
+    assert refusal(content) == (11, "[0]")
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
-def test_a7_number_that_is_not_finite(number):
-    place, message = fault_in_the_second(b'{"a":\n[{"b": %s}]}' % number)
-    assert place in (14, 15)  # of "-Infinity", the sign is not yet wrong
-    assert message == "[2].a[0].b: not a finite number; expected a JSON number"
+def test_number_that_is_not_finite_is_refused(number):
+    place, field = fault_in_the_second(b'{"a":\n[{"b": %s}]}' % number)
+    assert place in (14, 15)  # the sign of "-Infinity" is not yet wrong
+    assert field == "[2].a[0].b"
 
 
 @pytest.mark.parametrize("character", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"])
-def test_a9_not_utf8(character):
-    assert fault_in_the_second(b'{"a": "%s"}' % character) == (7, "[2]: not UTF-8; expected UTF-8")
+def test_bytes_that_are_not_utf_8_are_refused(character):
+    assert fault_in_the_second(b'{"a": "%s"}' % character) == (7, "[2]")
 
 
 @pytest.mark.parametrize("escape", [b"\\ud800", b"\\udc00", b"\\ud800\\u0041"])
-def test_a10_lone_surrogate(escape):
-    place, message = fault_in_the_second(b'{"a": "%s"}' % escape)
-    assert place == 7
-    assert "surrogate" in message or "escape" in message
+def test_lone_surrogate_is_refused(escape):
+    assert fault_in_the_second(b'{"a": "%s"}' % escape) == (7, "[2]")
 
 
-def test_a11_nul():
-    assert fault_in_the_second(b'{"a": 1\0}')[0] == 7
-    assert "hole of NUL bytes" in fault_in_the_second(b'{"a": 1' + bytes(9) + b"}")[1]
+def test_nul_is_refused():
+    assert fault_in_the_second(b'{"a": 1\0}') == (7, "[2]")
+    assert fault_in_the_second(b'{"a": 1' + bytes(9) + b"}") == (7, "[2]")
 
 
 @pytest.mark.parametrize("number", [b"18446744073709551616", b"-9223372036854775809"])
-def test_a18_integer_out_of_range(number):
-    message = fault_in_the_second(b'{"a": [%s]}' % number)[1]
-    assert message == "[2].a[0]: integer out of range; expected one from -2^63 to 2^64 - 1"
+def test_integer_out_of_range_is_refused(number):
+    assert fault_in_the_second(b'{"a": [%s]}' % number)[1] == "[2].a[0]"
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_a1_byte_order_mark_inside(size):
-    message = "byte order mark inside the file; expected one at byte 0 only"
-    assert refusal(b"[{}, " + MARK + b"{}]", [size]) == f"(byte 5) [1]: {message}"
-    assert refusal(MARK + MARK + b"[]", [size]).startswith("(byte 3): file is no JSON array")
+def test_byte_order_mark_inside_is_refused(size):
+    assert refusal(b"[{}, " + MARK + b"{}]", [size]) == (5, "[1]")
+    assert refusal(MARK + MARK + b"[]", [size]) == (3, "")
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_a14_nested_100000_deep(opening):
+def test_nesting_100000_deep_is_refused(opening):
     closing = b"]" if opening == b"[" else b"}"
     deep = b'{"a": ' + opening * 100_000 + b"0" + closing * 100_000 + b"}"
-    assert "depth limit" in fault_in_the_second(deep)[1]
+    assert fault_in_the_second(deep)[1] == "[2]"
 
 
-def test_a14_as_deep_as_can_be():
+def test_nesting_as_deep_as_the_parser_goes_is_read():
     rows = [{"a": 0}, {"a": 0}]
     content = json.dumps(rows).replace('[{"a": 0', '[{"a": ' + "[" * 1022 + "]" * 1022).encode()
     assert len(list(elements([content], "raw"))) == 2
 
 
-def test_a13_endless_element_is_refused_in_little_memory():
+def test_endless_element_is_refused_in_little_memory():
     def chunks():
         yield b'[{"a": [1]}, {"a": "'
         for _ in range(200):
             yield b"e" * (1 << 20)
 
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"\(byte 13\) \[1\]: element is longer than 16 MiB; expected"):
+    with pytest.raises(DataError) as caught:
         list(elements(chunks(), "raw"))
+    assert place_of(caught.value, "raw") == (1, 13, "[1]")
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
     tracemalloc.stop()
 
 
-def test_a13_element_of_16_mib_and_one_byte_more():
+def test_element_of_16_mib_is_read_and_one_byte_more_is_refused():
     element = b'{"a": "%s"}' % (b"e" * ((1 << 24) - 9))
     assert len(read(b"[" + element + b"]")) == 1
     longer = element.replace(b'"}', b'e"}')
-    assert "longer than 16 MiB" in refusal(b"[" + longer + b"]")
-    assert "longer than 16 MiB" in refusal(b"[" + longer + b"]", [1 << 26])
+    assert refusal(b"[" + longer + b"]") == refusal(b"[" + longer + b"]", [1 << 26]) == (1, "[0]")
 
 
 STRUCTURE = b'{}[],:"\\'
@@ -321,7 +296,7 @@ STRUCTURE = b'{}[],:"\\'
 
 @pytest.mark.parametrize("size", [3, 1 << 20])
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a5_any_damage_is_refused_or_still_json(size, indent):
+def test_any_damage_is_refused_or_still_json(size, indent):
     rows = [{"a": ["b", 1], "c": "d"}, {"a": ["\\"], "c": {}}, {"a": [], "c": '"'}]
     content = json.dumps(rows, indent=indent).encode()
     damaged = [content[:i] + content[i + 1 :] for i in range(len(content)) if content[i] in STRUCTURE]

@@ -1,4 +1,4 @@
-"""JsonlFile: where rows are, what they hold, and what is said of a file that is not JSONL."""
+"""JsonlFile: where rows stand, what they hold, and where a file that is not JSONL is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law
+from test.helpers import Place, law, place_of
 from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
@@ -35,18 +35,13 @@ def opened(tmp_path: Path) -> Callable[[bytes], JsonlFile]:
 
 
 @pytest.fixture
-def refusal(opened: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[bytes], str]:
-    """What is said of a file of the given bytes, after its name."""
+def refusal(opened: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[bytes], Place]:
+    """Reads a file of the given bytes, and returns the place that the error names."""
 
-    def read_it(content: bytes) -> str:
+    def read_it(content: bytes) -> Place:
         with pytest.raises(DataError) as caught:
             parsed(opened(content))
-        message = str(caught.value)
-        assert re.match(r"^.*:\d+ \(byte \d+\)", message)
-        assert "\n" not in message
-        path = f"{tmp_path / 'rows.jsonl'}:"
-        assert message.startswith(path)
-        return message.removeprefix(path)
+        return place_of(caught.value, tmp_path / "rows.jsonl")
 
     return read_it
 
@@ -141,10 +136,10 @@ def test_pickled_there_and_back(opened) -> None:
     assert parsed(copy) == parsed(file) == [{"a": 1}, {"a": 2}]
 
 
-# Faults of JSONL syntax (A)
+# Faults of JSONL syntax
 
 
-def test_a1_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
+def test_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
     file = opened(BOM + b'{"a": 1}\n')
     assert parsed(file) == [{"a": 1}]
     assert file.offset(0) == 3
@@ -152,28 +147,27 @@ def test_a1_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
 
 @pytest.mark.parametrize(
     "content, place",
-    [(b"{}\n" + BOM + b"{}\n", "2 (byte 3)"), (BOM + BOM + b"{}\n", "1 (byte 3)")],
+    [(b"{}\n" + BOM + b"{}\n", (2, 3, "")), (BOM + BOM + b"{}\n", (1, 3, ""))],
 )
-def test_a1_byte_order_mark_elsewhere(refusal, content: bytes, place: str) -> None:
-    assert refusal(content) == f"{place}: byte order mark inside the file; expected one at byte 0 only"
+def test_byte_order_mark_elsewhere_is_refused(refusal, content: bytes, place: tuple[int, int, str]) -> None:
+    assert refusal(content) == place
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
-def test_a2_utf_16_and_32(refusal, encoding: str) -> None:
-    message = refusal('{"a": "b"}\n'.encode(encoding))
-    assert message == "1 (byte 0): not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8"
+def test_utf_16_and_32_are_refused(refusal, encoding: str) -> None:
+    assert refusal('{"a": "b"}\n'.encode(encoding)) == (1, 0, "")
 
 
-def test_a2_utf_16_with_a_byte_order_mark_of_big_endian(refusal) -> None:
-    assert refusal(b"\xfe\xff\0{\0}").startswith("1 (byte 0): not UTF-8 (it looks like")
+def test_utf_16_with_a_big_endian_byte_order_mark_is_refused(refusal) -> None:
+    assert refusal(b"\xfe\xff\0{\0}") == (1, 0, "")
 
 
-def test_a2_latin_1(refusal) -> None:
+def test_latin_1_is_refused_at_its_byte(refusal) -> None:
     # {}\n and {"a": "caf are 3 + 10 bytes, then comes é.
-    assert refusal(b'{}\n{"a": "caf\xe9"}\n') == "2 (byte 13): not UTF-8; expected UTF-8"
+    assert refusal(b'{}\n{"a": "caf\xe9"}\n') == (2, 13, "")
 
 
-def test_a3_crlf_is_accepted(opened) -> None:
+def test_crlf_is_accepted(opened) -> None:
     file = opened(b'{"a": 1}\r\n{"a": 2}\r\n')
     assert parsed(file) == [{"a": 1}, {"a": 2}]
     assert file.offset(1) == 10
@@ -182,24 +176,24 @@ def test_a3_crlf_is_accepted(opened) -> None:
 @pytest.mark.parametrize(
     "content, place",
     [
-        (b'{"a": 1}\r{"a": 2}\r', "1 (byte 8)"),
-        (b'{}\n{"a": 1}\r{"a": 2}\n', "2 (byte 11)"),
-        (b'{"a": 1}\r{', "1 (byte 8)"),  # and the file ends here
+        (b'{"a": 1}\r{"a": 2}\r', (1, 8, "")),
+        (b'{}\n{"a": 1}\r{"a": 2}\n', (2, 11, "")),
+        (b'{"a": 1}\r{', (1, 8, "")),  # and the file ends here
     ],
 )
-def test_a3_lone_carriage_return(refusal, content: bytes, place: str) -> None:
-    assert refusal(content) == f"{place}: lone carriage return; expected rows that end in a newline"
+def test_lone_carriage_return_is_refused(refusal, content: bytes, place: tuple[int, int, str]) -> None:
+    assert refusal(content) == place
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\\u2028", "\\u2029", "\\u0085", "\\u000b", "\\f"])
-def test_a4_other_line_separators_end_no_row(opened, character: str) -> None:
+def test_other_line_separators_end_no_row(opened, character: str) -> None:
     file = opened(f'{{"a": "x{character}y"}}\n{{"a": "z"}}\n'.encode())
     assert parsed(file) == [{"a": json.loads(f'"x{character}y"')}, {"a": "z"}]
 
 
 @pytest.mark.parametrize("character", [b"\x0b", b"\x0c"])
-def test_a4_raw_control_character_is_invalid_in_its_row(refusal, character: bytes) -> None:
-    assert refusal(b'{}\n{"a": "' + character + b'"}\n').startswith("2 (byte 10): invalid JSON")
+def test_raw_control_character_is_refused_in_its_row(refusal, character: bytes) -> None:
+    assert refusal(b'{}\n{"a": "' + character + b'"}\n') == (2, 10, "")
 
 
 @pytest.mark.parametrize(
@@ -222,14 +216,12 @@ def test_a4_raw_control_character_is_invalid_in_its_row(refusal, character: byte
 )
 @pytest.mark.parametrize("head, line, start", [(b"", 1, 0), (b'{"b": 0}\n', 2, 9), (BOM + b"{}\r\n{}\n", 3, 10)])
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_a5_nearly_json(refusal, head: bytes, line: int, start: int, row: bytes, byte: int, end: bytes) -> None:
-    message = refusal(head + row + end)
-    assert message.startswith(f"{line} (byte {start + byte}): invalid JSON")
-    assert message.endswith("; expected one JSON object a line")
+def test_nearly_json_is_refused(refusal, head: bytes, line: int, start: int, row: bytes, byte: int, end: bytes) -> None:
+    assert refusal(head + row + end) == (line, start + byte, "")
 
 
-def test_a5_comment_after_the_object(refusal) -> None:
-    assert refusal(b'{"a": 1} # one\n').startswith("1 (byte 9): extra data after the object")
+def test_comment_after_the_object_is_refused(refusal) -> None:
+    assert refusal(b'{"a": 1} # one\n') == (1, 9, "")
 
 
 WHOLE = r'{"é€😀": ["\ud83d\ude00\n", -1.5e3, true, false, null], "b": {"c": ""}}'.encode()
@@ -237,78 +229,71 @@ WHOLE = r'{"é€😀": ["\ud83d\ude00\n", -1.5e3, true, false, null], "b": {"c"
 
 # Wherever it is cut, also inside a character, an escape or a literal.
 @pytest.mark.parametrize("size", range(1, len(WHOLE)))
-def test_a6_truncated_last_line(refusal, size: int) -> None:
-    message = refusal(b'{"a": 1}\n' + WHOLE[:size])
-    assert re.match(r"2 \(byte \d+\): file ends inside this row", message)
-    assert f", at byte {9 + size}; expected the rest of the row" in message
+def test_truncated_last_line_is_refused_with_the_byte_of_the_cut(opened, size: int) -> None:
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2 \(byte \d+\): .* byte {9 + size}\b"):
+        parsed(opened(b'{"a": 1}\n' + WHOLE[:size]))
 
 
-def test_a6_truncated_last_line_by_hand(refusal) -> None:
-    message = refusal(b'{"a": 1}\n{"a": ')
-    assert message == "2 (byte 15): file ends inside this row, at byte 15; expected the rest of the row"
+def test_truncated_last_line_by_hand(refusal) -> None:
+    assert refusal(b'{"a": 1}\n{"a": ') == (2, 15, "")
 
 
-def test_a6_last_line_without_newline_is_a_row(opened) -> None:
+def test_last_line_without_newline_is_a_row(opened) -> None:
     assert parsed(opened(b'{"a": 1}\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
 
 
 # Its last byte is wrong, which is not the same as cut: more bytes would not help.
 @pytest.mark.parametrize("row, byte", [(b'{"a": 1}}', 8), (b'{"a": 1} x', 9), (b'{"a": 1.}', 8), (b"x", 0)])
-def test_a6_last_line_that_is_not_truncated(refusal, row: bytes, byte: int) -> None:
-    message = refusal(b"{}\n" + row)
-    assert message.startswith(f"2 (byte {3 + byte}): ")
-    assert "file ends" not in message
+def test_wrong_last_byte_is_not_taken_for_a_truncation(refusal, row: bytes, byte: int) -> None:
+    assert refusal(b"{}\n" + row) == (2, 3 + byte, "")
 
 
-def test_a6_only_the_last_line_can_be_truncated(refusal) -> None:
-    assert refusal(b'{"a": \n{}').startswith("1 (byte 7): invalid JSON")
+def test_only_the_last_line_can_be_truncated(refusal) -> None:
+    assert refusal(b'{"a": \n{}') == (1, 7, "")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_a7_not_a_finite_number(refusal, number: str) -> None:
+def test_number_that_is_not_finite_is_refused(refusal, number: str) -> None:
     row = f'{{"positive_ctxs": [{{"score": 1, "x": {{}}}}, {{"score": {number}}}]}}\n'
-    message = refusal(b"{}\n" + row.encode())
-    assert re.match(r"2 \(byte \d+\) positive_ctxs\[1\]\.score: not a finite number; expected a JSON number$", message)
+    place = refusal(b"{}\n" + row.encode())
+    assert (place.line, place.field) == (2, "positive_ctxs[1].score")
 
 
-def test_a7_byte_and_first_field_by_hand(refusal) -> None:
+def test_first_number_that_is_not_finite_is_named_by_hand(refusal) -> None:
     # {}\n is 3 bytes, {"é": 1, "b": and its blank are 15, with é as 2.
-    message = refusal('{}\n{"é": 1, "b": 1e999, "c": 1e999}\n'.encode())
-    assert message == "2 (byte 18) b: not a finite number; expected a JSON number"
+    assert refusal('{}\n{"é": 1, "b": 1e999, "c": 1e999}\n'.encode()) == (2, 18, "b")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc0\xaf", b"\xe2\x82"], ids=["invalid", "overlong", "truncated"])
-def test_a9_not_utf_8(refusal, bad: bytes) -> None:
-    assert refusal(b'{}\n{"a": "' + bad + b'"}\n') == "2 (byte 10): not UTF-8; expected UTF-8"
+def test_bytes_that_are_not_utf_8_are_refused(refusal, bad: bytes) -> None:
+    assert refusal(b'{}\n{"a": "' + bad + b'"}\n') == (2, 10, "")
 
 
-def test_a10_lone_surrogate(refusal) -> None:
-    assert refusal(b'{"a": "\xed\xa0\x80"}\n') == "1 (byte 7): not UTF-8; expected UTF-8"
-    assert "surrogate" in refusal(rb'{"a": "\ud800"}')
+def test_lone_surrogate_is_refused(refusal) -> None:
+    assert refusal(b'{"a": "\xed\xa0\x80"}\n') == (1, 7, "")
+    assert refusal(rb'{"a": "\ud800"}').line == 1
 
 
-def test_a11_raw_nul(refusal) -> None:
-    assert refusal(b'{"a": "\0"}\n').startswith("1 (byte 7): invalid JSON")
-    hole = "2 (byte 11): hole of NUL bytes (a writer that crashed?); expected a JSON object"
-    assert refusal(b'{"a": "b"}\n' + b"\0" * 8 + b"\n") == hole
+def test_raw_nul_is_refused(refusal) -> None:
+    assert refusal(b'{"a": "\0"}\n') == (1, 7, "")
+    assert refusal(b'{"a": "b"}\n' + b"\0" * 8 + b"\n") == (2, 11, "")
 
 
-def test_a13_long_line(opened, monkeypatch) -> None:
+def test_line_that_is_too_long_is_refused(opened, refusal, monkeypatch) -> None:
     monkeypatch.setattr("text.datasets.formats.jsonl.MAX_ROW_BYTES", 12)
     assert len(opened(b'{"a": "bc"}\n{}\n')) == 2
-    with pytest.raises(DataError, match=r"rows.jsonl:2 \(byte 3\) row: longer than 16 MiB; expected one record a line"):
-        opened(b'{}\n{"a": "bcd"}\n')
+    assert refusal(b'{}\n{"a": "bcd"}\n') == (2, 3, "row")
 
 
-def test_a12_escaped_nul_is_accepted(opened) -> None:
+def test_escaped_nul_is_accepted(opened) -> None:
     assert parsed(opened(rb'{"a": "\u0000"}')) == [{"a": "\0"}]
 
 
-def test_a14_deep_nesting(refusal) -> None:
-    assert "invalid JSON" in refusal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
+def test_deep_nesting_is_refused(refusal) -> None:
+    assert refusal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n").line == 1
 
 
-def test_a15_blank_lines(opened) -> None:
+def test_blank_lines_are_rows(opened) -> None:
     file = opened(b"\n \t\r\n{}\n\r\n\n")
     assert [line.isspace() for line in read(file)] == [True, True, False, True, True]
     assert file.where(2) == f"{file.path}:3 (byte 5)"
@@ -316,68 +301,60 @@ def test_a15_blank_lines(opened) -> None:
 
 @pytest.mark.parametrize("row, byte", [(b'{"a":1}{"b":2}', 7), (b'{"a": 1} {"b": 2}', 9), (b"{} {", 3)])
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_a16_two_documents_on_a_line(refusal, row: bytes, byte: int, end: bytes) -> None:
-    message = refusal(b"{}\n" + row + end)
-    assert message == f"2 (byte {3 + byte}): extra data after the object; expected one JSON object a line"
+def test_two_documents_on_a_line_are_refused(refusal, row: bytes, byte: int, end: bytes) -> None:
+    assert refusal(b"{}\n" + row + end) == (2, 3 + byte, "")
 
 
-@pytest.mark.parametrize(
-    "row, kind", [("null", "null"), ("1", "a number"), ("-0.5", "a number"), ('"x"', "a string"), ("true", "a boolean")]
-)
-def test_a17_row_that_is_no_object(refusal, row: str, kind: str) -> None:
-    assert refusal(f"{{}}\n{row}\n".encode()) == f"2 (byte 3): row is {kind}; expected a JSON object"
+@pytest.mark.parametrize("row", ["null", "1", "-0.5", '"x"', "true"])
+def test_row_that_is_no_object_is_refused(refusal, row: str) -> None:
+    assert refusal(f"{{}}\n{row}\n".encode()) == (2, 3, "")
 
 
-def test_a17_row_that_is_an_array(refusal) -> None:
-    message = refusal(b'{}\n[{"a": 1}]\n')
-    assert message.startswith("2 (byte 3): row is an array; expected a JSON object")
+def test_row_that_is_an_array_is_refused(refusal) -> None:
+    assert refusal(b'{}\n[{"a": 1}]\n') == (2, 3, "")
 
 
 @pytest.mark.parametrize("integer", ["18446744073709551616", "-9223372036854775809", "1" + "0" * 100])
-def test_a18_integer_out_of_range(refusal, integer: str) -> None:
-    message = refusal(f'{{"a": 1, "b": [0, {{"id": {integer}}}]}}\n'.encode())
-    assert message == "1 (byte 0) b[1].id: integer out of range; expected one from -2^63 to 2^64 - 1"
+def test_integer_out_of_range_is_refused(refusal, integer: str) -> None:
+    assert refusal(f'{{"a": 1, "b": [0, {{"id": {integer}}}]}}\n'.encode()) == (1, 0, "b[1].id")
 
 
-def test_a18_largest_integers_are_kept(opened) -> None:
+def test_largest_integers_are_kept(opened) -> None:
     row = {"a": 2**64 - 1, "b": -(2**63)}
     assert parsed(opened(json.dumps(row).encode())) == [row]
 
 
 @pytest.mark.parametrize("content", [b"[]", b'[{"a": 1}]\n', b'\n  [\n{"a": 1}\n]\n', BOM + b"[{}]"])
-def test_a17_file_that_is_an_array(refusal, content: bytes) -> None:
-    message = refusal(content)
-    assert message.startswith("1 (byte 0): file is a JSON array")
-    assert "--sel_data" in message
+def test_file_that_is_an_array_is_refused(refusal, content: bytes) -> None:
+    assert refusal(content) == (1, 0, "")
 
 
-def test_a22_gzip_under_a_plain_name(refusal) -> None:
-    message = refusal(gzip.compress(b'{"a": 1}\n'))
-    assert message == "1 (byte 0): file is compressed by gzip; expected a name that says so (.gz, .zst)"
+def test_gzip_under_a_plain_name_is_refused(refusal) -> None:
+    assert refusal(gzip.compress(b'{"a": 1}\n')) == (1, 0, "")
 
 
-def test_a23_file_that_shrinks(opened) -> None:
+def test_file_that_shrinks_is_refused(opened) -> None:
     file = opened(b'{"a": 1}\n{"a": 2}\n')
     Path(file.path).write_bytes(b'{"a": 1}\n{"a"')
-    with pytest.raises(DataError, match="the file has changed since it was first read"), file.open():
+    with pytest.raises(DataError, match=re.escape(file.path)), file.open():
         pass
 
 
-def test_a23_file_that_shrinks_while_it_is_read(opened) -> None:
+def test_file_that_shrinks_while_it_is_read_is_refused(opened) -> None:
     file = opened(b'{"a": 1}\n{"a": 2}\n')
     with file.open() as rows:
         Path(file.path).write_bytes(b'{"a": 1}\n{"a"')
         assert rows.parse(0).as_dict() == {"a": 1}
-        with pytest.raises(DataError, match=r"^.*:2 \(byte 9\): file ends inside this row"):
+        with pytest.raises(DataError) as caught:
             rows.parse(1)
+    assert place_of(caught.value, file.path) == (2, 9, "")
 
 
 @pytest.mark.parametrize("content", [b"", BOM])
-def test_c1_empty_file(refusal, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "rows.jsonl"
-    assert refusal(content) == f"1 (byte 0): no rows in {path}; expected one JSON object a line"
+def test_empty_file_is_refused(refusal, content: bytes) -> None:
+    assert refusal(content) == (1, 0, "")
 
 
-def test_f4_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         JsonlFile(tmp_path / "nowhere.jsonl")

@@ -29,7 +29,7 @@ def plain_file(path: str) -> str:
     if form.is_array and ".jsonl" in os.path.basename(path):
         raise DataError(
             f"{path}:1 (byte 0): file is a JSON array; expected one JSON object a line, as its name says: "
-            "name it .json, or convert it with --sel_data"
+            "name it .json, or convert it with dpr-text select"
         )
     return str(sidecar(path, "jsonl", lambda target: _convert(path, form, target)))
 

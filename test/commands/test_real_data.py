@@ -1,4 +1,4 @@
-"""The driver on real rows of Natural Questions and SQuAD in the DPR format, where they are there."""
+"""Selection and training on real rows of Natural Questions and SQuAD in the DPR format."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.dpr.cli import run
-from examples.dpr.config import DPRConfig
-from examples.dpr.main import main
+from test.commands.training import run_train
+from text.commands.cli import run_command
+from text.commands.select import SelectFlags, select
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -31,12 +31,12 @@ def metric(folder: Path, name: str) -> list[float]:
 def test_selects_from_real_rows_and_trains(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "data"
     for stage, skip, num in (("train", 0, 6), ("valid", 6, 2), ("test", 8, 2)):
-        arguments = [f"--sel_raw_path={DATA / 'dpr' / name}.jsonl", f"--sel_out_path={folder / stage}.jsonl"]
-        numbers = [f"--sel_num_items={num}", f"--sel_skip_items={skip}"]
-        assert run(main, DPRConfig, ["--sel_data", *arguments, *numbers]) == 0
+        arguments = [f"--raw_path={DATA / 'dpr' / name}.jsonl", f"--out_path={folder / stage}.jsonl"]
+        numbers = [f"--num_items={num}", f"--skip_items={skip}"]
+        assert run_command(select, SelectFlags, [*arguments, *numbers]) == 0
     output = tmp_path / "run"
     small = ["--max_epochs=1", "--batch_size=3", "--eval_hard_negatives=2", "--eval_other_negatives=2"]
-    assert run(main, DPRConfig, [f"--data_path={folder}", f"--output_dir={output}", *small]) == 0
+    assert run_train(f"--data_path={folder}", f"--output_dir={output}", *small) == 0
     assert "train: 6 questions, 0 rows skipped" in capsys.readouterr().out
     assert len(metric(output, "test_loss")) == 1
 
@@ -55,6 +55,6 @@ def test_training_lifts_validation_on_squad(tmp_path: Path) -> None:
     flags = ["--encoder=tiny", "--tied", "--similarity=cosine", "--temperature=0.05", "--validate_first"]
     steps = ["--max_epochs=1", "--batch_size=32", "--warmup_steps=50", "--learning_rate=1e-3"]
     lengths = ["--passage_max_length=160", "--eval_hard_negatives=4", "--eval_other_negatives=0"]
-    assert run(main, DPRConfig, [f"--data_path={folder}", f"--output_dir={output}", *flags, *steps, *lengths]) == 0
+    assert run_train(f"--data_path={folder}", f"--output_dir={output}", *flags, *steps, *lengths) == 0
     before, after = metric(output, "valid_mrr@10")
     assert after > 2 * before

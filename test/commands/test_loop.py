@@ -1,0 +1,263 @@
+"""``dpr-text loop``: the stages that a change repeats, what is refused before work, and the table after interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from text.commands.cli import RECIPES, parse_flags, run_command
+from text.commands.loop import LoopFlags, build_loop, loop, open_inputs
+from text.errors import UsageError
+from text.runs.stages import Stage
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def loop_flags(**changes: object) -> LoopFlags:
+    rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "mine": {"margin": 0.1}}, {"sources": {"dense": 2}}]
+    flags = LoopFlags(data_path=str(TINY), collection="passages.tsv", rounds=rounds, output_dir="loop")
+    return replace(flags, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def rehearse(flags: LoopFlags) -> list[Stage]:
+    """Return the stages of a loop."""
+    rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
+    rehearsal.measure_rounds()
+    return rehearsal.stages
+
+
+def name_stages(flags: LoopFlags) -> list[str]:
+    """Return the names of the folders of a loop's stages."""
+    return [stage.folder.name for stage in rehearse(flags)]
+
+
+def test_a_change_repeats_the_stages_that_depend_on_it() -> None:
+    before = name_stages(loop_flags())
+    assert name_stages(loop_flags()) == before and len(before) == 4 + 6 + 9 + 8
+    rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "mine": {"margin": 0.2}}, {"sources": {"dense": 2}}]
+    after = name_stages(loop_flags(rounds=rounds))
+    mined = next(place for place, name in enumerate(before) if name.startswith("mine"))
+    assert after[:mined] == before[:mined] and not set(after[mined:]) & set(before)
+    assert name_stages(loop_flags(mine={"margin": 0.1}, rounds=[{}, *rounds[1:]]))[mined] == after[mined]
+    repeated = [name for name in name_stages(loop_flags(test_file="valid.jsonl")) if name not in before]
+    assert {name.split("-")[0] for name in repeated} == {"train", "encode", "search", "evaluate", "mine"}
+
+
+def test_a_flag_that_is_not_given_counts_as_its_default() -> None:
+    assert name_stages(loop_flags(search={"k": 100}))[:10] == name_stages(loop_flags())[:10]
+    assert name_stages(loop_flags(train={"seed": 1}))[4] != name_stages(loop_flags())[4]
+
+
+def test_windows_are_trained_on_and_mined_but_bm25_ranks_whole_passages() -> None:
+    rounds = [{"sources": {"bm25": 1}, "mine": {"best_positive_first": True}}]
+    before, after = (
+        name_stages(loop_flags(rounds=rounds, windows=windows)) for windows in ({}, {"words": 8, "stride": 4})
+    )
+    assert after[0].startswith("windows") and after[1:5] == before[:4]  # BM25, evaluated
+    assert [name.split("-")[0] for name in after[5:]] == [name.split("-")[0] for name in before[4:]]
+    assert not set(after[5:]) & set(before)
+    assert name_stages(loop_flags(rounds=rounds, windows={"words": 8, "stride": 8}))[1:5] == before[:4]
+
+
+def find_depths(flags: LoopFlags) -> list[str]:
+    """Return the name of the run and ``k`` of each search."""
+    searches = [stage for stage in rehearse(flags) if stage.command == "search"]
+    depths = [next(each for each in stage.arguments if each.startswith("--k=")) for stage in searches]
+    return [f"{stage.result.path.name} {k[4:]}" for stage, k in zip(searches, depths, strict=True)]
+
+
+def test_enough_passages_are_found_for_every_measure_and_for_mining() -> None:
+    rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "mine": {"last_rank": 300}}]
+    scored = [f"{run}.trec 100" for run in ("bm25", "bm25", "dense", "dense")]
+    mined = ["dense.trec 300", "bm25.trec 300"]
+    assert find_depths(loop_flags(rounds=rounds)) == [*scored, *mined, *scored[2:]]
+    deep = [each.replace("100", "400") for each in scored]
+    assert find_depths(loop_flags(rounds=rounds, measures=["recall@400"])) == [*deep, *mined, *deep[2:]]
+    searched = [each.replace("300", "400") for each in mined]
+    assert find_depths(loop_flags(rounds=rounds, search={"k": 400})) == [*deep, *searched, *deep[2:]]
+    with pytest.raises(UsageError, match="search.*k"):
+        rehearse(loop_flags(search={"k": "many"}))
+
+
+def test_content_of_a_file_that_a_flag_names_decides(tmp_path: Path) -> None:
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (name_stages(loop_flags(train={"tokenizer": str(tmp_path / name)})) for name in "abc")
+    assert a == b and len(set(a) & set(c)) == 5  # of BM25: four of the table, one for mining
+
+
+def test_content_of_the_inputs_decides_and_not_their_place(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "a")
+    assert name_stages(loop_flags(data_path=str(tmp_path / "a"))) == name_stages(loop_flags())
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"rounds": [{"sources": {"web": 1}}]}, ["round 1", "web"]),
+        ({"rounds": [{"sources": {"dense": 1}}]}, ["round 1", "dense", "--encoder"]),
+        ({"rounds": [{"sources": {"dense": 1}}], "encoder": str(TINY), "score_start": False}, ["round 1", "dense"]),
+        ({"rounds": [{"go_on": True}], "encoder": str(TINY)}, ["round 1", "go_on"]),
+        ({"rounds": [{"trains": {}}]}, ["round 1", "trains"]),
+        ({"valid_questions": "q"}, ["--valid_questions", "--test_questions"]),
+        ({"rounds": [{"train": 3}]}, ["round 1", "train"]),
+        ({"measures": ["ndcg@0"]}, ["--measures", "ndcg@0"]),
+        ({"measures": ["accuracy@1"]}, ["--measures", "accuracy@1"]),
+        ({"valid_questions": "q", "test_questions": "q", "measures": ["map"]}, ["--measures", "map"]),
+        ({"expected": {"round 4": {"valid": {"mrr@10": 1}}}}, ["--expected", "round 4"]),
+        ({"expected": {"start": {"valid": {"mrr@10": 1}}}, "score_start": False}, ["--expected", "start"]),
+        ({"expected": {"round 1": {"test": {"mrr@7": 1}}}}, ["--expected", "mrr@7"]),
+        ({"expected": {"round 1": {"dev": {"mrr@10": 1}}}}, ["--expected", "dev"]),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes: dict, names: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        loop_flags(**changes)
+    assert all(name in str(error.value) for name in names)
+
+
+def test_measures_by_default_and_their_cut_offs() -> None:
+    flags = loop_flags(measures=["mrr@3", "map"])
+    assert build_loop(flags, open_inputs(flags), is_rehearsal=True).cut_offs == [1, 3, 5, 10, 20, 100]
+    assert name_stages(loop_flags(measures=["mrr@10"])) == name_stages(loop_flags())
+    assert name_stages(loop_flags(measures=["mrr@3"])) != name_stages(loop_flags())
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"encoder": "nowhere"}, ["--encoder", "nowhere"]),
+        ({"test_file": "none.jsonl"}, [f"{TINY}/none.jsonl"]),
+        ({"expected": {"start": {"valid": {"mrr@10": 1}}}}, ["--expected", "start"]),  # random weights are not scored
+        ({"rounds": [{}, {"train": {"learning_rte": 1}}]}, ["train", "--learning_rate"]),
+        ({"rounds": [{}, {"sources": {"bm25": 1}, "mine": {"margn": 1}}]}, ["mine", "--margin"]),
+    ],
+)
+def test_a_mistake_is_found_before_any_stage_runs(
+    changes: dict, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"data_path": str(TINY), "collection": "passages.tsv", "output_dir": str(tmp_path / "o"), **changes}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run_command(loop, LoopFlags, [f"--config={tmp_path}/recipe.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in names)
+    assert not list((tmp_path / "o").glob("*-*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_take_the_flags_of_a_recipe(name: str, tmp_path: Path) -> None:
+    flags = parse_flags(LoopFlags, [f"--config={name}"])
+    assert flags.rounds and flags.expected
+    if "{recipes}" not in flags.data_path:  # its data set is not part of the package
+        inputs = [flags.train_file, flags.valid_file, flags.test_file, flags.collection]
+        for each in filter(None, [*inputs, flags.valid_questions, flags.test_questions]):
+            (tmp_path / each).touch()
+        flags = replace(flags, data_path=str(tmp_path), encoder=str(tmp_path))
+    commands = {stage.command for stage in rehearse(flags)}
+    assert {"train", "encode", "search", "evaluate", "mine"} <= commands
+
+
+def test_collection_and_output_dir_are_required(capsys: pytest.CaptureFixture[str]) -> None:
+    for missing, given in (("collection", "--output_dir=o"), ("output_dir", "--collection=c")):
+        assert run_command(loop, LoopFlags, [given]) == 2
+        assert missing in capsys.readouterr().err
+
+
+def start_loop(folder: Path, *flags: str, max_epochs: int = 2) -> subprocess.Popen:
+    """Run the recipe of the tiny set by name, from another folder, in a group of processes of its own.
+
+    Its output goes to a file beside ``folder``.
+    """
+    train = f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}"
+    command = [sys.executable, "-m", "text", "loop", "--config=tiny", train, "--expected={}", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(folder.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [*command, f"--output_dir={folder.name}"],
+            cwd=folder.parent,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def read_log(folder: Path) -> str:
+    return folder.with_suffix(".log").read_text()
+
+
+def test_a_recipe_runs_by_name_from_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "loop"
+    process = start_loop(folder, "--rounds=[{}]", "--measures=[mrr@10]", max_epochs=1)
+    assert process.wait() == 0, read_log(folder)[-2000:]
+    table = json.loads((folder / "table.json").read_text())
+    assert table["BM25"] == {"valid": {"mrr@10": 1.0}, "test": {"mrr@10": 1.0}}
+    assert list(table) == ["BM25", "round 1"]
+    assert (folder / "table.md").read_text() in read_log(folder)
+    assert (folder / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name.split("-")[0] for path in folder.glob("*-*")} == {"train", "encode", "search", "evaluate"}
+    # The stages are complete. Only the comparison with the expected metrics is new.
+    for expected, code in (("1.0", 0), ("0.5", 5)):
+        again = [f"--expected={{BM25: {{test: {{mrr@10: {expected}}}}}}}", "--rounds=[{}]", "--measures=[mrr@10]"]
+        process = subprocess.run(
+            [sys.executable, "-m", "text", "loop", "--config=tiny", f"--output_dir={folder}", *again]
+            + ["--train={max_epochs: 1, tied: true, vocab_size: 1000}"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == code, process.stderr
+        assert process.stdout.count("is there") == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the loop alone", "to all of its processes"])
+def test_a_signal_lets_the_training_save(send: Callable[[int, int], None], tmp_path: Path) -> None:
+    process = start_loop(tmp_path / "loop", max_epochs=1_000_000)
+    while not list(tmp_path.glob("loop/train-*/metrics.csv")):
+        assert process.poll() is None, read_log(tmp_path / "loop")[-2000:]
+        time.sleep(0.1)
+    send(process.pid, signal.SIGTERM)
+    assert process.wait() == 143
+    assert list(tmp_path.glob("loop/train-*/checkpoints/last.ckpt"))
+    with pytest.raises(ProcessLookupError):  # the training has ended, too
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_loop_that_is_killed_ten_times_gives_the_same_table(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    before = time.monotonic()
+    assert start_loop(whole).wait() == 0, read_log(whole)[-2000:]
+    seconds, random = time.monotonic() - before, Random(0)
+    for number in range(10):
+        process = start_loop(killed)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=random.uniform(0.05, 0.3) * seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
+        assert process.wait() != 1, read_log(killed)[-2000:]
+    assert start_loop(killed).wait() == 0, read_log(killed)[-2000:]
+    for name in ("table.json", "table.md"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+    done = [json.loads(path.read_text()) for path in killed.glob("*/done.json")]
+    assert len(done) == len(list(whole.glob("*/done.json")))
+    again = start_loop(whole)
+    assert again.wait() == 0 and read_log(whole).count("is there") == len(done)

@@ -1,0 +1,188 @@
+"""``dpr-text mine``: from runs and from a model, twice the same, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from test.retrieval.conftest import save_model, texts, write_collection
+from text.commands.cli import run_command
+from text.commands.encode import EncodeFlags, encode
+from text.commands.mine import MineFlags, mine
+from text.datasets import DPRDataPipe
+from text.evaluation import read_run, write_run
+
+Fail = Callable[..., tuple[int, str]]
+NUM_PASSAGES = 30
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows, the passages that they are about, and a run of their questions."""
+    folder = tmp_path_factory.mktemp("mine")
+    write_collection(folder / "corpus.jsonl", [f"p{n}" for n in range(NUM_PASSAGES)], texts(NUM_PASSAGES))
+    rows = [
+        {
+            "qid": f"q{n}",
+            "question": f"how tall is {n}",
+            "answers": ["yew"],
+            "positive_ctxs": [{"passage_id": f"p{n}", "title": f"title p{n}", "text": texts(NUM_PASSAGES)[n]}],
+            "hard_negative_ctxs": [],
+            "difficulty": n,
+        }
+        for n in range(8)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    found = {f"q{n}": {f"p{m}": float(NUM_PASSAGES - (m - n) % 9 - m / 100) for m in range(25)} for n in range(8)}
+    write_run(folder / "a.trec", found)
+    return folder
+
+
+def mine_flags(folder: Path, output: Path, *more: str) -> list[str]:
+    return [f"--rows={folder}/rows.jsonl", f"--collection={folder}/corpus.jsonl", f"--output={output}", *more]
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def test_mined_rows_can_be_trained_on(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]", "--num=[3]")
+    assert run_command(mine, MineFlags, flags) == 0
+    contents, found = dict(zip((f"p{n}" for n in range(30)), texts(30), strict=True)), read_run(made / "a.trec")
+    rows, rejected = read(tmp_path / "hard.jsonl"), read(tmp_path / "hard.jsonl.rejected.jsonl")
+    for number, row in enumerate(rows):
+        scores = found[f"q{number}"]
+        order = sorted(scores, key=lambda name: scores[name], reverse=True)
+        assert row["difficulty"] == number and [p["passage_id"] for p in row["positive_ctxs"]] == [f"p{number}"]
+        for negative in row["hard_negative_ctxs"]:
+            name = negative["passage_id"]
+            assert name != f"p{number}" and "yew" not in contents[name] and negative["text"] == contents[name]
+            assert negative["source"] == "a" and negative["score"] == scores[name]
+            assert order[negative["rank"] - 1] == name
+        last = max(negative["rank"] for negative in row["hard_negative_ctxs"])
+        skipped = {each["passage_id"] for each in rejected if each["question_id"] == f"q{number}"}
+        assert skipped | {negative["passage_id"] for negative in row["hard_negative_ctxs"]} == set(order[:last])
+    summary = json.loads((tmp_path / "hard.jsonl.summary.json").read_text())
+    assert summary["rows"] == 8 and summary["negatives"] == {"a": 24} and summary["rows_with_too_few"] == 0
+    assert sum(summary["rejected"].values()) == len(rejected) and summary["rejected"]["a positive"] == 8
+    out = capsys.readouterr().out
+    assert "8 rows, 0 with fewer than 3 negatives" in out and out.count("\nnegative  ") == 10
+    assert DPRDataPipe(str(tmp_path / "hard.jsonl"), 8, train=True, num_hard_negatives=3).num_rows == 8
+
+
+def test_unusable_rows_are_counted(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail) -> None:
+    rows = read(made / "rows.jsonl")
+    for row in rows[:3]:
+        row["positive_ctxs"] = []
+    rows[4]["entity_ids"] = [1, 2]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags[0] = f"--rows={tmp_path}/rows.jsonl"
+    assert run_command(mine, MineFlags, flags) == 0
+    assert "5 rows, 0 with fewer than 1 negatives, 3 left out (no positive" in capsys.readouterr().out
+    [count] = json.loads((tmp_path / "hard.jsonl.summary.json").read_text())["rows_left_out"].values()
+    assert count == 3
+    assert [row.get("entity_ids") for row in read(tmp_path / "hard.jsonl")] == [None, [1, 2], None, None, None]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:3])))
+    flags[2] = f"--output={tmp_path}/none.jsonl"
+    code, line = fail(mine, MineFlags, *flags)
+    assert code == 3 and f"{tmp_path}/rows.jsonl: " in line and "3 left out (no positive" in line
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_rows_with_the_same_title_stand_together_in_their_order(made: Path, tmp_path: Path) -> None:
+    rows = read(made / "rows.jsonl")[:5]
+    for row, title in zip(rows, "babac", strict=True):
+        row["positive_ctxs"][0]["title"] = title
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags[0] = f"--rows={tmp_path}/rows.jsonl"
+    assert run_command(mine, MineFlags, [*flags, "--sort_by_title"]) == 0
+    assert [row["qid"] for row in read(tmp_path / "hard.jsonl")] == ["q1", "q3", "q0", "q2", "q4"]
+
+
+def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
+) -> None:
+    save_model(tmp_path / "model", seed=0)
+    model = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
+    encoding = [model[0], f"--collection={made}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
+    assert run_command(encode, EncodeFlags, encoding) == 0
+    first = mine_flags(made, tmp_path / "first.jsonl", *model, "--num=[2]", "--last_rank=9", "--relative_margin=0")
+    assert run_command(mine, MineFlags, first) == 0
+    assert f"{tmp_path}/first.jsonl.trec: 8 questions, up to " in capsys.readouterr().out
+    run = read_run(tmp_path / "first.jsonl.trec")
+    assert all(f"p{n}" in run[f"q{n}"] for n in range(8))
+    (tmp_path / "other.jsonl").write_text('{"_id": "p0", "text": "oak"}\n')
+    other = [first[0], f"--collection={tmp_path}/other.jsonl", f"--output={tmp_path}/o.jsonl", *first[3:]]
+    code, line = fail(mine, MineFlags, *other)
+    assert code == 5 and f"{tmp_path}/e: " in line and f"{tmp_path}/other.jsonl" in line
+    other[3] = f"--model={tmp_path}"  # The folder of a run instead of its model.
+    code, line = fail(mine, MineFlags, *first[:2], *other[2:])
+    assert code == 2 and f"{tmp_path}: " in line and f"{tmp_path}/model" in line
+    assert not (tmp_path / "o.jsonl.trec").exists()
+    runs = f"--runs=[{tmp_path}/first.jsonl.trec]"
+    again = mine_flags(made, tmp_path / "again.jsonl", runs, "--num=[2]", "--last_rank=9", "--relative_margin=0")
+    assert run_command(mine, MineFlags, again) == 0
+    for ending in ("", ".rejected.jsonl", ".summary.json"):
+        ours, theirs = (Path(f"{tmp_path}/{name}.jsonl{ending}").read_bytes() for name in ("first", "again"))
+        assert ours == theirs
+    several = mine_flags(made, tmp_path / "both.jsonl", f"--runs=[{made}/a.trec]", *model, "--num=[1,2]")
+    assert run_command(mine, MineFlags, several) == 0
+    sources = [[each["source"] for each in row["hard_negative_ctxs"]] for row in read(tmp_path / "both.jsonl")]
+    assert sources == [["both.jsonl", "a", "a"]] * 8
+
+
+def test_flags_and_runs_that_are_refused(made: Path, tmp_path: Path, fail: Fail) -> None:
+    def refuse(*more: str) -> tuple[int, str]:
+        found = fail(mine, MineFlags, *mine_flags(made, tmp_path / "o.jsonl", *more))
+        assert not (tmp_path / "o.jsonl").exists()
+        return found
+
+    runs = f"--runs=[{made}/a.trec]"
+    code, line = fail(mine, MineFlags)
+    assert code == 2 and all(name in line for name in ("rows", "collection", "output"))
+    for flags in ([], ["--model=m"], [runs, "--embeddings=e"]):
+        code, line = refuse(*flags)
+        assert code == 2 and all(name in line for name in ("--runs", "--model", "--embeddings"))
+    for num in ("[1,2]", "[-1]", "[]"):
+        code, line = refuse(runs, f"--num={num}")
+        assert code == 2 and "num is [" in line
+    code, line = refuse(runs, "--first_rank=0")
+    assert code == 2 and "first_rank is 0" in line
+    code, line = refuse(f"--runs=[{tmp_path}/not.trec]")
+    assert code == 2 and f"{tmp_path}/not.trec: no such file" in line
+    write_run(tmp_path / "other.trec", {"x": {"p0": 1.0}})
+    code, line = refuse(f"--runs=[{tmp_path}/other.trec]")
+    assert code == 3 and f"{tmp_path}/other.trec: " in line and f"{made}/rows.jsonl" in line
+    write_run(tmp_path / "strange.trec", {"q0": {"p99": 1.0}})
+    code, line = refuse(f"--runs=[{tmp_path}/strange.trec]")
+    assert code == 3 and f"{made}/corpus.jsonl: no passage p99" in line
+    code, line = refuse("--model=m", "--embeddings=e", "--num=[1,1]", f"--runs=[{tmp_path}/o.jsonl.trec]")
+    assert code == 2 and f"{tmp_path}/o.jsonl.trec" in line
+
+
+def test_no_input_and_no_earlier_result_is_replaced(made: Path, fail: Fail) -> None:
+    runs = f"--runs=[{made}/a.trec]"
+    for name, more in (("rows.jsonl", ["--overwrite"]), ("a.trec", ["--overwrite"]), ("o.jsonl", [])):
+        (made / "o.jsonl").write_text("of an earlier one")
+        before = (made / name).read_bytes()
+        code, line = fail(mine, MineFlags, *mine_flags(made, made / name, runs, *more))
+        assert code == 2 and f"{made}/{name}" in line and (made / name).read_bytes() == before
+    assert run_command(mine, MineFlags, mine_flags(made, made / "o.jsonl", runs, "--overwrite")) == 0
+    flags = mine_flags(made, made / "p.jsonl", runs, "--overwrite")
+    for ending in (".rejected.jsonl", ".summary.json"):
+        taken = made / f"p.jsonl{ending}"
+        taken.write_bytes(before := (made / "rows.jsonl").read_bytes())
+        code, line = fail(mine, MineFlags, f"--rows={taken}", *flags[1:])
+        assert code == 2 and str(taken) in line and taken.read_bytes() == before
+    (made / "p.jsonl.trec").write_text("of an earlier one")
+    flags = [*mine_flags(made, made / "p.jsonl"), "--model=m", "--embeddings=e"]
+    for path in (made / "p.jsonl.rejected.jsonl", made / "p.jsonl.summary.json"):
+        path.unlink()
+    code, line = fail(mine, MineFlags, *flags)
+    assert code == 2 and f"{made}/p.jsonl.trec" in line

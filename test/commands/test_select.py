@@ -1,0 +1,55 @@
+"""``dpr-text select``: what it prints, and files that it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from text.commands.cli import run_command
+from text.commands.select import SelectFlags, select
+
+Fail = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three usable rows and one without hard negatives."""
+    context = [{"title": "t", "text": "x"}]
+    pools = {"positive_ctxs": context, "negative_ctxs": context, "hard_negative_ctxs": context}
+    rows = [{"question": f"q{n}", "answers": [], **pools} for n in range(4)]
+    rows[1]["hard_negative_ctxs"] = []
+    (tmp_path / "raw.json").write_text(json.dumps(rows))
+    return tmp_path / "raw.json"
+
+
+def test_the_first_usable_rows_are_kept_and_counted(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    flags = [f"--raw_path={raw}", f"--out_path={out}"]
+    assert run_command(select, SelectFlags, [*flags, "--num_items=1", "--skip_items=1"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{out}: kept 1 rows; passed over 1; dropped: 1 ")
+    assert [json.loads(row)["question"] for row in out.read_text().splitlines()] == ["q2"]
+    assert run_command(select, SelectFlags, [*flags, "--overwrite"]) == 0
+    assert f"{raw}: only 3 of the 10 rows" in capsys.readouterr().out
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_files_and_numbers_that_are_refused(raw: Path, tmp_path: Path, fail: Fail) -> None:
+    out = tmp_path / "out.jsonl"
+    code, line = fail(select, SelectFlags)
+    assert code == 2 and "raw_path" in line and "out_path" in line
+    code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={out}", "--num_items=0")
+    assert code == 2 and "num_items is 0" in line
+    code, line = fail(select, SelectFlags, f"--raw_path={tmp_path}/none", f"--out_path={out}")
+    assert code == 2 and f"{tmp_path}/none" in line
+    before = raw.read_bytes()
+    code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={raw}", "--overwrite")
+    assert code == 2 and str(raw) in line and raw.read_bytes() == before
+    out.write_text("earlier")
+    code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={out}")
+    assert code == 2 and str(out) in line and out.read_text() == "earlier"

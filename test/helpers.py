@@ -1,0 +1,92 @@
+"""Rows, tokenizers, encoders and places of errors that tests of several folders share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+
+from text.records import Example
+
+law = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,  # the same examples in every run
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example writes the files of the folder anew
+)
+
+
+# Rows in the DPR format
+
+
+def context(name: str) -> dict[str, str]:
+    return {"title": f"title of {name}", "text": f"text of {name}", "passage_id": name}
+
+
+def record(question: Any = "q", *, positives: int = 1, hard: int = 2, other: int = 2, **fields: Any) -> dict[str, Any]:
+    """A row whose passages bear the question in their ids: ``q+0``, ``q-0``, ``q-1``, ``q~0``, ``q~1``."""
+    return {
+        "question": question,
+        "answers": ["an answer"],
+        "positive_ctxs": [context(f"{question}+{i}") for i in range(positives)],
+        "hard_negative_ctxs": [context(f"{question}-{i}") for i in range(hard)],
+        "negative_ctxs": [context(f"{question}~{i}") for i in range(other)],
+        **fields,
+    }
+
+
+def records(n: int, **options: Any) -> list[dict[str, Any]]:
+    """Rows with the questions q0, q1, ..."""
+    return [record(f"q{i}", **options) for i in range(n)]
+
+
+def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in fields}
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def questions(batches: Iterable[Sequence[Example]]) -> list[list[str]]:
+    return [[example.question for example in batch] for batch in batches]
+
+
+class Bytes:
+    """Tokenizes a text to its UTF-8 bytes; has what a token cache needs of a tokenizer."""
+
+    fingerprint = "bytes" * 13
+    vocab_size = 256
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        """All texts that were tokenized in this process."""
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        self.texts += texts
+        return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
+
+
+# Errors
+
+
+class Place(NamedTuple):
+    """Where an error says that a fault is."""
+
+    line: int
+    byte: int
+    field: str = ""
+
+
+def place_of(error: object, path: str | os.PathLike[str]) -> Place:
+    """Return the place in an error about a file, ``PATH:LINE (byte BYTE) FIELD: ...``. The field may be missing."""
+    found = re.fullmatch(rf"{re.escape(os.fspath(path))}:(\d+) \(byte (\d+)\)(?: (\S+?))?: .+", str(error))
+    assert found, f"not one line with a place: {error}"
+    return Place(int(found[1]), int(found[2]), found[3] or "")

@@ -1,0 +1,106 @@
+"""Mining of rows: the summary by hand, and the order of positives and negatives."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from test.retrieval.conftest import write_collection
+from text.errors import DataError
+from text.evaluation import write_run
+from text.records import Passage
+from text.retrieval import Filters, MinedRow, MiningSummary, Negative, Rejected, mine_hard_negatives
+from text.retrieval.mining import name_sources
+
+TEXTS = {"p1": "a toad sang", "p2": "an oak fell", "p3": "the king slept", "p4": "snow on the hill", "p5": "a mole dug"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A row with two positives, and two runs of its question."""
+    write_collection(tmp_path / "corpus.jsonl", list(TEXTS), list(TEXTS.values()))
+    row = {"qid": "q", "question": "who sang", "answers": ["toad"], "positive_ids": ["p2", "p1"], "more": [1]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    write_run(tmp_path / "dense.trec", {"q": {"p3": 5.0, "p1": 4.0, "p4": 3.0, "p2": 2.0, "p5": 1.0}})
+    write_run(tmp_path / "bm25.trec", {"q": {"p3": 9.0, "p5": 8.0}})
+    return tmp_path
+
+
+def test_sources_give_their_numbers_in_their_order(folder: Path) -> None:
+    runs = [folder / "dense.trec", folder / "bm25.trec"]
+    summary = mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", runs, folder / "out", num=[2, 1])
+    record = json.loads((folder / "out").read_text())
+    assert [each["passage_id"] for each in record["positive_ctxs"]] == ["p2", "p1"] and record["more"] == [1]
+    assert [(each["passage_id"], each["source"], each["rank"]) for each in record["hard_negative_ctxs"]] == [
+        ("p3", "dense", 1),
+        ("p4", "dense", 3),
+        ("p5", "bm25", 2),
+    ]
+    lines = [json.loads(line) for line in (folder / "out.rejected.jsonl").read_text().splitlines()]
+    assert [(line["question_id"], line["passage_id"], line["source"], line["reason"]) for line in lines] == [
+        ("q", "p1", "dense", "a positive"),
+        ("q", "p3", "bm25", "taken already"),
+    ]
+    assert json.loads((folder / "out.summary.json").read_text()) == summary.to_json()
+    assert summary.to_json() == {
+        "rows": 1,
+        "rows_left_out": {},
+        "rows_with_too_few": 0,
+        "negatives": {"dense": 2, "bm25": 1},
+        "rejected": {"a positive": 1, "taken already": 1},
+        "rejected_where_too_few": {},
+    }
+
+
+def test_the_best_positive_comes_first_and_margins_are_measured_from_it(folder: Path) -> None:
+    arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
+    filters = Filters(margin=0.5)
+    mine_hard_negatives(*arguments, num=[2], filters=filters, best_positive_first=True)
+    record = json.loads((folder / "out").read_text())
+    assert [each["passage_id"] for each in record["positive_ctxs"]] == ["p1", "p2"]
+    assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == ["p4", "p5"]  # Below 4 - 0.5.
+    summary = mine_hard_negatives(*arguments, num=[2], filters=filters)
+    record = json.loads((folder / "out").read_text())
+    assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == ["p5"]  # Below 2 - 0.5.
+    assert summary.num_short == 1 and summary.rejected_of_short == {"within the margin": 2, "a positive": 2}
+
+
+def test_a_summary_samples_every_negative_with_the_same_probability() -> None:
+    passages = [Passage(f"p{n}", "", "oak") for n in range(40)]
+    counts, trials = Counter[str](), 400
+    for seed in range(trials):
+        summary = MiningSummary(2, Counter(), seed)
+        for first, second in zip(passages[::2], passages[1::2], strict=True):
+            negatives = [Negative(each, "bm25", 1, 1.0) for each in (first, second)]
+            summary.add(MinedRow("q", {}, [], negatives, [Rejected("p", "bm25", 1, 1.0, "a positive")]))
+        assert len(summary.sample) == 10 and summary.negatives == {"bm25": 40}
+        counts.update(negative.passage.passage_id for _, negative in summary.sample)
+    # Each is expected 100 times, with a standard deviation of 8.7.
+    assert set(counts) == {each.passage_id for each in passages}
+    assert all(60 < count < 140 for count in counts.values())
+
+
+def test_a_failed_mining_writes_nothing(folder: Path) -> None:
+    write_run(folder / "strange.trec", {"q": {"p9": 1.0}})
+    with pytest.raises(DataError, match=rf"^{folder}/corpus.jsonl: no passage p9"):
+        mine_hard_negatives(
+            folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "strange.trec"], folder / "out", num=[1]
+        )
+    assert not list(folder.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("runs", "num", "message"),
+    [
+        ([], [1], "^runs "),
+        (["a/dense.trec", "b/dense.run"], [1, 1], "^runs .*a/dense.trec.*b/dense.run"),
+        (["a.trec", "b.trec"], [1], "^num is .1.*a, b"),
+        (["a.trec"], [-1], "^num is .-1"),
+    ],
+)
+def test_sources_that_are_refused(runs: list[str], num: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        name_sources(runs, num)

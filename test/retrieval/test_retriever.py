@@ -1,0 +1,80 @@
+"""Retrievers that are loaded from folders, and runs of questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from test.retrieval.conftest import save_model, texts
+from text.datasets import PassageCollection, Question
+from text.errors import ArtifactError, DataError
+from text.retrieval import (
+    Found,
+    Retriever,
+    encode_collection,
+    load_retriever,
+    open_collection,
+    open_index,
+    search_questions,
+)
+
+
+def test_a_loaded_retriever_finds_what_its_parts_find(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    shards = encode_collection(model, collection, tmp_path / "e")
+    expected = Retriever.from_pretrained(tmp_path / "e", model).search(texts(9)[6:], 3)
+    assert load_retriever(model, tmp_path / "e", device="cpu").search(texts(9)[6:], 3) == expected
+    assert list(open_collection(shards)) == list(collection)
+    pytest.importorskip("faiss")
+    for _ in range(2):  # The index is built, then opened.
+        retriever = load_retriever(model, tmp_path / "e", index="Flat", check_hashes=False)
+        assert retriever.search(texts(9)[6:], 3) == expected and retriever.index is not None
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}/e: .*model.safetensors"):
+        load_retriever(save_model(tmp_path / "other", seed=1), tmp_path / "e")
+    with pytest.raises(ValueError, match=r"^index is Flat and milvus is m.db"):
+        open_index(shards, index="Flat", milvus="m.db")
+
+
+def test_a_collection_that_has_changed_is_not_opened(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    shards = encode_collection(model, collection, tmp_path / "e")
+    path = Path(collection.path)
+    path.write_bytes(path.read_bytes() + b'{"_id": "new", "text": "oak"}\n')
+    with pytest.raises(ArtifactError, match=f"^{path}: "):
+        open_collection(shards)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"^{path}: "):
+        open_collection(shards)
+
+
+def find_by_name(questions: list[str], k: int, also: list[tuple[str, ...]] | None) -> list[Found]:
+    """Find windows of two documents, and the passages that are asked for, too."""
+    ids = [["a#1", "b#0", "a#0", "c#2"][:k] for _ in questions]
+    return [
+        Found(of_question + list(more), [float(-place) for place in range(len(of_question) + len(more))])
+        for of_question, more in zip(ids, also or [()] * len(ids), strict=True)
+    ]
+
+
+def test_a_run_by_hand() -> None:
+    questions = [Question("q1", "who", [], False, ("p",)), Question("q2", "what", [])]
+    run = search_questions(find_by_name, questions, 2)
+    assert run == {name: {"a#1": 0.0, "b#0": -1.0} for name in ("q1", "q2")}
+    run = search_questions(find_by_name, questions, 1, with_positives=True)
+    assert run == {"q1": {"a#1": 0.0, "p": -1.0}, "q2": {"a#1": 0.0}}
+    run = search_questions(find_by_name, questions, 4, max_passage_hits=2)
+    assert run == {name: {"a": 0.0, "b": -1.0} for name in ("q1", "q2")}
+
+
+@pytest.mark.parametrize("name", ["q 1", "", "q\t1"])
+def test_ids_that_a_run_cannot_hold_are_refused_before_the_search(name: str) -> None:
+    def search(*_: object, **__: object) -> list[Found]:
+        raise AssertionError
+
+    with pytest.raises(DataError, match=r"^questions.jsonl: "):
+        search_questions(search, [Question(name, "who", [])], 1, source="questions.jsonl")
+    with pytest.raises(DataError, match=r"^rows.jsonl: "):
+        search_questions(search, [Question("q", "who", [])], 1, with_positives=True, source="rows.jsonl")

@@ -1,0 +1,204 @@
+"""A saved model keeps its settings: there and back, for other libraries, and from folders of the version before."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from text.bundle import BiEncoderBundle, load_side
+from text.errors import ArtifactError
+from text.models import BiEncoder, RobertaEncoder, roberta_tiny
+from text.records import Passage
+from text.retrieval import Embedder
+from text.transforms import save_tokenizer, train_tokenizer
+
+TEXTS = ["who ate the oak", "a beetle did", "nobody ate an ash", "the elm grew tall"] * 3
+PASSAGES = [Passage("1", "oaks", "a beetle did"), Passage("2", "", "nobody ate an ash"), Passage("3", "elms", "tall")]
+
+
+def make_bundle(*, tied: bool = False, normalize: bool = False, **settings: Any) -> BiEncoderBundle:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS, 300)
+    options = {"vocab_size": 300, "pooling": "mean", "max_position_embeddings": 66, "normalize": normalize}
+    prompts = {"query": "q:", "document": "p:"}
+    sides = [roberta_tiny(**options, prompts=prompts).eval() for _ in range(1 if tied else 2)]
+    limits = {"question_max_length": 12, "passage_max_length": 20}
+    return BiEncoderBundle(model=BiEncoder(sides[0], sides[-1]), tokenizer=tokenizer, **{**limits, **settings})
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in {**content, **changes}.items() if value is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Path:
+    """A folder of sentence-transformers with one encoder, whose embeddings are not normalized."""
+    bundle = make_bundle(tied=True)
+    bundle.encoder("question").save_pretrained(tmp_path / "st")
+    save_tokenizer(bundle.tokenizer, tmp_path / "st", max_length=20)
+    return tmp_path / "st"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"similarity": "cosine", "temperature": 0.05, "titles": "join", "question_max_length": 9}]
+)
+def test_every_setting_comes_back(tmp_path: Path, tied: bool, settings: dict[str, Any]) -> None:
+    bundle = make_bundle(tied=tied, **settings)
+    bundle.save(tmp_path / "model")
+    loaded = BiEncoderBundle.load(tmp_path / "model")
+    for name in ("question_max_length", "passage_max_length", "titles", "similarity", "temperature"):
+        assert getattr(loaded, name) == getattr(bundle, name)
+    assert loaded.model.is_tied == tied
+    assert loaded.tokenizer.to_str() == bundle.tokenizer.to_str()
+    for side in ("question", "passage"):
+        assert loaded.encoder(side).config.prompts == bundle.encoder(side).config.prompts
+        ours, theirs = bundle.encoder(side).state_dict(), loaded.encoder(side).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    loaded.save(tmp_path / "again")
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "model", tmp_path / "again")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_sentence_transformers_gives_the_same_scores(tmp_path: Path, tied: bool, similarity: str) -> None:
+    make_bundle(tied=tied, similarity=similarity, titles="join").save(tmp_path)
+    theirs = SentenceTransformer(str(tmp_path), device="cpu")
+    assert theirs.similarity_fn_name == similarity
+    questions = ["who ate the oak", "what grew"]
+    texts = [f"{passage.title} {passage.text}".strip() for passage in PASSAGES]
+    expected = theirs.similarity(theirs.encode_query(questions), theirs.encode_document(texts))
+    ours = (
+        Embedder.from_pretrained(tmp_path, "question")(questions)
+        @ Embedder.from_pretrained(tmp_path, "passage")(PASSAGES).T
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_trained_for_cosine_is_searched_by_cosine(tmp_path: Path) -> None:
+    make_bundle(similarity="cosine").save(tmp_path)
+    embedder = Embedder.from_pretrained(tmp_path, "passage")
+    assert embedder.settings["similarity"] == "cosine"
+    np.testing.assert_allclose(embedder(PASSAGES).norm(dim=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("stated", "expected"), [("dot", "dot"), ("cosine", "cosine")])
+def test_the_similarity_of_a_folder_of_sentence_transformers_is_read(
+    encoder_folder: Path, stated: str, expected: str
+) -> None:
+    edit_json(encoder_folder / "config_sentence_transformers.json", similarity_fn_name=stated)
+    assert BiEncoderBundle.load(encoder_folder).similarity == expected
+    theirs = SentenceTransformer(str(encoder_folder), device="cpu")
+    embedder = Embedder.from_pretrained(encoder_folder, "passage", titles="join")
+    texts = [passage.text for passage in PASSAGES]
+    own = [Passage("", "", text) for text in texts]
+    expected_scores = theirs.similarity(theirs.encode_document(texts), theirs.encode_document(texts))
+    torch.testing.assert_close(embedder(own) @ embedder(own).T, expected_scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["euclidean", "manhattan", "Cosine", 3])
+def test_other_similarities_are_refused_by_name(encoder_folder: Path, name: Any) -> None:
+    path = encoder_folder / "config_sentence_transformers.json"
+    edit_json(path, similarity_fn_name=name)
+    with pytest.raises(ArtifactError) as error:
+        BiEncoderBundle.load(encoder_folder)
+    assert str(path) in str(error.value) and str(name) in str(error.value)
+
+
+def test_a_folder_that_does_not_say_its_similarity_is_told(encoder_folder: Path) -> None:
+    with pytest.warns(UserWarning, match="cosine"):
+        assert BiEncoderBundle.load(encoder_folder).similarity == "cosine"
+    assert SentenceTransformer(str(encoder_folder), device="cpu").similarity_fn_name == "cosine"
+
+
+def test_normalized_embeddings_need_no_similarity(tmp_path: Path) -> None:
+    bundle = make_bundle(tied=True, normalize=True)
+    bundle.encoder("question").save_pretrained(tmp_path)
+    save_tokenizer(bundle.tokenizer, tmp_path, max_length=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert BiEncoderBundle.load(tmp_path).similarity == "dot"
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_a_model_of_the_version_before_opens_with_its_settings(tmp_path: Path, similarity: str) -> None:
+    bundle = make_bundle(similarity=similarity, titles="join")
+    bundle.save(tmp_path)
+    for path in tmp_path.rglob("config_sentence_transformers.json"):
+        edit_json(path, similarity_fn_name=None)  # the version before did not write it
+    loaded = BiEncoderBundle.load(tmp_path)
+    assert (loaded.similarity, loaded.titles, loaded.limits) == (similarity, "join", bundle.limits)
+
+
+def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
+    bundle = make_bundle()
+    bundle.model.save_pretrained(tmp_path)
+    for side in ("question_encoder", "passage_encoder"):
+        save_tokenizer(bundle.tokenizer, tmp_path / side, max_length=20)
+    with pytest.warns(UserWarning, match="dot"):
+        assert load_side(tmp_path, "question").similarity == "dot"
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"similarity": "Cosine"}, ["similarity", "Cosine"]),
+        ({"similarity": "dot"}, ["dot", "cosine"]),  # sentence-transformers' file says cosine
+        ({"titles": "joined"}, ["titles", "joined"]),
+        ({"question_max_length": "12"}, ["question_max_length", "12"]),
+        ({"passage_max_length": 65}, ["passage_max_length", "65", "64"]),
+        ({"temperature": 0}, ["temperature", "0"]),
+        ({"temperature": True}, ["temperature", "True"]),
+    ],
+)
+def test_a_damaged_setting_is_an_error_with_its_file(tmp_path: Path, change: dict[str, Any], parts: list[str]) -> None:
+    make_bundle(similarity="cosine").save(tmp_path)
+    edit_json(tmp_path / "config.json", **change)
+    with pytest.raises(ArtifactError) as error:
+        BiEncoderBundle.load(tmp_path)
+    assert all(part in str(error.value) for part in [str(tmp_path), *parts])
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    other = train_tokenizer([f"{a}{b} {b}{a}" for a in "abcdefghijk" for b in "lmnopqrstuv"] * 2, 400)
+    assert other.get_vocab_size() > 300
+    save_tokenizer(other, tmp_path / "passage_encoder", max_length=20)
+    with pytest.raises(ArtifactError, match="passage_encoder"):
+        BiEncoderBundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"similarity": "l2"}, {"titles": "both"}, {"question_max_length": 0}, {"passage_max_length": 65}]
+)
+def test_a_setting_out_of_range_cannot_be_bundled(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make_bundle(**settings)
+
+
+def test_the_folder_of_a_run_is_named(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path / "run" / "model")
+    with pytest.raises(FileNotFoundError, match="run/model"):
+        BiEncoderBundle.load(tmp_path / "run")
+
+
+def test_the_transforms_have_limit_and_prompt(tmp_path: Path) -> None:
+    bundle = make_bundle()
+    tokens = bundle.transform("question")(["who ate the oak " * 9])
+    assert tokens.input_ids.shape == (1, 12)
+    prompt = bundle.tokenizer.encode("q:", add_special_tokens=False).ids
+    assert tokens.input_ids[0, 1 : 1 + len(prompt)].tolist() == prompt
+    assert isinstance(bundle.encoder("passage"), RobertaEncoder)

@@ -1,0 +1,144 @@
+"""Train, encode, search, evaluate and mine, round after round. The same command continues an interrupted loop.
+
+``dpr-text loop --config=tiny`` runs the recipe ``tiny``, which comes with the package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from text.artifacts import write_json, write_text
+from text.commands import load_command
+from text.commands.cli import RECIPES, flag_values, number, parse_flags, pick_arguments, raise_on_signals
+from text.errors import UsageError
+from text.runs.loop import Loop, LoopInputs
+from text.runs.rounds import Round, check_expected, choose_measures, compare_metrics, name_rounds, parse_rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopFlags:
+    """Train, encode, search, evaluate and mine, round after round.
+
+    Each stage is a command of dpr-text in a folder of its own, which is named after everything that decides its result:
+    flags and the content of its inputs. A complete stage is not run again. At the end the loop writes table.md,
+    table.json and rounds.png.
+    """
+
+    data_path: str = "."
+    """Folder of the files below. {recipes} stands for the folder of the recipes that come with the package."""
+    train_file: str = "train.jsonl"
+    """Training rows in the DPR format. Their positives need passage ids. The file may be compressed."""
+    valid_file: str = "valid.jsonl"
+    """Rows that choose the best checkpoint, and the first half of the table."""
+    test_file: str = "test.jsonl"
+    """Rows of the second half of the table."""
+    collection: str
+    """File of passages."""
+    valid_questions: str | None = None
+    """Questions with answers for valid. A passage is then relevant if it contains an answer. Otherwise the positives of
+    the rows are relevant."""
+    test_questions: str | None = None
+    """Questions with answers for test."""
+    encoder: str = "tiny"
+    """Where training starts, as in dpr-text train. A folder is also evaluated before the first training."""
+    score_start: bool = True
+    """Evaluate the encoder before the first training. A first round that mines with it needs this."""
+    rounds: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    """Training runs in their order. Each has any of train and mine (flags for this round), sources (number of hard
+    negatives from each of dense and bm25) and go_on (start from the model of the round before)."""
+    windows: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text windows. If there are any, the loop trains on windows, encodes and mines them, and scores a
+    passage by its best window among 1,000 found. BM25 in the table ranks whole passages."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text train in all rounds."""
+    encode: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text encode in all rounds."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text search in all rounds. BM25 uses k only. The loop raises k to the largest cut-off of a measure,
+    and to last_rank of mine."""
+    mine: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text mine in all rounds."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """Flags of dpr-text encode for the encoder before the first training, such as titles: join."""
+    measures: list[str] = field(default_factory=list)
+    """Metrics of the table. The first one is drawn. The default is nDCG@10, recall@100 and MRR@10, or accuracy@1, @20
+    and @100 if there are questions with answers."""
+    expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Metrics that the table should have, by round, split and measure."""
+    tolerance: float = number(0.01, least=0)
+    """Maximum difference from an expected metric."""
+    output_dir: str
+    """Folder of all stages. Loops may share it."""
+
+    def __post_init__(self) -> None:
+        if (self.valid_questions is None) != (self.test_questions is None):
+            raise UsageError("--valid_questions, --test_questions: give both of them or none.")
+        names = name_rounds(len(self.parsed_rounds), has_start=self.score_start)
+        check_expected(self.expected, names, self.table_measures)
+
+    @property
+    def parsed_rounds(self) -> list[Round]:
+        """Rounds with default values."""
+        return parse_rounds(self.rounds, is_start_encoded=self.score_start and os.path.exists(self.encoder))
+
+    @property
+    def table_measures(self) -> list[str]:
+        """Metrics of the table, the default ones if none are given."""
+        return choose_measures(self.measures, by_answers=self.valid_questions is not None)
+
+
+def loop(flags: LoopFlags) -> None:
+    """Run the stages that have not been run. Write and print the table."""
+    from text.models import check_encoder_name
+    from text.reports.loop_report import draw_rounds, format_markdown_table
+    from text.runs.folder import lock_folder
+
+    folder, measures = Path(flags.output_dir), flags.table_measures
+    check_encoder_name(flags.encoder)
+    with raise_on_signals(), lock_folder(folder):
+        build = partial(build_loop, flags, open_inputs(flags))
+        rehearsal = build(is_rehearsal=True)
+        check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
+        print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
+        table = build().measure_rounds()
+        markdown = format_markdown_table(table, measures)
+        write_json(folder / "table.json", table)
+        write_text(folder / "table.md", markdown)
+        draw_rounds(folder / "rounds.png", table, measures[0])
+    print(markdown)
+    if num_metrics := compare_metrics(table, flags.expected, flags.tolerance):
+        print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")
+
+
+def open_inputs(flags: LoopFlags) -> LoopInputs:
+    """Read and hash the input files."""
+    arguments = pick_arguments(LoopInputs.open, flags)
+    arguments["data_path"] = flags.data_path.replace("{recipes}", str(RECIPES))
+    return LoopInputs.open(**arguments)
+
+
+def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = False) -> Loop:
+    """Return the loop. A rehearsal runs no stage."""
+    return Loop(
+        inputs,
+        flags.parsed_rounds,
+        encoder=flags.encoder,
+        score_start=flags.score_start,
+        arguments={name: getattr(flags, name) for name in ("windows", "train", "encode", "search", "mine")},
+        start_arguments=flags.start,
+        measures=flags.table_measures,
+        output_dir=flags.output_dir,
+        resolve_settings=resolve_settings,
+        is_rehearsal=is_rehearsal,
+    )
+
+
+def resolve_settings(name: str, arguments: Sequence[str]) -> Mapping[str, Any]:
+    """Return the value of every flag of a command."""
+    _, flags_class = load_command(name)
+    return flag_values(parse_flags(flags_class, arguments))

@@ -1,0 +1,228 @@
+"""Train, encode, search, evaluate and mine, round after round. Each of these is a stage: a command in its own folder.
+
+A stage whose folder is complete is not run again. The same loop therefore continues where it was interrupted, and a
+loop with another setting repeats only the stages that depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from text.artifacts import check_readable
+from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
+from text.runs.stages import Arguments, ResolveSettings, Stage, TrackedFile, plan_stage, resolve_arguments, run_stage
+
+_NUM_WINDOWS = 1000
+"""Windows to find for each question if documents are ranked by their best windows. More if a measure needs more."""
+
+
+class LoopInputs(NamedTuple):
+    """The files that a loop reads."""
+
+    train_rows: TrackedFile
+    collection: TrackedFile
+    rows: dict[str, TrackedFile]
+    """Rows of valid and test."""
+    questions: dict[str, TrackedFile]
+    """Questions with answers of valid and test. Empty if the positives of the rows are relevant."""
+
+    @classmethod
+    def open(
+        cls,
+        data_path: str | os.PathLike[str],
+        *,
+        train_file: str,
+        valid_file: str,
+        test_file: str,
+        collection: str,
+        valid_questions: str | None = None,
+        test_questions: str | None = None,
+    ) -> LoopInputs:
+        """Read and hash the files of a folder.
+
+        Args:
+            data_path: The folder.
+            train_file: Training rows in the DPR format.
+            valid_file: Validation rows.
+            test_file: Test rows.
+            collection: Passages.
+            valid_questions: Questions of the validation set, with answers.
+            test_questions: Questions of the test set, with answers.
+
+        Raises:
+            ValueError: A file cannot be read.
+        """
+
+        def read(name: str) -> TrackedFile:
+            path = os.path.join(data_path, name)
+            check_readable(path)
+            return TrackedFile.read(path)
+
+        questions = {"valid": valid_questions, "test": test_questions}
+        return cls(
+            read(train_file),
+            read(collection),
+            {"valid": read(valid_file), "test": read(test_file)},
+            {split: read(name) for split, name in questions.items() if name is not None},
+        )
+
+
+class _Encoded(NamedTuple):
+    """A model, and the collection that it has encoded."""
+
+    model: TrackedFile
+    embeddings: TrackedFile
+
+
+class Loop:
+    """The stages of all rounds.
+
+    A rehearsal runs no stage. It finds a flag that a command does not take before hours of work, and leaves the
+    ``stages`` that the loop would run.
+
+    Args:
+        inputs: The files that the loop reads.
+        rounds: The training runs in their order.
+        encoder: Where training starts: a name of random weights, or a path.
+        score_start: Evaluate the encoder before the first training too, if it is a path.
+        arguments: Flags of windows, train, encode, search and mine in all rounds, by command. If there are flags of
+            windows, the collection and the rows are cut into windows first, and documents are ranked by their best
+            windows. The table's BM25 ranks whole passages.
+        start_arguments: Flags of encode for the encoder before the first training.
+        measures: Metrics of the table.
+        output_dir: Folder of all stages.
+        resolve_settings: Returns the value of every flag of a command, by its name and arguments.
+        is_rehearsal: Run no stage.
+
+    Raises:
+        UsageError: A command does not take its flags.
+    """
+
+    def __init__(
+        self,
+        inputs: LoopInputs,
+        rounds: Sequence[Round],
+        *,
+        encoder: str = "tiny",
+        score_start: bool = True,
+        arguments: Mapping[str, Arguments],
+        start_arguments: Arguments,
+        measures: Sequence[str],
+        output_dir: str | os.PathLike[str],
+        resolve_settings: ResolveSettings,
+        is_rehearsal: bool = False,
+    ) -> None:
+        self.inputs, self.rounds, self.measures = inputs, rounds, measures
+        self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
+        self.score_start, self.start_arguments = score_start, start_arguments
+        self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
+        self.output_dir, self.resolve_settings, self.is_rehearsal = output_dir, resolve_settings, is_rehearsal
+        self.stages: list[Stage] = []
+        self.train_rows, self.collection = inputs.train_rows, inputs.collection
+        names = {"model": "model", "embeddings": "embeddings", "questions": "questions", "run": "run"}
+        self.k: int = self._resolve("search", {**self.arguments["search"], **names})["k"]
+        default = self._resolve("evaluate", {"run": "run", "positives": "rows", "output_dir": "folder"})["k"]
+        self.cut_offs = sorted({*default, *find_cut_offs(measures)})
+
+    def measure_rounds(self) -> RoundMetrics:
+        """Run every stage that has not been run, and return the metrics of BM25, of the start and of each round.
+
+        In a rehearsal the table has no metrics.
+
+        Raises:
+            SystemExit, InterruptedRun: As ``run_stage``.
+        """
+        if self.arguments["windows"]:
+            self._cut_windows()
+        table, model = {BM25: self._evaluate(BM25, None)}, None
+        if isinstance(self.encoder, TrackedFile) and self.score_start:
+            model = self._encode(START, self.encoder, self.start_arguments)
+            table[START] = self._evaluate(START, model)
+        for number, each in enumerate(self.rounds, start=1):
+            name = f"round {number}"
+            rows = self._mine(name, each, model) if each.sources else self.train_rows
+            model = self._encode(name, self._train(name, each, rows, model), {})
+            table[name] = self._evaluate(name, model)
+        return table
+
+    def _cut_windows(self) -> None:
+        """Replace the passages, and the positives of the rows, by windows."""
+        arguments = {**self.arguments["windows"], "collection": self.collection, "rows": self.train_rows}
+        folder = self._do("windows", "windows", arguments)
+        self.train_rows, self.collection = folder.part("rows.jsonl"), folder.part("passages.jsonl")
+
+    def _mine(self, name: str, settings: Round, model: _Encoded | None) -> TrackedFile:
+        """Return rows with the hard negatives of a round."""
+        arguments = {
+            **self.arguments["mine"],
+            **settings.mine,
+            "rows": self.train_rows,
+            "collection": self.collection,
+            "num": list(settings.sources.values()),
+        }
+        names = {"runs": list(settings.sources), "output": "rows.jsonl"}
+        last_rank = self._resolve("mine", {**arguments, **names})["last_rank"]
+        more = {"with_positives": True, "k": max(self.k, last_rank)}
+        models = {"dense": model, "bm25": None}
+        runs = [
+            self._search(name, self.train_rows, models[source], self.collection, more) for source in settings.sources
+        ]
+        return self._do(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
+
+    def _train(self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None) -> TrackedFile:
+        """Return the model of a round."""
+        arguments = {
+            **self.arguments["train"],
+            **settings.train,
+            "encoder": previous.model if settings.go_on and previous is not None else self.encoder,
+            "train_files": [rows],
+            "valid_file": self.inputs.rows["valid"],
+            "test_file": self.inputs.rows["test"],
+        }
+        return self._do(name, "train", arguments).part("model")
+
+    def _encode(self, name: str, model: TrackedFile, more: Arguments) -> _Encoded:
+        """Encode the collection."""
+        arguments = {**self.arguments["encode"], **more, "model": model, "collection": self.collection}
+        return _Encoded(model, self._do(name, "encode", arguments))
+
+    def _search(
+        self, name: str, questions: TrackedFile, model: _Encoded | None, collection: TrackedFile, more: Arguments
+    ) -> TrackedFile:
+        """Return a run: of a model, over the embeddings that it made; or of BM25, over a collection."""
+        if model is None:
+            arguments, run = {"bm25": True, "collection": collection}, "bm25.trec"
+        else:
+            found = {"model": model.model, "embeddings": model.embeddings}
+            arguments, run = {**self.arguments["search"], **found}, "dense.trec"
+        return self._do(name, "search", {**arguments, **more, "questions": questions}, run)
+
+    def _evaluate(self, name: str, model: _Encoded | None) -> dict[str, dict[str, float]]:
+        """Return the metrics of a model, or of BM25, by split and measure."""
+        found, more = {}, {"k": max(self.k, self.cut_offs[-1])}
+        if model is not None and self.arguments["windows"]:
+            more = {"k": max(_NUM_WINDOWS, more["k"]), "max_passage_hits": self.cut_offs[-1]}
+        for split, rows in self.inputs.rows.items():
+            judgments: dict[str, Any] = {"positives": rows}
+            if split in self.inputs.questions:
+                judgments = {"questions": self.inputs.questions[split], "collection": self.inputs.collection}
+            questions = self.inputs.questions.get(split, rows)
+            run = self._search(name, questions, model, self.inputs.collection, more)
+            folder = self._do(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
+            if not self.is_rehearsal:
+                metrics = json.loads((folder.path / "figures.json").read_text(encoding="utf-8"))["figures"]
+                found[split] = {measure: metrics[measure]["mean"] for measure in self.measures}
+        return found
+
+    def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
+        return resolve_arguments(self.resolve_settings, command, arguments)
+
+    def _do(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
+        stage = plan_stage(command, arguments, self.output_dir, result, resolve_settings=self.resolve_settings)
+        self.stages.append(stage)
+        if not self.is_rehearsal:
+            run_stage(stage, f"{name}, {command}")
+        return stage.result

@@ -1,0 +1,123 @@
+"""The rounds of a loop: their settings, the measures they are compared by, and the metrics that a recipe expects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from text.errors import ArtifactError, UsageError
+
+BM25 = "BM25"
+"""Name of the baseline in the table."""
+START = "start"
+"""Name in the table of the encoder before the first training."""
+SPLITS = ("valid", "test")
+RoundMetrics = dict[str, dict[str, dict[str, float]]]
+"""Metrics by round, split and measure."""
+_BY_POSITIVES = ["ndcg@10", "recall@100", "mrr@10"]
+_BY_ANSWERS = ["accuracy@1", "accuracy@20", "accuracy@100"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One training run, and the mining before it."""
+
+    train: dict[str, Any] = field(default_factory=dict)
+    """Flags of train, in addition to the flags of all rounds."""
+    mine: dict[str, Any] = field(default_factory=dict)
+    """Flags of mine, in addition to the flags of all rounds."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Number of hard negatives to mine from each source: ``dense``, the model of the round before, and ``bm25``.
+    Without sources, the rows keep their own negatives."""
+    go_on: bool = False
+    """Start from the model of the round before instead of ``encoder``."""
+
+
+def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool) -> list[Round]:
+    """Return the rounds of a recipe.
+
+    Args:
+        rounds: Fields of ``Round``, by name.
+        is_start_encoded: The collection is encoded before the first round too, so that this round can mine with it.
+
+    Raises:
+        UsageError: A round has an unknown field or source, or uses a model that does not exist.
+    """
+    known = {field.name for field in fields(Round)}
+    for number, each in enumerate(rounds, start=1):
+        if unknown := each.keys() - known:
+            raise UsageError(f"round {number} has {', '.join(sorted(unknown))}. Use {', '.join(sorted(known))}.")
+        if wrong := [name for name in ("train", "mine", "sources") if not isinstance(each.get(name, {}), dict)]:
+            raise UsageError(f"round {number}: {wrong[0]} is {each[wrong[0]]}. Give names with values.")
+        if unknown := each.get("sources", {}).keys() - {"dense", "bm25"}:
+            raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. Use dense and bm25.")
+    parsed = [Round(**each) for each in rounds]
+    if parsed and parsed[0].go_on:
+        raise UsageError("round 1 has go_on, but there is no round before it. Give the model as --encoder.")
+    if parsed and "dense" in parsed[0].sources and not is_start_encoded:
+        raise UsageError("round 1 mines from dense. Give a pretrained --encoder and leave --score_start on.")
+    return parsed
+
+
+def choose_measures(measures: Sequence[str], *, by_answers: bool) -> list[str]:
+    """Return the measures of a table, or the default ones if none are given.
+
+    Args:
+        measures: Names of metrics.
+        by_answers: A passage is relevant if it contains an answer. Otherwise the positives of a row are relevant.
+
+    Raises:
+        UsageError: A measure is not a metric of runs that are scored in this way.
+    """
+    names = r"accuracy@[1-9]\d*" if by_answers else r"(ndcg|mrr|recall|precision)@[1-9]\d*|map"
+    if wrong := [name for name in measures if not re.fullmatch(names, name)]:
+        known = "accuracy@k" if by_answers else "ndcg@k, mrr@k, recall@k, precision@k and map"
+        raise UsageError(f"--measures has {wrong[0]}. Use {known}, with k from 1 on.")
+    return list(measures) or (_BY_ANSWERS if by_answers else _BY_POSITIVES)
+
+
+def find_cut_offs(measures: Sequence[str]) -> set[int]:
+    """Return the numbers k of measures such as recall@k."""
+    return {int(name.partition("@")[2]) for name in measures if "@" in name}
+
+
+def name_rounds(num_rounds: int, *, has_start: bool) -> list[str]:
+    """Return the names of the rows of a table."""
+    return [BM25, *([START] if has_start else []), *(f"round {number + 1}" for number in range(num_rounds))]
+
+
+def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequence[str]) -> None:
+    """Check that the table will have the metrics that a recipe expects.
+
+    Raises:
+        UsageError: A round, a split or a measure is not in the table.
+    """
+    for name, split, measure, _ in _flatten(expected):
+        if name not in rounds or split not in SPLITS or measure not in measures:
+            known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
+            raise UsageError(f"--expected has {name}, {split}, {measure}. The table has {known}.")
+
+
+def compare_metrics(table: RoundMetrics, expected: RoundMetrics, tolerance: float) -> int:
+    """Compare a table with the metrics that a recipe expects, and return their number.
+
+    Raises:
+        ArtifactError: A metric differs by more than ``tolerance``.
+    """
+    values = list(_flatten(expected))
+    for name, split, measure, value in values:
+        found = table[name][split][measure]
+        if abs(found - value) > tolerance:
+            raise ArtifactError(f"{name}, {split} {measure}: {found} instead of {value}, tolerance {tolerance}.")
+    return len(values)
+
+
+def _flatten(table: RoundMetrics) -> list[tuple[str, str, str, float]]:
+    return [
+        (name, split, measure, value)
+        for name, by_split in table.items()
+        for split, metrics in by_split.items()
+        for measure, value in metrics.items()
+    ]
