@@ -31,16 +31,7 @@ from benchmarks.report import hardware, versions, write_result
 from benchmarks.training import clear_peak, status
 from test.retrieval.conftest import write_shards
 from text.datasets import PassageCollection
-from text.retrieval import (
-    Embedder,
-    EmbeddingShards,
-    Found,
-    encode_shards,
-    finish_encoding,
-    plan_encoding,
-    search_exact,
-    start_encoding,
-)
+from text.retrieval import Embedder, EmbeddingShards, Found, encode_collection, search_exact
 from text.retrieval.faiss_index import FaissIndex
 
 K = 100
@@ -91,11 +82,8 @@ def encoding(folder: Path, rounds: int) -> list[str]:
 
 
 def written(folder: Path, collection: PassageCollection, embedder: Embedder) -> np.ndarray:
-    plan = plan_encoding(collection, embedder, dtype="float32")
-    start_encoding(folder, plan)
-    encode_shards(folder, plan, collection, embedder)
-    finish_encoding(folder, plan)
-    return next(EmbeddingShards(folder).blocks(len(collection)))[1]
+    encode_collection(embedder, collection, folder, dtype="float32")
+    return next(EmbeddingShards(folder).blocks(len(collection)))[1]  # Opened again, so that the hashes are checked.
 
 
 # ---- search

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 from text.records import Example
@@ -74,6 +75,20 @@ class Bytes:
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
 
 
+# Files of others
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def shared_file(name: str) -> Path:
+    """Return the path of a file that belongs to others, or skip the test where it is not there."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there: it belongs to others and is not in the repository")
+    return path
+
+
 # Errors
 
 
@@ -83,6 +98,13 @@ class Place(NamedTuple):
     line: int
     byte: int
     field: str = ""
+
+
+def assert_one_line(error: BaseException, path: str | os.PathLike[str], *parts: str) -> None:
+    """An error is one line that begins with a path and names the given keys, fields or values."""
+    message = str(error)
+    assert message.startswith(f"{os.fspath(path)}: ") and "\n" not in message, message
+    assert all(part in message for part in parts), message
 
 
 def place_of(error: object, path: str | os.PathLike[str]) -> Place:

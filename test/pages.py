@@ -121,7 +121,7 @@ def stand_ins(folder: Path) -> None:
     roberta_tiny(vocab_size=300).save_pretrained(folder / "roberta-base")
     tokenizer.save(str(folder / "roberta-base/tokenizer.json"))
     tokenizer.model.save(str(folder / "roberta-base"))
-    roberta_tiny(vocab_size=300, pooling="mean").save_pretrained(folder / "all-MiniLM-L6-v2")
+    roberta_tiny(vocab_size=300, pooling="mean", normalize=True).save_pretrained(folder / "all-MiniLM-L6-v2")
     save_tokenizer(tokenizer, folder / "all-MiniLM-L6-v2", max_length=64)
     (folder / "squad_w100").mkdir()
     passages = "id\ttext\ttitle\n1\ta beetle did\toaks\n2\tnobody ate\tashes\n3\tit grew\telms\n"

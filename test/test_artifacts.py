@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from text.artifacts import atomic_write, sha256, write_json, write_text
+from text.artifacts import atomic_write, sha256, write_json, write_lines, write_text
 
 
 def test_atomic_write_puts_the_file_in_place(tmp_path: Path):
@@ -82,6 +82,15 @@ def test_write_text_of_half_a_character_keeps_the_old(tmp_path: Path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a.txt", "\ud800")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_write_lines_counts_them_and_keeps_the_old_file_if_one_fails(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    assert write_lines(path, (f"{word}\n" for word in ("ünï", "two"))) == 2
+    assert path.read_bytes() == "ünï\ntwo\n".encode()
+    with pytest.raises(ZeroDivisionError):
+        write_lines(path, (f"{1 // number}\n" for number in (1, 0)))
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("a.txt", "ünï\ntwo\n")]
 
 
 def test_write_json_there_and_back(tmp_path: Path):

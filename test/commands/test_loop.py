@@ -1,4 +1,4 @@
-"""``dpr-text loop``: the stages that a change repeats, what is refused before work, and the table after interruptions."""
+"""``dpr-text loop``: stages that a change repeats, settings that are refused, and the table after interruptions."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_enough_passages_are_found_for_every_measure_and_for_mining() -> None:
     assert find_depths(loop_flags(rounds=rounds, measures=["recall@400"])) == [*deep, *mined, *deep[2:]]
     searched = [each.replace("300", "400") for each in mined]
     assert find_depths(loop_flags(rounds=rounds, search={"k": 400})) == [*deep, *searched, *deep[2:]]
-    with pytest.raises(UsageError, match="search.*k"):
+    with pytest.raises(UsageError, match=r"search.*k"):
         rehearse(loop_flags(search={"k": "many"}))
 
 
@@ -183,8 +183,7 @@ def start_loop(folder: Path, *flags: str, max_epochs: int = 2) -> subprocess.Pop
 
     Its output goes to a file beside ``folder``.
     """
-    train = f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}"
-    command = [sys.executable, "-m", "text", "loop", "--config=tiny", train, "--expected={}", *flags]
+    command = [sys.executable, "-m", "text", "loop", "--config=tiny", tiny_train(max_epochs), "--expected={}", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open(folder.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
@@ -197,32 +196,31 @@ def start_loop(folder: Path, *flags: str, max_epochs: int = 2) -> subprocess.Pop
         )
 
 
+def tiny_train(max_epochs: int) -> str:
+    """Return the flag with the flags of train in the recipe, for another number of epochs."""
+    return f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}"
+
+
 def read_log(folder: Path) -> str:
     return folder.with_suffix(".log").read_text()
 
 
-def test_a_recipe_runs_by_name_from_any_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "loop"
-    process = start_loop(folder, "--rounds=[{}]", "--measures=[mrr@10]", max_epochs=1)
-    assert process.wait() == 0, read_log(folder)[-2000:]
+@pytest.mark.timeout(600)
+def test_a_recipe_runs_by_name_from_any_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, fewer = tmp_path / "loop", ["--rounds=[{}]", "--measures=[mrr@10]"]
+    assert start_loop(folder, *fewer, max_epochs=1).wait() == 0, read_log(folder)[-2000:]
     table = json.loads((folder / "table.json").read_text())
-    assert table["BM25"] == {"valid": {"mrr@10": 1.0}, "test": {"mrr@10": 1.0}}
     assert list(table) == ["BM25", "round 1"]
+    assert table["BM25"] == {"valid": {"mrr@10": 1.0}, "test": {"mrr@10": 1.0}}
     assert (folder / "table.md").read_text() in read_log(folder)
     assert (folder / "rounds.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name.split("-")[0] for path in folder.glob("*-*")} == {"train", "encode", "search", "evaluate"}
+
     # The stages are complete. Only the comparison with the expected metrics is new.
+    same = ["--config=tiny", tiny_train(max_epochs=1), *fewer, f"--output_dir={folder}"]
     for expected, code in (("1.0", 0), ("0.5", 5)):
-        again = [f"--expected={{BM25: {{test: {{mrr@10: {expected}}}}}}}", "--rounds=[{}]", "--measures=[mrr@10]"]
-        process = subprocess.run(
-            [sys.executable, "-m", "text", "loop", "--config=tiny", f"--output_dir={folder}", *again]
-            + ["--train={max_epochs: 1, tied: true, vocab_size: 1000}"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == code, process.stderr
-        assert process.stdout.count("is there") == 10
+        assert run_command(loop, LoopFlags, [*same, f"--expected={{BM25: {{test: {{mrr@10: {expected}}}}}}}"]) == code
+        assert capsys.readouterr().out.count("is there") == 10
 
 
 @pytest.mark.slow

@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.helpers import Place, law, place_of, record, write_jsonl
+from test.helpers import Place, law, place_of, record, shared_file, write_jsonl
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError
 from text.records import Passage
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 TSV = 'id\ttext\ttitle\n1\t"The ""oak"" is a tree."\tOak\n2\tBread\t"To ""eat"""\n3\t"\tx'.replace('"\tx', '"a\tx\n')
 
 
@@ -235,14 +234,8 @@ def test_compact_rows_give_the_batches_of_full_ones(tmp_path: Path) -> None:
 # Files that others made
 
 
-def there(path: Path) -> Path:
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it belongs to others and is not in the repository")
-    return path
-
-
 def test_real_tsv() -> None:
-    path = there(SHARED / "squad_w100" / "passages.tsv")
+    path = shared_file("squad_w100/passages.tsv")
     with path.open(newline="", encoding="utf-8") as file:
         expected = [Passage(name, title, text) for name, text, title in csv.reader(file, delimiter="\t")][1:]
     passages = PassageCollection(path)
@@ -252,7 +245,7 @@ def test_real_tsv() -> None:
 
 @pytest.mark.parametrize("name", ["cosqa", "cranfield", "vaswani_npl", "xquad/de"])
 def test_real_beir(name: str) -> None:
-    path = there(SHARED / "beir" / name / "corpus.jsonl")
+    path = shared_file(f"beir/{name}/corpus.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     passages = PassageCollection(path)
     assert list(passages) == [Passage(row["_id"], row["title"], row["text"]) for row in rows]
@@ -262,7 +255,7 @@ def test_real_beir(name: str) -> None:
 
 
 def test_real_compact_rows_are_those_of_the_full_ones() -> None:
-    folder = there(SHARED / "squad_w100")
+    folder = shared_file("squad_w100")
     compact = DPRDataPipe(folder / "dev.ids.jsonl", 8, passages=PassageCollection(folder / "passages.tsv"))
     assert compact.num_rows == 955
     first = next(iter(compact))[0]

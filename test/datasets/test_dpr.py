@@ -12,9 +12,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.multiprocessing.spawn import start_processes
@@ -22,14 +20,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _sharding_worker_init_fn
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from test.helpers import Bytes, context, law, place_of, questions, record, records, without, write_jsonl
+from test.helpers import Bytes, context, law, place_of, questions, record, records, shared_file, without, write_jsonl
 from test.ranks import process_group
 from text.datasets import DPRDataPipe, prefetch
 from text.datasets.skipping import SkippedRow
 from text.errors import DataError
 from text.records import Example
-
-DATA = Path(__file__).parents[3] / "shared" / "data" / "dpr"
 
 
 def names(n: int) -> list[str]:
@@ -51,7 +47,7 @@ def loader(pipe: Any, num_workers: int, **options: Any) -> DataLoader:
 
 
 def refusal(path: Path | Sequence[Path], batch_size: int = 2, **options: Any) -> str:
-    with pytest.raises(DataError, match="^.*$") as caught:  # one line: "." is no newline
+    with pytest.raises(DataError, match=r"^.*$") as caught:  # one line: "." is no newline
         DPRDataPipe(path, batch_size, **options)
     return str(caught.value)
 
@@ -663,9 +659,7 @@ def test_torchdatas_own_methods(eleven: Path) -> None:
 @pytest.mark.parametrize("name, num_rows", [("nq_dev_10", 10), ("squad1_dev_10", 10), ("dpr_scale_9", 9)])
 @pytest.mark.parametrize("train", [True, False])
 def test_real_data(name: str, num_rows: int, train: bool) -> None:
-    path = DATA / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it belongs to others and is not in the repository")
+    path = shared_file(f"dpr/{name}.jsonl")
     with path.open(encoding="utf-8") as file:
         rows = {row["question"]: row for row in map(json.loads, file)}
     pipe = DPRDataPipe(path, 4, train=train, num_hard_negatives=2)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from test.helpers import Bytes, record, records, write_jsonl

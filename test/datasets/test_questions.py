@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from test.datasets.test_collection import SHARED, there
+from test.helpers import shared_file
 from text.datasets import Question, read_questions
 from text.errors import DataError
 
@@ -101,6 +101,6 @@ def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     [("squad_w100/test.qa.csv", 2062), ("beir/cranfield/queries.jsonl", 225), ("openqa/curated_test.jsonl", 430)],
 )
 def test_real_files(name: str, num_questions: int) -> None:
-    questions = read_questions(there(SHARED / name))
+    questions = read_questions(shared_file(name))
     assert len(questions) == num_questions
     assert any(question.regular_expressions for question in questions) == ("curated" in name)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test.datasets.helpers import law
 from text.errors import DataError
 from text.evaluation import rank_passages, read_qrels, read_run, write_run
+from text.evaluation.trec import check_common_questions
 
 ids = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
 runs = st.dictionaries(
@@ -68,3 +69,10 @@ def test_e23_what_is_refused(tmp_path: Path, read, content: str, message: str) -
     (tmp_path / "file").write_text(content, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         read(tmp_path / "file")
+
+
+def test_a_run_needs_a_question_of_the_other_file() -> None:
+    check_common_questions("run.trec", {"q1": {}, "q2": {}}, "qrels.tsv", ["q0", "q2"])
+    for asked in (["q0"], []):
+        with pytest.raises(DataError, match=r"^run.trec: .*qrels.tsv"):
+            check_common_questions("run.trec", {"q1": {}}, "qrels.tsv", asked)

@@ -148,7 +148,7 @@ def test_one_call_on_every_rank_writes_the_same_bytes(
     tmp_path: Path, collection: PassageCollection, model: Path
 ) -> None:
     whole(tmp_path / "one", collection, model)
-    multiprocessing.spawn(encode_on_rank, (2, tmp_path, model), nprocs=2)
+    multiprocessing.spawn(encode_on_rank, (2, tmp_path, model), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
 

@@ -20,7 +20,12 @@ def resolve_settings(command: str, arguments: Sequence[str]) -> Mapping[str, Any
     given = dict(each.removeprefix("--").split("=", 1) for each in arguments)
     if unknown := given.keys() - {"words", "stride", "collection", "rows", "output_dir"}:
         raise ValueError(f"unknown: {unknown}")
-    return {"words": "64", "stride": "32", **given}
+    return {
+        "words": 64,
+        "stride": 32,
+        **given,
+        **{name: int(given[name]) for name in ("words", "stride") if name in given},
+    }
 
 
 def plan(parent: Path, **arguments: Any) -> Stage:

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from test.helpers import SHARED
 from text.transforms import byte_level_bpe, load_tokenizer, train_tokenizer
 from text.transforms.byte_level_bpe import _BETWEEN, TiktokenEncoder, encode_batch, tiktoken_encoder
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
 ROBERTA = pytest.param(
     "roberta-base", marks=pytest.mark.skipif(not ROBERTA_BASE.is_dir(), reason=f"{SHARED} is not here")
@@ -253,7 +253,7 @@ def test_another_model():
 
 
 def test_a_lone_surrogate_is_refused(trained: Tokenizer):
-    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+    with pytest.raises(UnicodeEncodeError, match=r"\\ud800"):
         encoder_of(trained)(["before", "a\ud800"])
 
 

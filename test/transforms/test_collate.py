@@ -76,8 +76,8 @@ def test_titles_joined_with_texts_by_hand():
     assert torch.equal(batch.passage_keys, COLLATE(rows).passage_keys)  # a passage is the same, however it is written
 
 
-def test_b3_a_question_without_its_positive() -> None:
-    with pytest.raises(ValueError, match="num_positives is 0; expected 1 or more"):
+def test_batch_without_positives_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_positives is 0"):
         BiEncoderCollator(Tokenize(TOKENIZER, 6), Tokenize(TOKENIZER, 6), num_positives=0)
 
 
@@ -181,7 +181,7 @@ def test_fault_b21_truncation_is_known():
     assert left_out(batch) == (0, 0)
 
 
-def test_c5_no_examples_give_a_batch_without_questions():
+def test_no_examples_give_a_batch_without_questions():
     # The share of some ranks in a short last batch.
     batch = COLLATE([])
     one = COLLATE([example("a", [passage("b")])])
@@ -199,10 +199,10 @@ def test_sources_are_those_of_the_questions_that_are_left():
     assert batch.sources.tolist() == [1, 3]
 
 
-# ---- fault B20: no tokens
+# ---- texts without tokens
 
 
-def test_fault_b20_empty_negative_is_left_out():
+def test_empty_negative_is_left_out():
     batch = COLLATE(
         [
             example("a", [passage("b")], [passage(" "), passage("c")]),
@@ -218,7 +218,7 @@ def test_fault_b20_empty_negative_is_left_out():
 @pytest.mark.parametrize(
     ("question", "positive"), [pytest.param(" ", "c", id="question"), pytest.param("b", " ", id="positive")]
 )
-def test_fault_b20_empty_question_or_positive_drops_the_question(question, positive):
+def test_empty_question_or_positive_drops_the_question(question, positive):
     batch = COLLATE(
         [
             example("a", [passage("b")], [passage("c")]),
@@ -233,13 +233,13 @@ def test_fault_b20_empty_question_or_positive_drops_the_question(question, posit
     assert left_out(batch) == (1, 3)
 
 
-def test_fault_b20_a_title_is_enough():
+def test_title_without_text_is_enough():
     batch = COLLATE([example("a", [passage(" ", title="Ants")])])
     assert left_out(batch) == (0, 0)
 
 
-def test_fault_b20_nothing_left():
-    with pytest.raises(DataError, match='no question of this batch has tokens, the first is " "'):
+def test_batch_without_tokens_is_refused():
+    with pytest.raises(DataError, match='" "'):
         COLLATE([example(" ", [passage("a")]), example("b", [passage(" ")])])
 
 

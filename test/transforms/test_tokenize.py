@@ -20,11 +20,11 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 from torch import nn
 from torch.utils.data import DataLoader
 
+from test.helpers import SHARED
 from test.transforms.conftest import PHRASES
 from text.transforms import Tokenize, load_tokenizer, train_tokenizer
 from text.transforms.layout import Text
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
 needs_shared_data = pytest.mark.skipif(not ROBERTA_BASE.is_dir(), reason=f"{SHARED} is not here")
 
@@ -197,21 +197,21 @@ def test_real_passages_equal_tokenizers(kind: str, max_length: int):
 
 
 @pytest.mark.parametrize(
-    ("single", "pair", "message"),
+    ("single", "pair", "samples"),
     [
-        pytest.param("$A [SEP] $A", "$A $B", 'of the text "a"', id="twice"),
-        pytest.param("[SEP]", "$A $B", 'of the text "a"', id="not at all"),
-        pytest.param("$A", "$B [SEP] $A", 'of the title "a" and the text "b b"', id="text before title"),
-        pytest.param("$A", "$B $A", 'of the title "a" and the text "b b"', id="nothing between, text before title"),
-        pytest.param("$A", "$A $B $A", 'of the title "a" and the text "b b"', id="title again"),
+        pytest.param("$A [SEP] $A", "$A $B", ['text "a"'], id="twice"),
+        pytest.param("[SEP]", "$A $B", ['text "a"'], id="not at all"),
+        pytest.param("$A", "$B [SEP] $A", ['title "a"', 'text "b b"'], id="text before title"),
+        pytest.param("$A", "$B $A", ['title "a"', 'text "b b"'], id="nothing between, text before title"),
+        pytest.param("$A", "$A $B $A", ['title "a"', 'text "b b"'], id="title again"),
     ],
 )
-def test_a_template_that_is_none(bert: Tokenizer, single, pair, message):
+def test_template_without_each_text_in_order_is_refused(bert: Tokenizer, single, pair, samples):
     tokenizer = Tokenizer.from_str(bert.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[("[SEP]", 2)])
-    with pytest.raises(ValueError, match=f"the tokenizer makes .* {message}; expected their tokens in order") as caught:
+    with pytest.raises(ValueError, match=r"^.*$") as caught:  # one line: "." is no newline
         Tokenize(tokenizer, 16)
-    assert "\n" not in str(caught.value)
+    assert all(sample in str(caught.value) for sample in samples)
 
 
 # ---- texts tokenized before
@@ -252,7 +252,7 @@ def test_strings_of_one_call_are_encoded_together(letters: Tokenizer, monkeypatc
 
 
 def test_fractions_are_no_ids(letters: Tokenizer):
-    with pytest.raises(TypeError, match="Cannot cast"):
+    with pytest.raises(TypeError, match="float64"):
         Tokenize(letters, 16)([np.array([7.5])])
 
 
@@ -390,18 +390,18 @@ def test_data_workers(trained: Tokenizer, start: str):
 
 
 def test_no_text_is_refused(letters: Tokenizer):
-    with pytest.raises(ValueError, match="texts is empty"):
+    with pytest.raises(ValueError, match="texts"):
         Tokenize(letters, 16)([])
 
 
 def test_max_length_must_hold_a_title_and_a_text(letters: Tokenizer):
-    with pytest.raises(ValueError, match="max_length is 5; expected 6 or more, to hold a title and a text"):
+    with pytest.raises(ValueError, match=r"max_length is 5\b.*\b6\b"):
         Tokenize(letters, 5)
     assert rows(Tokenize(letters, 6), [("a" * 9, "b" * 9)]) == rows(Tokenize(letters, 6), [("a", "b")])
 
 
-def test_a_tokenizer_without_padding_token():
-    with pytest.raises(ValueError, match=r"the tokenizer has no padding token; expected <pad> or \[PAD\]"):
+def test_tokenizer_without_padding_token_is_refused():
+    with pytest.raises(ValueError, match=r"<pad>.*\[PAD\]"):
         Tokenize(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 8)
 
 
@@ -432,10 +432,10 @@ def test_a_prompt_is_never_cut_off(tmp_path):
 def test_a_prompt_that_grows_together_with_the_text():
     """A byte-level BPE has a space and the word after it in one token."""
     tokenizer = train_tokenizer(["query: a b"] * 3, 300)
-    with pytest.raises(ValueError, match='joins "query: " with the text after it; expected a prompt that ends apart'):
+    with pytest.raises(ValueError, match="query: "):
         Tokenize(tokenizer, 20, "query: ")
 
 
 def test_room_for_a_prompt(tmp_path):
-    with pytest.raises(ValueError, match="max_length is 6; expected 7 or more"):
+    with pytest.raises(ValueError, match=r"max_length is 6\b.*\b7\b"):
         Tokenize(small_bert(tmp_path), 6, "query: ")

@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import nn
 
+from test.helpers import SHARED
 from text.records import Example, Passage
 from text.transforms import (
     BiEncoderCollator,
@@ -30,7 +31,6 @@ from text.transforms import (
 # torchtext's own, of TorchScript.
 pytestmark = pytest.mark.filterwarnings("ignore:The inner type of a container is lost:UserWarning")
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
 needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 needs_torchtext = pytest.mark.skipif(find_spec("torchtext") is None, reason="torchtext is not installed")
@@ -110,14 +110,14 @@ def test_any_form_of_ids(form):
     assert_same_batch(tokenize, TorchtextTokenize(Letters(), 40), texts)
 
 
-def test_a_transform_that_gives_no_ids():
-    with pytest.raises(ValueError, match=r"gives \['!'\]; expected ids: a vocabulary \(VocabTransform\) is missing"):
+def test_transform_that_gives_no_ids_is_refused():
+    with pytest.raises(ValueError, match=r"\['!'\].*VocabTransform"):
         TorchtextTokenize(lambda texts: [text.split() for text in texts], 8)
 
 
-def test_ids_that_are_those_of_special_tokens():
+def test_ids_of_special_tokens_are_refused():
     """GPT-2 has 0 for an exclamation mark."""
-    with pytest.raises(ValueError, match=r'gives "#" the id 2, a special token.s; expected ids of a voc'):
+    with pytest.raises(ValueError, match=r'"#".*\b2\b'):
         TorchtextTokenize(
             lambda texts: [[ord(letter) - ord("!") for letter in text] for text in texts],
             8,
@@ -126,10 +126,10 @@ def test_ids_that_are_those_of_special_tokens():
         )
 
 
-def test_limits_and_no_text():
-    with pytest.raises(ValueError, match="max_length is 5; expected 6 or more"):
+def test_limits_and_empty_batches_are_refused():
+    with pytest.raises(ValueError, match=r"max_length is 5\b.*\b6\b"):
         TorchtextTokenize(Letters(), 5)
-    with pytest.raises(ValueError, match="texts is empty"):
+    with pytest.raises(ValueError, match="texts"):
         TorchtextTokenize(Letters(), 6)([])
 
 
@@ -214,15 +214,15 @@ def test_copies_of_the_bpe(trained: Tokenizer):
 
 
 @needs_torchtext
-def test_tokenizers_that_are_not_of_gpt2(tmp_path: Path):
+def test_tokenizer_that_is_not_of_gpt2_is_refused(tmp_path: Path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
-    with pytest.raises(ValueError, match=r"no plain byte-level BPE \(WordPiece\); expected GPT-2's kind"):
+    with pytest.raises(ValueError, match="WordPiece"):
         torchtext_bpe(load_tokenizer(tmp_path))
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*letters, "<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(ValueError, match="expected <s>, <pad>, </s> at 0, 1, 2"):
+    with pytest.raises(ValueError, match="<s>, <pad>, </s>"):
         torchtext_bpe(load_tokenizer(tmp_path))
 
 

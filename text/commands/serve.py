@@ -9,9 +9,7 @@ Several searches stand side by side. SIGTERM and SIGINT end the server after it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-if TYPE_CHECKING:
-    from text.serving import Search
+from typing import Any, Literal
 
 from text.commands.cli import number, raise_on_signals, translate_missing
 from text.errors import UsageError

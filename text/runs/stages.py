@@ -115,7 +115,7 @@ def plan_stage(
     """
     # The name of the folder is not known yet. Any value stands for it.
     settings = resolve_arguments(resolve_settings, command, {**arguments, _OUTPUT[command]: result or "folder"})
-    keys = {name: _key(value) for name, value in arguments.items()}
+    keys = {name: key for name, value in arguments.items() if (key := _key(value)) != value}
     keys |= {name: hash_path(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
     decisive = [text.__version__, command, result, {**settings, **keys}]
     folder = Path(parent, f"{command}-{_hash_json(decisive)[:16]}")
