@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -29,7 +30,6 @@ from sentence_transformers import SentenceTransformer
 from benchmarks.encoder import Timed, minilm, squad, take_turns, timed
 from benchmarks.report import hardware, versions, write_result
 from benchmarks.training import clear_peak, status
-from test.retrieval.conftest import write_shards
 from text.datasets import PassageCollection
 from text.retrieval import Embedder, EmbeddingShards, Found, encode_collection, search_exact
 from text.retrieval.faiss_index import FaissIndex
@@ -95,10 +95,7 @@ def searching(folder: Path, num_rows: int, num_questions: int, rounds: int) -> l
     faiss.omp_set_num_threads(torch.get_num_threads())
     flat = faiss.IndexFlatIP(rows.shape[1])
     flat.add(rows)  # pyright: ignore[reportCallIssue]
-    shards = {
-        name: write_shards(folder / name, rows, dtype=name, shard_rows=1 << 18, block_rows=1 << 15)
-        for name in ("float32", "float16", "int8")
-    }
+    shards = {name: write_shards(folder / name, rows, name) for name in ("float32", "float16", "int8")}
     sides: dict[str, Callable[[], Any]] = {
         "ours, float32": lambda: search_exact(shards["float32"], tensor, K),
         "faiss.IndexFlatIP": lambda: flat.search(questions, K),  # pyright: ignore[reportCallIssue]
@@ -172,6 +169,28 @@ def peak(num_passages: int) -> float:
 
 
 # ---- what the parts share
+
+
+class GivenEmbeddings(Embedder):
+    """Gives each passage, whose text is the number of its row, the embedding of that row."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = torch.from_numpy(rows)
+        self.encoder: Any = SimpleNamespace(embedding_dim=rows.shape[1])
+        self.model, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
+
+    def tokenize(self, texts: Any) -> Any:
+        return [int(passage.text) for passage in texts]
+
+    def embed(self, tokens: Any) -> torch.Tensor:
+        return self.rows[tokens]
+
+
+def write_shards(folder: Path, rows: np.ndarray, dtype: str) -> EmbeddingShards:
+    """Write given embeddings to disk."""
+    folder.mkdir()
+    collection = write_collection(folder / "numbers.jsonl", [str(row) for row in range(len(rows))])
+    return encode_collection(GivenEmbeddings(rows), collection, folder / "embeddings", dtype=dtype, block_rows=1 << 15)
 
 
 def write_rows(path: Path, texts: Iterator[str]) -> None:

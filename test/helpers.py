@@ -1,4 +1,4 @@
-"""Rows, tokenizers, encoders and places of errors that tests of several folders share."""
+"""Rows, collections, models and places of errors that tests of several folders share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
+from text.bundle import BiEncoderBundle
+from text.datasets import PassageCollection
+from text.models import BiEncoder, roberta_tiny
 from text.records import Example
+from text.transforms import train_tokenizer
 
-law = settings(
+law = hypothesis_settings(
     max_examples=60,
     deadline=None,
     derandomize=True,  # the same examples in every run
@@ -73,6 +79,46 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         self.texts += texts
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
+
+
+# Texts, collections and models
+
+
+WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall leaves bark and the of".split()
+
+
+def texts(num: int) -> list[str]:
+    """Texts of 1 to 9 words."""
+    random = np.random.default_rng(0)
+    return [" ".join(random.choice(WORDS, size=1 + number % 9)) for number in range(num)]
+
+
+def random_ids(
+    *lengths: int, vocab_size: int = 100, seed: int = 0, width: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, (B, L), of random texts from ``<s>`` to ``</s>`` with padding on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.full((len(lengths), width or max(lengths, default=1)), 1)
+    for row, length in enumerate(lengths):
+        input_ids[row, :length] = torch.randint(5, vocab_size, (length,), generator=generator)
+        input_ids[row, 0], input_ids[row, length - 1] = 0, 2
+    return input_ids, input_ids != 1
+
+
+def write_collection(path: Path, ids: Sequence[str], contents: Sequence[str]) -> PassageCollection:
+    rows = ({"_id": name, "title": f"title {name}", "text": text} for name, text in zip(ids, contents, strict=True))
+    return PassageCollection(write_jsonl(path, rows))
+
+
+def save_model(folder: Path, seed: int, **settings: Any) -> Path:
+    """Save two small encoders with random weights, and a tokenizer of ``texts``."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(texts(50), 300)
+    size = tokenizer.get_vocab_size()
+    sides = [roberta_tiny(vocab_size=size, pooling="mean", max_position_embeddings=34) for _ in range(2)]
+    settings = {"question_max_length": 16, "passage_max_length": 32} | settings
+    BiEncoderBundle(model=BiEncoder(*sides), tokenizer=tokenizer, **settings).save(folder)
+    return folder
 
 
 # Files of others

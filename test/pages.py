@@ -160,7 +160,7 @@ def _fair(folder: Path) -> None:
 
 @contextmanager
 def warm_python() -> Iterator[Path]:
-    """Yield the path of a ``python`` that starts at once. ``dpr-text``, which is ``python -m text``, stands beside it."""
+    """Yield the path of a ``python`` that starts at once. Beside it is ``dpr-text``, its ``python -m text``."""
     with tempfile.TemporaryDirectory() as folder:  # of a short name, which the address of a socket must have
         address, client = f"{folder}/socket", Path(folder, "python")
         for name, module in (("python", []), ("dpr-text", ["-m", "text"])):

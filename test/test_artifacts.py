@@ -104,7 +104,7 @@ def test_write_json_there_and_back(tmp_path: Path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_write_json_refuses_what_json_has_not(tmp_path: Path, value):
     write_json(tmp_path / "a.json", {"loss": 1.0})
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match=r"nan|inf|JSON"):
         write_json(tmp_path / "a.json", {"loss": value})
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.0}
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.dpr.cli import run
-from examples.dpr.config import DPRConfig
-from examples.dpr.main import main
+from test.commands.training import SMALL, run_train
+from test.helpers import random_ids
 from text.models import RobertaEncoder, roberta_tiny, to_bfloat16
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
@@ -23,17 +22,10 @@ def encoder() -> RobertaEncoder:
     return roberta_tiny(vocab_size=100, pooling="mean", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
-def texts(*lengths: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, L)."""
-    mask = torch.arange(max(lengths, default=1)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
-    ids = torch.randint(5, 100, mask.shape, generator=torch.Generator().manual_seed(1))
-    return ids.masked_fill(~mask, 1), mask
-
-
 def embedded(encoder: RobertaEncoder, device: str, *lengths: int) -> tuple[Tensor, Tensor]:
     """Embeddings, and the gradient of the first layer's weights from the sum of their squares' halves."""
     encoder = copy.deepcopy(encoder).to(device)
-    embeddings = encoder(*(each.to(device) for each in texts(*lengths)))
+    embeddings = encoder(*(each.to(device) for each in random_ids(*lengths)))
     (0.5 * embeddings.square().sum()).backward()
     gradient = encoder.get_parameter("layers.0.attention.qkv.weight").grad
     assert gradient is not None
@@ -53,7 +45,7 @@ def test_no_text(encoder: RobertaEncoder) -> None:
 
 
 def test_bfloat16_is_near_float32(encoder: RobertaEncoder) -> None:
-    ids, mask = texts(7, 3, 12, 1)
+    ids, mask = random_ids(7, 3, 12, 1)
     with torch.no_grad():
         half = to_bfloat16(encoder).cuda()(ids.cuda(), mask.cuda()).cpu()
         whole = encoder(ids, mask)
@@ -61,9 +53,7 @@ def test_bfloat16_is_near_float32(encoder: RobertaEncoder) -> None:
     assert torch.cosine_similarity(half, whole).min() > 0.999
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # Lightning's, and the compiler's own
 @pytest.mark.parametrize("flags", [[], ["--precision=bf16-mixed"], ["--precision=16-mixed"], ["--compile"]])
-def test_a_run_ends(flags: list[str], tmp_path: Path) -> None:
-    small = ["--eval_hard_negatives=2", "--eval_other_negatives=0", "--passage_max_length=40", "--max_epochs=2"]
-    assert run(main, DPRConfig, ["--gpus=1", f"--output_dir={tmp_path / 'run'}", *small, *flags]) == 0
+def test_training_run_ends(flags: list[str], tmp_path: Path) -> None:
+    assert run_train("--gpus=1", f"--output_dir={tmp_path / 'run'}", "--max_epochs=2", *SMALL, *flags) == 0

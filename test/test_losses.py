@@ -110,7 +110,7 @@ def plain_nll(
 
 
 @pytest.mark.parametrize(("positive", "expected"), [(0, 0.0), (1, 20_000.0)])
-def test_fault_d3_scores_of_ten_thousand(positive, expected):
+def test_scores_of_ten_thousand_are_finite(positive, expected):
     # Logits are 10,000 and -10,000; their difference is all that counts.
     question = torch.tensor([[100.0]], requires_grad=True)
     passages = torch.tensor([[100.0], [-100.0]], requires_grad=True)
@@ -176,12 +176,12 @@ def test_gradient_equals_finite_differences(similarity):
     ],
 )
 def test_shapes_that_do_not_fit(questions, passages):
-    with pytest.raises(ValueError, match=r"expected question_embeddings \(B, D\) and passage_embeddings \(P, D\)"):
+    with pytest.raises(ValueError, match=r"question_embeddings.*passage_embeddings"):
         in_batch_nll(torch.ones(questions), torch.ones(passages), torch.tensor([0, 1]))
 
 
 def test_unknown_similarity():
-    with pytest.raises(ValueError, match='similarity is "euclid"; expected one of dot, cosine'):
+    with pytest.raises(ValueError, match='similarity is "euclid"'):
         in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), similarity="euclid")
 
 
@@ -234,12 +234,12 @@ def test_positives_alone_cost_nothing():
 
 def test_a_question_without_a_positive():
     is_positive = torch.tensor([[True, False], [False, False]])
-    with pytest.raises(ValueError, match="question 1 has no positive; expected one or more of each"):
+    with pytest.raises(ValueError, match="question 1 "):
         multi_positive_nll(torch.eye(2), torch.eye(2), is_positive)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_fault_d3_several_positives_and_large_scores(dtype):
+def test_several_positives_and_large_scores_are_finite(dtype):
     question = torch.tensor([[100.0]], dtype=dtype, requires_grad=True)
     passages = torch.tensor([[100.0], [-100.0], [-100.0]], dtype=dtype)
     loss = multi_positive_nll(question, passages, torch.tensor([[True, False, True]]))

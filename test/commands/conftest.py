@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test.retrieval.conftest import save_model, texts, write_collection
+from test.helpers import save_model, texts, write_collection
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.search import SearchFlags, search

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from test.datasets.helpers import context, record, records, write_jsonl
+from test.helpers import context, record, records, write_jsonl
 from text.commands.check import CheckFlags, check
 from text.commands.cli import run_command
 

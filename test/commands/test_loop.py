@@ -178,56 +178,80 @@ def test_collection_and_output_dir_are_required(capsys: pytest.CaptureFixture[st
         assert missing in capsys.readouterr().err
 
 
-def start_loop(folder: Path, *flags: str, max_epochs: int = 2) -> subprocess.Popen:
+def start_loop(folder: Path, *flags: str) -> subprocess.Popen:
     """Run the recipe of the tiny set by name, from another folder, in a group of processes of its own.
 
     Its output goes to a file beside ``folder``.
     """
-    command = [sys.executable, "-m", "text", "loop", "--config=tiny", tiny_train(max_epochs), "--expected={}", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "text", "loop", "--config=tiny", *flags, f"--output_dir={folder.name}"]
     with open(folder.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            [*command, f"--output_dir={folder.name}"],
+            command,
             cwd=folder.parent,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,
         )
 
 
-def tiny_train(max_epochs: int) -> str:
-    """Return the flag with the flags of train in the recipe, for another number of epochs."""
-    return f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}"
+def train_for(max_epochs: int) -> list[str]:
+    """Return the flags of train in the recipe for another number of epochs, which leads to other metrics."""
+    return [f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}", "--expected={}"]
 
 
 def read_log(folder: Path) -> str:
     return folder.with_suffix(".log").read_text()
 
 
-@pytest.mark.timeout(600)
-def test_a_recipe_runs_by_name_from_any_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, fewer = tmp_path / "loop", ["--rounds=[{}]", "--measures=[mrr@10]"]
-    assert start_loop(folder, *fewer, max_epochs=1).wait() == 0, read_log(folder)[-2000:]
-    table = json.loads((folder / "table.json").read_text())
-    assert list(table) == ["BM25", "round 1"]
-    assert table["BM25"] == {"valid": {"mrr@10": 1.0}, "test": {"mrr@10": 1.0}}
-    assert (folder / "table.md").read_text() in read_log(folder)
-    assert (folder / "rounds.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name.split("-")[0] for path in folder.glob("*-*")} == {"train", "encode", "search", "evaluate"}
+def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
+    flags = ["--config=tiny", "--train={wrong: 1}", "--output_dir=loop"]
+    process = subprocess.run(
+        [sys.executable, "-m", "text", "loop", *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    # The recipe and its data were found: only then are the flags of train looked at.
+    assert process.returncode == 2 and "flags of train" in process.stderr and "wrong" in process.stderr
 
-    # The stages are complete. Only the comparison with the expected metrics is new.
-    same = ["--config=tiny", tiny_train(max_epochs=1), *fewer, f"--output_dir={folder}"]
-    for expected, code in (("1.0", 0), ("0.5", 5)):
-        assert run_command(loop, LoopFlags, [*same, f"--expected={{BM25: {{test: {{mrr@10: {expected}}}}}}}"]) == code
-        assert capsys.readouterr().out.count("is there") == 10
+
+def test_the_table_of_complete_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
+    stages = rehearse(parse_flags(LoopFlags, [*arguments, "--expected={}"]))
+    for stage in stages:
+        stage.folder.mkdir()
+        (stage.folder / "done.json").write_text("{}")
+    evaluated = [stage.folder for stage in stages if stage.command == "evaluate"]
+    for mean, folder in zip((0.5, 0.25, 0.625, 0.75), evaluated, strict=True):
+        (folder / "figures.json").write_text(json.dumps({"figures": {"mrr@10": {"mean": mean}}}))
+    for expected, code in ((0.74, 0), (0.78, 5)):  # the tolerance of the recipe is 0.2, that of this call 0.02
+        given = ["--tolerance=0.02", f"--expected={{round 1: {{test: {{mrr@10: {expected}}}}}}}"]
+        assert run_command(loop, LoopFlags, [*arguments, *given]) == code
+    assert capsys.readouterr().out.count("is there") == 2 * len(stages)
+    assert json.loads((tmp_path / "table.json").read_text()) == {
+        "BM25": {"valid": {"mrr@10": 0.5}, "test": {"mrr@10": 0.25}},
+        "round 1": {"valid": {"mrr@10": 0.625}, "test": {"mrr@10": 0.75}},
+    }
+    assert (tmp_path / "table.md").read_text().splitlines()[-1] == "| round 1 | 0.6250 | 0.7500 |"
+    assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
+def test_a_recipe_by_name_gives_its_expected_metrics_in_any_folder(tmp_path: Path) -> None:
+    process = start_loop(tmp_path / "loop")
+    assert process.wait() == 0, read_log(tmp_path / "loop")[-2000:]
+    table = json.loads((tmp_path / "loop" / "table.json").read_text())
+    assert list(table) == ["BM25", "round 1", "round 2"]
+    assert table["BM25"]["test"] == {"mrr@10": 1.0, "recall@20": 1.0}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the loop alone", "to all of its processes"])
 def test_a_signal_lets_the_training_save(send: Callable[[int, int], None], tmp_path: Path) -> None:
-    process = start_loop(tmp_path / "loop", max_epochs=1_000_000)
+    process = start_loop(tmp_path / "loop", *train_for(1_000_000))
     while not list(tmp_path.glob("loop/train-*/metrics.csv")):
         assert process.poll() is None, read_log(tmp_path / "loop")[-2000:]
         time.sleep(0.1)
@@ -243,19 +267,19 @@ def test_a_signal_lets_the_training_save(send: Callable[[int, int], None], tmp_p
 def test_a_loop_that_is_killed_ten_times_gives_the_same_table(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     before = time.monotonic()
-    assert start_loop(whole).wait() == 0, read_log(whole)[-2000:]
+    assert start_loop(whole, *train_for(2)).wait() == 0, read_log(whole)[-2000:]
     seconds, random = time.monotonic() - before, Random(0)
     for number in range(10):
-        process = start_loop(killed)
+        process = start_loop(killed, *train_for(2))
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=random.uniform(0.05, 0.3) * seconds)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
         assert process.wait() != 1, read_log(killed)[-2000:]
-    assert start_loop(killed).wait() == 0, read_log(killed)[-2000:]
+    assert start_loop(killed, *train_for(2)).wait() == 0, read_log(killed)[-2000:]
     for name in ("table.json", "table.md"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
     done = [json.loads(path.read_text()) for path in killed.glob("*/done.json")]
     assert len(done) == len(list(whole.glob("*/done.json")))
-    again = start_loop(whole)
+    again = start_loop(whole, *train_for(2))
     assert again.wait() == 0 and read_log(whole).count("is there") == len(done)

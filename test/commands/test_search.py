@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from test.commands.conftest import NUM_PASSAGES, search_flags
-from test.retrieval.conftest import save_model, texts
+from test.helpers import save_model, texts
 from text.commands.cli import run_command
 from text.commands.search import SearchFlags, search
 from text.evaluation import read_run

@@ -47,6 +47,8 @@ def test_files_and_numbers_that_are_refused(raw: Path, tmp_path: Path, fail: Fai
     assert code == 2 and "num_items is 0" in line
     code, line = fail(select, SelectFlags, f"--raw_path={tmp_path}/none", f"--out_path={out}")
     assert code == 2 and f"{tmp_path}/none" in line
+    code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={out}.gz")
+    assert code == 2 and f"{out}.gz" in line and not out.with_suffix(".jsonl.gz").exists()
     before = raw.read_bytes()
     code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={raw}", "--overwrite")
     assert code == 2 and str(raw) in line and raw.read_bytes() == before

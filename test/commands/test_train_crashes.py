@@ -78,7 +78,6 @@ def test_a_killed_run_resumes_to_the_same_files(whole: Path, tmp_path: Path, mom
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", range(20))
 def test_a_run_killed_at_random_resumes_to_the_same_files(whole: Path, tmp_path: Path, number: int) -> None:
     disturbed(tmp_path / "run", Random(number), 3, in_save=number % 3 == 0)

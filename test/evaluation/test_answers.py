@@ -119,5 +119,5 @@ def test_a_catastrophic_regular_expression_is_given_up() -> None:
 def test_top_k_accuracy_by_hand() -> None:
     hits = [[False, True], [True], [], [False, False, True]]
     assert [top_k_accuracy(hits, k) for k in (1, 2, 3)] == [0.25, 0.5, 0.75]
-    with pytest.raises(ValueError, match="no questions; expected one or more"):
+    with pytest.raises(ValueError, match="questions"):
         top_k_accuracy([], 1)

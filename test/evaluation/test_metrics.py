@@ -33,16 +33,16 @@ def test_by_hand() -> None:
     assert found["map"] == pytest.approx((1 / 2 + 2 / 4) / 3)
 
 
-def test_e24_questions_that_a_run_does_not_have() -> None:
+def test_questions_that_a_run_does_not_have_score_0_or_are_skipped() -> None:
     qrels, run = {"q1": {"a": 1}, "q2": {"b": 1}, "unjudged": {"c": 0}}, {"q1": {"a": 1.0}, "other": {"a": 1.0}}
     assert {question: of["mrr@1"] for question, of in evaluate_run(qrels, run).items()} == {"q1": 1.0, "q2": 0.0}
     assert list(evaluate_run(qrels, run, skip_missing=True)) == ["q1"]
     assert mean_metrics(evaluate_run(qrels, run))["map"] == 0.5
-    with pytest.raises(ValueError, match="no question with a relevant passage"):
+    with pytest.raises(ValueError, match="relevant"):
         evaluate_run({"q": {"a": 0}}, run)
-    with pytest.raises(ValueError, match="cut_offs are"):
+    with pytest.raises(ValueError, match="cut_offs"):
         evaluate_run(qrels, run, cut_offs=[0])
-    with pytest.raises(ValueError, match="no questions; expected one or more"):
+    with pytest.raises(ValueError, match="questions"):
         mean_metrics({})
 
 
@@ -91,8 +91,8 @@ def test_documents_by_their_best_windows_by_hand() -> None:
     assert max_passage(run, 9)["q"] == {"a": 3.0, "c": 2.5, "b#x": 2.0}
 
 
-def test_documents_of_passages_that_are_no_windows() -> None:
-    with pytest.raises(DataError, match="question q: passage b is no window; expected an id such as DOCUMENT#0"):
+def test_passage_that_is_no_window_is_refused_by_id() -> None:
+    with pytest.raises(DataError, match="question q: passage b "):
         max_passage({"q": {"a#0": 1.0, "b": 0.5}}, 2)
 
 

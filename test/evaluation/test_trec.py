@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law
+from test.helpers import law
 from text.errors import DataError
 from text.evaluation import rank_passages, read_qrels, read_run, write_run
 from text.evaluation.trec import check_common_questions
@@ -32,7 +33,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     # Of equal scores, the larger id first.
     assert path.read_text() == "q1 Q0 b 1 2.0 mine\nq1 Q0 c 2 0.5 mine\nq1 Q0 a 3 0.5 mine\n"
     assert rank_passages({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
-    with pytest.raises(ValueError, match=r'id "a b"; expected one without spaces'):
+    with pytest.raises(ValueError, match='"a b"'):
         write_run(path, {"q": {"a b": 1.0}})
 
 
@@ -54,20 +55,20 @@ def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "content", "message"),
+    ("read", "content", "place"),
     [
-        (read_qrels, "q1 0 a 1\nq1 0 a 1\n", r":2: question q1 and passage a stand twice; expected each pair once"),
-        (read_qrels, "q1 0 a relevant\n", r":1: q1 0 a relevant; expected question, passage and relevance"),
-        (read_qrels, "q1 a\n", r":1: q1 a; expected question"),
-        (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", r":2: question q1 and passage a stand twice"),
-        (read_run, "q1 Q0 a 1 nan x\n", r":1: .*; expected question, Q0, passage, rank, score and name"),
-        (read_run, "q1 Q0 a 1 0.5\n", r":1: .*; expected question"),
-        (read_run, "\nq\udcff Q0 a 1 0.5 x\n", r":2: not UTF-8"),
+        (read_qrels, "q1 0 a 1\nq1 0 a 1\n", ":2: question q1 and passage a "),
+        (read_qrels, "q1 0 a relevant\n", ":1: q1 0 a relevant"),
+        (read_qrels, "q1 a\n", ":1: q1 a"),
+        (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", ":2: question q1 and passage a "),
+        (read_run, "q1 Q0 a 1 nan x\n", ":1: q1 Q0 a 1 nan x"),
+        (read_run, "q1 Q0 a 1 0.5\n", ":1: q1 Q0 a 1 0.5"),
+        (read_run, "\nq\udcff Q0 a 1 0.5 x\n", ":2: "),
     ],
 )
-def test_e23_what_is_refused(tmp_path: Path, read, content: str, message: str) -> None:
+def test_wrong_line_is_refused_with_its_place(tmp_path: Path, read, content: str, place: str) -> None:
     (tmp_path / "file").write_text(content, errors="surrogateescape")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match="^" + re.escape(f"{tmp_path / 'file'}{place}")):
         read(tmp_path / "file")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from test.helpers import assert_one_line
+from text.errors import ArtifactError
 from text.models import RobertaConfig, RobertaEncoder
 from text.models.attention import HAS_PACKED
 
@@ -63,6 +66,13 @@ def embeddings(model: nn.Module, padding: int = 1) -> Tensor:
     """By ours."""
     with torch.no_grad():
         return model.eval()(*texts(padding))
+
+
+def assert_refused(folder: Path, file: str, part: str) -> None:
+    """A folder is no encoder, in one line that begins with the file and names a key, field or value."""
+    with pytest.raises(ArtifactError) as caught:
+        RobertaEncoder.from_pretrained(folder)
+    assert_one_line(caught.value, folder / file, part)
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:

@@ -127,8 +127,8 @@ def test_tied_and_frozen():
 
 
 @pytest.mark.parametrize("side", ["freeze_question", "freeze_passage"])
-def test_half_of_one_object_cannot_be_frozen(side):
-    with pytest.raises(ValueError, match="the two encoders are one object; expected both frozen or neither"):
+def test_one_side_of_tied_encoders_cannot_be_frozen(side):
+    with pytest.raises(ValueError, match="one object"):
         tied(**{side: True})
 
 
@@ -166,14 +166,14 @@ def test_a_tied_model_saved_where_an_untied_one_was(tmp_path: Path):
 
 
 @pytest.mark.parametrize("missing", ["question_encoder/config.json", "passage_encoder/model.safetensors"])
-def test_a_file_that_is_missing(tmp_path: Path, missing):
+def test_missing_file_is_named(tmp_path: Path, missing):
     untied().save_pretrained(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError, match=missing):
         BiEncoder.from_pretrained(tmp_path)
 
 
-def test_a_damaged_side(tmp_path: Path):
+def test_damaged_side_is_named(tmp_path: Path):
     untied().save_pretrained(tmp_path)
     (tmp_path / "passage_encoder" / "model.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"passage_encoder/model\.safetensors: "):
@@ -181,5 +181,5 @@ def test_a_damaged_side(tmp_path: Path):
 
 
 def test_encoders_of_another_kind_are_not_saved(tmp_path: Path):
-    with pytest.raises(TypeError, match="passage_encoder is a Identity; expected a RobertaEncoder"):
+    with pytest.raises(TypeError, match=r"passage_encoder.*Identity"):
         BiEncoder(encoder(0), nn.Identity()).save_pretrained(tmp_path)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import RobertaConfig as PeerConfig
 from transformers import RobertaModel as PeerModel
 
+from test.helpers import random_ids
 from test.models.helpers import needs_packed
 from text.models import (
     RobertaConfig,
@@ -62,14 +63,8 @@ def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
     return ours, theirs
 
 
-def texts(*lengths: int, seed: int = 0, width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Random texts from <s> to </s>, padded on the right; ids and mask."""
-    generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.full((len(lengths), width or max(lengths)), PAD)
-    for row, length in enumerate(lengths):
-        input_ids[row, :length] = torch.randint(5, SIZES["vocab_size"], (length,), generator=generator)
-        input_ids[row, 0], input_ids[row, length - 1] = 0, 2
-    return input_ids, input_ids != PAD
+def texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
+    return random_ids(*lengths, vocab_size=SIZES["vocab_size"], **options)
 
 
 # ---- transformers as the oracle
@@ -233,7 +228,6 @@ def test_activation_checkpointing_changes_no_gradient():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(torch.__version__ < "2.4", reason="this PyTorch compiles each layer and length again")
 @pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
 def test_compiled_layers_equal_plain_ones_and_are_compiled_a_few_times():
@@ -326,18 +320,18 @@ def test_longest_text():
     assert ours.max_length == 64
     with torch.no_grad():
         assert ours(*texts(64)).isfinite().all()
-    with pytest.raises(ValueError, match="texts have up to 65 tokens; expected at most 64"):
+    with pytest.raises(ValueError, match=r"\b65 tokens\b.*\b64\b"):
         ours(*texts(65))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_size": 65}, "hidden_size is 65; expected a multiple of num_attention_heads 4"),
-        ({"pooling": "max"}, 'pooling is "max"; expected one of first, mean'),
+        ({"hidden_size": 65}, "hidden_size is 65.* num_attention_heads 4"),
+        ({"pooling": "max"}, 'pooling is "max".* first, mean'),
     ],
 )
-def test_configurations_that_cannot_be(options, message):
+def test_configuration_that_cannot_be_is_refused_by_field(options, message):
     with pytest.raises(ValueError, match=message):
         RobertaConfig(**(SIZES | options))
 

@@ -109,14 +109,14 @@ def test_weights_in_a_file_of_safetensors(tmp_path):
     assert_same_weights(ours, from_torchtext(model))
 
 
-def test_what_cannot_be_taken_over():
-    with pytest.raises(ArtifactError, match="normalize_before is True; expected False"):
+def test_what_torchtext_cannot_express_is_refused_by_field():
+    with pytest.raises(ArtifactError, match="normalize_before"):
         from_torchtext(theirs(**SMALL, normalize_before=True))
     for options, message in (
-        (BERT | {"model_type": "bert"}, "a BERT counts positions from 0"),
-        ({"projection_dim": 8}, "projection_dim is 8; torchtext's RobertaModel expects None"),
+        (BERT | {"model_type": "bert"}, "BERT"),
+        ({"projection_dim": 8}, "projection_dim is 8"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12"),
-        ({"attention_probs_dropout_prob": 0.0}, r"attention_probs_dropout_prob is 0\.0; .* expects 0\.1"),
+        ({"attention_probs_dropout_prob": 0.0}, r"attention_probs_dropout_prob is 0\.0"),
     ):
         with pytest.raises(ValueError, match=message):
             to_torchtext(encoder(**options))
@@ -135,7 +135,7 @@ def test_as_a_tower_of_a_biencoder():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    with pytest.raises(TypeError, match="question_encoder is a TorchtextEncoder; expected a RobertaEncoder"):
+    with pytest.raises(TypeError, match=r"question_encoder.*TorchtextEncoder"):
         model.save_pretrained("unused")
 
 

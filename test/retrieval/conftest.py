@@ -1,8 +1,7 @@
-"""A collection, a small model with random weights, and embeddings that a test chooses."""
+"""A collection, a saved model, and embeddings that a test chooses."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,25 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from text.bundle import BiEncoderBundle
+from test.helpers import save_model, texts, write_collection
 from text.datasets import PassageCollection
-from text.models import BiEncoder, roberta_tiny
 from text.retrieval import Embedder, EmbeddingShards, encode_collection
-from text.transforms import train_tokenizer
 
-WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall leaves bark and the of".split()
 NUM_PASSAGES = 23
-
-
-def texts(num: int) -> list[str]:
-    random = np.random.default_rng(0)
-    return [" ".join(random.choice(WORDS, size=1 + number % 9)) for number in range(num)]
-
-
-def write_collection(path: Path, ids: Sequence[str], contents: Sequence[str]) -> PassageCollection:
-    rows = [{"_id": name, "title": f"title {name}", "text": text} for name, text in zip(ids, contents, strict=True)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return PassageCollection(path)
 
 
 @pytest.fixture
@@ -40,18 +25,7 @@ def collection(tmp_path: Path) -> PassageCollection:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As a training run leaves it: two encoders."""
     return save_model(tmp_path_factory.mktemp("model"), seed=0)
-
-
-def save_model(folder: Path, seed: int, **settings: Any) -> Path:
-    torch.manual_seed(seed)
-    tokenizer = train_tokenizer(texts(50), 300)
-    size = tokenizer.get_vocab_size()
-    sides = [roberta_tiny(vocab_size=size, pooling="mean", max_position_embeddings=34) for _ in range(2)]
-    settings = {"question_max_length": 16, "passage_max_length": 32} | settings
-    BiEncoderBundle(model=BiEncoder(*sides), tokenizer=tokenizer, **settings).save(folder)
-    return folder
 
 
 class Given(Embedder):

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from test.retrieval.conftest import WORDS
+from test.helpers import WORDS
 from text.records import Passage
 from text.retrieval.bm25 import BM25
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law
+from test.helpers import law
 from text.evaluation import has_answer
 from text.records import Passage
 from text.retrieval import Filters, Source, choose_hard_negatives

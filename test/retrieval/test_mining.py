@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from test.retrieval.conftest import write_collection
+from test.helpers import write_collection
 from text.errors import DataError
 from text.evaluation import write_run
 from text.records import Passage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test.retrieval.conftest import save_model, texts
+from test.helpers import save_model, texts
 from text.datasets import PassageCollection, Question
 from text.errors import ArtifactError, DataError
 from text.retrieval import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from test.retrieval.conftest import write_collection
+from test.helpers import write_collection
 from text.datasets import PassageCollection, Question
 from text.errors import DataError
 from text.evaluation import write_run

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.datasets.helpers import law
-from test.retrieval.conftest import save_model, write_shards
+from test.helpers import law, save_model
+from test.retrieval.conftest import write_shards
 from text.datasets import PassageCollection
 from text.errors import ArtifactError
 from text.retrieval import (
     Embedder,
+    EmbeddingShards,
     Found,
     Retriever,
     encode_collection,
@@ -63,7 +64,7 @@ def test_equals_loops_where_only_the_best_of_columns_are_looked_at(tmp_path: Pat
 
 
 @pytest.mark.parametrize("block", [3, 17, 1000])
-def test_e18_any_cut_gives_the_same(
+def test_any_cut_of_the_collection_gives_the_same(
     tmp_path: Path, products: None, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     random = np.random.default_rng(0)
@@ -80,13 +81,13 @@ def test_e18_any_cut_gives_the_same(
     assert found[-1].passage_ids == sorted(["p7", *ids[40:160]], reverse=True)[:10]
 
 
-def test_e12_all_the_same(tmp_path: Path, products: None) -> None:
+def test_equal_embeddings_rank_by_id(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.ones((50, 2), dtype=np.float32))
     [found] = search_exact(shards, torch.ones(1, 2), 3)
     assert found == Found(["p9", "p8", "p7"], [2.0, 2.0, 2.0])
 
 
-def test_c9_k_larger_than_the_collection(tmp_path: Path, products: None) -> None:
+def test_k_larger_than_the_collection(tmp_path: Path, products: None) -> None:
     shards = write_shards(tmp_path, np.eye(3, dtype=np.float32))
     [found] = search_exact(shards, torch.tensor([[1.0, 0.5, 2.0]]), 100)
     assert found == Found(["p2", "p0", "p1"], [2.0, 1.0, 0.5])
@@ -147,13 +148,17 @@ def test_more_passages_come_behind(tmp_path: Path, collection: PassageCollection
     assert found == Found([*few.passage_ids, lowest], [*few.scores, scores[lowest]])
 
 
-def test_e5_e7_passages_of_another_model(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+def test_embeddings_of_another_model_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     folder = encoded(tmp_path / "e", collection, model)
     with pytest.raises(ArtifactError, match=r"encoded by another model, .*model.safetensors"):
         Retriever.from_pretrained(folder, save_model(tmp_path / "other", seed=1))
     cosine = save_model(tmp_path / "cosine", seed=0, similarity="cosine")
-    with pytest.raises(ArtifactError, match=r"for dot similarity, .* cosine"):
+    with pytest.raises(ArtifactError, match=r"config_sentence_transformers.json"):
         Retriever.from_pretrained(folder, cosine)
+    embedder = Embedder.from_pretrained(model, "question")
+    embedder.similarity = "cosine"
+    with pytest.raises(ArtifactError, match=r"for dot similarity, .* cosine"):
+        Retriever(EmbeddingShards(folder), embedder)
 
 
 # ---- FAISS

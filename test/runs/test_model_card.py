@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from test.datasets.helpers import records, write_jsonl
+from test.helpers import records, write_jsonl
 from text.datasets import DPRDataPipe
 from text.runs.model_card import write_model_card
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from test.retrieval.conftest import save_model, texts
+from test.helpers import save_model, texts
 from text.retrieval import encode_collection
 from text.serving import Search
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from test.retrieval.conftest import texts
+from test.helpers import texts
 from test.serving.helpers import (
     HOSTILE,
     Page,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test.retrieval.conftest import write_collection
+from test.helpers import write_collection
 from text.errors import DataError
 from text.retrieval import Found
 from text.serving import Search, SearchRequest, search_all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -34,6 +35,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(ArtifactError) as refused:
         AtomicCheckpointIO().load_checkpoint(path)
     [line] = str(refused.value).splitlines()
+    assert line.startswith(f"{path}: ")
     return line
 
 
@@ -47,34 +49,36 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_d13_every_cut_and_every_flipped_bit_is_refused(tmp_path: Path) -> None:
+def test_every_cut_and_every_flipped_bit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     whole, random = save(NEW, path), Random(0)
     for size in [0, 1, 71, 72, len(whole) - 1, *random.sample(range(len(whole)), 200)]:
         path.write_bytes(whole[:size])
-        assert refusal(path).startswith(f"{path}: cut, or not a checkpoint")
+        refusal(path)
     for place in [0, len(whole) - 1, *random.sample(range(len(whole)), 1000)]:
         flipped = bytearray(whole)
         flipped[place] ^= 1 << random.randrange(8)
         path.write_bytes(flipped)
-        assert re.search(r": damaged: SHA-256 is \w{64}; expected \w{64}$|: cut, or not", refusal(path))
+        line = refusal(path)
+        # A flip in the trailer's mark hides the hash.
+        assert len(re.findall(r"\b[0-9a-f]{64}\b", line)) == 2 or place >= len(whole) - 71, line
     path.write_bytes(whole + b"\n")
-    assert "cut, or not a checkpoint" in refusal(path)
+    refusal(path)
 
 
-def test_d13_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save(NEW, path)
-    assert "no SHA-256 at its end; expected a checkpoint" in refusal(path)
+    assert "SHA-256" in refusal(path)
     save({"code": Path}, path)  # whole, but more than tensors and plain values
-    assert "cannot be loaded" in refusal(path)
-    with pytest.raises(FileNotFoundError, match=r"none.ckpt: no such checkpoint"):
+    refusal(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
 def test_newest_valid(tmp_path: Path) -> None:
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
-    with pytest.raises(FileNotFoundError, match=r"expected last.ckpt or best.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt.*best\.ckpt"):
         newest_valid(tmp_path)
     save(NEW, last)
     save(OLD, best)
@@ -83,7 +87,7 @@ def test_newest_valid(tmp_path: Path) -> None:
     path, [fault] = newest_valid(tmp_path)
     assert path == best and str(last) in fault
     best.write_bytes(best.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match=r"last.ckpt: cut.*; .*best.ckpt: cut"):
+    with pytest.raises(ArtifactError, match=r"last\.ckpt: .*best\.ckpt: "):
         newest_valid(tmp_path)
     last.unlink()
     save(OLD, best)
@@ -135,7 +139,7 @@ def forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple
 
 @needs_strace
 @pytest.mark.parametrize("syscall", SYSCALLS)
-def test_d8_d9_killed_at_every_system_call(tmp_path: Path, syscall: str) -> None:
+def test_killed_at_every_system_call_the_file_is_the_old_or_the_new_one(tmp_path: Path, syscall: str) -> None:
     path = tmp_path / "last.ckpt"
     new, old = save(NEW, path), save(OLD, path)
     number, content = 0, b""
@@ -159,7 +163,7 @@ def test_d8_d9_killed_at_every_system_call(tmp_path: Path, syscall: str) -> None
     ("syscall", "error"),
     [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO"), ("/^rename", "EIO"), ("openat", "EMFILE")],
 )
-def test_d10_d11_every_system_call_fails(tmp_path: Path, syscall: str, error: str) -> None:
+def test_failure_of_every_system_call_leaves_a_whole_file(tmp_path: Path, syscall: str, error: str) -> None:
     path = tmp_path / "last.ckpt"
     new, old = save(NEW, path), save(OLD, path)
     number = 0
@@ -170,7 +174,7 @@ def test_d10_d11_every_system_call_fails(tmp_path: Path, syscall: str, error: st
         if status == 0:
             break
         assert status == 4, message
-        assert re.match(rf"{path}: .*; a checkpoint needs {len(new)} bytes, \d+ are free$", message), message
+        assert re.match(rf"{path}: .*\b{len(new)} bytes\b.*\b\d+\b", message), message
         if syscall in ("write", "/^rename"):
             assert path.read_bytes() == old
         check_hash(path)
@@ -178,7 +182,7 @@ def test_d10_d11_every_system_call_fails(tmp_path: Path, syscall: str, error: st
 
 
 @needs_strace
-def test_t7_what_is_renamed_is_on_disk(tmp_path: Path) -> None:
+def test_file_is_on_disk_before_it_is_renamed_and_the_folder_after(tmp_path: Path) -> None:
     # In place of a loss of power: the file is flushed before its name changes, the folder after it.
     log = tmp_path / "log"
     folder = tmp_path / "checkpoints"
@@ -195,7 +199,7 @@ def test_t7_what_is_renamed_is_on_disk(tmp_path: Path) -> None:
     assert f"write {temporary}" in calls[:rename] and f"write {temporary}" not in calls[rename:]
 
 
-def test_d10_file_that_outgrows_its_limit(tmp_path: Path) -> None:
+def test_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     old = save(OLD, path)
 
@@ -204,7 +208,7 @@ def test_d10_file_that_outgrows_its_limit(tmp_path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint(NEW, path)
 
     status, message = forked(fail)
-    assert status == 4 and message.startswith(f"{path}: File too large; a checkpoint needs ")
+    assert status == 4 and message.startswith(f"{path}: {os.strerror(errno.EFBIG)}")
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from test.helpers import random_ids
 from text.models import RobertaEncoder, roberta_tiny
 from text.models.chunks import cut_by_length, lengths_of
 from text.records import TokenBatch
@@ -19,9 +20,8 @@ CHUNK_TOKENS = 24
 
 
 def tokens(lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
-    mask = torch.arange(max(lengths, default=1)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
-    ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(0))
-    return TokenBatch(ids.masked_fill(~mask, 1), mask, mask[:, 0], mask[:, 0])
+    ids, mask = random_ids(*lengths, vocab_size=50)
+    return TokenBatch(ids, mask, mask[:, 0], mask[:, 0])
 
 
 def encoder(dropout: float) -> RobertaEncoder:

@@ -220,14 +220,12 @@ def test_a_chunk_may_be_one_text() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("num_ranks", [2])
 def test_a_step_of_ranks_equals_that_of_one_process(num_ranks: int, tmp_path: Path) -> None:
     check(on_ranks(num_ranks, STEPS, tmp_path), STEPS)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_many_steps_of_ranks_equal_those_of_one_process(num_ranks: int, tmp_path: Path) -> None:
     cases = STEPS + RUNS + FLOAT32_RUNS

@@ -112,14 +112,14 @@ def whole(rows: Path, tmp_path: Path) -> Path:
         ("on_train_batch_start", 9, signal.SIGTERM, 9),  # the last of all
     ],
 )
-def test_d5_d6_d19_stopped_by_a_signal(
+def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
     rows: Path, whole: Path, tmp_path: Path, hook: str, n: int, signum: int, step: int
 ) -> None:
     folder = tmp_path / "stopped"
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     counted = CountedIO()
     name = signal.Signals(signum).name
-    with pytest.raises(InterruptedRun, match=rf"^stopped by {name} after step {step}; saved .*last.ckpt$"):
+    with pytest.raises(InterruptedRun, match=rf"\b{name}\b.* step {step}\b.*last\.ckpt"):
         make(rows, folder, SignalAt(hook, n, signum), plugins=[counted]).fit()
     assert {signum: signal.getsignal(signum) for signum in handlers} == handlers
     assert len(counted.saved) % 2 == 1 and counted.saved[-1] == "last.ckpt"  # pairs at the ends of epochs, and one
@@ -130,18 +130,20 @@ def test_d5_d6_d19_stopped_by_a_signal(
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
 @pytest.mark.parametrize("n", [n if n in (2, 5) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10)])
-def test_d5_d6_with_validations_within_epochs(rows: Path, tmp_path: Path, hook: str, n: int) -> None:
+def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturbed_one(
+    rows: Path, tmp_path: Path, hook: str, n: int
+) -> None:
     every = {"val_check_interval": 2, "check_val_every_n_epoch": None}  # after steps 2, 4, 6 and 8
     whole = make(rows, tmp_path / "whole", **every).fit()
     folder = tmp_path / "stopped"
-    with pytest.raises(InterruptedRun, match="after step"):
+    with pytest.raises(InterruptedRun, match=r"last\.ckpt"):
         make(rows, folder, SignalAt(hook, n if "train" in hook else 2 + n), **every).fit()
     resumed = go_on(rows, folder, **every)
     assert equal(resumed.weights(), whole.weights())
     assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
 
 
-def test_d5_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:
+def test_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:
     """As from a terminal, and from a parent process that passes it on."""
 
     class Both(Callback):
@@ -149,16 +151,16 @@ def test_d5_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: P
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    with pytest.raises(InterruptedRun, match="stopped by SIGINT after step 1; saved"):
+    with pytest.raises(InterruptedRun, match=r"\bSIGINT\b.* step 1\b"):
         make(rows, tmp_path, Both()).fit()
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_d5_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path, n: int) -> None:
+def test_run_stopped_between_two_accumulated_batches_is_the_undisturbed_one(rows: Path, tmp_path: Path, n: int) -> None:
     """3 batches an epoch are 2 steps: after the first and the fourth batch, gradients wait for another one."""
     whole = make(rows, tmp_path / "whole", accumulate_grad_batches=2).fit()
     folder = tmp_path / "stopped"
-    with pytest.raises(InterruptedRun, match="after step"):
+    with pytest.raises(InterruptedRun, match=r"last\.ckpt"):
         make(rows, folder, SignalAt("on_train_batch_start", n), accumulate_grad_batches=2).fit()
     resumed = go_on(rows, folder, accumulate_grad_batches=2)
     assert resumed.trainer.global_step == whole.trainer.global_step == 6
@@ -176,22 +178,26 @@ def test_validated_between_two_steps_of_accumulated_batches(rows: Path, tmp_path
     assert equal(go_on(rows, folder, **options).weights(), whole.weights())
 
 
-def test_d20_stopped_again_and_again_in_one_epoch(rows: Path, whole: Path, tmp_path: Path) -> None:
+def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
+    rows: Path, whole: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "stopped"
-    with pytest.raises(InterruptedRun, match="after step 4"):
+    with pytest.raises(InterruptedRun, match=r" step 4\b"):
         make(rows, folder, SignalAt("on_train_batch_start", 4)).fit()
-    with pytest.raises(InterruptedRun, match="after step 5"):
+    with pytest.raises(InterruptedRun, match=r" step 5\b"):
         go_on(rows, folder, SignalAt("on_train_batch_start", 1))
-    with pytest.raises(InterruptedRun, match="after step 6"):  # the epoch's last: its validation is still to come
+    with pytest.raises(InterruptedRun, match=r" step 6\b"):  # the epoch's last: its validation is still to come
         go_on(rows, folder, SignalAt("on_train_batch_start", 1))
-    with pytest.raises(InterruptedRun, match="after step 6"):
+    with pytest.raises(InterruptedRun, match=r" step 6\b"):
         go_on(rows, folder, SignalAt("on_validation_batch_start", 2))
     go_on(rows, folder)
     assert_same_run(whole, folder)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_d19_going_on_from_the_end_of_an_epoch(rows: Path, whole: Path, tmp_path: Path, epochs: int) -> None:
+def test_run_resumed_from_the_end_of_an_epoch_is_the_undisturbed_one(
+    rows: Path, whole: Path, tmp_path: Path, epochs: int
+) -> None:
     folder = tmp_path / "stopped"
     stop = SignalAt("on_train_batch_start", 3 * epochs + 1)
     with pytest.raises(InterruptedRun):  # its checkpoint is lost; that of the end of the epoch is not
@@ -213,7 +219,7 @@ class LosesLast(AtomicCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
 
 
-def test_d19_after_the_last_step_there_is_no_other(rows: Path, whole: Path) -> None:
+def test_resuming_after_the_last_step_changes_nothing(rows: Path, whole: Path) -> None:
     before = {file: (whole / file).read_bytes() for file in FILES}
     resumed = go_on(rows, whole)
     assert resumed.trainer.global_step == 9
@@ -221,10 +227,10 @@ def test_d19_after_the_last_step_there_is_no_other(rows: Path, whole: Path) -> N
 
 
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_test_batch_start"])
-def test_d6_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: str) -> None:
+def test_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: str) -> None:
     counted = CountedIO()
     run = make(rows, tmp_path / "run", SignalAt(hook, 1), plugins=[counted])
-    with pytest.raises(InterruptedRun, match=r"^stopped by SIGTERM outside of training"):
+    with pytest.raises(InterruptedRun, match="SIGTERM"):
         if hook == "on_test_batch_start":
             run.trainer.test(run.task, run.data, verbose=False)
         else:
@@ -259,7 +265,7 @@ def hang(rows: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_d5_a_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
+def test_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
     process = multiprocessing.get_context("spawn").Process(target=hang, args=(rows, tmp_path))
     process.start()
     while not (tmp_path / "in a step").exists():
@@ -307,14 +313,14 @@ def on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
         ("on_validation_batch_start", 5, 3),  # with the sanity check's two
     ],
 )
-def test_d5_ranks_stop_at_the_same_step_and_go_on(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
+def test_ranks_stop_at_the_same_step_and_resume(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
     on_two_ranks(rows, whole, hook, 0)
     folder.mkdir()
     on_two_ranks(rows, folder, hook, n)
     told = [(folder / f"rank{rank}.txt").read_text() for rank in (0, 1)]
-    assert told[0].startswith(f"stopped by a signal to another rank after step {step}; saved")
-    assert told[1].startswith(f"stopped by SIGTERM after step {step}; saved")
+    assert all(f"step {step};" in line for line in told)
+    assert "SIGTERM" not in told[0] and "SIGTERM" in told[1]  # only rank 1 received the signal
     assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == step
     on_two_ranks(rows, folder, hook, 0)
     assert_same_run(whole, folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -133,12 +135,12 @@ def test_first_dimensions() -> None:
     questions, passages = embeddings()
     expected = sum(Objective()(batch(), questions[:, :dims], passages[:, :dims]) for dims in (4, 2, 1)) / 3
     torch.testing.assert_close(Objective(matryoshka_dims=[2, 1])(batch(), questions, passages), expected)
-    with pytest.raises(ValueError, match=r"matryoshka_dims are \[8\]; embeddings have 4 dimensions"):
+    with pytest.raises(ValueError, match=r"matryoshka_dims are \[8\].*\b4\b"):
         Objective(matryoshka_dims=[8])(batch(), questions, passages)
 
 
 def test_both_directions_need_all_passages() -> None:
-    with pytest.raises(ValueError, match="symmetric without in_batch_negatives"):
+    with pytest.raises(ValueError, match=r"symmetric.*in_batch_negatives"):
         Objective(symmetric=True, in_batch_negatives=False)
 
 
@@ -202,15 +204,16 @@ def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, ti
 
 
 @pytest.mark.parametrize(
-    ("number", "message"),
+    "number",
     [
-        ({"distillation": 1.5}, "distillation is 1.5; expected a share from 0 to 1"),
-        ({"temperature": -1.0}, "temperature is -1.0; expected a number above 0"),
-        ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0; expected a number above 0"),
-        ({"matryoshka_dims": [4, 0]}, "matryoshka_dims are .4, 0.; expected numbers from 1 on"),
-        ({"guide_margin": float("nan")}, "guide_margin is nan; expected a number"),
+        {"distillation": 1.5},
+        {"temperature": -1.0},
+        {"teacher_temperature": 0.0},
+        {"matryoshka_dims": [4, 0]},
+        {"guide_margin": float("nan")},
     ],
 )
-def test_numbers_out_of_range(number: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_number_out_of_range_is_refused_by_name(number: dict) -> None:
+    [(name, value)] = number.items()
+    with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(value))}"):
         Objective(**number)

@@ -134,19 +134,17 @@ def test_checkpoint_of_another_order_is_refused(rows: Path, tmp_path: Path) -> N
     with pytest.raises(Interrupt):
         Run(rows, tmp_path, callbacks=[SaveAndStop(1, checkpoint)]).fit()
     other = Run(rows, tmp_path / "other")
-    other.data.train.seed = 4
-    with pytest.raises(ArtifactError, match="checkpoint: seed is 3, this run has 4"):
+    other.data.train.order.seed = 4
+    with pytest.raises(ArtifactError, match=r"\bseed\b.*\b3\b.*\b4\b"):
         other.fit(checkpoint)
 
 
-def test_d18_checkpoint_of_other_data_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_other_data_is_refused(rows: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
         Run(rows, tmp_path, callbacks=[SaveAndStop(1, checkpoint)]).fit()
     rows.write_text(rows.read_text().replace("green", "white"))  # as many bytes
-    with pytest.raises(
-        ArtifactError, match=r"checkpoint: training data has the fingerprint \w{16}, this run has \w{16}"
-    ):
+    with pytest.raises(ArtifactError, match=r"data .*\b\w{16}\b.*\b\w{16}\b"):
         Run(rows, tmp_path / "other").fit(checkpoint)
 
 

@@ -7,7 +7,6 @@ import json
 import pickle
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest

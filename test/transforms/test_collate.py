@@ -168,7 +168,7 @@ def test_a_single_example():
     assert batch.positive_index.tolist() == [0] and ignored(batch).tolist() == [[False]]
 
 
-def test_fault_b21_truncation_is_known():
+def test_truncation_is_known():
     # Room for 4 words in a question, 6 in a passage, 4 in one with title.
     batch = COLLATE(
         [

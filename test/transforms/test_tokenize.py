@@ -342,7 +342,7 @@ def test_mask_takes_the_space_before_it(letters: Tokenizer):
     assert rows(Tokenize(letters, 16), ["a <mask> a"]) == [[0, a, 4, space, a, 2]]
 
 
-def test_fault_b20_texts_without_a_token(word_piece: Tokenizer):
+def test_texts_without_a_token_are_marked_empty(word_piece: Tokenizer):
     batch = Tokenize(word_piece, 8)(
         ["\x07", "ducks", " \u200b\n", ("\x07", "duck"), ("duck", "\x07"), ("\x07", "\x07")]
     )

@@ -247,10 +247,7 @@ def test_the_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path
         ("tokenizer_config.json", "{", ""),
         ("tokenizer_config.json", "[]", ""),
         ("tokenizer_config.json", '{"do_lower_case": "no"}', "do_lower_case"),
-        ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space"),
-        ("tokenizer_config.json", '{"added_tokens_decoder": {"99": {"content": "[Q]"}}}', "[Q]"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"a": 1}}', "added_tokens_decoder"),
-        ("added_tokens.json", '{"[Q]": 99}', "[Q]"),
     ],
 )
 def test_wrong_vocabulary_is_refused_with_file_and_field(vocabulary: Path, file, content, field):
@@ -258,3 +255,18 @@ def test_wrong_vocabulary_is_refused_with_file_and_field(vocabulary: Path, file,
     with pytest.raises(ArtifactError) as caught:
         load_tokenizer(vocabulary)
     assert_one_line(caught.value, vocabulary / file, field)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "setting"),
+    [
+        ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"99": {"content": "[Q]"}}}', "[Q]"),
+        ("added_tokens.json", '{"[Q]": 99}', "[Q]"),
+    ],
+)
+def test_setting_that_only_transformers_builds_from_a_vocabulary_is_refused(vocabulary: Path, file, content, setting):
+    (vocabulary / file).write_text(content)
+    with pytest.raises(ArtifactError) as caught:
+        load_tokenizer(vocabulary)
+    assert_one_line(caught.value, vocabulary, setting)

@@ -120,12 +120,10 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             unusable=[file.findings.unusable for file in self.files],
         )
         """The order of the rows in each epoch, as numbers."""
-        self.batch_size = batch_size
         self.train = train
         self.sample_positives = sample_positives
         self.num_hard_negatives = num_hard_negatives
         self.num_other_negatives = num_other_negatives
-        self.seed = seed
         self.skipped = list(find_skipped(self.files, train))
         """The rows that no batch holds."""
         check_skipped(self.files, self.skipped, max_skipped)
@@ -151,6 +149,16 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         short = [path.name.split(".")[0] for path in paths]
         longer = [f"{path.parent.name}/{path.name}" for path in paths]
         return next((names for names in (short, longer) if len(set(names)) == len(paths)), list(map(str, paths)))
+
+    @property
+    def batch_size(self) -> int:
+        """Questions per batch, over all ranks together."""
+        return self.order.batch_size
+
+    @property
+    def seed(self) -> int:
+        """Decides everything random, together with the epoch."""
+        return self.order.seed
 
     @property
     def rows_per_set(self) -> list[int]:

@@ -92,7 +92,7 @@ class Embedder:
         if precision == "int8" and not device.startswith("cpu"):
             raise ValueError(f'precision "int8" needs a CPU, the device is "{device}". Use bfloat16.')
         loaded = load_side(folder, side)
-        max_length = max_length or loaded.max_length
+        max_length = loaded.max_length if max_length is None else max_length
         if max_length > loaded.encoder.max_length:
             limit = f"the encoder in {folder} takes at most {loaded.encoder.max_length}"
             raise ValueError(f"max_length is {max_length}; {limit}")

@@ -1,4 +1,4 @@
-"""Embeddings of an earlier state of a collection, found by passage: what has not changed is not encoded again."""
+"""Find the embeddings of passages that have not changed since an earlier state of a collection was encoded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from text.retrieval.shards import EmbeddingShards
 
 
 def passage_key(passage: Passage) -> int:
-    """64-bit hash of id, title and text."""
+    """Return the 64-bit hash of a passage's id, title and text."""
     return text_key("\0".join((passage.passage_id, passage.title, passage.text)))
 
 
 class KnownPassages:
-    """Rows of embeddings by passage; 16 bytes of memory for each.
+    """Rows of embeddings by passage. They take 16 bytes of memory for each passage.
 
     Args:
-        shards: Of the earlier state.
+        shards: Embeddings of the earlier state.
     """
 
     def __init__(self, shards: EmbeddingShards) -> None:
@@ -29,7 +29,7 @@ class KnownPassages:
         self._keys = keys[self._order]
 
     def rows(self, passages: Sequence[Passage]) -> np.ndarray:
-        """(N,) rows; -1 where there is none with the same id, title and text."""
+        """Return the (N,) rows of passages with the same id, title and text; -1 if there is none."""
         wanted = np.array([passage_key(passage) for passage in passages], dtype=np.int64)
         places = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
         rows = np.where(self._keys[places] == wanted, self._order[places], -1)

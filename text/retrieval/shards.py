@@ -1,7 +1,7 @@
-"""Embeddings on disk: what was written, of what, and whether it is still that.
+"""Embeddings on disk: the plan that they were made by, and the shards that hold them.
 
-A folder holds ``plan.json`` (what is to be written: the model, the collection, the form), shards of rows in the order
-of the collection, and, once all are there, ``manifest.json`` with the hash of every file. A shard is four files:
+A folder holds ``plan.json`` (model, collection and form of the embeddings), shards of rows in the order of the
+collection, and, once all shards are complete, ``manifest.json`` with the hash of every file. A shard is four files:
 ``.npy`` with (rows, D) numbers, ``.ids`` with one id a line, ``.keys.npy`` with (rows,) hashes of id, title and text,
 and ``.json`` with the hashes of the files; int8 has ``.scales.npy``, (rows,) float32, as well.
 
@@ -29,29 +29,29 @@ DTYPES = ("float32", "float16", "int8")
 
 
 class Plan(NamedTuple):
-    """What is to be written; all of it decides the bytes."""
+    """Everything that decides the bytes of the embeddings."""
 
     model: dict[str, str]
-    """SHA-256 of the files that make embeddings of texts."""
+    """SHA-256 of the files of the encoder and its tokenizer."""
     settings: dict[str, Any]
-    """Limits, prompt, similarity, precision."""
+    """Length limit, prompt, similarity, titles and precision."""
     collection: dict[str, Any]
-    """Path, SHA-256, and number of passages."""
+    """Path, SHA-256 and number of passages."""
     num_rows: int
     """R."""
     embedding_dim: int
     """D."""
     dtype: str
     shard_rows: int
-    """Rows of each shard but the last."""
+    """Rows of each shard. The last one may have fewer."""
     block_rows: int
-    """Rows that are encoded, and written, together."""
+    """Rows that are encoded and written together."""
     reused: str = ""
-    """Key of the plan whose embeddings were taken over where passages had not changed."""
+    """Key of the plan whose embeddings were copied for passages that had not changed."""
 
     @property
     def key(self) -> str:
-        """Names the plan by its content, wherever the collection lies."""
+        """Hash of the plan. It does not depend on the path of the collection."""
         content = self._asdict() | {"collection": {**self.collection, "path": ""}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -60,24 +60,26 @@ class Plan(NamedTuple):
         return -(-self.num_rows // self.shard_rows)
 
     def rows(self, shard: int) -> range:
-        """Of one shard."""
+        """Return the rows of the collection that a shard holds."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
 
 def shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> Path:
+    """Return the path of one file of a shard."""
     return Path(folder, f"shard-{shard:05}{suffix}")
 
 
 def suffixes(dtype: str) -> tuple[str, ...]:
-    """Of the files of a shard that hold data."""
+    """Return the endings of the files of a shard that hold data."""
     return (".npy", ".ids", ".keys.npy", *([".scales.npy"] if dtype == "int8" else []))
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
-    """
+    """Return the plan of the embeddings in a folder.
+
     Raises:
-        FileNotFoundError: There is none.
-        ArtifactError: It is damaged.
+        FileNotFoundError: The folder holds no embeddings.
+        ArtifactError: The file is damaged.
     """
     return Plan(**_read_json(Path(folder, "plan.json")))
 
@@ -86,12 +88,12 @@ class EmbeddingShards:
     """The embeddings of a whole collection, memory-mapped.
 
     Args:
-        folder: As ``encode_shards`` wrote it.
-        check_hashes: Reads all of it once to see that it is as it was written; otherwise only sizes are looked at.
+        folder: A folder that ``encode_collection`` wrote.
+        check_hashes: Read all files once and compare their hashes. Otherwise only sizes are compared.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ArtifactError: A shard is missing, damaged, of another plan, or not yet written.
+        FileNotFoundError: The folder does not exist or holds no embeddings.
+        ArtifactError: A shard is missing, damaged or of another plan, or the encoding is not finished.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, check_hashes: bool = True) -> None:
@@ -99,7 +101,7 @@ class EmbeddingShards:
         self.plan = read_plan(folder)
         self._check(check_hashes)
         shards = range(self.plan.num_shards)
-        # Mapped as "c", which leaves the files as they are: torch takes arrays that can be written alone.
+        # The mode "c" (copy on write) leaves the files as they are. torch warns about arrays that cannot be written.
         self.arrays = [np.asarray(np.load(shard_path(folder, shard, ".npy"), mmap_mode="c")) for shard in shards]
         self.scales = [
             np.load(shard_path(folder, shard, ".scales.npy"), mmap_mode="r") if self.plan.dtype == "int8" else None
@@ -111,33 +113,38 @@ class EmbeddingShards:
             if array.shape != expected or array.dtype != self.plan.dtype or len(ids) != len(array):
                 found = f"{array.shape} {array.dtype}, {len(ids)} ids"
                 raise ArtifactError(
-                    f"{shard_path(folder, shard, '.npy')}: {found}; expected {expected} {self.plan.dtype}"
+                    f"{shard_path(folder, shard, '.npy')}: {found}, but the plan says {expected} {self.plan.dtype}."
                 )
 
     def __len__(self) -> int:
         return self.plan.num_rows
 
     def passage_id(self, row: int) -> str:
+        """Return the id of the passage at a row."""
         shard, place = divmod(row, self.plan.shard_rows)
         return self._ids[shard][place]
 
     def passage_ids_of(self, rows: np.ndarray) -> list[str]:
-        """Of (N,) rows."""
+        """Return the ids of the passages at (N,) rows."""
         found, (of_shard, places) = np.empty(len(rows), dtype=object), np.divmod(rows, self.plan.shard_rows)
         for shard in np.unique(of_shard):
             found[of_shard == shard] = self._ids[shard].at(places[of_shard == shard])
         return found.tolist()
 
     def passage_ids(self) -> Iterator[str]:
+        """Yield the ids of all passages in their order."""
         for ids in self._ids:
             yield from ids
 
     def passage_keys(self) -> np.ndarray:
-        """(R,) int64 hashes of id, title and text."""
+        """Return the (R,) int64 hashes of id, title and text."""
         return np.concatenate([np.load(shard_path(self.folder, n, ".keys.npy")) for n in range(self.plan.num_shards)])
 
     def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """First row and (at most num_rows, D) float32, through the whole collection; a copy unless they are float32."""
+        """Yield blocks of the collection: the first row and (at most num_rows, D) float32 embeddings.
+
+        Embeddings that are float32 on disk are not copied.
+        """
         for shard, (array, scales) in enumerate(zip(self.arrays, self.scales, strict=True)):
             for start in range(0, len(array), num_rows):
                 block = torch.from_numpy(array[start : start + num_rows]).float().numpy()
@@ -146,7 +153,7 @@ class EmbeddingShards:
                 yield shard * self.plan.shard_rows + start, block
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), D) float32."""
+        """Return the (N, D) float32 embeddings of (N,) rows."""
         of_shard, places = np.divmod(rows, self.plan.shard_rows)
         touched = np.unique(of_shard)
         if len(touched) == 1:
@@ -164,22 +171,28 @@ class EmbeddingShards:
     def _check(self, check_hashes: bool) -> None:
         manifest = Path(self.folder, "manifest.json")
         if not manifest.is_file():
-            raise ArtifactError(f"{self.folder}: no manifest.json: not yet encoded to the end; expected all shards")
+            raise ArtifactError(
+                f"{self.folder}: no manifest.json, the encoding is not finished. Run it again to continue it."
+            )
         content = _read_json(manifest)
         if content.get("plan") != self.plan.key:
-            raise ArtifactError(f"{manifest}: of another plan than plan.json; expected one encoding in a folder")
+            raise ArtifactError(f"{manifest}: of another plan than plan.json. Encode to a folder of its own.")
         names = {path.name for path in self.folder.glob("shard-*")}
         listed = content.get("files", {})
         if missing := sorted(set(listed) - names):
-            raise ArtifactError(f"{self.folder}: {', '.join(missing)} missing; expected {len(listed)} files")
+            raise ArtifactError(f"{self.folder}: {', '.join(missing)} missing, of {len(listed)} files.")
         if foreign := sorted(names - set(listed)):
-            raise ArtifactError(f"{self.folder}: {', '.join(foreign)} of another encoding; expected those listed alone")
+            raise ArtifactError(
+                f"{self.folder}: {', '.join(foreign)} not in manifest.json. Remove what does not belong."
+            )
         for name, facts in listed.items():
             path = Path(self.folder, name)
             if os.path.getsize(path) != facts["bytes"]:
-                raise ArtifactError(f"{path}: {os.path.getsize(path)} bytes; expected {facts['bytes']}, it is damaged")
+                raise ArtifactError(
+                    f"{path}: {os.path.getsize(path)} bytes instead of {facts['bytes']}. It is damaged."
+                )
             if check_hashes and (found := sha256(path)) != facts["sha256"]:
-                raise ArtifactError(f"{path}: SHA-256 is {found}; expected {facts['sha256']}, it is damaged")
+                raise ArtifactError(f"{path}: SHA-256 is {found} instead of {facts['sha256']}. It is damaged.")
 
 
 def open_collection(shards: EmbeddingShards) -> PassageCollection:
@@ -197,9 +210,9 @@ def open_collection(shards: EmbeddingShards) -> PassageCollection:
 
 
 def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
-    """Mean cosine of two passages of a sample; near 1 where a model gives all the same embedding.
+    """Return the mean cosine of two passages of a sample. Near 1, the model gives all passages the same embedding.
 
-    Embeddings of length 0 are alike, and unlike all others.
+    Embeddings of length 0 count as equal to each other and as orthogonal to all others.
     """
     rows = np.unique(np.linspace(0, len(shards) - 1, num_sampled).astype(np.int64))
     found = shards.rows(rows).astype(np.float64)
@@ -213,7 +226,7 @@ def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
 
 
 class _Lines(Sequence[str]):
-    """The lines of a file, found when they are asked for."""
+    """The lines of a file, decoded when they are used."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -237,4 +250,4 @@ def _read_json(path: Path) -> Any:
         try:
             return json.load(file)
         except ValueError:
-            raise ArtifactError(f"{path}: not JSON; expected what was written there") from None
+            raise ArtifactError(f"{path}: not JSON. It is damaged.") from None
