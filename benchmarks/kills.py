@@ -39,7 +39,13 @@ from text.commands.train_flags import TrainFlags
 from text.training import AtomicCheckpointIO, BiEncoderTask, checkpoints, newest_valid
 
 TINY_SET = Path(__file__).parents[1] / "examples/dpr/data/nq3_tiny/data/retriever"
-FLAGS = (f"--data_path={TINY_SET}", "--max_epochs=4", "--batch_size=3", "--eval_hard_negatives=2", "--eval_other_negatives=0")
+FLAGS = (
+    f"--data_path={TINY_SET}",
+    "--max_epochs=4",
+    "--batch_size=3",
+    "--eval_hard_negatives=2",
+    "--eval_other_negatives=0",
+)
 MOST_KILLS = 3
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "DPRDataModule")
 OTHER_DISK = "/dev/shm"

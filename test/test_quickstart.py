@@ -28,17 +28,17 @@ def test_from_jsonl_to_search(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(pipe.texts(), vocab_size=300)
     torch.manual_seed(0)
     encoder = roberta_tiny(vocab_size=tokenizer.get_vocab_size(), pooling="mean")
-    limits = {"question_max_length": 16, "passage_max_length": 32}
-    bundle = BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=tokenizer, **limits)
+    model = BiEncoder(encoder, encoder)
+    bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, question_max_length=16, passage_max_length=32)
 
     # Batches and the objective.
     collate = BiEncoderCollator(bundle.transform("question"), bundle.transform("passage"))
-    optimizer = torch.optim.AdamW(bundle.model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for epoch in range(30):
         pipe.set_epoch(epoch)
         for batch in map(collate, pipe):
-            questions, texts = bundle.model(batch.questions, batch.passages)
+            questions, texts = model(batch.questions, batch.passages)
             loss = in_batch_nll(questions, texts[batch.text_index], batch.positive_index).mean()
             optimizer.zero_grad()
             loss.backward()

@@ -23,6 +23,7 @@ from text.models.files import read_json
 from text.models.modules import read_similarity
 from text.transforms import (
     TITLES,
+    BiEncoderCollator,
     Tokenize,
     Tokenizer,
     TorchtextTokenize,
@@ -110,6 +111,16 @@ class BiEncoderBundle:
         if backend == "torchtext":
             return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
         return Tokenize(self.tokenizer, limit, prompt)
+
+    def build_collator(self, num_positives: int = 1, backend: str = "tokenizers") -> BiEncoderCollator:
+        """Return the collator that turns Examples into the batches which the encoders take.
+
+        Args:
+            num_positives: Positives of a question in a batch, as far as it has them.
+            backend: As in ``transform``.
+        """
+        question_transform, passage_transform = (self.transform(side, backend) for side in SIDES)
+        return BiEncoderCollator(question_transform, passage_transform, num_positives, titles=self.titles)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder of a saved model. ``transformers`` and sentence-transformers read it too.

@@ -33,7 +33,7 @@ from text.training import (
     resolve_max_lengths,
     seed_everything_quietly,
 )
-from text.transforms import BiEncoderCollator, load_or_train_tokenizer
+from text.transforms import load_or_train_tokenizer
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
@@ -109,16 +109,20 @@ def train(flags: TrainFlags) -> None:
         model = build_bi_encoder(**options, compile_layers=optimization.compile)
 
         lengths = resolve_max_lengths(*limits, model)
-        settings = {"titles": flags.model.titles, "similarity": flags.objective.similarity}
-        settings |= {"temperature": flags.objective.temperature}
-        bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, **lengths, **settings)
+        bundle = BiEncoderBundle(
+            model=model,
+            tokenizer=tokenizer,
+            **lengths,
+            titles=flags.model.titles,
+            similarity=flags.objective.similarity,
+            temperature=flags.objective.temperature,
+        )
 
         # Batches: texts become token ids. The collator knows which passage answers which question.
-        transforms = [bundle.transform(side, flags.model.tokenizer_backend) for side in ("question", "passage")]
+        collate = bundle.build_collator(backend=flags.model.tokenizer_backend)
+        train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
         for pipe in pipes.values() if flags.data.token_cache else ():
-            pipe.cache_tokens(transforms[1])
-        collate = BiEncoderCollator(*transforms, titles=bundle.titles)
-        train_collate = BiEncoderCollator(*transforms, flags.data.num_positives, titles=bundle.titles)
+            pipe.cache_tokens(collate.passage_transform)  # pyright: ignore[reportArgumentType]: never torchtext's
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
         # Objective: each question's positive against the other passages of the batch.

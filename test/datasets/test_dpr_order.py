@@ -143,7 +143,13 @@ def test_fingerprint_is_of_content_and_mix(path: Path, tmp_path: Path) -> None:
     copied.write_bytes(path.read_bytes())
     expected = DPRDataPipe(path, 4, train=True).fingerprint
     assert DPRDataPipe(copied, 8, train=True, seed=3).fingerprint == expected
-    for mix in ({"rates": [2]}, {"rows_together": 4}, {"one_set_per_batch": True}, {"drop_last": True}):
+    mixes: list[dict[str, Any]] = [
+        {"rates": [2]},
+        {"rows_together": 4},
+        {"one_set_per_batch": True},
+        {"drop_last": True},
+    ]
+    for mix in mixes:
         assert DPRDataPipe(path, 4, train=True, **mix).fingerprint != expected
     assert DPRDataPipe([path, path], 4, train=True).fingerprint != expected
     copied.write_bytes(path.read_bytes().replace(b"q17", b"q71"))

@@ -204,7 +204,7 @@ def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"factory is Nonsense: .*; expected what FAISS can make"):
         FaissIndex.build(shards, "Nonsense", tmp_path / "index")
     index = FaissIndex.build(shards, "HNSW8", tmp_path / "index")
-    assert len(index.search(questions[:1], 1000)[0].scores) <= 100  # c9: never -1, never another passage
+    assert len(index.search(questions[:1], 1000)[0].scores) <= 100  # never -1, never another passage
     with pytest.raises(ArtifactError, match="index of other embeddings than"):
         FaissIndex.load(tmp_path / "index", others)
     with pytest.raises(ArtifactError, match=r"index of \(100, 16\) rows and numbers, not \(50, 16\)"):

@@ -134,9 +134,9 @@ def test_both_directions_equal_sentence_transformers() -> None:
 def test_first_dimensions() -> None:
     questions, passages = embeddings()
     expected = sum(Objective()(batch(), questions[:, :dims], passages[:, :dims]) for dims in (4, 2, 1)) / 3
-    torch.testing.assert_close(Objective(matryoshka_dims=[2, 1])(batch(), questions, passages), expected)
+    torch.testing.assert_close(Objective(matryoshka_dims=(2, 1))(batch(), questions, passages), expected)
     with pytest.raises(ValueError, match=r"matryoshka_dims are \[8\].*\b4\b"):
-        Objective(matryoshka_dims=[8])(batch(), questions, passages)
+        Objective(matryoshka_dims=(8,))(batch(), questions, passages)
 
 
 def test_both_directions_need_all_passages() -> None:
@@ -209,11 +209,11 @@ def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, ti
         {"distillation": 1.5},
         {"temperature": -1.0},
         {"teacher_temperature": 0.0},
-        {"matryoshka_dims": [4, 0]},
+        {"matryoshka_dims": (4, 0)},
         {"guide_margin": float("nan")},
     ],
 )
 def test_number_out_of_range_is_refused_by_name(number: dict) -> None:
     [(name, value)] = number.items()
-    with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(value))}"):
+    with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(value).strip('()'))}"):
         Objective(**number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 from text.artifacts import check_files
 from text.commands.cli import number, pick_arguments

@@ -244,7 +244,7 @@ def _build_parser(flags_class: type, program: str | None) -> ArgumentParser:
     return parser
 
 
-def _not_flags(flags_class: type) -> set[str]:
+def _not_flags(flags_class: type) -> set[str | int]:
     """Return the names of the fields that the parser does not build from the dataclass."""
     fields = dataclasses.fields(flags_class)
     return {each.name for each in fields if "positional" in each.metadata or not each.metadata.get("flag", True)}

@@ -24,7 +24,7 @@ from text.training import (
     resolve_max_lengths,
     seed_everything_quietly,
 )
-from text.transforms import BiEncoderCollator, load_or_train_tokenizer
+from text.transforms import load_or_train_tokenizer
 
 
 def train(flags: TrainFlags) -> None:
@@ -39,6 +39,7 @@ def train(flags: TrainFlags) -> None:
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
         data = _build_data(flags, pipes, bundle)
         objective = replace(flags.objective, all_positives=flags.data.num_positives > 1)
+        objective.check_width(bundle.encoder("question").embedding_dim)
         options = pick_arguments(BiEncoderTask, optimization)
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
@@ -72,7 +73,6 @@ def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, checkpoint: str | None) 
     options = pick_arguments(build_bi_encoder, flags.model, flags.optimization)
     options |= {"vocab_size": tokenizer.get_vocab_size(), "max_length": max(limit or 0 for limit in limits)}
     model = build_bi_encoder(**options, compile_layers=flags.optimization.compile)
-    flags.objective.check_width(model.question_encoder.embedding_dim)
     return BiEncoderBundle(
         model=model,
         tokenizer=tokenizer,
@@ -84,9 +84,8 @@ def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, checkpoint: str | None) 
 
 
 def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEncoderBundle) -> DPRDataModule:
-    transforms = [bundle.transform(side, flags.model.tokenizer_backend) for side in ("question", "passage")]
+    backend = flags.model.tokenizer_backend
+    collate, train_collate = (bundle.build_collator(num, backend) for num in (1, flags.data.num_positives))
     for pipe in pipes.values() if flags.data.token_cache else ():
-        pipe.cache_tokens(transforms[1])
-    collate = BiEncoderCollator(*transforms, titles=bundle.titles)
-    train_collate = BiEncoderCollator(*transforms, flags.data.num_positives, titles=bundle.titles)
+        pipe.cache_tokens(collate.passage_transform)  # pyright: ignore[reportArgumentType]: never torchtext's
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
