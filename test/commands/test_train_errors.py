@@ -166,7 +166,7 @@ def test_an_earlier_run_is_not_lost_to_an_error(data: Path, tmp_path: Path, fail
         ("--validate_every_n_steps=11", ["--validate_every_n_steps is 11", "10"]),
         ("--matryoshka_dims=[64,256]", ["matryoshka_dims are [64, 256]", "128"]),
         ("--precision=fp16", ["precision"]),
-        ("--monitor=loss", ["monitor is loss", "valid_loss"]),
+        ("--monitor=loss", ["monitor", "valid_loss"]),
         ("--encoder=Tiny", ["--encoder is Tiny", "tiny"]),
         ("--num_nodes=2", ["--num_nodes is 2", "torchrun"]),
         ("--num_workers=-1", ["--num_workers is -1"]),

@@ -17,6 +17,8 @@ import yaml
 from examples.dpr.main import ExampleFlags, main
 from text.bundle import BiEncoderBundle
 from text.commands.cli import parse_flags, run_command
+from text.commands.train import train
+from text.commands.train_flags import TrainFlags
 
 ROOT = Path(__file__).parents[2]
 DATA_DIR = "examples/dpr/data/nq3_tiny/data/retriever/"
@@ -118,19 +120,18 @@ def test_the_model_card_has_data_settings_and_results(tiny_run: Path) -> None:
         assert line in card.splitlines()
 
 
-def test_the_example_leaves_the_same_bytes_as_the_command(root: Path, tmp_path: Path) -> None:
-    flags = [f"--data_path={DATA_DIR}", "--max_epochs=2", "--num_positives=2", "--tied", "--similarity=cosine", *SMALL]
-    folders = {"example": ["examples/dpr/main.py"], "command": ["-m", "text", "train"]}
-    for name, command in folders.items():
-        done = run_python(*command, *flags, f"--output_dir={tmp_path / name}", cwd=root)
-        assert done.returncode == 0, done.stderr
+def test_the_example_leaves_the_same_bytes_as_the_command(tmp_path: Path) -> None:
+    flags = [f"--data_path={ROOT / DATA_DIR}", "--max_epochs=2", "--num_positives=2", "--tied", "--similarity=cosine"]
+    output_dirs = [f"--output_dir={tmp_path / name}" for name in ("example", "command")]
+    assert run_command(main, ExampleFlags, [*flags, *SMALL, output_dirs[0]]) == 0
+    assert run_command(train, TrainFlags, [*flags, *SMALL, output_dirs[1]]) == 0
     files = [
         {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
         for folder in (tmp_path / "example" / "model", tmp_path / "command" / "model")
     ]
     assert len(files[0]) > 10
     assert files[0] == files[1]
-    one, other = ((tmp_path / name) for name in folders)
+    one, other = tmp_path / "example", tmp_path / "command"
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     settings = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (one, other)]
     assert [settings[0] | {"output_dir": ""}] == [settings[1] | {"output_dir": ""}]

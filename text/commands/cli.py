@@ -24,7 +24,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -186,6 +186,7 @@ def _interrupt(message: str, number: int, frame: Any) -> None:
     raise InterruptedRun(f"stopped by {signal.Signals(number).name}; {message}")
 
 
+@cache
 def _groups(flags_class: type) -> dict[str, type]:
     """Return the dataclasses that are groups of flags, by the name of their field."""
     hints = get_type_hints(flags_class)
@@ -222,6 +223,7 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
         raise UsageError(f"--{field.name} is {value}. It must be {asked}.")
 
 
+@cache
 def _build_parser(flags_class: type, program: str | None) -> ArgumentParser:
     # The help of a flag is the docstring below its field.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
