@@ -16,6 +16,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")  # Lightning's remark on its own code
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0

@@ -16,7 +16,21 @@ from text.retrieval.shards import EmbeddingShards
 
 
 class Retriever:
-    """Embed questions and search the embeddings of a collection.
+    """Embed questions and search the embeddings of a collection. ``load_retriever`` opens both from their folders.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from text.models import roberta_tiny
+    >>> from text.retrieval import encode_collection
+    >>> from text.transforms import Tokenize, train_tokenizer
+    >>> tokenize = Tokenize(train_tokenizer(["a beetle ate the oak"], vocab_size=300), max_length=32)
+    >>> embedder = Embedder(roberta_tiny(vocab_size=300, pooling="mean"), tokenize)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "passages.jsonl")
+    ...     _ = path.write_text('{"_id": "p1", "title": "Oaks", "text": "A beetle ate the oak."}')
+    ...     retriever = Retriever(encode_collection(embedder, path, Path(folder, "embeddings")), embedder)
+    ...     retriever.search(["who ate the oak"], k=3)[0].passage_ids
+    ['p1']
 
     Args:
         shards: Embeddings of the passages.

@@ -31,20 +31,42 @@ _EVALUATED_TOGETHER = 128
 
 
 class BiEncoderTask(LightningModule):
-    """Trains a BiEncoder on batches of questions and passages.
+    """Train a BiEncoder on batches of questions and passages.
 
-    AdamW without decay on biases and layer norms; the learning rate rises linearly from 0 over
-    ``warmup_steps`` and falls to 0 at the last step of the run (arXiv:2004.04906, 5.1).
+    AdamW has no weight decay on biases and layer norms. The learning rate rises linearly from 0 over ``warmup_steps``
+    and falls to 0 at the last step of the run (arXiv:2004.04906, 5.1).
+
+    >>> import json, tempfile
+    >>> from pytorch_lightning import Trainer
+    >>> from text.datasets import DPRDataPipe
+    >>> from text.models import roberta_tiny
+    >>> from text.training import DPRDataModule
+    >>> from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
+    >>> rows = [{"question": f"who ate the {name}", "positive_ctxs": [{"text": name}]} for name in ("oak", "elm")]
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     _ = file.write("".join(json.dumps(row) + "\\n" for row in rows)), file.flush()
+    ...     train, valid = DPRDataPipe(file.name, batch_size=2, train=True), DPRDataPipe(file.name, batch_size=2)
+    ...     tokenize = Tokenize(train_tokenizer(train.texts(), vocab_size=300), max_length=16)
+    ...     encoder = roberta_tiny(vocab_size=300, pooling="mean")
+    ...     task = BiEncoderTask(BiEncoder(encoder, encoder), Objective(similarity="cosine", temperature=0.05))
+    ...     data = DPRDataModule(BiEncoderCollator(tokenize, tokenize), train=train, valid=valid, test=valid)
+    ...     trainer = Trainer(
+    ...         fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False
+    ...     )
+    ...     trainer.fit(task, data)
+    >>> bool(trainer.callback_metrics["train_loss"] > 0)
+    True
 
     Args:
         model: The two encoders.
-        objective: What is made small, in evaluation too.
-        learning_rate: Peak.
+        objective: Loss to minimize. It is also reported during validation.
+        learning_rate: Peak learning rate.
         warmup_steps: Optimizer steps until the peak.
-        schedule: How it falls: "linear", "cosine", or "constant", which is not at all.
-        weight_decay: On weights that are neither bias nor layer norm; DPR uses 0.
-        chunk_tokens: Embeds a batch in chunks of so many tokens (``grad_cache.py``): batches of any size, in more time.
-        set_names: Names of the data sets that training mixes; with more than one, each one's loss is logged.
+        schedule: How the learning rate falls: "linear", "cosine", or "constant", which keeps it at the peak.
+        weight_decay: Weight decay of all weights but biases and layer norms. DPR uses 0.
+        chunk_tokens: Embed a batch in chunks of this many tokens (``grad_cache.py``). Batches of any size then fit into
+            memory, in more time.
+        set_names: Names of the data sets that training mixes. With more than one, the loss of each is logged.
     """
 
     def __init__(
