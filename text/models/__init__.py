@@ -4,7 +4,6 @@ from text.models.biencoder import BiEncoder
 from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.models.quantize import quantize_int8, to_bfloat16
 from text.models.roberta import (
-    RobertaConfig,
     RobertaEncoder,
     roberta_base,
     roberta_large,
@@ -12,6 +11,7 @@ from text.models.roberta import (
     roberta_small,
     roberta_tiny,
 )
+from text.models.roberta_config import RobertaConfig
 from text.models.torchtext_models import TorchtextEncoder, from_torchtext, to_torchtext
 
 __all__ = [

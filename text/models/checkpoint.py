@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,7 @@ from text.errors import ArtifactError
 from text.models import keys, modules
 from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
 from text.models.keys import Table
-
-if TYPE_CHECKING:
-    from text.models.roberta import RobertaConfig
+from text.models.roberta_config import RobertaConfig
 
 FIELDS = (
     "vocab_size",

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,9 +19,7 @@ from text.artifacts import write_json
 from text.errors import ArtifactError
 from text.models import keys
 from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
-
-if TYPE_CHECKING:
-    from text.models.roberta import RobertaConfig
+from text.models.roberta_config import RobertaConfig
 
 ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
 """Their classes, as far as an encoder of ours can be made of them."""

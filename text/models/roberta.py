@@ -9,8 +9,7 @@ Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,75 +22,7 @@ from text.models import checkpoint
 from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, packed
 from text.models.chunks import cut_by_length, lengths_of
 from text.models.linear import Linear
-
-MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
-POOLINGS = ("first", "mean")
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-)
-_SIZES_OR_NONE = ("projection_dim", "max_seq_length")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RobertaConfig:
-    """Sizes and options of an encoder; names as in Hugging Face's ``config.json`` where it has them."""
-
-    model_type: str = "roberta"
-    """"roberta", "xlm-roberta" or "bert": whose form it has on disk, and where positions start."""
-    vocab_size: int = 50265
-    """Entries of the tokenizer."""
-    hidden_size: int = 768
-    """H, a multiple of ``num_attention_heads``."""
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    """Width of the feed-forward part."""
-    max_position_embeddings: int = 514
-    """Rows of the position table; a text may have ``first_position`` tokens fewer."""
-    pad_token_id: int = 1
-    layer_norm_eps: float = 1e-5
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    pooling: str = "first"
-    """"first" takes the first token's last hidden state (DPR), "mean" averages the real tokens'."""
-    projection_dim: int | None = None
-    """Adds a linear layer of this width after pooling."""
-    projection_norm: bool = True
-    """Whether a layer norm follows the projection (dpr-scale) or nothing (DPR)."""
-    normalize: bool = False
-    """Scales embeddings to length 1."""
-    max_seq_length: int | None = None
-    """Most tokens of a text, where that is fewer than the position table allows (sentence-transformers)."""
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    """What to put before a text, by kind of text, such as "query"; kept for whoever tokenizes."""
-
-    def __post_init__(self) -> None:
-        for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive integer")
-        if not (isinstance(self.pad_token_id, int) and 0 <= self.pad_token_id < self.vocab_size):
-            raise ValueError(f"pad_token_id is {self.pad_token_id!r}; expected an id below {self.vocab_size}")
-        for name in ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size is {self.hidden_size}; "
-                f"expected a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        for name, values in (("pooling", POOLINGS), ("model_type", MODEL_TYPES)):
-            if getattr(self, name) not in values:
-                raise ValueError(f'{name} is "{getattr(self, name)}"; expected one of {", ".join(values)}')
-
-    @property
-    def first_position(self) -> int:
-        """Position of a text's first token: BERT counts from 0, RoBERTa from behind its padding token's id."""
-        return 0 if self.model_type == "bert" else self.pad_token_id + 1
+from text.models.roberta_config import RobertaConfig
 
 
 class RobertaEncoder(nn.Module):
