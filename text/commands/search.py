@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from text.artifacts import check_files
 from text.commands.cli import escape_controls, translate_missing
 from text.errors import UsageError
-
-if TYPE_CHECKING:
-    from text.retrieval import Found, Retriever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +95,7 @@ def search(flags: SearchFlags) -> None:
     print(f"{flags.run}: {len(run)} questions, up to {most} passages each")
 
 
-def _load_bm25(collection: str) -> Callable[..., list[Found]]:
+def _load_bm25(collection: str) -> Callable[..., Any]:
     from text.datasets import PassageCollection
 
     with translate_missing("bm25"):
@@ -106,7 +103,7 @@ def _load_bm25(collection: str) -> Callable[..., list[Found]]:
     return BM25(PassageCollection(collection)).search
 
 
-def _load_retriever(flags: SearchFlags) -> Retriever:
+def _load_retriever(flags: SearchFlags) -> Any:
     from text.retrieval import load_retriever
 
     with translate_missing("faiss" if flags.milvus is None else "milvus"):
@@ -122,7 +119,7 @@ def _load_retriever(flags: SearchFlags) -> Retriever:
         )
 
 
-def _answer_questions(retriever: Retriever, k: int) -> None:
+def _answer_questions(retriever: Any, k: int) -> None:
     """Print passages for the questions on standard input, until it ends."""
     from text.retrieval import open_collection
 
