@@ -57,6 +57,8 @@ DOORS = {
     "sentence_transformers": "models",
     "regex": "evaluation",
     "pytorch_lightning": "training",
+    "lightning": "training",
+    "lightning_fabric": "training",
     "tensorboard": "training",
     "faiss": "retrieval",
     "bm25s": "retrieval",
@@ -84,8 +86,6 @@ class Import(NamedTuple):
     """``a.b`` of ``from a.b import c`` and of ``import a.b``."""
     name: str
     """``c`` of ``from a.b import c``; empty for ``import a.b``."""
-    is_for_types: bool
-    """Whether the import is made for type checkers only."""
 
     @property
     def full_name(self) -> str:
@@ -131,8 +131,10 @@ def knowing_flags(tree: Tree) -> Iterator[str]:
         for node in ast.walk(parse(tree[path])):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 for argument in ast.walk(node.args):
-                    if isinstance(argument, ast.arg) and is_configuration(argument):
+                    if isinstance(argument, ast.arg) and is_configuration(argument.arg, argument.annotation):
                         yield f"{path}: {node.name} takes {argument.arg}, a configuration object"
+            elif isinstance(node, ast.AnnAssign) and is_configuration(ast.unparse(node.target), node.annotation):
+                yield f"{path}: {ast.unparse(node.target)} is a configuration object"
 
 
 def importing_outwards(tree: Tree) -> Iterator[str]:
@@ -212,6 +214,12 @@ def test_every_part_has_a_level(tree: Tree) -> None:
         (not_downwards, "text/commands/encode.py", "from text.commands.search import search", "another command"),
         (not_downwards, "text/models/linear.py", "from text.models.roberta import RobertaEncoder", "circle"),
         (not_downwards, "text/losses.py", "import text.losses", "circle"),
+        (
+            not_downwards,
+            "text/models/linear.py",
+            "if TYPE_CHECKING:\n    from text.models.roberta import RobertaEncoder",
+            "circle",
+        ),
         (not_downwards, "text/datasets/order.py", "def f():\n    from text.datasets import DPRDataPipe", "circle"),
         (not_through_doors, "text/datasets/dpr.py", "def f():\n    import pytorch_lightning as pl", "text/training"),
         (not_through_doors, "text/training/task.py", "import safetensors.torch", "text/models"),
@@ -224,11 +232,15 @@ def test_every_part_has_a_level(tree: Tree) -> None:
         (not_through_doors, "text/training/task.py", "x = trainer.fit_loop", "trainer.fit_loop"),
         (not_through_doors, "text/training/task.py", 'x = getattr(it, "_workers", ())', "_workers"),
         (not_through_doors, "text/models/linear.py", "x = torch.ops.mkldnn", "torch.ops"),
+        (not_through_doors, "text/models/linear.py", "from torch import ops", "torch.ops"),
+        (not_through_doors, "text/commands/train.py", "import lightning as L", "text/training"),
         (not_through_doors, "text/models/linear.py", "from torch.nn.modules.utils import _pair", "_pair"),
         (not_through_doors, "text/models/linear.py", "import torch._dynamo", "torch._dynamo"),
         (knowing_flags, "text/training/task.py", "def f(flags): ...", "f takes flags"),
         (knowing_flags, "text/runs/new.py", "def f(x: TrainFlags | None): ...", "f takes x"),
         (knowing_flags, "text/runs/new.py", "def f(*, train_config): ...", "f takes train_config"),
+        (knowing_flags, "text/runs/new.py", "class A:\n    settings: TrainFlags", "settings is"),
+        (knowing_flags, "text/models/new.py", "def f(x: RobertaConfig | TrainFlags): ...", "f takes x"),
         (knowing_flags, "text/models/new.py", "class A:\n    def f(self, config: dict): ...", "f takes config"),
         (importing_outwards, "text/datasets/dpr.py", "from examples.dpr.main import train", "text does not know"),
         (importing_outwards, "test/test_losses.py", "import examples.dpr.main", "test does not know"),
@@ -239,6 +251,7 @@ def test_every_part_has_a_level(tree: Tree) -> None:
         (modules_with_exported_names, "text/datasets/prefetch.py", "", "text/datasets/prefetch.py"),
         (modules_with_exported_names, "text/models/__init__.py", "from torch import roll as roberta", "roberta.py"),
         (modules_with_exported_names, "text/models/__init__.py", "def linear(): ...", "text/models/linear.py"),
+        (modules_with_exported_names, "text/models/__init__.py", "linear = 1", "text/models/linear.py"),
     ],
 )
 def test_an_injected_violation_is_found(rule, path: str, lines: str, message: str, tree: Tree) -> None:
@@ -333,20 +346,13 @@ def level(part: str) -> int:
 
 @functools.cache
 def imports(source: str) -> tuple[Import, ...]:
-    module = parse(source)
-    for_types = {
-        id(inner)
-        for node in ast.walk(module)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for inner in ast.walk(node)
-    }
     found = []
-    for node in ast.walk(module):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
-            found += [Import(alias.name, "", id(node) in for_types) for alias in node.names]
+            found += [Import(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, "an import is relative"
-            found += [Import(node.module, alias.name, id(node) in for_types) for alias in node.names]
+            found += [Import(node.module, alias.name) for alias in node.names]
     return tuple(found)
 
 
@@ -364,9 +370,7 @@ def circles(tree: Tree) -> Iterator[str]:
 
     Files of several parts cannot, since imports between parts run downwards.
     """
-    edges = {
-        path: {target(tree, each) for each in imports(tree[path]) if not each.is_for_types} for path in library(tree)
-    }
+    edges = {path: {target(tree, each) for each in imports(tree[path])} for path in library(tree)}
     reached = {path: reachable(path, edges) for path in edges}
     groups = {
         tuple(sorted(other for other in reached[path] if path in reached[other]))
@@ -393,7 +397,8 @@ def private_parts(source: str) -> Iterator[str]:
     own |= {node.name for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     own |= NAMED_TUPLE
     for each in imports(source):
-        if any(is_private(name) for name in each.full_name.split(".")) and not each.module.startswith("text."):
+        is_foreign = not each.module.startswith("text.")
+        if is_foreign and (any(map(is_private, each.full_name.split("."))) or each.full_name == "torch.ops"):
             yield each.full_name
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute) and not is_self(node.value):
@@ -414,13 +419,11 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
-def is_configuration(argument: ast.arg) -> bool:
-    """Return whether a parameter is an object of flags, by its annotation or name. RobertaConfig is a model's shape."""
-    annotation = ast.unparse(argument.annotation) if argument.annotation else ""
-    if "RobertaConfig" in annotation:
-        return False
-    names = [argument.arg.lower(), *re.findall(r"\w+", annotation)]
-    return any(re.fullmatch(r"(\w+_)?(flags|config)|\w*(Flags|Config)", name) for name in names)
+def is_configuration(name: str, annotation: ast.expr | None) -> bool:
+    """Return whether a name is an object of flags, by its annotation or itself. RobertaConfig is a model's shape."""
+    kinds = re.findall(r"\w+", ast.unparse(annotation) if annotation else "")
+    names = [name.lower(), *kinds] if "RobertaConfig" not in kinds else set(kinds) - {"RobertaConfig"}
+    return any(re.fullmatch(r"(\w+_)?(flags|config)|\w*(Flags|Config)", each) for each in names)
 
 
 def count_lines(source: str) -> int:
@@ -454,6 +457,9 @@ def exported_names(source: str, package: str) -> set[str]:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            names |= set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.Import):
+            names |= {alias.asname for alias in node.names if alias.asname}
+        elif isinstance(node, ast.Assign):
+            names |= set(ast.literal_eval(node.value)) if ast.unparse(node.targets[0]) == "__all__" else set()
+            names |= {each.id for each in node.targets if isinstance(each, ast.Name)}
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from text.bundle import BiEncoderBundle, load_side
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
 from text.models import BiEncoder, RobertaEncoder, roberta_tiny
 from text.records import Passage
 from text.retrieval import Embedder
@@ -119,7 +120,7 @@ def test_other_similarities_are_refused_by_name(encoder_folder: Path, name: Any)
 
 
 def test_a_folder_that_does_not_say_its_similarity_is_told(encoder_folder: Path) -> None:
-    with pytest.warns(UserWarning, match="cosine"):
+    with pytest.warns(SettingsWarning, match="cosine"):
         assert BiEncoderBundle.load(encoder_folder).similarity == "cosine"
     assert SentenceTransformer(str(encoder_folder), device="cpu").similarity_fn_name == "cosine"
 
@@ -148,8 +149,10 @@ def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
     bundle.model.save_pretrained(tmp_path)
     for side in ("question_encoder", "passage_encoder"):
         save_tokenizer(bundle.tokenizer, tmp_path / side, max_length=20)
-    with pytest.warns(UserWarning, match="dot"):
+    with pytest.warns(SettingsWarning) as told:
         assert load_side(tmp_path, "question").similarity == "dot"
+    assert all(str(tmp_path) in str(each.message) for each in told)
+    assert any("config.json" in str(each.message) for each in told) and any("dot" in str(each.message) for each in told)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,11 @@ def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
         ({"passage_max_length": 65}, ["passage_max_length", "65", "64"]),
         ({"temperature": 0}, ["temperature", "0"]),
         ({"temperature": True}, ["temperature", "True"]),
+        ({"temperature": float("inf")}, ["temperature", "inf"]),
+        ({"titles": None}, ["titles"]),
+        ({"passage_max_length": None}, ["passage_max_length"]),
+        ({"tied": True}, ["tied", "passage_encoder"]),
+        ({"tied": "no"}, ["tied", "no"]),
     ],
 )
 def test_a_damaged_setting_is_an_error_with_its_file(tmp_path: Path, change: dict[str, Any], parts: list[str]) -> None:
@@ -170,6 +178,31 @@ def test_a_damaged_setting_is_an_error_with_its_file(tmp_path: Path, change: dic
     with pytest.raises(ArtifactError) as error:
         BiEncoderBundle.load(tmp_path)
     assert all(part in str(error.value) for part in [str(tmp_path), *parts])
+
+
+def test_a_lost_passage_encoder_is_an_error(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    shutil.rmtree(tmp_path / "passage_encoder")
+    with pytest.raises(ArtifactError, match="passage_encoder"):
+        load_side(tmp_path, "passage")
+
+
+def test_two_tokenizers_are_refused(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    save_tokenizer(train_tokenizer(["an elm grew", "nobody ate"], 290), tmp_path / "passage_encoder", max_length=20)
+    with pytest.raises(ArtifactError, match="tokenizers"):
+        BiEncoderBundle.load(tmp_path)
+
+
+def test_sentence_transformers_cuts_texts_at_the_same_limits(tmp_path: Path) -> None:
+    make_bundle(similarity="cosine", titles="join").save(tmp_path)
+    theirs, long = SentenceTransformer(str(tmp_path), device="cpu"), "who ate the oak and the elm " * 5
+    ours = Embedder.from_pretrained(tmp_path, "question")([long])
+    expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_query([long])), dim=-1)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    passage = Embedder.from_pretrained(tmp_path, "passage")([Passage("", "", long)])
+    expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_document([long])), dim=-1)
+    torch.testing.assert_close(passage, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ libraries; then both sides use the same encoder.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from text.artifacts import write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, RobertaEncoder
 from text.models.files import read_json
@@ -34,9 +35,9 @@ from text.transforms import (
 
 SIDES = ("question", "passage")
 _CONFIG = "config.json"
-_PROMPTS = {"question": ("query",), "passage": ("document", "passage")}
-"""Names of the prompts of each side, in the order in which they are looked up."""
-_KNOWN_VALUES = {"titles": TITLES, "similarity": SIMILARITIES}
+_SETTINGS = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature", "tied")
+"""What ``config.json`` holds."""
+_KNOWN_VALUES = {"titles": TITLES, "similarity": SIMILARITIES, "tied": (False, True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class BiEncoderBundle:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, values in _KNOWN_VALUES.items():
+        for name, values in (("titles", TITLES), ("similarity", SIMILARITIES)):
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} is "{getattr(self, name)}". Supported are {" and ".join(values)}.')
         for side in SIDES:
@@ -107,7 +108,7 @@ class BiEncoderBundle:
             side: "question" or "passage".
             backend: "tokenizers", or "torchtext" for torchtext's GPT2BPETokenizer, which gives the same ids.
         """
-        limit, prompt = getattr(self, f"{side}_max_length"), read_prompt(self.encoder(side), side)
+        limit, prompt = getattr(self, f"{side}_max_length"), self.encoder(side).config.find_prompt(side)
         if backend == "torchtext":
             return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
         return Tokenize(self.tokenizer, limit, prompt)
@@ -130,15 +131,15 @@ class BiEncoderBundle:
             OSError: The folder cannot be written.
         """
         folder = Path(folder)
-        self.model.save_pretrained(folder, similarity=self.similarity)
+        limits = {"question_encoder": self.question_max_length, "passage_encoder": self.passage_max_length}
+        if self.model.is_tied:  # one limit for the shared encoder
+            limits = {"question_encoder": self.passage_max_length}
+        self.model.save_pretrained(folder, similarity=self.similarity, max_lengths=limits)
         save_tokenizer(self.tokenizer, folder, max_length=self.passage_max_length)
-        if self.model.is_tied:
-            save_tokenizer(self.tokenizer, folder / "question_encoder", max_length=self.passage_max_length)
-        else:
-            save_tokenizer(self.tokenizer, folder / "question_encoder", max_length=self.question_max_length)
-            save_tokenizer(self.tokenizer, folder / "passage_encoder", max_length=self.passage_max_length)
-        names = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature")
-        write_json(folder / _CONFIG, {name: getattr(self, name) for name in names} | {"tied": self.model.is_tied})
+        for name, limit in limits.items():
+            save_tokenizer(self.tokenizer, folder / name, max_length=limit)
+        settings = {name: getattr(self, name) for name in _SETTINGS if name != "tied"}
+        write_json(folder / _CONFIG, settings | {"tied": self.model.is_tied})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> BiEncoderBundle:
@@ -157,6 +158,8 @@ class BiEncoderBundle:
             passage = question._replace(max_length=_read_limit(folder, "passage", question.encoder))
         else:
             passage = load_side(folder, "passage")
+            if passage.tokenizer.to_str() != question.tokenizer.to_str():
+                raise ArtifactError(f"{folder}: the tokenizers of the question and the passage encoder differ.")
         return cls(
             model=BiEncoder(question.encoder, passage.encoder),
             tokenizer=question.tokenizer,
@@ -190,7 +193,9 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         ValueError: ``side`` is another word.
     """
     inner = encoder_folder(folder, side)
-    encoder, tokenizer = RobertaEncoder.from_pretrained(inner), load_tokenizer(inner)
+    # The limits of a bundle are in its config.json. Those of its encoders' folders are for sentence-transformers.
+    lifted = {"max_seq_length": None} if _read_settings(folder) else {}
+    encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **lifted), load_tokenizer(inner)
     if tokenizer.get_vocab_size() > encoder.config.vocab_size:
         raise ArtifactError(
             f"{inner}: the tokenizer has {tokenizer.get_vocab_size()} entries, the encoder "
@@ -200,16 +205,10 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         encoder,
         tokenizer,
         _read_limit(folder, side, encoder),
-        read_prompt(encoder, side),
+        encoder.config.find_prompt(side),
         _read_settings(folder).get("titles", "pair"),
         _read_similarity(Path(folder), encoder),
     )
-
-
-def read_prompt(encoder: RobertaEncoder, side: str) -> str:
-    """Return the text that an encoder wants before every question or passage; "" if it names none."""
-    prompts = (encoder.config.prompts.get(name) for name in _PROMPTS[side])
-    return next((prompt for prompt in prompts if prompt is not None), "")
 
 
 def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
@@ -238,13 +237,20 @@ def _read_settings(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not (Path(folder, "question_encoder").is_dir() and path.is_file()):
         return {}
     settings = read_json(path)
+    if missing := [name for name in _SETTINGS if name not in settings]:
+        raise ArtifactError(f"{path}: {', '.join(missing)} missing. Save the model again.")
     for name, values in _KNOWN_VALUES.items():
-        if settings.get(name, values[0]) not in values:
-            raise ArtifactError(f"{path}: {name} is {settings[name]!r}. Supported are {' and '.join(values)}.")
+        if settings[name] not in values:
+            raise ArtifactError(
+                f"{path}: {name} is {settings[name]!r}. Supported are {' and '.join(map(str, values))}."
+            )
     for name, kinds in (("question_max_length", (int,)), ("passage_max_length", (int,)), ("temperature", (int, float))):
-        value = settings.get(name, 1)
-        if type(value) not in kinds or not value > 0:
-            raise ArtifactError(f"{path}: {name} is {value!r}. It must be a number above 0.")
+        value = settings[name]
+        if type(value) not in kinds or not 0 < value < math.inf:
+            raise ArtifactError(f"{path}: {name} is {value!r}. It must be a finite number above 0.")
+    if settings["tied"] == Path(folder, "passage_encoder").is_dir():
+        found = "there is" if settings["tied"] else "there is no"
+        raise ArtifactError(f"{path}: tied is {settings['tied']}, but {found} passage_encoder beside it.")
     return settings
 
 
@@ -271,16 +277,21 @@ def _read_similarity(folder: Path, encoder: RobertaEncoder) -> str:
             theirs_file = "config_sentence_transformers.json"
             raise ArtifactError(f'{folder}: config.json says "{ours}" similarity, {theirs_file} says "{theirs}".')
         return ours
+    is_ours = (folder / "question_encoder").is_dir()
+    if is_ours:
+        message = f"{folder} has no config.json. Titles are encoded as pairs, texts up to the encoders' limits."
+        warnings.warn(f"{message} Save a model by BiEncoderBundle.save.", SettingsWarning, stacklevel=4)
     if encoder.config.normalize:  # both give the same scores
         return "dot"
     if theirs is not None:
         return theirs
-    if not (folder / "modules.json").is_file():  # a plain encoder, which DPR compares by dot product
+    if not (is_ours or (folder / "modules.json").is_file()):  # a plain encoder, which DPR compares by dot product
         return "dot"
-    default = "dot" if (folder / "question_encoder").is_dir() else "cosine"
+    default = "dot" if is_ours else "cosine"
     warnings.warn(
         f"{folder} does not say how its embeddings are compared. {default} is used. "
         'Write "similarity_fn_name" into config_sentence_transformers.json to choose.',
+        SettingsWarning,
         stacklevel=4,
     )
     return default

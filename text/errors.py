@@ -21,5 +21,9 @@ class NonFiniteLossError(ArithmeticError):
     """A loss, or a series of gradients, that is NaN or infinite. The weights were not updated. Exit code 6."""
 
 
+class SettingsWarning(UserWarning):
+    """A setting that decides results and that a file does not state. Commands print it as one line."""
+
+
 class InterruptedRun(Exception):
     """A signal that ended the run after its state was saved. Exit code 143."""

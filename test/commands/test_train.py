@@ -15,6 +15,7 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from test.commands.training import SMALL, TINY_SET, fail_train, read_metrics, rewrite_rows, run_train
+from text.bundle import BiEncoderBundle
 from text.models import BiEncoder, RobertaEncoder
 from text.transforms import load_tokenizer, train_tokenizer
 
@@ -105,7 +106,7 @@ def test_torchtext_makes_the_same_run(tmp_path: Path) -> None:
 def test_a_limit_may_go_up_to_the_positions(bert: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--encoder", str(bert), f"--output_dir={tmp_path / 'run'}", "--max_epochs=1", *SMALL[:2]]
     assert run_train(*flags, "--passage_max_length=60") == 0
-    assert RobertaEncoder.from_pretrained(tmp_path / "run/model/passage_encoder").max_length == 512
+    assert BiEncoderBundle.load(tmp_path / "run/model").encoder("passage").max_length == 512
     assert json.loads((tmp_path / "run/model/config.json").read_text())["passage_max_length"] == 60
     code, line = fail_train(capsys, *flags, "--passage_max_length=513", "--overwrite")
     assert code == 2 and "--passage_max_length is 513" in line and "512" in line

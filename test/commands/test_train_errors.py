@@ -68,7 +68,7 @@ def test_one_question_without_negatives_needs_a_flag(data: Path, fails: Fails) -
     (data / "train.jsonl").write_text(json.dumps(record) + "\n")
     flags = [f"--data_path={data}", "--fast_dev_run"]
     line = fails(3, *flags)
-    assert f"{data}/train.jsonl" in line and "--allow_no_negatives" in line
+    assert f"{data}/train.jsonl" in line
     assert run_train(*flags, "--allow_no_negatives") == 0
     (data / "train.jsonl").write_text(lonely + "\n")
     assert run_train(*flags) == 0

@@ -21,9 +21,9 @@ class CheckFlags:
     """File of passages that rows refer to by id."""
     tokenizer: str | None = None
     """tokenizer.json, or a folder that has one. By default a tokenizer is trained on the sampled texts."""
-    batch_size: int = 16
+    batch_size: int = number(16, least=1)
     """Questions per training batch."""
-    num_hard_negatives: int = 1
+    num_hard_negatives: int = number(1, least=0)
     """Hard negatives per question in training."""
     question_max_length: int = number(64, least=1)
     """Maximum tokens of a question, special tokens included."""
@@ -31,7 +31,7 @@ class CheckFlags:
     """Maximum tokens of a title and text together, special tokens included."""
     num_sampled: int = number(2000, least=1)
     """Training questions whose texts and batches are measured. The rows are all checked."""
-    max_skipped: float = 0.001
+    max_skipped: float = number(0.001, least=0)
     """Largest share of rows that may be unusable."""
     picture: str = "runs/check/lengths.png"
     """Picture to write: histograms of text lengths."""

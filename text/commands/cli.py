@@ -22,6 +22,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -32,7 +33,7 @@ import yaml
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from text.errors import ArtifactError, DataError, InterruptedRun, NonFiniteLossError, UsageError
+from text.errors import ArtifactError, DataError, InterruptedRun, NonFiniteLossError, SettingsWarning, UsageError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the YAML files that ``--config=NAME`` finds by name."""
@@ -76,7 +77,8 @@ def run_command(
     program = program or os.path.basename(sys.argv[0])
     debug = "--debug" in argv
     try:
-        function(parse_flags(flags_class, [each for each in argv if each != "--debug"], program=program))
+        with _print_settings_warnings(program):
+            function(parse_flags(flags_class, [each for each in argv if each != "--debug"], program=program))
     except KeyboardInterrupt:
         print(f"{program}: stopped by SIGINT", file=sys.stderr)
         return 143
@@ -181,6 +183,22 @@ def translate_missing(extra: str) -> Iterator[None]:
         raise UsageError(f"{error.name} is not installed. Install it: pip install 'dpr-text[{extra}]'") from None
 
 
+@contextmanager
+def _print_settings_warnings(program: str) -> Iterator[None]:
+    """Print a SettingsWarning as one line, without the place in the code that it came from."""
+    show = warnings.showwarning
+
+    def print_or_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, SettingsWarning):
+            print(f"{program}: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = print_or_show
+        yield
+
+
 def _interrupt(message: str, number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)
     raise InterruptedRun(f"stopped by {signal.Signals(number).name}; {message}")
@@ -220,7 +238,7 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
     if not (math.isfinite(value) and all(holds[name](value, limit) for name, limit in limits.items())):
         words = {"least": "at least", "above": "above", "below": "below"}
         asked = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
-        raise UsageError(f"--{field.name} is {value}. It must be {asked}.")
+        raise UsageError(f"--{field.name} is {value}. Give a finite number, {asked}.")
 
 
 @cache
@@ -265,7 +283,7 @@ def _find_recipes(argv: Sequence[str]) -> list[str]:
         if name == "--config":
             place, value = (place, value) if equals else (place + 1, "".join(argv[place + 1 : place + 2]))
             path = RECIPES / f"{value}.yaml"
-            if re.fullmatch(r"[\w-]+", value) and not os.path.exists(value) and path.is_file():
+            if re.fullmatch(r"[\w-]+", value) and not os.path.isfile(value) and path.is_file():
                 found[place] = f"--config={path}" if equals else str(path)
     return found
 

@@ -36,9 +36,9 @@ class EncodeFlags:
     sentence-transformers. By default as the model was trained, or pair."""
     device: str | None = None
     """Device of the encoder, such as cpu or cuda. By default a GPU if there is one."""
-    shard_rows: int = 1 << 18
+    shard_rows: int = number(1 << 18, least=1)
     """Passages in one file. A multiple of block_rows."""
-    block_rows: int = 1 << 11
+    block_rows: int = number(1 << 11, least=1)
     """Passages that are encoded and written together. A crash loses at most one block."""
     reuse: str | None = None
     """Embeddings of an earlier state of the collection (dpr-text update). Only passages that have changed are

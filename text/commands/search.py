@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from text.artifacts import check_files
-from text.commands.cli import escape_controls, translate_missing
+from text.commands.cli import escape_controls, number, translate_missing
 from text.errors import UsageError
 
 
@@ -39,7 +39,7 @@ class SearchFlags:
     with_positives: bool = False
     """The questions are training rows. Add their positives to the run, whatever their rank, so that dpr-text mine can
     compare scores with theirs."""
-    k: int = 100
+    k: int = number(100, least=1)
     """Passages for each question."""
     max_passage_hits: int | None = None
     """The passages are windows (dpr-text windows). Score each document by its best window among the k (MaxP), and keep

@@ -38,30 +38,30 @@ class DataFlags:
     """Test file instead of the one in data_path."""
     collection: str | None = None
     """File of the passages that compact rows name by positive_ids and hard_negative_ids: psgs_w100.tsv or JSONL."""
-    batch_size: int = 5
+    batch_size: int = number(5, least=1)
     """Questions in a batch, on all GPUs together. Each brings its positive and its negatives."""
     one_set_per_batch: bool = False
     """Take each training batch from one of train_files, as FAIR's DPR does. By default the files are mixed."""
-    rows_together: int = 1
+    rows_together: int = number(1, least=1)
     """Keep this many neighboring rows of a training file together when rows are shuffled. In a file that is sorted by
     article (mine --sort_by_title), the passages of one article then become each other's negatives."""
-    num_hard_negatives: int = 1
+    num_hard_negatives: int = number(1, least=0)
     """Hard negatives of a question in training, sampled anew each epoch. DPR uses 1."""
-    num_other_negatives: int = 0
+    num_other_negatives: int = number(0, least=0)
     """Random passages (negative_ctxs) of a question in training. DPR uses 0."""
-    num_positives: int = 1
+    num_positives: int = number(1, least=1)
     """Known positives of a question in training. The loss is about all of them. DPR uses 1."""
     sample_positives: bool = False
     """Train towards a random known positive instead of the first one."""
-    eval_hard_negatives: int = 30
+    eval_hard_negatives: int = number(30, least=0)
     """Hard negatives of a question in validation and test, the first ones of the row. DPR uses 30."""
-    eval_other_negatives: int = 30
+    eval_other_negatives: int = number(30, least=0)
     """Random passages of a question in validation and test, the first ones of the row. DPR uses 30."""
     score_key: str | None = None
     """Key of the score that a teacher or guide gave every passage of the training data, such as score."""
     allow_no_negatives: bool = False
     """Train even if no question has a negative. The loss is then 0 and nothing is learned."""
-    max_skipped: float = 0.001
+    max_skipped: float = number(0.001, least=0)
     """Maximum share of rows that may be unusable."""
     token_cache: bool = False
     """Tokenize each text once, into a file beside the data. The batches stay the same."""

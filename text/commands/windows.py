@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from text.artifacts import check_files, write_lines
+from text.commands.cli import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,9 @@ class WindowsFlags:
     rows: str | None = None
     """Training rows in the DPR format. All windows of a positive become positives. Negatives are dropped, so mine new
     ones (dpr-text mine)."""
-    words: int = 64
+    words: int = number(64, least=1)
     """Words of a window."""
-    stride: int = 32
+    stride: int = number(32, least=1)
     """Words from the start of a window to the start of the next one. At most --words."""
     output_dir: str
     """Folder for passages.jsonl and rows.jsonl."""

@@ -130,7 +130,7 @@ def check_negatives(train: DPRDataPipe, *, in_batch_negatives: bool = True) -> N
         paths = ", ".join(file.path for file in train.files)
         raise DataError(
             f"{paths}: no question has a negative, so the loss is 0 and nothing is learned. "
-            "Add hard negatives, or put more questions into a batch (or --allow_no_negatives)."
+            "Add hard negatives, or put more questions into a batch."
         )
 
 

@@ -8,6 +8,7 @@ Dimensions: B questions; P passages; D width of an embedding.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,13 @@ class BiEncoder(nn.Module):
             return cls(question_encoder, question_encoder)
         return cls(question_encoder, RobertaEncoder.from_pretrained(passage_folder, **overrides))
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, similarity: str | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        similarity: str | None = None,
+        max_lengths: Mapping[str, int] | None = None,
+    ) -> None:
         """Write each encoder to a folder of its own; tied encoders share one folder.
 
         This saves the weights alone. ``text.bundle.BiEncoderBundle`` saves the tokenizer and all settings with them.
@@ -84,6 +91,7 @@ class BiEncoder(nn.Module):
         Args:
             folder: Is created if it is missing.
             similarity: As in ``RobertaEncoder.save_pretrained``.
+            max_lengths: Maximum tokens of a text in sentence-transformers, by the name of the encoder's folder.
 
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
@@ -98,7 +106,8 @@ class BiEncoder(nn.Module):
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):
                 raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
-            encoder.save_pretrained(Path(folder) / name, similarity=similarity)
+            max_length = None if max_lengths is None else max_lengths[name]
+            encoder.save_pretrained(Path(folder) / name, similarity=similarity, max_length=max_length)
             prompts = {**encoder.config.prompts, **prompts}
         passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
         modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts, similarity)

@@ -123,7 +123,8 @@ def _load_encoders(
     if encoder in SIZES:
         question_encoder = SIZES[encoder](vocab_size=vocab_size, **{"pooling": "mean", **overrides})
     elif os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
-        saved = BiEncoder.from_pretrained(encoder, **overrides)
+        limits = {} if os.path.isfile(encoder) else {"max_seq_length": None}  # those of the bundle do not bind training
+        saved = BiEncoder.from_pretrained(encoder, **limits, **overrides)
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
     else:
         question_encoder = RobertaEncoder.from_pretrained(encoder, **overrides)
@@ -142,9 +143,7 @@ def _resolve_prompts(
     passage_prompt: str | None,
 ) -> dict[str, str]:
     """Return the prompts under the names of sentence-transformers."""
-    saved = {"passage": "", **passage_encoder.config.prompts}
-    query = question_encoder.config.prompts.get("query", "")
-    document = saved.get("document", saved["passage"])
+    query, document = question_encoder.config.find_prompt("question"), passage_encoder.config.find_prompt("passage")
     return {
         "query": query if question_prompt is None else question_prompt,
         "document": document if passage_prompt is None else passage_prompt,

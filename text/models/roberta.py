@@ -86,7 +86,9 @@ class RobertaEncoder(nn.Module):
         checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, similarity: str | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, similarity: str | None = None, max_length: int | None = None
+    ) -> None:
         """Write a folder that ``from_pretrained``, ``transformers`` and ``sentence-transformers`` read.
 
         ``text.bundle.BiEncoderBundle`` also writes the tokenizer, which the other two libraries need. The folder has no
@@ -96,11 +98,12 @@ class RobertaEncoder(nn.Module):
             folder: Is created if it is missing.
             similarity: "dot" or "cosine": how ``sentence-transformers`` then compares embeddings. With None it uses
                 cosine similarity.
+            max_length: Maximum tokens of a text in ``sentence-transformers``. The default is the encoder's limit.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        checkpoint.save(self, self.config, self.max_length, folder, similarity)
+        checkpoint.save(self, self.config, max_length or self.max_length, folder, similarity)
 
     @property
     def embedding_dim(self) -> int:

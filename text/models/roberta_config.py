@@ -69,6 +69,11 @@ class RobertaConfig:
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} is "{getattr(self, name)}"; expected one of {", ".join(values)}')
 
+    def find_prompt(self, side: str) -> str:
+        """Return the text before every "question" or "passage"; "" if the model has none."""
+        names = {"question": ("query",), "passage": ("document", "passage")}[side]
+        return next((self.prompts[name] for name in names if name in self.prompts), "")
+
     @property
     def first_position(self) -> int:
         """Position of a text's first token: BERT counts from 0, RoBERTa from behind its padding token's id."""

@@ -190,9 +190,10 @@ def search_rows(
 
     Raises:
         ArtifactError: The embeddings are of another collection or another model.
-        DataError: No question has a positive with an id.
+        DataError: No row is usable, or no question has a positive with an id.
         OSError: A file cannot be read.
     """
+    count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # an error here costs no search
     if read_plan(embeddings).collection["sha256"] != sha256(collection):
         raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
     retriever = load_retriever(model, embeddings)

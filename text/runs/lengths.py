@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from text.artifacts import write_json
-from text.bundle import BiEncoderBundle, read_prompt
+from text.bundle import BiEncoderBundle
 from text.datasets import DPRDataPipe
 from text.records import Example, TokenizedExample
 from text.transforms import Tokenize, Tokenizer, title_and_text
@@ -92,8 +92,8 @@ def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bund
     """Measure the texts of the first training batches, as a model reads them, and write their lengths."""
     limits = (bundle.question_max_length, bundle.passage_max_length)
     prompts = (
-        read_prompt(bundle.encoder("question"), "question"),
-        read_prompt(bundle.encoder("passage"), "passage"),
+        bundle.encoder("question").config.find_prompt("question"),
+        bundle.encoder("passage").config.find_prompt("passage"),
     )
     batches = sample_batches(pipe, _MEASURED_QUESTIONS)
     write_lengths(path, measure_lengths(bundle.tokenizer, batches, limits, prompts, bundle.titles))

@@ -14,9 +14,8 @@ from text.templates import render_template
 
 # Settings that say where files are, or how the machine was used.
 _LEFT_OUT = set(
-    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files collection token_cache sel_data sel_raw_path "
-    "sel_out_path sel_num_items sel_skip_items output_dir overwrite resume num_workers log_every_n_steps "
-    "validate_first".split()
+    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files collection token_cache output_dir overwrite resume "
+    "num_workers log_every_n_steps validate_first".split()
 )
 
 
@@ -32,7 +31,7 @@ def write_model_card(
 
     Args:
         path: The card, ``README.md`` in the folder of the model.
-        settings: All settings of the run. Settings that are None or name files are left out of the card.
+        settings: All settings of the run. Settings that are None, empty or name files are left out of the card.
         pipes: The data of each stage.
         test_metrics: By name.
         is_tied: One encoder embeds questions and passages.
@@ -49,6 +48,8 @@ def write_model_card(
             (stage, Path(file.path).name, f"{pipe.num_rows:,}") for stage, pipe in pipes.items() for file in pipe.files
         ],
         results=[(name.removeprefix("test_"), f"{value:.4f}") for name, value in test_metrics.items()],
-        settings=[(name, value) for name, value in settings.items() if name not in _LEFT_OUT and value is not None],
+        settings=[
+            (name, value) for name, value in settings.items() if name not in _LEFT_OUT and value not in (None, [])
+        ],
     )
     write_text(path, page)
