@@ -36,7 +36,7 @@ from text.transforms import (
 SIDES = ("question", "passage")
 _CONFIG = "config.json"
 _SETTINGS = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature", "tied")
-"""What ``config.json`` holds."""
+"""Settings in ``config.json``."""
 _KNOWN_VALUES = {"titles": TITLES, "similarity": SIMILARITIES, "tied": (False, True)}
 
 

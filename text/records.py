@@ -36,7 +36,7 @@ class TokenizedPassage(NamedTuple):
     """A passage out of a token cache."""
 
     keys: tuple[int, int]
-    """Of the Passage that it was made from."""
+    """Keys of the Passage that it was made from."""
     title: np.ndarray
     """Ids of its tokens, without special ones."""
     text: np.ndarray
@@ -113,7 +113,7 @@ class BiEncoderBatch(NamedTuple):
     rows: Tensor
     """(B,) int64, the number of each question's row in that."""
     counts: dict[str, int]
-    """What was left out of this batch, by reason."""
+    """Texts left out of this batch, by reason."""
 
 
 def text_key(value: str) -> int:

@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "Write a page on one or several training runs.",
     "serve": "Serve a search page and a JSON interface.",
 }
-"""What each command does, by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
+"""One sentence on each command, by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 class _Facts(NamedTuple):
-    """What the check of all rows found."""
+    """Findings of the check of all rows."""
 
     blank: list[int]
     """Lines that hold no passage."""
@@ -40,7 +40,7 @@ class _Facts(NamedTuple):
     """Where ids count the passages, from this number on."""
     counts: dict[str, int]
     sha256: str
-    """Of the passages' lines."""
+    """Hash of the passages' lines."""
 
 
 class PassageCollection(Sequence[Passage]):
@@ -69,9 +69,9 @@ class PassageCollection(Sequence[Passage]):
         self._columns = None if head.lstrip().startswith(b"{") else self._header(head)
         self._facts, self._ids = self._look_up()
         self.counts = Counter(self._facts.counts)
-        """What is unusual, by reason."""
+        """Unusual rows, by reason."""
         self.sha256 = self._facts.sha256
-        """Of the lines that hold passages."""
+        """Hash of the lines that hold passages."""
 
     def __len__(self) -> int:
         return len(self.rows) - len(self._facts.blank) - self._first_line
@@ -190,7 +190,7 @@ class PassageCollection(Sequence[Passage]):
         return Passage(str(value), values["title"] or "", values["text"] or "")  # pyright: ignore[reportArgumentType]
 
     def _header(self, head: bytes) -> dict[str, int]:
-        """Where each column stands."""
+        """Return the place of each column."""
         columns = {name: place for place, name in enumerate(self._split(head, 0))}
         if "id" not in columns or "text" not in columns:
             found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode()
@@ -211,7 +211,7 @@ class PassageCollection(Sequence[Passage]):
         return text.split("\t")
 
     def _look_up(self) -> tuple[_Facts, np.ndarray]:
-        """What the check finds, out of the sidecars if the file is large and was checked before."""
+        """Return the findings of the check, from the sidecars if the file is large and was checked before."""
         plain = self.rows.plain_path
         if os.path.getsize(plain) < INDEXED_BYTES:
             return self._check()

@@ -30,12 +30,12 @@ _RULES = 1  # counts up when a row that was usable is not any more, or the other
 
 
 class Findings(NamedTuple):
-    """What the check of a file found."""
+    """Findings of the check of a file."""
 
     num_rows: int
     """Rows of the file, usable or not."""
     sha256: str
-    """Of the file, unpacked if it is compressed."""
+    """Hash of the file's content, unpacked if it is compressed."""
     unusable: dict[int, str]
     """Rows that no batch can hold, and why."""
     counts: dict[str, int]

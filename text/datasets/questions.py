@@ -25,7 +25,7 @@ _JSON = (b"{", b"[", b"\n", b"\r")
 
 
 class Question(NamedTuple):
-    """What is searched for."""
+    """Text of the question."""
 
     question_id: str
     """The number of its line, from 0 on, where the file gives none."""

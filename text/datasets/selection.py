@@ -30,7 +30,7 @@ _WRITE_BYTES = 1 << 20
 
 
 class Selection(NamedTuple):
-    """What was read to make a selection."""
+    """Counts of the rows that a selection has read."""
 
     kept: int
     """Rows written."""

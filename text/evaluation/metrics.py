@@ -126,7 +126,7 @@ def max_passage(run: Run, num_hits: int) -> Run:
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Where the mean over questions lies, were others asked: percentiles of the means of samples with replacement."""
+    """Return a percentile bootstrap confidence interval of the mean."""
     random, array = np.random.default_rng(seed), np.asarray(values)
     means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -136,7 +136,7 @@ def bootstrap_interval(
 def paired_randomization(
     values: Sequence[float], others: Sequence[float], *, num_samples: int = 10_000, seed: int = 0
 ) -> float:
-    """p-value, two-sided, of two runs' figures of the same questions, were it chance which run gave which.
+    """Return the two-sided p-value of a paired randomization test on two runs of the same questions.
 
     Smucker, Allan and Carterette, CIKM 2007.
     """

@@ -34,7 +34,7 @@ FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 )
-"""Of RobertaConfig, those that ``config.json`` holds under the same names: all of them numbers."""
+"""Fields of RobertaConfig that ``config.json`` has under the same names. All are numbers."""
 ARCHITECTURES = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
 """By model_type, what Hugging Face calls the encoder."""
 FIXED = {
@@ -43,7 +43,7 @@ FIXED = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-"""What Hugging Face lets one choose and we do not."""
+"""Settings of Hugging Face that must have these values."""
 
 _DEFAULTS = {"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2, "pad_token_id": 1}
 _DEFAULTS_OF_BERT = {"vocab_size": 30522, "pad_token_id": 0}
@@ -54,11 +54,11 @@ class Saved(NamedTuple):
     """An encoder as read: what to build, and what to fill it with."""
 
     path: Path
-    """Where its weights are, for messages."""
+    """File of its weights, for messages."""
     fields: dict[str, Any]
-    """Of RobertaConfig."""
+    """Fields of RobertaConfig."""
     fields_path: Path
-    """Where they are, for messages."""
+    """File of the fields, for messages."""
     weights: dict[str, Tensor]
     """Under our names."""
     table: Table

@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def named(path: Path, theirs: Mapping[str, Any], table: Table) -> dict[str, Tensor]:
-    """What was read from ``path``, under our names.
+    """Return the weights that were read from ``path`` under our names.
 
     Raises:
         ArtifactError: It is not tensors by name; or as ``keys.to_ours``.
@@ -87,7 +87,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -45,14 +45,14 @@ _TANH = "torch.nn.modules.activation.Tanh"
 
 
 class Modules(NamedTuple):
-    """What the modules say of an encoder."""
+    """Settings and weights of an encoder in its modules."""
 
     transformer: Path
     """The folder of its transformer, in Hugging Face's form."""
     fields: dict[str, Any]
-    """Of RobertaConfig."""
+    """Fields of RobertaConfig."""
     weights: dict[str, Tensor]
-    """Of what comes after the transformer, under our names."""
+    """Weights of the modules after the transformer, under our names."""
 
 
 # ---- read

@@ -47,7 +47,7 @@ class RobertaEncoder(nn.Module):
         self.activation_checkpointing = False
         """True computes activations again in the backward pass, for memory."""
         self.layer_dtype: torch.dtype | None = None
-        """What the layers compute in, where that is not the dtype of the embeddings (``to_bfloat16``)."""
+        """Dtype of the layers if it differs from that of the embeddings (``to_bfloat16``)."""
         self.projection, self.projection_norm = None, None
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
@@ -240,7 +240,7 @@ class _SelfAttention(nn.Module):
 
 
 class _LayerNorm(nn.LayerNorm):
-    """Of bfloat16 with weights of float32, too (``to_bfloat16``), for which CUDA has no kernel."""
+    """Layer norm that takes bfloat16 with float32 weights too (``to_bfloat16``). CUDA has no kernel for that."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         if input.dtype == self.weight.dtype or input.device.type == "cpu":

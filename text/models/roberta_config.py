@@ -49,7 +49,7 @@ class RobertaConfig:
     max_seq_length: int | None = None
     """Most tokens of a text, where that is fewer than the position table allows (sentence-transformers)."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """What to put before a text, by kind of text, such as "query"; kept for whoever tokenizes."""
+    """Text to put before each text, by kind of text such as "query". ``find_prompt`` looks it up."""
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):

@@ -1,4 +1,4 @@
-"""What a finished training run leaves beside its checkpoints and its model."""
+"""Write the results of a finished training run: model card, manifest and report."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Embedder:
             "similarity": similarity,
             "titles": titles,
         }
-        """What else decides the embeddings."""
+        """Settings that decide the embeddings too."""
 
     @classmethod
     def from_pretrained(

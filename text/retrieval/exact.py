@@ -36,7 +36,7 @@ _ROUNDING = 1e-5
 
 
 class Found(NamedTuple):
-    """What was found for one question, best first."""
+    """Passages found for one question, best first."""
 
     passage_ids: list[str]
     scores: list[float]
@@ -70,7 +70,7 @@ def search_exact(shards: EmbeddingShards, questions: Tensor, k: int, *, device: 
 def with_passages(
     shards: EmbeddingShards, questions: Tensor, found: Sequence[Found], also: Sequence[Sequence[str]]
 ) -> list[Found]:
-    """What was found, and behind it more passages of each question, by id, with their scores.
+    """Return the found passages and, after them, more passages of each question with their scores.
 
     Ids that the collection does not have are passed over.
     """

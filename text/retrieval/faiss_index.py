@@ -99,7 +99,7 @@ class FaissIndex:
         return cls(index, shards)
 
     def set_parameters(self, parameters: str) -> None:
-        """Of the search, as FAISS names them, such as "efSearch=256" or "nprobe=32".
+        """Set search parameters under the names of FAISS, such as "efSearch=256" or "nprobe=32".
 
         Raises:
             ValueError: This kind of index has no such parameter.
@@ -131,5 +131,5 @@ class FaissIndex:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What FAISS says, without the place in its code."""
+    """Return the message of a FAISS error without the place in its code."""
     return str(error).strip().splitlines()[-1].rpartition(": ")[2]

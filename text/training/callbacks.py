@@ -1,4 +1,4 @@
-"""What happens around a training step: speed told, random state and unfinished gradients kept."""
+"""Callbacks around a training step: speed, progress bar, random state and accumulated gradients."""
 
 from __future__ import annotations
 
@@ -140,5 +140,5 @@ def _of_all_ranks(state: Tensor) -> Tensor:
 
 
 def _of_this_rank(states: Tensor) -> Tensor:
-    """Of fewer ranks than there are now, one serves several."""
+    """Return the state of this rank. If there were fewer ranks, several ranks share a state."""
     return states.cpu()[this_rank() % len(states)].clone()  # torch misreads a state that is a view of several

@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """What keeps ``best.ckpt`` and, after every validation, ``last.ckpt``.
+    """Return the callbacks that keep ``best.ckpt`` and, after every validation, ``last.ckpt``.
 
     ModelCheckpoint's own ``save_last`` saves only where the best is saved: a run would lose all since then.
     """
@@ -78,7 +78,7 @@ class _Checkpoint(ModelCheckpoint):
     """Lightning's, which forgets the best figure where a run's folder has another name now."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What was kept elsewhere is brought here, unless the whole folder was."""
+        """Copy the best checkpoint here if it was kept in another folder."""
         kept = Path(state_dict["best_model_path"])
         here = Path(str(self.dirpath), kept.name)
         if not kept.name or not (kept.exists() or here.exists()):

@@ -89,7 +89,7 @@ class DPRDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable", category=UserWarning)
 
     def teardown(self, stage: str) -> None:
-        """What a run went on from is not where the next one starts."""
+        """Forget the position that a finished run was resumed from."""
         if stage == "fit":
             self._restored_epoch, self._restored_row = 0, 0
 
@@ -119,7 +119,7 @@ class _EpochLoader:
         self._num_workers = num_workers
         self._position = position
         self.workers: list[BaseProcess] = []
-        """Of the pass that began last."""
+        """Data workers of the latest pass."""
 
     def __len__(self) -> int:
         return len(self.pipe)

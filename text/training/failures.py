@@ -1,4 +1,4 @@
-"""What ends a step that cannot be made, in the terms of the run: rows, shapes, workers."""
+"""Errors that end a step, with the rows, shapes and workers of the run."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class StepFailures(Callback):
 
 
 def rows_of_batch(trainer: Trainer, stage: str, batch_index: int) -> str:
-    """Where the rows of a batch stand in their files, ``path:line,line``; empty without a data module of ours."""
+    """Return the places of a batch's rows as ``path:line,line``; "" without a DPRDataModule."""
     pipes = {"training": "train", "valid": "valid", "test": "test"}
     pipe = getattr(getattr(trainer, "datamodule", None), pipes[stage], None)
     lines: dict[str, list[str]] = {}

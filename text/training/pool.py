@@ -154,7 +154,7 @@ class PassagePool:
         }
 
     def _mean_cosine(self) -> float:
-        """Of random pairs, the same in each evaluation."""
+        """Return the mean cosine of random pairs of passages, the same pairs in each evaluation."""
         passages = torch.cat(self._passages)
         one = torch.randint(len(passages), (_RANDOM_PAIRS,), generator=torch.Generator().manual_seed(0))
         steps = torch.randint(1, max(2, len(passages)), (_RANDOM_PAIRS,), generator=torch.Generator().manual_seed(1))
@@ -177,7 +177,7 @@ class PassagePool:
         return torch.cat(self._passages).to(device), torch.cat(self._passage_keys).to(device)
 
     def _compare(self, questions: _Questions, passages: Tensor, passage_keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a batch: the score of each passage, and whether it is ahead of the positive; (B, P)."""
+        """Return the score of each passage for a batch, (B, P), and whether it is ahead of the positive."""
         embeddings, positive_index, known_positives, _ = (field.to(passages.device) for field in questions)
         scores = similarity_logits(embeddings, passages, similarity=self.similarity)
         ignore = known_positive_mask(known_positives, passage_keys, positive_index)

@@ -91,7 +91,7 @@ class BiEncoderTask(LightningModule):
         self.chunk_tokens = chunk_tokens
         self.set_names = set_names
         self.pool = PassagePool(self.objective.similarity)
-        """Of the evaluation that is under way, or was last."""
+        """Passages and questions of the current or the last evaluation."""
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
         losses = self.objective(batch, *self._embed(batch))  # (B,)
@@ -220,7 +220,7 @@ class BiEncoderTask(LightningModule):
 
 
 def norm_of_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Of all parameters together, as it is compared with ``gradient_clip_val``."""
+    """Return the norm of the gradient of all parameters, which ``gradient_clip_val`` limits."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(norms))

@@ -153,7 +153,7 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
 def _keys(
     examples: Sequence[Example] | Sequence[TokenizedExample], num_positives: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the passages, (P, 2); and of the known positives, (B, K, 2): one with fewer repeats its first."""
+    """Return the keys of the passages, (P, 2), and of the known positives, (B, K, 2), padded with the first one."""
     positives = [[passage.keys for passage in example.positives] for example in examples]
     negatives = [
         [passage.keys for passage in (*example.hard_negatives, *example.other_negatives)] for example in examples

@@ -10,7 +10,7 @@ TITLES = ("pair", "join")
 
 
 def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") -> tuple[Text, Text]:
-    """What is tokenized of a passage.
+    """Return the title and the text of a passage as they are tokenized.
 
     Args:
         passage: Any; out of a token cache only as a pair, since tokens of two texts are not those of both joined.

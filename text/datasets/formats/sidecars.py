@@ -19,11 +19,11 @@ from text.artifacts import atomic_write, remove_leftovers
 _FOLDER = ".dpr-text"
 _HASHED_BYTES = 1 << 16
 _ABANDONED_SECONDS = 24 * 3600
-"""What nobody has written to for so long was left by a process that was killed."""
+"""A temporary file that is older was left by a process that was killed."""
 
 
 def data_key(path: str | os.PathLike[str]) -> str:
-    """What a file is known by: size, time of change, and hash of head and tail; 16 hexadecimal digits."""
+    """Return 16 hexadecimal digits that identify a file: a hash of its size, time of change, head and tail."""
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns} ".encode(), digest_size=8)
