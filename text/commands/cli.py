@@ -253,7 +253,7 @@ def _build_parser(flags_class: type, program: str | None) -> ArgumentParser:
     parser = ArgumentParser(
         prog=program, usage=usage, description=flags_class.__doc__, exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these flags, or the name of a recipe.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these flags.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     for name, metavar in positional.items():
         parser.add_argument(name, nargs="+", metavar=metavar, help=_docstring(flags_class, name))

@@ -24,6 +24,8 @@ from text.runs.rounds import Round, check_expected, choose_measures, compare_met
 class LoopFlags:
     """Train, encode, search, evaluate and mine, round after round.
 
+    --config reads a recipe: a YAML file, or the name of one that comes with the package, such as tiny.
+
     Each stage is a command of dpr-text in a folder of its own, which is named after everything that decides its result:
     flags and the content of its inputs. A complete stage is not run again. At the end the loop writes table.md,
     table.json and rounds.png.
