@@ -153,9 +153,9 @@ class BiEncoderBundle:
             FileNotFoundError: A file is missing, or the folder holds a training run instead of a model.
             ArtifactError: A file is damaged, two settings contradict each other, or a setting is not supported.
         """
-        question = load_side(folder, "question")
+        settings, question = _read_settings(folder), load_side(folder, "question")
         if encoder_folder(folder, "passage") == encoder_folder(folder, "question"):
-            passage = question._replace(max_length=_read_limit(folder, "passage", question.encoder))
+            passage = question._replace(max_length=_read_limit(folder, settings, "passage", question.encoder))
         else:
             passage = load_side(folder, "passage")
             if passage.tokenizer.to_str() != question.tokenizer.to_str():
@@ -167,7 +167,7 @@ class BiEncoderBundle:
             passage_max_length=passage.max_length,
             titles=question.titles,
             similarity=question.similarity,
-            temperature=_read_settings(folder).get("temperature", 1.0),
+            temperature=settings.get("temperature", 1.0),
         )
 
 
@@ -194,7 +194,8 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     """
     inner = encoder_folder(folder, side)
     # The limits of a bundle are in its config.json. Those of its encoders' folders are for sentence-transformers.
-    lifted = {"max_seq_length": None} if _read_settings(folder) else {}
+    settings = _read_settings(folder)
+    lifted = {"max_seq_length": None} if settings else {}
     encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **lifted), load_tokenizer(inner)
     if tokenizer.get_vocab_size() > encoder.config.vocab_size:
         raise ArtifactError(
@@ -204,10 +205,10 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     return BundleSide(
         encoder,
         tokenizer,
-        _read_limit(folder, side, encoder),
+        _read_limit(folder, settings, side, encoder),
         encoder.config.find_prompt(side),
-        _read_settings(folder).get("titles", "pair"),
-        _read_similarity(Path(folder), encoder),
+        settings.get("titles", "pair"),
+        _read_similarity(Path(folder), settings, encoder),
     )
 
 
@@ -254,9 +255,9 @@ def _read_settings(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
     return settings
 
 
-def _read_limit(folder: str | os.PathLike[str], side: str, encoder: RobertaEncoder) -> int:
+def _read_limit(folder: str | os.PathLike[str], settings: Mapping[str, Any], side: str, encoder: RobertaEncoder) -> int:
     name = f"{side}_max_length"
-    limit = _read_settings(folder).get(name, encoder.max_length)
+    limit = settings.get(name, encoder.max_length)
     try:
         return _check_limit(name, limit, encoder)
     except ValueError as error:
@@ -269,9 +270,9 @@ def _check_limit(name: str, limit: int, encoder: RobertaEncoder) -> int:
     return limit
 
 
-def _read_similarity(folder: Path, encoder: RobertaEncoder) -> str:
+def _read_similarity(folder: Path, settings: Mapping[str, Any], encoder: RobertaEncoder) -> str:
     """Return "dot" or "cosine", as the folder says it or as its library compares embeddings."""
-    ours, theirs = _read_settings(folder).get("similarity"), read_similarity(folder)
+    ours, theirs = settings.get("similarity"), read_similarity(folder)
     if ours is not None:
         if theirs not in (None, ours):
             theirs_file = "config_sentence_transformers.json"
