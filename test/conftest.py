@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# Tests fork, and a process with threads of gRPC (Milvus) may hang in its handlers of a fork.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: files side by side, a core for each
 
