@@ -180,10 +180,11 @@ class GivenEmbeddings(Embedder):
         self.model, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
 
     def tokenize(self, texts: Any) -> Any:
-        return [int(passage.text) for passage in texts]
+        rows = torch.tensor([int(passage.text) for passage in texts])
+        return SimpleNamespace(input_ids=rows, truncated=torch.zeros(len(rows), dtype=torch.bool))
 
-    def embed(self, tokens: Any) -> torch.Tensor:
-        return self.rows[tokens]
+    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        yield list(range(start, len(tokens.input_ids))), self.rows[tokens.input_ids[start:]]
 
 
 def write_shards(folder: Path, rows: np.ndarray, dtype: str) -> EmbeddingShards:

@@ -27,6 +27,8 @@ LEVELS = {
     "__init__": 0,
     "records": 0,
     "errors": 0,
+    "progress": 0,
+    "foreign_settings": 0,
     "artifacts": 0,
     "templates": 0,
     "datasets": 1,

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from text.artifacts import atomic_write, sha256, write_json, write_lines, write_text
+from text.artifacts import (
+    atomic_write,
+    remove_leftovers,
+    sha256,
+    wait_for_lock,
+    write_json,
+    write_lines,
+    write_text,
+)
 
 
 def test_atomic_write_puts_the_file_in_place(tmp_path: Path):
@@ -120,3 +130,40 @@ def test_sha256_by_hand(tmp_path: Path):
     # FIPS 180-2, appendix B.1: the message "abc".
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def in_another_process(work: Callable[[], int]) -> int:
+    """Return the number that the work gives in a process that knows nothing of this one's files."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tmp_path: Path):
+    def die_while_writing() -> int:
+        with atomic_write(tmp_path / "a.bin"):
+            os._exit(7)
+
+    assert in_another_process(die_while_writing) == 7
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_write(tmp_path / "b.bin") as temporary:
+        temporary.write_bytes(b"half")
+        assert in_another_process(lambda: remove_leftovers(tmp_path)) == 1
+        assert remove_leftovers(tmp_path) == 0
+        assert list(tmp_path.iterdir()) == [temporary]
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "b.bin").read_bytes() == b"whole"
+    assert remove_leftovers(tmp_path) == 0
+
+
+def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path):
+    def die_with_the_lock() -> int:
+        with wait_for_lock(tmp_path / "lock"):
+            os._exit(7)
+
+    assert in_another_process(die_with_the_lock) == 7
+    with wait_for_lock(tmp_path / "lock"), open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with wait_for_lock(tmp_path / "lock"):
+        pass

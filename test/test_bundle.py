@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from text.bundle import BiEncoderBundle, load_side
-from text.errors import ArtifactError, SettingsWarning
+from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.models import BiEncoder, RobertaEncoder, roberta_tiny
 from text.records import Passage
 from text.retrieval import Embedder
@@ -235,3 +236,73 @@ def test_the_transforms_have_limit_and_prompt(tmp_path: Path) -> None:
     prompt = bundle.tokenizer.encode("q:", add_special_tokens=False).ids
     assert tokens.input_ids[0, 1 : 1 + len(prompt)].tolist() == prompt
     assert isinstance(bundle.encoder("passage"), RobertaEncoder)
+
+
+# ---- the files that decide embeddings
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_file_that_no_reader_opens_is_no_part_of_the_model(tmp_path: Path, tied: bool) -> None:
+    make_bundle(tied=tied).save(tmp_path)
+    before = Embedder.from_pretrained(tmp_path, "question").model
+    inner = tmp_path / ("question_encoder" if tied else "passage_encoder")
+    read = {path.relative_to(inner).as_posix() for path in inner.rglob("*") if path.is_file()}
+    assert before.keys() == read, "a saved model has no other files, and earlier embeddings stay valid"
+    for name in ("eval_results.json", "notes.txt", "README.md", "pytorch_model.bin", "vocab.txt", "onnx/config.json"):
+        (inner / name).parent.mkdir(exist_ok=True)
+        (inner / name).write_text("{}")
+    assert Embedder.from_pretrained(tmp_path, "question").model == before
+    assert Embedder.from_pretrained(tmp_path, "passage").model == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    ],
+)
+def test_a_file_that_is_read_is_part_of_the_model(tmp_path: Path, name: str) -> None:
+    make_bundle().save(tmp_path)
+    before, path = Embedder.from_pretrained(tmp_path, "question").model, tmp_path / "passage_encoder" / name
+    if name == "model.safetensors":
+        make_bundle(normalize=True).encoder("question").save_pretrained(tmp_path / "other")
+        encoder = RobertaEncoder.from_pretrained(tmp_path / "other")
+        with torch.no_grad():
+            next(encoder.parameters()).add_(1)
+        encoder.save_pretrained(tmp_path / "other")
+        shutil.copy(tmp_path / "other" / name, path)
+    else:
+        path.write_text((path.read_text() if path.exists() else "{}") + "\n")
+    after = Embedder.from_pretrained(tmp_path, "question").model
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {name}
+
+
+def test_the_vocabulary_of_an_encoder_without_tokenizer_json_is_part_of_the_model(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    roberta_tiny(vocab_size=20, pad_token_id=0, model_type="bert").save_pretrained(tmp_path)
+    (tmp_path / "modules.json").unlink()
+    before = Embedder.from_pretrained(tmp_path, "passage").model
+    assert before.keys() == {"config.json", "model.safetensors", "vocab.txt"}
+    (tmp_path / "vocab.txt").write_text("\n".join(reversed(words)))
+    assert Embedder.from_pretrained(tmp_path, "passage").model != before
+
+
+# ---- token caches
+
+
+def test_a_prompt_that_the_tokenizer_joins_with_the_text_allows_no_token_cache() -> None:
+    bundle = make_bundle()
+    assert bundle.token_cache_transform().encode(["who"])[0].tolist() == bundle.tokenizer.encode("who").ids[1:-1]
+    for encoder in (bundle.encoder("question"), bundle.encoder("passage")):
+        encoder.config = replace(encoder.config, prompts={"query": "query: ", "document": ""})
+    with pytest.raises(UsageError, match=r"--token_cache.*query: "):
+        bundle.token_cache_transform()

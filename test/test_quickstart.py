@@ -12,7 +12,7 @@ from text.datasets import DPRDataPipe
 from text.losses import in_batch_nll
 from text.models import BiEncoder, roberta_tiny
 from text.retrieval import Retriever, encode_collection
-from text.transforms import BiEncoderCollator, train_tokenizer
+from text.transforms import BiEncoderCollator, encoder_settings, train_tokenizer
 
 FOOD = {"beetle": "the oak", "panda": "bamboo", "whale": "krill", "bee": "nectar"}
 
@@ -27,7 +27,7 @@ def test_from_jsonl_to_search(tmp_path: Path) -> None:
     pipe = DPRDataPipe(tmp_path / "train.jsonl", batch_size=4, train=True)
     tokenizer = train_tokenizer(pipe.texts(), vocab_size=300)
     torch.manual_seed(0)
-    encoder = roberta_tiny(vocab_size=tokenizer.get_vocab_size(), pooling="mean")
+    encoder = roberta_tiny(**encoder_settings(tokenizer), pooling="mean")
     model = BiEncoder(encoder, encoder)
     bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, question_max_length=16, passage_max_length=32)
 

@@ -7,6 +7,7 @@ its final place, flushed, renamed, and the folder is flushed (design of ``rename
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -22,10 +23,10 @@ _TEMPORARY_PREFIX = ".dpr-text-"
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path in the same folder; renames it to ``path`` if the block succeeds.
+    """Give a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
 
-    The folder is created where it is missing. If the block raises, the temporary file is removed
-    and what stood under ``path`` stays as it was.
+    The folder is created if it is missing. If the block raises, the temporary file is removed and ``path`` stays as it
+    was. While the block runs, the temporary file is locked, so that ``remove_leftovers`` of another process keeps it.
 
     Raises:
         OSError: The folder cannot be written, the disk is full, or ``path`` is a folder itself.
@@ -35,8 +36,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
-    os.close(descriptor)
     try:
+        with suppress(OSError):  # Some network file systems have no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Path(name)
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         _flush(name)
@@ -45,22 +47,42 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: str | os.PathLike[str], *, untouched_seconds: float = 0) -> int:
-    """Removes the temporary files that a killed ``atomic_write`` left right in a folder; says how many.
+    """Remove the temporary files that a killed ``atomic_write`` left in a folder, and return their number.
+
+    A file of a process that lives is locked and stays.
 
     Args:
-        folder: Of the files.
-        untouched_seconds: Only those that nobody has written to for so long; 0 where nobody else writes to the folder.
+        folder: The folder. Its subfolders are left alone.
+        untouched_seconds: Keep files that were written to in these last seconds. Use it where other processes may
+            write to the folder on a file system without locks.
     """
     count, newest = 0, time.time() - untouched_seconds
     for path in Path(folder).glob(f"{_TEMPORARY_PREFIX}*"):
-        with suppress(FileNotFoundError):  # another process may be about the same
+        with suppress(OSError), open(path, "rb") as file:  # Another process may remove it, or may still write it.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not untouched_seconds or path.stat().st_mtime < newest:
                 path.unlink()
                 count += 1
     return count
+
+
+@contextmanager
+def wait_for_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of a file, which is created if it is missing. Wait while another process holds it.
+
+    The lock belongs to the process, so it is gone when the process ends in any way.
+
+    Raises:
+        OSError: The file cannot be created.
+    """
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
@@ -96,6 +118,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def describe_file(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the path and the SHA-256 of a file, as a result names its inputs."""
+    return {"path": os.fspath(path), "sha256": sha256(path)}
 
 
 def check_readable(path: str) -> None:

@@ -8,6 +8,7 @@ libraries; then both sides use the same encoder.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from text.artifacts import write_json
-from text.errors import ArtifactError, SettingsWarning
+from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, RobertaEncoder
+from text.models.checkpoint import files as encoder_files
 from text.models.files import read_json
 from text.models.modules import read_similarity
 from text.transforms import (
@@ -32,6 +34,7 @@ from text.transforms import (
     save_tokenizer,
     torchtext_bpe,
 )
+from text.transforms.tokenizer_files import count_ids, padding_idx, tokenizer_files
 
 SIDES = ("question", "passage")
 _CONFIG = "config.json"
@@ -54,7 +57,8 @@ class BiEncoderBundle:
         temperature: Divides the logits in training. It does not change the order of passages.
 
     Raises:
-        ValueError: A setting has an unknown value, or a limit is higher than the encoder allows.
+        ValueError: A setting has an unknown value, a limit is higher than the encoder allows, or the tokenizer has
+            more entries than an encoder or another padding token (``text.transforms.encoder_settings``).
 
     >>> import tempfile
     >>> from text.models import roberta_tiny
@@ -88,6 +92,7 @@ class BiEncoderBundle:
                 raise ValueError(f'{name} is "{getattr(self, name)}". Supported are {" and ".join(values)}.')
         for side in SIDES:
             _check_limit(f"{side}_max_length", getattr(self, f"{side}_max_length"), self.encoder(side))
+            self.encoder(side).fit_tokenizer(count_ids(self.tokenizer), padding_idx(self.tokenizer))
 
     @property
     def limits(self) -> dict[str, int]:
@@ -108,7 +113,7 @@ class BiEncoderBundle:
             side: "question" or "passage".
             backend: "tokenizers", or "torchtext" for torchtext's GPT2BPETokenizer, which gives the same ids.
         """
-        limit, prompt = getattr(self, f"{side}_max_length"), self.encoder(side).config.find_prompt(side)
+        limit, prompt = self.limits[f"{side}_max_length"], self._prompt(side)
         if backend == "torchtext":
             return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
         return Tokenize(self.tokenizer, limit, prompt)
@@ -122,6 +127,24 @@ class BiEncoderBundle:
         """
         question_transform, passage_transform = (self.transform(side, backend) for side in SIDES)
         return BiEncoderCollator(question_transform, passage_transform, num_positives, titles=self.titles)
+
+    def token_cache_transform(self) -> Tokenize:
+        """Return the transform that tokenizes texts once for a token cache (``DPRDataPipe.cache_tokens``).
+
+        Raises:
+            UsageError: The tokenizer joins a prompt with the text behind it, so that no cached tokens fit.
+        """
+        transforms = [Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._prompt(side)) for side in SIDES]
+        for transform in transforms:
+            if not transform.takes_ids:
+                prompt = json.dumps(transform.prompt)
+                raise UsageError(
+                    f"--token_cache: the tokenizer joins the prompt {prompt} with each text. Leave it out."
+                )
+        return transforms[-1]
+
+    def _prompt(self, side: str) -> str:
+        return self.encoder(side).config.find_prompt(side)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder of a saved model. ``transformers`` and sentence-transformers read it too.
@@ -197,11 +220,10 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     settings = _read_settings(folder)
     lifted = {"max_seq_length": None} if settings else {}
     encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **lifted), load_tokenizer(inner)
-    if tokenizer.get_vocab_size() > encoder.config.vocab_size:
-        raise ArtifactError(
-            f"{inner}: the tokenizer has {tokenizer.get_vocab_size()} entries, the encoder "
-            f"{encoder.config.vocab_size}. They belong to different models."
-        )
+    try:
+        encoder.fit_tokenizer(count_ids(tokenizer), padding_idx(tokenizer))
+    except ValueError as error:
+        raise ArtifactError(f"{inner}: {error} They belong to different models.") from None
     return BundleSide(
         encoder,
         tokenizer,
@@ -226,6 +248,19 @@ def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
         raise FileNotFoundError(f"{folder}: the folder of a training run. Use the model in it: {folder / 'model'}")
     own, shared = folder / f"{side}_encoder", folder / "question_encoder"
     return own if own.is_dir() else shared if shared.is_dir() else folder
+
+
+def model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
+    """Return the files of one side of a saved model that decide its embeddings, each once.
+
+    ``config.json`` of the bundle is not among them: ``BundleSide`` has the settings in it.
+
+    Raises:
+        FileNotFoundError: As ``BiEncoderBundle.load``.
+        ArtifactError: As ``BiEncoderBundle.load``.
+    """
+    inner = encoder_folder(folder, side)
+    return sorted({*encoder_files(inner), *tokenizer_files(inner)})
 
 
 def _read_settings(folder: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -26,10 +26,13 @@ class Passage(NamedTuple):
 
     @property
     def keys(self) -> tuple[int, int]:
-        """Identity by id and by text, hashed to 64 bits each; a passage without id is known by its text alone."""
-        # Marked as what it is, since an id can read like the text of a passage without id.
-        name = f"id {self.passage_id}" if self.passage_id else f"text {self.text}"
-        return text_key(name), text_key(self.text)
+        """Identity by id and by content (title and text), hashed to 64 bits each.
+
+        A passage without id is known by its content alone. One text under two titles is two passages.
+        """
+        content = text_key(f"{len(self.title)} {self.title}{self.text}")
+        # The prefix keeps an id apart from a content that reads like it.
+        return text_key(f"id {self.passage_id}") if self.passage_id else content, content
 
 
 class TokenizedPassage(NamedTuple):
@@ -60,6 +63,8 @@ class Example(NamedTuple):
     """Which of several data sets the question comes from."""
     row: int = 0
     """Its number in that, counted from 0."""
+    same_question_positives: list[tuple[int, int]] | None = None
+    """Keys of the positives of all rows that ask this question, if other rows do. None of these is a negative."""
 
 
 class TokenizedExample(NamedTuple):
@@ -72,6 +77,7 @@ class TokenizedExample(NamedTuple):
     other_negatives: list[TokenizedPassage]
     source: int
     row: int
+    same_question_positives: list[tuple[int, int]] | None = None
 
 
 class TokenBatch(NamedTuple):
@@ -103,7 +109,7 @@ class BiEncoderBatch(NamedTuple):
     owner: Tensor
     """(P,) int64, the question in whose row each passage stands."""
     passage_keys: Tensor
-    """(P, 2) int64, identity of each passage: by id, by text."""
+    """(P, 2) int64, identity of each passage: by id, by title and text."""
     known_positives: Tensor
     """(B, K, 2) int64, the keys of every known positive of each question: none of these is a negative of it."""
     scores: Tensor
@@ -114,6 +120,15 @@ class BiEncoderBatch(NamedTuple):
     """(B,) int64, the number of each question's row in that."""
     counts: dict[str, int]
     """Texts left out of this batch, by reason."""
+
+
+def question_key(question: str) -> int:
+    """Return the identity of a question, hashed to 64 bits. Case and white space make no difference.
+
+    >>> question_key("Who ate  the oak?") == question_key("who ate the oak? ")
+    True
+    """
+    return text_key(" ".join(question.casefold().split()))
 
 
 def text_key(value: str) -> int:

@@ -16,7 +16,7 @@ from text.bundle import BiEncoderBundle
 from text.commands.cli import flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
 from text.commands.train_flags import DataFlags, TrainFlags
-from text.datasets import check_negatives, describe_split, find_splits, open_splits
+from text.datasets import check_negatives, describe_split, find_splits, leave_out_tokenless, open_splits
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder, find_tokenizer
@@ -33,7 +33,7 @@ from text.training import (
     resolve_max_lengths,
     seed_everything_quietly,
 )
-from text.transforms import load_or_train_tokenizer
+from text.transforms import encoder_settings, load_or_train_tokenizer
 
 TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
@@ -61,6 +61,8 @@ class SelectionFlags:
     """Rows to select: the first ones that have positives, negatives and hard negatives."""
     sel_skip_items: int = 0
     """Usable rows to skip first. It keeps several selections from one file disjoint."""
+    sel_keep_without_negatives: bool = False
+    """Also keep rows without negative_ctxs, such as those of FAIR's trivia files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +97,7 @@ def train(flags: TrainFlags) -> None:
         print_rank_zero("\n".join(describe_split(stage, pipe) for stage, pipe in pipes.items()))
         if not flags.data.allow_no_negatives:
             check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
-        num_batches = len(pipes["train"])
-        check_schedule(num_batches, **pick_arguments(check_schedule, optimization, run))
+        check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
 
         # Tokenizer: the one of the encoder, or one that is trained on the training file.
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
@@ -105,7 +106,7 @@ def train(flags: TrainFlags) -> None:
         # Encoders: one for questions and one for passages, from random or saved weights.
         limits = (flags.model.question_max_length, flags.model.passage_max_length)
         options = pick_arguments(build_bi_encoder, flags.model, optimization)
-        options |= {"vocab_size": tokenizer.get_vocab_size(), "max_length": max(limit or 0 for limit in limits)}
+        options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
         model = build_bi_encoder(**options, compile_layers=optimization.compile)
 
         lengths = resolve_max_lengths(*limits, model)
@@ -120,9 +121,11 @@ def train(flags: TrainFlags) -> None:
 
         # Batches: texts become token ids. The collator knows which passage answers which question.
         collate = bundle.build_collator(backend=flags.model.tokenizer_backend)
+        for line in leave_out_tokenless(pipes, collate):
+            print_rank_zero(line)
         train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
         for pipe in pipes.values() if flags.data.token_cache else ():
-            pipe.cache_tokens(collate.passage_transform)  # pyright: ignore[reportArgumentType]: never torchtext's
+            pipe.cache_tokens(bundle.token_cache_transform())
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
         # Objective: each question's positive against the other passages of the batch.
@@ -134,11 +137,11 @@ def train(flags: TrainFlags) -> None:
 
         # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
         settings = flag_values(flags) | lengths
-        folder.start(settings, tokenizer, needed_bytes=2 * expected_size(model))
+        folder.start(settings, tokenizer, data, needed_bytes=2 * expected_size(model))
         if folder.is_writer:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         options = pick_arguments(build_trainer, optimization, run)
-        trainer = build_trainer(**options, num_batches=num_batches, checkpoint=folder.checkpoint)
+        trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
 
         # Saved model: encoders, tokenizer and settings, with a model card, a manifest and a report beside them.

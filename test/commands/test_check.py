@@ -46,6 +46,14 @@ def test_clean_data_has_no_remarks(folder: Path, capsys: pytest.CaptureFixture[s
     assert (folder / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_rows_without_a_positive_are_left_out_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(folder / "test.jsonl", [*records(3), record("none", positives=0)])
+    code, _, _, err = run_check(folder, capsys)
+    assert code == 3 and f"{folder}/test.jsonl:4 " in err and "skip_no_positives" in err
+    code, lines, _, _ = run_check(folder, capsys, "--skip_no_positives")
+    assert code == 0 and lines["rows without a positive, left out"] == ["0", "0", "1"]
+
+
 def test_planted_faults_are_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = [
         *(record(f"train {i}") for i in range(6)),
@@ -66,8 +74,17 @@ def test_planted_faults_are_found(folder: Path, capsys: pytest.CaptureFixture[st
     assert lines["rows with fewer hard_negative_ctxs than asked for"] == ["1", "0", "0"]
     assert lines["positives"] == ["0", "1", "0"]
     assert "note: 1 questions of test are also in train" in out
+    assert "note: 1 positives of test (25%) are also positives in train" in out
+    assert "positives of valid" not in out
     # 11 positives and 10 hard negatives, of which one positive is truncated at 256 tokens.
     assert lines["passages"][-2:] == ["256", f"{1 / 21:.2%}"]
+
+
+def test_rows_that_a_search_refuses_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_jsonl(folder / "train.jsonl", [record(f"train {i}", qid="same") for i in range(4)])
+    code, _, out, _ = run_check(folder, capsys)
+    [note] = [line for line in out.splitlines() if line.startswith("note:")]
+    assert code == 0 and f"{path}:2 " in note and f"{path}:1 " in note and '"same"' in note
 
 
 def test_false_negatives_of_a_batch_by_hand(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +92,7 @@ def test_false_negatives_of_a_batch_by_hand(folder: Path, capsys: pytest.Capture
     train = [
         record("a", positive_ctxs=[shared], answers=["apple pie"], hard=0),
         record("b", positive_ctxs=[shared], answers=[], hard=0),
-        record("c", positive_ctxs=[{"text": "An Apple-pie, sliced."}], answers=["ample"], hard=0),
+        record("c", positive_ctxs=[{"text": "An Apple pie, sliced."}], answers=["ample"], hard=0),
     ]
     write_jsonl(folder / "train.jsonl", train)
     _, lines, out, _ = run_check(folder, capsys, "--batch_size=3")
@@ -84,6 +101,49 @@ def test_false_negatives_of_a_batch_by_hand(folder: Path, capsys: pytest.Capture
     assert lines["other passages with an answer to another question, which are its negatives"] == ["1.00"]
     assert "each compared with 3 passages; the loss is 1.10 if all scores are equal" in out
     assert "note: no question of train has a hard negative" in out
+
+
+@pytest.mark.parametrize("placeholder", ["0", "None", 0])
+def test_placeholder_ids_exit_with_3(folder: Path, capsys: pytest.CaptureFixture[str], placeholder: Any) -> None:
+    pools = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
+    rows = records(4)
+    for passage in (each for row in rows for name in pools for each in row[name]):
+        passage["passage_id"] = placeholder
+    write_jsonl(folder / "train.jsonl", rows)
+    code, _, out, err = run_check(folder, capsys)
+    assert (code, out) == (3, "")
+    assert err.count(f"{folder}/train.jsonl:") == 2 and "placeholder" in err
+
+
+def test_an_id_with_two_texts_in_two_splits_exits_with_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("train", "test"):
+        write_jsonl(
+            folder / f"{stage}.jsonl", [record(f"{stage} {i}", positive_ctxs=[named(stage, i)]) for i in range(4)]
+        )
+    code, _, _, err = run_check(folder, capsys)
+    assert code == 3
+    assert f"{folder}/train.jsonl:1 (byte 0) positive_ctxs[0]" in err and f"{folder}/test.jsonl:1 (byte 0)" in err
+
+
+def named(stage: str, number: int) -> dict[str, str]:
+    """A passage whose id counts from 0 in each file."""
+    return {"text": f"passage {number} of {stage}", "passage_id": str(number)}
+
+
+def test_a_text_without_tokens_is_found_with_the_tokenizer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "train", "valid", "test"]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    rows = [*(record(f"train {i}") for i in range(4)), record("\u200b\u200e")]
+    write_jsonl(folder / "train.jsonl", rows)
+    code, lines, _, _ = run_check(folder, capsys, f"--tokenizer={tmp_path}/bert", "--max_skipped=0.5")
+    assert code == 0
+    assert lines["rows left out: question: no tokens"] == ["1", "0", "0"]
+    code, _, _, err = run_check(folder, capsys, f"--tokenizer={tmp_path}/bert")
+    assert code == 3
+    assert f"{folder}/train.jsonl:5 " in err
 
 
 def test_rows_that_name_passages_of_a_collection(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

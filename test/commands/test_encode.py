@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,23 +23,39 @@ from text.retrieval import Embedder, EmbeddingShards
 
 Fail = Callable[..., tuple[int, str]]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-# dpr-text, but a block takes a while.
+# dpr-text, but a piece of work takes a while, and each one is noted.
 SLOW_COMMAND = """
 import sys, time
 from text.commands import main
 from text.retrieval import Embedder
+from text.retrieval.shard_writer import ShardWriter
 
-embed = Embedder.embed
-Embedder.embed = lambda self, tokens: (time.sleep(0.05), embed(self, tokens))[1]
+embed_rows, start = Embedder._embed_rows, ShardWriter.__init__
+Embedder._embed_rows = lambda self, *piece: (time.sleep(0.05), embed_rows(self, *piece))[1]
+ShardWriter.__init__ = lambda self, *arguments: start(self, *arguments[:-1], 0)
 sys.exit(main())
 """
 
 
 def test_prints_the_size_and_the_mean_cosine(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(encode, EncodeFlags, encode_flags(files, tmp_path / "e")) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, *_, last = capsys.readouterr().out.splitlines()
     assert first == f"{tmp_path}/e: 30 passages, 128 float16 numbers each"
-    assert second.startswith("mean cosine of two passages: ")
+    assert last.startswith("mean cosine of two passages: ")
+
+
+def test_passages_that_are_cut_or_empty_are_counted(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("oak " * 40, "a"), ("elm", "b"), ("yew " * 40, "c"), ("", "d")]
+    lines = [json.dumps({"_id": name, "title": name, "text": text}) for text, name in rows]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    flags = encode_flags(files, tmp_path / "e")
+    for more in ([], [], ["--block_rows=4"]):  # A second call encodes nothing, and has the same counts.
+        assert run_command(encode, EncodeFlags, [*flags[:1], f"--collection={tmp_path}/c.jsonl", flags[2], *more]) == 0
+        out = capsys.readouterr().out
+        assert "2 of 4 passages (50.0 %) are longer than 32 tokens" in out
+        assert f"1 passages without text in {tmp_path}/c.jsonl" in out
 
 
 def test_a_signal_stops_it_and_the_same_command_continues(files: Path, tmp_path: Path) -> None:
@@ -68,9 +85,11 @@ def test_passages_that_have_not_changed_are_reused(
     flags = [f"--collection={files}/corpus.jsonl", f"--upsert={tmp_path}/changes.jsonl"]
     flags += [f"--delete={tmp_path}/ids.txt", f"--output={tmp_path}/new.jsonl"]
     assert run_command(update, UpdateFlags, flags) == 0
-    embed, embedded = Embedder.embed, []
+    embed_rows, embedded = Embedder._embed_rows, []
     monkeypatch.setattr(
-        Embedder, "embed", lambda self, tokens: (embedded.append(len(tokens.input_ids)), embed(self, tokens))[1]
+        Embedder,
+        "_embed_rows",
+        lambda self, tokens, rows, length: (embedded.append(len(rows)), embed_rows(self, tokens, rows, length))[1],
     )
     flags = [f"--model={files}/model", f"--collection={tmp_path}/new.jsonl", f"--reuse={files}/embeddings"]
     assert run_command(encode, EncodeFlags, [*flags, f"--output_dir={tmp_path}/e"]) == 0

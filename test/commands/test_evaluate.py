@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from test.helpers import shared_file
+from test.helpers import shared_file, write_collection, write_jsonl
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.evaluate import EvaluateFlags, evaluate
+from text.commands.mine import MineFlags, mine
 from text.commands.search import SearchFlags, search
+from text.evaluation import read_run
+from text.evaluation.trec import ENCODED
 
 Fail = Callable[..., tuple[int, str]]
 
@@ -39,6 +44,14 @@ def test_by_answers_as_dpr(files: Path, tmp_path: Path, capsys: pytest.CaptureFi
     expected = sum(any(context["has_answer"] for context in each["ctxs"]) for each in results) / 5
     figures = read_figures(tmp_path)
     assert figures["questions"] == 5 and figures["missing"] == 0 and figures["runs"] == [f"{files}/run.trec"]
+    assert {name: file["path"] for name, file in figures["inputs"].items()} == {
+        "run": f"{files}/run.trec",
+        "questions": f"{files}/questions.csv",
+        "collection": f"{files}/corpus.jsonl",
+    }
+    for file in figures["inputs"].values():
+        assert file["sha256"] == hashlib.sha256(Path(file["path"]).read_bytes()).hexdigest()
+    assert figures["options"] == {"k": [1, 10], "drop_self_matches": False, "skip_missing": False, "seed": 0}
     assert figures["figures"]["accuracy@10"]["mean"] == expected
     assert f"accuracy@10  {expected:.4f}" in capsys.readouterr().out
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
@@ -72,7 +85,7 @@ def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest
     assert table["mrr@100"]["other"] == 1.0
     page = (tmp_path / "evaluation.html").read_text()
     assert f"<th>{files}/run.trec</th>" in page and f"<th>{tmp_path}/best.trec</th>" in page
-    assert page.count("<tr>") == 1 + len(table)
+    assert page.count("<tr>") == 1 + len(table) + 1 + 3  # and three inputs
     assert not re.search(r"(src|href)=.(?!data:)|@import|url\(", page)  # The page needs no other file.
     assert table["mrr@100"]["low"] <= table["mrr@100"]["mean"] <= table["mrr@100"]["high"]
     assert "p = " in capsys.readouterr().out
@@ -85,6 +98,90 @@ def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest
     assert together["other"] == pytest.approx(table["mrr@100"]["mean"]) and together["mean"] > together["other"]
 
 
+def test_a_fused_run_is_named_after_both_and_written(files: Path, tmp_path: Path, fail: Fail) -> None:
+    (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in range(5)))
+    flags = [f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}/e"]
+    fused = [f"--run={files}/run.trec", f"--fuse_with={tmp_path}/best.trec", f"--fused_run={tmp_path}/fused.trec"]
+    assert run_command(evaluate, EvaluateFlags, [*flags, *fused, f"--other_run={files}/run.trec"]) == 0
+    figures, name = read_figures(tmp_path / "e"), f"{files}/run.trec + {tmp_path}/best.trec"
+    assert figures["runs"] == [name, f"{files}/run.trec"]
+    assert list(figures["inputs"]) == ["run", "fuse_with", "other_run", "qrels"]
+    best = hashlib.sha256((tmp_path / "best.trec").read_bytes()).hexdigest()
+    assert figures["inputs"]["fuse_with"] == {"path": f"{tmp_path}/best.trec", "sha256": best}
+    page = (tmp_path / "e" / "evaluation.html").read_text()
+    assert f"<h1>{name}</h1>" in page and f"<th>{name}</th>" in page and f"<td>{best}</td>" in page
+    again = [*flags, f"--run={tmp_path}/fused.trec", f"--other_run={files}/run.trec"]
+    assert run_command(evaluate, EvaluateFlags, again) == 0
+    assert read_figures(tmp_path / "e")["figures"] == figures["figures"]
+    code, line = fail(evaluate, EvaluateFlags, *flags, fused[0], fused[2])
+    assert code == 2 and "--fused_run" in line and "--fuse_with" in line
+    code, line = fail(evaluate, EvaluateFlags, *flags, *fused[:2], f"--fused_run={tmp_path}/best.trec")
+    assert code == 2 and f"{tmp_path}/best.trec" in line
+    assert (tmp_path / "best.trec").read_text().startswith("0 Q0 p0 1 1.0 best\n")
+
+
+def test_seen_and_unseen_questions(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in (0, 3)))
+    rows = [{"question": "q", "positive_ctxs": [{"passage_id": name, "text": "oak"}]} for name in ("p0", "p1", "p9")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--run={tmp_path}/best.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}", "--k=[1]"]
+    assert run_command(evaluate, EvaluateFlags, [*flags, f"--seen={tmp_path}/train.jsonl"]) == 0
+    figures = read_figures(tmp_path)
+    found = {name: (figures[name]["questions"], figures[name]["figures"]["map"]["mean"]) for name in ("seen", "unseen")}
+    assert found == {"seen": (2, 0.5), "unseen": (3, pytest.approx(1 / 3))}
+    assert figures["inputs"]["seen"]["path"] == f"{tmp_path}/train.jsonl"
+    out = capsys.readouterr().out
+    assert out.index("seen: 2 questions") < out.index("unseen: 3 questions")
+    assert "<h2>unseen: 3 questions</h2>" in (tmp_path / "evaluation.html").read_text()
+    (tmp_path / "train.jsonl").write_text(json.dumps(rows[2]) + "\n")
+    assert run_command(evaluate, EvaluateFlags, [*flags, f"--seen={tmp_path}/train.jsonl"]) == 0
+    assert read_figures(tmp_path)["seen"] == {"questions": 0, "figures": {}}
+
+
+def test_ids_with_white_space_pass_every_command(tmp_path: Path) -> None:
+    names, contents = ["Oak (tree)", "b\nc", "a%20b"], ["a beetle ate the oak", "the fig fell", "an elm grew"]
+    write_collection(tmp_path / "corpus.jsonl", names, contents)
+    rows = [
+        {"qid": f"q {n}\t", "question": text, "answers": [text.split()[1]], "positive_ids": [name]}
+        for n, (name, text) in enumerate(zip(names, contents, strict=True))
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    flags = ["--bm25", f"--collection={tmp_path}/corpus.jsonl", f"--questions={tmp_path}/rows.jsonl"]
+    assert run_command(search, SearchFlags, [*flags, f"--run={tmp_path}/run.trec"]) == 0
+    assert {question: next(iter(found)) for question, found in read_run(tmp_path / "run.trec").items()} == {
+        row["qid"]: row["positive_ids"][0] for row in rows
+    }
+    by_answers = [f"--questions={tmp_path}/rows.jsonl", f"--collection={tmp_path}/corpus.jsonl"]
+    for judged, metric in (([f"--positives={tmp_path}/rows.jsonl"], "recall@1"), (by_answers, "accuracy@1")):
+        flags = [f"--run={tmp_path}/run.trec", *judged, f"--output_dir={tmp_path}/e"]
+        assert run_command(evaluate, EvaluateFlags, flags) == 0
+        assert read_figures(tmp_path / "e")["figures"][metric]["mean"] == 1.0
+    (tmp_path / "other.trec").write_text(f"{quote('q 0' + chr(9))} Q0 b%0Ac 1 9.0 x{ENCODED}\n")
+    flags = [
+        f"--rows={tmp_path}/rows.jsonl",
+        f"--collection={tmp_path}/corpus.jsonl",
+        f"--output={tmp_path}/hard.jsonl",
+    ]
+    assert run_command(mine, MineFlags, [*flags, f"--runs=[{tmp_path}/other.trec]"]) == 0
+    mined = json.loads((tmp_path / "hard.jsonl").read_text().splitlines()[0])
+    assert [negative["passage_id"] for negative in mined["hard_negative_ctxs"]] == ["b\nc"]
+
+
+def test_skipped_questions_and_notes_are_told(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
+) -> None:
+    (tmp_path / "few.trec").write_text("0 Q0 x0 1 1.0 few\n1 Q0 x1 1 1.0 few\n")
+    flags = [f"--run={tmp_path}/few.trec", f"--output_dir={tmp_path}", "--skip_missing"]
+    assert run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"]) == 0
+    figures, out = read_figures(tmp_path), capsys.readouterr().out
+    assert figures["questions"] == 2 and figures["skipped"] == 3 and "3 questions that the run lacks left out" in out
+    [note] = figures["notes"]
+    assert note in out and f"{tmp_path}/few.trec" in note and f"{files}/qrels.tsv" in note
+    (tmp_path / "zero.tsv").write_text("0\t0\tp0\t0\n")
+    code, line = fail(evaluate, EvaluateFlags, *flags, f"--qrels={tmp_path}/zero.tsv")
+    assert code == 3 and f"{tmp_path}/zero.tsv: " in line
+
+
 def test_positives_of_rows_are_qrels(files: Path, tmp_path: Path, fail: Fail) -> None:
     rows = [{"question": f"q{n}", "positive_ctxs": [{"passage_id": f"p{n}", "text": "oak"}]} for n in range(5)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -93,7 +190,7 @@ def test_positives_of_rows_are_qrels(files: Path, tmp_path: Path, fail: Fail) ->
         flags = [f"--run={files}/run.trec", judged, f"--output_dir={tmp_path}"]
         assert run_command(evaluate, EvaluateFlags, flags) == 0
         found.append(read_figures(tmp_path))
-    assert found[0] == found[1]
+    assert found[0]["figures"] == found[1]["figures"]
     flags[1] = f"--positives={files}/questions.csv"
     code, line = fail(evaluate, EvaluateFlags, *flags)
     assert code == 3 and f"{files}/questions.csv: " in line

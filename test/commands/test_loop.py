@@ -14,13 +14,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import yaml
 
+from test.helpers import write_jsonl
 from text.commands.cli import RECIPES, parse_flags, run_command
 from text.commands.loop import LoopFlags, build_loop, loop, open_inputs
-from text.errors import UsageError
+from text.errors import DataError, UsageError
+from text.runs.inputs import check_inputs
 from text.runs.stages import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +160,138 @@ def test_a_mistake_is_found_before_any_stage_runs(
     error = capsys.readouterr().err
     assert all(name in error for name in names)
     assert not list((tmp_path / "o").glob("*-*"))
+
+
+def write_data(folder: Path, change: Callable[[str, list[dict[str, Any]]], object]) -> Path:
+    """Write the tiny set with changed rows. ``change`` gets the name of each split and its rows, and changes them."""
+    folder.mkdir()
+    shutil.copy(TINY / "passages.tsv", folder)
+    for split in ("train", "valid", "test"):
+        rows = [json.loads(line) for line in (TINY / f"{split}.jsonl").read_text().splitlines()]
+        change(split, rows)
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+def check_loop(flags: LoopFlags) -> None:
+    rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
+    rehearsal.measure_rounds()
+    check_inputs(rehearsal.stages, flags.output_dir)
+
+
+def set_field(split: str, row: int, field: str, value: Any) -> Callable[[str, list[dict[str, Any]]], None]:
+    def change(name: str, rows: list[dict[str, Any]]) -> None:
+        if name == split:
+            rows[row][field] = value
+
+    return change
+
+
+def give_ids(prefix: str) -> Callable[[str, list[dict[str, Any]]], None]:
+    def change(_: str, rows: list[dict[str, Any]]) -> None:
+        for number, row in enumerate(rows):
+            row["question_id"] = f"{prefix}{number}"
+
+    return change
+
+
+def make_compact(_: str, rows: list[dict[str, Any]]) -> None:
+    """Replace passages by their ids."""
+    for row in rows:
+        row["positive_ids"] = [context["passage_id"] for context in row.pop("positive_ctxs")]
+        row["hard_negative_ids"] = [context["passage_id"] for context in row.pop("hard_negative_ctxs")]
+        row.pop("negative_ctxs", None)
+
+
+def repeat_an_id(split: str) -> Callable[[str, list[dict[str, Any]]], None]:
+    def change(name: str, rows: list[dict[str, Any]]) -> None:
+        give_ids("q")(name, rows)
+        if name == split:
+            rows[2]["question_id"] = "q0"
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "rounds", "place"),
+    [
+        (repeat_an_id("test"), [{}], "test.jsonl:3"),
+        (repeat_an_id("valid"), [{}], "valid.jsonl:3"),
+        (repeat_an_id("train"), [{}, {"sources": {"bm25": 1}}], "train.jsonl:3"),
+        (set_field("train", 1, "question", " "), [{}, {"sources": {"dense": 1}}], "train.jsonl:2"),
+        (set_field("test", 1, "question", ""), [{}], "test.jsonl:2"),
+        (set_field("valid", 0, "question", ""), [{}], "valid.jsonl:1"),
+    ],
+)
+def test_a_fault_in_a_file_is_found_before_any_stage_runs(
+    tmp_path: Path,
+    change: Any,
+    rounds: list[dict],
+    place: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("text.runs.loop.run_stage", lambda *_: pytest.fail("a stage was run"))
+    data = write_data(tmp_path / "data", change)
+    flags = [f"--data_path={data}", "--collection=passages.tsv", f"--rounds={json.dumps(rounds)}"]
+    assert run_command(loop, LoopFlags, [*flags, "--train={max_skipped: 0.5}", f"--output_dir={tmp_path}/o"]) == 3
+    assert f"{data}/{place}" in capsys.readouterr().err
+    assert not list((tmp_path / "o").glob("*-*"))
+
+
+@pytest.mark.parametrize("change", [give_ids("a question "), give_ids("a\n"), make_compact])
+def test_rows_that_every_stage_takes_pass(tmp_path: Path, change: Any) -> None:
+    data = write_data(tmp_path / "data", change)
+    check_loop(loop_flags(data_path=str(data), output_dir=str(tmp_path / "o")))
+
+
+def test_training_gets_the_collection_of_the_loop(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", make_compact)
+    stages = rehearse(loop_flags(data_path=str(data)))
+    assert all(f"--collection={data}/passages.tsv" in stage.arguments for stage in stages if stage.command == "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"train": {"tokenizer": "nowhere.json"}}, ["nowhere.json"]),
+        ({"rounds": [{}, {"train": {"tokenizer": "nowhere.json"}}]}, ["nowhere.json"]),
+    ],
+)
+def test_a_training_that_cannot_start_is_found_before_any_stage_runs(
+    tmp_path: Path, changes: dict, names: list[str]
+) -> None:
+    with pytest.raises((ValueError, OSError)) as error:
+        check_loop(loop_flags(output_dir=str(tmp_path), **changes))
+    assert all(name in str(error.value) for name in names)
+
+
+def test_a_collection_that_cannot_be_encoded_is_found_before_any_stage_runs(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", lambda *_: None)
+    lines = (data / "passages.tsv").read_text().splitlines(keepends=True)
+    (data / "passages.tsv").write_text("".join([*lines, lines[1]]))
+    with pytest.raises(DataError, match=f"^{data}/passages.tsv: "):
+        check_loop(loop_flags(data_path=str(data), output_dir=str(tmp_path / "o")))
+
+
+def test_inputs_of_complete_stages_are_not_read_again(tmp_path: Path) -> None:
+    flags = loop_flags(data_path=str(write_data(tmp_path / "data", repeat_an_id("train"))), output_dir=str(tmp_path))
+    rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
+    rehearsal.measure_rounds()
+    for stage in rehearsal.stages:
+        stage.folder.mkdir(exist_ok=True)
+        (stage.folder / "done.json").write_text("{}")
+    check_inputs(rehearsal.stages, tmp_path)
+
+
+def test_bm25_has_its_own_flags() -> None:
+    rounds = [{"sources": {"bm25": 1}}]
+    before = rehearse(loop_flags(rounds=rounds))
+    after = rehearse(loop_flags(rounds=rounds, search={"bm25_k1": 1.2}))
+    searches = [stage for stage in after if stage.command == "search"]
+    assert {"--bm25_k1=1.2" in stage.arguments for stage in searches if "--bm25=true" in stage.arguments} == {True}
+    assert {"--bm25_k1=1.2" in stage.arguments for stage in searches if "--bm25=true" not in stage.arguments} == {False}
+    assert before[0].folder != after[0].folder
 
 
 @pytest.mark.parametrize("name", NAMES)

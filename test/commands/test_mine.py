@@ -94,10 +94,22 @@ def test_unusable_rows_are_counted(made: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "none.jsonl").exists()
 
 
+def test_rows_that_were_repaired_are_mined(made: Path, tmp_path: Path) -> None:
+    rows = read(made / "rows.jsonl")
+    rows[2]["note"], rows[3]["score"] = "\ud83d", float("nan")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags[0] = f"--rows={tmp_path}/rows.jsonl"
+    assert run_command(mine, MineFlags, flags) == 0
+    mined = read(tmp_path / "hard.jsonl")
+    assert (mined[2]["note"], mined[3]["score"]) == ("\ufffd", None)
+
+
 def test_rows_with_the_same_title_stand_together_in_their_order(made: Path, tmp_path: Path) -> None:
     rows = read(made / "rows.jsonl")[:5]
     for row, title in zip(rows, "babac", strict=True):
-        row["positive_ctxs"][0]["title"] = title
+        # Without the id, since the passage of this id has another title in the collection.
+        row["positive_ctxs"][0] = {"title": title, "text": row["positive_ctxs"][0]["text"]}
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
     flags[0] = f"--rows={tmp_path}/rows.jsonl"
@@ -117,7 +129,7 @@ def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
     assert f"{tmp_path}/first.jsonl.trec: 8 questions, up to " in capsys.readouterr().out
     run = read_run(tmp_path / "first.jsonl.trec")
     assert all(f"p{n}" in run[f"q{n}"] for n in range(8))
-    (tmp_path / "other.jsonl").write_text('{"_id": "p0", "text": "oak"}\n')
+    (tmp_path / "other.jsonl").write_text('{"_id": "other", "text": "oak"}\n')
     other = [first[0], f"--collection={tmp_path}/other.jsonl", f"--output={tmp_path}/o.jsonl", *first[3:]]
     code, line = fail(mine, MineFlags, *other)
     assert code == 5 and f"{tmp_path}/e: " in line and f"{tmp_path}/other.jsonl" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -101,6 +102,9 @@ def test_embeddings_of_another_model_are_refused(files: Path, tmp_path: Path, fa
         (["--bm25", "--collection=c", "--model=m", "--questions=q", "--run=r"], ["--model"]),
         (["--bm25", "--questions=q", "--run=r"], ["--collection"]),
         (["--bm25", "--collection=c", "--interactive"], ["--bm25"]),
+        (["--model=m", "--embeddings=e", "--questions=q", "--run=r", "--bm25_k1=1"], ["--bm25_k1", "--bm25"]),
+        (["--bm25", "--collection=c", "--questions=q", "--run=r", "--bm25_k1=-1"], ["--bm25_k1"]),
+        (["--model=m", "--embeddings=e", "--interactive", "--qrels=q"], ["--qrels", "--questions"]),
         (["--bm25", "--collection=c", "--questions=q", "--run=r", "--index=Flat"], ["--bm25", "--index"]),
         (
             ["--model=m", "--embeddings=e", "--questions=q", "--run=r", "--milvus=m.db", "--index=Flat"],
@@ -121,18 +125,95 @@ def test_flags_that_are_refused(flags: list[str], named: list[str], fail: Fail) 
     assert code == 2 and all(name in line for name in named)
 
 
-def test_an_id_that_a_run_cannot_hold_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+def test_an_id_with_a_space_comes_back_from_the_run(files: Path, tmp_path: Path) -> None:
     (tmp_path / "spaced.jsonl").write_text('{"_id": "q 0", "text": "oak"}\n')
     flags = [*search_flags(files, tmp_path / "r"), f"--questions={tmp_path}/spaced.jsonl"]
-    code, line = fail(search, SearchFlags, *flags)
-    assert code == 3 and f"{tmp_path}/spaced.jsonl: " in line and '"q 0"' in line
-    assert not (tmp_path / "r").exists()
+    assert run_command(search, SearchFlags, flags) == 0
+    assert list(read_run(tmp_path / "r")) == ["q 0"]
 
 
 def test_rows_without_ids_of_positives_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
     flags = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", "--with_positives"]
     code, line = fail(search, SearchFlags, *flags)
     assert code == 3 and f"{files}/questions.csv: " in line
+
+
+def write_questions(path: Path) -> Path:
+    """Write questions of two splits, as BEIR does. The second one is longer than the limit of 16 tokens."""
+    rows = [("train1", "how tall is the oak"), ("test1", "oak " * 20), ("test2", "who ate the elm")]
+    path.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in rows))
+    return path
+
+
+def test_the_questions_of_one_split_are_searched(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
+) -> None:
+    path, qrels = write_questions(tmp_path / "queries.jsonl"), tmp_path / "test.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\ntest1\tp1\t1\ntest2\tp2\t1\ngone\tp3\t1\n")
+    flags = [*search_flags(files, tmp_path / "r"), f"--questions={path}", f"--qrels={qrels}"]
+    assert run_command(search, SearchFlags, flags) == 0
+    assert list(read_run(tmp_path / "r")) == ["test1", "test2"]
+    out = capsys.readouterr().out
+    assert f"2 of 3 questions are in {qrels}, 1 are left out" in out and f"1 questions of {qrels} are not in" in out
+    assert "1 of 2 questions (50.0 %) are longer than 16 tokens" in out
+    qrels.write_text("other\t0\tp1\t1\n")
+    code, line = fail(search, SearchFlags, *flags, "--overwrite")
+    assert code == 3 and f"{qrels}: " in line and str(path) in line
+
+
+def test_questions_with_short_lists_are_counted(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    shutil.copytree(files / "embeddings", tmp_path / "embeddings")
+    flags = [f"--model={files}/model", f"--embeddings={tmp_path}/embeddings", f"--questions={files}/questions.csv"]
+    flags += [f"--run={tmp_path}/r", "--overwrite"]
+    assert run_command(search, SearchFlags, [*flags, "--k=1000"]) == 0  # All passages there are.
+    assert "fewer than" not in capsys.readouterr().out
+    assert run_command(search, SearchFlags, [*flags, f"--k={NUM_PASSAGES}", "--index=IVF4,Flat"]) == 0
+    assert all(len(found) < NUM_PASSAGES for found in read_run(tmp_path / "r").values())
+    assert f"5 of 5 questions have fewer than {NUM_PASSAGES} passages" in capsys.readouterr().out
+
+
+def test_a_fault_in_the_questions_is_told_before_anything_is_loaded(tmp_path: Path, fail: Fail) -> None:
+    path = write_questions(tmp_path / "queries.jsonl")
+    path.write_text(path.read_text() + '{"_id": "test2", "text": "again"}\n')
+    flags = ["--model=nowhere", "--embeddings=nowhere", f"--questions={path}", f"--run={tmp_path}/r"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 3 and f"{path}:4 " in line
+
+
+def test_passages_that_are_no_windows_are_told_before_the_search(
+    files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text.retrieval.search_questions", lambda *_, **__: pytest.fail("searched"))
+    questions = [f"--questions={files}/questions.csv", f"--run={tmp_path}/r", "--max_passage_hits=3"]
+    dense = [f"--model={files}/model", f"--embeddings={files}/embeddings"]
+    for flags, source in ((dense, "embeddings"), (["--bm25", f"--collection={files}/corpus.jsonl"], "corpus.jsonl")):
+        code, line = fail(search, SearchFlags, *questions, *flags)
+        assert code == 3 and f"{files}/{source}: " in line
+
+
+def test_settings_of_bm25_change_scores(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = [f"--questions={files}/questions.csv", "--bm25", f"--collection={files}/corpus.jsonl"]
+    runs = []
+    for name, more in (("a", []), ("b", ["--bm25_k1=0.9", "--bm25_b=0.4"]), ("c", ["--bm25_b=0"])):
+        assert run_command(search, SearchFlags, [*flags, f"--run={tmp_path}/{name}", *more]) == 0
+        runs.append((tmp_path / name).read_bytes())
+    assert runs[0] == runs[1] != runs[2]
+    code, line = fail(search, SearchFlags, *flags, f"--run={tmp_path}/d", "--bm25_b=2")
+    assert code == 2 and "b is 2" in line
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--index=HNSW0"], ["--index=Nonsense"], ["--index=IVF4,Flat", "--index_parameters=nprobe=0"]],
+)
+def test_an_index_that_is_refused_is_one_line(files: Path, tmp_path: Path, fail: Fail, flags: list[str]) -> None:
+    pytest.importorskip("faiss")
+    asked = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", *flags]
+    code, line = fail(search, SearchFlags, *asked)
+    assert code == 2 and flags[-1].rpartition("index")[2].partition("=")[2] in line
 
 
 def test_a_k_below_1_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:

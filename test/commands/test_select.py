@@ -39,6 +39,20 @@ def test_the_first_usable_rows_are_kept_and_counted(
     assert len(out.read_text().splitlines()) == 3
 
 
+def test_rows_without_negative_ctxs_are_kept_on_request(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads(raw.read_text())
+    rows[2]["negative_ctxs"], rows[3]["positive_ctxs"] = [], [{"text": 7}]
+    raw.write_text(json.dumps(rows))
+    flags = [f"--raw_path={raw}", f"--out_path={tmp_path / 'out.jsonl'}", "--overwrite"]
+    assert run_command(select, SelectFlags, flags) == 0
+    dropped = "dropped: 1 no hard_negative_ctxs, 1 no negative_ctxs, 1 positive_ctxs.text: a number"
+    assert f"kept 1 rows; passed over 0; {dropped}" in capsys.readouterr().out
+    assert run_command(select, SelectFlags, [*flags, "--keep_without_negatives"]) == 0
+    assert "kept 2 rows" in capsys.readouterr().out
+
+
 def test_files_and_numbers_that_are_refused(raw: Path, tmp_path: Path, fail: Fail) -> None:
     out = tmp_path / "out.jsonl"
     code, line = fail(select, SelectFlags)

@@ -87,12 +87,27 @@ def test_model_and_embeddings_are_required(capsys: pytest.CaptureFixture[str], m
     assert code == 2 and missing in message
 
 
-def test_a_taken_port_is_an_error_of_the_environment(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with server.bind_socket("127.0.0.1", 0) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
-        code, message = fail(capsys, *site_flags(site), f"--port={port}")
-    assert code == 4 and message.startswith(f"127.0.0.1:{port}: ")
+        code, message = fail(capsys, "--model=nowhere", "--embeddings=nowhere", f"--port={port}")
+    assert code == 2 and message.startswith(f"127.0.0.1:{port}: ")
+
+
+def test_a_wrong_path_of_the_second_model_is_told_before_the_first_is_loaded(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text.serving.load_search", lambda *_, **__: pytest.fail("a model was loaded"))
+    for model, embeddings in (("nowhere", "embeddings"), ("model", "nowhere")):
+        flags = [f"--other_model={site}/{model}", f"--other_embeddings={site}/{embeddings}"]
+        code, message = fail(capsys, *site_flags(site), *flags, "--port=0")
+        assert code == 2 and f"{site}/nowhere" in message
+
+
+def test_the_same_model_beside_itself_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--other_model={site}/model", f"--other_embeddings={site}/embeddings"]
+    code, message = fail(capsys, *site_flags(site), *flags)
+    assert code == 2 and "--other_model" in message and "--other_embeddings" in message
 
 
 def test_a_collection_that_changed_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,16 @@ def test_skipped_rows_are_counted_and_recorded(data: Path, tmp_path: Path, capsy
     assert [(row["line"], row["reason"]) for row in rejects] == [(11, "blank question"), (12, "no positive_ctxs")]
 
 
+def test_rows_without_a_positive_are_left_out_on_request(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    with open(data / "train.jsonl", "a") as file:
+        file.write('{"question": "why", "positive_ctxs": []}\n')
+    flags = [f"--data_path={data}", "--fast_dev_run", "--max_skipped=0", f"--output_dir={tmp_path / 'run'}", *SMALL]
+    assert fail_train(capsys, *flags)[0] == 3
+    assert run_train(*flags, "--skip_no_positives") == 0
+    found = "train: 10 questions, 0 rows skipped (1 rows without a positive, left out)"
+    assert found in capsys.readouterr().out
+
+
 def test_scores_of_a_teacher_in_the_rows(data: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = [f"--data_path={data}", *SMALL, "--max_epochs=1", "--score_key=teacher"]
     code, line = fail_train(capsys, *flags, "--guide_margin=1", f"--output_dir={tmp_path / 'none'}")

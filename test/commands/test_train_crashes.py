@@ -169,6 +169,20 @@ def test_a_full_disk_while_saving(whole: Path, tmp_path: Path) -> None:
     assert list((folder / "checkpoints").iterdir()) == []
 
 
+def test_a_run_that_goes_on_and_fails_does_not_look_as_if_it_had_ended(copy: Path) -> None:
+    assert (copy / "manifest.json").is_file()
+    flags = [flag for flag in FLAGS if not flag.startswith("--max_epochs")]
+
+    def limited() -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        return run_command(train, TrainFlags, [*flags, f"--output_dir={copy}", "--max_epochs=5", "--resume"])
+
+    before = (copy / "checkpoints/last.ckpt").read_bytes()
+    assert code_of(fork(limited, copy.with_suffix(".log"))) == 4
+    assert not (copy / "manifest.json").exists()
+    assert (copy / "checkpoints/last.ckpt").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_too_little_space_is_an_error_before_training(tmp_path: Path, ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # pyright: ignore

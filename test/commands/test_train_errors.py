@@ -163,7 +163,6 @@ def test_an_earlier_run_is_not_lost_to_an_error(data: Path, tmp_path: Path, fail
         ("--passage_max_length=600", ["--passage_max_length is 600", "512"]),
         ("--vocab_size=9", ["vocab_size is 9", "261"]),
         ("--question_max_length=0", ["--question_max_length is 0"]),
-        ("--validate_every_n_steps=11", ["--validate_every_n_steps is 11", "10"]),
         ("--matryoshka_dims=[64,256]", ["matryoshka_dims are [64, 256]", "128"]),
         ("--precision=fp16", ["precision"]),
         ("--monitor=loss", ["monitor", "valid_loss"]),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 TINY_SET = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
-FLAGS = f"--data_path={TINY_SET} --max_epochs=2 --dropout=0 --vocab_size=300 --batch_size=4 --validate_every_n_steps=2"
+FLAGS = f"--data_path={TINY_SET} --max_epochs=2 --dropout=0 --vocab_size=300 --batch_size=4 --validate_every_n_steps=4"
 
 
 def run(folder: Path, *launcher: str) -> str:
@@ -36,6 +36,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     run(tmp_path / "one")
     two, one = read_figures(tmp_path / "two"), read_figures(tmp_path / "one")
     assert len(two) == len(one)
+    # An epoch has 3 steps: the last validation is that of the end.
+    assert [row["step"] + 1 for row in two if "valid_loss" in row] == [4, 6]
     for found, expected in zip(two, one, strict=True):
         assert found == pytest.approx(expected, rel=5e-3)  # AdamW divides by small numbers
     sizes = [len(load_file(tmp_path / name / "model/passage_encoder/model.safetensors")) for name in ("one", "two")]

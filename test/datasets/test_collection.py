@@ -160,7 +160,7 @@ def test_wrong_columns_are_refused(path: Path, content: str, place: tuple[int, i
     assert refusal(path, content) == place
 
 
-@pytest.mark.parametrize("value", [True, 1.0, [1], {"a": 1}])
+@pytest.mark.parametrize("value", [True, 1.5, [1], {"a": 1}])
 def test_id_of_the_wrong_type_is_refused(path: Path, value: Any) -> None:
     assert refusal(path, json.dumps({"_id": value, "text": "a"})) == (1, 0, "_id")
 
@@ -178,9 +178,40 @@ def test_missing_id_is_refused_unless_ids_are_positions(path: Path) -> None:
     assert ([passage.passage_id for passage in passages], passages.find("1").text) == (["0", "1"], "b")
 
 
-@pytest.mark.parametrize("field", ["title", "text"])
+@pytest.mark.usefixtures("kept")
+def test_values_with_one_meaning_are_read_and_counted(path: Path) -> None:
+    rows = ['{"_id": 12.0, "title": 1984, "text": "a", "more": NaN}', '{"_id": 7, "text": "b\\ud800"}']
+    passages = collection(path, "\n".join(rows))
+    assert list(passages) == [Passage("12", "1984", "a"), Passage("7", "", "b\ufffd")]
+    assert sorted(passages.counts.values()) == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("kept")
+def test_text_under_the_name_of_pyserini(path: Path) -> None:
+    rows = ['{"id": "1", "contents": "An oak\\nis a tree."}', '{"id": "2", "text": null, "contents": "b"}']
+    passages = collection(path, "\n".join(rows))
+    assert list(passages) == [Passage("1", "", "An oak\nis a tree."), Passage("2", "", "b")]
+    assert not passages.counts
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("key", ["content", "body", "passage", "Text"])
+def test_text_under_another_name_is_refused_with_the_keys(path: Path, key: str) -> None:
+    content = '{"_id": "1", "text": ""}\n' + json.dumps({"_id": "2", "title": "Oak", key: "An oak."})
+    assert refusal(path, content) == (2, 25, "text")
+    with pytest.raises(DataError, match=f"_id, title, {key}"):
+        collection(path, content)
+
+
+@pytest.mark.parametrize("value", ["Oak (tree)", "b\nc", "a%20b", "\u2028"])
+def test_ids_may_hold_white_space(path: Path, value: str) -> None:
+    assert collection(path, json.dumps({"_id": value, "text": "a"})).find(value).text == "a"
+
+
+@pytest.mark.parametrize("field", ["title", "text", "contents"])
 def test_field_that_is_no_string_is_refused(path: Path, field: str) -> None:
-    assert refusal(path, json.dumps({"_id": "a", "title": "b", "text": "c", field: ["d"]})) == (1, 0, field)
+    record = {"_id": "a", "title": "b", **({} if field == "contents" else {"text": "c"}), field: ["d"]}
+    assert refusal(path, json.dumps(record)) == (1, 0, field)
 
 
 @pytest.mark.usefixtures("kept")

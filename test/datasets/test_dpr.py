@@ -656,7 +656,7 @@ def test_torchdatas_own_methods(eleven: Path) -> None:
 # Files that others made
 
 
-@pytest.mark.parametrize("name, num_rows", [("nq_dev_10", 10), ("squad1_dev_10", 10), ("dpr_scale_9", 9)])
+@pytest.mark.parametrize("name, num_rows", [("nq_dev_10", 10), ("squad1_dev_10", 10)])
 @pytest.mark.parametrize("train", [True, False])
 def test_real_data(name: str, num_rows: int, train: bool) -> None:
     path = shared_file(f"dpr/{name}.jsonl")
@@ -674,3 +674,10 @@ def test_real_data(name: str, num_rows: int, train: bool) -> None:
         ]
         assert all(example.positives[0].passage_id for example in examples)
         assert len(example.hard_negatives) == 2
+
+
+def test_real_rows_whose_ids_stand_with_two_texts_are_refused() -> None:
+    path = shared_file("dpr/dpr_scale_9.jsonl")
+    with pytest.raises(DataError, match=r'passage id "2" also stands in ') as caught:
+        DPRDataPipe(path, 4)
+    assert place_of(caught.value, path)[::2] == (2, "positive_ctxs[0]")

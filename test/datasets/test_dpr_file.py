@@ -13,6 +13,7 @@ from test.helpers import context, record, records, without, write_jsonl
 from text.datasets import DPRDataPipe
 from text.datasets.dpr_file import DPRFile
 from text.datasets.formats.jsonl import JsonlFile
+from text.datasets.formats.values import split_reason
 from text.errors import DataError
 
 
@@ -80,8 +81,7 @@ def test_kept_findings_give_the_same_pipe(mixed: Path) -> None:
 def test_changed_file_is_checked_anew(mixed: Path) -> None:
     DPRFile(mixed)
     write_jsonl(mixed, [*records(3), record(question=1)])
-    with pytest.raises(DataError, match=r"rows\.jsonl:4 \(byte \d+\) question: "):
-        DPRFile(mixed)
+    assert DPRFile(mixed).findings.unusable.keys() == {3}
 
 
 @pytest.mark.usefixtures("kept")
@@ -101,8 +101,32 @@ def test_index_takes_eight_bytes_a_row(tmp_path: Path) -> None:
     assert np.load(index, mmap_mode="r").dtype == np.int64
 
 
-def test_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_field_at_fault_makes_its_row_unusable(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(record("a")) + '\n{"question": "q", "question": "r"}\n')
-    with pytest.raises(DataError, match=r"rows\.jsonl:2 \(byte \d+\) question: "):
+    rows = [record("a"), record("b", hard_negative_ctxs=[context("c"), 7])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"question": "q", "question": "r"}\n')
+    findings = DPRFile(path).findings
+    fields = {row: split_reason(reason).field for row, reason in findings.unusable.items()}
+    assert fields == {1: "hard_negative_ctxs[1]", 2: "question"}
+
+
+@pytest.mark.usefixtures("kept")
+def test_repaired_rows_are_counted_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(record(f"q{i}", n=0)) for i in range(4)]
+    lines[1] = lines[1].replace('"n": 0', '"n": NaN')
+    lines[2] = lines[2].replace('"n": 0', '"n": "\\ud800"').replace("q2", "\\ud83d")
+    path.write_text("\n".join(lines))
+    for _ in range(2):
+        pipe = DPRDataPipe(path, 2)
+        assert pipe.counts == {
+            "rows with NaN or infinite numbers, read as missing": 1,
+            "rows with lone surrogates, read as U+FFFD": 1,
+        }
+        assert [example.question for batch in pipe for example in batch] == ["q0", "q1", "\ufffd", "q3"]
+
+
+def test_compact_row_without_a_collection_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record("a"), {"question": "q", "positive_ids": ["1"]}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:2 \(byte \d+\) positive_ids: "):
         DPRFile(path)

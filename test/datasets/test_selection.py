@@ -260,23 +260,50 @@ def test_last_row_that_is_cut_is_refused_with_the_byte_of_the_cut(raw, out):
         select_rows(raw, out, 100)
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_number_that_is_not_finite_is_refused(raw, out, number):
-    text = row(1, extra=[{"score": 0}]).replace('"score": 0', f'"score": {number}')
-    rows = [row(0), text, row(2)]
-    assert refusal(raw, jsonl(rows), out).field == "extra[0].score"
-    assert refusal(raw, array(rows), out).field == "[1].extra[0].score"
+@both_forms
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "18446744073709551616"])
+def test_row_with_a_value_that_can_be_repaired_is_kept_as_it_is(raw, out, form, value):
+    rows = [row(0), row(1, extra=[{"score": 0}]).replace('"score": 0', f'"score": {value}'), row(2)]
+    selection, written = select_from(raw, form(rows), out)
+    assert (selection, written) == ((3, 0, {}), rows)
+    assert DPRDataPipe(out, 2).num_rows == 3
 
 
 @both_forms
 @pytest.mark.parametrize(
-    ("object_", "key"),
-    [('{"a": 1, "b": 2, "a": 1}', "a"), ('{"b": [{"a": {}, "\\u0061": 2}]}', "a"), ('{"é": 1, "\\u00e9": 1}', "é")],
+    ("text", "reason"),
+    [
+        (row(1, question=3), "question: a number"),
+        (row(1, negative_ctxs=[{"text": "a"}, {"text": "b", "title": ["c"]}]), "negative_ctxs.title: a list"),
+        (row(1, positive_ctxs=[{"title": "a"}]), "no positive_ctxs with text"),
+        (
+            row(1, extra=0).replace('"extra": 0', '"extra": {"a": 1, "b": 2, "a": 1}'),
+            "a: key stands twice in one object",
+        ),
+        (
+            row(1, extra=0).replace('"extra": 0', '"extra": [{"a": {}, "\\u0061": 2}]'),
+            "a: key stands twice in one object",
+        ),
+        ('{"query": "q", "pos": []}', "question: missing"),
+    ],
 )
-def test_key_that_stands_twice_is_refused_at_any_depth(raw, out, form, object_, key):
-    text = row(1, extra=0).replace('"extra": 0', f'"extra": {object_}')
-    field = refusal(raw, form([row(0), text, row(2)]), out).field
-    assert field == (f"[1].{key}" if form is array else key)
+def test_row_that_training_cannot_use_is_dropped_and_counted(raw, out, form, text, reason):
+    selection, written = select_from(raw, form([row(0), text, row(2)]), out)
+    assert (selection, written) == ((2, 0, {reason: 1}), [row(0), row(2)])
+    assert DPRDataPipe(out, 2).num_rows == 2
+
+
+@both_forms
+def test_compact_rows_are_refused(raw, out, form):
+    place = refusal(raw, form([row(0), '{"question": "q", "positive_ids": ["1"]}']), out)
+    assert place.field == "positive_ids"
+
+
+def test_rows_without_negative_ctxs_are_kept_on_request(raw, out):
+    rows = [row(0, negative_ctxs=[]), row(1), row(2, negative_ctxs=None), row(3, hard_negative_ctxs=[])]
+    selection, written = select_from(raw, jsonl(rows), out, keep_without_negatives=True)
+    assert (selection, written) == ((3, 0, {"no hard_negative_ctxs": 1}), rows[:3])
+    assert select_from(raw, jsonl(rows), out, overwrite=True)[1] == [row(1)]
 
 
 @pytest.mark.parametrize("character", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"])
@@ -285,18 +312,6 @@ def test_bytes_that_are_not_utf_8_are_refused(raw, out, character):
     assert refusal(raw, content.replace(b"*", character), out) == (2, content.index(b"*"), "")
     content = array([row(0), row(1, question="*"), row(2)])
     assert refusal(raw, content.replace(b"*", character), out) == (1, content.index(b"*"), "[1]")
-
-
-@both_forms
-def test_lone_surrogate_is_refused(raw, out, form):
-    place = refusal(raw, form([row(0), row(1, question="*").replace("*", "\\ud800"), row(2)]), out)
-    assert second(place, form)
-
-
-@both_forms
-def test_integer_out_of_range_is_refused(raw, out, form):
-    field = refusal(raw, form([row(0), row(1, extra=[2**64]), row(2)]), out).field
-    assert field == ("[1].extra[0]" if form is array else "extra[0]")
 
 
 @both_forms
@@ -371,8 +386,8 @@ def test_gzip_members_are_read_and_garbage_is_refused(raw, out):
         (array([row(0), row(1)])[:-30], "[1]"),
         (array([row(0), row(1)])[:-1], "[2]"),
         (array([row(0)])[:-1] + b" , ]", "[1]"),
-        (b"{}\n", "question"),
-        (b'{"data": ' + array([row(0)]) + b"}", "question"),
+        (b"{}\n", ""),
+        (b'{"data": ' + array([row(0)]) + b"}", ""),
         (b'{\n    "data": ' + indented_array([row(0)]) + b"}", ""),
     ],
     ids=["mid-element", "no ]", "comma before ]", "{} root", "data", "indented data"],
@@ -390,9 +405,3 @@ def test_any_cut_of_an_array_is_refused(raw, out):
 
 def test_utf_16_is_refused(raw, out):
     assert refusal(raw, jsonl([row(0)]).decode().encode("utf-16"), out) == (1, 0, "")
-
-
-@both_forms
-def test_field_of_the_wrong_type_is_refused(raw, out, form):
-    field = refusal(raw, form([row(0), row(1, question=3), row(2)]), out).field
-    assert field == ("[1].question" if form is array else "question")

@@ -75,9 +75,13 @@ def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) 
     st.lists(st.tuples(st.text("ab", max_size=2), st.text("ab", max_size=2), st.text("abc", max_size=2)), max_size=8)
 )
 def test_same_passages_for_any_texts(tmp_path: Path, negatives: list[tuple[str, str, str]]) -> None:
-    # Titles, texts and ids that are the same as one another, or empty.
-    contexts = [{"title": title, "text": text, "id": name} for title, text, name in negatives]
-    rows = [record("q", hard_negative_ctxs=contexts), record("r", positive_ctxs=[context("a"), *contexts[:0]])]
+    # Titles, texts and ids that are the same as one another, or empty. An id stands with one passage.
+    named = {name: (title, text) for title, text, name in negatives if name}
+    contexts = [
+        dict(zip(("title", "text"), named.get(name, (title, text)), strict=True), id=name)
+        for title, text, name in negatives
+    ]
+    rows = [record("q", hard_negative_ctxs=contexts), record("r", positive_ctxs=[context("d")])]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     plain, cached = (DPRDataPipe(path, 2, num_hard_negatives=9) for _ in range(2))
     cached.cache_tokens(Bytes())

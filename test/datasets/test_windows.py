@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text.datasets import cut_windows
+from test.helpers import record, write_jsonl
+from text.datasets import DPRFile, cut_rows, cut_windows
 from text.records import Passage
 
 
@@ -31,3 +35,11 @@ def test_no_id_stays_none() -> None:
 def test_stride_that_would_lose_words_is_refused(stride: int) -> None:
     with pytest.raises(ValueError, match=rf"^stride\b.*\b{stride}\b"):
         cut_windows(Passage("p", "", "a"), 4, stride)
+
+
+def test_rows_that_were_repaired_can_be_written(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record("q", note="\\ud83d", score=1)])
+    path.write_text(path.read_text().replace("\\\\ud83d", "\\ud83d").replace('"score": 1', '"score": NaN'))
+    [row] = cut_rows(DPRFile(path), 2, 1)
+    assert (row["note"], row["score"]) == ("\ufffd", None)
+    json.dumps(row, ensure_ascii=False, allow_nan=False).encode()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text.evaluation import answer_spans, has_answer, top_k_accuracy
+from text.evaluation.unspaced import has_unspaced
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,17 @@ def test_by_hand(answer: str, text: str, expected: bool) -> None:
     assert has_answer(["not there", answer], text) is expected
 
 
+UNSPACED = "\u4e2d\u56fd\u304b\u0e01\uac00"
+"""Letters of Han, Hiragana, Thai and Hangul: by hand, not by the properties that the code asks for."""
+
+
 def by_definition(answers: list[str], text: str) -> bool:
+    """DPR's definition, where spaces stand around the letters of scripts without spaces."""
     words = regex.compile(r"([\p{L}\p{N}\p{M}]+)|([^\p{Z}\p{C}])", regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)
 
     def tokens(value: str) -> list[str]:
-        return [match.group().lower() for match in words.finditer(unicodedata.normalize("NFD", value))]
+        separate = "".join(f" {letter} " if letter in UNSPACED else letter for letter in value)
+        return [match.group().lower() for match in words.finditer(unicodedata.normalize("NFD", separate))]
 
     found = tokens(text)
     return any(
@@ -51,13 +58,50 @@ def by_definition(answers: list[str], text: str) -> bool:
     )
 
 
-pieces = st.lists(st.sampled_from("aA \u00e9e\u0301\u03a3\u03c3.,-7\u00b2\u4e2d\u200b\n'"), max_size=8).map("".join)
+pieces = st.lists(st.sampled_from("aA \u00e9e\u03a3\u03c3.,-7\u00b2\u200b\n'" + UNSPACED), max_size=8).map("".join)
+marked = st.lists(st.sampled_from("aA \u00e9e\u0301\u03a3\u03c3.,-7\u00b2\u200b\n'"), max_size=8).map("".join)
 
 
 @settings(max_examples=1500, deadline=None, derandomize=True)
-@given(st.lists(pieces | st.text(max_size=4), max_size=3), pieces | st.text(max_size=12))
+@given(st.lists(pieces | marked, max_size=3), pieces | marked)
 def test_equals_the_definition(answers: list[str], text: str) -> None:
     assert has_answer(answers, text) == by_definition(answers, text)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.text(st.characters(max_codepoint=0x2E7F), max_size=12), st.text(st.characters(max_codepoint=0xDFF), max_size=4)
+)
+def test_other_scripts_are_compared_as_dpr_does(text: str, answer: str) -> None:
+    if not has_unspaced(text):
+        assert has_answer([answer], text) == by_definition([answer], text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "expected"),
+    [
+        ("中国", "长城是中国古代的军事防御工程，位于中国北方。", True),
+        ("日本", "北京是中国的首都。", False),
+        ("中 国", "在中国", True),  # as a string, without regard to spaces
+        ("1985", "他生于1985年", True),  # digits keep their ends
+        ("985", "他生于1985年", False),
+        ("Tokyo", "東京（Tokyo）と東京Tokyo大学", True),
+        ("Toky", "東京Tokyo大学", False),
+        ("1985年", "于1985年", True),
+        ("か", "がっこう", False),  # a mark belongs to its letter
+        ("がっこう", "か\u3099っこうへ行く", True),  # composed and not
+        ("スーパー", "近くのスーパーマーケット", True),
+        ("กรุงเทพ", "เมืองหลวงคือกรุงเทพมหานคร", True),
+        ("กา", "ก้าว", False),
+        ("중국", "만리장성은 중국의 성벽이다", True),
+        ("가", "각자", False),  # a syllable is not a part of another one
+        ("각", unicodedata.normalize("NFD", "각자"), True),
+    ],
+)
+def test_scripts_without_spaces_by_hand(answer: str, text: str, expected: bool) -> None:
+    assert has_answer([answer], text) is expected
+    assert has_answer([unicodedata.normalize("NFD", answer)], unicodedata.normalize("NFC", text)) is expected
+    assert bool(answer_spans([answer], text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -78,6 +122,8 @@ def test_equals_the_definition(answers: list[str], text: str) -> None:
         (["oak", "elm"], "elm oak", ["elm", "oak"]),
         (["", "\u200b"], "whatever", []),
         (["oak"], "", []),
+        (["中国", "国的"], "北京是中国的首都", ["中国的"]),
+        (["각"], unicodedata.normalize("NFD", "생각"), [unicodedata.normalize("NFD", "각")]),
     ],
 )
 def test_spans_by_hand(answers: list[str], text: str, expected: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
+import numpy as np
 import pytest
 
 from text.errors import DataError
@@ -53,6 +54,15 @@ def random_case(random: Random) -> tuple[dict[str, dict[str, int]], dict[str, di
     qrels = {"q": {passage: random.choice((-1, 0, 0, 1, 1, 2, 3)) for passage in judged}}
     found = random.sample(passages, random.randint(1, len(passages)))
     return qrels, {"q": {passage: random.randint(-3, 3) / 2 for passage in found}}
+
+
+def test_scores_that_are_equal_in_float32_only() -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    qrels, run = {"q": {"a": 1}}, {"q": {"a": 0.975230281005876, "b": 0.97523028}}
+    peer = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"})
+    assert evaluate_run(qrels, run)["q"]["mrr@10"] == 1.0 and peer.evaluate(run)["q"]["recip_rank"] == 0.5
+    single = {"q": {passage: float(np.float32(score)) for passage, score in run["q"].items()}}
+    assert evaluate_run(qrels, single)["q"]["mrr@10"] == 0.5
 
 
 @pytest.mark.parametrize("num_runs", [500, pytest.param(10_000, marks=pytest.mark.slow)])

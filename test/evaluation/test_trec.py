@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
 from test.helpers import law
 from text.errors import DataError
 from text.evaluation import rank_passages, read_qrels, read_run, write_run
-from text.evaluation.trec import check_common_questions
+from text.evaluation.trec import ENCODED, check_common_questions, check_counted_questions
 
-ids = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=4)
+characters = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    " \t\n\r\x00\x1f\x85\xa0\u2028\u3000\ufeff%25%20%A0"
+)
+ids = st.text(characters, min_size=1, max_size=6)
 runs = st.dictionaries(
     ids, st.dictionaries(ids, st.floats(allow_nan=False, allow_infinity=False), min_size=1), min_size=1
 )
@@ -23,8 +28,46 @@ runs = st.dictionaries(
 @law
 @given(runs)
 def test_there_and_back(tmp_path: Path, run: dict[str, dict[str, float]]) -> None:
-    write_run(tmp_path / "run.trec", run)
-    assert read_run(tmp_path / "run.trec") == run
+    path = tmp_path / "run.trec"
+    write_run(path, run)
+    assert read_run(path) == run
+    # trec_eval and Python find six columns in each line, whatever they take for white space.
+    with path.open(encoding="utf-8") as file:
+        peer = pytrec_eval.parse_run(file)
+    with path.open(encoding="utf-8", newline="\n") as file:
+        assert all(len(line.splitlines()) == 1 and len(line.split()) == 6 for line in file)
+    is_encoded = ENCODED in path.read_text(encoding="utf-8")
+    decode = unquote if is_encoded else str
+    assert {decode(q): {decode(p): score for p, score in scores.items()} for q, scores in peer.items()} == run
+
+
+def test_ids_with_spaces_are_encoded(tmp_path: Path) -> None:
+    path, run = tmp_path / "run.trec", {"q 1": {"Oak (tree)": 2.0, "b\nc": 1.0, "a%20b": 0.5}}
+    write_run(path, run)
+    assert path.read_text() == (
+        "q%201 Q0 Oak%20(tree) 1 2.0 dpr-text+percent-encoded\n"
+        "q%201 Q0 b%0Ac 2 1.0 dpr-text+percent-encoded\n"
+        "q%201 Q0 a%2520b 3 0.5 dpr-text+percent-encoded\n"
+    )
+    assert read_run(path) == run
+
+
+@pytest.mark.parametrize("name", ["\ufeffq", "q\x7f", "\x00", " ", "\x85q", "q\u2028", "\u3000"])
+def test_ids_that_other_programs_take_apart_are_encoded(tmp_path: Path, name: str) -> None:
+    for run in ({name: {"a": 1.0}}, {"q": {name: 1.0}}):
+        write_run(tmp_path / "run.trec", run)
+        assert read_run(tmp_path / "run.trec") == run
+        assert (tmp_path / "run.trec").read_text().isascii()
+
+
+def test_ids_of_other_programs_stay_as_they_are(tmp_path: Path) -> None:
+    path, line = tmp_path / "run.trec", "q%201 Q0 <dbpedia:100%25> 1 2.0 dpr-text\n"
+    path.write_text(line)
+    assert read_run(path) == {"q%201": {"<dbpedia:100%25>": 2.0}}
+    write_run(path, read_run(path))
+    assert path.read_text() == line
+    (tmp_path / "qrels").write_text("q%201 0 <dbpedia:100%25> 1\n")
+    assert read_qrels(tmp_path / "qrels") == {"q%201": {"<dbpedia:100%25>": 1}}
 
 
 def test_a_run_by_hand(tmp_path: Path) -> None:
@@ -33,8 +76,10 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     # Of equal scores, the larger id first.
     assert path.read_text() == "q1 Q0 b 1 2.0 mine\nq1 Q0 c 2 0.5 mine\nq1 Q0 a 3 0.5 mine\n"
     assert rank_passages({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
-    with pytest.raises(ValueError, match='"a b"'):
-        write_run(path, {"q": {"a b": 1.0}})
+    for refused, name in (({"q": {"": 1.0}}, "x"), ({"": {"a": 1.0}}, "x"), ({}, "my run"), ({}, "")):
+        with pytest.raises(ValueError, match=r"empty|name"):
+            write_run(path, refused, name)
+    assert path.read_text().startswith("q1 Q0 b 1 2.0 mine\n")
 
 
 @pytest.mark.parametrize(
@@ -55,14 +100,41 @@ def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("q1\tdoc 7\t1\nq 2\td\t0\n", {"q1": {"doc 7": 1}, "q 2": {"d": 0}}),  # no header
+        ("q1\t0\tdoc 7\t1\nq 2\t0\td\t0\n", {"q1": {"doc 7": 1}, "q 2": {"d": 0}}),
+        ("q1 a 1\nq2 b -1\n", {"q1": {"a": 1}, "q2": {"b": -1}}),
+        ("q1 Q0 a 1.0\nq2 0 b 2\n", {"q1": {"a": 1}, "q2": {"b": 2}}),
+        ("topic iteration document relevance\nq1 0 a 1\n", {"q1": {"a": 1}}),
+        ("qid docid rel\nq1 a 1\n", {"q1": {"a": 1}}),
+    ],
+)
+def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, expected: dict) -> None:
+    (tmp_path / "qrels").write_text(content)
+    assert read_qrels(tmp_path / "qrels") == expected
+
+
+@pytest.mark.parametrize(
     ("read", "content", "place"),
     [
-        (read_qrels, "q1 0 a 1\nq1 0 a 1\n", ":2: question q1 and passage a "),
-        (read_qrels, "q1 0 a relevant\n", ":1: q1 0 a relevant"),
-        (read_qrels, "q1 a\n", ":1: q1 a"),
-        (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", ":2: question q1 and passage a "),
-        (read_run, "q1 Q0 a 1 nan x\n", ":1: q1 Q0 a 1 nan x"),
-        (read_run, "q1 Q0 a 1 0.5\n", ":1: q1 Q0 a 1 0.5"),
+        (read_qrels, "q1 0 a 1\nq1 0 a 1\n", ':2: question "q1" and passage "a" '),
+        (read_qrels, "q1 0 a relevant\n", ':1: the relevance is "relevant"'),
+        (read_qrels, "q1 a\n", ':1: "q1 a"'),
+        (read_qrels, "q1 a 0.5\nq1 b 1\n", ':1: the relevance is "0.5"'),  # not a header
+        (read_qrels, "q1 a 0,5\nq1 b 1\n", ':1: the relevance is "0,5"'),
+        (read_qrels, "query a nan\n", ':1: the relevance is "nan"'),
+        (read_qrels, "query1 a relevant\n", ':1: the relevance is "relevant"'),
+        (read_qrels, "query-id corpus-id score\nq1 a 0.5\n", ':2: the relevance is "0.5"'),
+        (read_qrels, "q1 doc 7 1\n", ':1: "q1 doc 7 1"'),  # an id with a space, between spaces
+        (read_qrels, "q1 a 1\nq1 doc 7 1\n", ':2: "q1 doc 7 1"'),
+        (read_qrels, "q1 0 doc 7 1\n", ':1: "q1 0 doc 7 1"'),
+        (read_qrels, "q1\ta\t1\nq1 b 1\n", ':2: "q1 b 1"'),
+        (read_qrels, "q1\t\t1\n", ":1: "),
+        (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", ':2: question "q1" and passage "a" '),
+        (read_run, "q1 Q0 a 1 nan x\n", ':1: "q1 Q0 a 1 nan x"'),
+        (read_run, "q1 Q0 a 1 0.5\n", ':1: "q1 Q0 a 1 0.5"'),
+        (read_run, "q1 Q0 Oak tree 1 0.5 x\n", ':1: "q1 Q0 Oak tree 1 0.5 x"'),
         (read_run, "\nq\udcff Q0 a 1 0.5 x\n", ":2: "),
     ],
 )
@@ -77,3 +149,20 @@ def test_a_run_needs_a_question_of_the_other_file() -> None:
     for asked in (["q0"], []):
         with pytest.raises(DataError, match=r"^run.trec: .*qrels.tsv"):
             check_common_questions("run.trec", {"q1": {}}, "qrels.tsv", asked)
+
+
+def test_a_run_fits_a_file_whose_ids_count_its_questions() -> None:
+    counted = [str(number) for number in range(6)]
+
+    def check(found: list[int], asked: list[str] = counted, **options: bool) -> None:
+        check_counted_questions("run.trec", {str(number): {} for number in found}, "rows.jsonl", asked, **options)
+
+    for found in ([0, 1, 2, 3, 4, 5], [1, 5], [0, 1, 2, 3, 4], [1, 3]):  # BM25 finds nothing for some.
+        check(found)
+    check([0, 1, 2], ["a", "b"])  # These ids say which questions they are.
+    check([0, 1, 2], skip_missing=True)
+    for found in ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2], [0]):
+        with pytest.raises(DataError, match=r"^run.trec: .*rows.jsonl"):
+            check(found)
+    with pytest.raises(DataError, match=r"^run.trec: .*rows.jsonl"):
+        check([0, 9], skip_missing=True)

@@ -2,7 +2,7 @@
 
     pip install atheris && PYTHONPATH=. python test/fuzz/reader.py -max_total_time=600 [folder of seeds]
 
-What Python's own parser reads, held to RFC 8259, must be read as the same; everything else must be a
+What Python's own parser reads must be read as the same, with the repairs that are told; everything else must be a
 DataError of one line with a place. Any other exception stops the run.
 """
 
@@ -21,9 +21,10 @@ from typing import Any
 import atheris  # pyright: ignore[reportMissingImports]
 
 with atheris.instrument_imports(include=["text"]):  # pyright: ignore[reportAttributeAccessIssue]
-    from text.datasets.formats.dpr_record import FieldError, SkipRow, check_row
+    from text.datasets.formats.dpr_record import SkipRow, check_row
     from text.datasets.formats.json_array import elements
     from text.datasets.formats.jsonl import JsonlFile
+    from text.datasets.formats.values import FieldError
     from text.errors import DataError
 
 PATH = os.path.join(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None), "rows.jsonl")
@@ -35,35 +36,40 @@ class Refused(Exception):
     pass
 
 
-def strict(line: bytes) -> dict[str, Any]:
-    """The oracle."""
+def tolerant(line: bytes) -> dict[str, Any]:
+    """The oracle: Python's own parser, with the repairs of ``text/datasets/formats/repair.py``."""
 
-    def number(value: str) -> int:
-        if not -(1 << 63) <= int(value) < 1 << 64:
-            raise Refused
-        return int(value)
+    def finite(value: str) -> float | None:
+        return float(value) if math.isfinite(float(value)) else None
+
+    def integer(value: str) -> float | None:
+        is_large = len(value) > 20 or not -(1 << 63) <= int(value) < 1 << 64
+        return finite(value) if is_large else int(value)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(items)) < len(items):
-            raise RecursionError  # a key stands twice: parsers may differ, and the check refuses it
-        return dict(items)
-
-    def constant(_: str) -> None:
-        raise Refused
+        record = {whole(key): value for key, value in items}
+        if len(record) < len(items):
+            raise RecursionError  # a key stands twice: parsers may differ, and the check refuses the row
+        return record
 
     try:
-        value = json.loads(line.decode(), parse_int=number, parse_constant=constant, object_pairs_hook=pairs)
-        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogate
-    except (ValueError, Refused):
+        value = json.loads(
+            line.decode(), parse_int=integer, parse_float=finite, parse_constant=finite, object_pairs_hook=pairs
+        )
+    except ValueError:
         raise Refused from None
-    if not isinstance(value, dict) or not is_finite(value):
+    if not isinstance(value, dict):
         raise Refused
-    return value
+    return whole(value)
 
 
-def is_finite(value: Any) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not (isinstance(value, float) and not math.isfinite(value)) and all(map(is_finite, children))
+def whole(value: Any) -> Any:
+    """The same value with U+FFFD in the place of lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [whole(inner) for inner in value]
+    return {key: whole(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def read_lines(data: bytes) -> None:
@@ -75,7 +81,7 @@ def read_lines(data: bytes) -> None:
         for row in range(len(file)):
             line = rows.read(row)
             try:
-                expected = strict(line)
+                expected = tolerant(line)
             except (Refused, RecursionError) as error:
                 expected = error
             record = None  # a record is valid until the next is parsed
@@ -97,10 +103,11 @@ def read_lines(data: bytes) -> None:
 def read_array(data: bytes, size: int) -> None:
     """All elements of an array that comes in pieces, or a refusal; each is at its byte."""
     chunks = (data[start : start + size] for start in range(0, len(data), size))
-    for offset, element, record in elements(chunks, PATH):
-        assert data[offset : offset + len(element)] == element
+    for element in elements(chunks, PATH):
+        assert data[element.byte :].startswith(element.content)
+        assert element.line == data.count(b"\n", 0, element.byte) + 1
         with suppress(RecursionError):
-            assert record.as_dict() == strict(element), element
+            assert element.record.as_dict() == tolerant(element.content), element.content
 
 
 def told(error: DataError) -> None:

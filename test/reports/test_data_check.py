@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 
-from text.records import Example, Passage
-from text.reports.data_check import count_false_negatives, format_batches, format_lengths
+from test.helpers import record, write_jsonl
+from text.datasets import DPRDataPipe
+from text.records import Example, Passage, question_key
+from text.reports.data_check import count_false_negatives, format_batches, format_lengths, read_contents
 from text.runs.lengths import Lengths
 
 
@@ -17,7 +22,7 @@ BOTH = Passage("1", "", "both answer it")
 BATCH = [
     example("a", ["apple pie"], BOTH),
     example("b", [], BOTH),
-    example("c", ["ample", "..."], Passage("2", "", "An Apple-pie, sliced.")),
+    example("c", ["ample", "..."], Passage("2", "", "An Apple pie, sliced.")),
 ]
 
 
@@ -26,6 +31,16 @@ def test_false_negatives_by_hand() -> None:
     assert count_false_negatives(BATCH) == (2, 1)
     # A question's own hard negative that holds its answer is not a passage of another question.
     assert count_false_negatives([example("a", ["pie"], BOTH, Passage("3", "", "pie"))]) == (0, 0)
+
+
+def test_answers_in_scripts_without_spaces_are_found() -> None:
+    great_wall = example("长城在哪个国家", ["中国"], Passage("1", "", "长城是中国古代的军事防御工程。"))
+    capital = example("哪个国家的首都是北京", ["中国"], Passage("2", "", "北京是中国的首都。"))
+    fuji = example("富士山在哪个国家", ["日本"], Passage("3", "", "富士山是日本最高的山。"))
+    assert count_false_negatives([great_wall, capital, fuji]) == (0, 2)
+    page = format_batches([[great_wall, capital, fuji]], 3)
+    assert page[3].split()[-1] == "2.00" and page[4].split()[-1] == "100%"
+    assert not any("100%" in line for line in format_batches([BATCH], 3))
 
 
 def test_only_whole_batches_are_averaged_if_there_are_any() -> None:
@@ -39,3 +54,21 @@ def test_only_whole_batches_are_averaged_if_there_are_any() -> None:
 def test_truncated_share_counts_texts_beyond_the_limit() -> None:
     [_, _, line] = format_lengths([Lengths("questions", np.array([1, 2, 3, 1000]), 2)])
     assert line.split()[-5:] == ["2", "850", "1,000", "2", "50.00%"]
+
+
+def test_positives_of_the_same_question_are_known() -> None:
+    one, other = Passage("1", "", "pie one"), Passage("2", "", "pie two")
+    rows = [
+        example("a", ["pie"], each)._replace(same_question_positives=[one.keys, other.keys]) for each in (one, other)
+    ]
+    assert count_false_negatives(rows) == (2, 0)
+
+
+def test_contents_of_a_split_equal_a_loop_over_its_rows(tmp_path: Path) -> None:
+    rows = [record("a", positives=2), record(" A "), record("b"), record("none", positives=0)]
+    pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 2, max_skipped=0.5)
+    found = read_contents(pipe)
+    examples = [example for batch in pipe for example in batch]
+    assert found.questions == Counter(question_key(example.question) for example in examples)
+    assert sorted(found.questions.values()) == [1, 2]
+    assert found.positives == {passage.keys[1] for example in examples for passage in example.positives}

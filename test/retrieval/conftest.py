@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Given(Embedder):
-    """Gives each passage, whose text is the number of its row, the embedding that stands there."""
+    """Gives each passage, whose text is the number of its row, the embedding that stands there. Odd texts are cut."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
         self.embeddings = torch.from_numpy(embeddings)
@@ -37,10 +37,12 @@ class Given(Embedder):
         self.model, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
 
     def tokenize(self, texts: Any) -> Any:
-        return [int(passage.text) for passage in texts]
+        rows = torch.tensor([int(passage.text) for passage in texts])
+        return SimpleNamespace(input_ids=rows, truncated=rows % 2 == 1)
 
-    def embed(self, tokens: Any) -> torch.Tensor:
-        return self.embeddings[tokens].float()
+    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        for place in range(start, len(tokens.input_ids)):
+            yield [place], self.embeddings[tokens.input_ids[place : place + 1]].float()
 
 
 def write_shards(

@@ -8,8 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from test.helpers import WORDS
+from test.helpers import WORDS, shared_file
+from text.datasets import PassageCollection, read_questions
+from text.evaluation import evaluate_run, mean_metrics, read_qrels
 from text.records import Passage
+from text.retrieval import search_questions
 from text.retrieval.bm25 import BM25
 
 NOUNS = [word for word in WORDS if len(word) > 2 and word not in ("the", "and", "has", "leaves")]
@@ -26,7 +29,7 @@ def by_loops(texts: list[str], question: str, k1: float = 0.9, b: float = 0.4) -
             containing = sum(word in other for other in documents)
             idf = math.log(1 + (len(documents) - containing + 0.5) / (containing + 0.5))
             tf = counts[word]
-            score += idf * tf / (tf + k1 * (1 - b + b * len(document) / average))
+            score += idf * tf / (tf + k1 * (1 - b + b * len(document) / average)) if tf else 0.0
         scores.append(score)
     return scores
 
@@ -41,6 +44,43 @@ def test_equals_the_formula() -> None:
         assert dict(zip(found.passage_ids, found.scores, strict=True)) == pytest.approx(expected, rel=1e-5)
         assert found.scores == sorted(found.scores, reverse=True)
         assert index.search([question], 3)[0].passage_ids == found.passage_ids[:3]
+
+
+def test_other_parameters_give_the_formula_with_them() -> None:
+    texts = ["oak oak elm", "oak fig fig bay", "elm"]
+    for k1, b in ((0.0, 0.0), (1.5, 0.75), (2.0, 1.0)):
+        [found] = BM25((Passage(f"p{n}", "", text) for n, text in enumerate(texts)), k1=k1, b=b).search(["oak elm"])
+        expected = {f"p{row}": score for row, score in enumerate(by_loops(texts, "oak elm", k1, b))}
+        assert dict(zip(found.passage_ids, found.scores, strict=True)) == pytest.approx(expected, rel=1e-5)
+    for k1, b in ((-0.1, 0.4), (math.inf, 0.4), (0.9, 1.1), (0.9, math.nan)):
+        with pytest.raises(ValueError, match=r"^k1 is .* b is "):
+            BM25([Passage("p", "", "oak")], k1=k1, b=b)
+
+
+def test_scripts_without_spaces_give_pairs_of_letters() -> None:
+    texts = ["长城是中国古代的工程。", "北京是中国的首都。", "富士山在日本。", "他生于1985年 oak"]
+    index = BM25(Passage(f"p{row}", "", text) for row, text in enumerate(texts))
+    found = index.search(["中国的首都", "富士山在哪", "1985年", "古中", "oaks"])
+    assert [each.passage_ids for each in found] == [["p1", "p0"], ["p2"], ["p3"], [], ["p3"]]
+    # The pairs are words of the formula: 中国, 国的, 的首, 首都.
+    pairs = ["长城 城是 是中 中国 国古 古代 代的 的工 工程", "北京 京是 是中 中国 国的 的首 首都"]
+    pairs += ["富士 士山 山在 在日 日本", "他生 生于 1985 年 oak"]
+    assert found[0].scores == pytest.approx(sorted(by_loops(pairs, "中国 国的 的首 首都"), reverse=True)[:2], rel=1e-5)
+
+
+def test_unicode_forms_of_one_word_are_equal() -> None:
+    index = BM25([Passage("1", "", "a cafe\u0301"), Passage("2", "", "a caf\u00e9"), Passage("3", "", "a caff")])
+    for question in ("caf\u00e9", "cafe\u0301"):
+        assert index.search([question])[0].passage_ids == ["2", "1"]
+
+
+def test_real_chinese_questions_find_passages() -> None:
+    folder = shared_file("beir/xquad/zh")
+    questions = read_questions(folder / "queries.jsonl")
+    run = search_questions(BM25(PassageCollection(folder / "corpus.jsonl")).search, questions, 10)
+    assert len(run) == 1190 and all(run.values())
+    figures = mean_metrics(evaluate_run(read_qrels(folder / "qrels/test.tsv"), run, cut_offs=[10]))
+    assert figures["mrr@10"] > 0.95  # By words it was 0.10.
 
 
 def test_more_passages_come_behind_with_their_scores() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,11 +22,11 @@ from torch import multiprocessing
 from test.helpers import save_model, texts, write_collection
 from test.ranks import process_group
 from test.retrieval.conftest import NUM_PASSAGES, Given, write_shards
-from text.artifacts import write_json
+from text.artifacts import sha256, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
-from text.records import Passage
+from text.records import Passage, TokenBatch
 from text.retrieval import (
     Embedder,
     EmbeddingShards,
@@ -176,35 +177,122 @@ class Broken(Exception):
 
 
 class Breaks(Embedder):
-    """Breaks at the nth block."""
+    """Breaks at the nth piece."""
 
     left = 0
     calls = 0
 
-    def embed(self, tokens: Any) -> torch.Tensor:
-        self.left -= 1
-        if self.left == 0:
-            raise Broken
-        self.calls += 1
-        return super().embed(tokens)
+    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        for piece in super().embed_in_pieces(tokens, start):
+            self.left -= 1
+            if self.left == 0:
+                raise Broken
+            self.calls += 1
+            yield piece
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_interrupted_in_every_block(tmp_path: Path, collection: PassageCollection, model: Path, dtype: str) -> None:
-    whole(tmp_path / "one", collection, model, dtype=dtype)
+def count_pieces(model: Path, collection: PassageCollection, folder: Path, **options: Any) -> int:
+    """Return the number of pieces of work in an encoding that nothing interrupts."""
+    embedder = Breaks.from_pretrained(model, "passage")
+    encode_collection(embedder, collection, folder, **OPTIONS | options)
+    assert isinstance(embedder, Breaks)
+    return embedder.calls
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "int8"}, {"block_rows": 8}])
+def test_interrupted_at_every_piece(
+    tmp_path: Path, collection: PassageCollection, model: Path, options: dict[str, Any]
+) -> None:
+    num_pieces = count_pieces(model, collection, tmp_path / "one", **options)
     embedder = Breaks.from_pretrained(model, "passage")
     assert isinstance(embedder, Breaks)
-    plan = plan_encoding(collection, embedder, **OPTIONS, dtype=dtype)
-    for embedder.left in range(2, 8):
+    plan = plan_encoding(collection, embedder, **OPTIONS | options)
+    assert num_pieces > plan.num_rows / plan.block_rows  # a block is done in several pieces
+    for embedder.left in [2] * num_pieces:
         start_encoding(tmp_path / "many", plan)
         try:
-            encode_shards(tmp_path / "many", plan, collection, embedder)
+            encode_shards(tmp_path / "many", plan, collection, embedder, save_seconds=0)
         except Broken:
             with pytest.raises(ArtifactError, match=r"many: no manifest.json"):
                 EmbeddingShards(tmp_path / "many")
     finish_encoding(tmp_path / "many", plan)
-    assert embedder.calls == 6  # none was done twice: what broke had not been done
+    assert embedder.calls == num_pieces  # No piece was done twice.
     assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+def test_an_encoding_goes_on_with_the_blocks_that_it_began_with(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    whole(tmp_path / "one", collection, model)
+    embedder = Breaks.from_pretrained(model, "passage")
+    assert isinstance(embedder, Breaks)
+    embedder.left = 4
+    with pytest.raises(Broken):
+        encode_collection(embedder, collection, tmp_path / "e", **OPTIONS)
+    shards = encode_collection(embedder, collection, tmp_path / "e", shard_rows=8, block_rows=8)
+    assert shards.plan.block_rows == 4
+    assert content(tmp_path / "e") == content(tmp_path / "one")
+
+
+def as_an_earlier_version_left_it(folder: Path, *, is_begun: bool) -> None:
+    """Remove what earlier versions did not write. The third of three shards is begun, or all are finished."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for path in folder.glob("*.cut.npy"):
+        path.unlink()
+        del manifest["files"][path.name]
+        note = path.with_name(f"{path.name[:11]}.json")
+        facts = {name: fact for name, fact in json.loads(note.read_text()).items() if name != path.name}
+        write_json(note, facts)
+        manifest["files"][note.name] = {"bytes": note.stat().st_size, "sha256": sha256(note)}
+    write_json(folder / "manifest.json", manifest)
+    if is_begun:
+        for name in ("manifest.json", "shard-00002.ids", "shard-00002.keys.npy", "shard-00002.json"):
+            (folder / name).unlink()
+        (folder / "shard-00002.npy").rename(folder / "shard-00002.npy.part")
+        (folder / "shard-00002.progress").write_text('{"rows": 4}')
+
+
+def test_embeddings_of_earlier_versions_are_read_and_continued(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    expected = whole(tmp_path / "e", collection, model, dtype="float32")
+    rows = np.arange(NUM_PASSAGES)
+    values = expected.rows(rows)
+    as_an_earlier_version_left_it(tmp_path / "e", is_begun=False)
+    assert EmbeddingShards(tmp_path / "e").count_cut() == (0, NUM_PASSAGES)
+    reused = whole(tmp_path / "new", collection, model, dtype="float32", reuse=tmp_path / "e")
+    assert reused.count_cut() == (0, NUM_PASSAGES)
+    as_an_earlier_version_left_it(tmp_path / "e", is_begun=True)
+    found = whole(tmp_path / "e", collection, model, dtype="float32")
+    assert np.array_equal(found.rows(rows), values)
+    assert found.count_cut()[1] == 8 + 8 + 4  # The last three were encoded now.
+
+
+def test_texts_that_were_cut_are_counted_wherever_the_work_stopped(tmp_path: Path, model: Path) -> None:
+    # The limit is 32 tokens. A word has at least one, and the title and the special tokens are 7 more at least.
+    contents = [" ".join(["oak"] * (40 if row % 3 == 0 else 1)) for row in range(10)]
+    passages = write_collection(tmp_path / "c.jsonl", [str(row) for row in range(10)], contents)
+    embedder = Breaks.from_pretrained(model, "passage")
+    assert isinstance(embedder, Breaks)
+    embedder.left = 6
+    plan = plan_encoding(passages, embedder, **OPTIONS)
+    start_encoding(tmp_path / "e", plan)
+    with pytest.raises(Broken):
+        encode_shards(tmp_path / "e", plan, passages, embedder, save_seconds=0)
+    shards = encode_collection(model, passages, tmp_path / "e", **OPTIONS)
+    assert shards.cut_marks(np.arange(10)).tolist() == [1, 0, 0] * 3 + [1]
+    assert shards.count_cut() == (4, 0)
+    # Embeddings that are reused have the marks of the earlier texts.
+    more = write_collection(tmp_path / "more.jsonl", ["new", *map(str, range(9, -1, -1))], ["oak", *contents[::-1]])
+    shards = encode_collection(model, more, tmp_path / "more", **OPTIONS, reuse=shards)
+    assert shards.cut_marks(np.arange(11)).tolist() == [0] + [1, 0, 0] * 3 + [1]
+
+
+def test_ids_with_line_breaks_and_spaces_are_read_back(tmp_path: Path) -> None:
+    ids = ["a\nb", "\n", "c d", "\u2028", "e\r", "\n\nü"]
+    shards = write_shards(tmp_path, np.ones((6, 3), dtype=np.float32), ids=ids)
+    assert list(shards.passage_ids()) == ids
+    assert shards.passage_ids_of(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
 
 
 def forked(work: Callable[[], None], seconds: float | None = None) -> int:
@@ -227,16 +315,20 @@ def forked(work: Callable[[], None], seconds: float | None = None) -> int:
 
 
 def test_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    whole(tmp_path / "one", collection, model, block_rows=1)
+    whole(tmp_path / "one", collection, model)
     embedder, random = Embedder.from_pretrained(model, "passage"), Random(0)
-    plan = plan_encoding(collection, embedder, shard_rows=8, block_rows=1)
+    plan = plan_encoding(collection, embedder, **OPTIONS)
     folder, killed = tmp_path / "many", 0
-    embed = embedder.embed
+    embed_rows = embedder._embed_rows
+
+    def embed_slowly(tokens: TokenBatch, rows: list[int], length: int) -> torch.Tensor | None:
+        time.sleep(0.004)
+        return embed_rows(tokens, rows, length)
 
     def work() -> None:
         start_encoding(folder, plan)
-        embedder.embed = lambda tokens: (time.sleep(0.004), embed(tokens))[1]
-        encode_shards(folder, plan, collection, embedder)
+        embedder._embed_rows = embed_slowly
+        encode_shards(folder, plan, collection, embedder, save_seconds=0)
         finish_encoding(folder, plan)
 
     while killed < 20:
@@ -292,7 +384,7 @@ def flip(path: Path) -> None:
         (lambda folder: flip(folder / "shard-00001.npy"), r"shard-00001.npy: SHA-256 is \w{64}"),
         (lambda folder: flip(folder / "shard-00002.ids"), r"shard-00002.ids: SHA-256 is"),
         (lambda folder: os.truncate(folder / "shard-00000.npy", 500), r"shard-00000.npy: 500 bytes"),
-        (lambda folder: (folder / "shard-00001.npy").unlink(), r": shard-00001.npy missing, of 12 files"),
+        (lambda folder: (folder / "shard-00001.npy").unlink(), r": shard-00001.npy missing, of 15 files"),
         (lambda folder: (folder / "shard-00007.npy").touch(), r": shard-00007.npy "),
         (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest.json: not JSON"),
     ],
@@ -342,8 +434,6 @@ def test_arguments_that_are_refused(tmp_path: Path, collection: PassageCollectio
         plan_encoding(collection, given, dtype="float8")
     with pytest.raises(ValueError, match=r"shard_rows is 10.* block_rows, 4"):
         plan_encoding(collection, given, shard_rows=10, block_rows=4)
-    with pytest.raises(DataError, match=r"corpus.jsonl: .*'a\\nb' has a line break"):
-        write_shards(tmp_path / "e", np.ones((1, 3), dtype=np.float32), ids=["a\nb"])
 
 
 def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
@@ -352,6 +442,8 @@ def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
     embedder = Embedder.from_pretrained(model, "passage")
     tokens = embedder.tokenize(list(collection))
     expected, forward, sizes = embedder.embed(tokens), embedder.encoder.forward, []
+    # A CPU has a limit of its own. A piece has max_tokens at most, as on a GPU.
+    monkeypatch.setattr(Embedder, "_max_tokens_at_once", property(lambda self: self.max_tokens))
 
     def small(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         sizes.append(input_ids.numel())
@@ -360,7 +452,7 @@ def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
         return forward(input_ids, attention_mask)
 
     monkeypatch.setattr(embedder.encoder, "forward", small)
-    found = embedder._embed_on(torch.device("cpu"), tokens)  # as on a GPU
+    found = embedder.embed(tokens)
     assert torch.allclose(found, expected, atol=1e-6)
     assert 32 <= embedder.max_tokens <= 64 < max(sizes)
 
@@ -368,7 +460,7 @@ def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
         embedder.encoder, "forward", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
     )
     with pytest.raises(torch.cuda.OutOfMemoryError):  # not even one
-        embedder._embed_on(torch.device("cpu"), tokens)
+        embedder.embed(tokens)
 
 
 def test_cosine_makes_all_as_long_as_1(tmp_path: Path, collection: PassageCollection) -> None:
@@ -386,9 +478,9 @@ class Counting(Given):
         super().__init__(embeddings)
         self.rows: list[int] = []
 
-    def embed(self, tokens: Any) -> torch.Tensor:
-        self.rows += tokens
-        return super().embed(tokens)
+    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        self.rows += tokens.input_ids.tolist()
+        return super().embed_in_pieces(tokens, start)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])

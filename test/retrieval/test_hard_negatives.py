@@ -152,3 +152,16 @@ def test_reasons_by_hand() -> None:
 def test_filters_refuse_numbers_out_of_range(values: dict[str, float], field: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}"):
         Filters(**values)  # pyright: ignore[reportArgumentType]
+
+
+def test_unicode_forms_and_scripts_without_spaces() -> None:
+    texts = {"p": "le caf\u00e9 est la", "q": "le cafe\u0301 est la", "n": "北京是中国的首都"}
+    passages = {name: Passage(name, "", text) for name, text in (texts | {"m": texts["n"] + "。"}).items()}
+    ranked = Source("bm25", {"q": 3.0, "n": 2.0, "m": 1.0}, 3)
+    _, rejected = choose_hard_negatives([passages["p"]], ["中国"], [ranked], passages.__getitem__, Filters())
+    assert [each.reason for each in rejected] == ["text of a positive", "holds an answer", "holds an answer"]
+    # With its full stop, the text shares 6 of 7 triples of characters with the positive.
+    positive = Passage("x", "", "北京是中国的首都")
+    _, rejected = choose_hard_negatives([positive], [], [ranked], passages.__getitem__, Filters(max_overlap=0.5))
+    reasons = {each.passage_id: each.reason for each in rejected}
+    assert reasons == {"n": "text of a positive", "m": "near a positive"}

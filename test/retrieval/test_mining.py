@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from test.helpers import write_collection
+from test.helpers import place_of, write_collection
 from text.errors import DataError
 from text.evaluation import write_run
 from text.records import Passage
@@ -44,11 +45,19 @@ def test_sources_give_their_numbers_in_their_order(folder: Path) -> None:
         ("q", "p1", "dense", "a positive"),
         ("q", "p3", "bm25", "taken already"),
     ]
-    assert json.loads((folder / "out.summary.json").read_text()) == summary.to_json()
+    written = json.loads((folder / "out.summary.json").read_text())
+    inputs, options = written.pop("inputs"), written.pop("options")
+    assert written == summary.to_json()
+    assert [inputs["rows"], inputs["collection"], *inputs["runs"]] == [
+        {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in (folder / "rows.jsonl", folder / "corpus.jsonl", *runs)
+    ]
+    assert options["num"] == [2, 1] and options["filters"]["last_rank"] == 100
     assert summary.to_json() == {
         "rows": 1,
         "rows_left_out": {},
         "rows_with_too_few": 0,
+        "rows_with_answers_matched_as_strings": 0,
         "negatives": {"dense": 2, "bm25": 1},
         "rejected": {"a positive": 1, "taken already": 1},
         "rejected_where_too_few": {},
@@ -68,6 +77,26 @@ def test_the_best_positive_comes_first_and_margins_are_measured_from_it(folder: 
     assert summary.num_short == 1 and summary.rejected_of_short == {"within the margin": 2, "a positive": 2}
 
 
+def test_a_positive_of_another_row_with_the_same_question_is_no_negative(folder: Path) -> None:
+    rows = [{"qid": "q", "question": "who sang", "positive_ids": ["p2"]}]
+    rows.append({"qid": "r", "question": "Who sang ", "positive_ids": ["p3"]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
+    record = json.loads((folder / "out").read_text().splitlines()[0])
+    assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == ["p1"]  # p3, which is first, answers r
+    lines = [json.loads(line) for line in (folder / "out.rejected.jsonl").read_text().splitlines()]
+    assert (lines[0]["passage_id"], lines[0]["reason"]) == ("p3", "a positive")
+
+
+def test_rows_that_name_other_passages_than_the_collection_are_refused(folder: Path) -> None:
+    row = {"qid": "q", "question": "who sang", "positive_ctxs": [{"text": "an elm fell", "passage_id": "p2"}]}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError) as caught:
+        mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
+    assert place_of(caught.value, folder / "rows.jsonl")[::2] == (1, "positive_ctxs[0]")
+    assert f"{folder}/corpus.jsonl" in str(caught.value)
+
+
 def test_a_summary_samples_every_negative_with_the_same_probability() -> None:
     passages = [Passage(f"p{n}", "", "oak") for n in range(40)]
     counts, trials = Counter[str](), 400
@@ -81,6 +110,21 @@ def test_a_summary_samples_every_negative_with_the_same_probability() -> None:
     # Each is expected 100 times, with a standard deviation of 8.7.
     assert set(counts) == {each.passage_id for each in passages}
     assert all(60 < count < 140 for count in counts.values())
+
+
+def test_a_run_of_another_file_is_refused_where_ids_count_the_rows(folder: Path) -> None:
+    rows = [{"question": f"q{n}", "answers": ["蟾蜍"] if n else [], "positive_ids": ["p1"]} for n in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "other.trec"], folder / "out")
+    for number in (2, 7):
+        write_run(folder / "other.trec", {str(n): {"p3": 1.0} for n in range(number)})
+        with pytest.raises(DataError, match=rf"^{folder}/other.trec: .*{folder}/rows.jsonl"):
+            mine_hard_negatives(*arguments)
+        assert not (folder / "out").exists()
+    write_run(folder / "other.trec", {str(n): {"p3": 1.0} for n in range(6)})
+    summary = mine_hard_negatives(*arguments)
+    assert summary.num_rows == 6 and summary.num_unspaced == 5
+    assert summary.to_json()["rows_with_answers_matched_as_strings"] == 5
 
 
 def test_a_failed_mining_writes_nothing(folder: Path) -> None:

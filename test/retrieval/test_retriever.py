@@ -69,12 +69,9 @@ def test_a_run_by_hand() -> None:
     assert run == {name: {"a": 0.0, "b": -1.0} for name in ("q1", "q2")}
 
 
-@pytest.mark.parametrize("name", ["q 1", "", "q\t1"])
-def test_ids_that_a_run_cannot_hold_are_refused_before_the_search(name: str) -> None:
+def test_rows_without_ids_of_positives_are_refused_before_the_search() -> None:
     def search(*_: object, **__: object) -> list[Found]:
         raise AssertionError
 
-    with pytest.raises(DataError, match=r"^questions.jsonl: "):
-        search_questions(search, [Question(name, "who", [])], 1, source="questions.jsonl")
     with pytest.raises(DataError, match=r"^rows.jsonl: "):
         search_questions(search, [Question("q", "who", [])], 1, with_positives=True, source="rows.jsonl")

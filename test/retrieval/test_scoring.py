@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from test.helpers import write_collection
 from text.datasets import PassageCollection, Question
 from text.errors import DataError
 from text.evaluation import write_run
-from text.retrieval import ScoredRun, score_run, summarize_scores
+from text.retrieval import ScoredRun, describe_scores, score_run, split_seen, summarize_scores
 from text.retrieval.scoring import build_dpr_result, read_fused_run, score_by_answers
 
 
@@ -34,7 +36,8 @@ def test_accuracy_by_hand(folder: Path) -> None:
         "2": {"accuracy@1": 0.0, "accuracy@2": 0.0},
     }
     skipped = score_run(folder / "run.trec", **by_answers, skip_missing=True, keep_results=True)
-    assert list(skipped.metrics) == ["0", "1"] and skipped.num_missing == 0
+    assert list(skipped.metrics) == ["0", "1"] and skipped.num_missing == 0 and skipped.num_skipped == 1
+    assert "1 questions that the run lacks left out" in describe_scores(skipped, by_answers=True)
     assert [len(result["ctxs"]) for result in skipped.results] == [2, 2]
 
 
@@ -80,6 +83,67 @@ def test_a_summary_compares_runs_of_the_same_questions() -> None:
     assert summarize_scores(run, run)["mrr@10"]["p"] == 1.0
     with pytest.raises(DataError, match=r"^b: "):
         summarize_scores(run, other._replace(metrics={"q1": {"mrr@10": 0.0}}))
+
+
+def test_answers_in_scripts_without_spaces_are_told(folder: Path) -> None:
+    write_collection(folder / "zh.jsonl", ["p1", "p2", "p3"], ["长城是中国古代的工程", "富士山", "他生于1985年"])
+    (folder / "zh.csv").write_text("长城在哪\t['中国']\n他生于\t['1985']\n谁\t['中国']\n")
+    scored = score_run(folder / "run.trec", questions=folder / "zh.csv", collection=folder / "zh.jsonl", k=[2])
+    assert [figures["accuracy@2"] for figures in scored.metrics.values()] == [1.0, 1.0, 0.0]
+    assert scored.num_unspaced == 2
+    assert "2 questions have answers in a script without spaces" in describe_scores(scored, by_answers=True)
+
+
+def test_judgments_without_a_relevant_passage_are_refused(folder: Path) -> None:
+    (folder / "none").write_text("0 0 p1 0\n1 0 p3 -1\n")
+    with pytest.raises(DataError, match=rf"^{folder}/none: "):
+        score_run(folder / "run.trec", qrels=folder / "none")
+    # The only question with a relevant passage is not in the run.
+    (folder / "few").write_text("0 0 p1 0\n2 0 p2 1\n")
+    for skip_missing in (False, True):
+        with pytest.raises(DataError, match=rf"^{folder}/run.trec: .*{folder}/few"):
+            score_run(folder / "run.trec", qrels=folder / "few", skip_missing=skip_missing)
+    (folder / "some").write_text("0 0 p1 1\n1 0 p3 0\n")
+    scored = score_run(folder / "run.trec", qrels=folder / "some")
+    assert list(scored.metrics) == ["0"] and scored.num_without_answers == 1 and not scored.notes
+    assert "1 questions without a relevant passage left out" in describe_scores(scored, by_answers=False)
+
+
+def test_a_run_without_a_judged_passage_is_told(folder: Path) -> None:
+    (folder / "other").write_text("0 0 doc1 1\n1 0 doc3 1\n")
+    scored = score_run(folder / "run.trec", qrels=folder / "other")
+    [note] = scored.notes
+    assert f"{folder}/run.trec" in note and f"{folder}/other" in note
+    assert set(scored.metrics["0"].values()) == {0.0}
+    (folder / "other").write_text("0 0 doc1 1\n1 0 doc3 1\n1 0 p2 0\n")  # judged, though not relevant
+    assert not score_run(folder / "run.trec", qrels=folder / "other").notes
+
+
+def test_a_run_of_another_file_is_refused_where_ids_count_the_questions(folder: Path) -> None:
+    rows = [{"question": f"q{n}", "answers": ["toad"], "positive_ids": ["p1"]} for n in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_positives: dict[str, Any] = {"positives": folder / "rows.jsonl"}
+    by_answers: dict[str, Any] = {"questions": folder / "rows.jsonl", "collection": folder / "corpus.jsonl"}
+    for judged in (by_positives, by_answers):
+        with pytest.raises(DataError, match=rf"^{folder}/run.trec: .*{folder}/rows.jsonl"):
+            score_run(folder / "run.trec", **judged)
+        assert score_run(folder / "run.trec", **judged, skip_missing=True).num_skipped == 4
+
+
+def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Path) -> None:
+    train = [
+        {"question": "who croaked", "positive_ids": ["p1", "p9"]},
+        {"question": "who slept", "positive_ids": ["p8"]},
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    scored = score_run(folder / "run.trec", qrels=folder / "qrels", k=[1])
+    parts = split_seen(scored, folder / "train.jsonl", scored)
+    found = {name: [list(run.metrics) for run in both if run is not None] for name, both in parts.items()}
+    assert found == {"seen": [["0"], ["0"]], "unseen": [["1", "2"], ["1", "2"]]}
+    assert split_seen(scored, folder / "train.jsonl")["seen"][1] is None
+    by_answers = score_run(folder / "run.trec", questions=folder / "questions.csv", collection=folder / "corpus.jsonl")
+    with pytest.raises(DataError, match=rf"^{folder}/run.trec: "):
+        split_seen(by_answers, folder / "train.jsonl")
 
 
 def test_arguments_that_are_refused(folder: Path) -> None:

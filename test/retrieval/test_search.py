@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from text.retrieval import (
     Found,
     Retriever,
     encode_collection,
+    open_index,
     search_exact,
 )
+from text.retrieval.indexes import check_index
 
 
 @pytest.fixture(params=[False, True], ids=["torch", "faiss"])
@@ -201,7 +205,7 @@ def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
     embeddings, questions = clustered(100)
     shards = write_shards(tmp_path / "a", embeddings)
     others = write_shards(tmp_path / "b", embeddings[:50])
-    with pytest.raises(ValueError, match=r"factory is Nonsense: .*; expected what FAISS can make"):
+    with pytest.raises(ValueError, match=r'^index is "Nonsense"'):
         FaissIndex.build(shards, "Nonsense", tmp_path / "index")
     index = FaissIndex.build(shards, "HNSW8", tmp_path / "index")
     assert len(index.search(questions[:1], 1000)[0].scores) <= 100  # never -1, never another passage
@@ -216,3 +220,89 @@ def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
         FaissIndex.load(tmp_path / "index", shards)
     with pytest.raises(FileNotFoundError):
         FaissIndex.load(tmp_path / "nowhere", shards)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["", "HNSW0", "HNSW1,Flat", "IVF0,Flat", "IVF8_HNSW1,Flat", "PQ4x0", "NSG1", "NSG0", "PQ7", "IVF16", "LSH"],
+)
+def test_an_index_that_faiss_cannot_build_is_refused_before_the_embeddings_are_read(
+    tmp_path: Path, factory: str
+) -> None:
+    # With some of these FAISS would end the process, or never return.
+    pytest.importorskip("faiss")
+    shards = write_shards(tmp_path, np.ones((3, 16), dtype=np.float32))
+    (shards.folder / "shard-00000.npy").unlink()
+    with pytest.raises(ValueError, match=rf'^index is "{factory}"'):
+        check_index(shards.folder, index=factory)
+
+
+def test_an_index_that_needs_more_embeddings_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    shards = write_shards(tmp_path, clustered(30)[0])
+    with pytest.raises(ValueError, match=r'^index is "IVF64,Flat": .* 30 embeddings'):
+        open_index(shards, index="IVF64,Flat")
+    assert not (shards.folder / "index-IVF64-Flat" / "index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters"),
+    [
+        ("IVF8,Flat", "nprobe=0"),
+        ("IVF8,Flat", "nprobe=-1"),
+        ("IVF8,Flat", "nprobe=2.5"),
+        ("IVF8,Flat", "nprobe=nan"),
+        ("IVF8,Flat", "nprobe=1e30"),
+        ("IVF8,Flat", "nprobe"),
+        ("IVF8,Flat", "nprobe=2,nprobe=4"),
+        ("IVF8,Flat", "nprobe=2, quantizer_efSearch=3"),
+        ("IVF8,Flat", "efSearch=16"),
+        ("IVF8_HNSW8,Flat", "quantizer_efSearch=0"),
+        ("HNSW8,Flat", "efSearch=0"),
+        ("HNSW8,Flat", "efsearch=16"),
+        ("Flat", "nprobe=3"),
+        ("SQ8,RFlat", "k_factor_rf=0"),
+    ],
+)
+def test_parameters_that_are_refused(tmp_path: Path, factory: str, parameters: str) -> None:
+    pytest.importorskip("faiss")
+    shards = write_shards(tmp_path, np.ones((3, 16), dtype=np.float32))
+    with pytest.raises(ValueError, match=f'^index_parameters are "{parameters}": ') as error:
+        check_index(shards.folder, index=factory, index_parameters=parameters)
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_that_fit_are_set(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    embeddings, questions = clustered()
+    shards = write_shards(tmp_path, embeddings, shard_rows=512, block_rows=256)
+    exact = search_exact(shards, questions, 10)
+    index = open_index(shards, index="IVF8,Flat", index_parameters="nprobe=8,max_codes=0")
+    assert index is not None and index.search(questions, 10) == exact  # all 8 lists are searched
+    few = open_index(shards, index="IVF8,Flat", index_parameters="nprobe=1")
+    assert few is not None and few.search(questions, 10) != exact
+
+
+def build_at_once(folder: Path, barrier: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    shards = EmbeddingShards(folder)
+    barrier.wait()
+    index = open_index(shards, index="IVF8,Flat")
+    assert index is not None
+    results.put([found.passage_ids for found in index.search(clustered()[1], 5)])
+
+
+def test_several_processes_that_need_an_index_at_once_build_one(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    shards = write_shards(tmp_path, clustered()[0], shard_rows=512, block_rows=256)
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(3), spawn.SimpleQueue()
+    processes = [spawn.Process(target=build_at_once, args=(shards.folder, barrier, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    first, *others = (results.get() for _ in range(3))
+    assert others == [first, first]
+    assert sorted(path.name for path in (shards.folder / "index-IVF8-Flat").iterdir()) == ["index.faiss", "index.json"]

@@ -83,7 +83,7 @@ def test_a_flag_that_the_command_does_not_take_is_refused_with_its_command(tmp_p
 
 def windows_stage(tmp_path: Path, *arguments: str) -> Stage:
     folder = tmp_path / "stage"
-    return Stage("windows", [*arguments, f"--output_dir={folder}"], folder, TrackedFile(folder, "stage/"))
+    return Stage("windows", [*arguments, f"--output_dir={folder}"], folder, TrackedFile(folder, "stage/"), {})
 
 
 def test_a_stage_runs_once_in_any_working_directory(

@@ -28,7 +28,7 @@ from test.serving.helpers import (
     server,
     wait_until,
 )
-from text.errors import DataError
+from text.errors import DataError, UsageError
 from text.retrieval import Found, Retriever
 from text.serving import Search, load_search
 
@@ -316,10 +316,15 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
         assert re.fullmatch(r"\[::1\]:\d+", server.format_address(listener))
 
 
-def test_a_taken_port_is_an_error_with_the_address() -> None:
+def test_a_port_is_taken_before_its_server_runs() -> None:
     with server.bind_socket("127.0.0.1", 0) as taken:
-        taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(OSError) as error:
+        with pytest.raises(UsageError, match=rf"^127\.0\.0\.1:{port}: .*--port"):
             server.bind_socket("127.0.0.1", port)
-    assert error.value.filename == f"127.0.0.1:{port}"
+    server.bind_socket("127.0.0.1", port).close()  # A closed one is free again.
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b", "x" * 300])
+def test_an_address_of_no_interface_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{re.escape(host)}:0: .*--host"):
+        server.bind_socket(host, 0)

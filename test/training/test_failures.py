@@ -13,8 +13,10 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import distributed, multiprocessing
 
-from test.training.conftest import Run
+from test.ranks import process_group
+from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.errors import NonFiniteLossError
 from text.training import AtomicCheckpointIO, StepFailures, best_and_last
 from text.training.failures import MOST_SKIPPED
@@ -68,22 +70,40 @@ def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> N
             assert found == [example.question.split()[-1] for example in examples]
 
 
-@pytest.mark.skipif(torch.__version__ < "2.4", reason="float16 on a CPU has a scale of the loss from 2.4 on")
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")  # of the first step, if skipped
-@pytest.mark.parametrize("num_bad", [3, pytest.param(MOST_SKIPPED, marks=pytest.mark.slow)])
-def test_gradients_that_float16_cannot_hold_skip_steps(rows: Path, tmp_path: Path, num_bad: int) -> None:
-    failures, scaler = StepFailures(), torch.amp.GradScaler("cpu")  # pyright: ignore[reportPrivateImportUsage]
+class Overflow(Callback):
+    """Makes the gradients of the first steps infinite."""
 
-    class Overflow(Callback):
-        def on_after_backward(self, trainer: Any, pl_module: torch.nn.Module) -> None:
-            if self.left > 0:
-                self.left -= 1
-                next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(torch.inf)  # pyright: ignore
+    def __init__(self, num_steps: int) -> None:
+        self.left = num_steps
 
-        left = num_bad
+    def on_after_backward(self, trainer: Any, pl_module: torch.nn.Module) -> None:
+        if self.left > 0:
+            self.left -= 1
+            next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(torch.inf)  # pyright: ignore
 
+
+def run_in_float16(rows: Path, folder: Path, *callbacks: Callback) -> Run:
+    scaler = torch.amp.GradScaler("cpu")  # pyright: ignore[reportPrivateImportUsage]
     options = {"plugins": [AtomicCheckpointIO(), MixedPrecision("16-mixed", "cpu", scaler)], "max_epochs": 9}
-    run = Run(rows, tmp_path, callbacks=[failures, Overflow()], **options)
+    return Run(rows, folder, callbacks=[StepFailures(), *callbacks], **options)
+
+
+needs_float16 = [
+    pytest.mark.skipif(torch.__version__ < "2.4", reason="float16 on a CPU has a scale of the loss from 2.4 on"),
+    # The first step may be skipped.
+    pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning"),
+]
+
+
+@pytest.mark.parametrize(
+    "num_bad",
+    [
+        pytest.param(3, marks=needs_float16),
+        pytest.param(MOST_SKIPPED, marks=[*needs_float16, pytest.mark.slow]),
+    ],
+)
+def test_gradients_that_float16_cannot_hold_skip_steps(rows: Path, tmp_path: Path, num_bad: int) -> None:
+    run = run_in_float16(rows, tmp_path, Overflow(num_bad))
     if num_bad < MOST_SKIPPED:
         run.fit()
         assert run.trainer.logged_metrics["skipped_steps"] == num_bad
@@ -92,6 +112,15 @@ def test_gradients_that_float16_cannot_hold_skip_steps(rows: Path, tmp_path: Pat
         with pytest.raises(NonFiniteLossError, match=rf"\b{MOST_SKIPPED} steps\b"):
             run.fit()
         assert all(weights.isfinite().all() for weights in run.weights().values())
+
+
+@pytest.mark.parametrize("stop", [pytest.param(4, marks=needs_float16)])
+def test_skipped_steps_are_counted_on_when_a_run_resumes(rows: Path, tmp_path: Path, stop: int) -> None:
+    checkpoint = tmp_path / "stopped.ckpt"
+    with pytest.raises(Interrupt):
+        run_in_float16(rows, tmp_path, Overflow(3), SaveAndStop(stop, checkpoint)).fit()
+    resumed = run_in_float16(rows, tmp_path, Overflow(1)).fit(checkpoint)
+    assert resumed.trainer.logged_metrics["skipped_steps"] == 4
 
 
 def test_out_of_memory_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
@@ -121,3 +150,22 @@ def test_worker_that_dies_is_named(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, callbacks=[failures, At(1, lambda task: task.missing)])
     with pytest.raises(AttributeError), failures.translate_errors():  # a fault of this library stays what it is
         run.fit()
+
+
+def lose_a_rank(rank: int, folder: Path) -> None:
+    with process_group(rank, 2, folder):
+        distributed.all_reduce(torch.zeros(1))
+        if rank == 1:
+            os._exit(0)  # pyright: ignore
+        try:
+            with StepFailures().translate_errors():
+                distributed.all_reduce(torch.zeros(1))
+        except ConnectionError as error:
+            (folder / "error").write_text(str(error))
+            os._exit(0)  # pyright: ignore
+
+
+def test_process_that_has_ended_is_told_by_the_others(tmp_path: Path) -> None:
+    multiprocessing.spawn(lose_a_rank, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    [line] = (tmp_path / "error").read_text().splitlines()
+    assert line.startswith("before the first batch: ") and "--resume" in line

@@ -429,11 +429,48 @@ def test_a_prompt_is_never_cut_off(tmp_path):
     assert batch.truncated.tolist() == [True]
 
 
-def test_a_prompt_that_grows_together_with_the_text():
-    """A byte-level BPE has a space and the word after it in one token."""
-    tokenizer = train_tokenizer(["query: a b"] * 3, 300)
+PROMPTS = ("query: ", "Query:\n", "query:", "q", " ", "query: oak")
+PROMPTED = ["oak", " oak", "2 oaks", "北京 oak", "", " ", "\n", "'s oak", "́oak", "Ärger", "o" * 80, ": :"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("kind", ["byte level", "word piece"])
+def test_prompt_and_text_are_one_string(tmp_path, prompt: str, kind: str):
+    tokenizer = train_tokenizer(["query: oak", "Query:\n2 oaks", "oak"] * 3, 300)
+    tokenizer = tokenizer if kind == "byte level" else small_bert(tmp_path)
+    batch = Tokenize(tokenizer, 24, prompt)(PROMPTED)
+    whole = Tokenize(tokenizer, 24)([prompt + text for text in PROMPTED])
+    assert batch.input_ids.equal(whole.input_ids)
+    assert batch.truncated.equal(whole.truncated)
+    alone = Tokenize(tokenizer, 24)(PROMPTED)
+    assert batch.empty.equal(alone.empty), "whether a text has tokens does not depend on the prompt"
+
+
+def test_a_prompt_goes_before_the_title_or_the_text_that_has_none():
+    tokenizer = train_tokenizer(["query: oak", "oak elm"] * 3, 300)
+    batch = Tokenize(tokenizer, 32, "query: ")([("oak", "elm"), ("", "elm"), ("", "")])
+    whole = Tokenize(tokenizer, 32)([("query: oak", "elm"), "query: elm", "query: "])
+    assert batch.input_ids.equal(whole.input_ids)
+    assert batch.empty.tolist() == [False, False, True]
+
+
+def test_two_unknown_words_in_one_token_are_not_empty(tmp_path):
+    """The prompt is unknown, and so is the word that it makes with the text: both are [UNK]."""
+    tokenizer = small_bert(tmp_path)
+    batch = Tokenize(tokenizer, 9, "xyz")(["w", ""])
+    assert batch.input_ids.equal(Tokenize(tokenizer, 9)(["xyzw", "xyz"]).input_ids)
+    assert batch.empty.tolist() == [False, True]
+
+
+def test_ids_stand_behind_a_prompt_only_where_no_token_joins_the_two(tmp_path):
+    apart, joined = small_bert(tmp_path), train_tokenizer(["query: a b"] * 3, 300)
+    assert Tokenize(apart, 20, "query: ").takes_ids and Tokenize(joined, 20).takes_ids
+    prompted = Tokenize(apart, 20, "query: ")
+    assert prompted(prompted.encode(["ab a"])).input_ids.equal(prompted(["ab a"]).input_ids)
+    prompted = Tokenize(joined, 20, "query: ")
+    assert not prompted.takes_ids
     with pytest.raises(ValueError, match="query: "):
-        Tokenize(tokenizer, 20, "query: ")
+        prompted(prompted.encode(["a"]))
 
 
 def test_room_for_a_prompt(tmp_path):

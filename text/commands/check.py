@@ -33,16 +33,18 @@ class CheckFlags:
     """Training questions whose texts and batches are measured. The rows are all checked."""
     max_skipped: float = number(0.001, least=0)
     """Largest share of rows that may be unusable."""
+    skip_no_positives: bool = False
+    """Leave out rows without a positive, as FAIR's DPR does, and count them apart from max_skipped."""
     picture: str = "runs/check/lengths.png"
     """Picture to write: histograms of text lengths."""
 
 
 def check(flags: CheckFlags) -> None:
     """Print the page and write the picture."""
-    from text.datasets import check_negatives, find_splits, open_splits
+    from text.datasets import check_negatives, find_splits, leave_out_tokenless, open_splits
     from text.reports import data_check
-    from text.runs.lengths import measure_lengths, sample_batches
-    from text.transforms import load_tokenizer
+    from text.runs.lengths import NO_LIMIT, measure_lengths, sample_batches
+    from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 
     files = find_splits(flags.data_path)
     check_files(
@@ -51,8 +53,12 @@ def check(flags: CheckFlags) -> None:
     options = pick_arguments(open_splits, flags)
     pipes = open_splits(files, **options, eval_hard_negatives=flags.num_hard_negatives, eval_other_negatives=0)
     contents = {stage: data_check.read_contents(pipe) for stage, pipe in pipes.items()}
+    tokenizer = load_tokenizer(flags.tokenizer) if flags.tokenizer else None
+    if tokenizer is not None:
+        tokenize = Tokenize(tokenizer, NO_LIMIT)
+        leave_out_tokenless(pipes, BiEncoderCollator(tokenize, tokenize))
     batches = sample_batches(pipes["train"], flags.num_sampled)
-    tokenizer = load_tokenizer(flags.tokenizer) if flags.tokenizer else data_check.train_sample_tokenizer(batches)
+    tokenizer = tokenizer or data_check.train_sample_tokenizer(batches)
     lengths = measure_lengths(tokenizer, batches, (flags.question_max_length, flags.passage_max_length))
     data_check.draw_histograms(flags.picture, lengths)
     page = [

@@ -39,7 +39,8 @@ class EncodeFlags:
     shard_rows: int = number(1 << 18, least=1)
     """Passages in one file. A multiple of block_rows."""
     block_rows: int = number(1 << 11, least=1)
-    """Passages that are encoded and written together. A crash loses at most one block."""
+    """Passages that are sorted by length and encoded together. Embeddings that were begun with another number keep that
+    number. What is done is on disk every 10 seconds, so that little is lost when the command is stopped."""
     reuse: str | None = None
     """Embeddings of an earlier state of the collection (dpr-text update). Only passages that have changed are
     encoded."""
@@ -61,7 +62,9 @@ def encode(flags: EncodeFlags) -> None:
 
 
 def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
+    from text.datasets import PassageCollection
     from text.retrieval import Embedder, encode_collection, mean_cosine
+    from text.retrieval.counts import describe_cut
     from text.retrieval.devices import default_device
 
     check_readable(flags.collection)
@@ -73,9 +76,10 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
         precision=flags.encoder_precision,
         device=flags.device or default_device(),
     )
+    collection = PassageCollection(flags.collection)
     shards = encode_collection(
         embedder,
-        flags.collection,
+        collection,
         flags.output_dir,
         dtype=flags.dtype,
         shard_rows=flags.shard_rows,
@@ -87,6 +91,13 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
         return
     plan, cosine = shards.plan, mean_cosine(shards)
     print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
+    num_cut, num_unknown = shards.count_cut()
+    for line in describe_cut(num_cut, plan.num_rows - num_unknown, "passages", plan.settings["max_length"]):
+        print(line)
+    if num_unknown:
+        print(f"{num_unknown} passages were encoded by an earlier version, which did not count the texts that it cut")
+    for name, count in collection.counts.items():
+        print(f"{count} {name} in {flags.collection}")
     print(f"mean cosine of two passages: {cosine:.3f}")
     if cosine > 0.99 and plan.num_rows > 1:
         print("warning: the model gives almost the same embedding to all passages", file=sys.stderr)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from text.artifacts import check_files, write_json, write_lines
+from text.artifacts import check_files, describe_file, write_json, write_lines
+from text.errors import UsageError
 
 _OUTPUTS = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
 
@@ -32,6 +33,11 @@ class EvaluateFlags:
     """Another run of the same questions to compare with, by a paired randomization test."""
     fuse_with: str | None = None
     """A run that is fused with --run by reciprocal ranks before it is scored."""
+    fused_run: str | None = None
+    """File for the fused run. An earlier one is replaced. Needs --fuse_with."""
+    seen: str | None = None
+    """Training rows. Questions with a relevant passage that is a positive there, by id, are also scored apart from the
+    others. Needs --qrels or --positives, or --questions that are rows in the DPR format."""
     drop_self_matches: bool = False
     """Ignore passages whose id is the id of their question."""
     skip_missing: bool = False
@@ -42,46 +48,62 @@ class EvaluateFlags:
     seed: int = 0
     """Seed of the bootstrap and of the randomization test."""
 
+    def __post_init__(self) -> None:
+        if self.fused_run is not None and self.fuse_with is None:
+            raise UsageError("--fused_run needs --fuse_with.")
+
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics. Write it as a file and as a page, with the metrics of each question."""
-    from text.reports.evaluation_report import write_evaluation_report
-    from text.retrieval import score_run, summarize_scores
+    from text.evaluation import write_run
+    from text.reports.evaluation_report import Section, format_table, write_evaluation_report
+    from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
+    from text.retrieval.scoring import read_fused_run
 
-    folder, judgments = Path(flags.output_dir), (flags.qrels, flags.positives, flags.questions)
-    inputs = [flags.run, *judgments, flags.collection, flags.other_run, flags.fuse_with]
-    check_files(inputs, [folder / name for name in _OUTPUTS], overwrite=True)
-    score = partial(
-        score_run,
-        qrels=flags.qrels,
-        positives=flags.positives,
-        questions=flags.questions,
-        collection=flags.collection,
-        k=flags.k,
-        drop_self_matches=flags.drop_self_matches,
-        skip_missing=flags.skip_missing,
-    )
+    folder, inputs = Path(flags.output_dir), _list_inputs(flags)
+    outputs = [folder / name for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
+    check_files(inputs.values(), outputs, overwrite=True)
+    options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
+    judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
+    score = partial(score_run, **judgments, **options)
     scored = score(flags.run, fuse_with=flags.fuse_with, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
-    table = summarize_scores(scored, other, seed=flags.seed)
+    if flags.fused_run is not None:
+        write_run(flags.fused_run, read_fused_run(flags.run, flags.fuse_with))
+    groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
+    sections = [
+        Section(name, len(run.metrics), summarize_scores(run, more, seed=flags.seed) if run.metrics else {})
+        for name, (run, more) in groups.items()
+    ]
     if scored.results:
         write_json(folder / "results.json", scored.results)
     else:
         (folder / "results.json").unlink(missing_ok=True)  # It would belong to an earlier run.
-    names = [scored.path] if other is None else [scored.path, other.path]
-    counts = {"questions": len(scored.metrics), "missing": scored.num_missing}
-    write_json(folder / "figures.json", {"runs": names, **counts, "figures": table})
+    names = [each.path for each in (scored, other) if each is not None]
+    notes = [*scored.notes, *(other.notes if other is not None else [])]
+    summary = describe_scores(scored, by_answers=flags.questions is not None)
+    figures = {
+        "runs": names,
+        "questions": len(scored.metrics),
+        "missing": scored.num_missing,
+        "skipped": scored.num_skipped,
+        "figures": sections[0].table,
+        **{each.name: {"questions": each.num_questions, "figures": each.table} for each in sections[1:]},
+        "notes": notes,
+        "inputs": {name: describe_file(path) for name, path in inputs.items()},
+        "options": {**options, "seed": flags.seed},
+    }
+    write_json(folder / "figures.json", figures)
     lines = ({"question_id": question_id, **metrics} for question_id, metrics in scored.metrics.items())
     write_lines(folder / "questions.jsonl", (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    summary = (
-        f"{len(scored.metrics)} questions ({scored.num_missing} of them not in the run, counted as 0); "
-        "95 % intervals by bootstrap"
-    )
-    if scored.num_without_answers:
-        summary += f"; {scored.num_without_answers} questions without answers left out"
     measure = "recall" if flags.questions is None else "accuracy"
-    write_evaluation_report(folder, summary=summary, table=table, names=names, measure=measure)
-    print(summary)
-    for name, row in table.items():
-        comparison = f"  other {row['other']:.4f}, p = {row['p']:.4f}" if "p" in row else ""
-        print(f"{name:>14}  {row['mean']:.4f}  ({row['low']:.4f} to {row['high']:.4f}){comparison}")
+    write_evaluation_report(
+        folder, summary=[summary, *notes], sections=sections, names=names, measure=measure, inputs=figures["inputs"]
+    )
+    print("\n".join([summary, *notes, *format_table(sections)]))
+
+
+def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:
+    """Return the paths of the files that are read, by flag."""
+    names = ("run", "fuse_with", "other_run", "qrels", "positives", "questions", "collection", "seen")
+    return {name: path for name in names if (path := getattr(flags, name)) is not None}

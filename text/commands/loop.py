@@ -61,8 +61,8 @@ class LoopFlags:
     encode: dict[str, Any] = field(default_factory=dict)
     """Flags of dpr-text encode in all rounds."""
     search: dict[str, Any] = field(default_factory=dict)
-    """Flags of dpr-text search in all rounds. BM25 uses k only. The loop raises k to the largest cut-off of a measure,
-    and to last_rank of mine."""
+    """Flags of dpr-text search in all rounds. BM25 uses k, bm25_k1 and bm25_b only. The loop raises k to
+    the largest cut-off of a measure, and to last_rank of mine."""
     mine: dict[str, Any] = field(default_factory=dict)
     """Flags of dpr-text mine in all rounds."""
     start: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +99,7 @@ def loop(flags: LoopFlags) -> None:
     from text.models import check_encoder_name
     from text.reports.loop_report import draw_rounds, format_markdown_table
     from text.runs.folder import lock_folder
+    from text.runs.inputs import check_inputs
 
     folder, measures = Path(flags.output_dir), flags.table_measures
     check_encoder_name(flags.encoder)
@@ -106,6 +107,7 @@ def loop(flags: LoopFlags) -> None:
         build = partial(build_loop, flags, open_inputs(flags))
         rehearsal = build(is_rehearsal=True)
         check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
+        check_inputs(rehearsal.stages, folder)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
         table = build().measure_rounds()
         markdown = format_markdown_table(table, measures)

@@ -10,7 +10,9 @@ from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
 from text.evaluation import write_run
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
+from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
+from text.retrieval.shards import read_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,11 @@ def mine(flags: MineFlags) -> None:
         outputs.append(flags.model_run)
     check_files([flags.rows, flags.collection, *flags.runs], outputs, overwrite=flags.overwrite)
     if flags.model is not None and flags.embeddings is not None:
-        run = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, flags.filters.last_rank)
+        k = flags.filters.last_rank
+        run = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, tell=print)
         write_run(flags.model_run, run)
-        print(f"{flags.model_run}: {len(run)} questions, up to {max(map(len, run.values()))} passages each")
+        for line in describe_run(flags.model_run, run, min(k, read_plan(flags.embeddings).num_rows)):
+            print(line)
     summary = mine_hard_negatives(
         flags.rows,
         flags.collection,
@@ -88,6 +92,8 @@ def _print_summary(output: str, summary: MiningSummary) -> None:
     """Print the counts, the reasons of rejection, and a sample of negatives to look at."""
     short = f"{summary.num_short} with fewer than {summary.num_wanted} negatives"
     print(f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}")
+    if summary.num_unspaced:
+        print(f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as strings")
     for source, count in summary.negatives.items():
         print(f"{count:>10} from {source}")
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")

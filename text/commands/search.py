@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from text.artifacts import check_files
 from text.commands.cli import escape_controls, number, translate_missing
-from text.errors import UsageError
+from text.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,17 @@ class SearchFlags:
     first searched there."""
     bm25: bool = False
     """Search by BM25 instead of a model. Needs --collection."""
+    bm25_k1: float | None = number(None, least=0)
+    """Saturation of the frequency of a word in BM25. By default 0.9, as in Anserini. Needs --bm25."""
+    bm25_b: float | None = number(None, least=0)
+    """Weight of a passage's length in BM25, 0 to 1. By default 0.4, as in Anserini. Needs --bm25."""
     collection: str | None = None
     """File of passages for --bm25."""
     questions: str | None = None
     """File of questions: DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
+    qrels: str | None = None
+    """Search only for the questions that this file judges. BEIR has the questions of all splits in one file, and the
+    qrels of each split in a file of their own."""
     interactive: bool = False
     """Read questions from a prompt and print up to 5 passages for each."""
     with_positives: bool = False
@@ -64,6 +71,10 @@ class SearchFlags:
             raise UsageError("--index, --milvus, --bm25: give at most one of them.")
         if self.bm25 != (self.collection is not None) or (self.bm25 and self.interactive):
             raise UsageError("--bm25 needs --collection and --questions, and --collection needs --bm25.")
+        if not self.bm25 and (self.bm25_k1, self.bm25_b) != (None, None):
+            raise UsageError("--bm25_k1, --bm25_b: give them with --bm25.")
+        if self.qrels is not None and self.questions is None:
+            raise UsageError("--qrels needs --questions.")
         if self.bm25 == bool(self.model) or self.bm25 == bool(self.embeddings):
             raise UsageError("--model, --embeddings: give both of them, or --bm25 instead.")
         if self.index_parameters and self.index is None:
@@ -74,33 +85,82 @@ class SearchFlags:
 
 def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
-    from text.datasets import read_questions
     from text.evaluation import write_run
     from text.retrieval import search_questions
+    from text.retrieval.counts import describe_run
 
     if flags.questions is None or flags.run is None:
         _answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
-    check_files([flags.questions, flags.collection], [flags.run], overwrite=flags.overwrite)
+    check_files([flags.questions, flags.collection, flags.qrels], [flags.run], overwrite=flags.overwrite)
+    questions = _read_questions(flags.questions, flags.qrels)
+    texts = [question.text for question in questions]
+    find, num_passages = _load_bm25(flags) if flags.bm25 else _load_dense(flags, texts)
     run = search_questions(
-        _load_bm25(flags.collection) if flags.collection is not None else _load_retriever(flags).search,
-        read_questions(flags.questions),
+        find,
+        questions,
         flags.k,
         with_positives=flags.with_positives,
         max_passage_hits=flags.max_passage_hits,
         source=flags.questions,
     )
     write_run(flags.run, run)
-    most = max((len(scores) for scores in run.values()), default=0)
-    print(f"{flags.run}: {len(run)} questions, up to {most} passages each")
+    for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, num_passages)):
+        print(line)
 
 
-def _load_bm25(collection: str) -> Callable[..., Any]:
+def _read_questions(path: str, qrels: str | None) -> list[Any]:
+    """Read the questions, or those that the qrels judge. Print the number of the others."""
+    from text.datasets import read_questions
+    from text.evaluation import read_qrels
+
+    questions = read_questions(path)
+    if qrels is None:
+        return questions
+    judged = read_qrels(qrels)
+    kept = [question for question in questions if question.question_id in judged]
+    if not kept:
+        raise DataError(f"{qrels}: judges no question of {path}. Give the qrels of these questions.")
+    print(f"{len(kept)} of {len(questions)} questions are in {qrels}, {len(questions) - len(kept)} are left out")
+    if num_missing := len(judged) - len(kept):
+        print(f"{num_missing} questions of {qrels} are not in {path}")
+    return kept
+
+
+def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int]:
+    """Return the search by BM25, and the number of passages."""
     from text.datasets import PassageCollection
 
     with translate_missing("bm25"):
         from text.retrieval.bm25 import BM25
-    return BM25(PassageCollection(collection)).search
+    options = {name: value for name in ("k1", "b") if (value := getattr(flags, f"bm25_{name}")) is not None}
+    collection = PassageCollection(str(flags.collection))
+    if flags.max_passage_hits is not None and len(collection):
+        _check_window(str(flags.collection), collection[0].passage_id)
+    return BM25(collection, **options).search, len(collection)
+
+
+def _load_dense(flags: SearchFlags, questions: list[str]) -> tuple[Callable[..., Any], int]:
+    """Return the search of the model and the number of passages. Print how many questions are too long for it."""
+    from text.retrieval.counts import describe_cut
+
+    retriever = _load_retriever(flags)
+    if flags.max_passage_hits is not None:
+        _check_window(flags.embeddings, retriever.shards.passage_id(0))
+    embedder = retriever.embedder
+    limit = embedder.tokenize_texts.max_length
+    for line in describe_cut(embedder.count_truncated(questions), len(questions), "questions", limit):
+        print(line)
+    return retriever.search, len(retriever.shards)
+
+
+def _check_window(source: str, passage_id: str) -> None:
+    """Check before the search that passages are windows."""
+    if "#" not in passage_id:
+        raise DataError(
+            f"{source}: passage {passage_id} is no window of a document. Cut the passages (dpr-text windows), "
+            "or leave out --max_passage_hits."
+        )
 
 
 def _load_retriever(flags: SearchFlags) -> Any:
@@ -127,6 +187,10 @@ def _answer_questions(retriever: Any, k: int) -> None:
     print("question: ", end="", flush=True)
     for line in sys.stdin:
         if line.strip():
+            if retriever.embedder.count_truncated([line.strip()]):
+                print(
+                    f"\nonly the first {retriever.embedder.tokenize_texts.max_length} tokens of the question are used"
+                )
             [found] = retriever.search([line.strip()], k)
             for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
                 passage = collection.find(passage_id)

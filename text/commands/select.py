@@ -19,6 +19,8 @@ class SelectFlags:
     """Rows to select: the first ones with positives, negatives and hard negatives."""
     skip_items: int = 0
     """Usable rows to skip first, so that several selections from one file have no row in common."""
+    keep_without_negatives: bool = False
+    """Also keep rows without negative_ctxs, such as those of FAIR's trivia files. Training does not need them."""
     overwrite: bool = False
     """Replace an earlier selection."""
 
@@ -34,6 +36,7 @@ def select(flags: SelectFlags) -> None:
         flags.out_path,
         flags.num_items,
         skip_items=flags.skip_items,
+        keep_without_negatives=flags.keep_without_negatives,
         overwrite=flags.overwrite,
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"

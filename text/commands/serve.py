@@ -8,6 +8,7 @@ Several searches stand side by side. SIGTERM and SIGINT end the server after it 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +59,8 @@ class ServeFlags:
     def __post_init__(self) -> None:
         if (self.other_model is None) != (self.other_embeddings is None):
             raise UsageError("--other_model, --other_embeddings: give both of them or none.")
+        if (self.other_model, self.other_embeddings) == (self.model, self.embeddings):
+            raise UsageError("--other_model, --other_embeddings: the same as the first. Give another model.")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if not 1 <= self.k <= self.max_k:
@@ -85,8 +88,13 @@ def serve(flags: ServeFlags) -> None:
 
 def load_searches(flags: ServeFlags) -> list[Any]:
     """Return a ``text.serving.Search`` for each model, and one for BM25 if it is asked for."""
+    from text.retrieval.shards import read_plan
     from text.serving import Search, load_search
 
+    for model, embeddings in ((flags.model, flags.embeddings), (flags.other_model, flags.other_embeddings)):
+        if model is not None and embeddings is not None:  # A wrong path is found before the first model is loaded.
+            read_plan(embeddings)
+            os.listdir(model)
     # The folder that differs names a search.
     names = (flags.model, flags.other_model)
     if flags.model == flags.other_model:

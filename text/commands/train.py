@@ -7,7 +7,14 @@ from dataclasses import replace
 from text.bundle import BiEncoderBundle
 from text.commands.cli import flag_values, pick_arguments
 from text.commands.train_flags import TrainFlags
-from text.datasets import DPRDataPipe, check_negatives, describe_split, find_splits, open_splits
+from text.datasets import (
+    DPRDataPipe,
+    check_negatives,
+    describe_split,
+    find_splits,
+    leave_out_tokenless,
+    open_splits,
+)
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder, find_tokenizer
@@ -24,7 +31,7 @@ from text.training import (
     resolve_max_lengths,
     seed_everything_quietly,
 )
-from text.transforms import load_or_train_tokenizer
+from text.transforms import encoder_settings, load_or_train_tokenizer
 
 
 def train(flags: TrainFlags) -> None:
@@ -36,6 +43,8 @@ def train(flags: TrainFlags) -> None:
         seed_everything_quietly(run.seed)
         pipes = _open_data(flags)
         bundle = _build_bundle(flags, pipes["train"], folder.checkpoint)
+        for line in leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)):
+            print_rank_zero(line)
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
         data = _build_data(flags, pipes, bundle)
         objective = replace(flags.objective, all_positives=flags.data.num_positives > 1)
@@ -44,7 +53,7 @@ def train(flags: TrainFlags) -> None:
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = flag_values(flags) | bundle.limits
-        folder.start(settings, bundle.tokenizer, needed_bytes=2 * expected_size(bundle.model))
+        folder.start(settings, bundle.tokenizer, data, needed_bytes=2 * expected_size(bundle.model))
         if folder.is_writer:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         options = pick_arguments(build_trainer, optimization, run)
@@ -71,7 +80,7 @@ def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, checkpoint: str | None) 
     tokenizer = load_or_train_tokenizer(path, pipe.texts, flags.model.vocab_size)
     limits = (flags.model.question_max_length, flags.model.passage_max_length)
     options = pick_arguments(build_bi_encoder, flags.model, flags.optimization)
-    options |= {"vocab_size": tokenizer.get_vocab_size(), "max_length": max(limit or 0 for limit in limits)}
+    options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
     model = build_bi_encoder(**options, compile_layers=flags.optimization.compile)
     return BiEncoderBundle(
         model=model,
@@ -87,5 +96,5 @@ def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEnco
     backend = flags.model.tokenizer_backend
     collate, train_collate = (bundle.build_collator(num, backend) for num in (1, flags.data.num_positives))
     for pipe in pipes.values() if flags.data.token_cache else ():
-        pipe.cache_tokens(collate.passage_transform)  # pyright: ignore[reportArgumentType]: never torchtext's
+        pipe.cache_tokens(bundle.token_cache_transform())
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)

@@ -63,6 +63,9 @@ class DataFlags:
     """Train even if no question has a negative. The loss is then 0 and nothing is learned."""
     max_skipped: float = number(0.001, least=0)
     """Maximum share of rows that may be unusable."""
+    skip_no_positives: bool = False
+    """Leave out rows without a positive, as FAIR's DPR does, and count them apart from max_skipped. FAIR's trivia-train
+    has 18,372 of them."""
     token_cache: bool = False
     """Tokenize each text once, into a file beside the data. The batches stay the same."""
     num_workers: int = number(0, least=0)
@@ -172,14 +175,18 @@ class RunFlags:
     log_every_n_steps: int = number(10, least=1)
     """Optimizer steps between rows of metrics.csv."""
     validate_every_n_steps: int | None = number(None, least=1)
-    """Optimizer steps between validations, each counted as accumulate_batches batches. The default is one validation
-    after each epoch."""
+    """Optimizer steps between validations. The last step of the run is validated too. By default each epoch ends with a
+    validation."""
     validate_first: bool = False
-    """Validate before the first step too."""
+    """Validate before the first step too. No checkpoint is saved then, unlike in other validations."""
     monitor: Monitor = "valid_mrr@10"
     """Validation metric that chooses the best checkpoint."""
     early_stopping: int | None = number(None, least=1)
     """Validations without a better metric after which training stops. By default it does not stop."""
+
+    def __post_init__(self) -> None:
+        if self.fast_dev_run and self.resume is not None:
+            raise UsageError("--fast_dev_run tries a new run, it cannot --resume one. Give one of the two flags.")
 
 
 @dataclass(frozen=True, kw_only=True)

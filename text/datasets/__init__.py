@@ -8,7 +8,15 @@ from text.datasets.dpr_file import DPRFile
 from text.datasets.prefetching import prefetch
 from text.datasets.questions import Question, read_questions
 from text.datasets.selection import Selection, select_rows
-from text.datasets.splits import STAGES, check_negatives, describe_split, find_split, find_splits, open_splits
+from text.datasets.splits import (
+    STAGES,
+    check_negatives,
+    describe_split,
+    find_split,
+    find_splits,
+    leave_out_tokenless,
+    open_splits,
+)
 from text.datasets.windows import cut_collection, cut_rows, cut_windows
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "describe_split",
     "find_split",
     "find_splits",
+    "leave_out_tokenless",
     "open_splits",
     "prefetch",
     "read_ids",

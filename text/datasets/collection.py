@@ -1,7 +1,7 @@
 """PassageCollection: passages by row or by id, from a file of any size.
 
-A file is psgs_w100.tsv's form (a header; id, text and title between tabs), or one JSON object a line
-(BEIR's corpus.jsonl, or the names that DPR's rows have). Nothing of it is kept in memory.
+A file is psgs_w100.tsv's form (a header; id, text and title between tabs), or one JSON object a line: BEIR's
+corpus.jsonl, the names that DPR's rows have, or Pyserini's ``contents``. Nothing of it is kept in memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from simdjson import Object
 
-from text.datasets.formats.compressed_files import progress_bar
 from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
+from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import data_key, sidecar
+from text.datasets.formats.values import FieldError, kind, read_id, read_title, split_reason
 from text.errors import DataError
+from text.progress import show_file_progress
 from text.records import Passage, text_key
 
-_FORM = 2  # counts up when the form of the sidecars changes
+_FORM = 3  # counts up when the form of the sidecars changes
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
+_TEXT_KEYS = ("text", "contents")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -54,7 +57,8 @@ class PassageCollection(Sequence[Passage]):
         positional_ids: JSON lines without ids are known by their number, from 0 on.
 
     Raises:
-        DataError: A row cannot be read, an id is missing, or one stands for two texts; with path, line and byte.
+        DataError: A row cannot be read, an id or the field of the text is missing, or an id stands for two texts; with
+            path, line and byte.
         OSError: The file cannot be read.
     """
 
@@ -154,8 +158,13 @@ class PassageCollection(Sequence[Passage]):
             line += blank <= line
         return line
 
-    def _read(self, reader: RowReader, line: int, row: int) -> Passage:
-        return self._of_json(reader.parse(line), line, row) if self._columns is None else self._of_tsv(reader, line)
+    def _read(self, reader: RowReader, line: int, row: int, counts: Counter[str] | None = None) -> Passage:
+        if self._columns is not None:
+            return self._of_tsv(reader, line)
+        try:
+            return self._of_json(reader.parse(line), row, Counter() if counts is None else counts)
+        except FieldError as error:
+            raise DataError(f"{self.rows.where(line, split_reason(str(error)).field)} {error}.") from None
 
     def _of_tsv(self, reader: RowReader, line: int) -> Passage:
         """A row is what stands between two newlines, whatever quotes it has."""
@@ -163,31 +172,26 @@ class PassageCollection(Sequence[Passage]):
         fields = self._split(reader.read(line), line)
         names = list(self._columns)
         if len(fields) != len(names):
-            expected = f"{len(names)}: {', '.join(names)}"
-            raise DataError(f"{self.rows.where(line)} row: {len(fields)} columns; expected {expected}")
+            raise DataError(
+                f"{self.rows.where(line)} row: {len(fields)} columns. The header has {len(names)}: {', '.join(names)}."
+            )
         passage_id, title, text = (
             _unquoted(fields[self._columns[name]]) if name in self._columns else "" for name in ("id", "title", "text")
         )
         if not passage_id:
-            raise DataError(f"{self.rows.where(line)} id: empty; expected the passage's id")
+            raise DataError(f"{self.rows.where(line)} id: empty. Give the passage an id.")
         return Passage(passage_id, title, text)
 
-    def _of_json(self, record: Object, line: int, row: int) -> Passage:
-        values = {name: record.get(name) for name in ("title", "text")}
-        for name, value in values.items():
-            if value is not None and not isinstance(value, str):
-                raise DataError(f"{self.rows.where(line)} {name}: not a string; expected a string or null")
+    def _of_json(self, record: Object, row: int, counts: Counter[str]) -> Passage:
         name, value = next(((key, value) for key in _ID_KEYS if (value := record.get(key)) is not None), ("_id", None))
         if value is None and self._positional_ids:
             value = row
         if value is None:
-            raise DataError(
-                f"{self.rows.where(line)} _id: missing; expected one of {', '.join(_ID_KEYS)} (or positional_ids)"
-            )
-        if type(value) not in (str, int) or value == "":
-            what = "empty" if value == "" else "neither string nor integer"
-            raise DataError(f"{self.rows.where(line)} {name}: {what}; expected the passage's id")
-        return Passage(str(value), values["title"] or "", values["text"] or "")  # pyright: ignore[reportArgumentType]
+            raise FieldError(f"_id: missing. Give one of the keys {', '.join(_ID_KEYS)}, or use positional_ids")
+        passage_id = read_id(value, name, counts)
+        if not passage_id:
+            raise FieldError(f"{name}: empty. Give the passage an id")
+        return Passage(passage_id, read_title(record.get("title"), "title", counts), _read_text(record))
 
     def _header(self, head: bytes) -> dict[str, int]:
         """Return the place of each column."""
@@ -195,7 +199,7 @@ class PassageCollection(Sequence[Passage]):
         if "id" not in columns or "text" not in columns:
             found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode()
             raise DataError(
-                f"{self.rows.where(0)} header: {found}; expected id, text and title between tabs, or JSON lines"
+                f"{self.rows.where(0)} header: found {found}. Name the columns id, text and title, or give JSON lines."
             )
         return columns
 
@@ -204,10 +208,12 @@ class PassageCollection(Sequence[Passage]):
             text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             byte = self.rows.offset(number) + error.start
-            raise DataError(f"{self.path}:{number + 1} (byte {byte}): not UTF-8; expected UTF-8") from None
+            raise DataError(
+                f"{format_place(self.path, number + 1, byte)}: not UTF-8. Write the file in UTF-8."
+            ) from None
         if "\0" in text:
             byte = self.rows.offset(number) + line.index(b"\0")
-            raise DataError(f"{self.path}:{number + 1} (byte {byte}): NUL byte; expected text")
+            raise DataError(f"{format_place(self.path, number + 1, byte)}: NUL byte. Remove it.")
         return text.split("\t")
 
     def _look_up(self) -> tuple[_Facts, np.ndarray]:
@@ -232,7 +238,7 @@ class PassageCollection(Sequence[Passage]):
         """Reads all rows once; the ids as (2, n) hashes, sorted, and rows."""
         counts, blank, keys, digest = Counter[str](), [], array("q"), hashlib.sha256()
         first_id: int | None = None
-        with progress_bar(self.rows.plain_path, "Reading") as progress, self.rows.open() as reader:
+        with show_file_progress(self.rows.plain_path, "Reading") as progress, self.rows.open() as reader:
             for line in range(self._first_line, len(self.rows)):
                 progress.update(self.rows.offset(line + 1) - self.rows.offset(line))
                 content = reader.read(line)
@@ -241,13 +247,14 @@ class PassageCollection(Sequence[Passage]):
                     continue
                 digest.update(content)
                 row = len(keys)
-                passage = self._read(reader, line, row)
+                passage = self._read(reader, line, row, counts)
                 if row == 0 and passage.passage_id in ("0", "1"):
                     first_id = int(passage.passage_id)
                 if first_id is not None and passage.passage_id != str(row + first_id):
                     first_id = None
                 counts["passages without text"] += not passage.text.strip()
                 keys.append(text_key(passage.passage_id))
+            counts.update(reader.repairs)
         counts["blank lines"] = len(blank)
         self._facts = _Facts(blank, first_id, {}, "")
         ids = np.zeros((2, 0), dtype=np.int64) if first_id is not None else _sorted(keys)
@@ -267,12 +274,23 @@ class PassageCollection(Sequence[Passage]):
                     line = self._line(int(rows[place + 1]))
                     raise DataError(
                         f'{self.rows.where(line)} id: "{second.passage_id}" also stands in line '
-                        f"{self._line(row) + 1} with another text; expected one passage for each id"
+                        f"{self._line(row) + 1} with another text. Give each passage an id of its own."
                     )
                 again += 1
             else:  # another id of the same hash
                 known[second.passage_id] = int(rows[place + 1])
         return again
+
+
+def _read_text(record: Object) -> str:
+    """Return the text of a passage. It may be empty, but one of its keys must be there."""
+    name, text = next(((key, value) for key in _TEXT_KEYS if (value := record.get(key)) is not None), ("text", None))
+    if text is None and not any(key in record for key in _TEXT_KEYS):
+        found = " ".join(", ".join(record).split())[:200]
+        raise FieldError(f"text: missing. Give one of the keys {', '.join(_TEXT_KEYS)}; found {found}")
+    if text is not None and not isinstance(text, str):
+        raise FieldError(f"{name}: {kind(text)}. Give a string or null")
+    return text or ""
 
 
 def _unquoted(field: str) -> str:

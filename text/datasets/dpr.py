@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,10 +22,13 @@ from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr_file import DPRFile, DPRReader
+from text.datasets.identities import check_ids_across
 from text.datasets.order import EpochOrder
+from text.datasets.same_questions import SameQuestions
 from text.datasets.sampling import sample_first, sample_negatives
-from text.datasets.skipping import check_skipped, count_findings, find_skipped
+from text.datasets.skipping import SkippedRow, check_skipped, count_findings, find_skipped
 from text.datasets.token_cache import TokenCache, Tokenizes, TokenReader, TokenRow
+from text.datasets.tokenless import FindsEmpty, find_tokenless
 from text.errors import DataError
 from text.records import Example, TokenizedExample
 
@@ -68,11 +72,14 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             read.
         seed: Decides everything random, together with the epoch.
         drop_last: Leave out the last batch of an epoch, or of each data set with ``one_set_per_batch``, if it is short.
-        max_skipped: Largest share of rows that may be unusable (blank question in training, no positive).
+        max_skipped: Largest share of rows that may be unusable: a blank question in training, no positive, a field of
+            the wrong type.
+        skip_no_positives: Leave out rows whose pool of positives is empty, as DPR does, and count them apart from
+            ``max_skipped``.
 
     Raises:
-        DataError: A row cannot be parsed or lacks a field, too many rows are unusable, or there
-            is not one batch; with path, line, byte and field.
+        DataError: A row cannot be parsed, an id stands with two passages, too many rows are unusable, or there is not
+            one batch; with path, line, byte and field.
         ValueError: A count, share or rate is out of range.
         OSError: A file cannot be read.
     """
@@ -94,6 +101,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         seed: int = 0,
         drop_last: bool = False,
         max_skipped: float = 0.001,
+        skip_no_positives: bool = False,
     ) -> None:
         paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         for name, value in (("num_hard_negatives", num_hard_negatives), ("num_other_negatives", num_other_negatives)):
@@ -103,7 +111,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             raise ValueError(f"max_skipped is {max_skipped}; expected a share from 0 to 1")
         if not paths:
             raise ValueError("paths is empty; expected at least one file")
-        make_order = partial(
+        self._make_order = partial(
             EpochOrder,
             batch_size=batch_size,
             rates=rates,
@@ -113,30 +121,23 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             drop_last=drop_last,
             shuffle=train,
         )
-        make_order([0] * len(paths))  # Refuses a wrong option before the files are read, which may take minutes.
+        self._make_order([0] * len(paths))  # Refuses a wrong option before the files are read, which may take minutes.
         self.files = [DPRFile(path, passages, score_key) for path in paths]
-        self.order = make_order(
-            [file.findings.num_rows for file in self.files],
-            unusable=[file.findings.unusable for file in self.files],
-        )
-        """The order of the rows in each epoch, as numbers."""
+        check_ids_across(self.files)
+        self._same_questions = SameQuestions([file.index for file in self.files])
         self.train = train
         self.sample_positives = sample_positives
         self.num_hard_negatives = num_hard_negatives
         self.num_other_negatives = num_other_negatives
-        self.skipped = list(find_skipped(self.files, train))
-        """The rows that no batch holds."""
-        check_skipped(self.files, self.skipped, max_skipped)
-        num_trained = sum(self.order.batch_sizes(0))
-        if not num_trained:
-            raise DataError(
-                f"{', '.join(file.path for file in self.files)}: {self.num_rows} rows make no batch of {batch_size} "
-                "with drop_last; expected at least one batch: take a smaller batch_size"
-            )
-        counts = count_findings(self.files, num_hard_negatives, num_other_negatives)
-        counts["questions left out of each epoch by drop_last"] = self.num_rows - num_trained
-        self.counts = +counts
+        self._max_skipped, self._skip_no_positives = max_skipped, skip_no_positives
+        self._without_tokens: frozenset[int] = frozenset()
+        self.skipped: list[SkippedRow]
+        """The rows that no batch holds, without those that ``skip_no_positives`` leaves out."""
+        self.order: EpochOrder
+        """The order of the rows in each epoch, as numbers."""
+        self.counts: Counter[str]
         """What the check of the rows found, by reason."""
+        self._use_findings()
         self._caches: list[TokenCache] | None = None
         self._epoch, self._first_batch = 0, 0
         self._rank, self._num_ranks = 0, 1
@@ -216,7 +217,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
     def lines(self, epoch: int, batch: int) -> list[tuple[str, int]]:
         """Return the file and the 1-based line of each row of a batch of an epoch, of all ranks together."""
         items = next(islice(self.order.batches(epoch), batch, None)).tolist()
-        return [(self.files[source].path, row + 1) for source, row in map(self.order.locate, items)]
+        places = [(self.files[source], row) for source, row in map(self.order.locate, items)]
+        return [(file.path, file.rows.place(row)[0]) for file, row in places]
 
     def cache_tokens(self, tokenize: Tokenizes) -> None:
         """Give TokenizedExamples out of a token cache from now on. The cache is made first if it does not exist.
@@ -233,6 +235,26 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             raise ValueError("a token cache keeps no scores; expected no score_key with it")
         pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
         self._caches = [TokenCache(file, tokenize, pools) for file in self.files]
+
+    def leave_out_tokenless(self, collate: FindsEmpty) -> None:
+        """Leave out rows whose question or positives have no tokens. They count as unusable rows.
+
+        Of several positives, only those without tokens are left out.
+
+        Args:
+            collate: Knows the tokenizer, such as a ``BiEncoderCollator``.
+
+        Raises:
+            DataError: Too many rows are unusable, with the place of each; or a file has changed since it was checked.
+        """
+        found = [find_tokenless(file, collate) for file in self.files]
+        for file, tokenless in zip(self.files, found, strict=True):
+            counts = Counter(file.findings.counts)
+            counts["positives without tokens, left out"] += tokenless.num_left_out
+            unusable = sorted((file.findings.unusable | tokenless.unusable).items())
+            file.findings = file.findings._replace(unusable=dict(unusable), counts=dict(+counts))
+        self._without_tokens = frozenset[int]().union(*(tokenless.positives for tokenless in found))
+        self._use_findings()
 
     def apply_sharding(
         self,
@@ -270,6 +292,24 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                             yield passage.title
                             yield passage.text
 
+    def _use_findings(self) -> None:
+        """Set the order, the skipped rows and the counts from the findings of the files."""
+        self.order = self._make_order(
+            [file.findings.num_rows for file in self.files],
+            unusable=[file.findings.unusable for file in self.files],
+        )
+        self.skipped = find_skipped(self.files, self._skip_no_positives)
+        check_skipped(self.files, self.skipped, self._max_skipped, train=self.train)
+        num_trained = sum(self.order.batch_sizes(0))
+        if not num_trained:
+            raise DataError(
+                f"{', '.join(file.path for file in self.files)}: {self.num_rows} rows make no batch of "
+                f"{self.batch_size} with drop_last. Take a smaller batch_size."
+            )
+        counts = count_findings(self.files, self.num_hard_negatives, self.num_other_negatives, self._skip_no_positives)
+        counts["questions left out of each epoch by drop_last"] = self.num_rows - num_trained
+        self.counts = +counts
+
     def _batches(self) -> Iterator[list[Example]]:
         shares = self.order.shares(
             self._epoch,
@@ -292,11 +332,15 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         row = readers[source].read(number)
         random = Random((self.seed << 96) + (self._epoch << 64) + item) if self.train else None
         positives: list[Any] = row.positives
+        if self._without_tokens:
+            positives = [passage for passage in positives if passage.keys[1] not in self._without_tokens]
         if random and self.sample_positives:
             positives = sample_first(positives, random)
-        hard_negatives: list[Any] = sample_negatives(row.hard_negatives, self.num_hard_negatives, random)
-        other_negatives: list[Any] = sample_negatives(row.other_negatives, self.num_other_negatives, random)
+        known = self._same_questions.find_positives(source, number)
+        hard_negatives: list[Any] = sample_negatives(row.hard_negatives, self.num_hard_negatives, random, known)
+        other_negatives: list[Any] = sample_negatives(row.other_negatives, self.num_other_negatives, random, known)
+        passages = (positives, hard_negatives, other_negatives)
         if isinstance(row, TokenRow):  # The collator takes both kinds alike.
-            tokenized: Any = TokenizedExample(row.question, positives, hard_negatives, other_negatives, source, number)
+            tokenized: Any = TokenizedExample(row.question, *passages, source, number, known)
             return tokenized
-        return Example(row.question, row.answers, positives, hard_negatives, other_negatives, source, number)
+        return Example(row.question, row.answers, *passages, source, number, known)

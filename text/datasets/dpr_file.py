@@ -9,24 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from text.datasets.collection import PassageCollection
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, progress_bar
-from text.datasets.formats.dpr_record import FieldError, Row, SkipRow, check_row, parse_row
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
+from text.datasets.formats.dpr_record import CheckedRow, MissingCollection, Row, SkipRow, check_row, parse_row
 from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.formats.sidecars import sidecar
+from text.datasets.formats.values import FieldError, split_reason
+from text.datasets.identities import check_ids, check_ids_in_collection
+from text.datasets.row_index import IndexBuilder, RowIndex, load_index, save_index
 from text.errors import DataError
+from text.progress import show_file_progress
 from text.records import text_key
 
 BLANK = "blank line"
-_RULES = 1  # counts up when a row that was usable is not any more, or the other way round
+_WORD = re.compile(r"\w")
+_RULES = 2  # counts up when a row that was usable is not any more, or the other way round
 
 
 class Findings(NamedTuple):
@@ -37,11 +44,13 @@ class Findings(NamedTuple):
     sha256: str
     """Hash of the file's content, unpacked if it is compressed."""
     unusable: dict[int, str]
-    """Rows that no batch can hold, and why."""
+    """Rows that no batch can hold, and why: a reason, or the field and its problem (``FieldError``)."""
     counts: dict[str, int]
     """Passages left out and pools not there, by reason."""
     pool_sizes: dict[str, dict[int, int]]
     """By name of the pool of negatives: how many rows have how many that can be used."""
+    wordless: list[int]
+    """Usable rows with a text without any letter or digit. A tokenizer may find no token there."""
 
 
 class DPRFile:
@@ -53,7 +62,8 @@ class DPRFile:
         score_key: Where contexts have a score.
 
     Raises:
-        DataError: A row cannot be parsed or lacks a field; with path, line, byte and field.
+        DataError: A row cannot be parsed, or an id stands with two passages; with path, line, byte
+            and field.
         OSError: The file cannot be read.
     """
 
@@ -64,7 +74,11 @@ class DPRFile:
         self.passages = passages
         self.score_key = score_key
         self.path = self.rows.path
-        self.findings = self._findings()
+        self.findings, self.index = self._look_up()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A data worker does not need the index, which is large.
+        return self.__dict__ | {"index": None}
 
     def usable(self) -> np.ndarray:
         """Return the numbers of the rows that can be used."""
@@ -81,48 +95,60 @@ class DPRFile:
         with self.rows.open() as reader:
             yield DPRReader(reader, self.passages, self.score_key)
 
-    def _findings(self) -> Findings:
-        """Out of the sidecar, if the file is large and was checked before."""
-        if os.path.getsize(self.rows.plain_path) >= INDEXED_BYTES:
-            parts = [f"checked-{_RULES}", *([self.passages.key] if self.passages else [])]
-            if self.score_key is not None:
-                parts.append(f"score-{text_key(self.score_key):x}")
-            kind = "-".join(parts) + ".json"
-            with suppress(PermissionError):  # no folder for it: it is checked each time
-                return _load(sidecar(self.rows.plain_path, kind, lambda path: _save(path, self._check())))
-        return self._check()
+    def _look_up(self) -> tuple[Findings, RowIndex]:
+        """Return what the check found, from the sidecars if the file is large and was checked before."""
+        if os.path.getsize(self.rows.plain_path) < INDEXED_BYTES:
+            return self._check()
+        parts = [f"checked-{_RULES}", *([self.passages.key] if self.passages else [])]
+        if self.score_key is not None:
+            parts.append(f"score-{text_key(self.score_key):x}")
+        kind, check = "-".join(parts), cache(lambda: self._check())
+        with suppress(PermissionError):  # no folder for them: the file is checked each time
+            findings = sidecar(self.rows.plain_path, f"{kind}.json", lambda path: _save(path, check()[0]))
+            index = sidecar(self.rows.plain_path, f"{kind}.npz", lambda path: save_index(path, check()[1]))
+            return _load(findings), load_index(index)
+        return check()
 
-    def _check(self) -> Findings:
+    def _check(self) -> tuple[Findings, RowIndex]:
         """Reads every row once."""
-        digest, unusable, counts = hashlib.sha256(), {}, Counter[str]()
+        digest, unusable, wordless, counts, index = hashlib.sha256(), {}, [], Counter[str](), IndexBuilder()
         pool_sizes: dict[str, Counter[int]] = {"hard_negatives": Counter(), "other_negatives": Counter()}
-        with progress_bar(self.rows.plain_path, "Checking") as progress, self.rows.open() as reader:
+        with show_file_progress(self.rows.plain_path, "Checking") as progress, self.rows.open() as reader:
             digest.update(BYTE_ORDER_MARK[: self.rows.offset(0)])
             for row in range(len(self.rows)):
                 line = reader.read(row)
                 digest.update(line)
-                reason = self._check_row(reader, row, line, counts, pool_sizes)
-                if reason is not None:
-                    unusable[row] = reason
+                checked = self._check_row(reader, row, line, counts, index)
+                if isinstance(checked, CheckedRow):
+                    pool_sizes["hard_negatives"][checked.num_hard_negatives] += 1
+                    pool_sizes["other_negatives"][checked.num_other_negatives] += 1
+                    wordless += [row] * _is_wordless(checked.row)
+                    index.end_row(checked.row)
+                else:
+                    unusable[row] = checked
+                    index.end_row(None)
                 progress.update(len(line))
-        return Findings(len(self.rows), digest.hexdigest(), unusable, dict(+counts), {**pool_sizes})
+            counts.update(reader.repairs)
+        found = index.finish()
+        check_ids(self.rows, found)
+        if self.passages is not None:
+            check_ids_in_collection(self.rows, found, self.passages)
+        findings = Findings(len(self.rows), digest.hexdigest(), unusable, dict(+counts), {**pool_sizes}, wordless)
+        return findings, found
 
     def _check_row(
-        self, reader: RowReader, row: int, line: bytes, counts: Counter[str], pool_sizes: dict[str, Counter[int]]
-    ) -> str | None:
-        """Why a row cannot be used, if it cannot."""
+        self, reader: RowReader, row: int, line: bytes, counts: Counter[str], index: IndexBuilder
+    ) -> CheckedRow | str:
+        """Return the row, or why it cannot be used."""
         if line.isspace():
             return BLANK
         record = reader.parse_line(row, line)
         try:
-            sizes = check_row(record, line, self.passages, counts, self.score_key)
-        except SkipRow as skip:
-            return str(skip)
-        except FieldError as error:
-            raise DataError(f"{self.rows.where(row)} {error}") from None
-        for name, size in zip(pool_sizes, sizes, strict=True):
-            pool_sizes[name][size] += 1
-        return None
+            return check_row(record, line, self.passages, counts, self.score_key, index.visit)
+        except MissingCollection as error:
+            raise DataError(f"{self.rows.where(row, split_reason(str(error)).field)} {error}.") from None
+        except (SkipRow, FieldError) as error:
+            return str(error)
 
 
 class DPRReader:
@@ -145,6 +171,11 @@ class DPRReader:
         except (SkipRow, FieldError) as error:
             where = self._rows.file.where(row)
             raise DataError(f"{where} {error}; the file has changed since it was checked") from None
+
+
+def _is_wordless(row: Row) -> bool:
+    texts = (row.question, *(f"{passage.title} {passage.text}" for passage in row.positives))
+    return not all(map(_WORD.search, texts))
 
 
 def _save(path: Path, findings: Findings) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from text.datasets.dpr_file import BLANK, DPRFile
 from text.datasets.formats.dpr_record import ID_POOLS
+from text.datasets.formats.values import split_reason
 from text.errors import DataError
 from text.records import Passage
 
@@ -40,7 +41,7 @@ def count_unusable_rows(file: DPRFile) -> Counter[str]:
     Raises:
         DataError: The file has no usable row.
     """
-    counts = Counter(reason for reason in file.findings.unusable.values() if reason != BLANK)
+    counts = Counter(split_reason(reason).kind for reason in file.findings.unusable.values() if reason != BLANK)
     if not len(file.usable()):
         raise DataError(f"{file.path}: no usable row{format_counts(counts)}. A row needs a question with a positive.")
     return counts

@@ -1,7 +1,8 @@
 """Questions to search for, with the answers that are known to be right.
 
-Three forms, plain or compressed: DPR's ``qa.csv`` (question, tab, a list of strings as Python writes it; no header),
-JSON of DPR (``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``, ``text``).
+Three forms, plain or compressed: DPR's ``qa.csv`` (question, tab, a list of strings as Python or JSON writes it; no
+header), JSON of DPR (``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``,
+``text``). ``query`` is another name of ``question``.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import itertools
 import json
 import os
+import tokenize
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simdjson import Array, Object
+
 from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_of, read_chunks
 from text.datasets.formats.jsonl import JsonlFile
+from text.datasets.formats.values import FieldError, kind, read_answers, read_id, split_reason
 from text.errors import DataError
 
+_QUESTION_KEYS = ("question", "query", "text")
 _ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
 _PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
+_CSV_FORM = 'Write question, tab and a list such as ["60", "sixty"].'
 
 
 class Question(NamedTuple):
@@ -39,116 +49,143 @@ class Question(NamedTuple):
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
-    """All questions of a file, in its order; blank lines are passed over.
+    """Return all questions of a file, in its order. Blank lines are passed over.
 
     Raises:
-        DataError: A line has another form, a question is blank, or an id stands twice; with path and line.
+        DataError: A line has another form, a question or an id is blank, or an id stands twice; with path and line.
         OSError: The file cannot be read.
     """
     form = form_of(str(path))
     head = next(read_chunks(str(path), form), b"").removeprefix(BYTE_ORDER_MARK)
     try:
-        read = list(_of_json(path) if head[:1] in _JSON else _of_csv(path, form))
+        read = list(_read_json(path) if head[:1] in _JSON else _read_csv(path, form))
     except UnicodeDecodeError:
-        raise DataError(f"{Path(path)}: not UTF-8; expected UTF-8") from None
+        raise DataError(f"{Path(path)}: the file is not UTF-8. Write it in UTF-8.") from None
     if not read:
-        raise DataError(f"{Path(path)}: no questions; expected one a line")
+        raise DataError(f"{Path(path)}: the file has no questions. Write one a line.")
     places: dict[str, str] = {}
     for where, question in read:
         _check_unicode(question, where)
-        if not question.text.strip():
-            raise DataError(f"{where}: question is blank; expected a question to search for")
+        for name, value in (("question", question.text), ("id", question.question_id)):
+            if not value.strip():
+                raise DataError(f"{where} {name}: the {name} is blank. Give one, or remove the line.")
         if question.question_id in places:
             raise DataError(
-                f"{where}: id {question.question_id} also stands in {places[question.question_id]}; expected each once"
+                f'{where} id: "{question.question_id}" also stands in {places[question.question_id]}. '
+                "Give each question an id of its own."
             )
         places[question.question_id] = where
     return [question for _, question in read]
 
 
-def _of_csv(path: str | os.PathLike[str], form: Form) -> Iterator[tuple[str, Question]]:
+def _read_csv(path: str | os.PathLike[str], form: Form) -> Iterator[tuple[str, Question]]:
     content = b"".join(read_chunks(str(path), form)).decode("utf-8-sig")
     rows = csv.reader(io.StringIO(content, newline=""), delimiter="\t", strict=True)
+    number = num_lines = 0
     try:
-        for number, row in enumerate(row for row in rows if row):
-            where = f"{Path(path)}:{rows.line_num}"
+        for row in rows:
+            where, num_lines = f"{Path(path)}:{num_lines + 1}", rows.line_num
+            if not row:
+                continue
             if len(row) != 2:
-                raise DataError(f"{where}: {len(row)} columns; expected question and answers, with a tab between")
-            yield where, Question(str(number), row[0], _python_list(row[1], where))
+                raise DataError(f"{where}: the line has {len(row)} columns. {_CSV_FORM}")
+            yield where, Question(str(number), row[0], _parse_answers(row[1], where))
+            number += 1
     except csv.Error as error:
-        raise DataError(f"{Path(path)}:{rows.line_num}: {error}; expected question and answers") from None
+        raise DataError(f"{Path(path)}:{num_lines + 1}: {error}. {_CSV_FORM}") from None
 
 
-def _python_list(literal: str, where: str) -> list[str]:
-    """A list of strings; nothing is executed."""
+def _parse_answers(literal: str, where: str) -> list[str]:
+    """Return the strings of a list that JSON or Python has written. Nothing is executed."""
     try:
-        answers = ast.literal_eval(literal)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        answers = None
-    return _strings(answers, f'{where}: answers are {literal[:100]}; expected a list such as ["60", "sixty"]')
+        values = json.loads(literal, parse_constant=lambda name: None)
+    except (ValueError, RecursionError):
+        values = _parse_python_list(literal, where)
+    try:
+        if not isinstance(values, list | tuple):
+            raise FieldError("answers: no list")
+        return read_answers(list(values), Counter())
+    except FieldError as error:
+        shown = " ".join(literal.split())[:100]
+        raise DataError(f'{where} {error}. Write a list such as ["60", "sixty"] instead of {shown}') from None
 
 
-def _of_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
+def _parse_python_list(literal: str, where: str) -> Any:
+    """Return the value of a Python literal, or None if it is none.
+
+    Raises:
+        DataError: Two strings stand side by side, which Python joins.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of escapes that it does not know.
+            values = ast.literal_eval(literal)
+        tokens = [token.type for token in tokenize.generate_tokens(io.StringIO(literal.strip()).readline)]
+    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+        return None
+    strings = [token for token in tokens if token not in (tokenize.NL, tokenize.COMMENT)]
+    if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(strings)):
+        raise DataError(
+            f"{where} answers: there is no comma between two strings in {' '.join(literal.split())[:100]}. "
+            "pandas writes arrays of NumPy so: turn them into lists (.tolist()) and write the file again."
+        )
+    return values
+
+
+def _read_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
     rows = JsonlFile(path)
     with rows.open() as reader:
         for number in range(len(rows)):
             line = reader.read(number)
             if not line.isspace():
-                yield rows.where(number), _question(line, rows.where(number), number)
+                try:
+                    question = _to_question(reader.parse_line(number, line), number)
+                except FieldError as error:
+                    raise DataError(f"{rows.where(number, split_reason(str(error)).field)} {error}.") from None
+                yield rows.where(number), question
 
 
-def _question(line: bytes, where: str, number: int) -> Question:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}); expected an object such as {_FORM}") from None
-    text = record.get("question", record.get("text")) if isinstance(record, dict) else None
+def _to_question(record: Object, number: int) -> Question:
+    text = _find(record, _QUESTION_KEYS)
+    if text is None:
+        found = " ".join(", ".join(record).split())[:200] or "none"
+        raise FieldError(f"question: missing. Give one of the keys {', '.join(_QUESTION_KEYS)}; found {found}")
     if not isinstance(text, str):
-        raise DataError(f"{where}: no question; expected an object such as {_FORM}")
-    name = next((record[key] for key in _ID_KEYS if record.get(key) is not None), number)
-    answers = _strings(record.get("answers") or [], f"{where}: answers are no list of strings; expected {_FORM}")
-    is_regular_expression = bool(record.get("answer_is_regex"))
-    return Question(_id(name, where), text, answers, is_regular_expression, _positive_ids(record, where))
+        raise FieldError(f"question: {kind(text)}. Give a string")
+    question_id = _find(record, _ID_KEYS)
+    return Question(
+        str(number) if question_id is None else read_id(question_id, "id", Counter()),
+        text,
+        read_answers(record.get("answers"), Counter()),
+        bool(record.get("answer_is_regex")),
+        _positive_ids(record),
+    )
+
+
+def _find(record: Object, keys: tuple[str, ...]) -> Any:
+    """Return the first of these fields that is there and not null."""
+    return next((value for key in keys if (value := record.get(key)) is not None), None)
 
 
 def _check_unicode(question: Question, where: str) -> None:
-    """Refuses half a character, which JSON's and Python's escapes can say and no file can hold."""
+    """Refuse half of a surrogate pair, which an escape of Python can stand for and no file can hold."""
     try:
-        for text in (question.question_id, question.text, *question.answers, *question.positive_ids):
+        for text in (question.text, *question.answers):
             text.encode()
     except UnicodeEncodeError as error:
         found = ascii(error.object[error.start])
-        raise DataError(f"{where}: lone surrogate {found}; expected Unicode text") from None
+        raise DataError(f"{where}: {found} is half of a surrogate pair. Write Unicode text.") from None
 
 
-def _positive_ids(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    contexts = _list(record, "positive_ctxs", where)
-    of_contexts = (
-        next((context[key] for key in _PASSAGE_ID_KEYS if context.get(key) is not None), "")
-        for context in contexts
-        if isinstance(context, dict)
-    )
-    ids = _list(record, "positive_ids", where) or of_contexts
-    return tuple(_id(passage_id, where) for passage_id in ids if passage_id not in (None, ""))
+def _positive_ids(record: Object) -> tuple[str, ...]:
+    ids = list(_list(record, "positive_ids")) or [
+        _find(context, _PASSAGE_ID_KEYS) for context in _list(record, "positive_ctxs") if isinstance(context, Object)
+    ]
+    return tuple(read_id(passage_id, "positive_ids", Counter()) for passage_id in ids if passage_id not in (None, ""))
 
 
-def _list(record: dict[str, Any], key: str, where: str) -> list[Any]:
-    values = record.get(key) or []
-    if not isinstance(values, list):
-        raise DataError(f"{where}: {key} is {str(values)[:100]}; expected a list")
-    return values
-
-
-def _id(value: Any, where: str) -> str:
-    if type(value) not in (str, int):
-        raise DataError(f"{where}: id is {str(value)[:100]}; expected a string or an integer")
-    return str(value)
-
-
-_FORM = '{"question": "...", "answers": ["..."]}'
-
-
-def _strings(values: Any, message: str) -> list[str]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-        raise DataError(message)
-    return [value for value in values if value.strip()]  # a blank one would be found everywhere
+def _list(record: Object, key: str) -> Array | tuple[()]:
+    values = record.get(key)
+    if values is not None and not isinstance(values, Array):
+        raise FieldError(f"{key}: {kind(values)}. Give a list")
+    return values or ()

@@ -1,27 +1,29 @@
 """The selection of ``dpr-text select``: the first usable rows of a raw DPR file as JSON lines, streaming.
 
 A raw file is a JSON array or JSONL, plain or compressed. In memory is one row, and what is read
-ahead of it. A row is written as its own bytes: no number is spelled anew, no field is lost. A key that
-stands twice in one object, which a parser would drop silently, is refused. Negatives are not
-looked at one by one: training does that when it first reads the file.
+ahead of it. A row is written as its own bytes: no number is spelled anew, no field is lost. A row
+that training cannot use is dropped and counted, by the rules of ``text/datasets/formats/dpr_record.py``.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import simdjson
-from tqdm import tqdm
 
 from text.artifacts import atomic_write
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of, progress_bar, read_chunks
-from text.datasets.formats.dpr_record import POOLS, FieldError, SkipRow, check_keys, parse_row
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of, read_chunks
+from text.datasets.formats.dpr_record import POOLS, MissingCollection, SkipRow, check_row
 from text.datasets.formats.json_array import elements
-from text.datasets.formats.strict_json import explain, parse_object, two_parsers
+from text.datasets.formats.places import format_place
+from text.datasets.formats.repair import mask_repairs, parse_row_object
+from text.datasets.formats.strict_json import explain, two_parsers
+from text.datasets.formats.values import FieldError, split_reason
 from text.errors import DataError
+from text.progress import Progress, show_file_progress
 
 Path = str | os.PathLike[str]
 
@@ -42,7 +44,7 @@ class Selection(NamedTuple):
 
 class _Row(NamedTuple):
     where: str
-    """As errors begin; the name of a field goes after it."""
+    """As errors begin."""
     content: bytes
     """As it is in the file, without a newline at its end; newlines between its parts are white space."""
     record: simdjson.Object
@@ -50,11 +52,17 @@ class _Row(NamedTuple):
 
 
 def select_rows(
-    raw_path: Path, out_path: Path, num_items: int, *, skip_items: int = 0, overwrite: bool = False
+    raw_path: Path,
+    out_path: Path,
+    num_items: int,
+    *,
+    skip_items: int = 0,
+    keep_without_negatives: bool = False,
+    overwrite: bool = False,
 ) -> Selection:
     """Writes the first usable rows of a raw DPR file, one JSON object a line.
 
-    A row is usable if it has a question, and all three pools are there and not empty; all its
+    A row is usable if training can use it, and all three pools are there and not empty; all its
     fields are kept. Reading stops when there are enough rows. A file with fewer usable rows than
     asked for is no error: compare ``kept`` with ``num_items``.
 
@@ -64,26 +72,28 @@ def select_rows(
         num_items: Rows to keep at most.
         skip_items: Usable rows to pass over first, so that several selections from one file
             (train, valid, test) have no row in common.
+        keep_without_negatives: Also keep rows without ``negative_ctxs``: FAIR's trivia files have none.
         overwrite: Replaces ``out_path`` where it exists.
 
     Raises:
-        DataError: A row is malformed, the file is cut, or no row is left to keep; with path and
-            byte, and the line or element. Nothing is written then.
+        DataError: A row is no JSON object, the file is cut, or no row is left to keep; with path, line,
+            byte, and the element. Nothing is written then.
         ValueError: A count is out of range, or ``out_path`` is the raw file itself.
         FileExistsError: ``out_path`` exists and is not to be replaced, or is a folder.
         OSError: A file cannot be read or written.
     """
     _check_arguments(raw_path, out_path, num_items, skip_items, overwrite)
     raw_path = os.fspath(raw_path)
+    pools = POOLS[:2] if keep_without_negatives else POOLS
     kept, skipped = 0, 0
     dropped: Counter[str] = Counter()
     with (
-        progress_bar(raw_path, "Selecting from") as progress,
+        show_file_progress(raw_path, "Selecting from") as progress,
         atomic_write(out_path) as temporary,
         open(temporary, "wb", buffering=_WRITE_BYTES) as out,
     ):
         for row in _rows(raw_path, progress):
-            reason = _why_dropped(row)
+            reason = _why_dropped(row, pools)
             if reason is not None:
                 dropped[reason] += 1
             elif skipped < skip_items:
@@ -95,7 +105,7 @@ def select_rows(
             if kept == num_items:
                 break
         if kept == 0:
-            raise DataError(_nothing_kept(raw_path, skipped, dropped))
+            raise DataError(_nothing_kept(raw_path, skipped, dropped, pools))
     return Selection(kept, skipped, dropped)
 
 
@@ -113,24 +123,24 @@ def _check_arguments(raw_path: Path, out_path: Path, num_items: int, skip_items:
         raise FileExistsError(f"{os.fspath(out_path)} exists; expected a new file, or overwrite")
 
 
-def _nothing_kept(path: str, skipped: int, dropped: Counter[str]) -> str:
+def _nothing_kept(path: str, skipped: int, dropped: Counter[str], pools: Sequence[str]) -> str:
     counts = dropped + Counter({"passed over by skip_items": skipped})
     found = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "it has no rows"
-    return f"{path}:1 (byte 0): no row to keep ({found}); expected rows with a question and {', '.join(POOLS)}"
+    needed = ", ".join(pools)
+    return f"{format_place(path, 1, 0)}: no row to keep ({found}). Give rows with a question and {needed}."
 
 
-def _why_dropped(row: _Row | None) -> str | None:
+def _why_dropped(row: _Row | None, pools: Sequence[str]) -> str | None:
     """Why a row is not usable, if it is not."""
     if row is None:
         return "blank line"
     try:
-        check_keys(row.record, row.content)
-        parse_row(row.record)
-    except SkipRow as skip:
-        return str(skip)
-    except FieldError as error:
-        raise DataError(f"{row.where}{error}") from None
-    return next((f"no {name}" for name in POOLS if not row.record.get(name)), None)
+        check_row(row.record, row.content, None, Counter())
+    except MissingCollection as error:
+        raise DataError(f"{row.where} {error}.") from None
+    except (SkipRow, FieldError) as error:
+        return split_reason(str(error)).kind
+    return next((f"no {name}" for name in pools if not row.record.get(name)), None)
 
 
 def _one_line(content: bytes) -> bytes:
@@ -138,15 +148,15 @@ def _one_line(content: bytes) -> bytes:
     return content.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
 
 
-def _rows(path: str, progress: tqdm) -> Iterator[_Row | None]:
+def _rows(path: str, progress: Progress) -> Iterator[_Row | None]:
     """The rows of a file of any form; None for a blank line."""
     form = form_of(path)
     chunks = read_chunks(path, form, progress)
     if not form.is_array:
         yield from _line_rows(chunks, path)
         return
-    for number, (offset, element, record) in enumerate(elements(chunks, path)):
-        yield _Row(f"{path}:1 (byte {offset}) [{number}].", element, record)
+    for element in elements(chunks, path):
+        yield _Row(format_place(path, element.line, element.byte), element.content, element.record)
 
 
 def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
@@ -156,10 +166,11 @@ def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
             yield None
             continue
         try:
-            record = parse_object(line, next(parsers))
+            record = parse_row_object(line, next(parsers), Counter())
         except ValueError:
-            raise explain(line, path, number, offset, may_be_cut=not line.endswith(b"\n")) from None
-        yield _Row(f"{path}:{number} (byte {offset}) ", line.strip(), record)
+            is_cut = not line.endswith(b"\n")
+            raise explain(mask_repairs(line), path, number, offset, may_be_cut=is_cut) from None
+        yield _Row(format_place(path, number, offset), line.strip(), record)
 
 
 def _lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]]:
@@ -167,7 +178,8 @@ def _lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]]:
     offset, number = 0, 1
     for line in _split(chunks):
         if len(line) > _MAX_ROW_BYTES:
-            raise DataError(f"{path}:{number} (byte {offset}) row: longer than 16 MiB; expected one record a line")
+            where = format_place(path, number, offset)
+            raise DataError(f"{where} row: longer than 16 MiB; expected one record a line")
         mark = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
         yield offset + mark, line[mark:]
         offset, number = offset + len(line), number + 1

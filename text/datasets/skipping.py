@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from text.datasets.dpr_file import BLANK, DPRFile
-from text.datasets.formats.dpr_record import POOLS
+from text.datasets.formats.dpr_record import ID_POOLS, POOLS
+from text.datasets.formats.places import format_place
+from text.datasets.formats.values import split_reason
 from text.errors import DataError
+
+BLANK_QUESTION = "blank question"
+NO_POSITIVES = (f"no {POOLS[0]}", f"no {ID_POOLS[0]}")
+"""Reasons of rows whose pool of positives is empty or missing."""
+_NUM_LISTED = 20
 
 
 class SkippedRow(NamedTuple):
@@ -18,49 +25,75 @@ class SkippedRow(NamedTuple):
     line: int
     byte: int
     reason: str
+    """The same for all rows with this kind of fault."""
+    field: str = ""
+    """Field at fault; line and byte are its place. Empty if the whole row is meant."""
+    details: str = ""
 
 
-def find_skipped(files: Sequence[DPRFile], train: bool) -> Iterator[SkippedRow]:
-    """Yield the rows that no batch holds, without blank lines.
+def find_skipped(files: Sequence[DPRFile], skip_no_positives: bool = False) -> list[SkippedRow]:
+    """Return the rows that no batch holds, without blank lines.
 
-    Raises:
-        DataError: A question for evaluation is blank.
+    Args:
+        files: Checked files.
+        skip_no_positives: Leave out rows without a positive, which the user expects. ``count_findings`` counts them.
     """
-    for file in files:
-        for row, reason in file.findings.unusable.items():
-            if reason == "blank question" and not train:
-                raise DataError(f"{file.rows.where(row)} question: blank; expected a question to evaluate")
-            if reason != BLANK:
-                yield SkippedRow(file.path, row + 1, file.rows.offset(row), reason)
+    expected = (BLANK, *(NO_POSITIVES if skip_no_positives else ()))
+    return [
+        SkippedRow(file.path, *file.rows.place(row, split_reason(reason).field), *split_reason(reason))
+        for file in files
+        for row, reason in file.findings.unusable.items()
+        if reason not in expected
+    ]
 
 
-def check_skipped(files: Sequence[DPRFile], skipped: Sequence[SkippedRow], max_skipped: float) -> None:
+def check_skipped(
+    files: Sequence[DPRFile], skipped: Sequence[SkippedRow], max_skipped: float, *, train: bool = True
+) -> None:
     """Check that files have usable rows, and no larger share of skipped rows than ``max_skipped``.
 
+    Args:
+        files: Checked files.
+        skipped: Result of ``find_skipped``.
+        max_skipped: Largest share.
+        train: False refuses every blank question, because each question is to be evaluated.
+
     Raises:
-        DataError: They do not; with path, line and byte of the first skipped row.
+        DataError: The rows are refused. The error starts with the place of the first one and lists the first twenty.
     """
     paths = ", ".join(file.path for file in files)
     num_usable = sum(file.findings.num_rows - len(file.findings.unusable) for file in files)
     num_rows = len(skipped) + num_usable
-    if num_rows == 0:
-        raise DataError(f"{paths}: no rows, only blank lines; expected one JSON object a line")
-    if num_usable == 0 or len(skipped) / num_rows > max_skipped:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(row.reason for row in skipped).items())
-        first = skipped[0]
+    if not train and (blank := [row for row in skipped if row.reason == BLANK_QUESTION]):
+        blank = [row._replace(field="question", reason="question: blank") for row in blank]
         raise DataError(
-            f"{first.path}:{first.line} (byte {first.byte}): {first.reason}; in all {len(skipped)} of {num_rows} "
-            f"rows of {paths} are unusable ({reasons}), expected at most {max_skipped:.3%} (max_skipped)"
+            f"{_list_rows(blank)} In all, {len(blank)} of {num_rows} rows of {paths} have no question to evaluate. "
+            "Give each a question, or remove the row."
+        )
+    if num_rows == 0:
+        raise DataError(f"{paths}: no rows, only blank lines or rows without a positive. Give one JSON object a line.")
+    if num_usable == 0 or len(skipped) / num_rows > max_skipped:
+        reasons = Counter(row.reason for row in skipped)
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        hint = "; skip_no_positives leaves out rows without a positive" if reasons.keys() & set(NO_POSITIVES) else ""
+        raise DataError(
+            f"{_list_rows(skipped)} In all, {len(skipped)} of {num_rows} rows of {paths} cannot be used ({counts}). "
+            f"max_skipped allows {max_skipped:.3%}. Correct the rows, or raise max_skipped{hint}."
         )
 
 
-def count_findings(files: Sequence[DPRFile], num_hard_negatives: int, num_other_negatives: int) -> Counter[str]:
+def count_findings(
+    files: Sequence[DPRFile], num_hard_negatives: int, num_other_negatives: int, skip_no_positives: bool = False
+) -> Counter[str]:
     """Return what the check of the files found, by reason."""
     counts = Counter[str]()
     for file in files:
         findings = file.findings
         counts += Counter(findings.counts)
-        counts["blank lines, left out"] += list(findings.unusable.values()).count(BLANK)
+        reasons = Counter(findings.unusable.values())
+        counts["blank lines, left out"] += reasons[BLANK]
+        if skip_no_positives:
+            counts["rows without a positive, left out"] += sum(reasons[reason] for reason in NO_POSITIVES)
         for name, pool, wanted in (
             ("hard_negatives", POOLS[1], num_hard_negatives),
             ("other_negatives", POOLS[2], num_other_negatives),
@@ -68,3 +101,15 @@ def count_findings(files: Sequence[DPRFile], num_hard_negatives: int, num_other_
             few = sum(num_rows for size, num_rows in findings.pool_sizes[name].items() if size < wanted)
             counts[f"rows with fewer {pool} than asked for"] += few
     return counts
+
+
+def _list_rows(skipped: Sequence[SkippedRow]) -> str:
+    """Return the first rows with their places, as the beginning of an error. Equal details are given once."""
+    listed: dict[str, str] = {}
+    for row in skipped[:_NUM_LISTED]:
+        problem = row.reason.partition(": ")[2] if row.field else row.reason
+        place = f"{format_place(row.path, row.line, row.byte)} {row.field}".rstrip()
+        listed[f"{place}: {problem}"] = "" if row.details in listed.values() else row.details
+    num_others = len(skipped) - len(listed)
+    entries = [f"{entry} ({details})" if details else entry for entry, details in listed.items()]
+    return f"{'; '.join(entries)}{f'; and {num_others} more' if num_others > 0 else ''}."

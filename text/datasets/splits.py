@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -10,8 +11,13 @@ from itertools import chain
 from text.artifacts import check_readable
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr import DPRDataPipe
+from text.datasets.formats.places import format_place
+from text.datasets.identities import check_ids_across
+from text.datasets.tokenless import FindsEmpty
 from text.errors import DataError, UsageError
 
+_NUM_SHOWN = 20
+"""Places of rows that are printed."""
 STAGES = ("train", "valid", "test")
 
 
@@ -63,6 +69,7 @@ def open_splits(
     collection: str | None = None,
     seed: int = 0,
     max_skipped: float = 0.001,
+    skip_no_positives: bool = False,
     train_rates: Sequence[float] | None = None,
     one_set_per_batch: bool = False,
     rows_together: int = 1,
@@ -81,6 +88,7 @@ def open_splits(
         collection: File of the passages that compact rows name.
         seed: Decides everything random in training, with the epoch.
         max_skipped: Maximum share of unusable rows.
+        skip_no_positives: Leave out rows without a positive, and count them apart from ``max_skipped``.
         train_rates: ``rates`` of the training pipe. This and the next six are arguments of the training pipe.
         one_set_per_batch: Take each training batch from one file.
         rows_together: Neighboring rows that stay together.
@@ -92,12 +100,20 @@ def open_splits(
         eval_other_negatives: Random passages of a question in evaluation.
 
     Raises:
-        DataError, ValueError, OSError: As ``DPRDataPipe``.
+        DataError: A passage id stands with two passages, in one file or in two; or as ``DPRDataPipe``.
+        ValueError, OSError: As ``DPRDataPipe``.
     """
     for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
         check_readable(path)  # before the first file is checked row by row, which can take long
     passages = PassageCollection(collection) if collection else None
-    open_pipe = partial(DPRDataPipe, batch_size=batch_size, passages=passages, seed=seed, max_skipped=max_skipped)
+    open_pipe = partial(
+        DPRDataPipe,
+        batch_size=batch_size,
+        passages=passages,
+        seed=seed,
+        max_skipped=max_skipped,
+        skip_no_positives=skip_no_positives,
+    )
     pipes = {}
     for stage, paths in files.items():
         if stage == "train":
@@ -116,6 +132,7 @@ def open_splits(
             pipes[stage] = open_pipe(
                 paths, num_hard_negatives=eval_hard_negatives, num_other_negatives=eval_other_negatives
             )
+    check_ids_across([file for pipe in pipes.values() for file in pipe.files])
     return pipes
 
 
@@ -142,3 +159,26 @@ def describe_split(stage: str, pipe: DPRDataPipe) -> str:
         sets = zip(pipe.names, pipe.rows_per_set, strict=True)
         lines.append(f"{stage}: an epoch takes " + ", ".join(f"{num_rows} of {name}" for name, num_rows in sets))
     return "\n".join(lines)
+
+
+def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: FindsEmpty) -> list[str]:
+    """Leave out the texts without tokens of each stage, and return a line for each stage that had any.
+
+    Args:
+        pipes: The pipe of each stage.
+        collate: Knows the tokenizer, such as a ``BiEncoderCollator``.
+
+    Raises:
+        DataError: As ``DPRDataPipe.leave_out_tokenless``.
+    """
+    lines = []
+    for stage, pipe in pipes.items():
+        counts, skipped = Counter(pipe.counts), set(pipe.skipped)
+        pipe.leave_out_tokenless(collate)
+        rows = [format_place(row.path, row.line, row.byte) for row in pipe.skipped if row not in skipped]
+        found = [f"{count} {reason}" for reason, count in (Counter(pipe.counts) - counts).items()]
+        if rows:
+            shown = ", ".join(rows[:_NUM_SHOWN]) + f" and {len(rows) - _NUM_SHOWN} more" * (len(rows) > _NUM_SHOWN)
+            found.append(f"{len(rows)} rows left out, whose question or positives have no tokens: {shown}")
+        lines += [f"{stage}: {', '.join(found)}"] if found else []
+    return lines

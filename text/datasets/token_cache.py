@@ -2,7 +2,7 @@
 
 Each different text is tokenized once, when the cache is made; later epochs neither parse nor tokenize.
 The cache is a sidecar (``text/datasets/formats/sidecars.py``), known by the data and the tokenizer. It holds, one after
-another: the tokens of all texts; then five arrays in numpy's own form, and the byte at which these start.
+another: the tokens of all texts; then four arrays in numpy's own form, and the byte at which these start.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from text.datasets.dpr_file import DPRFile
 from text.datasets.formats.dpr_record import Row
 from text.datasets.formats.sidecars import sidecar
+from text.progress import track
 from text.records import Passage, TokenizedPassage, text_key
 
-_FORM = 1  # counts up when the form of the file changes
+_FORM = 2  # counts up when the form of the file changes
 _TEXTS_AT_ONCE = 4096
 _LEFT_OUT = -1
-_PASSAGE = np.dtype([("id_key", "<i8"), ("title", "<i4"), ("text", "<i4")])
+_PASSAGE = np.dtype([("id_key", "<i8"), ("content_key", "<i8"), ("title", "<i4"), ("text", "<i4")])
 
 
 class Tokenizes(Protocol):
@@ -88,9 +88,7 @@ class TokenReader:
         with open(path, "rb") as file:
             file.seek(-8, 2)
             file.seek(int.from_bytes(file.read(8), "little"))
-            self._text_ends, self._text_keys, self._passages, self._row_ends, self._heads = (
-                _map_array(path, file) for _ in range(5)
-            )
+            self._text_ends, self._passages, self._row_ends, self._heads = (_map_array(path, file) for _ in range(4))
 
     def prefetch(self, row: int) -> None:
         """Does nothing: which of a row's texts will be used is not known."""
@@ -115,8 +113,8 @@ class TokenReader:
         fields = self._passages[number].item()
         return None if fields[-1] == _LEFT_OUT else self._passage(*fields)
 
-    def _passage(self, id_key: int, title: int, text: int) -> TokenizedPassage:
-        return TokenizedPassage((id_key, int(self._text_keys[text])), self.text(title), self.text(text))
+    def _passage(self, id_key: int, content_key: int, title: int, text: int) -> TokenizedPassage:
+        return TokenizedPassage((id_key, content_key), self.text(title), self.text(text))
 
 
 class _Pool(Sequence["TokenizedPassage | None"]):
@@ -143,22 +141,20 @@ class _Writer:
         self._numbers: dict[int, int] = {}  # of each text, by its key
         self._waiting: list[str] = []
         self._text_ends = array("q", [0])
-        self._passages = array("q")  # two a passage, as the dtype lies in memory
+        self._passages = array("q")  # three a passage, as the dtype lies in memory
         self._row_ends = array("q", [0])
         self._heads = array("i")
 
     def write(self, file: DPRFile, pools: tuple[bool, bool]) -> None:
         usable = set(file.usable().tolist())
-        rows = tqdm(
-            range(file.findings.num_rows), f"Tokenizing {file.path}", unit="row", delay=2, leave=False, disable=None
-        )
+        rows = track(range(file.findings.num_rows), f"Tokenizing {file.path}", "rows")
         with open(self._path, "wb") as out, file.open() as reader:
             for number in rows:
                 if number in usable:
                     self._add(reader.read(number), pools)
                 else:
                     self._heads.extend([0, 0, 0, 0])
-                self._row_ends.append(len(self._passages) // 2)
+                self._row_ends.append(len(self._passages) // 3)
                 if len(self._waiting) >= _TEXTS_AT_ONCE:
                     self._flush(out)
             self._flush(out)
@@ -172,15 +168,14 @@ class _Writer:
 
     def _add_passage(self, passage: Passage | None) -> None:
         if passage is None:
-            self._passages.extend([0, _packed(0, _LEFT_OUT)])
+            self._passages.extend([0, 0, _packed(0, _LEFT_OUT)])
         else:
-            title, text = self._number(passage.title), self._number(passage.text, passage.keys[1])
-            self._passages.extend([passage.keys[0], _packed(title, text)])
+            self._passages.extend(passage.keys)
+            self._passages.append(_packed(self._number(passage.title), self._number(passage.text)))
 
-    def _number(self, text: str, key: int | None = None) -> int:
+    def _number(self, text: str) -> int:
         """The number of a text; one that is new is remembered, to be tokenized."""
-        key = text_key(text) if key is None else key
-        number = self._numbers.setdefault(key, len(self._numbers))
+        number = self._numbers.setdefault(text_key(text), len(self._numbers))
         if number == len(self._text_ends) - 1 + len(self._waiting):
             self._waiting.append(text)
         return number
@@ -195,7 +190,6 @@ class _Writer:
         out.write(bytes(-out.tell() % 64))
         start = out.tell()
         np.save(out, np.frombuffer(self._text_ends, dtype=np.int64))
-        np.save(out, np.fromiter(self._numbers, dtype=np.int64, count=len(self._numbers)))
         np.save(out, np.frombuffer(self._passages, dtype=np.int64).view(_PASSAGE))
         np.save(out, np.frombuffer(self._row_ends, dtype=np.int64))
         np.save(out, np.frombuffer(self._heads, dtype=np.int32).reshape(-1, 4))

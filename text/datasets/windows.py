@@ -6,16 +6,14 @@ turns a run of windows into a run of documents.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import chain
-
-from tqdm import tqdm
 
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr_file import DPRFile
 from text.datasets.dpr_rows import Record, passage_to_context, replace_contexts
 from text.errors import DataError
+from text.progress import track
 from text.records import Passage
 
 
@@ -54,7 +52,7 @@ def cut_collection(collection: PassageCollection, words: int, stride: int) -> It
     """
     if not len(collection):
         raise DataError(f"{collection.path}: no passages.")
-    for passage in tqdm(collection, desc="Cutting", unit=" passages", disable=None, delay=2):
+    for passage in track(collection, "Cutting", "passages"):
         yield from cut_windows(passage, words, stride)
 
 
@@ -67,4 +65,4 @@ def cut_rows(file: DPRFile, words: int, stride: int) -> Iterator[Record]:
     with file.open() as reader, file.rows.open() as lines:
         for row in file.usable().tolist():
             windows = chain.from_iterable(cut_windows(each, words, stride) for each in reader.read(row).positives)
-            yield replace_contexts(json.loads(lines.read(row)), [passage_to_context(each) for each in windows], [])
+            yield replace_contexts(lines.parse(row).as_dict(), [passage_to_context(each) for each in windows], [])

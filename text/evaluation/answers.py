@@ -2,6 +2,9 @@
 
 Both are brought into Unicode's NFD. Words are runs of letters, digits and marks; every other character that is neither
 space nor control is a word of its own. A title is not looked into.
+
+DPR's rule finds nothing in scripts that put no spaces between words. There, each letter is a word of its own, which
+compares texts as strings (``text/evaluation/unspaced.py``). A text without such letters is compared as DPR does.
 """
 
 from __future__ import annotations
@@ -12,8 +15,13 @@ from functools import lru_cache
 
 import regex
 
+from text.evaluation.unspaced import UNIT, has_unspaced
+
 _FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE
 _WORDS = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]", _FLAGS)
+_WORDS_AND_UNITS = regex.compile(
+    rf"{UNIT}|(?:(?!{UNIT})[\p{{L}}\p{{N}}\p{{M}}])+|[^\p{{Z}}\p{{C}}]", _FLAGS | regex.VERSION1
+)
 SECONDS = 0.1
 """Most time for one regular expression in one passage; what takes longer counts as not found."""
 
@@ -22,6 +30,7 @@ def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool =
     r"""Whether one of the answers stands in a text.
 
     As words, lower-cased, one after the other. An answer without any word is found in every text, as DPR finds it.
+    In scripts without spaces, such as Chinese, each letter is a word.
 
     Args:
         answers: Known to be right.
@@ -32,6 +41,8 @@ def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool =
     True
     >>> has_answer(["Pele"], "Mount Pelee"), has_answer(["saint pierre"], "Saint-Pierre")  # words; "-" is one
     (False, False)
+    >>> has_answer(["中国"], "长城是中国古代的军事防御工程"), has_answer(["1985"], "他生于1985年")
+    (True, True)
     >>> has_answer([r"19\d\d"], "in 1902", regular_expressions=True)
     True
     """
@@ -53,7 +64,7 @@ def answer_spans(answers: Sequence[str], text: str) -> list[tuple[int, int]]:
     normal, words = unicodedata.normalize("NFD", text), _words(text)
     # Normal form takes characters apart one by one, and orders the marks behind a letter, which all are in its word.
     origins = [place for place, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
-    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in _WORDS.finditer(normal)]
+    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in _pattern(normal).finditer(normal)]
     spans: list[tuple[int, int]] = []
     for first, last in sorted(_occurrences(answers, words)):
         start, end = places[first][0], places[last][1]
@@ -85,8 +96,12 @@ def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
 @lru_cache(maxsize=1 << 15)
 def _words(text: str) -> str:
     """Each word between two spaces, so that one list of words is in another where its text is in the other's."""
-    words = [word.lower() for word in _WORDS.findall(unicodedata.normalize("NFD", text))]
-    return "".join(f" {word} " for word in words)
+    normal = unicodedata.normalize("NFD", text)
+    return "".join(f" {word.lower()} " for word in _pattern(normal).findall(normal))
+
+
+def _pattern(text: str) -> regex.Pattern[str]:
+    return _WORDS_AND_UNITS if has_unspaced(text) else _WORDS
 
 
 def _occurrences(answers: Sequence[str], words: str) -> Iterator[tuple[int, int]]:

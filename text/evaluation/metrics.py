@@ -1,7 +1,8 @@
 """Measures of runs against qrels, as trec_eval has them, and how sure they are.
 
-Of equal scores, the passage with the larger id ranks first. A passage without a judgement is not relevant. nDCG has
-the relevance as gain and log2(rank + 1) as discount; the others count a relevance of 1 and more.
+They equal those of trec_eval for scores that differ in float32, in which trec_eval keeps them. Here, scores are in
+float64. Of equal scores, the passage with the larger id ranks first. A passage without a judgement is not relevant.
+nDCG has the relevance as gain and log2(rank + 1) as discount; the others count a relevance of 1 and more.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ def evaluate_run(
     (0.6309..., 0.5, 1.0, 0.5)
     """
     if min(cut_offs, default=1) < 1:
-        raise ValueError(f"cut_offs are {list(cut_offs)}; expected 1 or more each")
+        raise ValueError(f"cut_offs are {list(cut_offs)}. Use 1 or more for each.")
     asked = [question for question, judged in qrels.items() if any(relevance > 0 for relevance in judged.values())]
     if skip_missing:
         asked = [question for question in asked if question in run]
     if not asked:
-        raise ValueError("no question with a relevant passage; expected run and qrels of the same questions")
+        raise ValueError("No question has a relevant passage. Give run and qrels of the same questions.")
     return {
         question: _of_question(qrels[question], rank_passages(run.get(question, {})), cut_offs) for question in asked
     }
@@ -116,7 +117,7 @@ def max_passage(run: Run, num_hits: int) -> Run:
             document, is_window, _ = passage.rpartition("#")
             if not is_window:
                 raise DataError(
-                    f"question {question}: passage {passage} is no window; expected an id such as DOCUMENT#0"
+                    f"question {question}: passage {passage} is no window. Search windows, whose ids are as DOCUMENT#0."
                 )
             if document not in of_question and len(of_question) < num_hits:
                 of_question[document] = scores[passage]

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from text.artifacts import write_json
 from text.errors import ArtifactError
+from text.foreign_settings import ENCODER
 from text.models import keys, modules
-from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
+from text.models.files import check_settings, named, read_json, read_weights, save_weights, weights_file
 from text.models.keys import Table
 from text.models.roberta_config import RobertaConfig
 
@@ -37,16 +38,18 @@ FIELDS = (
 """Fields of RobertaConfig that ``config.json`` has under the same names. All are numbers."""
 ARCHITECTURES = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
 """By model_type, what Hugging Face calls the encoder."""
+_FRAME = ("bos_token_id", "eos_token_id")
+"""Fields that ``config.json`` has, too; they can be null."""
 FIXED = {
     "hidden_act": "gelu",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
 }
-"""Settings of Hugging Face that must have these values."""
+"""Settings of Hugging Face that every encoder of ours has."""
 
 _DEFAULTS = {"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2, "pad_token_id": 1}
-_DEFAULTS_OF_BERT = {"vocab_size": 30522, "pad_token_id": 0}
+_DEFAULTS_OF_BERT = {"vocab_size": 30522, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
 """Hugging Face's, where they are not RobertaConfig's."""
 
 
@@ -84,7 +87,21 @@ def read(path: str | os.PathLike[str], num_attention_heads: int | None = None) -
     path = Path(path)
     if path.is_file():
         return from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
-    return _read_modules(path) if (path / "modules.json").exists() else _read_hugging_face(path)
+    if (path / "modules.json").exists():
+        return _read_modules(path)
+    return _with_limit(_read_hugging_face(path), modules.tokenizer_limit(path))
+
+
+def files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that ``read`` opens in a folder, but for those of its tokenizer.
+
+    Raises:
+        ArtifactError: ``modules.json`` is damaged, or lists modules that are not supported.
+    """
+    folder = Path(folder)
+    if (folder / "modules.json").exists():
+        return modules.files(folder)
+    return [folder / "config.json", weights_file(folder)]
 
 
 def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = None) -> tuple[Saved, Saved]:
@@ -99,6 +116,9 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
     weights = content.get("model_dict", content)
     if not isinstance(weights, Mapping):
         raise ArtifactError(f"{path}: model_dict is a {type(weights).__name__}; expected a state dict")
+    kind = _encoder_type(content.get("encoder_params"))
+    if kind not in (None, "hf_bert"):
+        raise ArtifactError(f'{path}: encoder_model_type is "{kind}". Only checkpoints of hf_bert can be loaded.')
     sides: dict[str, dict[str, Any]] = {"question_model": {}, "ctx_model": {}}
     for key, tensor in weights.items():
         side = str(key).partition(".")[0]
@@ -107,6 +127,11 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
         sides[side][key] = tensor
     question, passage = (from_weights(path, side, keys.DPR, num_attention_heads) for side in sides.values())
     return question, passage
+
+
+def _encoder_type(params: Any) -> Any:
+    """Return what FAIR's DPR calls the kind of its encoders, where a checkpoint says it."""
+    return params.get("encoder_model_type") if isinstance(params, Mapping) else None
 
 
 def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attention_heads: int | None) -> Saved:
@@ -144,7 +169,7 @@ def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attent
         fields |= {"projection_dim": size("projection.weight", 0), "projection_norm": False}
     if table is keys.TORCHTEXT:
         return Saved(path, fields, path, weights, table, 0)
-    fields |= {"model_type": "bert", "pad_token_id": 0, "layer_norm_eps": 1e-12}
+    fields |= {"model_type": "bert", "layer_norm_eps": 1e-12, "pad_token_id": 0, **dict.fromkeys(_FRAME)}
     return Saved(path, fields, path, weights, table, size("embeddings.token_type.weight", 0))
 
 
@@ -153,12 +178,17 @@ def _read_modules(folder: Path) -> Saved:
     saved = _read_hugging_face(transformer)
     if "projection_dim" in saved.fields:
         raise ArtifactError(f"{saved.fields_path}: a DPR encoder with modules; expected one or the other")
-    # A limit that the position table sets anyway is none.
+    limit = fields.pop("max_seq_length")
+    saved = saved._replace(fields={**saved.fields, **fields}, weights={**saved.weights, **weights})
+    return _with_limit(saved, limit)
+
+
+def _with_limit(saved: Saved, limit: Any) -> Saved:
+    """Add the maximum number of tokens. A limit that the position table sets anyway is none."""
     first_position = 0 if saved.fields["model_type"] == "bert" else saved.fields["pad_token_id"] + 1
-    limit, num_positions = fields["max_seq_length"], saved.fields["max_position_embeddings"] - first_position
-    if isinstance(limit, int | float) and limit >= num_positions:
-        fields["max_seq_length"] = None
-    return saved._replace(fields={**saved.fields, **fields}, weights={**saved.weights, **weights})
+    if isinstance(limit, int | float) and limit >= saved.fields["max_position_embeddings"] - first_position:
+        limit = None
+    return saved._replace(fields={**saved.fields, "max_seq_length": limit})
 
 
 def _read_hugging_face(folder: Path) -> Saved:
@@ -167,7 +197,7 @@ def _read_hugging_face(folder: Path) -> Saved:
     kind = settings.get("model_type")
     if kind not in (*ARCHITECTURES, "dpr"):
         raise ArtifactError(f'{path}: model_type is "{kind}"; expected one of {", ".join(ARCHITECTURES)}, dpr')
-    expect(path, settings, FIXED)
+    check_settings(path, settings, ENCODER)
     model_type = "bert" if kind == "dpr" else kind
     settings = _DEFAULTS | (_DEFAULTS_OF_BERT if model_type == "bert" else {}) | settings
     for name in (*FIELDS, "type_vocab_size"):
@@ -176,6 +206,7 @@ def _read_hugging_face(folder: Path) -> Saved:
     if settings["type_vocab_size"] not in range(1, 1 << 10):
         raise ArtifactError(f"{path}: type_vocab_size is {settings['type_vocab_size']}; expected a few")
     fields = {"model_type": model_type} | {name: settings[name] for name in FIELDS if name in settings}
+    fields |= {name: settings[name] for name in _FRAME if name in settings}
     if kind == "dpr" and settings.get("projection_dim"):
         fields |= {"projection_dim": settings["projection_dim"], "projection_norm": False}
     table = keys.DPR if kind == "dpr" else keys.BERT
@@ -253,7 +284,7 @@ def save(
         **{name: getattr(config, name) for name in FIELDS},
         "type_vocab_size": num_token_types,
         **FIXED,
-        **({} if config.model_type == "bert" else {"bos_token_id": 0, "eos_token_id": 2}),
+        **{name: getattr(config, name) for name in _FRAME if getattr(config, name) is not None},
     }
     write_json(folder / "config.json", settings)
     modules.save(folder, config, ours, max_length, similarity)

@@ -6,6 +6,7 @@ No pickle is loaded but by ``torch.load(..., weights_only=True)``, which makes t
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text.artifacts import atomic_write
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
+from text.foreign_settings import Table, describe_unknown, describe_unsupported
 from text.models import keys
-from text.models.keys import Table
+from text.models.keys import Table as KeyTable
 
 SAFE_TORCH = "2.10"
 """Before, what ``torch.load`` reads could run code all the same (CVE-2025-32434), or write where it must not
@@ -65,7 +67,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def named(path: Path, theirs: Mapping[str, Any], table: Table) -> dict[str, Tensor]:
+def named(path: Path, theirs: Mapping[str, Any], table: KeyTable) -> dict[str, Tensor]:
     """Return the weights that were read from ``path`` under our names.
 
     Raises:
@@ -103,12 +105,13 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def expect(path: Path, settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    """Raises where a setting is there and not null, and another than it must be.
+def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> None:
+    """Refuse a setting of another library under which its encoder is none of ours, and warn of unknown settings.
 
     Raises:
-        ArtifactError: That is so.
+        ArtifactError: A setting has a value that is not supported.
     """
-    for name, expected in fixed.items():
-        if settings.get(name) not in (None, expected):
-            raise ArtifactError(f"{path}: {name} is {json.dumps(settings[name])}; expected {json.dumps(expected)}")
+    if unsupported := describe_unsupported(settings, table):
+        raise ArtifactError(f"{path}: {unsupported}")
+    if unknown := describe_unknown(settings, table):
+        warnings.warn(f"{path}: {unknown}", SettingsWarning, stacklevel=2)

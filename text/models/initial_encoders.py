@@ -51,6 +51,9 @@ def build_bi_encoder(
     encoder: str,
     *,
     vocab_size: int,
+    pad_token_id: int = 1,
+    bos_token_id: int | None = 0,
+    eos_token_id: int | None = 2,
     tied: bool = False,
     freeze_question: bool = False,
     freeze_passage: bool = False,
@@ -69,7 +72,10 @@ def build_bi_encoder(
     Args:
         encoder: A name of ``SIZES`` for random weights; a folder that ``RobertaEncoder.from_pretrained`` opens; the
             ``model/`` of a training run; or a checkpoint of FAIR's DPR.
-        vocab_size: Entries of the tokenizer.
+        vocab_size: Entries of the tokenizer. ``text.transforms.encoder_settings`` returns this and the next three.
+        pad_token_id: The tokenizer's padding token.
+        bos_token_id: The token that the tokenizer puts before each text.
+        eos_token_id: The token that the tokenizer puts behind each text.
         tied: One encoder embeds questions and passages. Otherwise two encoders start with the same weights, or with
             their own from a bi-encoder.
         freeze_question: Do not train the question encoder.
@@ -85,7 +91,8 @@ def build_bi_encoder(
         compile_layers: Compile the layers, once for all lengths.
 
     Raises:
-        UsageError: The tokenizer has more entries than the encoder, or ``encoder`` does not exist.
+        UsageError: The tokenizer has more entries than the encoder or another padding token, or ``encoder`` does not
+            exist.
         ArtifactError: The saved weights are damaged or not supported.
         ValueError: One side of tied encoders is to be frozen.
     """
@@ -98,12 +105,19 @@ def build_bi_encoder(
         "attention_probs_dropout_prob": dropout,
     }
     overrides = {name: value for name, value in asked.items() if value is not None}
-    question_encoder, passage_encoder = _load_encoders(encoder, vocab_size, overrides, tied=tied)
-    num_known = question_encoder.config.vocab_size
-    if vocab_size > num_known:
-        raise UsageError(
-            f"the tokenizer has {vocab_size} entries, the encoder {num_known}. Use the tokenizer of the encoder."
-        )
+    token_ids = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
+    if encoder in SIZES:
+        # RoBERTa's positions start behind the padding token's id: 514 rows where that is 1.
+        random = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": 513 + pad_token_id}
+        question_encoder = SIZES[encoder](**random, **{"pooling": "mean", **overrides})
+        passage_encoder = question_encoder if tied else copy.deepcopy(question_encoder)
+    else:
+        question_encoder, passage_encoder = _load_encoders(encoder, overrides, tied=tied)
+        for each in (question_encoder, passage_encoder):
+            try:
+                each.fit_tokenizer(vocab_size, pad_token_id)
+            except ValueError as error:
+                raise UsageError(f"--encoder is {encoder}: {error} Use the tokenizer of the encoder.") from None
     prompts = _resolve_prompts(question_encoder, passage_encoder, question_prompt, passage_prompt)
     for each in (question_encoder, passage_encoder):
         limit = each.config.max_seq_length
@@ -115,14 +129,10 @@ def build_bi_encoder(
     return BiEncoder(question_encoder, passage_encoder, freeze_question=freeze_question, freeze_passage=freeze_passage)
 
 
-def _load_encoders(
-    encoder: str, vocab_size: int, overrides: Mapping[str, Any], *, tied: bool
-) -> tuple[RobertaEncoder, RobertaEncoder]:
-    """Return the question and the passage encoder, one object if they are tied."""
+def _load_encoders(encoder: str, overrides: Mapping[str, Any], *, tied: bool) -> tuple[RobertaEncoder, RobertaEncoder]:
+    """Return the saved question and passage encoder, one object if they are tied."""
     passage_encoder = None
-    if encoder in SIZES:
-        question_encoder = SIZES[encoder](vocab_size=vocab_size, **{"pooling": "mean", **overrides})
-    elif os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
+    if os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
         limits = {} if os.path.isfile(encoder) else {"max_seq_length": None}  # those of the bundle do not bind training
         saved = BiEncoder.from_pretrained(encoder, **limits, **overrides)
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,21 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from text.artifacts import write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
+from text.foreign_settings import (
+    DENSE,
+    LAYER_NORM,
+    MODULE,
+    NORMALIZE,
+    SENTENCE_TRANSFORMERS,
+    TRANSFORMER,
+    Only,
+    Table,
+)
+from text.foreign_settings import POOLING as POOLING_SETTINGS
 from text.models import keys
-from text.models.files import expect, named, read_json, read_weights, save_weights, weights_file
-from text.models.roberta_config import RobertaConfig
+from text.models.files import check_settings, named, read_json, read_weights, save_weights, weights_file
+from text.models.roberta_config import PROMPT_NAMES, RobertaConfig
 
 ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
 """Their classes, as far as an encoder of ours can be made of them."""
@@ -27,17 +39,6 @@ POOLING = {"cls": "first", "mean": "mean", "pooling_mode_cls_token": "first", "p
 """Their names, new and old: ours."""
 
 _TRANSFORMER_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
-_FIXED_IN_TRANSFORMER = {
-    "do_lower_case": False,
-    "transformer_task": "feature-extraction",
-    "module_output_name": "token_embeddings",
-}
-_FIXED = {
-    "include_prompt": True,
-    "use_residual": False,
-    "module_input_name": "sentence_embedding",
-    "module_output_name": "sentence_embedding",
-}
 _SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("dot", "cosine")
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -66,14 +67,27 @@ def read(folder: Path) -> Modules:
         ArtifactError: A file is corrupt, or there is a module that we do not have.
     """
     (_, transformer), *others = _listed(folder)
-    prompts = _prompts(folder / _SETTINGS)
-    fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": prompts}
+    fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": _prompts(folder / _SETTINGS)}
     weights: dict[str, Tensor] = {}
     for kind, path in others:
         more_fields, more_weights = _READERS[kind](path)
         fields |= more_fields
         weights |= more_weights
     return Modules(transformer, fields, weights)
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files that ``read`` opens in a folder, those of the transformer included.
+
+    Raises:
+        ArtifactError: ``modules.json`` is damaged, or lists modules that we do not have.
+    """
+    (_, transformer), *others = _listed(folder)
+    settings = [folder / _SETTINGS, *(transformer / name for name in _TRANSFORMER_FILES)]
+    settings += [path / "config.json" for _, path in others]
+    weights = [weights_file(path) for kind, path in others if kind in ("Dense", "LayerNorm")]
+    read_always = [folder / "modules.json", transformer / "config.json", weights_file(transformer)]
+    return [*read_always, *(path for path in settings if path.is_file()), *weights]
 
 
 def _listed(folder: Path) -> list[tuple[str, Path]]:
@@ -85,6 +99,8 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
         kinds = [kind.rpartition(".")[2] for kind in types]
     except (AttributeError, KeyError, TypeError):
         raise ArtifactError(f"{path}: a module lacks type or path; expected both of each") from None
+    for module in modules:
+        check_settings(path, module, MODULE)
     own = all(kind.startswith("sentence_transformers.") for kind in types)
     if not own or not ORDER.fullmatch(" ".join(kinds)):
         raise ArtifactError(
@@ -97,21 +113,41 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
 def _max_seq_length(folder: Path) -> int | None:
     """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
     path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
-    settings = {} if path is None else read_json(path)
-    expect(path or folder, settings, _FIXED_IN_TRANSFORMER)
-    limit, tokenizer = settings.get("max_seq_length"), folder / "tokenizer_config.json"
-    if limit is None and tokenizer.is_file():
-        limit = read_json(tokenizer).get("model_max_length")
-    return limit
+    settings = {} if path is None else _read(path, TRANSFORMER)
+    limit = settings.get("max_seq_length")
+    return tokenizer_limit(folder) if limit is None else limit
+
+
+def tokenizer_limit(folder: Path) -> Any:
+    """Return the maximum number of tokens that a folder's tokenizer states, under its new name or its old one."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    return settings.get("model_max_length", settings.get("max_len"))
 
 
 def _prompts(path: Path) -> dict[str, str]:
-    settings = read_json(path) if path.is_file() else {}
-    expect(path, settings, {"truncate_dim": None})
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}; expected texts by name")
+    """Return the prompts by name. One that is null counts as missing.
+
+    encode_query and encode_document of sentence-transformers never use ``default_prompt_name``: both have an empty
+    prompt of their own. Their releases differ in whether a prompt named "passage" or "corpus" is used. It is used here.
+    """
+    settings = _read(path, SENTENCE_TRANSFORMERS) if path.is_file() else {}
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
+        raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}. It must hold texts by name.")
+    prompts = {name: prompt for name, prompt in prompts.items() if prompt is not None}
+    if default is not None and default not in (*prompts, "query", "document"):
+        raise ArtifactError(f"{path}: default_prompt_name is {json.dumps(default)}, but prompts has no such name.")
+    passage = next((name for name in PROMPT_NAMES["passage"] if name in prompts), None)
+    if passage not in (None, "document") and prompts[passage]:
+        _warn(f'{path}: passages get the prompt "{passage}". Name it "document" to have it in every release, too.')
+    if default is not None and prompts.get(default) and default not in ("query", passage):
+        _warn(f'{path}: the prompt "{default}" is a default for encode() only. Questions and passages do not get it.')
     return prompts
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, SettingsWarning, stacklevel=2)
 
 
 def read_similarity(folder: Path) -> str | None:
@@ -132,7 +168,7 @@ Part = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _pooling(folder: Path) -> Part:
-    settings = _settings(folder)
+    settings = _read(folder / "config.json", POOLING_SETTINGS)
     old = [name for name, chosen in settings.items() if name.startswith("pooling_mode_") and chosen]
     modes = settings.get("pooling_mode", old)
     for name, pooling in POOLING.items():
@@ -143,27 +179,34 @@ def _pooling(folder: Path) -> Part:
 
 def _dense(folder: Path) -> Part:
     path, file = folder / "config.json", weights_file(folder)
-    settings = {"activation_function": _TANH, "bias": True} | _settings(folder)
+    settings = {"activation_function": _TANH, "bias": True} | _read(path, DENSE)
     weights = named(file, read_weights(file), keys.DENSE)
     weight = weights.get("projection.weight")
     if weight is None or weight.ndim != 2:
         raise ArtifactError(f"{file}: key linear.weight is missing or not a matrix; expected the weights of Dense")
-    if settings["activation_function"] != "torch.nn.Identity":  # its other name
-        expect(path, settings, {"activation_function": _IDENTITY})
-    sizes = {"out_features": len(weight), "in_features": weight.shape[1]}
-    expect(path, settings, {**sizes, "bias": "projection.bias" in weights})
+    if settings["activation_function"] == "torch.nn.Identity":  # its other name
+        settings["activation_function"] = _IDENTITY
+    expected = {
+        "out_features": len(weight),
+        "in_features": weight.shape[1],
+        "bias": "projection.bias" in weights,
+        "activation_function": _IDENTITY,
+    }
+    check_settings(path, settings, {**DENSE, **{name: Only((value,)) for name, value in expected.items()}})
     fields = {"projection_dim": len(weight), "projection_norm": False}
     return fields, {"projection.bias": weight.new_zeros(len(weight)), **weights}
 
 
 def _layer_norm(folder: Path) -> Part:
-    file = weights_file(folder)
+    file, path = weights_file(folder), folder / "config.json"
+    if path.is_file():
+        _read(path, LAYER_NORM)
     return {"projection_norm": True}, named(file, read_weights(file), keys.LAYER_NORM)
 
 
 def _normalize(folder: Path) -> Part:
     if (folder / "config.json").is_file():  # release 6 writes one
-        _settings(folder)
+        _read(folder / "config.json", NORMALIZE)
     return {"normalize": True}, {}
 
 
@@ -175,9 +218,9 @@ _READERS: dict[str, Callable[[Path], Part]] = {
 }
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    settings = read_json(folder / "config.json")
-    expect(folder / "config.json", settings, _FIXED)
+def _read(path: Path, table: Table) -> dict[str, Any]:
+    settings = read_json(path)
+    check_settings(path, settings, table)
     return settings
 
 

@@ -105,6 +105,29 @@ class RobertaEncoder(nn.Module):
         """
         checkpoint.save(self, self.config, max_length or self.max_length, folder, similarity)
 
+    def fit_tokenizer(self, vocab_size: int, pad_token_id: int) -> None:
+        """Check that the ids of a tokenizer are those of this encoder, and take over its padding token.
+
+        A RoBERTa counts positions from behind its padding token, so that another one would shift them. For a BERT
+        it only says which embedding is not trained.
+
+        Args:
+            vocab_size: One more than the highest id of the tokenizer.
+            pad_token_id: The tokenizer's padding token.
+
+        Raises:
+            ValueError: The tokenizer has more ids than the encoder, or a RoBERTa has another padding token.
+        """
+        if vocab_size > self.config.vocab_size:
+            raise ValueError(f"the tokenizer has {vocab_size} entries, the encoder {self.config.vocab_size}.")
+        if pad_token_id == self.config.pad_token_id:
+            return
+        if self.config.model_type != "bert":
+            known = self.config.pad_token_id
+            raise ValueError(f"pad_token_id is {known}, but the tokenizer's padding token has id {pad_token_id}.")
+        self.config = replace(self.config, pad_token_id=pad_token_id)
+        self.embeddings.word.padding_idx = pad_token_id
+
     @property
     def embedding_dim(self) -> int:
         """D."""
@@ -133,13 +156,13 @@ class RobertaEncoder(nn.Module):
             attention_mask = input_ids != self.config.pad_token_id
         self._check_length(input_ids)
         if input_ids.is_cuda:
-            return self._embed(self.embeddings.word(input_ids), attention_mask)
+            return self._embed(self.embeddings.word(input_ids), input_ids, attention_mask)
         chunks = cut_by_length(lengths_of(attention_mask)) or [([], 1)]
         # Words of all chunks are looked up at once, since each look-up has a gradient as large as the table.
         ids = [input_ids[rows, :length] for rows, length in chunks]
         words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])
         embeddings = [
-            self._embed(looked_up.unflatten(0, each.shape), attention_mask[rows, :length])
+            self._embed(looked_up.unflatten(0, each.shape), each, attention_mask[rows, :length])
             for looked_up, each, (rows, length) in zip(words, ids, chunks, strict=True)
         ]
         order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
@@ -152,11 +175,11 @@ class RobertaEncoder(nn.Module):
             ValueError: A text is longer than ``max_length``.
         """
         self._check_length(input_ids)
-        return self._hidden_states(self.embeddings.word(input_ids), attention_mask)
+        return self._hidden_states(self.embeddings.word(input_ids), input_ids, attention_mask)
 
-    def _hidden_states(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+    def _hidden_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The last layer's output, (B, L, H), for words that are looked up."""
-        hidden = self.embeddings(words, attention_mask)
+        hidden = self.embeddings(words, input_ids, attention_mask)
         hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
         if hidden.is_cuda and HAS_PACKED:
             tokens = self._transform(hidden[attention_mask], packed(attention_mask))  # (T, H)
@@ -172,9 +195,9 @@ class RobertaEncoder(nn.Module):
                 hidden = layer(hidden, texts)
         return hidden
 
-    def _embed(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+    def _embed(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embeddings of texts, (B, L, H) to (B, D), all at once."""
-        hidden = self._hidden_states(words, attention_mask)
+        hidden = self._hidden_states(words, input_ids, attention_mask)
         if self.config.pooling == "first":
             pooled = hidden[:, 0]
         else:
@@ -196,14 +219,20 @@ class _Embeddings(nn.Module):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.first_position = config.first_position
+        self.skips_padding_token = config.model_type != "bert"
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
-    def forward(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # A token's position is counted among the real tokens of its text, wherever it stands in the row.
-        positions = (attention_mask.cumsum(dim=1) - 1 + self.first_position) * attention_mask
+        # A padding token that stands in a text itself, as "<pad>", has a position of its own in RoBERTa.
+        counted = attention_mask
+        if self.skips_padding_token:
+            counted = attention_mask & (input_ids != self.first_position - 1)
+        positions = (counted.cumsum(dim=1) - 1 + self.first_position) * attention_mask
+        positions = positions.masked_fill(attention_mask & ~counted, self.first_position - 1)
         return self.dropout(self.norm(words + self.position(positions)))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
+PROMPT_NAMES = {"question": ("query",), "passage": ("document", "passage", "corpus")}
+"""Names of the prompts of each side in sentence-transformers; the first one that a model has counts."""
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -35,6 +37,11 @@ class RobertaConfig:
     max_position_embeddings: int = 514
     """Rows of the position table; a text may have ``first_position`` tokens fewer."""
     pad_token_id: int = 1
+    """The tokenizer's padding token. RoBERTa's positions start behind its id."""
+    bos_token_id: int | None = 0
+    """The token before each text, a record for ``config.json``: the tokenizer puts it there."""
+    eos_token_id: int | None = 2
+    """The token behind each text, likewise."""
     layer_norm_eps: float = 1e-5
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
@@ -71,8 +78,7 @@ class RobertaConfig:
 
     def find_prompt(self, side: str) -> str:
         """Return the text before every "question" or "passage"; "" if the model has none."""
-        names = {"question": ("query",), "passage": ("document", "passage")}[side]
-        return next((self.prompts[name] for name in names if name in self.prompts), "")
+        return next((self.prompts[name] for name in PROMPT_NAMES[side] if name in self.prompts), "")
 
     @property
     def first_position(self) -> int:

@@ -1,13 +1,12 @@
 """The check of a data set before a long training run: a page of plain text, and a picture of text lengths.
 
-Every row of a split is read for repeated and shared questions. Lengths and batches are measured on a sample of train.
+Repeated and shared questions come from the index of every row. Lengths and batches are measured on a sample of train.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -17,8 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from text.artifacts import atomic_write
-from text.datasets import DPRDataPipe
-from text.records import Example, text_key
+from text.datasets import DPRDataPipe, read_questions
+from text.errors import DataError
+from text.evaluation import has_answer
+from text.evaluation.unspaced import has_unspaced
+from text.records import Example
 from text.runs.lengths import Lengths, length_bins
 from text.transforms import Tokenizer, train_tokenizer
 
@@ -36,15 +38,10 @@ class SplitContents(NamedTuple):
 
 
 def read_contents(pipe: DPRDataPipe) -> SplitContents:
-    """Read every usable row of a split."""
-    questions, positives = Counter[int](), set()
-    for file in pipe.files:
-        with file.open() as reader:
-            for number in file.usable():
-                row = reader.read(int(number))
-                questions[text_key(" ".join(row.question.casefold().split()))] += 1
-                positives.update(passage.keys[1] for passage in row.positives)
-    return SplitContents(questions, positives)
+    """Return the questions and positives of every usable row of a split."""
+    indexes = [file.index for file in pipe.files]
+    questions = Counter(key for index in indexes for key in index.questions[index.has_row].tolist())
+    return SplitContents(questions, {key for index in indexes for key in index.positives[:, 1].tolist()})
 
 
 def train_sample_tokenizer(batches: Sequence[Sequence[Example]]) -> Tokenizer:
@@ -106,8 +103,15 @@ def format_batches(batches: Sequence[Sequence[Example]], batch_size: int) -> lis
         f"the loss is {math.log(num_passages):.2f} if all scores are equal",
         _format_line("  positives of another question, which are not its negatives", f"{known:.2f}"),
         _format_line("  other passages with an answer to another question, which are its negatives", f"{likely:.2f}"),
+        *_format_unspaced([example for batch in whole for example in batch]),
         "",
     ]
+
+
+def _format_unspaced(examples: Sequence[Example]) -> list[str]:
+    share = np.mean([any(map(has_unspaced, example.answers)) for example in examples])
+    name = "  questions with answers in scripts without spaces, which are matched as strings"
+    return [_format_line(name, f"{share:.0%}")] if share else []
 
 
 def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
@@ -119,15 +123,16 @@ def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
     """
     known = likely = 0
     passages = [(i, p, p.keys) for i, e in enumerate(batch) for p in (e.positives[0], *e.hard_negatives)]
-    texts = [f" {_normalize(passage.text)} " for _, passage, _ in passages]
     for i, example in enumerate(batch):
-        ids, keys = zip(*(passage.keys for passage in example.positives), strict=True)
-        answers = [f" {words} " for answer in example.answers if (words := _normalize(answer))]
-        for (owner, _, (by_id, by_text)), text in zip(passages, texts, strict=True):
+        known_keys = (*(passage.keys for passage in example.positives), *(example.same_question_positives or ()))
+        ids, contents = zip(*known_keys, strict=True)
+        # An answer without any word would be found in every passage.
+        answers = [answer for answer in example.answers if not has_answer([answer], "")]
+        for owner, passage, (by_id, by_content) in passages:
             if owner != i:
-                is_known = by_id in ids or by_text in keys
+                is_known = by_id in ids or by_content in contents
                 known += is_known
-                likely += not is_known and any(answer in text for answer in answers)
+                likely += not is_known and has_answer(answers, passage.text)
     return known, likely
 
 
@@ -135,16 +140,34 @@ def find_remarks(
     pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents], lengths: Sequence[Lengths]
 ) -> Iterator[str]:
     """Yield a line for each finding that should be dealt with before training."""
+    for pipe in pipes.values():
+        yield from _find_question_faults([file.path for file in pipe.files])
     for stage in ("valid", "test"):
         shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
         if shared:
             yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too good."
+        shared = len(contents["train"].positives & contents[stage].positives)
+        if shared:
+            share = shared / len(contents[stage].positives)
+            yield (
+                f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. The gain that {stage} "
+                "shows may come from these passages alone. Compare with the questions whose positives are not in train."
+            )
     for kind, tokens, limit in lengths:
         share = _truncated_share(tokens, limit)
         if share > _MAX_TRUNCATED:
             yield f"note: {share:.0%} of the {kind} are truncated. A higher limit keeps their ends."
     if not pipes["train"].has_negatives:
         yield "note: no question of train has a hard negative. Its only negatives are passages of other questions."
+
+
+def _find_question_faults(paths: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each file that training can read, but a search for its questions cannot."""
+    for path in paths:
+        try:
+            read_questions(path)
+        except DataError as error:
+            yield f"note: {error} Until then, dpr-text search and mine refuse the file."
 
 
 def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
@@ -161,11 +184,6 @@ def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) ->
 
 def _truncated_share(tokens: np.ndarray, limit: int) -> float:
     return float((tokens > limit).mean())
-
-
-def _normalize(text: str) -> str:
-    """Return the words of a text in lower case, separated by spaces."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _format_line(name: str, *values: object) -> str:

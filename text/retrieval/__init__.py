@@ -17,7 +17,8 @@ from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, c
 from text.retrieval.indexes import Index, open_index
 from text.retrieval.mining import MinedRow, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.retriever import Retriever, load_retriever, search_questions
-from text.retrieval.scoring import ScoredRun, score_run, summarize_scores
+from text.retrieval.score_summary import describe_scores, split_seen, summarize_scores
+from text.retrieval.scoring import ScoredRun, score_run
 from text.retrieval.shards import EmbeddingShards, Plan, mean_cosine, open_collection
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ScoredRun",
     "Source",
     "choose_hard_negatives",
+    "describe_scores",
     "encode_collection",
     "encode_shards",
     "finish_encoding",
@@ -48,6 +50,7 @@ __all__ = [
     "search_exact",
     "search_questions",
     "search_rows",
+    "split_seen",
     "start_encoding",
     "summarize_scores",
 ]

@@ -1,23 +1,30 @@
 """BM25 by bm25s: what a dense model is compared with.
 
-Words are stemmed and stopwords dropped, both English; titles count as text.
+Words are stemmed and stopwords dropped, both English; titles count as text. Scripts without spaces, such as Chinese,
+give pairs of neighbouring letters instead of words. Texts are compared in NFC, a Unicode form.
 """
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import bm25s
 import numpy as np
 import Stemmer
-from tqdm import tqdm
 
+from text.evaluation.unspaced import split_bigrams
+from text.progress import track
 from text.records import Passage
 from text.retrieval.exact import Found
 
 K1, B = 0.9, 0.4
 """As in Anserini, and in the figures of most papers."""
+_WORDS = re.compile(r"\b\w\w+\b")
+"""The words of bm25s: two characters or more."""
 
 
 class BM25:
@@ -25,19 +32,24 @@ class BM25:
 
     Args:
         passages: To be searched.
+        k1: Saturation of the frequency of a word, 0 or more. 0 counts a word once for a passage.
+        b: Weight of a passage's length, 0 to 1.
 
     Raises:
-        ValueError: There is no passage, or none has a word.
+        ValueError: There is no passage, or none has a word; or k1 or b is out of range.
     """
 
-    def __init__(self, passages: Iterable[Passage]) -> None:
+    def __init__(self, passages: Iterable[Passage], *, k1: float = K1, b: float = B) -> None:
+        check_bm25(k1, b)
         self._passage_ids: list[str] = []
-        self._words = bm25s.tokenization.Tokenizer(stopwords="en", stemmer=Stemmer.Stemmer("english"))
+        self._words = bm25s.tokenization.Tokenizer(
+            splitter=_split_words, stopwords="en", stemmer=Stemmer.Stemmer("english")
+        )
         tokens = self._words.tokenize(self._texts(passages), return_as="ids", show_progress=False)
         if not any(len(words) for words in tokens):
             raise ValueError("no passages with words; expected one or more")
         self._rows = {name: row for row, name in enumerate(self._passage_ids)}
-        self._index = bm25s.BM25(k1=K1, b=B)
+        self._index = bm25s.BM25(k1=k1, b=b)
         self._index.index((tokens, self._words.get_vocab_dict()), show_progress=False)
 
     def search(self, questions: Sequence[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
@@ -57,7 +69,7 @@ class BM25:
             list(questions), update_vocab=False, return_as="ids", show_progress=False, allow_empty=False
         )
         others = also if also is not None else [()] * len(tokens)
-        pairs = zip(tqdm(tokens, desc="BM25", disable=None, delay=1), others, strict=True)
+        pairs = zip(track(tokens, "BM25", "questions"), others, strict=True)
         return [self._best(list(words), k, ids) for words, ids in pairs]
 
     def _texts(self, passages: Iterable[Passage]) -> list[str]:
@@ -75,3 +87,17 @@ class BM25:
         missing = {name for name in also if name in self._rows} - {passage_id for _, passage_id in pairs}
         pairs += sorted(((float(scores[self._rows[name]]), name) for name in missing), reverse=True)
         return Found([passage_id for _, passage_id in pairs], [score for score, _ in pairs])
+
+
+def check_bm25(k1: float, b: float) -> None:
+    """
+    Raises:
+        ValueError: A parameter of BM25 is out of range.
+    """
+    if not (0 <= k1 < math.inf and 0 <= b <= 1):
+        raise ValueError(f"k1 is {k1} and b is {b}. Use 0 or more for k1, and 0 to 1 for b.")
+
+
+def _split_words(text: str) -> list[str]:
+    spaced, bigrams = split_bigrams(unicodedata.normalize("NFC", text))
+    return _WORDS.findall(spaced) + bigrams

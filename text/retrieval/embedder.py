@@ -6,8 +6,7 @@ Dimensions: N texts; D width of an embedding.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from text.artifacts import sha256
-from text.bundle import encoder_folder, load_side
+from text.bundle import encoder_folder, load_side, model_files
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
-from text.models.chunks import cut_by_length
+from text.models.chunks import MAX_TOKENS, cut_by_length, lengths_of
 from text.records import Passage, TokenBatch
 from text.transforms import Tokenize, title_and_text
 
@@ -51,7 +50,7 @@ class Embedder:
         self.titles = titles
         self.max_tokens = max_tokens
         self.model: dict[str, str] = {}
-        """SHA-256 of the files of the passage encoder, whichever side this is: what embeddings on disk are known by.
+        """SHA-256 of the files that the passage encoder reads, whichever side this is. Embeddings are known by it.
         Empty without ``from_pretrained``: then nobody checks that they are searched with the model that made them."""
         self.settings: dict[str, Any] = {
             "max_length": tokenize.max_length,
@@ -103,7 +102,8 @@ class Embedder:
             similarity=loaded.similarity,
             titles=titles or loaded.titles,
         )
-        embedder.model = _hash_files(encoder_folder(folder, "passage"))
+        inner = encoder_folder(folder, "passage")
+        embedder.model = {path.relative_to(inner).as_posix(): sha256(path) for path in model_files(folder, "passage")}
         embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
         return embedder
 
@@ -114,41 +114,75 @@ class Embedder:
         parts = [text if isinstance(text, str) else title_and_text(text, self.titles) for text in texts]
         return self.tokenize_texts(parts)
 
-    @torch.inference_mode()
+    def count_truncated(self, texts: Sequence[str] | Sequence[Passage]) -> int:
+        """Return the number of texts that are longer than the limit, so that their end is not embedded."""
+        return int(self.tokenize(texts).truncated.sum()) if texts else 0
+
     def embed(self, tokens: TokenBatch) -> Tensor:
-        """(N, D) float32, on the CPU."""
-        device = next(self.encoder.parameters()).device
-        if device.type == "cpu":  # cuts by length itself
-            embeddings = self.encoder(tokens.input_ids, tokens.attention_mask).float()
-        else:
-            embeddings = self._embed_on(device, tokens)
-        return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+        """Return (N, D) float32 embeddings on the CPU."""
+        embeddings = torch.empty(len(tokens.input_ids), self.encoder.embedding_dim)
+        for rows, piece in self.embed_in_pieces(tokens):
+            embeddings[rows] = piece
+        return embeddings
+
+    def embed_in_pieces(self, tokens: TokenBatch, start: int = 0) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield the embeddings of a few texts at a time, the longest texts first.
+
+        The pieces after ``start`` texts are the same as those of a call that started at the first text, so that work
+        can stop after any piece.
+
+        Args:
+            tokens: The texts.
+            start: The number of texts to pass over, in the order of this function.
+
+        Yields:
+            The rows of n texts, and their (n, D) float32 embeddings on the CPU.
+        """
+        lengths = lengths_of(tokens.attention_mask)
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])[start:]
+        waiting: tuple[list[int], Tensor] | None = None
+        while order:
+            num_done = 0
+            for places, length in cut_by_length([lengths[row] for row in order], self._max_tokens_at_once):
+                rows = [order[place] for place in places]
+                embeddings = self._embed_rows(tokens, rows, length)
+                if embeddings is None:  # Memory was too small: cut the rest again.
+                    break
+                if waiting is not None:  # A GPU computes a piece while the caller works on the one before.
+                    yield waiting[0], waiting[1].cpu()
+                waiting, num_done = (rows, embeddings), num_done + len(rows)
+            order = order[num_done:]
+        if waiting is not None:
+            yield waiting[0], waiting[1].cpu()
 
     def __call__(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
-        """(N, D) float32, on the CPU."""
+        """Return (N, D) float32 embeddings on the CPU."""
         return self.embed(self.tokenize(texts))
 
-    def _embed_on(self, device: torch.device, tokens: TokenBatch) -> Tensor:
-        """A few texts of like length at a time; fewer, where memory does not hold them."""
-        lengths = tokens.attention_mask.sum(dim=1).tolist()
-        while True:
-            try:
-                chunks = cut_by_length(lengths, self.max_tokens)
-                found = [
-                    self.encoder(
-                        tokens.input_ids[rows, :length].to(device, non_blocking=True),
-                        tokens.attention_mask[rows, :length].to(device, non_blocking=True),
-                    )
-                    for rows, length in chunks
-                ]
-            except torch.cuda.OutOfMemoryError:
-                if self.max_tokens <= self.tokenize_texts.max_length:
-                    raise
-                self.max_tokens //= 2
-                torch.cuda.empty_cache()
-            else:
-                order = torch.tensor([row for rows, _ in chunks for row in rows])
-                return torch.cat(found).float().cpu()[order.argsort()]
+    @property
+    def _device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def _max_tokens_at_once(self) -> int:
+        return MAX_TOKENS if self._device.type == "cpu" else self.max_tokens
+
+    @torch.inference_mode()
+    def _embed_rows(self, tokens: TokenBatch, rows: list[int], length: int) -> Tensor | None:
+        """Return the (n, D) float32 embeddings of some rows; None, with half the ``max_tokens``, if memory is full."""
+        try:
+            embeddings = self.encoder(
+                tokens.input_ids[rows, :length].to(self._device, non_blocking=True),
+                tokens.attention_mask[rows, :length].to(self._device, non_blocking=True),
+            )
+            embeddings = embeddings.float()
+        except torch.cuda.OutOfMemoryError:
+            if self.max_tokens <= self.tokenize_texts.max_length:
+                raise
+            self.max_tokens //= 2
+            torch.cuda.empty_cache()
+            return None
+        return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
 
 
 def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
@@ -159,10 +193,3 @@ def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f'device is "{device}" ({reason}); expected one of this machine, such as cpu') from None
-
-
-def _hash_files(folder: Path) -> dict[str, str]:
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin", ".json", ".txt", ".bpe")
-    )
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

@@ -2,9 +2,9 @@
 
 ``encode_collection`` does all of it. Its four steps are functions too: plan, start, encode the shards, finish.
 
-The collection is cut into shards, and a shard into blocks. The texts of a block are encoded together, so the bytes of a
-block depend only on the plan. A block is on disk before the note that says so, so a killed process repeats at most one
-block. Ranks take shards in turn.
+The collection is cut into shards, and a shard into blocks. The texts of a block are sorted by length and encoded in
+pieces, so the bytes of a block depend only on the plan. Every few seconds the pieces go to the disk, and then a note
+that says so. A killed process therefore repeats a few seconds of work. Ranks take shards in turn.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import distributed
-from tqdm import tqdm
 
 from text.artifacts import remove_leftovers, sha256, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
+from text.progress import show_progress
 from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
 from text.retrieval.reuse import KnownPassages
-from text.retrieval.shard_writer import ShardWriter, is_finished
+from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_finished
 from text.retrieval.shards import DTYPES, EmbeddingShards, Plan, read_plan, shard_path
 
 SHARD_ROWS = 1 << 18
@@ -55,7 +55,8 @@ def encode_collection(
         folder: Where the embeddings go.
         dtype: Type of the numbers on disk: "float32", "float16" or "int8" (one scale for each passage).
         shard_rows: Passages in one file. A multiple of ``block_rows``.
-        block_rows: Passages that are encoded and written together.
+        block_rows: Passages that are sorted by length and encoded together. An encoding that was begun with another
+            number keeps that number.
         reuse: Embeddings of an earlier state of the collection, or their folder. Passages that have not changed are
             copied instead of encoded.
         overwrite: Remove embeddings that the folder already holds. Nothing else is removed.
@@ -95,6 +96,7 @@ def encode_collection(
             remove_embeddings(folder)
         start_encoding(folder, plan)
     _wait_for_ranks(num_ranks)
+    plan = read_plan(folder)
     encode_shards(folder, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
     _wait_for_ranks(num_ranks)
     if rank == 0:
@@ -125,10 +127,7 @@ def plan_encoding(
         raise ValueError(f"dtype is {dtype}. Use one of {', '.join(DTYPES)}.")
     if min(shard_rows, block_rows) < 1 or shard_rows % block_rows:
         raise ValueError(f"shard_rows is {shard_rows}. It must be a multiple of block_rows, {block_rows}, and above 0.")
-    if not len(collection):
-        raise DataError(f"{collection.path}: no passages.")
-    if collection.counts["duplicate passages"]:
-        _refuse_duplicates(collection)
+    check_collection(collection)
     facts = {"path": collection.path, "sha256": sha256(collection.path), "num_passages": len(collection)}
     width = embedder.encoder.embedding_dim
     plan = Plan(embedder.model, embedder.settings, facts, len(collection), width, dtype, shard_rows, block_rows)
@@ -140,8 +139,23 @@ def plan_encoding(
     return plan._replace(reused=reuse.plan.key)
 
 
-def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
+def check_collection(collection: PassageCollection) -> None:
+    """Check that a collection can be encoded.
+
+    Raises:
+        DataError: The collection is empty, or an id occurs twice.
+    """
+    if not len(collection):
+        raise DataError(f"{collection.path}: the file has no passages. Write one a line.")
+    if collection.counts["duplicate passages"]:
+        _refuse_duplicates(collection)
+
+
+def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     """Create the folder and write ``plan.json``, or check that a begun encoding has the same plan.
+
+    Returns:
+        The plan to encode with. It has the ``block_rows`` that a begun encoding has.
 
     Raises:
         ArtifactError: The folder holds embeddings of another plan.
@@ -154,11 +168,13 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
         if any(Path(folder, name).exists() for name in ("manifest.json", "config.json")):
             raise FileExistsError(f"{folder}: holds something other than embeddings. Use another folder.")
         write_json(Path(folder, "plan.json"), plan._asdict())
-        return
+        return plan
     found = read_plan(folder)
-    if found.key != plan.key:
-        changes = "; ".join(_list_changes(found._asdict(), plan._asdict()))
+    asked = plan._replace(block_rows=found.block_rows)
+    if found.key != asked.key:
+        changes = "; ".join(_list_changes(found._asdict(), asked._asdict()))
         raise ArtifactError(f"{folder}: holds embeddings of another plan ({changes}). Use another folder or overwrite.")
+    return found
 
 
 def encode_shards(
@@ -170,31 +186,33 @@ def encode_shards(
     reuse: EmbeddingShards | None = None,
     rank: int = 0,
     num_ranks: int = 1,
+    save_seconds: float = SAVE_SECONDS,
 ) -> None:
     """Encode the shards of one rank that are not finished, with a progress bar.
 
     Args:
         folder: A folder that ``start_encoding`` prepared.
-        plan: The plan of this collection and embedder.
+        plan: The plan that ``start_encoding`` returned.
         collection: The passages.
         embedder: Embeds passages.
         reuse: The embeddings to reuse that the plan was made with.
         rank: The rank of this process.
         num_ranks: The number of processes that encode at the same time.
+        save_seconds: Seconds between two notes of what is on disk.
 
     Raises:
         ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id.
-        DataError: A passage's id has a line break.
         OSError: The disk is full or fails.
     """
     shards = range(rank, plan.num_shards, num_ranks)
     total = sum(len(plan.rows(shard)) for shard in shards)
     known = KnownPassages(reuse) if reuse is not None else None
-    with tqdm(total=total, unit=" passages", desc="Encoding", disable=None, position=rank) as progress:
-        writer = ShardWriter(folder, plan, collection, embedder, known, progress)
+    name = "Encoding" if num_ranks == 1 else f"Encoding (rank {rank})"
+    with show_progress(name, total, "passages", position=rank) as progress:
+        writer = ShardWriter(folder, plan, collection, embedder, known, progress, save_seconds)
         for shard in shards:
             if is_finished(folder, shard):
-                progress.update(len(plan.rows(shard)))
+                progress.skip(len(plan.rows(shard)))
             else:
                 writer.write(shard)
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from text.models.linear import multiply
+from text.progress import Progress, show_progress
 from text.retrieval.shards import EmbeddingShards
 
 BLOCK = 1 << 15
@@ -57,7 +57,7 @@ def search_exact(shards: EmbeddingShards, questions: Tensor, k: int, *, device: 
     check_questions(shards, questions, k)
     found, parts = [], questions.to(torch.float32).split(_QUESTIONS)
     total = len(parts) * len(shards)
-    with tqdm(total=total, desc="Searching", unit=" passages", unit_scale=True, disable=None, delay=2) as progress:
+    with show_progress("Searching", total, "passages") as progress:
         for some in parts:
             scores, rows, largest_norm = _nearest(shards, some.to(device), min(k + _SPARE, len(shards)), progress)
             lowest, rows, doubts = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
@@ -107,7 +107,7 @@ def in_order(shards: EmbeddingShards, question: Tensor, rows: np.ndarray, k: int
     return _found(kept[:k])
 
 
-def _nearest(shards: EmbeddingShards, questions: Tensor, k: int, progress: tqdm) -> tuple[Tensor, Tensor, float]:
+def _nearest(shards: EmbeddingShards, questions: Tensor, k: int, progress: Progress) -> tuple[Tensor, Tensor, float]:
     """(N, C) scores, rounded, and rows, best first; of equal ones at the end, any. And the largest norm of all rows."""
     scores, largest_norm = torch.zeros(len(questions), 0, device=questions.device), 0.0
     rows = scores.to(torch.int64)

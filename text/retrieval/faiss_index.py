@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import faiss
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from text.artifacts import atomic_write, remove_leftovers, sha256, write_json
 from text.errors import ArtifactError
+from text.progress import show_progress
 from text.retrieval.exact import BLOCK, Found, check_questions, in_order
 from text.retrieval.shards import EmbeddingShards
 
+_FATAL = re.compile(r"(?<!\d)0+(?!\d)|(HNSW1|NSG[12])(?!\d)")
+_FROM_ONE = re.compile(r"(nprobe|efSearch|k_factor\w*)$")
+"""Parameters that find nothing with 0."""
 TRAINED_ON = 1 << 18
 """Most embeddings that a quantizer or clustering is trained on, evenly out of all."""
 
@@ -54,18 +58,20 @@ class FaissIndex:
             ValueError: FAISS knows no such index, or cannot train it on so few rows.
             OSError: The folder cannot be written, or the disk is full.
         """
-        width = shards.plan.embedding_dim
+        index = make_index(factory, shards.plan.embedding_dim)
         try:
-            index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
             if not index.is_trained:
                 rows = np.unique(np.linspace(0, len(shards) - 1, TRAINED_ON).astype(np.int64))
                 index.train(shards.rows(rows))  # pyright: ignore[reportCallIssue]
-            with tqdm(total=len(shards), unit=" passages", desc="Indexing", disable=None) as progress:
+            with show_progress("Indexing", len(shards), "passages") as progress:
                 for _, block in shards.blocks(BLOCK):
                     index.add(block)  # pyright: ignore[reportCallIssue]
                     progress.update(len(block))
         except RuntimeError as error:
-            raise ValueError(f"factory is {factory}: {_reason(error)}; expected what FAISS can make of this") from None
+            raise ValueError(
+                f'index is "{factory}": FAISS cannot build it from {len(shards)} embeddings ({_reason(error)}). '
+                "Use another factory string."
+            ) from None
         Path(folder).mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         Path(folder, "index.json").unlink(missing_ok=True)
@@ -87,7 +93,7 @@ class FaissIndex:
         try:
             facts = json.loads(note.read_text(encoding="utf-8"))
         except ValueError:
-            raise ArtifactError(f"{note}: not JSON; expected what was written there") from None
+            raise ArtifactError(f"{note}: not JSON. Remove {folder}, so that the index is built again.") from None
         if facts["plan"] != shards.plan.key:
             raise ArtifactError(f"{folder}: index of other embeddings than {shards.folder}; expected one of these")
         if check_hashes and (found := sha256(path)) != facts["sha256"]:
@@ -102,12 +108,9 @@ class FaissIndex:
         """Set search parameters under the names of FAISS, such as "efSearch=256" or "nprobe=32".
 
         Raises:
-            ValueError: This kind of index has no such parameter.
+            ValueError: This kind of index has no such parameter, or its value is out of range.
         """
-        try:
-            faiss.ParameterSpace().set_index_parameters(self.index, parameters)
-        except RuntimeError as error:
-            raise ValueError(f"parameters are {parameters}: {_reason(error)}; expected those of this index") from None
+        _set_parameters(self.index, parameters)
 
     def search(self, questions: Tensor, k: int, *, num_candidates: int | None = None) -> list[Found]:
         """The k best of the candidates that the index finds.
@@ -118,16 +121,62 @@ class FaissIndex:
             num_candidates: By default four times k.
 
         Raises:
-            ValueError: As for ``search_exact``.
+            ValueError: As for ``search_exact``, or FAISS cannot search with these parameters.
         """
         check_questions(self.shards, questions, k)
         wanted = min(max(k, num_candidates or 4 * k), len(self.shards))
-        _, rows = self.index.search(questions.float().contiguous().numpy(), wanted)  # pyright: ignore[reportCallIssue]
+        try:
+            _, rows = self.index.search(questions.float().contiguous().numpy(), wanted)  # pyright: ignore[reportCallIssue]
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.shards.folder}: FAISS cannot search the index ({_reason(error)}). Use other index parameters."
+            ) from None
         # Where there are fewer, FAISS fills up with -1.
         return [
             in_order(self.shards, question, of_question[of_question >= 0], k)
             for question, of_question in zip(questions, rows, strict=True)
         ]
+
+
+def make_index(factory: str, width: int, parameters: str = "") -> faiss.Index:
+    """Return an empty index. It is quick, so it also checks a factory string and parameters before slow work.
+
+    Args:
+        factory: FAISS's name of an index, such as "HNSW32".
+        width: D.
+        parameters: Search parameters, such as "efSearch=256".
+
+    Raises:
+        ValueError: FAISS knows no such index, or the index has no such parameter.
+    """
+    message = f'index is "{factory}", which FAISS cannot build for {width} dimensions'
+    if _FATAL.search(factory):  # FAISS would end the process, or never return.
+        raise ValueError(f"{message}: a number is too small. Use larger numbers.")
+    try:
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(f"{message} ({_reason(error)}). Use a factory string such as HNSW32.") from None
+    _set_parameters(index, parameters)
+    return index
+
+
+def _set_parameters(index: faiss.Index, parameters: str) -> None:
+    seen = set()
+    for parameter in parameters.split(",") if parameters else ():
+        name, _, value = parameter.partition("=")
+        kind = "an integer from 1 on" if _FROM_ONE.search(name) else "an integer from 0 on"
+        is_number = re.fullmatch(r"\d{1,9}", value) and (int(value) > 0 or not _FROM_ONE.search(name))
+        if not is_number or name in seen:
+            fault = f"{name} is given twice" if name in seen else f'"{parameter}" is not NAME=NUMBER with {kind}'
+            raise ValueError(f'index_parameters are "{parameters}": {fault}. Write them such as nprobe=32,ht=20.')
+        seen.add(name)
+        try:
+            faiss.ParameterSpace().set_index_parameter(index, name, int(value))
+        except RuntimeError:
+            raise ValueError(
+                f'index_parameters are "{parameters}": this kind of index has no "{name}". '
+                "Use nprobe for IVF and efSearch for HNSW."
+            ) from None
 
 
 def _reason(error: RuntimeError) -> str:

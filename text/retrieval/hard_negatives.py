@@ -7,15 +7,18 @@ is either chosen or rejected with a reason. ``text/retrieval/mining.py`` does th
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from text.evaluation import has_answer, rank_passages
+from text.evaluation.unspaced import separate_units
 from text.records import Passage
 
 _SHINGLE = 3
-"""Number of words in a shingle, the unit in which two texts are compared."""
+"""Number of words in a shingle, the unit in which two texts are compared. A Chinese character counts as a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ def choose_hard_negatives(
     filters: Filters,
     *,
     regular_expressions: bool = False,
+    same_question_positives: Sequence[tuple[int, int]] = (),
 ) -> tuple[list[Negative], list[Rejected]]:
     """Return the hard negatives of one question and the rejected candidates.
 
@@ -107,6 +111,7 @@ def choose_hard_negatives(
         find: Returns a passage by its id, such as ``PassageCollection.find``.
         filters: Conditions that a negative must meet.
         regular_expressions: The answers are regular expressions.
+        same_question_positives: ``Passage.keys`` of the positives of other rows that ask the same question.
 
     Raises:
         KeyError: ``find`` does not know a candidate.
@@ -121,6 +126,7 @@ def choose_hard_negatives(
     taken: list[Negative] = []
     rejected: list[Rejected] = []
     known = {passage.passage_id for passage in positives} - {""}
+    known_keys = set(chain.from_iterable(same_question_positives))
     texts = [_normalize(passage.text) for passage in positives]
     for source in sources:
         wanted = len(taken) + source.number
@@ -133,6 +139,8 @@ def choose_hard_negatives(
             passage = find(passage_id) if reason is None else None
             if passage is not None:
                 reason = _reject_by_text(passage, texts, answers, taken, filters, regular_expressions)
+                if known_keys and not known_keys.isdisjoint(passage.keys):
+                    reason = "a positive"
             if passage is None or reason is not None:
                 rejected.append(Rejected(passage_id, source.name, rank, score, reason or ""))
             else:
@@ -214,5 +222,5 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
 
 
 def _normalize(text: str) -> str:
-    """Return a text without differences of case and white space."""
-    return " ".join(text.casefold().split())
+    """Return a text without differences of case, white space and Unicode form. Its words are between spaces."""
+    return " ".join(separate_units(unicodedata.normalize("NFC", text)).casefold().split())

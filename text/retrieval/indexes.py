@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from text.artifacts import wait_for_lock
 from text.retrieval.exact import Found
-from text.retrieval.shards import EmbeddingShards
+from text.retrieval.shards import EmbeddingShards, read_plan
+
+if TYPE_CHECKING:
+    from text.retrieval.faiss_index import FaissIndex
+
+_LOCK = ".index.lock"
+"""File in the folder of the embeddings that a process locks while it builds an index."""
 
 
 class Index(Protocol):
@@ -27,7 +34,8 @@ def open_index(
 ) -> Index | None:
     """Return an index of embeddings; None for exact search.
 
-    A FAISS index lies in the folder of the embeddings. It is built by the first call and opened by later ones.
+    A FAISS index lies in the folder of the embeddings. It is built by the first call and opened by later ones. If
+    several processes need it at the same time, one builds it and the others wait.
 
     Args:
         shards: The embeddings.
@@ -41,19 +49,47 @@ def open_index(
         ArtifactError: The FAISS index is damaged or was built from other embeddings.
         ConnectionError: Milvus cannot be reached.
     """
-    if index is not None and milvus is not None:
-        raise ValueError(f"index is {index} and milvus is {os.fspath(milvus)}. Use one of them.")
+    check_index(shards.folder, index=index, index_parameters=index_parameters, milvus=milvus)
     if milvus is not None:
         from text.retrieval.milvus import MilvusIndex
 
         return MilvusIndex(shards, milvus)
     if index is None:
         return None
-    from text.retrieval.faiss_index import FaissIndex
-
-    folder = Path(shards.folder, f"index-{index.replace(',', '-')}")
-    is_built = (folder / "index.json").is_file()
-    found = FaissIndex.load(folder, shards) if is_built else FaissIndex.build(shards, index, folder)
+    found = _load_or_build(shards, index)
     if index_parameters:
         found.set_parameters(index_parameters)
     return found
+
+
+def check_index(
+    folder: str | os.PathLike[str],
+    *,
+    index: str | None = None,
+    index_parameters: str = "",
+    milvus: str | os.PathLike[str] | None = None,
+) -> None:
+    """Check the arguments of ``open_index`` before the embeddings in a folder are loaded.
+
+    Raises:
+        ModuleNotFoundError, ValueError: As ``open_index``.
+        FileNotFoundError: The folder holds no embeddings.
+    """
+    if index is not None and milvus is not None:
+        raise ValueError(f"index is {index} and milvus is {os.fspath(milvus)}. Use one of them.")
+    if index is not None:
+        from text.retrieval.faiss_index import make_index
+
+        make_index(index, read_plan(folder).embedding_dim, index_parameters)
+
+
+def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
+    """Load the index from the folder of the embeddings. Of several processes, one builds it and the others wait."""
+    from text.retrieval.faiss_index import FaissIndex
+
+    folder = Path(shards.folder, f"index-{factory.replace(',', '-')}")
+    if not (folder / "index.json").is_file():
+        with wait_for_lock(Path(shards.folder, _LOCK)):
+            if not (folder / "index.json").is_file():  # The process that had the lock has built another index, or none.
+                return FaissIndex.build(shards, factory, folder)
+    return FaissIndex.load(folder, shards)

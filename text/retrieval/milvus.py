@@ -6,15 +6,19 @@ model or of other texts. Whether it is exact depends on the kind of index; FLAT 
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from hashlib import sha256
+from typing import Any, ClassVar
 
 from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus.exceptions import ConnectionConfigException, ParamError
 from torch import Tensor
-from tqdm import tqdm
 
+from text.progress import show_progress
 from text.retrieval.exact import Found, check_questions
 from text.retrieval.shards import EmbeddingShards
 
@@ -22,21 +26,30 @@ _ROWS = 1 << 10
 """Sent at once."""
 _ID_BYTES = 512
 _LARGEST_K = 16384
+_LOCAL_TYPES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
+"""Kinds of index in a file. Milvus Lite takes any other word and logs a traceback later."""
 
 
 class MilvusIndex:
     """Embeddings in Milvus.
 
+    Several objects of one process can share a file. The server that Milvus runs for a file inside this process ends
+    when the last of them is closed.
+
     Args:
-        shards: What is searched.
-        uri: A file that ends in .db (milvus-lite), or an address such as http://localhost:19530.
-        token: "user:password" or an API key, where the cluster asks for one.
-        index_type: Of Milvus, such as "FLAT", "HNSW", "IVF_FLAT".
-        index_params: Of it, such as {"M": 32}.
+        shards: The embeddings to search.
+        uri: A file that ends in .db (Milvus Lite), or an address such as http://localhost:19530.
+        token: "user:password" or an API key, if the cluster asks for one.
+        index_type: Kind of index, such as "FLAT", "HNSW", "IVF_FLAT".
+        index_params: Settings of the index, such as {"M": 32}.
 
     Raises:
+        ValueError: ``uri`` is no address and no file of Milvus, the index is unknown, or an id is too long for Milvus.
         ConnectionError: Milvus cannot be reached, or refuses.
     """
+
+    _open_files: ClassVar[Counter[str]] = Counter()
+    """Number of open objects for each file."""
 
     def __init__(
         self,
@@ -49,11 +62,26 @@ class MilvusIndex:
     ) -> None:
         self.shards = shards
         self.name = f"passages_{shards.plan.key[:16]}_{index_type.lower()}"
+        if index_params:
+            self.name += f"_{sha256(json.dumps(index_params, sort_keys=True).encode()).hexdigest()[:8]}"
         self.uri = os.fspath(uri)
-        with self._told():
+        self._file = os.path.abspath(self.uri) if self.uri.endswith(".db") else None
+        if self._file is not None and index_type not in _LOCAL_TYPES:
+            raise ValueError(f'index_type is "{index_type}". Use {", ".join(_LOCAL_TYPES)} for a file of Milvus.')
+        with self._translate_errors():
             self.client = MilvusClient(self.uri, token=token)
-            if self._num_rows() != len(shards):
-                self._upload(index_type, index_params or {})
+        if self._file is not None:
+            self._open_files[self._file] += 1
+        try:
+            self._load(index_type, index_params or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, index_type: str, index_params: dict[str, Any]) -> None:
+        with self._translate_errors():
+            if self._num_rows() != len(self.shards):
+                self._upload(index_type, index_params)
             self.client.load_collection(self.name)
 
     def search(self, questions: Tensor, k: int) -> list[Found]:
@@ -65,16 +93,25 @@ class MilvusIndex:
         """
         check_questions(self.shards, questions, k)
         if k > _LARGEST_K:
-            raise ValueError(f"k is {k}; expected {_LARGEST_K} or less, the limit of Milvus")
+            raise ValueError(f"k is {k}, but Milvus finds at most {_LARGEST_K} passages. Use a smaller k.")
         found = []
-        with self._told():
+        with self._translate_errors():
             for some in questions.float().split(_ROWS):
                 hits = self.client.search(self.name, data=list(some.numpy()), limit=k, output_fields=["passage_id"])
                 found += [_in_order(of_question) for of_question in hits]
         return found
 
     def close(self) -> None:
+        """Close the connection. For a file, end the server in this process if nobody else uses it."""
         self.client.close()
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        self._open_files[file] -= 1
+        if not self._open_files[file]:
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(file)
 
     def _num_rows(self) -> int:
         if not self.client.has_collection(self.name):
@@ -82,7 +119,12 @@ class MilvusIndex:
         return int(self.client.get_collection_stats(self.name)["row_count"])
 
     def _upload(self, index_type: str, params: dict[str, Any]) -> None:
-        """All rows; what a broken upload left is dropped first."""
+        """Upload all rows. The rest of an upload that was interrupted is dropped first."""
+        if too_long := next((name for name in self.shards.passage_ids() if len(name.encode()) > _ID_BYTES), None):
+            raise ValueError(
+                f"{self.shards.folder}: the id {too_long[:40]}... has more than {_ID_BYTES} bytes. "
+                "Milvus cannot hold it: use shorter ids or another index."
+            )
         with suppress(MilvusException):
             self.client.drop_collection(self.name)
         schema = self.client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -91,7 +133,7 @@ class MilvusIndex:
         index = self.client.prepare_index_params()
         index.add_index("embedding", index_type=index_type, metric_type="IP", params=params)
         self.client.create_collection(self.name, schema=schema, index_params=index)
-        with tqdm(total=len(self.shards), unit=" passages", desc="Uploading", disable=None) as progress:
+        with show_progress("Uploading", len(self.shards), "passages") as progress:
             for first, block in self.shards.blocks(_ROWS):
                 ids = [self.shards.passage_id(row) for row in range(first, first + len(block))]
                 rows = [{"passage_id": name, "embedding": row} for name, row in zip(ids, block, strict=True)]
@@ -100,12 +142,22 @@ class MilvusIndex:
         self.client.flush(self.name)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """An error of Milvus in one line, with its address."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise an error of Milvus as one line with its address."""
         try:
             yield
+        except (ConnectionConfigException, ParamError) as error:
+            raise ValueError(
+                f'milvus is "{self.uri}": {_first_line(error)}. Use a file that ends in .db, or an address.'
+            ) from None
         except MilvusException as error:
-            raise ConnectionError(f"{self.uri}: {str(error.message).splitlines()[0]}; expected Milvus there") from None
+            raise ConnectionError(
+                f"{self.uri}: {_first_line(error)}. Check that Milvus runs there and takes this index."
+            ) from None
+
+
+def _first_line(error: MilvusException) -> str:
+    return str(error.message).splitlines()[0]
 
 
 def _in_order(hits: Any) -> Found:

@@ -10,21 +10,24 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
-from text.artifacts import atomic_write, sha256, write_json
+from text.artifacts import atomic_write, describe_file, sha256, write_json
 from text.datasets import DPRFile, PassageCollection, Question, read_questions
 from text.datasets.dpr_file import BLANK
 from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_context, replace_contexts
+from text.datasets.same_questions import SameQuestions
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, read_run
-from text.evaluation.trec import check_common_questions
+from text.evaluation.trec import check_common_questions, check_counted_questions
+from text.evaluation.unspaced import has_unspaced
+from text.progress import track
 from text.records import Passage
+from text.retrieval.counts import describe_cut
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.retriever import load_retriever, search_questions
 from text.retrieval.shards import read_plan
@@ -41,6 +44,7 @@ class MinedRow(NamedTuple):
     positives: list[Passage]
     negatives: list[Negative]
     rejected: list[Rejected]
+    answers: Sequence[str] = ()
 
 
 class MiningSummary:
@@ -56,6 +60,8 @@ class MiningSummary:
         self.num_wanted, self.unusable = num_wanted, unusable
         self.num_rows = self.num_short = 0
         """Rows, and rows that got fewer negatives than wanted."""
+        self.num_unspaced = 0
+        """Rows with an answer in a script without spaces, which is matched as a string."""
         self.negatives = Counter[str]()
         """Number of negatives by source."""
         self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
@@ -67,6 +73,7 @@ class MiningSummary:
         """Count a row. Each negative of all rows gets into the sample with the same probability."""
         is_short = len(row.negatives) < self.num_wanted
         self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
+        self.num_unspaced += any(map(has_unspaced, row.answers))
         self.rejected.update(candidate.reason for candidate in row.rejected)
         self.rejected_of_short.update(candidate.reason for candidate in row.rejected if is_short)
         for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
@@ -77,11 +84,12 @@ class MiningSummary:
                 self.sample[place] = (row, negative)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts as ``OUTPUT.summary.json`` holds them."""
+        """Return the counts as ``OUTPUT.summary.json`` holds them, beside the inputs and options."""
         return {
             "rows": self.num_rows,
             "rows_left_out": dict(self.unusable),
             "rows_with_too_few": self.num_short,
+            "rows_with_answers_matched_as_strings": self.num_unspaced,
             "negatives": dict(self.negatives),
             "rejected": dict(self.rejected.most_common()),
             "rejected_where_too_few": dict(self.rejected_of_short.most_common()),
@@ -103,7 +111,7 @@ def mine_hard_negatives(
     """Write training rows with hard negatives from runs.
 
     Each negative has its id, rank, score and source. ``OUTPUT.rejected.jsonl`` gets the rejected candidates with the
-    reason, ``OUTPUT.summary.json`` the counts. Earlier files are replaced.
+    reason, ``OUTPUT.summary.json`` the counts, inputs and options. Earlier files are replaced.
 
     Args:
         rows: Training rows in the DPR format.
@@ -119,8 +127,8 @@ def mine_hard_negatives(
 
     Raises:
         ValueError: Two runs have the same name, or there is not one number for each run.
-        DataError: A file is malformed, no row is usable, a run has none of the questions, or the collection lacks a
-            passage of a run.
+        DataError: A file is malformed, no row is usable, a run is of other questions, or the collection lacks a passage
+            of a run.
         OSError: A file cannot be read or written.
 
     >>> import tempfile
@@ -137,15 +145,17 @@ def mine_hard_negatives(
     >>> summary.negatives, summary.rejected
     (Counter({'bm25': 1}), Counter({'a positive': 1}))
     """
-    names = name_sources(runs, num)
+    names, filters = name_sources(runs, num), filters or Filters()
     if not isinstance(collection, PassageCollection):
         collection = PassageCollection(collection)
     file = DPRFile(rows, collection)
     summary = MiningSummary(sum(num), count_unusable_rows(file), seed)
     questions = _pair_with_rows(file)
     read = [read_run(path) for path in runs]
+    ids = [question.question_id for question, _ in questions]
     for path, run in zip(runs, read, strict=True):
-        check_common_questions(path, run, rows, (question.question_id for question, _ in questions))
+        check_common_questions(path, run, rows, ids)
+        check_counted_questions(path, run, rows, ids)
     output = os.fspath(output)
     rejected = f"{output}.rejected.jsonl"
     with (
@@ -159,7 +169,7 @@ def mine_hard_negatives(
             questions,
             collection,
             list(zip(names, read, num, strict=True)),
-            filters or Filters(),
+            filters,
             sort_by_title=sort_by_title,
             best_positive_first=best_positive_first,
         ):
@@ -168,7 +178,14 @@ def mine_hard_negatives(
                 line = {"question_id": row.question_id, **candidate._asdict()}
                 rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
             summary.add(row)
-    write_json(f"{output}.summary.json", summary.to_json())
+    inputs = {
+        "rows": describe_file(rows),
+        "collection": describe_file(collection.path),
+        "runs": [describe_file(path) for path in runs],
+    }
+    options = {"num": list(num), "filters": asdict(filters), "sort_by_title": sort_by_title}
+    options |= {"best_positive_first": best_positive_first, "seed": seed}
+    write_json(f"{output}.summary.json", summary.to_json() | {"inputs": inputs, "options": options})
     return summary
 
 
@@ -178,6 +195,7 @@ def search_rows(
     rows: str | os.PathLike[str],
     collection: str | os.PathLike[str],
     k: int = 100,
+    tell: Callable[[str], object] | None = None,
 ) -> Run:
     """Search for the questions of training rows with a model, and return a run to mine from.
 
@@ -187,6 +205,7 @@ def search_rows(
         rows: Training rows in the DPR format.
         collection: The collection that will be mined, which must be the encoded one.
         k: Passages for each question. The positives of a question are added, whatever their rank.
+        tell: Gets a line about the questions that are longer than the model's limit, if there are any.
 
     Raises:
         ArtifactError: The embeddings are of another collection or another model.
@@ -196,8 +215,14 @@ def search_rows(
     count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # an error here costs no search
     if read_plan(embeddings).collection["sha256"] != sha256(collection):
         raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
+    questions = read_questions(rows)
     retriever = load_retriever(model, embeddings)
-    return search_questions(retriever.search, read_questions(rows), k, with_positives=True, source=rows)
+    num_cut = retriever.embedder.count_truncated([question.text for question in questions])
+    limit = retriever.embedder.tokenize_texts.max_length
+    if tell is not None:
+        for line in describe_cut(num_cut, len(questions), "questions", limit):
+            tell(line)
+    return search_questions(retriever.search, questions, k, with_positives=True, source=rows)
 
 
 def name_sources(runs: Sequence[str | os.PathLike[str]], num: Sequence[int]) -> list[str]:
@@ -232,11 +257,12 @@ def _mine_rows(
     best_positive_first: bool,
 ) -> Iterator[MinedRow]:
     """Yield the usable rows. ``runs`` holds the name, the run and the number of negatives of each source."""
+    same_questions = SameQuestions([file.index])
     with file.open() as reader, file.rows.open() as lines:
         usable = [pair for pair in questions if pair[1] not in file.findings.unusable]
         if sort_by_title:
             usable.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
-        for question, row in tqdm(usable, desc="Mining", unit=" rows", disable=None, delay=2):
+        for question, row in track(usable, "Mining", "rows"):
             read = reader.read(row)
             sources = [Source(name, run.get(question.question_id, {}), number) for name, run, number in runs]
             positives = _sort_by_score(read.positives, sources[0]) if best_positive_first else read.positives
@@ -247,12 +273,13 @@ def _mine_rows(
                 lambda passage_id: _find_passage(collection, passage_id),
                 filters,
                 regular_expressions=question.regular_expressions,
+                same_question_positives=same_questions.find_positives(0, row) or (),
             )
-            record = json.loads(lines.read(row))
+            record: Record = lines.parse(row).as_dict()
             contexts = None if best_positive_first else record.get("positive_ctxs")
             contexts = contexts or [passage_to_context(each) for each in positives]
             record = replace_contexts(record, contexts, [_negative_to_context(each) for each in negatives])
-            yield MinedRow(question.question_id, record, positives, negatives, rejected)
+            yield MinedRow(question.question_id, record, positives, negatives, rejected, read.answers)
 
 
 def _sort_by_score(positives: Sequence[Passage], source: Source) -> list[Passage]:

@@ -11,7 +11,7 @@ from text.evaluation import Run, max_passage
 from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
 from text.retrieval.exact import Found, search_exact, with_passages
-from text.retrieval.indexes import Index, open_index
+from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.shards import EmbeddingShards
 
 
@@ -156,6 +156,7 @@ def load_retriever(
     ['p1']
     """
     device = device or default_device()
+    check_index(embeddings, index=index, index_parameters=index_parameters, milvus=milvus)
     retriever = Retriever.from_pretrained(
         embeddings, model, precision=precision, device=device, check_hashes=check_hashes
     )
@@ -184,8 +185,8 @@ def search_questions(
         source: The file of the questions, for error messages.
 
     Raises:
-        DataError: An id has a space, which a TREC run cannot hold; no question has a positive with an id, although
-            positives are asked for; or a passage is not a window, although documents are asked for.
+        DataError: No question has a positive with an id, although positives are asked for; or a passage is not a
+            window, although documents are asked for.
         ValueError: k is below 1.
 
     >>> from text.datasets import Question
@@ -197,12 +198,6 @@ def search_questions(
     >>> search_questions(search, questions, 3, max_passage_hits=2)
     {'q1': {'oak': 3.0, 'elm': 1.0}}
     """
-    for question in questions:
-        if question.question_id.split() != [question.question_id]:
-            raise DataError(
-                f'{os.fspath(source)}: the id "{question.question_id}" is empty or has a space. '
-                "A TREC run cannot hold it, so change the id."
-            )
     positives = [question.positive_ids for question in questions]
     if with_positives and not any(positives):
         raise DataError(f"{os.fspath(source)}: no positives with ids. Give training rows whose positives have ids.")

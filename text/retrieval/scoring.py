@@ -6,29 +6,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from text.datasets import PassageCollection, Question, read_questions
 from text.errors import DataError
 from text.evaluation import (
     Qrels,
     Run,
-    bootstrap_interval,
     evaluate_run,
     fuse_runs,
     has_answer,
-    mean_metrics,
-    paired_randomization,
     rank_passages,
     read_qrels,
     read_run,
     top_k_accuracy,
     without_self_matches,
 )
-from text.evaluation.trec import check_common_questions
+from text.evaluation.trec import check_common_questions, check_counted_questions
+from text.evaluation.unspaced import has_unspaced
+from text.progress import track
 
 StrPath = str | os.PathLike[str]
 
@@ -40,15 +37,23 @@ class ScoredRun(NamedTuple):
     """The metrics of a run."""
 
     path: str
-    """The file of the run."""
+    """The file of the run, or both files of a fused run."""
     metrics: dict[str, dict[str, float]]
     """Metrics by question id and name, such as ``ndcg@10``."""
     num_missing: int
     """Questions that the run does not have. All their metrics are 0."""
     num_without_answers: int
-    """Questions without answers, which are skipped if the run is scored by answers."""
+    """Questions without answers, or without a relevant passage. They are skipped."""
     results: list[dict[str, Any]]
     """The found passages of each question in the form of DPR's result files, if they are kept."""
+    num_skipped: int = 0
+    """Questions that the run does not have and that are skipped."""
+    num_unspaced: int = 0
+    """Questions with an answer in a script without spaces, which is matched as a string."""
+    relevant: Mapping[str, Collection[str]] = {}
+    """Ids of the relevant passages of each question, as far as they are known."""
+    notes: Sequence[str] = ()
+    """Findings that make the metrics doubtful."""
 
 
 def score_run(
@@ -80,7 +85,8 @@ def score_run(
 
     Raises:
         ValueError: Not exactly one kind of judgments is given, or a cut-off is below 1.
-        DataError: A file is malformed, the files have no question in common, or the collection lacks a passage.
+        DataError: A file is malformed, the files have no question in common, no judgment is positive, or the collection
+            lacks a passage.
         OSError: A file cannot be read.
 
     >>> import pathlib, tempfile
@@ -97,57 +103,75 @@ def score_run(
     if not k or min(k) < 1:
         raise ValueError(f"k is {list(k)}. Use numbers from 1 on.")
     [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches)
+    name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
+    if qrels is not None:
+        return _score_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
+    asked = read_questions(source)
     if collection is not None:
-        asked = read_questions(source)
-        answerable = [question for question in asked if question.answers]
-        if not answerable:
-            raise DataError(f"{os.fspath(source)}: no question has an answer to look for.")
-        check_common_questions(path, run, source, (question.question_id for question in answerable))
-        kept = [question for question in answerable if question.question_id in run or not skip_missing]
-        metrics, results = score_by_answers(run, kept, PassageCollection(collection), k=k, keep_results=keep_results)
-        num_without_answers = len(asked) - len(answerable)
-    else:
-        judgments = read_qrels(source) if qrels is not None else read_positives(source)
-        check_common_questions(path, run, source, judgments)
-        metrics = evaluate_run(judgments, run, cut_offs=k, skip_missing=skip_missing)
-        results, num_without_answers = [], 0
-    num_missing = sum(question_id not in run for question_id in metrics)
-    return ScoredRun(os.fspath(path), metrics, num_missing, num_without_answers, results)
+        return _score_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
+    relevant = _to_qrels(source, asked)
+    check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
+    return _score_by_qrels(name, run, source, relevant, k, skip_missing)
 
 
-def summarize_scores(
-    scored: ScoredRun, other: ScoredRun | None = None, *, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Return the mean of each metric over the questions, and its 95 % bootstrap confidence interval.
+def _score_by_qrels(
+    name: str, run: Run, source: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
+) -> ScoredRun:
+    relevant = {
+        question_id: [passage_id for passage_id, relevance in judged.items() if relevance > 0]
+        for question_id, judged in qrels.items()
+    }
+    asked = [question_id for question_id, passages in relevant.items() if passages]
+    if qrels and not asked:
+        raise DataError(f"{os.fspath(source)}: no relevance is above 0. Give judgments with relevant passages.")
+    check_common_questions(name, run, source, asked)
+    metrics = evaluate_run(qrels, run, cut_offs=k, skip_missing=skip_missing)
+    notes = []
+    if not any(passage_id in qrels[each] for each in metrics for passage_id in run.get(each, {})):
+        notes.append(
+            f"note: no passage of {name} is judged in {os.fspath(source)}, so all metrics are 0. "
+            "Check that both have the ids of the same collection."
+        )
+    return ScoredRun(
+        name,
+        metrics,
+        num_missing=sum(question_id not in run for question_id in metrics),
+        num_without_answers=len(qrels) - len(asked),
+        results=[],
+        num_skipped=len(asked) - len(metrics),
+        relevant=relevant,
+        notes=notes,
+    )
 
-    Args:
-        scored: The metrics of a run.
-        other: The metrics of another run of the same questions. The summary then also has its mean and the p-value of
-            a paired randomization test.
-        seed: Seed of the bootstrap and of the test.
 
-    Returns:
-        By name of a metric: "mean", "low" and "high", and with another run "other" and "p".
-
-    Raises:
-        DataError: The runs were scored on different questions.
-
-    >>> scored = ScoredRun("run.trec", {"q1": {"mrr@10": 0.5}, "q2": {"mrr@10": 1.0}}, 0, 0, [])
-    >>> summarize_scores(scored)["mrr@10"]
-    {'mean': 0.75, 'low': 0.5, 'high': 1.0}
-    """
-    if other is not None and scored.metrics.keys() != other.metrics.keys():
-        raise DataError(f"{other.path}: has other questions than {scored.path}. Both runs need the same ones.")
-    table = {}
-    for name, mean in mean_metrics(scored.metrics).items():
-        values = [metrics[name] for metrics in scored.metrics.values()]
-        low, high = bootstrap_interval(values, num_samples=1000, seed=seed)
-        table[name] = {"mean": mean, "low": low, "high": high}
-        if other is not None:
-            others = [other.metrics[question_id][name] for question_id in scored.metrics]
-            p = paired_randomization(values, others, seed=seed)
-            table[name] |= {"other": mean_metrics(other.metrics)[name], "p": p}
-    return table
+def _score_by_answers(
+    name: str,
+    run: Run,
+    source: StrPath,
+    asked: Sequence[Question],
+    collection: StrPath,
+    k: Sequence[int],
+    skip_missing: bool,
+    keep_results: bool,
+) -> ScoredRun:
+    answerable = [question for question in asked if question.answers]
+    if not answerable:
+        raise DataError(f"{os.fspath(source)}: no question has an answer to look for. Give questions with answers.")
+    check_common_questions(name, run, source, (question.question_id for question in answerable))
+    ids = [question.question_id for question in asked]
+    check_counted_questions(name, run, source, ids, skip_missing=skip_missing)
+    kept = [question for question in answerable if question.question_id in run or not skip_missing]
+    metrics, results = score_by_answers(run, kept, PassageCollection(collection), k=k, keep_results=keep_results)
+    return ScoredRun(
+        name,
+        metrics,
+        num_missing=sum(question_id not in run for question_id in metrics),
+        num_without_answers=len(asked) - len(answerable),
+        results=results,
+        num_skipped=len(answerable) - len(kept),
+        num_unspaced=sum(any(map(has_unspaced, question.answers)) for question in kept),
+        relevant={question.question_id: question.positive_ids for question in kept},
+    )
 
 
 def read_fused_run(path: StrPath, fuse_with: StrPath | None = None, *, drop_self_matches: bool = False) -> Run:
@@ -176,10 +200,13 @@ def read_positives(path: StrPath) -> Qrels:
     Raises:
         DataError: The file is malformed, or no positive has an id.
     """
-    positives = {question.question_id: question.positive_ids for question in read_questions(path)}
-    if not any(positives.values()):
+    return _to_qrels(path, read_questions(path))
+
+
+def _to_qrels(path: StrPath, questions: Sequence[Question]) -> Qrels:
+    if not any(question.positive_ids for question in questions):
         raise DataError(f"{os.fspath(path)}: no positives with ids. Give rows whose positives have passage_id.")
-    return {question_id: dict.fromkeys(ids, 1) for question_id, ids in positives.items()}
+    return {question.question_id: dict.fromkeys(question.positive_ids, 1) for question in questions}
 
 
 def score_by_answers(
@@ -196,7 +223,7 @@ def score_by_answers(
         DataError: The collection lacks a passage of the run.
     """
     metrics, results = {}, []
-    for question in tqdm(questions, desc="Evaluating", unit=" questions", disable=None, delay=2):
+    for question in track(questions, "Evaluating", "questions"):
         result = build_dpr_result(question, run.get(question.question_id, {}), collection)
         hits = [context["has_answer"] for context in result["ctxs"]]
         metrics[question.question_id] = {f"accuracy@{cut_off}": top_k_accuracy([hits], cut_off) for cut_off in k}

@@ -1,7 +1,7 @@
 """Write one shard of embeddings, block after block.
 
-Embeddings go to memory-mapped files whose names end in ``.part``. A ``.progress`` note counts the rows on disk. The
-files get their final names when the whole shard is written.
+Embeddings go to memory-mapped files whose names end in ``.part``. A ``.progress`` note counts the rows on disk. It is
+written every few seconds, also inside a block. The files get their final names when the whole shard is written.
 
 Dimensions: N passages of a block; D width of an embedding.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from text.artifacts import atomic_write, sha256, write_json
 from text.datasets import PassageCollection
-from text.errors import ArtifactError, DataError
+from text.errors import ArtifactError
+from text.progress import Progress
 from text.records import TokenBatch
 from text.retrieval.embedder import Embedder
 from text.retrieval.reuse import KnownPassages, passage_key
-from text.retrieval.shards import Plan, shard_path, suffixes
+from text.retrieval.shards import CUT, NEWLINE_IN_ID, UNKNOWN, Plan, shard_path, suffixes
+
+SAVE_SECONDS = 10.0
+"""Most seconds of work, besides one piece, that a killed process loses."""
 
 
 class ShardWriter:
@@ -40,6 +44,7 @@ class ShardWriter:
         embedder: Embeds passages.
         known: Passages whose embeddings are copied instead of computed.
         progress: Counts the passages that are done.
+        save_seconds: Seconds between two notes of what is on disk. With 0 each piece is noted.
     """
 
     def __init__(
@@ -49,44 +54,54 @@ class ShardWriter:
         collection: PassageCollection,
         embedder: Embedder,
         known: KnownPassages | None,
-        progress: tqdm,
+        progress: Progress,
+        save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self.folder, self.plan, self.collection = folder, plan, collection
         self.embedder, self.known, self.progress = embedder, known, progress
+        self.save_seconds = save_seconds
+        self._saved_at = time.monotonic()
 
     def write(self, shard: int) -> None:
         """Write one shard, after the blocks that are already on disk.
 
         Raises:
             ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id.
-            DataError: A passage's id has a line break.
             OSError: The disk is full or fails.
         """
         plan, rows, note = self.plan, self.plan.rows(shard), shard_path(self.folder, shard, ".progress")
-        suffixes_of_parts = [suffix for suffix in (".npy", ".scales.npy") if suffix in suffixes(plan.dtype)]
+        suffixes_of_parts = [suffix for suffix in (".npy", ".scales.npy", CUT) if suffix in suffixes(plan.dtype)]
         parts = {suffix: shard_path(self.folder, shard, f"{suffix}.part") for suffix in suffixes_of_parts}
         arrays = _open_arrays(parts, (len(rows), plan.embedding_dim), plan.dtype, note)
-        done = json.loads(note.read_text())["rows"] if note.is_file() else 0
-        self.progress.update(done)
-        for first, old_rows, tokens in self._tokenize_blocks(rows, done):
-            embeddings = self._embed(old_rows, tokens)
-            _check_embeddings(
-                embeddings, plan.dtype, lambda n, start=first: self.collection[rows[start + n]].passage_id
-            )
-            block = slice(first, first + len(embeddings))
-            if plan.dtype == "int8":
-                arrays[".npy"][block], arrays[".scales.npy"][block] = quantize(embeddings.numpy())
-            else:
-                arrays[".npy"][block] = embeddings.numpy()
-            for values in arrays.values():
-                values.flush()
-                assert isinstance(values.base, mmap.mmap)
-                values.base.madvise(mmap.MADV_DONTNEED)  # Memory does not grow with the shard.
-            write_json(note, {"rows": block.stop})
-            self.progress.update(len(embeddings))
+        done = json.loads(note.read_text()) if note.is_file() else {"rows": 0}
+        self.progress.skip(done["rows"] + done.get("texts", 0))
+        num_done = done.get("texts", 0)  # Texts of the next block, in the order in which the embedder takes them.
+        for first, old_rows, tokens in self._tokenize_blocks(rows, done["rows"]):
+            for places, embeddings, cut in self._embed_block(old_rows, tokens, num_done):
+                _check_embeddings(
+                    embeddings, plan.dtype, lambda n, at=first + places: self.collection[rows[int(at[n])]].passage_id
+                )
+                _write_rows(arrays, first + places, embeddings.numpy(), cut)
+                num_done += int((old_rows[places] < 0).sum())
+                self.progress.update(len(places))
+                self._save(note, arrays, {"rows": first, "texts": num_done})
+            num_done = 0
+        for values in arrays.values():
+            values.flush()
         del arrays
         self._finish(shard, parts)
         note.unlink(missing_ok=True)
+
+    def _save(self, note: Path, arrays: dict[str, np.memmap], done: dict[str, int]) -> None:
+        """Write what is done to the disk, and then the note that says so, unless the last note is fresh."""
+        if time.monotonic() - self._saved_at < self.save_seconds:
+            return
+        for values in arrays.values():
+            values.flush()
+            assert isinstance(values.base, mmap.mmap)
+            values.base.madvise(mmap.MADV_DONTNEED)  # Memory does not grow with the shard.
+        write_json(note, done)
+        self._saved_at = time.monotonic()
 
     def _tokenize_blocks(self, rows: range, start: int) -> Iterator[tuple[int, np.ndarray, TokenBatch | None]]:
         """Yield the blocks of a shard; the next one is tokenized while the caller encodes.
@@ -113,18 +128,21 @@ class ShardWriter:
                     pending = executor.submit(tokenize, starts[number + 1])
                 yield first, old_rows, tokens
 
-    def _embed(self, old_rows: np.ndarray, tokens: TokenBatch | None) -> Tensor:
-        """Return the (N, D) float32 embeddings of a block, copied where they are known."""
-        new = self.embedder.embed(tokens) if tokens is not None else None
-        if self.known is None or (old_rows < 0).all():
-            assert new is not None
-            return new
-        shards, is_old = self.known.shards, torch.from_numpy(old_rows >= 0)
-        embeddings = torch.empty(len(old_rows), shards.plan.embedding_dim)
-        embeddings[is_old] = torch.from_numpy(shards.rows(old_rows[old_rows >= 0]))
-        if new is not None:
-            embeddings[~is_old] = new
-        return embeddings
+    def _embed_block(
+        self, old_rows: np.ndarray, tokens: TokenBatch | None, num_done: int
+    ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
+        """Yield a block piece by piece: known embeddings first, then the texts that are left to encode.
+
+        A piece is n places in the block, their (n, D) float32 embeddings, and whether each text was cut.
+        """
+        old, new = np.flatnonzero(old_rows >= 0), np.flatnonzero(old_rows < 0)
+        if self.known is not None and len(old):
+            shards = self.known.shards
+            yield old, torch.from_numpy(shards.rows(old_rows[old])), shards.cut_marks(old_rows[old])
+        if tokens is not None:
+            truncated = tokens.truncated.numpy()
+            for places, embeddings in self.embedder.embed_in_pieces(tokens, num_done):
+                yield new[places], embeddings, truncated[places]
 
     def _finish(self, shard: int, parts: dict[str, Path]) -> None:
         """Write ids and keys, then the hashes, then rename the parts. After the last rename the shard is finished."""
@@ -133,11 +151,7 @@ class ShardWriter:
         with atomic_write(shard_path(folder, shard, ".ids")) as temporary, open(temporary, "wb") as file:
             for first in range(rows.start, rows.stop, plan.block_rows):
                 for passage in collection[first : min(first + plan.block_rows, rows.stop)]:
-                    if "\n" in passage.passage_id:
-                        raise DataError(
-                            f"{collection.path}: the id {passage.passage_id!r} has a line break. Remove it."
-                        )
-                    file.write(f"{passage.passage_id}\n".encode())
+                    file.write(passage.passage_id.encode().replace(b"\n", NEWLINE_IN_ID) + b"\n")
                     keys.append(passage_key(passage))
         with atomic_write(shard_path(folder, shard, ".keys.npy")) as temporary, open(temporary, "wb") as file:
             np.save(file, np.frombuffer(keys, dtype=np.int64))
@@ -171,19 +185,30 @@ def quantize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(embeddings / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
+def _write_rows(arrays: dict[str, np.memmap], rows: np.ndarray, embeddings: np.ndarray, cut: np.ndarray) -> None:
+    arrays[CUT][rows] = cut
+    if ".scales.npy" in arrays:
+        arrays[".npy"][rows], arrays[".scales.npy"][rows] = quantize(embeddings)
+    else:
+        arrays[".npy"][rows] = embeddings
+
+
 def _open_arrays(parts: dict[str, Path], shape: tuple[int, int], dtype: str, note: Path) -> dict[str, np.memmap]:
     """Map the files of a begun shard, or new files that have all the space they will need."""
-    if not (note.is_file() and all(path.is_file() for path in parts.values())):
+    # An earlier version did not write which texts it cut.
+    if not (note.is_file() and all(path.is_file() for suffix, path in parts.items() if suffix != CUT)):
         note.unlink(missing_ok=True)
         for path in parts.values():
             path.unlink(missing_ok=True)
+    kinds = {".npy": (dtype, shape), ".scales.npy": ("float32", shape[:1]), CUT: ("int8", shape[:1])}
     arrays = {}
     for suffix, path in parts.items():
-        kind, size = ("float32", shape[:1]) if "scales" in suffix else (dtype, shape)
         if path.is_file():
             arrays[suffix] = np.lib.format.open_memmap(path, mode="r+")
-        else:
-            arrays[suffix] = _create_array(path, kind, size)
+            continue
+        arrays[suffix] = _create_array(path, *kinds[suffix])
+        if suffix == CUT:
+            arrays[suffix][:] = UNKNOWN
     return arrays
 
 

@@ -1,9 +1,10 @@
 """Embeddings on disk: the plan that they were made by, and the shards that hold them.
 
 A folder holds ``plan.json`` (model, collection and form of the embeddings), shards of rows in the order of the
-collection, and, once all shards are complete, ``manifest.json`` with the hash of every file. A shard is four files:
+collection, and, once all shards are complete, ``manifest.json`` with the hash of every file. A shard is five files:
 ``.npy`` with (rows, D) numbers, ``.ids`` with one id a line, ``.keys.npy`` with (rows,) hashes of id, title and text,
-and ``.json`` with the hashes of the files; int8 has ``.scales.npy``, (rows,) float32, as well.
+``.cut.npy`` with (rows,) int8 marks of the texts that were longer than the limit, and ``.json`` with the hashes of the
+files; int8 has ``.scales.npy``, (rows,) float32, as well.
 
 Dimensions: R rows of the collection; D width of an embedding.
 """
@@ -26,6 +27,12 @@ from text.datasets import PassageCollection
 from text.errors import ArtifactError
 
 DTYPES = ("float32", "float16", "int8")
+CUT = ".cut.npy"
+"""Ending of the file that has 1 for each text that was cut, 0 for each other text, and ``UNKNOWN``."""
+UNKNOWN = -1
+"""Mark of an embedding by an earlier version, which did not write whether it had cut the text."""
+NEWLINE_IN_ID = b"\xff"
+"""Stands for a line break inside an id. UTF-8 never has this byte."""
 
 
 class Plan(NamedTuple):
@@ -45,7 +52,7 @@ class Plan(NamedTuple):
     shard_rows: int
     """Rows of each shard. The last one may have fewer."""
     block_rows: int
-    """Rows that are encoded and written together."""
+    """Rows whose texts are sorted by length and encoded together."""
     reused: str = ""
     """Key of the plan whose embeddings were copied for passages that had not changed."""
 
@@ -71,7 +78,7 @@ def shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> Path:
 
 def suffixes(dtype: str) -> tuple[str, ...]:
     """Return the endings of the files of a shard that hold data."""
-    return (".npy", ".ids", ".keys.npy", *([".scales.npy"] if dtype == "int8" else []))
+    return (".npy", ".ids", ".keys.npy", CUT, *([".scales.npy"] if dtype == "int8" else []))
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
@@ -108,6 +115,11 @@ class EmbeddingShards:
             for shard in shards
         ]
         self._ids = [_Lines(shard_path(folder, shard, ".ids")) for shard in shards]
+        cut = [(shard_path(folder, shard, CUT), len(self.plan.rows(shard))) for shard in shards]
+        self._cut = [
+            np.load(path, mmap_mode="r") if path.is_file() else np.full(num_rows, UNKNOWN, dtype=np.int8)
+            for path, num_rows in cut
+        ]
         for shard, (array, ids) in enumerate(zip(self.arrays, self._ids, strict=True)):
             expected = (len(self.plan.rows(shard)), self.plan.embedding_dim)
             if array.shape != expected or array.dtype != self.plan.dtype or len(ids) != len(array):
@@ -139,6 +151,19 @@ class EmbeddingShards:
     def passage_keys(self) -> np.ndarray:
         """Return the (R,) int64 hashes of id, title and text."""
         return np.concatenate([np.load(shard_path(self.folder, n, ".keys.npy")) for n in range(self.plan.num_shards)])
+
+    def cut_marks(self, rows: np.ndarray) -> np.ndarray:
+        """Return the (N,) int8 marks of rows: 1 if the text was cut, 0 if it was not, and -1 if this is not known."""
+        of_shard, places = np.divmod(rows, self.plan.shard_rows)
+        found = np.empty(len(rows), dtype=np.int8)
+        for shard in np.unique(of_shard):
+            found[of_shard == shard] = self._cut[shard][places[of_shard == shard]]
+        return found
+
+    def count_cut(self) -> tuple[int, int]:
+        """Return how many texts were longer than the limit, and for how many texts this is not known."""
+        num_cut = sum(int((marks == 1).sum()) for marks in self._cut)
+        return num_cut, sum(int((marks == UNKNOWN).sum()) for marks in self._cut)
 
     def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield blocks of the collection: the first row and (at most num_rows, D) float32 embeddings.
@@ -226,7 +251,7 @@ def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
 
 
 class _Lines(Sequence[str]):
-    """The lines of a file, decoded when they are used."""
+    """The ids in a file, decoded when they are used."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -238,11 +263,14 @@ class _Lines(Sequence[str]):
 
     def at(self, places: np.ndarray) -> list[str]:
         starts = np.where(places > 0, self._ends[places - 1] + 1, 0).tolist()
-        return [self._content[a:b].decode() for a, b in zip(starts, self._ends[places].tolist(), strict=True)]
+        return [self._decode(start, end) for start, end in zip(starts, self._ends[places].tolist(), strict=True)]
 
     def __getitem__(self, place: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]: no slices
         start = self._ends[place - 1] + 1 if place else 0
-        return self._content[start : self._ends[place]].decode("utf-8")
+        return self._decode(start, self._ends[place])
+
+    def _decode(self, start: int, end: int) -> str:
+        return self._content[start:end].replace(NEWLINE_IN_ID, b"\n").decode("utf-8")
 
 
 def _read_json(path: Path) -> Any:

@@ -21,7 +21,7 @@ import yaml
 from text.artifacts import remove_leftovers, write_text
 from text.errors import ArtifactError, UsageError
 from text.models import SIZES
-from text.training import check_hash, is_rank_zero, newest_valid
+from text.training import DPRDataModule, check_hash, is_rank_zero, newest_valid, read_checkpoint
 from text.transforms import Tokenizer, load_tokenizer
 
 CONTENTS = (
@@ -41,11 +41,11 @@ CONTENTS = (
 """Everything that a run leaves in its folder."""
 LOCK = ".lock"
 _MAY_DIFFER = set(
-    "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first monitor "
+    "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
     "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
-    "tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
+    "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
 )
-"""Settings that a resumed run may change: they change no update, or are compared by their content."""
+"""Settings that a resumed run may change: they change no update, are compared by their content, or say when to end."""
 
 
 @contextmanager
@@ -115,12 +115,15 @@ class RunFolder:
                 folder._check_writable(overwrite=overwrite)
             yield folder
 
-    def start(self, settings: Mapping[str, Any], tokenizer: Tokenizer, *, needed_bytes: int = 0) -> None:
-        """Check a resumed run's settings, remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
+    def start(
+        self, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule, *, needed_bytes: int = 0
+    ) -> None:
+        """Check a resumed run, remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
 
         Args:
             settings: All settings of the run.
             tokenizer: The run's tokenizer.
+            data: The run's data.
             needed_bytes: Room on the disk for two checkpoints.
 
         Raises:
@@ -128,15 +131,15 @@ class RunFolder:
             OSError: The disk has not enough room.
         """
         if self.checkpoint is not None:
-            check_resumed(self.checkpoint, settings, tokenizer)
+            check_resumed(self.checkpoint, settings, tokenizer, data)
         if not self.is_writer:
             return
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
             raise OSError(errno.ENOSPC, f"{free} bytes are free, two checkpoints need {needed_bytes}", str(self.path))
-        if not self._continues():
-            for path in self._contents():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        # The manifest says how a run has ended: a run that goes on has none.
+        for path in [self.path / "manifest.json"] if self._continues() else self._contents():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
         write_text(self.path / "tokenizer.json", tokenizer.to_str(pretty=True))
 
@@ -207,17 +210,23 @@ def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) 
     return None if encoder in SIZES else encoder
 
 
-def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Check that a run goes on with the settings and the tokenizer that it began with.
+def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule) -> None:
+    """Check that a run goes on with the settings, the tokenizer and the data that it began with.
 
-    A checkpoint that was moved out of its run's folder is not checked.
+    The settings and the tokenizer of a checkpoint that was moved out of its run's folder are not known.
 
     Raises:
-        ArtifactError: The tokenizer differs, or a setting that decides the weights. More epochs are allowed.
+        ArtifactError: The tokenizer or the data differs, or a setting that decides the weights or which weights are
+            best. More epochs are allowed.
     """
     path = Path(checkpoint).resolve().parents[1] / "config.yaml"
-    if not path.is_file():
-        return
+    if path.is_file():
+        _check_settings(checkpoint, path, settings, tokenizer)
+    data.check_state(read_checkpoint(checkpoint).get(type(data).__qualname__, {}), checkpoint)
+
+
+def _check_settings(checkpoint: str, path: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Compare the settings with ``config.yaml`` of the checkpoint's run, and the tokenizers."""
     if load_tokenizer(path.with_name("tokenizer.json")).to_str() != tokenizer.to_str():
         raise ArtifactError(f"{checkpoint}: saved with another tokenizer. Use {path.with_name('tokenizer.json')}.")
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -22,6 +22,8 @@ from text.datasets import DPRDataPipe
 from text.records import Example, TokenizedExample
 from text.transforms import Tokenize, Tokenizer, title_and_text
 
+NO_LIMIT = 1 << 30
+"""Maximum number of tokens where no text is to be truncated."""
 _TEXTS_PER_CALL = 256
 """Texts that are tokenized in one call."""
 _MAX_BINS = 60
@@ -72,7 +74,7 @@ def measure_lengths(
         for passage in (example.positives[0], *example.hard_negatives)
     ]
     return [
-        Lengths(kind, _count_tokens(Tokenize(tokenizer, 1 << 30, prompt), texts), limit)
+        Lengths(kind, _count_tokens(Tokenize(tokenizer, NO_LIMIT, prompt), texts), limit)
         for kind, texts, limit, prompt in zip(
             ("questions", "passages"), (questions, passages), limits, prompts, strict=True
         )

@@ -119,6 +119,9 @@ class Loop:
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
         self.score_start, self.start_arguments = score_start, start_arguments
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
+        search = self.arguments["search"]
+        self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
+        self.arguments["search"] = {name: search[name] for name in search if name not in self.bm25_arguments}
         self.output_dir, self.resolve_settings, self.is_rehearsal = output_dir, resolve_settings, is_rehearsal
         self.stages: list[Stage] = []
         self.train_rows, self.collection = inputs.train_rows, inputs.collection
@@ -181,6 +184,7 @@ class Loop:
             "train_files": [rows],
             "valid_file": self.inputs.rows["valid"],
             "test_file": self.inputs.rows["test"],
+            "collection": self.inputs.collection,
         }
         return self._do(name, "train", arguments).part("model")
 
@@ -194,7 +198,7 @@ class Loop:
     ) -> TrackedFile:
         """Return a run: of a model, over the embeddings that it made; or of BM25, over a collection."""
         if model is None:
-            arguments, run = {"bm25": True, "collection": collection}, "bm25.trec"
+            arguments, run = {**self.bm25_arguments, "bm25": True, "collection": collection}, "bm25.trec"
         else:
             found = {"model": model.model, "embeddings": model.embeddings}
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"

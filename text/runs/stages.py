@@ -38,6 +38,8 @@ _OUTPUT = {
     "windows": "output_dir",
 }
 """The flag of each command that names its result."""
+_DONE = "done.json"
+"""File in the folder of a complete stage."""
 _INPUTS = ("collection", "reuse", "tokenizer")
 """Flags that name a file or folder which the user may give. Its content decides the result."""
 
@@ -78,6 +80,8 @@ class Stage(NamedTuple):
     arguments: list[str]
     folder: Path
     result: TrackedFile
+    settings: Mapping[str, Any]
+    """The value of every flag of the command."""
 
 
 def resolve_arguments(resolve_settings: ResolveSettings, command: str, arguments: Arguments) -> Mapping[str, Any]:
@@ -120,7 +124,12 @@ def plan_stage(
     decisive = [text.__version__, command, result, {**settings, **keys}]
     folder = Path(parent, f"{command}-{_hash_json(decisive)[:16]}")
     spelled = _spell_arguments({**arguments, _OUTPUT[command]: folder / result})
-    return Stage(command, spelled, folder, TrackedFile(folder / result, f"{folder.name}/{result}"))
+    return Stage(command, spelled, folder, TrackedFile(folder / result, f"{folder.name}/{result}"), settings)
+
+
+def is_complete(stage: Stage) -> bool:
+    """Return whether the stage was run to its end before."""
+    return (stage.folder / _DONE).is_file()
 
 
 def run_stage(stage: Stage, title: str) -> None:
@@ -130,8 +139,7 @@ def run_stage(stage: Stage, title: str) -> None:
         SystemExit: The command failed. The exit code is the command's.
         InterruptedRun: A signal came. The command has received one too and has ended.
     """
-    done = stage.folder / "done.json"
-    if done.is_file():
+    if is_complete(stage):
         print(f"== {title}: {stage.folder} is there", flush=True)
         return
     command = [stage.command, *stage.arguments, *_continue_arguments(stage)]
@@ -143,7 +151,9 @@ def run_stage(stage: Stage, title: str) -> None:
         message = f"{stage.command} ended with exit code {code}. Run the same command again to continue from there."
         print(f"{title}: {message}", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
-    write_json(done, {"command": ["dpr-text", *command], "seconds": round(time.monotonic() - started, 1)})
+    write_json(
+        stage.folder / _DONE, {"command": ["dpr-text", *command], "seconds": round(time.monotonic() - started, 1)}
+    )
 
 
 def _continue_arguments(stage: Stage) -> list[str]:

@@ -8,8 +8,11 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from text.errors import UsageError
 from text.serving.pages import content_security_policy
 
+_BACKLOG = 2048
+"""Connections that wait, as many as uvicorn lets wait."""
 SHUTDOWN_SECONDS = 10
 """Time that questions have to be answered after a signal ends the server."""
 
@@ -42,27 +45,29 @@ def make_server(app: FastAPI) -> uvicorn.Server:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that holds an address. Call this before slow work, so that a taken port is found at once.
+    """Return a socket that listens at an address. Call this before slow work, so that a taken port is found at once.
+
+    A client that connects before the server runs waits until it does.
 
     Args:
         host: IPv4 or IPv6 address, or a host name.
         port: Port, or 0 for any free one.
 
     Raises:
-        ValueError: The port is out of range.
-        OSError: The address is taken, or does not belong to this machine.
+        UsageError: The port is out of range, or the address is taken or does not belong to this machine.
     """
     if not 0 <= port < 1 << 16:
-        raise ValueError(f"port is {port}. Use a port from 0 to 65535.")
+        raise UsageError(f"port is {port}. Use a port from 0 to 65535.")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if os.name == "posix":  # elsewhere the option allows two sockets to share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError as error:
+        listener.listen(_BACKLOG)  # A bound socket that does not listen would let a second server bind the same port.
+    except (OSError, UnicodeError) as error:  # A host name can be no host name.
         listener.close()
-        message = f"{error.strerror}; choose a free port and an address of this machine"
-        raise OSError(error.errno, message, f"{host}:{port}") from None
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise UsageError(f"{host}:{port}: {reason}. Use a free --port and a --host of this machine.") from None
     return listener
 
 

@@ -1,7 +1,14 @@
 """Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
 
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
-from text.training.checkpoints import AtomicCheckpointIO, best_and_last, check_hash, expected_size, newest_valid
+from text.training.checkpoints import (
+    AtomicCheckpointIO,
+    best_and_last,
+    check_hash,
+    expected_size,
+    newest_valid,
+    read_checkpoint,
+)
 from text.training.data_module import DPRDataModule
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
@@ -48,6 +55,7 @@ __all__ = [
     "is_rank_zero",
     "newest_valid",
     "print_rank_zero",
+    "read_checkpoint",
     "resolve_max_lengths",
     "seed_everything_quietly",
 ]

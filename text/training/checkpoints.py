@@ -12,10 +12,13 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
@@ -58,11 +61,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ArtifactError: The file is damaged, or holds anything but tensors and plain values.
         """
         check_hash(path)
-        try:
+        with _translate_errors(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        except Exception as error:  # what is no checkpoint raises many kinds
-            reason = str(error).strip().split("\n")[0]
-            raise ArtifactError(f"{path}: cannot be loaded ({reason}); expected a checkpoint") from None
 
 
 def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> list[ModelCheckpoint]:
@@ -75,21 +75,68 @@ def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> li
 
 
 class _Checkpoint(ModelCheckpoint):
-    """Lightning's, which forgets the best figure where a run's folder has another name now."""
+    """Lightning's, which takes the checkpoints of the run that it resumes along, also to another folder.
+
+    Lightning forgets the best figure where the folder has another name, and where another metric is monitored.
+    """
+
+    _resumed: Path | None = None
+    _is_tested = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Check the monitor.
+
+        Raises:
+            ArtifactError: The best checkpoint so far was chosen by another metric.
+        """
+        self._resumed, self._is_tested = Path(str(trainer.ckpt_path)), trainer.state.fn != "fit"
+        states = {key: state for key, state in checkpoint.get("callbacks", {}).items() if key.startswith("_Checkpoint")}
+        monitors = [state["monitor"] for state in states.values() if state["monitor"]]
+        if self.monitor and monitors and self.monitor not in monitors:
+            raise ArtifactError(
+                f"{self._resumed}: its best checkpoint was chosen by {monitors[0]}, this run has {self.monitor}. "
+                f"Resume with --monitor={monitors[0]}, or start a new run."
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy the best checkpoint here if it was kept in another folder."""
+        """Go on with the best figure so far. Copy the checkpoint here if it lies in another folder.
+
+        Raises:
+            ArtifactError: The best checkpoint is missing or damaged.
+        """
         kept = Path(state_dict["best_model_path"])
-        here = Path(str(self.dirpath), kept.name)
-        if not kept.name or not (kept.exists() or here.exists()):
-            super().load_state_dict(state_dict)
+        if self._is_tested or not kept.name:  # it is empty before the first validation
             return
-        if not here.exists() and this_rank() == 0:
+        here = Path(str(self.dirpath), kept.name)
+        source = self._find_best(here, kept, state_dict["best_model_score"]) if self.monitor else self._resumed
+        if source is not None and not here.exists() and this_rank() == 0:
             with atomic_write(here) as temporary:
-                shutil.copyfile(kept, temporary)
+                shutil.copyfile(source, temporary)
         paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
         best = {str(here): score for score in state_dict["best_k_models"].values()}
         super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": best, **paths})
+
+    def _find_best(self, here: Path, kept: Path, score: float) -> Path:
+        """Return the best checkpoint so far: in this folder, beside the resumed checkpoint, or where it was saved."""
+        beside = [self._resumed.with_name(kept.name)] if self._resumed else []
+        for path in (here, *beside, kept):
+            if path.exists():
+                check_hash(path)
+                return path
+        raise ArtifactError(
+            f"{here}: missing. It has the best weights so far ({self.monitor} {score:.4f}). "
+            "Restore the file, or start a new run."
+        )
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a checkpoint whose hash was checked. Its weights stay on disk until they are used.
+
+    Raises:
+        ArtifactError: The file holds anything but tensors and plain values.
+    """
+    with _translate_errors(path):
+        return torch.load(os.fspath(path), map_location="cpu", mmap=True, weights_only=True)
 
 
 def check_hash(path: str | os.PathLike[str]) -> None:
@@ -140,6 +187,16 @@ def newest_valid(folder: str | os.PathLike[str]) -> tuple[Path, list[str]]:
 def expected_size(module: nn.Module) -> int:
     """Bytes of a checkpoint, nearly: weights, and two moments of AdamW for each that is trained."""
     return sum(p.nbytes * (3 if p.requires_grad else 1) for p in module.parameters())
+
+
+@contextmanager
+def _translate_errors(path: Any) -> Iterator[None]:
+    """Turn an error of the block into one that names the checkpoint."""
+    try:
+        yield
+    except Exception as error:  # a file that is no checkpoint raises many kinds
+        reason = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{path}: not a checkpoint ({reason}). Give a checkpoint of a run.") from None
 
 
 def _size(checkpoint: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -65,37 +65,54 @@ class DPRDataModule(LightningDataModule):
         return _EpochLoader(self.test, self.collate, self.num_workers)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return the position of training: epoch and rows trained on, with all that decides the order of rows."""
+        """Return the position of training: epoch and rows trained on, with all that must stay the same."""
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
         row = self.train.rows_before(epoch, count_trained_batches(self.trainer))
         if is_last_batch(self.trainer):
             epoch, row = epoch + 1, 0
-        return {**self._order(), "epoch": epoch, "row": row}
+        return {**self._identity(), "epoch": epoch, "row": row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next pass of training start where ``state_dict`` was taken.
 
         Raises:
-            ArtifactError: The checkpoint's order of rows is not that of this run, or its data is other data.
+            ArtifactError: As ``check_state``.
         """
-        for name, ours in self._order().items():
-            theirs = state_dict.get(name)
-            if ours != theirs:
-                what = "training data has the fingerprint" if name == "data" else f"{name} is"
-                raise ArtifactError(f"checkpoint: {what} {theirs}, this run has {ours}; expected the same")
+        assert self.trainer is not None
+        self.check_state(state_dict, str(self.trainer.ckpt_path))
         self._restored_epoch, self._restored_row = state_dict["epoch"], state_dict["row"]
         # Lightning looks for the position in the loader; here it is in the data module.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable", category=UserWarning)
+
+    def check_state(self, state_dict: Mapping[str, Any], checkpoint: str) -> None:
+        """Check that a run can go on from a checkpoint with this data. The test data may be other data.
+
+        Args:
+            state_dict: The state of the data module in the checkpoint.
+            checkpoint: The checkpoint, for the error.
+
+        Raises:
+            ArtifactError: The order of training rows, the training data or the validation data differs.
+        """
+        for name, ours in self._identity().items():
+            theirs = state_dict.get(name, ours)  # an earlier version saved no "valid"
+            if ours != theirs:
+                what = {"data": _describe("training", self.train), "valid": _describe("validation", self.valid)}
+                raise ArtifactError(
+                    f"{checkpoint}: saved with other data: {what.get(name, name)} was {theirs}, and is {ours}. "
+                    "Resume with the same data, or start a new run."
+                )
 
     def teardown(self, stage: str) -> None:
         """Forget the position that a finished run was resumed from."""
         if stage == "fit":
             self._restored_epoch, self._restored_row = 0, 0
 
-    def _order(self) -> dict[str, int | str]:
-        """All that decides the order of rows."""
-        return {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}
+    def _identity(self) -> dict[str, int | str]:
+        """Return all that decides the order of training rows, and the fingerprint of the validation data."""
+        order = {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}
+        return {**order, "valid": self.valid.fingerprint}
 
     def _position(self) -> tuple[int, int]:
         """Epoch and first row of a pass of training that starts now."""
@@ -145,6 +162,11 @@ class _EpochLoader:
         iterator = iter(loader)
         self.workers = worker_processes(iterator)
         yield from iterator
+
+
+def _describe(stage: str, pipe: DPRDataPipe) -> str:
+    """Return words for the fingerprint of a pipe's data."""
+    return f"the fingerprint of the {stage} data ({', '.join(file.path for file in pipe.files)})"
 
 
 def _leave_group(worker: int) -> None:

@@ -44,7 +44,7 @@ def to_backward(losses: Tensor, num_questions: int) -> Tensor:
         losses: Those of this rank's questions, (N,).
         num_questions: Those of all ranks, A.
     """
-    return losses.sum() * (num_ranks() / num_questions)
+    return losses.sum() * (num_ranks() / max(1, num_questions))
 
 
 class AllRanks:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import distributed
 
 from text.errors import NonFiniteLossError
 from text.records import BiEncoderBatch
@@ -17,7 +19,7 @@ MOST_SKIPPED = 20
 
 
 class StepFailures(Callback):
-    """Counts steps skipped under float16; says what a step was doing that ended the run."""
+    """Counts steps skipped under float16, also in checkpoints. Says what a step was doing that ended the run."""
 
     def __init__(self) -> None:
         self._doing, self._scale = "before the first batch", 0.0
@@ -26,6 +28,12 @@ class StepFailures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
+
+    def state_dict(self) -> dict[str, int]:
+        return {"skipped": self._skipped, "skipped_in_a_row": self._skipped_in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._skipped, self._skipped_in_a_row = state_dict["skipped"], state_dict["skipped_in_a_row"]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
@@ -70,6 +78,7 @@ class StepFailures(Callback):
         Raises:
             MemoryError: Of the device or the host; with the shapes of the batch.
             ChildProcessError: A data worker died.
+            ConnectionError: Another process of the run ended.
         """
         try:
             yield
@@ -88,6 +97,11 @@ class StepFailures(Callback):
                     f"{self._doing}: {dead or 'a data worker'} died. "
                     "It probably ran out of memory: use fewer --num_workers."
                 ) from error
+            if _has_lost_peer(error):
+                raise ConnectionError(
+                    f"{self._doing}: another process of the run has ended. "
+                    "See what it printed, and start all processes again with --resume."
+                ) from error
             raise
 
     def _remember(self, trainer: Trainer, stage: str, batch: BiEncoderBatch, batch_index: int) -> None:
@@ -97,7 +111,8 @@ class StepFailures(Callback):
 
     def _dead_worker(self) -> str:
         """The first that did not end of itself; empty if there is none."""
-        assert self._trainer is not None
+        if self._trainer is None:  # the processes of the run have not met
+            return ""
         for loader in (self._trainer.train_dataloader, self._trainer.val_dataloaders, self._trainer.test_dataloaders):
             for number, worker in enumerate(getattr(loader, "workers", ())):
                 if worker.exitcode:
@@ -113,6 +128,12 @@ def rows_of_batch(trainer: Trainer, stage: str, batch_index: int) -> str:
     for path, line in pipe.lines(trainer.current_epoch if stage == "training" else 0, batch_index) if pipe else ():
         lines.setdefault(path, []).append(str(line))
     return " ".join(f"{path}:{','.join(numbers)}" for path, numbers in lines.items())
+
+
+def _has_lost_peer(error: Exception) -> bool:
+    """Return whether an error comes from an exchange with a process that has ended. gloo has no class for it."""
+    has_no_answer = re.search("by peer|broken pipe|timed out", str(error), re.IGNORECASE) is not None
+    return isinstance(error, distributed.DistError) or ("gloo" in str(error) and has_no_answer)
 
 
 def _scale(trainer: Trainer) -> float:

@@ -19,7 +19,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from text.errors import InterruptedRun
 from text.training.distributed import total
-from text.training.lightning_internals import is_validation_next, log_step_metrics, restart_validation
+from text.training.lightning_internals import (
+    is_last_batch,
+    is_validation_next,
+    log_epoch_metrics,
+    log_step_metrics,
+    restart_validation,
+)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _ONE_ACT = 1.0
@@ -53,6 +59,8 @@ class SaveOnSignal(Callback):
         # Where a validation comes next, on_validation_start stops.
         if not is_validation_next(trainer) and self._agreed(trainer, pl_module):
             log_step_metrics(trainer)
+            if is_last_batch(trainer):
+                log_epoch_metrics(trainer)
             self._save_and_stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

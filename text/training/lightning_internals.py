@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities import rank_zero_only
 
 
@@ -33,6 +34,26 @@ def is_validation_next(trainer: Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
+def validate_by_steps(trainer: Trainer, num_steps: int) -> None:
+    """Validate after every ``num_steps`` optimizer steps and after the last step of the run.
+
+    Lightning counts batches instead of steps, and ends a run without a validation of its last steps.
+
+    Args:
+        trainer: Made with ``check_val_every_n_epoch=None``, so that checkpoints are saved after validations.
+        num_steps: Optimizer steps between validations.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+
+    def is_due(data_fetcher: Any) -> bool:
+        if loop.restarting and (loop.restarted_on_last or loop.val_loop.restarted_mid_evaluation):
+            return True  # the checkpoint was saved in a validation, which Lightning finishes or skips
+        is_end = is_last_batch(trainer) and trainer.current_epoch + 1 == trainer.max_epochs
+        return not loop._should_accumulate() and (is_end or trainer.global_step % num_steps == 0)
+
+    loop._should_check_val_fx = is_due
+
+
 def restart_validation(trainer: Trainer) -> None:
     """Mark the validation in training as one that has begun and evaluated nothing.
 
@@ -52,6 +73,14 @@ def should_log_step(trainer: Trainer) -> bool:
 def log_step_metrics(trainer: Trainer) -> None:
     """Send the metrics of the current training step to the loggers. Lightning does so after ``on_train_batch_end``."""
     trainer._logger_connector.update_train_step_metrics()
+
+
+def log_epoch_metrics(trainer: Trainer) -> None:
+    """Send the metrics of the current epoch of training to the loggers. Lightning does so after its last batch."""
+    connector = trainer._logger_connector
+    connector.epoch_end_reached()
+    call._call_lightning_module_hook(trainer, "on_train_epoch_end")
+    connector.update_train_epoch_metrics()
 
 
 def _batch_progress(trainer: Trainer) -> Any:

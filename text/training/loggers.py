@@ -34,18 +34,21 @@ class MetricsCSV(CSVLogger):
     def __init__(self, folder: str | os.PathLike[str], *, keep_steps: int = 0) -> None:
         # Each row is on disk at once, for whoever watches and for a run that is interrupted.
         super().__init__(os.fspath(folder), name="", version="", flush_logs_every_n_steps=1)
-        kept = _rows(os.path.join(folder, "metrics.csv"), keep_steps)
+        self._kept = _rows(os.path.join(folder, "metrics.csv"), keep_steps)
         self._speed = Path(folder, "speed.csv")
         with warnings.catch_warnings():
             # It starts the file anew, which is what is wanted: the rows to keep are read already.
             warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
             if is_rank_zero():
-                self.experiment.metrics.extend(kept)
+                self.experiment.metrics.extend(self._kept)
                 self._start_speed(_rows(self._speed, keep_steps))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # pyright: ignore
-        super().log_metrics({name: value for name, value in metrics.items() if name not in SPEED}, step)
+        row = {name: value for name, value in metrics.items() if name not in SPEED}
+        # The row of an epoch may have been written after the checkpoint that the run resumes from was saved.
+        if {**{name: str(value) for name, value in row.items()}, "step": str(step)} not in self._kept[-1:]:
+            super().log_metrics(row, step)
         if SPEED[0] in metrics:
             with open(self._speed, "a", encoding="utf-8", newline="") as file:
                 values = (f"{metrics[name]:.6g}" for name in SPEED)

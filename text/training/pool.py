@@ -164,13 +164,13 @@ class PassagePool:
     def _place(self, passage_keys: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each passage in the pool, and whether it was not there before."""
         rows, is_new = [], []
-        for by_id, by_text in passage_keys.tolist():
-            known = self._rows.get(by_id, self._rows.get(by_text))
+        for by_id, by_content in passage_keys.tolist():
+            known = self._rows.get(by_id, self._rows.get(by_content))
             rows.append(self.num_passages if known is None else known)
             is_new.append(known is None)
             self.num_passages += is_new[-1]
-            self._rows[by_id] = self._rows[by_text] = rows[-1]
-        return torch.tensor(rows), torch.tensor(is_new)
+            self._rows[by_id] = self._rows[by_content] = rows[-1]
+        return torch.tensor(rows, dtype=torch.int64), torch.tensor(is_new, dtype=torch.bool)
 
     def _all_passages(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Embeddings, (P, D), and keys, (P, 2)."""

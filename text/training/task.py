@@ -20,6 +20,7 @@ from text.models import BiEncoder
 from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
 from text.training.distributed import to_backward, total
+from text.training.epoch_figures import EpochFigures
 from text.training.failures import rows_of_batch
 from text.training.grad_cache import embed_in_chunks
 from text.training.lightning_internals import should_log_step
@@ -54,7 +55,7 @@ class BiEncoderTask(LightningModule):
     ...         fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False
     ...     )
     ...     trainer.fit(task, data)
-    >>> bool(trainer.callback_metrics["train_loss"] > 0)
+    >>> bool(trainer.callback_metrics["train_loss_epoch"] > 0)
     True
 
     Args:
@@ -92,21 +93,33 @@ class BiEncoderTask(LightningModule):
         self.set_names = set_names
         self.pool = PassagePool(self.objective.similarity)
         """Passages and questions of the current or the last evaluation."""
+        self.epoch_figures = EpochFigures()
+        """Figures of the current epoch of training."""
+        self._saved_num_steps: int | None = None
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
         losses = self.objective(batch, *self._embed(batch))  # (B,)
         loss, num_questions = self._mean(losses)
         self._check_finite(loss, "training", batch_index)
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=num_questions)
+        self.log("train_loss_step", loss, prog_bar=True)
+        self.epoch_figures.add_mean("train_loss_epoch", loss, num_questions)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._log_sets(losses, batch.sources)
-        self._log_texts(batch)
+        self._count_sets(losses, batch.sources)
+        self._count_texts(batch)
         return to_backward(losses, num_questions) * self._accumulation_factor(batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
         if should_log_step(self.trainer):
             self.log("gradient_norm", norm_of_gradient(optimizer))
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_figures.clear()
+
+    def on_train_epoch_end(self) -> None:
+        for name, value in self.epoch_figures.compute().items():
+            self.log(name, value, prog_bar=name == "train_loss_epoch", batch_size=1)
+        self.epoch_figures.clear()
 
     def on_validation_epoch_start(self) -> None:
         self.pool = PassagePool(self.objective.similarity)
@@ -131,11 +144,35 @@ class BiEncoderTask(LightningModule):
         fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
         leave_unscaling_to_caller(optimizer)
-        num_steps = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, int(num_steps))
+            optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, self._num_steps())
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Set the rate of this run's schedule: a checkpoint may have the rate of a schedule with fewer steps."""
+        scheduler: Any = self.lr_schedulers()
+        groups = scheduler.optimizer.param_groups
+        for group, peak, share in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = peak * share(scheduler.last_epoch)
+        if self._saved_num_steps not in (None, self._num_steps()):
+            self.print(
+                f"note: the schedule of the learning rate has {self._num_steps()} steps now, and had "
+                f"{self._saved_num_steps}. The run goes on after step {self.global_step} with a rate of "
+                f"{groups[0]['lr']:g}."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_figures"] = self.epoch_figures.state_dict()
+        checkpoint["num_steps"] = self._num_steps()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.epoch_figures.load_state_dict(checkpoint.get("epoch_figures", {}))  # an earlier version saved none
+        self._saved_num_steps = checkpoint.get("num_steps")
+
+    def _num_steps(self) -> int:
+        """Return the number of optimizer steps of the whole run."""
+        return int(self.trainer.estimated_stepping_batches)
 
     def _embed(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor]:
         """(B, D) and (P, D)."""
@@ -155,18 +192,18 @@ class BiEncoderTask(LightningModule):
     def _mean(self, losses: Tensor) -> tuple[Tensor, int]:
         """The mean loss of the questions of all ranks, and their number."""
         loss, num_questions = total(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
-        return loss / num_questions, int(num_questions)
+        return loss / num_questions.clamp(min=1), int(num_questions)
 
-    def _log_sets(self, losses: Tensor, sources: Tensor) -> None:
-        """Loss and number of questions of each data set, over the epoch, where there are several."""
+    def _count_sets(self, losses: Tensor, sources: Tensor) -> None:
+        """Add loss and number of questions of each data set to the epoch's figures, if there are several sets."""
         for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
             loss, size = self._mean(losses[sources == source])
             if size:
-                self.log(f"train_loss/{name}", loss, on_step=False, on_epoch=True, batch_size=size)
-                self.log(f"train_questions/{name}", float(size), on_step=False, on_epoch=True, reduce_fx="sum")
+                self.epoch_figures.add_mean(f"train_loss/{name}", loss, size)
+                self.epoch_figures.add_sum(f"train_questions/{name}", float(size))
 
-    def _log_texts(self, batch: BiEncoderBatch) -> None:
-        """Which share of the texts is too long, and how many are left out, over the epoch."""
+    def _count_texts(self, batch: BiEncoderBatch) -> None:
+        """Add the share of texts that are too long, and the number of texts left out, to the epoch's figures."""
         sides = {"questions": batch.questions, "passages": batch.passages}
         counts = [
             [float(tokens.truncated.sum()), float(len(tokens.truncated)), batch.counts[f"{side} left out, no tokens"]]
@@ -175,8 +212,8 @@ class BiEncoderTask(LightningModule):
         for side, (truncated, size, left_out) in zip(
             sides, total(torch.tensor(counts, device=self.device)).tolist(), strict=True
         ):
-            self.log(f"train_{side}_truncated", truncated / size, on_step=False, on_epoch=True, batch_size=int(size))
-            self.log(f"train_{side}_left_out", left_out, on_step=False, on_epoch=True, reduce_fx="sum")
+            self.epoch_figures.add_mean(f"train_{side}_truncated", truncated / max(1, size), int(size))
+            self.epoch_figures.add_sum(f"train_{side}_left_out", left_out)
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.errors import UsageError
 from text.models import BiEncoder
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
-from text.training.checkpoints import AtomicCheckpointIO, best_and_last
+from text.training.checkpoints import AtomicCheckpointIO, best_and_last, read_checkpoint
 from text.training.data_module import DPRDataModule
+from text.training.early_stopping import EarlyStopping
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
+from text.training.lightning_internals import validate_by_steps
 from text.training.loggers import MetricsCSV
 from text.training.pool import RECALL_AT
 from text.training.task import BiEncoderTask
@@ -70,7 +73,8 @@ def build_trainer(
         precision: Lightning's name of a precision.
         gradient_clip_val: Maximum norm of the gradient. 0 does not clip.
         accumulate_batches: Batches in an optimizer step.
-        validate_every_n_steps: Optimizer steps between validations. None validates after each epoch.
+        validate_every_n_steps: Optimizer steps between validations. The end of the run is validated too. None validates
+            after each epoch.
         log_every_n_steps: Optimizer steps between rows of ``metrics.csv``.
         monitor: A name of ``MONITORS``; chooses the best checkpoint.
         early_stopping: Validations without a better metric after which training stops. None never stops.
@@ -91,10 +95,10 @@ def build_trainer(
         callbacks.append(WorstQuestions(folder / "worst_questions.jsonl"))
         callbacks.append(SaveOnSignal(folder / "checkpoints" / "last.ckpt"))
         callbacks.extend(best_and_last(folder / "checkpoints", monitor, MONITORS[monitor]))
-        keep_steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"] if checkpoint is not None else 0
-        loggers.append(MetricsCSV(folder, keep_steps=keep_steps))
+        loggers.append(MetricsCSV(folder, keep_steps=_count_steps(checkpoint)))
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
-    return Trainer(
+    by_steps = {"val_check_interval": validate_every_n_steps, "check_val_every_n_epoch": None}
+    trainer = Trainer(
         max_epochs=max_epochs,
         accelerator="gpu" if gpus else "cpu",
         devices=gpus or int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # torchrun sets it
@@ -103,8 +107,8 @@ def build_trainer(
         precision=precision,
         gradient_clip_val=gradient_clip_val,
         accumulate_grad_batches=accumulate_batches,
-        **_when_to_validate(validate_every_n_steps, accumulate_batches),
-        log_every_n_steps=min(log_every_n_steps, num_batches),
+        **({} if validate_every_n_steps is None else by_steps),
+        log_every_n_steps=min(log_every_n_steps, math.ceil(num_batches / accumulate_batches)),  # steps in an epoch
         default_root_dir=folder,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
@@ -112,6 +116,9 @@ def build_trainer(
         enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
     )
+    if validate_every_n_steps is not None:
+        validate_by_steps(trainer, validate_every_n_steps)
+    return trainer
 
 
 def fit_and_test(
@@ -136,12 +143,17 @@ def fit_and_test(
         InterruptedRun: A signal came; the checkpoint is saved.
         MemoryError: A batch does not fit into memory.
         ChildProcessError: A data worker died.
+        ConnectionError: Another process of the run ended.
     """
     failures = next(each for each in trainer.callbacks if isinstance(each, StepFailures))  # pyright: ignore
     with failures.translate_errors():
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
+        first_step = _count_steps(checkpoint)  # before training replaces the checkpoint
+        # A resumed run may leave early stopping out.
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`", category=UserWarning)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        _print_end(trainer, first_step)
         for name, share in trainer.callback_metrics.items():
             if name.endswith("_truncated"):
                 print_rank_zero(f"{name}: {share:.2%}")
@@ -153,31 +165,16 @@ def fit_and_test(
     return metrics
 
 
-def check_schedule(
-    num_batches: int,
-    *,
-    max_epochs: int,
-    accumulate_batches: int = 1,
-    validate_every_n_steps: int | None = None,
-    warmup_steps: int = 0,
-) -> None:
-    """Check that a run is long enough for its schedule. Print a note if the warm-up is longer than the run.
+def check_schedule(num_batches: int, *, max_epochs: int, accumulate_batches: int = 1, warmup_steps: int = 0) -> None:
+    """Print a note if the warm-up is longer than the run.
 
     Args:
         num_batches: Batches in an epoch.
         max_epochs: As in ``build_trainer``.
         accumulate_batches: As in ``build_trainer``.
-        validate_every_n_steps: As in ``build_trainer``.
         warmup_steps: Optimizer steps until the peak learning rate.
-
-    Raises:
-        UsageError: The run would end before its first validation, without a checkpoint.
     """
     num_steps = max_epochs * math.ceil(num_batches / accumulate_batches)
-    if validate_every_n_steps is not None and validate_every_n_steps > num_steps:
-        raise UsageError(
-            f"--validate_every_n_steps is {validate_every_n_steps}, the run has {num_steps} steps. Give at most that."
-        )
     if warmup_steps > num_steps:
         print_rank_zero(f"note: --warmup_steps is {warmup_steps}, the run has {num_steps} steps: the rate stays small")
 
@@ -217,8 +214,21 @@ def check_devices(gpus: int, num_nodes: int) -> None:
         raise UsageError(f"--num_nodes is {num_nodes}. Start the command by torchrun or SLURM on each machine.")
 
 
-def _when_to_validate(validate_every_n_steps: int | None, accumulate_batches: int) -> dict[str, Any]:
-    """Return the arguments of the Trainer, which counts batches instead of optimizer steps."""
-    if validate_every_n_steps is None:
-        return {}
-    return {"val_check_interval": validate_every_n_steps * accumulate_batches, "check_val_every_n_epoch": None}
+def _count_steps(checkpoint: str | None) -> int:
+    """Return the optimizer steps before a checkpoint."""
+    return 0 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
+
+
+def _print_end(trainer: Trainer, first_step: int) -> None:
+    """Print why training ended, unless it trained all its epochs."""
+    stopping = trainer.early_stopping_callback
+    if isinstance(stopping, EarlyStopping) and stopping.has_ended:
+        print_rank_zero(
+            f"early stopping: {stopping.monitor} was not better than {stopping.best_score:.4f} "
+            f"in {stopping.wait_count} validations. Training ended after step {trainer.global_step}."
+        )
+    if trainer.global_step == first_step:
+        print_rank_zero(
+            f"note: the run had ended at step {first_step}, so nothing was trained. "
+            "Give more --max_epochs to train on, or more --early_stopping if that ended it."
+        )

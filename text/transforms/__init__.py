@@ -5,7 +5,13 @@ from tokenizers import Tokenizer
 from text.transforms.collate import BiEncoderCollator, known_positive_mask, known_positive_pairs
 from text.transforms.titles import TITLES, title_and_text
 from text.transforms.tokenize import Tokenize
-from text.transforms.tokenizer_files import load_or_train_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from text.transforms.tokenizer_files import (
+    encoder_settings,
+    load_or_train_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 from text.transforms.torchtext_transforms import TorchtextTokenize, torchtext_bpe
 
 __all__ = [
@@ -14,6 +20,7 @@ __all__ = [
     "Tokenize",
     "Tokenizer",
     "TorchtextTokenize",
+    "encoder_settings",
     "known_positive_mask",
     "known_positive_pairs",
     "load_or_train_tokenizer",

@@ -3,7 +3,7 @@
 The layout of a batch is decided here and nowhere else: question by question, its positives, its
 hard negatives, its other negatives. Which passages must not count as negatives is worked out
 from their identity, wherever passages come together, of one batch, of all ranks or of an evaluation:
-two passages are the same if their ids are, or if their texts are.
+two passages are the same if their ids are, or if their titles and texts are.
 
 Dimensions: B questions; P passages; T different texts of these; K known positives of one question; M pairs.
 """
@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text.errors import DataError
-from text.records import BiEncoderBatch, Example, TokenBatch, TokenizedExample
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch, TokenizedExample
 from text.transforms.layout import Text
 from text.transforms.titles import title_and_text
 
@@ -63,15 +62,12 @@ class BiEncoderCollator:
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Lays out one batch.
 
-        A passage that tokenizes to nothing is left out, with its question if it is the positive;
-        so is a question that does. ``counts`` says how many. No examples, which is the share of some
-        ranks in a short last batch, give a batch without questions and passages.
-
-        Raises:
-            DataError: No question is left.
+        A passage without tokens is left out, with its question if it is the positive. A question without tokens is
+        left out too. ``counts`` says how many. If no question is left, the batch has no questions and passages. So has
+        a batch without examples, the share of some ranks in a short last batch.
         """
         if not examples:
-            return _no_batch()
+            return _no_batch(num_questions=0, num_passages=0)
         groups = [
             [*example.positives[: self.num_positives], *example.hard_negatives, *example.other_negatives]
             for example in examples
@@ -89,7 +85,7 @@ class BiEncoderCollator:
         keep_question = ~questions.empty.numpy() & ~is_empty[is_positive]
         keep_passage = ~is_empty & keep_question[owner]
         if not keep_question.any():
-            raise DataError(f'no question of this batch has tokens, the first is "{examples[0].question}"')
+            return _no_batch(num_questions=len(examples), num_passages=len(passages))
         kept_texts, text_index = np.unique(text_index[keep_passage], return_inverse=True)
         questions, texts = _select(questions, keep_question), _select(texts, np.isin(np.arange(len(pairs)), kept_texts))
         passage_keys, known_positives = _keys(examples, self.num_positives)
@@ -109,6 +105,15 @@ class BiEncoderCollator:
                 "passages left out, no tokens": int(len(keep_passage) - keep_passage.sum()),
             },
         )
+
+    def find_empty_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Return which questions have no tokens, (N,) bool. A prompt does not count."""
+        return self.question_transform(questions).empty.numpy()
+
+    def find_empty_passages(self, passages: Sequence[Passage]) -> np.ndarray:
+        """Return which passages have no tokens, (N,) bool. A prompt does not count."""
+        pairs = [title_and_text(passage, self.titles) for passage in passages]
+        return self.passage_transform(pairs).empty.numpy()
 
 
 def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
@@ -161,8 +166,12 @@ def _keys(
     passages = [
         keys for own, others in zip(positives, negatives, strict=True) for keys in (*own[:num_positives], *others)
     ]
-    most = max(map(len, positives))
-    known = [own + [own[0]] * (most - len(own)) for own in positives]
+    known = [
+        own if again is None else list(dict.fromkeys((*own, *map(tuple, again))))
+        for own, again in zip(positives, (example.same_question_positives for example in examples), strict=True)
+    ]
+    most = max(map(len, known))
+    known = [own + [own[0]] * (most - len(own)) for own in known]
     return np.array(passages), np.array(known)
 
 
@@ -178,7 +187,8 @@ def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
     return tokens if keep.all() else TokenBatch(*(field[torch.from_numpy(keep)] for field in tokens))
 
 
-def _no_batch() -> BiEncoderBatch:
+def _no_batch(*, num_questions: int, num_passages: int) -> BiEncoderBatch:
+    """Return a batch without questions and passages, from which these numbers were left out."""
     nothing = torch.zeros(0, 1, dtype=torch.bool)
     tokens = TokenBatch(torch.zeros(0, 1, dtype=torch.int64), nothing, nothing[:, 0], nothing[:, 0])
     indices = torch.zeros(0, dtype=torch.int64)
@@ -193,5 +203,5 @@ def _no_batch() -> BiEncoderBatch:
         scores=torch.zeros(0),
         sources=indices,
         rows=indices,
-        counts={"questions left out, no tokens": 0, "passages left out, no tokens": 0},
+        counts={"questions left out, no tokens": num_questions, "passages left out, no tokens": num_passages},
     )

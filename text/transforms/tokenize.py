@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from text.transforms.byte_level_bpe import encode_batch, tiktoken_encoder
-from text.transforms.layout import Encode, Templates, TokenLayout, ids_of_prompt
-from text.transforms.tokenizer_files import padding_idx
+from text.transforms.layout import Encode, Templates, TokenLayout
+from text.transforms.tokenizer_files import count_ids, padding_idx
 
 
 class Tokenize(TokenLayout):
@@ -28,12 +27,11 @@ class Tokenize(TokenLayout):
     Args:
         tokenizer: A trained tokenizer; it is copied, so that two limits can share one.
         max_length: Most tokens a text may have, special tokens and prompt included.
-        prompt: Put before every text, or title; "query: " is one.
+        prompt: Put before every text, or title; "query: " is one. The two are tokenized as one string.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text; there is no padding token; the
-            post-processor does more than to put special tokens around texts; or the prompt's
-            last token would grow together with the text.
+        ValueError: ``max_length`` leaves no room for a text; there is no padding token; or the
+            post-processor does more than to put special tokens around texts.
 
     >>> from text.transforms import train_tokenizer
     >>> tokenize = Tokenize(train_tokenizer(["oak oak"], vocab_size=300), max_length=8)
@@ -53,13 +51,9 @@ class Tokenize(TokenLayout):
         plain.no_padding()
         encode: Encode = tiktoken_encoder(plain) or functools.partial(encode_batch, plain)
         templates = Templates(_template(encode, plain, "a"), _template(encode, plain, "a", "b b"))
-        super().__init__(templates, padding_idx(tokenizer), max_length, ids_of_prompt(encode, prompt))
-        self.vocab_size = tokenizer.get_vocab_size()
+        super().__init__(encode, templates, padding_idx(tokenizer), max_length, prompt)
+        self.vocab_size = count_ids(tokenizer)
         self.fingerprint = hashlib.sha256(plain.to_str().encode()).hexdigest()
-        self._encode = encode
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._encode(texts)
 
     def extra_repr(self) -> str:
         return f"vocab_size={self.vocab_size}, max_length={self.max_length}"

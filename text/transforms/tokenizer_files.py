@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
+from text.transforms.tokenizer_settings import (
+    PADDING_TOKENS,
+    apply_settings,
+    bert_normalizer,
+    class_name,
+    find_padding,
+    lower_if_asked,
+    read_options,
+    setting_files,
+    special_tokens,
+    stated_tokens,
+)
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's, in the order of their ids, 0 to 4, in a vocabulary that we train."""
@@ -23,7 +35,6 @@ _BYTE_LEVEL_BPE = (
     ("gpt2_bpe_encoder.json", "gpt2_bpe_vocab.bpe"),
 )
 """What Hugging Face, GPT-2 and torchtext call a vocabulary and its merges."""
-_PADDING_TOKENS = ("<pad>", "[PAD]")
 _ROBERTA_NAMES = {
     "bos_token": "<s>",
     "cls_token": "<s>",
@@ -58,22 +69,75 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         ArtifactError: The files cannot be read as a tokenizer, or a vocabulary lacks RoBERTa's or
             BERT's special tokens.
     """
-    path = Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if file.is_file():
-        try:
-            return Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise ArtifactError(f"{file}: not a tokenizer ({error}); expected the form of tokenizers") from None
-    for vocab, merges in _BYTE_LEVEL_BPE:
-        if (path / vocab).is_file() and (path / merges).is_file():
-            return _as_told_beside(path, _load_byte_level_bpe(path / vocab, path / merges))
-    if (path / "vocab.txt").is_file():
-        return _as_told_beside(path, _load_word_piece(path / "vocab.txt"))
+    files = find_tokenizer_files(path)
+    folder, name = files[0].parent, files[0].name
+    if name == "vocab.txt":
+        tokenizer = _load_word_piece(files[0])
+    elif len(files) > 1:
+        tokenizer = _load_byte_level_bpe(*files[:2])
+    else:
+        tokenizer = _load_whole(files[0])
+    if _is_listed(Path(path)):
+        lower_if_asked(tokenizer, folder)
+    return tokenizer
+
+
+def tokenizer_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return all files of a folder that ``load_tokenizer`` reads, settings included.
+
+    Raises:
+        FileNotFoundError: There is no tokenizer.
+    """
+    files = find_tokenizer_files(folder)
+    return [*files, *setting_files(files[0].parent)]
+
+
+def find_tokenizer_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of the vocabulary: a tokenizer.json; or vocabulary, merges and dictionary.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    folder = _transformer_folder(Path(path))
+    if folder.is_file():
+        return [folder]
+    for names in (("tokenizer.json",), *_BYTE_LEVEL_BPE, ("vocab.txt",)):
+        if all((folder / name).is_file() for name in names):
+            others = ["dict.txt"] if len(names) > 1 and names[0] != "vocab.json" else []
+            return [
+                *(folder / name for name in names),
+                *(folder / name for name in others if (folder / name).is_file()),
+            ]
     raise FileNotFoundError(
         f"{path}: no tokenizer; expected tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, "
         "or vocab.txt"
     )
+
+
+def _transformer_folder(path: Path) -> Path:
+    """Return the folder of the transformer in a folder of sentence-transformers; any other path as it is."""
+    if not _is_listed(path):
+        return path
+    try:
+        return path / json.loads((path / "modules.json").read_text(encoding="utf-8"))[0]["path"]
+    except (ValueError, LookupError, TypeError):  # text/models says what is wrong
+        return path
+
+
+def _is_listed(path: Path) -> bool:
+    """Return whether sentence-transformers wrote the folder. It reads its settings of a transformer only then."""
+    return (path / "modules.json").is_file()
+
+
+def _load_whole(file: Path) -> Tokenizer:
+    """Load a file in the form of tokenizers. The settings beside it count if it is a ``tokenizer.json``."""
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise ArtifactError(f"{file}: not a tokenizer ({error}). Save it with tokenizers or transformers.") from None
+    if file.name == "tokenizer.json":
+        apply_settings(tokenizer, file.parent)
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_length: int | None = None) -> None:
@@ -88,7 +152,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_
         ValueError: There is no padding token.
         OSError: The folder cannot be written.
     """
-    names = _BERT_NAMES if tokenizer.id_to_token(padding_idx(tokenizer)) == "[PAD]" else _ROBERTA_NAMES
+    padding = str(tokenizer.id_to_token(padding_idx(tokenizer)))
+    names = (_BERT_NAMES if padding == "[PAD]" else _ROBERTA_NAMES) | {"pad_token": padding}
     # A name without an entry would become a new one.
     special = {name: token for name, token in names.items() if tokenizer.token_to_id(token) is not None}
     config = {
@@ -162,7 +227,7 @@ def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return _as_roberta(tokenizer)
+    return _as_stated_beside(vocab.parent, _as_roberta(tokenizer), _ROBERTA_NAMES)
 
 
 def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str, int]:
@@ -187,7 +252,7 @@ def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str,
 
 def _load_word_piece(vocab: Path) -> Tokenizer:
     """BERT's (arXiv:1810.04805), with the options that ``transformers`` knows."""
-    options = _tokenizer_config(vocab.parent / "tokenizer_config.json")
+    options = read_options(vocab.parent)
     try:
         tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     except Exception as error:  # the library raises plain Exception
@@ -196,50 +261,29 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected BERT's special tokens in it")
     tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=options.get("do_lower_case", True),
-        strip_accents=options.get("strip_accents"),
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-    )
+    tokenizer.normalizer = bert_normalizer(vocab.parent, options, class_name(vocab.parent, options))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls_id is not None and sep_id is not None
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
-    return tokenizer
+    return _as_stated_beside(vocab.parent, tokenizer, _BERT_NAMES)
 
 
-def _as_told_beside(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
-    """The same, if the files beside its vocabulary change nothing: without ``tokenizer.json``, that is not built.
+def _as_stated_beside(folder: Path, tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
+    """Return the tokenizer if the files beside its vocabulary change nothing. No change is built here.
 
     Raises:
-        ArtifactError: There are more tokens in them, or a space goes before each text.
+        ArtifactError: There are more or other tokens in them, or a space goes before each text.
     """
-    options, added = (_tokenizer_config(folder / name) for name in ("tokenizer_config.json", "added_tokens.json"))
-    try:
-        decoder = {token["content"]: int(i) for i, token in options.get("added_tokens_decoder", {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ArtifactError(f"{folder}/tokenizer_config.json: added_tokens_decoder; expected tokens by id") from None
-    more = [token for token, i in {**decoder, **added}.items() if tokenizer.token_to_id(token) != i]
+    options = read_options(folder)
+    tokens = stated_tokens(folder, options)
+    more = [token for i, token in tokens.items() if tokenizer.token_to_id(token) != i]
+    more += [token for name, token in special_tokens(folder, options).items() if token != names.get(name, token)]
     if more or options.get("add_prefix_space", False):
         found = f"token {more[0]} beside the vocabulary" if more else "add_prefix_space is true"
-        raise ArtifactError(f"{folder}: {found}; expected a tokenizer.json with it, as transformers saves")
+        raise ArtifactError(f"{folder}: {found}. Save it with transformers, which writes a tokenizer.json.")
     return tokenizer
-
-
-def _tokenizer_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not JSON ({error}); expected a tokenizer's options") from None
-    if not isinstance(options, dict):
-        raise ArtifactError(f"{path}: a {type(options).__name__}; expected a tokenizer's options")
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-        if options.get(name) not in (None, True, False):
-            raise ArtifactError(f"{path}: {name} is {json.dumps(options[name])}; expected true or false")
-    return {name: option for name, option in options.items() if option is not None}
 
 
 def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
@@ -261,7 +305,30 @@ def padding_idx(tokenizer: Tokenizer) -> int:
     Raises:
         ValueError: It has none.
     """
-    known = [index for token in _PADDING_TOKENS if (index := tokenizer.token_to_id(token)) is not None]
-    if not known:
-        raise ValueError(f"the tokenizer has no padding token; expected {' or '.join(_PADDING_TOKENS)}")
-    return known[0]
+    index = find_padding(tokenizer)
+    if index is None:
+        raise ValueError(f"the tokenizer has no padding token; expected {' or '.join(PADDING_TOKENS)}")
+    return index
+
+
+def count_ids(tokenizer: Tokenizer) -> int:
+    """Return how many ids a table of embeddings needs: one more than the highest id, which can leave some out."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the settings of an encoder with random weights that its tokenizer decides.
+
+    Raises:
+        ValueError: The tokenizer has no padding token.
+
+    >>> encoder_settings(train_tokenizer(["oak oak"], vocab_size=300))
+    {'vocab_size': 263, 'pad_token_id': 1, 'bos_token_id': 0, 'eos_token_id': 2}
+    """
+    around = tokenizer.encode("").ids
+    return {
+        "vocab_size": count_ids(tokenizer),
+        "pad_token_id": padding_idx(tokenizer),
+        "bos_token_id": around[0] if around else None,
+        "eos_token_id": around[-1] if around else None,
+    }

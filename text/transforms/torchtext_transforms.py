@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from text.transforms.byte_level_bpe import is_plain_byte_level_bpe
-from text.transforms.layout import Templates, TokenLayout, ids_of_prompt
+from text.transforms.layout import Templates, TokenLayout
 
 
 class TorchtextTokenize(TokenLayout):
@@ -40,8 +40,7 @@ class TorchtextTokenize(TokenLayout):
 
     Raises:
         ValueError: ``max_length`` leaves no room for a text; the transform gives no ids, or those of special tokens
-            (as GPT-2's own do, which have no such tokens); or the prompt's last token would grow together with the
-            text.
+            (as GPT-2's own do, which have no such tokens).
     """
 
     def __init__(
@@ -59,11 +58,7 @@ class TorchtextTokenize(TokenLayout):
         _check_ids(encode, {*start, *between, *end, padding_idx})
         before, middle, after = (np.array(ids, dtype=np.int64) for ids in (start, between, end))
         templates = Templates((before, after), (before, middle, after))
-        super().__init__(templates, padding_idx, max_length, ids_of_prompt(encode, prompt))
-        self._encode = encode
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self._encode(texts)
+        super().__init__(encode, templates, padding_idx, max_length, prompt)
 
 
 class _Encode(nn.Module):

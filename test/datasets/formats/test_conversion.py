@@ -102,15 +102,31 @@ def test_elements_stand_at_the_bytes_where_they_stood(tmp_path: Path, indent: in
             assert content[start : start + 1] == b"{"
 
 
-def test_error_in_an_array_has_its_byte(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [*records(2), {"question": 1}]
-    content = json.dumps(rows, indent=2).encode()
-    path = write(tmp_path / "rows.json", content)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_fault_in_an_array_has_its_line_and_byte(tmp_path: Path, pack: Callable[[bytes], bytes], newline: str) -> None:
+    rows: list[dict[str, Any]] = [*records(40), {"question": "q", "positive_ctxs": [{"title": "t", "text": 7}]}]
+    content = ("\n" + json.dumps(rows, indent=2)).replace("\n", newline).encode()
+    path = write(tmp_path / ("rows.json.gz" if pack is gzip.compress else "rows.json"), pack(content))
     with pytest.raises(DataError) as caught:
         DPRDataPipe(path, 1)
-    line, byte, field = place_of(caught.value, path)
-    assert (line, field) == (3, "question")
-    assert json.loads(b"[" + content[byte:].lstrip().lstrip(b",")) == [{"question": 1}]
+    byte = content.index(b'"text": 7')
+    line = content.count(b"\n", 0, byte) + 1
+    assert place_of(caught.value, path) == (line, byte, "positive_ctxs[0].text")
+
+
+@law
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.sampled_from([None, 1]))
+def test_rows_of_an_array_are_at_their_lines_and_bytes(tmp_path: Path, gaps: list[int], indent: int | None) -> None:
+    parts = ["\n" * gap + json.dumps({"a": [gap, {}]}, indent=indent) + "\n" * gap for gap in gaps]
+    content = f"[{','.join(parts)}]".encode()
+    path = tmp_path / "rows.json"
+    file = JsonlFile(write(path, content))
+    starts = [match.start() for match in re.finditer(rb'\{\s*"a"', content)]
+    expected = [(content.count(b"\n", 0, start) + 1, start) for start in starts]
+    assert [file.place(row) for row in range(len(file))] == expected
+    last = content.rindex(b"{}")
+    assert file.place(len(file) - 1, "a[1]") == (content.count(b"\n", 0, last) + 1, last)
 
 
 def test_array_that_is_named_jsonl_is_refused(tmp_path: Path) -> None:

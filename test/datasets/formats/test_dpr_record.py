@@ -11,7 +11,8 @@ import pytest
 import simdjson
 
 from test.helpers import context, record, without
-from text.datasets.formats.dpr_record import FieldError, SkipRow, check_row, parse_row
+from text.datasets.formats.dpr_record import CheckedRow, SkipRow, check_row, parse_row
+from text.datasets.formats.values import FieldError
 from text.records import Passage
 
 
@@ -38,7 +39,7 @@ def parse(row: dict[str, Any]) -> tuple[Usable, dict[str, int]]:
     return Usable(read.question, read.answers, read.positives, hard_negatives, other_negatives), dict(+counts)
 
 
-def check(row: dict[str, Any], counts: Counter[str]) -> tuple[int, int]:
+def check(row: dict[str, Any], counts: Counter[str]) -> CheckedRow:
     line = json.dumps(row).encode()
     record = simdjson.Parser().parse(line)
     assert isinstance(record, simdjson.Object)
@@ -96,9 +97,37 @@ def test_answers_missing(row: dict[str, Any]) -> None:
     assert parse(row)[0].answers == []
 
 
-@pytest.mark.parametrize("answers", ["['a']", 1, {"a": 1}, ["a", 1], [None]])
-def test_answers_of_the_wrong_type_are_refused(answers: Any) -> None:
-    assert refused_field(record(answers=answers)) == "answers"
+@pytest.mark.parametrize(
+    ("answers", "field"),
+    [
+        ("['a']", "answers"),
+        ("['a' 'b']", "answers"),
+        ("('a', 'b')", "answers"),
+        ({"a": 1}, "answers"),
+        (True, "answers"),
+        (["a", False], "answers[1]"),
+        ([["a"]], "answers[0]"),
+        ([1e300], "answers[0]"),
+    ],
+)
+def test_answers_of_the_wrong_type_are_refused(answers: Any, field: str) -> None:
+    assert refused_field(record(answers=answers)) == field
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "counts"),
+    [
+        ("Paris", ["Paris"], {"answers that are no list, read as one answer": 1}),
+        ("(500) Days", ["(500) Days"], {"answers that are no list, read as one answer": 1}),
+        (1985, ["1985"], {"answers that are no list, read as one answer": 1}),
+        ([1985, 12.0, 2.5], ["1985", "12", "2.5"], {"answers that are numbers, read as text": 3}),
+        (["a", None], ["a"], {"blank answers, left out": 1}),
+        ("", [], {"answers that are no list, read as one answer": 1, "blank answers, left out": 1}),
+    ],
+)
+def test_answers_with_one_meaning_are_read_and_counted(answers: Any, expected: list[str], counts: Any) -> None:
+    read, found = parse(record(answers=answers))
+    assert (read.answers, found) == (expected, counts)
 
 
 # The schema
@@ -161,16 +190,27 @@ def test_missing_title_is_empty(fields: dict[str, Any]) -> None:
     assert [example.positives[0].title, example.hard_negatives[0].title] == ["", ""]
 
 
-@pytest.mark.parametrize("title", [1, False, ["t"]])
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs"])
+@pytest.mark.parametrize(("title", "expected"), [(1984, "1984"), (1984.0, "1984"), (0.5, "0.5")])
+def test_title_that_is_a_number_is_read_and_counted(pool: str, title: float, expected: str) -> None:
+    read, counts = parse(record(hard=0) | {pool: [passage(title=title)]})
+    assert (read.positives + read.hard_negatives)[-1].title == expected
+    assert counts == {"titles that are numbers, read as text": 1}
+
+
+@pytest.mark.parametrize("title", [1e300, False, ["t"]])
 def test_title_of_the_wrong_type_is_refused(title: Any) -> None:
     row = record(negative_ctxs=[passage("b"), passage("c", title=title)])
     assert refused_field(row) == "negative_ctxs[1].title"
 
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
-def test_positive_without_text_is_refused(bad: dict[str, Any]) -> None:
-    row = record(positive_ctxs=[passage(), bad])
-    assert refused_field(row) == "positive_ctxs[1].text"
+def test_positive_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> None:
+    read, counts = parse(record(positive_ctxs=[bad, passage("a"), bad | {"title": "b"}]))
+    assert [positive.text for positive in read.positives] == ["a"]
+    assert counts == {"positive_ctxs without text, left out": 2}
+    with pytest.raises(SkipRow, match=r"^no positive_ctxs with text$"):
+        parse(record(positive_ctxs=[bad, bad]))
 
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
@@ -220,7 +260,15 @@ def test_ids_are_compared_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
-@pytest.mark.parametrize("value", [True, 1.0, float(2**64), [1]])
+@pytest.mark.parametrize(("value", "expected"), [(12.0, "12"), (-1.0, "-1"), (-0.0, "0")])
+def test_passage_id_that_is_a_whole_float_is_read_and_counted(key: str, value: float, expected: str) -> None:
+    read, counts = parse(record(positive_ctxs=[passage(**{key: value})]))
+    assert read.positives[0].passage_id == expected
+    assert counts == {"ids such as 12.0, read as 12": 1}
+
+
+@pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
+@pytest.mark.parametrize("value", [True, 1.5, float(2**53), float(2**64), [1]])
 def test_passage_id_of_the_wrong_type_is_refused(key: str, value: Any) -> None:
     # An integer of 2^64 or more reaches us as a float.
     row = record(hard_negative_ctxs=[passage("b", **{key: value})])
@@ -234,7 +282,7 @@ def test_missing_passage_id_is_empty(fields: dict[str, Any]) -> None:
 
 def test_an_absent_pool_of_ids_may_be_null() -> None:
     row = record(positive_ids=None)
-    assert parse(row)[0].positives and check(row, Counter()) == check(record(), Counter())
+    assert parse(row)[0].positives and check(row, Counter())[1:] == check(record(), Counter())[1:]
 
 
 def test_first_key_of_an_id_that_is_there_counts() -> None:
@@ -358,14 +406,13 @@ def test_ids_have_no_scores() -> None:
 
 
 class Numbers:
-    """A collection of the passages 1 to 9; 5 has no text, and 4 and 6 have the same."""
+    """A collection of the passages 1 to 9; 5 has no text, and 4 and 6 have the same title and text."""
 
     def find(self, passage_id: str) -> Passage:
         if passage_id not in list("123456789"):
             raise KeyError(passage_id)
-        return Passage(
-            passage_id, f"title {passage_id}", {"5": " ", "6": "text 4"}.get(passage_id, f"text {passage_id}")
-        )
+        content = {"6": "4"}.get(passage_id, passage_id)
+        return Passage(passage_id, f"title {content}", " " if passage_id == "5" else f"text {content}")
 
 
 def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str | None], dict[str, int]]:
@@ -382,7 +429,7 @@ def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str 
 
 def test_compact_row_by_hand() -> None:
     row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1]}
-    # 5 has no text, 6 has that of a positive, 1 is one; there are no other negatives.
+    # 5 has no text, 6 has title and text of a positive, 1 is one; there are no other negatives.
     assert compact(row) == (
         ["4", "1"],
         [None, None, "2", None],
@@ -398,10 +445,9 @@ def test_compact_row_by_hand() -> None:
 @pytest.mark.parametrize(
     ("fields", "place"),
     [
-        ({"positive_ids": ["5"]}, "positive_ids[0].text: "),
-        ({"positive_ids": ["1", "x"]}, "positive_ids[1]: 'x'"),
-        ({"positive_ids": ["1"], "negative_ids": [2, 0]}, "negative_ids[1]: '0'"),
-        ({"positive_ids": [1.0]}, "positive_ids[0]: "),
+        ({"positive_ids": ["1", "x"]}, "positive_ids[1]: "),
+        ({"positive_ids": ["1"], "negative_ids": [2, 0]}, "negative_ids[1]: "),
+        ({"positive_ids": [1.5]}, "positive_ids[0]: "),
         ({"positive_ids": [True]}, "positive_ids[0]: "),
         ({"positive_ids": "1"}, "positive_ids: "),
     ],
@@ -409,6 +455,14 @@ def test_compact_row_by_hand() -> None:
 def test_fault_in_a_compact_row_is_refused_with_its_field(fields: dict[str, Any], place: str) -> None:
     with pytest.raises(FieldError, match=r"^" + re.escape(place)):
         compact({"question": "q", **fields})
+
+
+def test_compact_row_with_a_positive_without_text() -> None:
+    positives, *_, counts = compact({"question": "q", "positive_ids": ["5", 1.0]})
+    assert positives == ["1"]
+    assert counts["positive_ids without text, left out"] == counts["ids such as 12.0, read as 12"] == 1
+    with pytest.raises(SkipRow, match=r"^no positive_ids with text$"):
+        compact({"question": "q", "positive_ids": ["5"]})
 
 
 def test_compact_row_without_positive_is_skipped() -> None:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import zstandard
-from tqdm import tqdm
 
+from text.datasets.formats.places import format_place
 from text.errors import DataError
+from text.progress import Progress
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -53,15 +54,15 @@ def form_of(path: str) -> Form:
     if compression != named and head:
         found = f"compressed by {compression}" if compression else "not compressed"
         expected = f"{named}, as its name says" if named else "a name that says so (.gz, .zst)"
-        raise DataError(f"{path}:1 (byte 0): file is {found}; expected {expected}")
+        raise DataError(f"{format_place(path, 1, 0)}: file is {found}; expected {expected}")
     if compression:
         head = next(_unpacked(path, compression, None), b"")[:_HEAD_BYTES]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and any(head[:4])):
-        raise DataError(f"{path}:1 (byte 0): not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8")
+        raise DataError(f"{format_place(path, 1, 0)}: not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8")
     return Form(compression, head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["))
 
 
-def read_chunks(path: str, form: Form, progress: tqdm | None = None) -> Iterator[bytes]:
+def read_chunks(path: str, form: Form, progress: Progress | None = None) -> Iterator[bytes]:
     """The bytes of a file, unpacked, piece by piece, with a byte order mark if there is one.
 
     Args:
@@ -76,20 +77,7 @@ def read_chunks(path: str, form: Form, progress: tqdm | None = None) -> Iterator
     return _unpacked(path, form.compression, progress) if form.compression else _read(path, _READ_BYTES, progress)
 
 
-def progress_bar(path: str, doing: str) -> tqdm:
-    """A bar over the bytes of a file; shown on a terminal, if the work takes longer than two seconds."""
-    return tqdm(
-        desc=f"{doing} {os.path.basename(path)}",
-        total=os.path.getsize(path),
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        leave=False,
-        disable=None,
-    )
-
-
-def _read(path: str, size: int, progress: tqdm | None) -> Iterator[bytes]:
+def _read(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(size):
             if progress is not None:
@@ -97,7 +85,7 @@ def _read(path: str, size: int, progress: tqdm | None) -> Iterator[bytes]:
             yield chunk
 
 
-def _unpacked(path: str, compression: str, progress: tqdm | None) -> Iterator[bytes]:
+def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
     """Both formats allow several compressed parts one after another."""
     unpacker, place = None, 0
     for chunk in _read(path, _PACKED_BYTES[compression], progress):
@@ -108,7 +96,7 @@ def _unpacked(path: str, compression: str, progress: tqdm | None) -> Iterator[by
                 unpacked = unpacker.decompress(rest)
             except (zlib.error, zstandard.ZstdError) as error:
                 raise DataError(
-                    f"{path}:1 (byte {place}): {compression} data is damaged, or followed by something else, "
+                    f"{format_place(path, 1, place)}: {compression} data is damaged, or followed by something else, "
                     f"after this byte ({error}); expected all of it and nothing more"
                 ) from None
             if unpacked:
@@ -117,7 +105,7 @@ def _unpacked(path: str, compression: str, progress: tqdm | None) -> Iterator[by
             unpacker = None if unpacker.eof else unpacker
         place += len(chunk)
     if unpacker is not None:
-        raise DataError(f"{path}:1 (byte {place}): {compression} data is cut at this byte; expected all of it")
+        raise DataError(f"{format_place(path, 1, place)}: {compression} data is cut at this byte; expected all of it")
 
 
 def _unpacker(compression: str) -> Any:

@@ -9,10 +9,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from text.datasets.formats.compressed_files import Form, form_of, progress_bar, read_chunks
+from text.datasets.formats.compressed_files import Form, form_of, read_chunks
 from text.datasets.formats.json_array import elements
+from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import sidecar
 from text.errors import DataError
+from text.progress import show_file_progress
+
+NEWLINE = b"\r"
+"""Stands in a converted array for a newline of the array, so that the user's lines can be counted.
+
+A newline cannot stand in a JSON string. Elsewhere any white space is as good.
+"""
 
 
 def plain_file(path: str) -> str:
@@ -28,23 +36,24 @@ def plain_file(path: str) -> str:
         return path
     if form.is_array and ".jsonl" in os.path.basename(path):
         raise DataError(
-            f"{path}:1 (byte 0): file is a JSON array; expected one JSON object a line, as its name says: "
+            f"{format_place(path, 1, 0)}: file is a JSON array; expected one JSON object a line, as its name says: "
             "name it .json, or convert it with dpr-text select"
         )
-    return str(sidecar(path, "jsonl", lambda target: _convert(path, form, target)))
+    kind = "array.jsonl" if form.is_array else "jsonl"
+    return str(sidecar(path, kind, lambda target: _convert(path, form, target)))
 
 
 def _convert(path: str, form: Form, target: Path) -> None:
-    with progress_bar(path, "Converting") as progress, open(target, "wb") as out:
+    with show_file_progress(path, "Converting") as progress, open(target, "wb") as out:
         chunks = read_chunks(path, form, progress)
         if not form.is_array:
             out.writelines(chunks)
             return
-        place = 0
-        for offset, element, _ in elements(chunks, path):
-            # A newline cannot stand in a JSON string; elsewhere a space is as good. What is between two elements
-            # becomes spaces, too, so that each stands at the byte where it stood.
-            out.write(b" " * (offset - place - 1) + (b"\n" if place else b" "))
-            out.write(element.replace(b"\n", b" ").replace(b"\r", b" "))
-            place = offset + len(element)
+        end, line = 0, 1
+        for element in elements(chunks, path):
+            # What is between two elements becomes white space, so that each stands at the byte where it stood.
+            newlines = NEWLINE * (element.line - line)
+            out.write((b"\n" if end else b" ") + newlines + b" " * (element.byte - end - 1 - len(newlines)))
+            out.write(element.content.replace(b"\r", b" ").replace(b"\n", NEWLINE))
+            end, line = element.byte + len(element.content), element.line + element.num_newlines
         out.write(b"\n")

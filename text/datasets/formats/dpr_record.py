@@ -1,7 +1,7 @@
 """One record of the DPR format to one Row.
 
 The format's own vocabulary (``ctxs``, ``psg_id``, ``docidx``) ends here. What each fault costs is
-decided here too: an error, a row left out, or a passage left out; the last two are counted.
+decided here too: a row left out, or a passage left out. Both are counted.
 
 A step uses a hundredth of a record: negatives are converted when they are asked for, one by one.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from simdjson import Array, Object
 
+from text.datasets.formats.values import FieldError, kind, read_answers, read_id, read_title
 from text.records import Passage
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
@@ -30,8 +31,8 @@ class SkipRow(Exception):
     """A row that training can do without; the argument is the reason, as it is counted."""
 
 
-class FieldError(ValueError):
-    """A field is missing or has the wrong type; the message starts with the field."""
+class MissingCollection(FieldError):
+    """A compact row names passages of a collection that is not given."""
 
 
 class Collection(Protocol):
@@ -54,6 +55,20 @@ class Row(NamedTuple):
     positives: list[Passage]
     hard_negatives: NegativePool
     other_negatives: NegativePool
+
+
+def _pass_over(passage: Passage) -> None:
+    """Do nothing with a passage."""
+
+
+class CheckedRow(NamedTuple):
+    """Findings of ``check_row``; valid until the next record is parsed."""
+
+    row: Row
+    num_hard_negatives: int
+    """How many can be used."""
+    num_other_negatives: int
+    """How many can be used."""
 
 
 class NegativePool(Sequence["Passage | None"]):
@@ -84,58 +99,69 @@ class NegativePool(Sequence["Passage | None"]):
             passage = self._to_passage(item, i)
             yield None if passage is None or self._is_positive(passage) else passage
 
-    def count(self, name: str, counts: Counter[str]) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """How many can be used; counts the others by reason, under the pool's name."""
-        usable = 0
+    def count_usable(self, name: str, counts: Counter[str], visit: Callable[[Passage], None]) -> int:
+        """Return how many passages can be used, and count the others by reason, under the pool's name.
+
+        ``visit`` is called with every passage that has text, also with those that are positives.
+        """
+        num_usable = 0
         for i, item in enumerate(self._items):
             passage = self._to_passage(item, i)
             if passage is None:
                 counts[f"{name} without text, left out"] += 1
-            elif self._is_positive(passage):
+                continue
+            visit(passage)
+            if self._is_positive(passage):
                 counts[f"{name} that are positives, left out"] += 1
             else:
-                usable += 1
-        return usable
+                num_usable += 1
+        return num_usable
 
     @cached_property
-    def _known(self) -> tuple[set[str], set[str], set[int]]:
-        """Ids, texts and lengths of texts of the positives; made when a negative is asked for."""
-        texts = {passage.text for passage in self._positives}
-        return {passage.passage_id for passage in self._positives} - {""}, texts, set(map(len, texts))
+    def _known(self) -> tuple[set[str], set[tuple[str, str]], set[int]]:
+        """Ids, titles with texts, and lengths of texts of the positives; made when a negative is asked for."""
+        contents = {(passage.title, passage.text) for passage in self._positives}
+        lengths = {len(passage.text) for passage in self._positives}
+        return {passage.passage_id for passage in self._positives} - {""}, contents, lengths
 
     def _is_positive(self, passage: Passage) -> bool:
-        ids, texts, lengths = self._known
-        # Most texts differ in length already, which spares to hash them.
-        return passage.passage_id in ids or (len(passage.text) in lengths and passage.text in texts)
+        ids, contents, lengths = self._known
+        # Most texts differ in length already, so they need no hash.
+        return passage.passage_id in ids or (len(passage.text) in lengths and (passage.title, passage.text) in contents)
 
 
-def parse_row(record: Object, collection: Collection | None = None, score_key: str | None = None) -> Row:
+def parse_row(
+    record: Object,
+    collection: Collection | None = None,
+    score_key: str | None = None,
+    counts: Counter[str] | None = None,
+) -> Row:
     """One record, full or compact.
 
     Args:
         record: In the DPR format; fields that are not known are passed over.
         collection: Passages of compact rows, by id.
         score_key: Where contexts have a score; all must have one then. By default none is looked for.
+        counts: Receives the number of values that were read although they have another type, by kind.
 
     Raises:
         FieldError: A field is missing or has the wrong type; of a negative, when it is asked for.
         SkipRow: The question is blank, or nothing is known to answer it.
     """
-    question, answers = _question(record), _answers(record)
+    counts = Counter() if counts is None else counts
+    question, answers = _question(record), read_answers(record.get("answers"), counts)
     if _pools_of(record) is ID_POOLS:
         if score_key is not None:
-            raise FieldError(f"positive_ids: passages without {score_key}; expected positive_ctxs that have it")
-        makers = {name: _by_id(collection, name) for name in ID_POOLS}
+            raise FieldError(f"positive_ids: passages without {score_key}. Give positive_ctxs that have it")
+        makers = {name: _by_id(collection, name, counts) for name in ID_POOLS}
     else:
-        makers = {name: _by_context(name, score_key) for name in POOLS}
+        makers = {name: _by_context(name, score_key, counts) for name in POOLS}
     pools = [(_pool(record, name), to_passage) for name, to_passage in makers.items()]
     items, to_positive = pools[0]
     found = [to_positive(item, i) for i, item in enumerate(items)]
-    if not found:
-        raise SkipRow(f"no {next(iter(makers))}")
-    if None in found:
-        raise FieldError(_no_text(next(iter(makers)), items, found.index(None)))
     positives = [passage for passage in found if passage is not None]
+    if not positives:
+        raise SkipRow(f"no {next(iter(makers))}" + (" with text" if found else ""))
     hard_negatives, other_negatives = (NegativePool(items, to_passage, positives) for items, to_passage in pools[1:])
     return Row(question, answers, positives, hard_negatives, other_negatives)
 
@@ -146,32 +172,49 @@ def _pools_of(record: Object) -> tuple[str, ...]:
 
 
 def check_row(
-    record: Object, line: bytes, collection: Collection | None, counts: Counter[str], score_key: str | None = None
-) -> tuple[int, int]:
+    record: Object,
+    line: bytes,
+    collection: Collection | None,
+    counts: Counter[str],
+    score_key: str | None = None,
+    visit: Callable[[Passage], None] = _pass_over,
+) -> CheckedRow:
     """Looks at all of a record once, as nothing does later on.
 
     Args:
         record: As for ``parse_row``.
         line: What it was parsed from.
         collection: As for ``parse_row``.
-        counts: Receives the number of passages left out and of pools not there, by reason.
+        counts: Receives the number of values read otherwise, of passages left out and of pools not there, by reason.
         score_key: As for ``parse_row``.
-
-    Returns:
-        How many hard negatives, and how many other negatives, can be used.
+        visit: Called with every passage of a full row. The passages of a compact row are those of the collection.
 
     Raises:
         FieldError: A field is missing or has the wrong type, or a key stands twice in one object.
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     check_keys(record, line)
-    row = parse_row(record, collection, score_key)
-    answers = record.get("answers")
-    counts["blank answers, left out"] += len(answers) - len(row.answers) if type(answers) is Array else 0
-    names = _pools_of(record)[1:]
-    for name in names:
-        counts[f"rows without {name}"] += record.get(name) is None
-    return row.hard_negatives.count(names[0], counts), row.other_negatives.count(names[1], counts)
+    row = parse_row(record, collection, score_key, counts)
+    pools = _pools_of(record)
+    positives, *names = pools
+    counts[f"{positives} without text, left out"] += len(_pool(record, positives)) - len(row.positives)
+    visit = visit if pools is POOLS else _pass_over
+    for passage in row.positives:
+        visit(passage)
+    counts[f"rows without {names[0]}"] += record.get(names[0]) is None
+    counts[f"rows without {names[1]}"] += record.get(names[1]) is None
+    num_hard_negatives = row.hard_negatives.count_usable(names[0], counts, visit)
+    return CheckedRow(row, num_hard_negatives, row.other_negatives.count_usable(names[1], counts, visit))
+
+
+def named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
+    """Yield the passages of a full record that have text, each after its field, such as ``positive_ctxs[0]``."""
+    for name in POOLS:
+        to_passage = _by_context(name, None, Counter())
+        for i, context in enumerate(_pool(record, name)):
+            passage = to_passage(context, i)
+            if passage is not None:
+                yield f"{name}[{i}]", passage
 
 
 def check_keys(record: Object, line: bytes) -> None:
@@ -192,7 +235,7 @@ def check_keys(record: Object, line: bytes) -> None:
             # Not by simdjson's values(): these are dicts already, in which a key stands once.
             json.loads(line, object_pairs_hook=lambda pairs: _refuse_twice([key for key, _ in pairs]))
         except RecursionError:
-            raise FieldError("row: nested too deeply; expected a record in the DPR format") from None
+            raise FieldError("row: nested too deeply. Give a record in the DPR format") from None
     _refuse_twice(list(record))
     keys = [list(context) for context in contexts]
     if keys and keys.count(keys[0]) == len(keys):  # as most often
@@ -209,29 +252,19 @@ def _braces_in_texts(line: bytes) -> int:
 def _refuse_twice(keys: list[str]) -> None:
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FieldError(f"{twice}: key stands twice in one object; expected each key once")
+        raise FieldError(f"{twice}: key stands twice in one object. Give each key once")
 
 
 def _question(record: Object) -> str:
     question = record.get("question")
     if question is None and "question" not in record:
         found = " ".join(", ".join(record).split())[:200] or "none"  # whatever the keys are, in one line
-        raise FieldError(f"question: missing; expected the keys question, {', '.join(POOLS)}, found {found}")
+        raise FieldError(f"question: missing. Give the keys question, {', '.join(POOLS)}; the row has {found}")
     if not isinstance(question, str):
-        raise FieldError(f"question: {_kind(question)}; expected a string")
+        raise FieldError(f"question: {kind(question)}. Give a string")
     if not question.strip():
         raise SkipRow("blank question")
     return question
-
-
-def _answers(record: Object) -> list[str]:
-    answers = record.get("answers")
-    if answers is None:
-        return []
-    texts = [answer for answer in answers if isinstance(answer, str)] if type(answers) is Array else []
-    if type(answers) is not Array or len(texts) < len(answers):
-        raise FieldError(f"answers: {_kind(answers)}; expected a list of strings")
-    return [text for text in texts if text.strip()]  # a blank one would be found in every passage
 
 
 def _pool(record: Object, name: str) -> Sequence[Any]:
@@ -240,76 +273,58 @@ def _pool(record: Object, name: str) -> Sequence[Any]:
         return ()
     if type(pool) is not Array:
         form = f"objects such as {_CONTEXT_FORM}" if name in POOLS else 'ids such as "12"'
-        raise FieldError(f"{name}: {_kind(pool)}; expected a list of {form}")
+        raise FieldError(f"{name}: {kind(pool)}. Give a list of {form}")
     return pool
 
 
-def _by_context(name: str, score_key: str | None) -> ToPassage:
+def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPassage:
     """Makes passages of the contexts of one pool."""
 
     def to_passage(context: Any, i: int) -> Passage | None:
         if type(context) is not Object:
-            raise FieldError(f"{name}[{i}]: {_kind(context)}; expected an object such as {_CONTEXT_FORM}")
+            raise FieldError(f"{name}[{i}]: {kind(context)}. Give an object such as {_CONTEXT_FORM}")
         text, title = context.get("text"), context.get("title")
         if text is None or text == "":
             return None
         if type(text) is not str:
-            raise FieldError(f"{name}[{i}].text: {_kind(text)}; expected a string")
+            raise FieldError(f"{name}[{i}].text: {kind(text)}. Give a string")
         if text.isspace():
             return None
-        if title is not None and type(title) is not str:
-            raise FieldError(f"{name}[{i}].title: {_kind(title)}; expected a string or null")
+        if type(title) is not str:
+            title = read_title(title, f"{name}[{i}].title", counts)
         score = None if score_key is None else _score(context.get(score_key), f"{name}[{i}].{score_key}")
-        return Passage(_passage_id(context, name, i), title or "", text, score)
+        return Passage(_passage_id(context, name, i, counts), title, text, score)
 
     return to_passage
 
 
-def _passage_id(context: Object, name: str, i: int) -> str:
+def _passage_id(context: Object, name: str, i: int, counts: Counter[str]) -> str:
     for key in _ID_KEYS:
         value = context.get(key)
-        if value is not None:
-            return _as_id(value, f"{name}[{i}].{key}")
+        if value is not None and value != "":
+            return value if type(value) is str else read_id(value, f"{name}[{i}].{key}", counts)
     return ""
 
 
 def _score(value: Any, field: str) -> float:
     if type(value) not in (int, float):  # a boolean is an int, too
-        raise FieldError(f"{field}: {'missing' if value is None else _kind(value)}; expected a number")
+        raise FieldError(f"{field}: {'missing' if value is None else kind(value)}. Give a number")
     if not abs(value) < _LARGEST_SCORE:
-        raise FieldError(f"{field}: {value}; expected a number that float32 can hold")
+        raise FieldError(f"{field}: too large a number. Give a number that float32 can hold")
     return float(value)
 
 
-def _no_text(name: str, items: Sequence[Any], i: int) -> str:
-    is_missing = type(items[i]) is Object and items[i].get("text") is None
-    return f"{name}[{i}].text: {'missing' if is_missing else 'empty'}; expected a passage"
-
-
-def _by_id(collection: Collection | None, name: str) -> ToPassage:
+def _by_id(collection: Collection | None, name: str, counts: Counter[str]) -> ToPassage:
     """Finds the passages of one pool of a compact row."""
 
     def to_passage(value: Any, i: int) -> Passage | None:
         if collection is None:
-            raise FieldError(f"{name}: ids of passages; expected the collection that they are in, too")
-        passage_id = _as_id(value, f"{name}[{i}]")
+            raise MissingCollection(f"{name}: ids of passages. Give the collection that holds the passages, too")
+        passage_id = read_id(value, f"{name}[{i}]", counts)
         try:
             passage = collection.find(passage_id)
         except KeyError:
-            raise FieldError(f"{name}[{i}]: {passage_id!r} is not in the collection; expected an id of it") from None
+            raise FieldError(f"{name}[{i}]: not in the collection. The id is {passage_id!r}") from None
         return passage if passage.text and not passage.text.isspace() else None
 
     return to_passage
-
-
-def _as_id(value: Any, field: str) -> str:
-    if type(value) is str:
-        return value
-    if type(value) is int:
-        return str(value)
-    raise FieldError(f"{field}: {_kind(value)}; expected a string or an integer below 2^64")
-
-
-def _kind(value: Any) -> str:
-    names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", Array: "a list"}
-    return names.get(type(value), "null" if value is None else "an object")

@@ -9,11 +9,16 @@ string is finds the end. What an element means is left to the caller.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+import numpy as np
 import simdjson
 
 from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
+from text.datasets.formats.places import format_place
+from text.datasets.formats.repair import mask_repairs, parse_row_object
 from text.datasets.formats.strict_json import explain, is_beginning, parse_object, two_parsers
 from text.errors import DataError
 
@@ -29,9 +34,24 @@ _JOINT_END = re.compile(rb'[\]}"]?[ \t\r\n]*\}\Z')
 _JOINT_START = re.compile(rb'[ \t\r\n]*,[ \t\r\n]*\{[ \t\r\n]*(?:"[^"\\]*")?')
 _JOINT_BYTES = 1 << 10
 _HEAD_BYTES = 1 << 20
+_SHORT_BYTES = 1 << 11
 
 
-def elements(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes, simdjson.Object]]:
+class Element(NamedTuple):
+    """An element of an array."""
+
+    byte: int
+    """Where it starts in the file."""
+    line: int
+    """Likewise, counted from 1."""
+    content: bytes
+    num_newlines: int
+    """Newlines among its bytes."""
+    record: simdjson.Object
+    """What it means; valid until the next element is asked for."""
+
+
+def elements(chunks: Iterable[bytes], path: str) -> Iterator[Element]:
     """The elements of a JSON array of objects, in order.
 
     In memory are one element, of 16 MiB at most, what is read ahead of it, and one chunk.
@@ -40,20 +60,14 @@ def elements(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes, s
         chunks: The bytes of the array, in UTF-8, with or without a byte order mark.
         path: For messages.
 
-    Yields:
-        The byte at which an element starts, its bytes, and what they mean: valid until the next element is
-        asked for.
-
     Raises:
-        DataError: It is not one whole array of objects; with the byte, and the element: ``path:1 (byte 93) [2]``.
+        DataError: It is not one whole array of objects; with line, byte and element: ``path:7 (byte 93) [2]``.
     """
     array = _Array(chunks, path)
     parsers = two_parsers()
     array.begin()
     while array.has_next():
-        offset = array.place
-        element, record = array.take(next(parsers))
-        yield offset, element, record
+        yield array.take(next(parsers))
 
 
 class _Array:
@@ -62,6 +76,7 @@ class _Array:
     def __init__(self, chunks: Iterable[bytes], path: str) -> None:
         self.place = 0
         """Where ``_data`` starts."""
+        self._line = 1  # likewise
         self._data = bytearray()
         self._chunks = iter(chunks)
         self._path = path
@@ -76,7 +91,7 @@ class _Array:
             self._pass(len(BYTE_ORDER_MARK))
         if self._next_byte() != b"[":
             found = "an object" if self._data.startswith(b"{") else "no JSON array"
-            raise DataError(f"{self._path}:1 (byte {self.place}): file is {found}; expected a JSON array of objects")
+            raise DataError(f"{self._where()}: file is {found}; expected a JSON array of objects")
         self._pass(1)
 
     def has_next(self) -> bool:
@@ -85,8 +100,7 @@ class _Array:
         if byte == b"]":
             self._pass(1)
             if self._next_byte():
-                where = f"{self._path}:1 (byte {self.place})"
-                raise DataError(f"{where}: extra data after the array; expected the end of the file")
+                raise DataError(f"{self._where()}: extra data after the array; expected the end of the file")
             return False
         if self._number:
             if byte != b",":
@@ -97,13 +111,14 @@ class _Array:
             raise self._refuse(self._no_object(byte))
         return True
 
-    def take(self, parser: simdjson.Parser) -> tuple[bytes, simdjson.Object]:
+    def take(self, parser: simdjson.Parser) -> Element:
         """The element that starts here; goes behind it."""
-        element, record = self._predicted(parser) or self._scanned(parser)
+        content, record = self._predicted(parser) or self._scanned(parser)
+        line, start = self._line, self.place
         self._number += 1
-        self._size = len(element)
+        self._size = len(content)
         self._pass(self._size)
-        return element, record
+        return Element(start, line, content, self._line - line, record)
 
     def _predicted(self, parser: simdjson.Parser) -> tuple[bytes, simdjson.Object] | None:
         """The element, if it ends as expected."""
@@ -138,9 +153,9 @@ class _Array:
             raise self._explain_endless()
         element = bytes(memoryview(self._data)[:end])
         try:
-            record = parse_object(element, parser)
+            record = parse_row_object(element, parser, Counter())
         except ValueError:
-            raise explain(element, self._path, 1, self.place, element=self._number) from None
+            raise self._explain(element) from None
         self._learn(end)
         return element, record
 
@@ -156,9 +171,13 @@ class _Array:
         # An error near the start, as in any record that is not huge, is told from mere length by the head alone.
         is_long = len(self._data) > MAX_ELEMENT_BYTES
         text = bytes(memoryview(self._data)[: _HEAD_BYTES if is_long else len(self._data)])
-        if is_long and is_beginning(text):
+        if is_long and is_beginning(mask_repairs(text)):
             return self._refuse("element is longer than 16 MiB; expected a record in the DPR format")
-        return explain(text, self._path, 1, self.place, may_be_cut=True, element=self._number)
+        return self._explain(text, may_be_cut=True)
+
+    def _explain(self, text: bytes, *, may_be_cut: bool = False) -> DataError:
+        line, byte = self._line, self.place
+        return explain(mask_repairs(text), self._path, line, byte, may_be_cut=may_be_cut, element=self._number)
 
     def _no_object(self, byte: bytes) -> str:
         """What stands in the place of an element."""
@@ -195,11 +214,24 @@ class _Array:
         return True
 
     def _pass(self, count: int) -> None:
+        self._line += self._count_newlines(count)
         del self._data[:count]  # moves no bytes: a bytearray remembers where it starts
         self.place += count
 
+    def _count_newlines(self, size: int) -> int:
+        """In the next bytes; numpy counts a long element several times as fast as Python."""
+        if size < _SHORT_BYTES:
+            return self._data.count(b"\n", 0, size)
+        view = np.frombuffer(self._data, dtype=np.uint8, count=size)
+        count = int(np.count_nonzero(view == ord("\n")))
+        del view  # a bytearray that is looked into cannot be cut
+        return count
+
+    def _where(self) -> str:
+        return format_place(self._path, self._line, self.place)
+
     def _refuse(self, problem: str) -> DataError:
-        return DataError(f"{self._path}:1 (byte {self.place}) [{self._number}]: {problem}")
+        return DataError(f"{self._where()} [{self._number}]: {problem}")
 
 
 _CUT = 'file ends inside the array; expected the rest of it, and "]"'

@@ -9,18 +9,22 @@ the caller.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simdjson
 
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK
-from text.datasets.formats.conversion import plain_file
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of
+from text.datasets.formats.conversion import NEWLINE, plain_file
+from text.datasets.formats.places import find_field, format_place
+from text.datasets.formats.repair import mask_repairs, parse_row_object
 from text.datasets.formats.sidecars import sidecar
-from text.datasets.formats.strict_json import explain, parse_object, two_parsers
+from text.datasets.formats.strict_json import explain, two_parsers
 from text.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24
@@ -51,6 +55,7 @@ class JsonlFile:
         self.path = os.fspath(path)
         self.plain_path = plain_file(self.path)
         """Where the rows are: the file itself, or what it was converted to."""
+        self._is_array = self.plain_path != self.path and form_of(self.path).is_array
         self._state = _state(os.stat(self.plain_path))
         self._state_of_path = _state(os.stat(self.path))
         self._index: Path | None = None
@@ -75,9 +80,33 @@ class JsonlFile:
         """The byte at which a row starts; in a compressed file, of what it holds."""
         return int(self._offsets[row])
 
-    def where(self, row: int) -> str:
-        """Where a row stands, as errors begin: ``path:line (byte B)``."""
-        return f"{self.path}:{row + 1} (byte {self.offset(row)})"
+    def where(self, row: int, field: str = "") -> str:
+        """Return the place of a row or of its field, as errors begin: ``path:line (byte B)``."""
+        return format_place(self.path, *self.place(row, field))
+
+    def place(self, row: int, field: str = "") -> tuple[int, int]:
+        """Return the line and the byte of a row in the user's file.
+
+        A row of an array can have many lines: the place is the one of the field. The place in a compressed file is
+        the one in its content.
+        """
+        if not self._is_array:
+            return row + 1, self.offset(row)
+        with open(self.plain_path, "rb") as file:
+            file.seek(self.offset(row))
+            content = file.read(self.offset(row + 1) - self.offset(row))
+        byte = find_field(content, field)
+        return int(self._first_lines[row]) + content.count(NEWLINE, 0, byte), self.offset(row) + byte
+
+    @cached_property
+    def _first_lines(self) -> np.ndarray:
+        """Line of the user's array in which each row starts, with the white space before it."""
+        newlines = np.zeros(len(self) + 1, dtype=np.int64)
+        with open(self.plain_path, "rb") as file:
+            for start in range(0, self.offset(len(self)), _SCAN_BYTES):
+                found = np.flatnonzero(np.frombuffer(file.read(_SCAN_BYTES), dtype=np.uint8) == ord(NEWLINE)) + start
+                newlines += np.bincount(np.searchsorted(self._offsets, found, "right"), minlength=len(newlines))
+        return 1 + np.cumsum(newlines)
 
     @contextmanager
     def open(self) -> Iterator[RowReader]:
@@ -87,7 +116,8 @@ class JsonlFile:
             DataError: The file is not the one that was there at first: size or time of change differ. Or what it was
                 converted to is gone.
         """
-        changed = f"{self.path}:1 (byte 0): the file has changed since it was first read; expected it as it was"
+        start = format_place(self.path, 1, 0)
+        changed = f"{start}: the file has changed since it was first read. Leave it as it is during a run."
         if _state(os.stat(self.path)) != self._state_of_path:
             raise DataError(changed)
         try:
@@ -117,11 +147,11 @@ class JsonlFile:
                 ends.append(np.flatnonzero(view[:count] == ord("\n")) + (size + 1))
                 size, last = size + count, buffer[count - 1 : count]
         if size == start:
-            raise DataError(f"{self.path}:1 (byte 0): no rows in {self.path}; expected one JSON object a line")
+            raise DataError(f"{format_place(self.path, 1, 0)}: no rows; expected one JSON object a line")
         offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)
         longest = int(np.diff(offsets).argmax())
         if offsets[longest + 1] - offsets[longest] > MAX_ROW_BYTES:
-            where = f"{self.path}:{longest + 1} (byte {offsets[longest]})"
+            where = format_place(self.path, longest + 1, int(offsets[longest]))
             raise DataError(f"{where} row: longer than 16 MiB; expected one record a line")
         return offsets
 
@@ -132,6 +162,8 @@ class RowReader:
     def __init__(self, file: JsonlFile, descriptor: int) -> None:
         self.file = file
         self._descriptor = descriptor
+        self.repairs: Counter[str] = Counter()
+        """Number of rows that were repaired when they were parsed (``repair.py``), by kind."""
         self._parsers = two_parsers()
         self._buffer = bytearray()
 
@@ -174,9 +206,9 @@ class RowReader:
     def parse_line(self, row: int, line: bytes | memoryview) -> simdjson.Object:
         """Likewise, of a row that was read before."""
         try:
-            return parse_object(line, next(self._parsers))
+            return parse_row_object(line, next(self._parsers), self.repairs)
         except ValueError:
-            line = bytes(line)
+            line = mask_repairs(bytes(line))
             is_cut = not line.endswith(b"\n")
             raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
 

@@ -1,0 +1,94 @@
+"""``dpr-text train --resume`` with other files and flags than the run began with, and runs validated by steps."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from test.commands.training import SMALL, TINY_SET, fail_train, read_metrics, run_train
+from text.training import AtomicCheckpointIO, newest_valid
+
+Capture = pytest.CaptureFixture[str]
+
+# Lightning's remarks on how it is used; none is about what is tested here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert run_train("--max_epochs=1", f"--output_dir={folder}", *SMALL) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may go on with."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def refuse(capsys: Capture, code: int, run: Path, *flags: str) -> str:
+    """Resume a run with flags that are refused. Nothing in its folder changes."""
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
+    found, line = fail_train(capsys, f"--output_dir={run}", *SMALL, "--resume", "--max_epochs=2", *flags)
+    assert found == code, line
+    after = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
+    assert after == before
+    return line
+
+
+def test_other_validation_data_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    rows = (TINY_SET / "valid.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "other.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
+    checkpoint, _ = newest_valid(run / "checkpoints")
+    saved = AtomicCheckpointIO().load_checkpoint(checkpoint)["DPRDataModule"]["valid"]
+    line = refuse(capsys, 5, run, f"--valid_file={tmp_path}/other.jsonl")
+    assert f"{checkpoint}: " in line and f"{tmp_path}/other.jsonl" in line and saved in line
+
+
+def test_the_same_validation_data_elsewhere_and_other_test_data_are_accepted(run: Path, tmp_path: Path) -> None:
+    shutil.copy(TINY_SET / "valid.jsonl", tmp_path / "copy.jsonl")
+    files = [f"--valid_file={tmp_path}/copy.jsonl", f"--test_file={TINY_SET}/valid.jsonl"]
+    assert run_train(f"--output_dir={run}", *SMALL, "--resume", "--max_epochs=2", *files) == 0
+    assert [row["epoch"] for row in read_metrics(run) if row["valid_loss"]] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "parts"),
+    [
+        ("--monitor=valid_loss", ["monitor: valid_mrr@10 -> valid_loss"]),
+        ("--accumulate_batches=2", ["accumulate_batches: 1 -> 2"]),
+        ("--warmup_steps=1", ["warmup_steps: 0 -> 1"]),
+        ("--schedule=cosine", ["schedule: linear -> cosine"]),
+        ("--validate_every_n_steps=1", ["validate_every_n_steps: None -> 1"]),
+        ("--eval_hard_negatives=1", ["eval_hard_negatives: 2 -> 1"]),
+    ],
+)
+def test_setting_that_decides_the_weights_or_the_best_ones_is_refused(
+    run: Path, capsys: Capture, flag: str, parts: list[str]
+) -> None:
+    others = [each for each in SMALL if not each.startswith(flag.split("=")[0])]
+    code, line = fail_train(capsys, f"--output_dir={run}", *others, "--resume", "--max_epochs=2", flag)
+    assert code == 5 and all(part in line for part in (f"{run}/checkpoints/last.ckpt: ", *parts))
+
+
+def test_fast_dev_run_cannot_resume(run: Path, capsys: Capture) -> None:
+    line = refuse(capsys, 2, run, "--fast_dev_run")
+    assert "--fast_dev_run" in line and "--resume" in line
+
+
+def test_validations_further_apart_than_the_run_is_long(tmp_path: Path) -> None:
+    flags = ["--max_epochs=2", "--accumulate_batches=3", "--validate_every_n_steps=9", f"--output_dir={tmp_path}"]
+    assert run_train(*flags, *SMALL) == 0
+    steps = [
+        AtomicCheckpointIO().load_checkpoint(tmp_path / f"checkpoints/{name}.ckpt")["global_step"]
+        for name in ("best", "last")
+    ]
+    assert steps == [2, 2]  # two batches an epoch make one step
+    assert (tmp_path / "model").is_dir() and (tmp_path / "report.html").is_file()

@@ -1,0 +1,139 @@
+"""Rows that ask the same question: their positives are known to each other, in every batch and in every pool."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from test.helpers import Bytes, law, write_jsonl
+from text.datasets import DPRDataPipe
+from text.records import BiEncoderBatch, Example, Passage
+from text.training import Objective, PassagePool
+from text.transforms import BiEncoderCollator, Tokenize, known_positive_mask, train_tokenizer
+
+QUESTIONS, POSITIVES = 4, 3
+
+
+def row(question: str, positive: str, *hard: str) -> dict[str, Any]:
+    return {
+        "question": question,
+        "positive_ctxs": [{"text": positive}],
+        "hard_negative_ctxs": [{"text": text} for text in hard],
+    }
+
+
+def one_row_per_positive() -> list[dict[str, Any]]:
+    """Each row has another positive of its question among its hard negatives, and a true negative after it."""
+    return [
+        row(f"question {q}", f"positive {q} {p}", f"positive {q} {(p + 1) % POSITIVES}", f"negative {q} {p}")
+        for p in range(POSITIVES)
+        for q in range(QUESTIONS)
+    ]
+
+
+def collate(examples: list[Example]) -> BiEncoderBatch:
+    tokenize = Tokenize(train_tokenizer(["question positive negative"], 300), 32)
+    return BiEncoderCollator(tokenize, tokenize)(examples)
+
+
+def perfect_embeddings(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One direction for each question and its positives, and another for its negatives."""
+
+    def direction(text: str) -> int:
+        kind, number = text.split()[:2]
+        return int(number) + QUESTIONS * (kind == "negative")
+
+    passages = [p.text for e in examples for p in (e.positives[0], *e.hard_negatives, *e.other_negatives)]
+    return tuple(
+        F.one_hot(torch.tensor([direction(text) for text in texts]), 2 * QUESTIONS).float()
+        for texts in ([e.question for e in examples], passages)
+    )  # pyright: ignore[reportReturnType]
+
+
+def test_a_perfect_model_has_a_perfect_score(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "valid.jsonl", one_row_per_positive())
+    for batch_size in (1, 5, 12):
+        pool = PassagePool()
+        for examples in DPRDataPipe(path, batch_size, num_hard_negatives=2):
+            pool.add(collate(examples), *perfect_embeddings(examples))
+        assert pool.metrics()["mrr@10"] == pool.metrics()["recall@1"] == 1.0
+        assert pool.num_passages == 2 * QUESTIONS * POSITIVES
+
+
+def test_the_loss_of_a_perfect_model_by_hand(tmp_path: Path) -> None:
+    # One batch of 12 rows. A question has the logit 1 for its positive and 0 for the 9 positives and 12 negatives of
+    # others or its own; the other 2 positives of the question are left out. The loss is log(e + 21) - 1.
+    path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
+    [examples] = DPRDataPipe(path, 12, train=True)
+    questions, passages = perfect_embeddings(examples)
+    losses = Objective()(collate(examples), questions, passages)
+    torch.testing.assert_close(losses, (torch.tensor(1.0).exp() + 21).log().sub(1).expand(12))
+
+
+def test_positives_of_other_rows_are_no_hard_negatives(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
+    for train in (True, False):
+        pipe = DPRDataPipe(path, 5, train=train, num_hard_negatives=1)
+        assert all(p.text.startswith("negative") for batch in pipe for example in batch for p in example.hard_negatives)
+
+
+def test_case_and_spaces_make_no_other_question(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "train.jsonl", [row("Who  ate it?", "a"), row("who ate IT? ", "b"), row("who", "c")])
+    [examples] = DPRDataPipe(path, 3)
+    both = sorted(Passage("", "", text).keys for text in "ab")
+    assert [example.same_question_positives for example in examples] == [both, both, None]
+
+
+def test_rows_of_several_files_ask_the_same_question(tmp_path: Path) -> None:
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [row("q", name), row(f"only {name}", "d")]) for name in "ab"]
+    [examples] = DPRDataPipe(paths, 4)
+    assert [len(example.same_question_positives or ()) for example in examples] == [2, 0, 2, 0]
+
+
+def test_the_token_cache_knows_them_too(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
+    plain, cached = (DPRDataPipe(path, 5, train=True) for _ in range(2))
+    cached.cache_tokens(Bytes())
+    for ours, theirs in zip(plain, cached, strict=True):
+        assert [e.same_question_positives for e in ours] == [e.same_question_positives for e in theirs]
+        assert [[p.keys for p in e.hard_negatives] for e in ours] == [
+            [p.keys for p in e.hard_negatives] for e in theirs
+        ]
+
+
+def test_an_unusable_row_asks_nothing(tmp_path: Path) -> None:
+    rows = [row("q", "a"), {"question": "q", "positive_ctxs": []}]
+    [[example]] = DPRDataPipe(write_jsonl(tmp_path / "train.jsonl", rows), 2, max_skipped=0.5)
+    assert example.same_question_positives is None
+
+
+rows_of_any_kind = st.lists(
+    st.builds(row, st.sampled_from(["q", "Q", "r", "s"]), st.sampled_from("abcd"), st.sampled_from("abcdxyz")),
+    min_size=1,
+    max_size=8,
+)
+
+
+@law
+@given(rows_of_any_kind)
+def test_equals_a_join_by_question(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    answers = defaultdict[str, set[str]](set)
+    for each in rows:
+        answers[each["question"].casefold()].add(each["positive_ctxs"][0]["text"])
+    [examples] = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 8)
+    batch = collate(examples)
+    mask = known_positive_mask(batch.known_positives, batch.passage_keys, batch.positive_index)
+    passages = [p.text for e in examples for p in (e.positives[0], *e.hard_negatives)]
+    expected = [
+        [text in answers[e.question.casefold()] and place != own for place, text in enumerate(passages)]
+        for e, own in zip(examples, batch.positive_index.tolist(), strict=True)
+    ]
+    assert mask.tolist() == expected
+    for example in examples:
+        assert not {p.text for p in example.hard_negatives} & answers[example.question.casefold()]

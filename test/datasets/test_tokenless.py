@@ -1,0 +1,126 @@
+"""Texts without tokens are found before the first batch, and the rows are left out whatever the batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from test.helpers import Bytes, place_of, record, write_jsonl
+from text.datasets import DPRDataPipe, leave_out_tokenless
+from text.datasets.tokenless import find_tokenless
+from text.errors import DataError
+from text.transforms import BiEncoderCollator, Tokenize
+
+ZERO_WIDTH = "\u200b\u200e"
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "oak", "?"]
+
+
+def collator(unknown: str | None = "<unk>", prompt: str = "") -> BiEncoderCollator:
+    """BERT's clean-up of characters. Without a token for unknown letters, these vanish too."""
+    if unknown is None:
+        model: Any = models.BPE({word: i for i, word in enumerate([*WORDS, "k", "o", "b"])}, [])
+    else:
+        model = models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=unknown)
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(WORDS[:4])
+    tokenizer.normalizer = normalizers.BertNormalizer()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))  # pyright: ignore[reportAttributeAccessIssue]
+    tokenize = Tokenize(tokenizer, 16, prompt)
+    return BiEncoderCollator(tokenize, tokenize)
+
+
+def passages(*texts: str, title: str = "") -> list[dict[str, str]]:
+    return [{"title": title, "text": text} for text in texts]
+
+
+ROWS = [
+    record("a oak", positive_ctxs=passages("oak")),
+    record(ZERO_WIDTH, positive_ctxs=passages("oak a")),
+    record("a", positive_ctxs=passages(ZERO_WIDTH, "\u00ad")),
+    record("???", positive_ctxs=passages("!")),  # neither letter nor digit, and yet tokens
+    record("oak ?", positive_ctxs=passages(ZERO_WIDTH, "oak")),
+    record("oak a", positive_ctxs=passages(ZERO_WIDTH, title="Oak")),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "rows.jsonl", ROWS)
+
+
+def test_rows_by_hand(path: Path) -> None:
+    pipe = DPRDataPipe(path, 2, max_skipped=0.5)
+    found = find_tokenless(pipe.files[0], collator())
+    assert found.unusable == {1: "question: no tokens", 2: "no positive with tokens"}
+    assert (len(found.positives), found.num_left_out) == (1, 1)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
+def test_the_same_rows_are_left_out_for_any_batch_size(path: Path, train: bool, batch_size: int) -> None:
+    pipe = DPRDataPipe(path, batch_size, train=train, max_skipped=0.5)
+    collate = collator()
+    pipe.leave_out_tokenless(collate)
+    batches = list(pipe)
+    assert sorted(example.row for batch in batches for example in batch) == [0, 3, 4, 5]
+    assert all(not any(count for name, count in collate(b).counts.items() if "questions" in name) for b in batches)
+    assert (pipe.num_rows, len(pipe)) == (4, -(-4 // batch_size))
+    assert pipe.counts["positives without tokens, left out"] == 1
+    assert [(row.line, row.field) for row in pipe.skipped] == [(2, "question"), (3, "")]
+    [positives] = [example.positives for batch in batches for example in batch if example.row == 4]
+    assert [positive.text for positive in positives] == ["oak"]
+
+
+def test_they_count_as_unusable_rows(path: Path) -> None:
+    pipe = DPRDataPipe(path, 2, max_skipped=0.3)
+    with pytest.raises(DataError) as caught:
+        pipe.leave_out_tokenless(collator())
+    assert place_of(caught.value, path)[::2] == (2, "question")
+
+
+def test_a_prompt_gives_no_tokens_to_a_text(path: Path) -> None:
+    pipe = DPRDataPipe(path, 2, max_skipped=0.5)
+    pipe.leave_out_tokenless(collator(prompt="a "))
+    assert pipe.num_rows == 4
+
+
+def test_a_tokenizer_that_drops_letters_sees_every_row(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [record("oak"), record("\u0436"), record("k", positives=0)])
+    pipe = DPRDataPipe(path, 2, max_skipped=0.7)
+    pipe.leave_out_tokenless(collator(unknown=None))
+    assert [row.line for row in pipe.skipped] == [2, 3]
+
+
+def test_a_tokenizer_that_keeps_letters_sees_few_texts(path: Path) -> None:
+    class Counting(BiEncoderCollator):
+        seen = 0
+
+        def find_empty_questions(self, questions: Any) -> Any:
+            self.seen += len(questions)
+            return super().find_empty_questions(questions)
+
+    tokenize = collator().question_transform
+    collate = Counting(tokenize, tokenize)
+    pipe = DPRDataPipe(write_jsonl(path, [record(f"oak {i}") for i in range(50)]), 2)
+    pipe.leave_out_tokenless(collate)
+    assert collate.seen < 10  # the letters that the tokenizer is asked about
+
+
+def test_lines_name_the_rows_of_each_stage(path: Path, tmp_path: Path) -> None:
+    clean = write_jsonl(tmp_path / "clean.jsonl", ROWS[:1])
+    pipes = {"train": DPRDataPipe(path, 2, train=True, max_skipped=0.5), "valid": DPRDataPipe(clean, 2)}
+    [line] = leave_out_tokenless(pipes, collator())
+    assert line.startswith("train: ") and f"{path}:2 (byte " in line and f"{path}:3 (byte " in line
+
+
+def test_the_token_cache_holds_the_same_rows(path: Path) -> None:
+    plain, cached = (DPRDataPipe(path, 2, train=True, max_skipped=0.5) for _ in range(2))
+    cached.cache_tokens(Bytes())
+    for pipe in (plain, cached):
+        pipe.leave_out_tokenless(collator())
+    keys = [[[[p.keys for p in e.positives] for e in batch] for batch in pipe] for pipe in (plain, cached)]
+    assert keys[0] == keys[1]

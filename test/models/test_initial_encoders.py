@@ -1,0 +1,175 @@
+"""Encoders that training starts from take ids from their tokenizer, whatever order its special tokens have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from test.commands.training import SMALL, TINY_SET, fail_train, run_train
+from test.models.helpers import BERT, SIZES
+from text.bundle import BiEncoderBundle, load_side
+from text.datasets import DPRDataPipe
+from text.errors import ArtifactError, UsageError
+from text.losses import in_batch_nll
+from text.models import BiEncoder, RobertaEncoder, build_bi_encoder, roberta_tiny
+from text.retrieval import Embedder
+from text.transforms import encoder_settings, load_tokenizer, train_tokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+]
+ORDERS = {
+    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    "quick tour": ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"],
+    "padding last": ["[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+}
+"""The special tokens of a vocabulary, from id 0 on. In the last order [PAD] follows all words."""
+TEXTS = ["who ate the oak", "a", "Why did the beetle, of all, eat it?", "the the the the the the"]
+
+
+def tokenizer_of(order: str) -> Tokenizer:
+    if order == "roberta":
+        return train_tokenizer(TEXTS, 300)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*ORDERS[order], *letters, *(f"##{letter}" for letter in letters), "the", "?", ",", "'"]
+    words += [] if "[PAD]" in words else ["[PAD]"]
+    ids = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    frame = ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
+    tokenizer.post_processor = processors.BertProcessing(*frame)
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"])
+    return tokenizer
+
+
+def assert_every_reader_agrees(folder: Path, tokenizer: Tokenizer) -> None:
+    """The saved ids are the tokenizer's, and this library and two others give the same embeddings."""
+    around = tokenizer.encode("").ids
+    padding = tokenizer.token_to_id("[PAD]") or tokenizer.token_to_id("<pad>") or 0
+    config = json.loads((folder / "question_encoder" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == tuple(around)
+    assert (config["pad_token_id"], config["vocab_size"]) == (padding, tokenizer.get_vocab_size())
+    ours = Embedder.from_pretrained(folder, "question")(TEXTS)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    torch.testing.assert_close(ours, torch.from_numpy(model.encode_query(TEXTS)), rtol=1e-5, atol=1e-5)
+    encoder = transformers.AutoModel.from_pretrained(folder / "question_encoder").eval()
+    options = {"padding": True, "return_tensors": "pt", "truncation": True}
+    batch = transformers.AutoTokenizer.from_pretrained(folder / "question_encoder")(TEXTS, **options)
+    with torch.no_grad():
+        hidden = encoder(**batch).last_hidden_state
+    mask = batch["attention_mask"][:, :, None]
+    torch.testing.assert_close(ours, (hidden * mask).sum(1) / mask.sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_random_weights_take_the_ids_of_their_tokenizer(tmp_path: Path, order: str):
+    tokenizer = tokenizer_of(order)
+    torch.manual_seed(0)
+    model = build_bi_encoder("tiny", **encoder_settings(tokenizer))
+    encoder = model.question_encoder
+    assert isinstance(encoder, RobertaEncoder) and encoder.max_length == 512
+    frame = encoder.embeddings.word.weight[tokenizer.encode("").ids]
+    assert (frame.norm(dim=1) > 0).all(), "the tokens around a text have embeddings"
+    bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, question_max_length=16, passage_max_length=32)
+    batch = bundle.build_collator()(next(iter(DPRDataPipe(TINY_SET / "train.jsonl", 4, train=True))))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    passages = model.passage_encoder(batch.passages.input_ids, batch.passages.attention_mask)[batch.text_index]
+    questions = model.question_encoder(batch.questions.input_ids, batch.questions.attention_mask)
+    before = frame.detach().clone()
+    in_batch_nll(questions, passages, batch.positive_index).mean().backward()
+    optimizer.step()
+    trained = encoder.embeddings.word.weight[tokenizer.encode("").ids]
+    assert not torch.isclose(before, trained).all(dim=1).any(), "and these are trained"
+    bundle.save(tmp_path / "model")
+    assert_every_reader_agrees(tmp_path / "model", tokenizer)
+
+
+@pytest.mark.parametrize("order", ["bert", "quick tour"])
+def test_a_run_with_the_tokenizer_of_others(tmp_path: Path, order: str):
+    tokenizer = tokenizer_of(order)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    flags = [f"--tokenizer={tmp_path}", f"--output_dir={tmp_path}/run", "--max_epochs=1", *SMALL]
+    assert run_train(*flags) == 0
+    assert_every_reader_agrees(tmp_path / "run" / "model", tokenizer)
+
+
+# ---- an encoder and a tokenizer that contradict each other
+
+
+def test_a_tokenizer_with_gaps_in_its_ids_fits_its_highest_id():
+    tokenizer = tokenizer_of("bert")
+    spread = Tokenizer.from_str(tokenizer.to_str().replace('"the":57', '"the":90'))
+    assert spread.token_to_id("the") == 90
+    assert encoder_settings(spread)["vocab_size"] == 91
+    with pytest.raises(ValueError, match="91"):
+        bundle_of(roberta_tiny(vocab_size=90, pad_token_id=0), spread)
+
+
+def bundle_of(encoder: RobertaEncoder, tokenizer: Tokenizer) -> BiEncoderBundle:
+    model = BiEncoder(encoder, encoder)
+    return BiEncoderBundle(model=model, tokenizer=tokenizer, question_max_length=16, passage_max_length=16)
+
+
+def test_a_roberta_with_another_padding_token_is_refused(tmp_path: Path):
+    tokenizer = tokenizer_of("quick tour")
+    with pytest.raises(ValueError, match=r"pad_token_id is 1\b.*\b3\b"):
+        bundle_of(roberta_tiny(vocab_size=300), tokenizer)
+    RobertaEncoder(roberta_tiny(vocab_size=300).config).save_pretrained(tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(ArtifactError, match="pad_token_id is 1"):
+        load_side(tmp_path, "question")
+    with pytest.raises(UsageError, match="pad_token_id is 1"):
+        build_bi_encoder(str(tmp_path), **encoder_settings(tokenizer))
+
+
+def test_train_refuses_the_tokenizer_of_another_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Both have room for all ids, but the padding of one is a word of the other."""
+    transformers.RobertaModel(transformers.RobertaConfig(**SIZES)).save_pretrained(tmp_path)
+    tokenizer_of("bert").save(str(tmp_path / "other.json"))
+    flags = [f"--encoder={tmp_path}", f"--tokenizer={tmp_path}/other.json", f"--output_dir={tmp_path}/run"]
+    code, line = fail_train(capsys, *flags, *SMALL)
+    assert code == 2 and str(tmp_path) in line and "pad_token_id" in line
+
+
+def test_a_bert_takes_over_the_padding_token(tmp_path: Path):
+    """Its positions do not depend on it: it says only which embedding is not trained."""
+    transformers.BertModel(transformers.BertConfig(**BERT)).save_pretrained(tmp_path)
+    tokenizer = tokenizer_of("quick tour")
+    model = build_bi_encoder(str(tmp_path), tied=True, **encoder_settings(tokenizer))
+    encoder = model.question_encoder
+    assert isinstance(encoder, RobertaEncoder)
+    assert (encoder.config.pad_token_id, encoder.embeddings.word.padding_idx) == (3, 3)
+    bundle_of(encoder, tokenizer).save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "question_encoder" / "config.json").read_text())
+    assert config["pad_token_id"] == 3
+
+
+@pytest.mark.parametrize("kind", ["hf_roberta", "fairseq_roberta", "pytext_bert"])
+def test_a_checkpoint_of_dpr_with_other_encoders_is_refused(tmp_path: Path, kind: str):
+    weights = transformers.BertModel(transformers.BertConfig(**BERT)).state_dict()
+    sides = {f"{side}.{name}": value for side in ("question_model", "ctx_model") for name, value in weights.items()}
+    content = {"model_dict": sides, "encoder_params": {"encoder_model_type": "hf_bert", "do_lower_case": True}}
+    torch.save(content, tmp_path / "dpr.cp")
+    assert BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4).is_tied is False
+    content["encoder_params"] = {"encoder_model_type": kind}
+    torch.save(content, tmp_path / "dpr.cp")
+    with pytest.raises(ArtifactError, match=rf"dpr\.cp.*{kind}"):
+        BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
+
+
+def test_load_tokenizer_reads_the_padding_token_that_is_stated(tmp_path: Path):
+    tokenizer_of("padding last").save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[MASK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert encoder_settings(load_tokenizer(tmp_path))["pad_token_id"] == ORDERS["padding last"].index("[MASK]")

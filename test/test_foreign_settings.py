@@ -1,0 +1,427 @@
+"""Settings of other libraries: each is listed, and each gives the embeddings that they give, or is refused by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from test.models.helpers import BERT, SIZES, randomize
+from text.bundle import load_side
+from text.errors import ArtifactError, SettingsWarning
+from text.foreign_settings import (
+    DENSE,
+    ENCODER,
+    LAYER_NORM,
+    MODULE,
+    NORMALIZE,
+    POOLING,
+    SENTENCE_TRANSFORMERS,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER,
+    TOKENIZER_OPTIONS,
+    TRANSFORMER,
+)
+from text.models import RobertaEncoder
+from text.records import Passage
+from text.retrieval import Embedder
+from text.transforms import load_tokenizer, save_tokenizer, train_tokenizer
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+needs_release_6 = pytest.mark.skipif(sentence_transformers.__version__ < "6", reason="older sentence-transformers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz:,.ABCÉé北京", "the", "The", "##e"]
+TEXTS = ["The Elm", "é É, éclair. " * 9, "北京 oak: ", "", " a B c", "oak [MASK] elm", "x" * 3]
+
+
+# ---- every setting is listed
+
+
+@pytest.mark.parametrize("kind", ["RobertaConfig", "XLMRobertaConfig", "BertConfig", "DPRConfig"])
+def test_every_field_of_an_encoders_configuration_is_listed(kind: str):
+    config = getattr(transformers, kind)
+    fields = {*config().to_dict(), *inspect.signature(config.__init__).parameters}
+    assert {name for name in fields if not name.startswith("_")} - ENCODER.keys() <= {"self", "args", "kwargs"}
+
+
+@needs_release_6
+def test_every_setting_of_sentence_transformers_is_listed():
+    ours = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    for kind, table in (
+        ("Transformer", TRANSFORMER),
+        ("Pooling", POOLING),
+        ("Dense", DENSE),
+        ("LayerNorm", LAYER_NORM),
+        ("Normalize", NORMALIZE),
+    ):
+        assert set(getattr(ours, kind).config_keys) <= table.keys(), kind
+    arguments = inspect.signature(ours.Transformer.__init__).parameters.keys()
+    assert arguments - TRANSFORMER.keys() <= {"self", "model_name_or_path", "args", "kwargs"}
+    model = SentenceTransformer(modules=[ours.Normalize()], device="cpu")
+    assert model._get_model_config().keys() <= SENTENCE_TRANSFORMERS.keys()
+    assert {"idx", "name", "path", "type", "kwargs"} == MODULE.keys()
+
+
+NOT_IN_FILES = {"tokenizer_object", "gguf_file", "vocab", "vocab_file", "merges", "merges_file", "post_processor"}
+NOT_IN_FILES |= {
+    "unk_id",
+    "tokenizer_padding",
+    "tokenizer_truncation",
+    "tokenizer",
+    "tokenizer_file",
+    "fix_mistral_regex",
+}
+"""Arguments by which transformers passes on the content of files, and one for another family of models."""
+
+
+def test_every_setting_of_a_tokenizer_is_listed():
+    kinds = (transformers.BertTokenizer, transformers.RobertaTokenizer, transformers.XLMRobertaTokenizer)
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    for kind in transformers.BertTokenizer.__mro__[1:-1]:
+        if "__init__" in vars(kind):
+            names |= set(re.findall(r'kwargs\.(?:pop|get|setdefault)\("(\w+)"', inspect.getsource(kind.__init__)))
+    names = {name for name in names if not name.startswith("_")} - {"self", "args", "kwargs"}
+    assert {"truncation_side", "do_lower_case", "add_prefix_space"} <= names
+    assert names - TOKENIZER_OPTIONS.keys() <= NOT_IN_FILES
+    assert SPECIAL_TOKENS_MAP.keys() >= set(transformers.BertTokenizer.SPECIAL_TOKENS_ATTRIBUTES)
+    assert json.loads(Tokenizer(models.BPE()).to_str()).keys() == TOKENIZER.keys()
+
+
+def test_an_unknown_setting_is_told(folder: Path):
+    edit(folder / "config.json", attention_to_detail=3)
+    with pytest.warns(SettingsWarning, match=r"config\.json.*attention_to_detail"):
+        RobertaEncoder.from_pretrained(folder)
+    edit(folder / "tokenizer_config.json", spells=True)
+    with pytest.warns(SettingsWarning, match=r"tokenizer_config\.json.*spells"):
+        load_tokenizer(folder)
+
+
+# ---- each is read as they read it, or refused
+
+
+def edit(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def bert_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "vocab.txt").unlink()
+
+
+def roberta_tokenizer(folder: Path) -> None:
+    ours = train_tokenizer(TEXTS * 3, SIZES["vocab_size"])
+    save_tokenizer(ours, folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+
+
+def xlm_roberta_tokenizer(folder: Path) -> None:
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = sorted(set("".join(TEXTS)) - {" "})
+    vocab = [*((token, 0.0) for token in special), *((letter, -3.0) for letter in ["▁", *letters]), ("▁oak", -2.0)]
+    tokenizer = Tokenizer(models.Unigram([*vocab, ("<mask>", 0.0)], unk_id=3))
+    split = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.add_special_tokens([*special, "<mask>"])
+    save_tokenizer(tokenizer, folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+
+
+KINDS = {
+    "bert": (transformers.BertConfig, BERT, bert_tokenizer),
+    "roberta": (transformers.RobertaConfig, SIZES, roberta_tokenizer),
+    "xlm-roberta": (transformers.XLMRobertaConfig, SIZES, xlm_roberta_tokenizer),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoders with mean pooling, in one folder each, as sentence-transformers' older releases write them."""
+    made = {}
+    for kind, (config, sizes, make_tokenizer) in KINDS.items():
+        folder = made[kind] = tmp_path_factory.mktemp(kind)
+        torch.manual_seed(0)
+        encoder = transformers.AutoModel.from_config(config(**sizes))
+        randomize(encoder)
+        encoder.save_pretrained(folder)
+        make_tokenizer(folder)
+        (folder / "1_Pooling").mkdir()
+        edit(folder / "1_Pooling" / "config.json", word_embedding_dimension=32, pooling_mode_mean_tokens=True)
+        edit(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
+        edit(folder / "sentence_bert_config.json", max_seq_length=30)
+        modules = {"": "Transformer", "1_Pooling": "Pooling"}
+        listed = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in modules.items()]
+        rows = [{"idx": number, "name": str(number), **module} for number, module in enumerate(listed)]
+        (folder / "modules.json").write_text(json.dumps(rows))
+    return made
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    return copy(folders, "bert", tmp_path)
+
+
+def copy(folders: dict[str, Path], kind: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folders[kind], tmp_path / "copy"))
+
+
+def ours(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
+    passages = [Passage("", "", text) for text in texts]
+    return Embedder.from_pretrained(folder, "question")(texts), Embedder.from_pretrained(folder, "passage")(passages)
+
+
+def theirs(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return torch.from_numpy(model.encode_query(texts)), torch.from_numpy(model.encode_document(texts))
+
+
+def assert_equal_embeddings(folder: Path) -> torch.Tensor:
+    expected, found = theirs(folder), ours(folder)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    return expected[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_give_the_same_embeddings(folders: dict[str, Path], kind: str):
+    assert_equal_embeddings(folders[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_token_in_a_text_is_what_it_is_there(folders: dict[str, Path], kind: str):
+    """A RoBERTa does not count the padding token as a position, even where a text holds it."""
+    texts = ["a <pad> b", "<pad>", "a [PAD] b [CLS] c", "</s> a <s> b", "<mask> a", "a<unk>b [SEP]"]
+    for one, other in zip(ours(folders[kind], texts), theirs(folders[kind], texts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+TRUNCATION = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": "BatchLongest",
+    "direction": "Right",
+    "pad_to_multiple_of": 8,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "[PAD]",
+}
+LIKE_MASK = {"content": "[MASK]", "lstrip": True, "rstrip": True, "normalized": False, "special": True}
+MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+
+
+@needs_release_6
+@pytest.mark.parametrize(
+    ("kind", "file", "changes"),
+    [
+        ("bert", "tokenizer_config.json", {"do_lower_case": False}),
+        ("bert", "tokenizer_config.json", {"do_lower_case": False, "strip_accents": True}),
+        ("bert", "tokenizer_config.json", {"strip_accents": False}),
+        ("bert", "tokenizer_config.json", {"tokenize_chinese_chars": False}),
+        ("bert", "tokenizer_config.json", {"tokenizer_class": "BertTokenizerFast", "do_lower_case": False}),
+        ("bert", "tokenizer_config.json", {"cls_token": "a"}),
+        ("bert", "tokenizer_config.json", {"sep_token": "b"}),
+        ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"19": MOVED | {"content": "o"}}}),
+        ("bert", "tokenizer_config.json", {"extra_special_tokens": ["The"]}),
+        ("bert", "special_tokens_map.json", {"sep_token": "b"}),
+        ("bert", "added_tokens.json", {"o": 19}),
+        ("bert", "sentence_bert_config.json", {"max_seq_length": 9}),
+        ("bert", "sentence_bert_config.json", {"max_seq_length": None}),
+        ("bert", "config.json", {"layer_norm_eps": 0.1}),
+        ("bert", "config_sentence_transformers.json", {"prompts": {"query": "the: "}}),
+        ("bert", "1_Pooling/config.json", {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}),
+        ("roberta", "tokenizer_config.json", {"add_prefix_space": True}),
+        ("roberta", "tokenizer_config.json", {"cls_token": "</s>"}),
+        ("roberta", "sentence_bert_config.json", {"do_lower_case": True}),
+        ("roberta", "config.json", {"layer_norm_eps": 0.1}),
+        ("xlm-roberta", "sentence_bert_config.json", {"do_lower_case": True}),
+    ],
+)
+def test_a_setting_changes_embeddings_as_in_sentence_transformers(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
+):
+    folder = copy(folders, kind, tmp_path)
+    before = theirs(folder)[0]
+    edit(folder / file, **changes)
+    assert not torch.allclose(assert_equal_embeddings(folder), before, atol=1e-3), "the setting decides nothing"
+
+
+@needs_release_6
+@pytest.mark.parametrize(
+    ("kind", "file", "changes"),
+    [
+        ("bert", "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "strip_accents": False}),
+        ("bert", "tokenizer_config.json", {"clean_up_tokenization_spaces": True, "stride": 3, "max_length": 5}),
+        ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"4": LIKE_MASK | {"single_word": False}}}),
+        ("bert", "tokenizer.json", {"padding": PADDING}),
+        ("bert", "tokenizer_config.json", {"pad_to_multiple_of": 8, "truncation_strategy": "only_first"}),
+        ("bert", "config.json", {"bos_token_id": 7, "eos_token_id": 9, "use_cache": True, "pad_token_id": 5}),
+        ("bert", "sentence_bert_config.json", {"do_lower_case": True}),
+        (
+            "bert",
+            "tokenizer.json",
+            {"truncation": TRUNCATION},
+        ),
+        ("roberta", "config.json", {"hidden_dropout_prob": 0.5, "chunk_size_feed_forward": 3, "bos_token_id": 9}),
+        ("roberta", "tokenizer_config.json", {"trim_offsets": False, "errors": "strict"}),
+    ],
+)
+def test_a_setting_that_decides_nothing_here_decides_nothing_there(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
+):
+    folder = copy(folders, kind, tmp_path)
+    before = theirs(folder)[0]
+    edit(folder / file, **changes)
+    torch.testing.assert_close(assert_equal_embeddings(folder), before, rtol=1e-5, atol=1e-5)
+
+
+@needs_release_6
+@pytest.mark.parametrize("name", ["BertTokenizer", "DPRQuestionEncoderTokenizer", "DPRContextEncoderTokenizer", None])
+def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path, name: str | None):
+    path = folder / "tokenizer_config.json"
+    options = json.loads(path.read_text())
+    del options["do_lower_case"], options["tokenizer_class"]
+    path.write_text(json.dumps(options | ({} if name is None else {"tokenizer_class": name})))
+    before = ours(folder)[0]
+    assert_equal_embeddings(folder)
+    edit(path, do_lower_case=False)
+    if name is not None and name.startswith("DPR"):  # this release ignores it, others do not
+        with pytest.raises(ArtifactError, match="do_lower_case"):
+            load_tokenizer(folder)
+    else:
+        assert not torch.equal(assert_equal_embeddings(folder), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "changes"),
+    [
+        ("bert", "tokenizer_config.json", {"truncation_side": "left"}),
+        ("bert", "tokenizer_config.json", {"padding_side": "left"}),
+        ("bert", "tokenizer_config.json", {"split_special_tokens": True}),
+        ("bert", "tokenizer_config.json", {"model_input_names": ["input_ids"]}),
+        ("bert", "tokenizer_config.json", {"do_lower_case": "no"}),
+        ("bert", "tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}),
+        ("bert", "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"}),
+        ("bert", "tokenizer_config.json", {"unk_token": "[MASK]"}),
+        ("bert", "tokenizer_config.json", {"cls_token": "[NEW]"}),
+        ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"3": MOVED | {"content": "o"}}}),
+        ("bert", "tokenizer.json", {"padding": PADDING | {"direction": "Left"}}),
+        (
+            "bert",
+            "tokenizer.json",
+            {"truncation": TRUNCATION | {"direction": "Left"}},
+        ),
+        ("bert", "config.json", {"hidden_act": "relu"}),
+        ("bert", "config.json", {"position_embedding_type": "relative_key"}),
+        ("bert", "config.json", {"is_decoder": True}),
+        ("bert", "config.json", {"pruned_heads": {"0": [1]}}),
+        ("bert", "config.json", {"auto_map": {"AutoModel": "mine.Model"}}),
+        ("bert", "config.json", {"quantization_config": {"bits": 4}}),
+        ("bert", "sentence_bert_config.json", {"document_length": 9}),
+        ("bert", "sentence_bert_config.json", {"query_expansion": {"length": 9}}),
+        ("bert", "config_sentence_transformers.json", {"model_type": "SparseEncoder"}),
+        ("bert", "config_sentence_transformers.json", {"truncate_dim": 8}),
+        ("bert", "config_sentence_transformers.json", {"default_prompt_name": "absent"}),
+        ("bert", "1_Pooling/config.json", {"include_prompt": False}),
+        ("roberta", "config.json", {"pad_token_id": 3}),
+        ("xlm-roberta", "tokenizer_config.json", {"add_prefix_space": False}),
+    ],
+)
+def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
+):
+    folder = copy(folders, kind, tmp_path)
+    edit(folder / file, **changes)
+    with pytest.raises(ArtifactError) as caught:
+        load_side(folder, "question")
+    message = str(caught.value)
+    names = {"unk_token": "unk_token", "pad_token_id": "pad_token_id", "add_prefix_space": "prepend_scheme"}
+    name = next(iter(changes))
+    assert str(folder) in message and "\n" not in message
+    assert (
+        names.get(name, name) in message
+        or (name == "tokenizer_class" and "RobertaTokenizer" in message)
+        or (name == "added_tokens_decoder" and "token o" in message)
+    )
+
+
+# ---- prompts
+
+
+@needs_release_6
+@pytest.mark.parametrize(
+    ("prompts", "question", "passage"),
+    [
+        ({"query": "the: ", "document": "a: "}, "the: ", "a: "),
+        ({"query": "the: ", "document": "a: ", "passage": "b: ", "corpus": "c: "}, "the: ", "a: "),
+        ({"query": "the: ", "document": ""}, "the: ", ""),
+        ({"query": None, "document": None}, "", ""),
+        ({"classification": "a: "}, "", ""),
+    ],
+)
+def test_prompts_are_those_of_encode_query_and_encode_document(folder: Path, prompts, question, passage):
+    edit(folder / "config_sentence_transformers.json", prompts=prompts)
+    assert_equal_embeddings(folder)
+    assert (load_side(folder, "question").prompt, load_side(folder, "passage").prompt) == (question, passage)
+
+
+@pytest.mark.parametrize("name", ["passage", "corpus"])
+def test_a_prompt_for_passages_under_another_name_is_read_and_told(folder: Path, name: str):
+    """Releases of sentence-transformers differ in whether encode_document uses it."""
+    edit(folder / "config_sentence_transformers.json", prompts={"query": "the: ", name: "a: "})
+    with pytest.warns(SettingsWarning, match=name):
+        found = ours(folder)[1]
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    torch.testing.assert_close(found, torch.from_numpy(model.encode(TEXTS, prompt_name=name)), rtol=1e-5, atol=1e-5)
+
+
+@needs_release_6
+def test_the_default_prompt_is_told_and_not_used_as_in_encode_query(folder: Path):
+    edit(folder / "config_sentence_transformers.json", prompts={"x": "the: "}, default_prompt_name="x")
+    with pytest.warns(SettingsWarning, match='"x"'):
+        assert_equal_embeddings(folder)
+
+
+@needs_release_6
+@pytest.mark.parametrize("prompt", ["query: ", "Query:\n", "q", " "])
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_of_any_tokenizer_equal_sentence_transformers(folders: dict[str, Path], tmp_path: Path, kind, prompt):
+    folder = copy(folders, kind, tmp_path)
+    edit(folder / "config_sentence_transformers.json", prompts={"query": prompt, "document": "passage: "})
+    assert_equal_embeddings(folder)
+
+
+# ---- limits
+
+
+def test_the_limit_of_the_tokenizer_of_a_plain_folder_is_read(folder: Path):
+    (folder / "modules.json").unlink()
+    edit(folder / "tokenizer_config.json", model_max_length=9)
+    assert load_side(folder, "passage").max_length == 9
+    edit(folder / "tokenizer_config.json", model_max_length=10**30)
+    assert load_side(folder, "passage").max_length == BERT["max_position_embeddings"]
+
+
+def test_the_tokenizer_is_read_from_the_folder_of_its_module(folder: Path):
+    expected = ours(folder)[0]
+    (folder / "0_Transformer").mkdir()
+    for path in [*folder.glob("tokenizer*.json"), folder / "config.json", folder / "model.safetensors"]:
+        path.rename(folder / "0_Transformer" / path.name)
+    (folder / "sentence_bert_config.json").rename(folder / "0_Transformer" / "sentence_bert_config.json")
+    listed = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([listed[0] | {"path": "0_Transformer"}, *listed[1:]]))
+    torch.testing.assert_close(ours(folder)[0], expected)

@@ -1,0 +1,40 @@
+"""Figures of an epoch: by hand, in parts, and in half precision."""
+
+from __future__ import annotations
+
+import torch
+
+from text.training.epoch_figures import EpochFigures
+
+
+def test_means_weigh_rows_and_sums_add_up() -> None:
+    figures = EpochFigures()
+    for loss, size in ((1.0, 3), (2.0, 1)):
+        figures.add_mean("loss", torch.tensor(loss, requires_grad=True), size)
+        figures.add_sum("left_out", 2.0)
+    assert {name: value.item() for name, value in figures.compute().items()} == {"loss": 1.25, "left_out": 4}
+    assert not figures.compute()["loss"].requires_grad
+    figures.clear()
+    assert figures.compute() == {}
+
+
+def test_figures_that_go_on_from_a_saved_state_equal_those_without_a_break() -> None:
+    whole, parts = EpochFigures(), EpochFigures()
+    for place, value in enumerate(torch.rand(9, generator=torch.Generator().manual_seed(0))):
+        resumed = EpochFigures()
+        resumed.load_state_dict(parts.state_dict())
+        parts = resumed
+        for figures in (whole, parts):
+            figures.add_mean("loss", value, place + 1)
+            if place > 4:  # the figure of a data set that came late
+                figures.add_sum("late", 1.0)
+    assert whole.compute() == parts.compute()
+    parts.load_state_dict({})  # of a checkpoint without figures
+    assert parts.compute() == {}
+
+
+def test_half_precision_loses_no_batches() -> None:
+    figures = EpochFigures()
+    for _ in range(1000):  # in bfloat16 such a sum stops at 256
+        figures.add_mean("loss", torch.tensor(1.0, dtype=torch.bfloat16), 1)
+    assert figures.compute()["loss"].item() == 1

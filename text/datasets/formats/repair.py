@@ -1,0 +1,79 @@
+"""JSON rows with values that RFC 8259 does not allow, but whose meaning is clear.
+
+NaN and infinite numbers stand for missing values: pandas and Python write them. Half of a surrogate pair is read as
+U+FFFD, as UTF-8 decoders do. An integer that does not fit into 64 bits is read as a float. Everything else that is no
+JSON stays an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+
+from simdjson import Object, Parser
+
+from text.datasets.formats.strict_json import INTEGERS, parse_object
+
+_TOKEN = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*"|(?<!-)\bNaN\b|-?\bInfinity\b|-?\b(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\b', re.DOTALL
+)
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_SURROGATES = "rows with lone surrogates, read as U+FFFD"
+_NOT_FINITE = "rows with NaN or infinite numbers, read as missing"
+_LARGE = "rows with integers beyond 64 bits, read as floats"
+
+
+def parse_row_object(line: bytes | memoryview, parser: Parser, counts: Counter[str]) -> Object:
+    """Parse one JSON object. An object that is not strict JSON is repaired if its meaning is clear.
+
+    Args:
+        line: The bytes of the object.
+        parser: Holds the object.
+        counts: Receives the kinds of repairs.
+
+    Raises:
+        ValueError: The line is not one JSON object, repaired or not.
+    """
+    try:
+        return parse_object(line, parser)
+    except ValueError:
+        repaired, kinds = _repair(bytes(line))
+        if not kinds:
+            raise
+        record = parse_object(repaired, parser)
+        counts.update(kinds)
+        return record
+
+
+def mask_repairs(line: bytes) -> bytes:
+    """Return a line that orjson reads although it needs repairs. All bytes keep their places."""
+    return _repair(line, in_place=True)[0]
+
+
+def _repair(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
+    """Return the repaired line, and the kinds of repairs."""
+    kinds: set[str] = set()
+
+    def replace(token: re.Match[bytes]) -> bytes:
+        text = token.group()
+        if text[:1] == b'"':
+            return _ESCAPE.sub(replace_surrogate, text) if b"\\u" in text else text
+        if not math.isfinite(float(text)):
+            kinds.add(_NOT_FINITE)
+            return b"0".ljust(len(text)) if in_place else b"null"
+        if text.lstrip(b"-").isdigit() and (len(text) > 20 or int(text) not in INTEGERS):
+            kinds.add(_LARGE)
+            return text if in_place else json.dumps(float(text)).encode()
+        return text
+
+    def replace_surrogate(escape: re.Match[bytes]) -> bytes:
+        if escape[1] is None:
+            return escape.group()
+        kinds.add(_SURROGATES)
+        return b"\\ufffd"
+
+    return _TOKEN.sub(replace, line), kinds

@@ -1,0 +1,190 @@
+"""Refuse a passage id that stands with two different passages, in one file or in two files of a run.
+
+Training takes passages with one id for one passage: such an id removes true negatives, and ranks another passage's
+embedding as the positive. Two passages count as the same if their texts have the same letters and digits, without
+regard to case, and their titles too, if both have one.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import combinations, groupby
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from text.datasets.collection import PassageCollection
+from text.datasets.formats.dpr_record import named_passages
+from text.datasets.formats.jsonl import JsonlFile, RowReader
+from text.datasets.row_index import RowIndex, hash_contents, id_key
+from text.errors import DataError
+from text.records import Passage
+
+_PAIRS_AT_ONCE = 4096
+_PLACEHOLDERS = {"-1", "none", "null", "nan", "n/a", "na", "unknown", "undefined"}
+
+
+class IndexedFile(Protocol):
+    """A file with its index, such as a DPRFile."""
+
+    @property
+    def rows(self) -> JsonlFile: ...
+    @property
+    def index(self) -> RowIndex: ...
+
+
+class _Place(NamedTuple):
+    """A passage and where it stands."""
+
+    rows: JsonlFile
+    row: int
+    field: str
+    passage: Passage
+
+    @property
+    def where(self) -> str:
+        """Path, line, byte and field."""
+        return f"{self.rows.where(self.row, self.field)} {self.field}"
+
+
+class _Entries(NamedTuple):
+    """Some entries of the index of a file."""
+
+    rows: JsonlFile
+    row_index: RowIndex
+    places: np.ndarray
+    """Places in the arrays of the index."""
+
+    def pick(self, numbers: np.ndarray) -> _Entries:
+        """Return some of the entries."""
+        return self._replace(places=self.places[numbers])
+
+    def read(self) -> list[_Place]:
+        """Return the passage of each entry. Each row is read once."""
+        rows = self.row_index.rows[self.places].tolist()
+        found = dict[int, _Place]()
+        with self.rows.open() as reader:
+            order = sorted(range(len(rows)), key=rows.__getitem__)
+            for row, numbers in groupby(order, key=rows.__getitem__):
+                passages = self._read_row(reader, row)
+                found |= {number: passages[self._key(number)] for number in numbers}
+        return [found[number] for number in range(len(rows))]
+
+    def _key(self, number: int) -> tuple[int, int]:
+        place = self.places[number]
+        return int(self.row_index.ids[place]), int(self.row_index.contents[place])
+
+    def _read_row(self, reader: RowReader, row: int) -> dict[tuple[int, int], _Place]:
+        """Return the passages of a row that have an id, by the hashes of id and content."""
+        named = [(field, passage) for field, passage in named_passages(reader.parse(row)) if passage.passage_id]
+        contents = hash_contents([passage.title for _, passage in named], [passage.text for _, passage in named])
+        places = {}
+        for (field, passage), content in zip(named, contents, strict=True):
+            places.setdefault((id_key(passage.passage_id), content), _Place(self.rows, row, field, passage))
+        return places
+
+
+def check_ids(rows: JsonlFile, index: RowIndex) -> None:
+    """Check that each passage id of a file stands with one passage.
+
+    Raises:
+        DataError: An id stands with two passages; with both places.
+    """
+    is_repeat = index.ids[1:] == index.ids[:-1]
+    entries = np.flatnonzero(np.r_[is_repeat, False] | np.r_[False, is_repeat])
+    entries = entries[np.lexsort((index.rows[entries], index.ids[entries]))]
+    firsts = entries[np.searchsorted(index.ids[entries], index.ids[entries])]
+    differs = firsts != entries
+    _compare(_Entries(rows, index, firsts[differs]), _Entries(rows, index, entries[differs]))
+
+
+def check_ids_across(files: Sequence[IndexedFile]) -> None:
+    """Check that a passage id of several files stands with the same passage in all of them.
+
+    Raises:
+        DataError: An id stands with two passages; with both places.
+    """
+    for one, other in combinations(files, 2):
+        ids, contents = one.index.ids, one.index.contents
+        places = np.searchsorted(ids, other.index.ids)
+        inside = np.flatnonzero(places < len(ids))
+        places = places[inside]
+        is_shared = ids[places] == other.index.ids[inside]
+        differs = is_shared & (contents[places] != other.index.contents[inside])
+        _compare(_Entries(one.rows, one.index, places[differs]), _Entries(other.rows, other.index, inside[differs]))
+
+
+def check_ids_in_collection(rows: JsonlFile, index: RowIndex, collection: PassageCollection) -> None:
+    """Check that a passage id of full rows stands with the same passage in a collection that has the id.
+
+    Raises:
+        DataError: An id stands with two passages; with both places.
+    """
+    with rows.open() as reader:
+        order = np.argsort(index.rows, kind="stable")
+        for row, entries in groupby(order.tolist(), key=lambda entry: int(index.rows[entry])):
+            wanted = {int(index.ids[entry]) for entry in entries}
+            for field, passage in named_passages(reader.parse(row)):
+                if passage.passage_id and id_key(passage.passage_id) in wanted:
+                    _compare_with_collection(_Place(rows, row, field, passage), collection)
+
+
+def is_same_passage(one: Passage, other: Passage) -> bool:
+    """Return whether two passages have the same text and title, but for case, punctuation and white space.
+
+    A passage without title is the same as one with a title, because many files leave titles out.
+
+    >>> is_same_passage(Passage("1", "Oak", "An oak , old."), Passage("1", "", "An oak, old"))
+    True
+    """
+    if not _is_same_text(one.text, other.text):
+        return False
+    return not (one.title and other.title) or _is_same_text(one.title, other.title)
+
+
+def _compare(firsts: _Entries, others: _Entries) -> None:
+    """Read pairs of passages with one id, in the order of the second file, and refuse two that differ."""
+    order = np.argsort(others.row_index.rows[others.places], kind="stable")
+    for start in range(0, len(order), _PAIRS_AT_ONCE):
+        pairs = order[start : start + _PAIRS_AT_ONCE]
+        for first, other in zip(firsts.pick(pairs).read(), others.pick(pairs).read(), strict=True):
+            if not is_same_passage(first.passage, other.passage):
+                ids = np.concatenate([firsts.row_index.ids, others.row_index.ids])
+                raise _refuse(first.where, first.passage, other, ids == id_key(other.passage.passage_id))
+
+
+def _compare_with_collection(place: _Place, collection: PassageCollection) -> None:
+    with suppress(KeyError):
+        found = collection.find(place.passage.passage_id)
+        if not is_same_passage(found, place.passage):
+            raise _refuse(collection.path, found, place, np.zeros(1, bool))
+
+
+def _refuse(where: str, first: Passage, other: _Place, has_id: np.ndarray) -> DataError:
+    """Return the error. ``has_id`` tells which of the different passages have the id."""
+    passage_id = " ".join(other.passage.passage_id.split())[:100]
+    field = "title" if _is_same_text(first.text, other.passage.text) else "text"
+    hint = "Give each passage an id of its own in all files, or"
+    if (has_id.sum() > 2 and has_id.mean() > 0.5) or passage_id.casefold() in _PLACEHOLDERS:
+        hint = f'"{passage_id}" looks like a placeholder, {has_id.mean():.0%} of the different passages have it:'
+    return DataError(
+        f'{other.where}: the passage id "{passage_id}" also stands in {where} with another {field}. '
+        f"{hint} leave out the id, and passages are known by their title and text."
+    )
+
+
+def _is_same_text(one: str, other: str) -> bool:
+    # Most harmless differences are spaces and case, which are quick to compare.
+    return one == other or _squeeze(one) == _squeeze(other) or _fold(one) == _fold(other)
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _fold(text: str) -> str:
+    """Return the letters, marks and digits of a text, without case; of a text without any, the text."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN") or text

@@ -1,0 +1,113 @@
+"""RowIndex: which passages and questions the rows of a file name, as compact arrays.
+
+The check of a file collects it in its one pass. It answers three questions: does an id stand with two texts
+(``text/datasets/identities.py``), which rows ask the same question (``text/datasets/same_questions.py``), and what
+do two files share (``dpr-text check``).
+
+Dimensions: R rows of the file; N different pairs of id and content; M positives of all rows.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from text.datasets.formats.dpr_record import Row
+from text.records import Passage, question_key, text_key
+
+
+class RowIndex(NamedTuple):
+    """Questions and passages of a file by hash."""
+
+    ids: np.ndarray
+    """(N,) int64, ``id_key`` of passage ids, in ascending order."""
+    contents: np.ndarray
+    """(N,) uint32, hash of the title and text that stand with each id."""
+    rows: np.ndarray
+    """(N,) int32, the first row that has this id with this content."""
+    questions: np.ndarray
+    """(R,) int64, ``question_key`` of each row; 0 for a row that cannot be used."""
+    positives: np.ndarray
+    """(M, 2) int64, ``Passage.keys`` of all positives, row by row."""
+    positive_ends: np.ndarray
+    """(R + 1,) int64. The positives of row r stand from entry r to entry r + 1 of this array."""
+
+    @property
+    def has_row(self) -> np.ndarray:
+        """(R,) bool, True for rows that can be used."""
+        return np.diff(self.positive_ends) > 0
+
+
+class IndexBuilder:
+    """Collects the rows of a file, one after the other."""
+
+    def __init__(self) -> None:
+        self._ids, self._contents, self._id_ends = array("q"), array("I"), array("q", [0])
+        self._questions, self._positives, self._positive_ends = array("q"), array("q"), array("q", [0])
+        self._visited: list[Passage] = []
+
+    def visit(self, passage: Passage) -> None:
+        """Add a passage of the next row."""
+        if passage.passage_id:
+            self._visited.append(passage)
+
+    def end_row(self, row: Row | None) -> None:
+        """Add the next row, whose passages with an id are in ``visited``. None stands for a row that cannot be used."""
+        if row is not None and self._visited:
+            ids, titles, texts, _ = zip(*self._visited, strict=True)
+            self._ids.extend(map(id_key, ids))
+            self._contents.extend(hash_contents(titles, texts))
+        self._visited.clear()
+        self._id_ends.append(len(self._ids))
+        self._questions.append(question_key(row.question) if row else 0)
+        for passage in row.positives if row else ():
+            self._positives.extend(passage.keys)
+        self._positive_ends.append(len(self._positives) // 2)
+
+    def finish(self) -> RowIndex:
+        """Return the index of the rows."""
+        ids, contents = np.array(self._ids, np.int64), np.array(self._contents, np.uint32)
+        rows = np.repeat(np.arange(len(self._questions), dtype=np.int32), np.diff(self._id_ends))
+        order = np.lexsort((contents, ids))  # stable, so the first row of equal pairs comes first
+        ids, contents, rows = ids[order], contents[order], rows[order]
+        is_new = np.ones(len(ids), bool)
+        is_new[1:] = (ids[1:] != ids[:-1]) | (contents[1:] != contents[:-1])
+        return RowIndex(
+            ids[is_new],
+            contents[is_new],
+            rows[is_new],
+            np.array(self._questions, np.int64),
+            np.array(self._positives, np.int64).reshape(-1, 2),
+            np.array(self._positive_ends, np.int64),
+        )
+
+
+def id_key(passage_id: str) -> int:
+    """Return 64 bits that stand for a passage id. A number stands for itself, which is faster than a hash."""
+    is_number = passage_id.isdecimal() and len(passage_id) < 19 and passage_id.isascii() and passage_id[0] != "0"
+    return int(passage_id) if is_number else text_key(passage_id)
+
+
+def hash_contents(titles: Iterable[str], texts: Iterable[str]) -> Iterator[int]:
+    """Yield 32 bits that stand for each title with its text.
+
+    The check of a file needs them for every passage, so they come from a fast function.
+    """
+    return map(crc32, map(str.encode, texts), map(crc32, map(str.encode, titles)))
+
+
+def save_index(path: Path, index: RowIndex) -> None:
+    """Write an index to a file."""
+    with open(path, "wb") as file:
+        np.savez(file, **index._asdict())
+
+
+def load_index(path: Path) -> RowIndex:
+    """Read an index that ``save_index`` wrote."""
+    with np.load(path) as arrays:
+        return RowIndex(**{name: arrays[name] for name in RowIndex._fields})

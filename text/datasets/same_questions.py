@@ -1,0 +1,51 @@
+"""Rows that ask the same question: what answers one of them is no negative of the others.
+
+Data with one row per positive is usual, for example for sentence-transformers.
+
+Dimensions: R rows of all files; S rows whose question other rows ask too; G such questions; K positives of these.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from text.datasets.row_index import RowIndex
+
+
+class SameQuestions:
+    """The positives of all rows that ask the same question.
+
+    Args:
+        indexes: Indexes of the files of a pipe.
+    """
+
+    def __init__(self, indexes: Sequence[RowIndex]) -> None:
+        questions = np.concatenate([index.questions for index in indexes])  # (R,)
+        sizes = np.concatenate([np.diff(index.positive_ends) for index in indexes])  # (R,)
+        positives = np.concatenate([index.positives for index in indexes])
+        self._first_rows = [0, *accumulate(len(index.questions) for index in indexes)]
+        usable = np.flatnonzero(sizes)
+        _, group, num_rows = np.unique(questions[usable], return_inverse=True, return_counts=True)
+        is_asked_again = num_rows[group] > 1
+        rows = usable[is_asked_again]
+        self._rows = array("q", rows.tobytes())  # (S,), in ascending order, quick to search for each row of a batch
+        self._groups = np.unique(group[is_asked_again], return_inverse=True)[1]  # (S,), each below G
+        keys = positives[np.repeat(np.isin(np.arange(len(questions)), rows), sizes)]
+        of_group = np.repeat(self._groups, sizes[rows])
+        table = np.unique(np.column_stack([of_group, keys]), axis=0)  # (K, 3), in the order of groups
+        self._keys = table[:, 1:]
+        self._ends = np.searchsorted(table[:, 0], np.arange(self._groups.max(initial=-1) + 2))  # (G + 1,)
+
+    def find_positives(self, source: int, row: int) -> list[tuple[int, int]] | None:
+        """Return the keys of the positives of all rows with the question of a row, or None if no other row asks it."""
+        number = self._first_rows[source] + row
+        place = bisect_left(self._rows, number)
+        if place == len(self._rows) or self._rows[place] != number:
+            return None
+        start, end = self._ends[self._groups[place] : self._groups[place] + 2]
+        return [(by_id, by_content) for by_id, by_content in self._keys[start:end].tolist()]

@@ -1,0 +1,193 @@
+"""The settings in files of transformers, sentence-transformers and tokenizers, and what this library does with each.
+
+A table has a line for each setting of a kind of file. ``READ`` marks a setting that the readers in ``text/models`` and
+``text/transforms`` use. ``Only`` lists the values that an encoder of this library can have. A text says why the setting
+does not change an embedding. The readers refuse other values, and name the settings that no table knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Only(NamedTuple):
+    """Values of a setting that are supported. A missing setting and null are supported too."""
+
+    values: tuple[Any, ...]
+
+
+READ = "It is read."
+_SWITCH = Only((False, True))  # read, too
+_TRAINING = "It is about training, or about the first weights."
+_GENERATION = "It is about generating text."
+_HEADS = "It is about heads, which an encoder does not have."
+_OUTPUT = "It is about the form of the output."
+_RECORD = "It is a record of how the file came to be."
+_SPEED = "It is about speed or memory."
+_DECODING = "It is about turning ids into text."
+_PADDING = "It is about padding, which an embedding does not depend on."
+_OWN_CUT = "Texts are cut by longest_first to model_max_length, whatever it says."
+_CHAT = "It is about chats."
+
+Rule = str | Only
+Table = Mapping[str, Rule]
+
+
+def _same(reason: Rule, names: str) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), reason)
+
+
+ENCODER: Table = {
+    **_same(
+        READ,
+        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+        "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id "
+        "hidden_dropout_prob attention_probs_dropout_prob projection_dim tokenizer_class",
+    ),
+    "hidden_act": Only(("gelu",)),
+    "position_embedding_type": Only(("absolute",)),
+    "pruned_heads": Only(({},)),
+    "quantization_config": Only(()),
+    "auto_map": Only(()),
+    **_same(Only((False,)), "is_decoder is_encoder_decoder add_cross_attention use_bfloat16 tie_encoder_decoder"),
+    **_same(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
+    **_same(
+        _HEADS, "classifier_dropout id2label label2id num_labels problem_type finetuning_task task_specific_params"
+    ),
+    **_same(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
+    **_same(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
+    **_same(_SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation"),
+    **_same("Embeddings are computed in float32, or as --precision says.", "dtype torch_dtype"),
+    **_same("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
+    **_same("BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"),
+    **_same(
+        _GENERATION,
+        "bad_words_ids begin_suppress_tokens cross_attention_hidden_size decoder_start_token_id diversity_penalty "
+        "do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id "
+        "forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams "
+        "num_return_sequences output_scores prefix remove_invalid_values repetition_penalty return_dict_in_generate "
+        "sep_token_id suppress_tokens temperature tf_legacy_loss top_k top_p typical_p",
+    ),
+}
+"""``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
+
+MODULE: Table = {
+    **_same(READ, "path type"),
+    **_same("The order in the file counts.", "idx name"),
+    "kwargs": Only(([],)),
+}
+"""One entry of ``modules.json``."""
+
+TRANSFORMER: Table = {
+    "max_seq_length": READ,
+    "do_lower_case": _SWITCH,
+    "transformer_task": Only(("feature-extraction",)),
+    "module_output_name": Only(("token_embeddings",)),
+    "modality_config": Only(({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},)),
+    "processing_kwargs": Only(({},)),
+    **_same(Only(()), "query_length document_length query_expansion tokenizer_name_or_path"),
+    **_same(Only(({},)), "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"),
+    **_same(_SPEED, "unpad_inputs backend"),
+    **_same(_RECORD, "cache_dir"),
+}
+"""``sentence_bert_config.json``."""
+
+POOLING: Table = {
+    **_same(READ, "pooling_mode pooling_mode_cls_token pooling_mode_mean_tokens"),
+    **_same(READ, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
+    **_same(READ, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
+    "include_prompt": Only((True,)),
+    **_same("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
+}
+_NAMES = {
+    "module_input_name": Only(("sentence_embedding",)),
+    "module_output_name": Only(("sentence_embedding",)),
+}
+DENSE: Table = {
+    **_same(READ, "in_features out_features bias activation_function"),
+    "use_residual": Only((False,)),
+    **_NAMES,
+}
+LAYER_NORM: Table = {"dimension": "The weights decide the width.", **_NAMES}
+NORMALIZE: Table = _NAMES
+"""``config.json`` in the folder of a module of sentence-transformers."""
+
+SENTENCE_TRANSFORMERS: Table = {
+    **_same(READ, "prompts default_prompt_name similarity_fn_name"),
+    "model_type": Only(("SentenceTransformer",)),
+    "truncate_dim": Only(()),
+    **_same(_RECORD, "__version__ requirements"),
+}
+"""``config_sentence_transformers.json``."""
+
+SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+SPECIAL_TOKENS_MAP: Table = {
+    **dict.fromkeys(SPECIAL_TOKENS, READ),
+    **_same(READ, "additional_special_tokens extra_special_tokens"),
+}
+"""``special_tokens_map.json``."""
+
+TOKENIZER_OPTIONS: Table = {
+    **SPECIAL_TOKENS_MAP,
+    "tokenizer_class": READ,
+    **_same(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
+    **_same(READ, "added_tokens_decoder model_max_length max_len"),
+    "model_input_names": READ,
+    "truncation_side": Only(("right",)),
+    "padding_side": Only(("right",)),
+    "split_special_tokens": Only((False,)),
+    "do_basic_tokenize": Only((True,)),
+    "never_split": Only(([],)),
+    "wordpieces_prefix": Only(("##",)),
+    "auto_map": Only(()),
+    "backend": Only(("tokenizers",)),
+    "init_inputs": Only(([],)),
+    "model_specific_special_tokens": Only(({},)),
+    "tokenizer_file": _RECORD,
+    **_same("tokenizer.json, or the template of the class, counts.", "add_bos_token add_eos_token"),
+    **_same(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": _DECODING,
+    **_same("It is about offsets.", "trim_offsets"),
+    **_same(_OWN_CUT, "max_length stride truncation_strategy truncation"),
+    **_same(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
+    **_same(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
+    **_same(_RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"),
+    **_same(_RECORD, "full_tokenizer_file from_slow legacy verbose"),
+    "sp_model_kwargs": "tokenizer.json has its own copy.",
+}
+"""``tokenizer_config.json``."""
+
+TOKENIZER: Table = {
+    **_same(READ, "added_tokens normalizer pre_tokenizer post_processor model"),
+    **_same(_OWN_CUT, "truncation"),
+    "padding": READ,
+    "decoder": _DECODING,
+    "version": _RECORD,
+}
+"""``tokenizer.json``."""
+
+
+def describe_unsupported(settings: Mapping[str, Any], table: Table) -> str:
+    """Return a sentence about the first setting with a value that is not supported; "" if there is none."""
+    for name, value in settings.items():
+        rule = table.get(name)
+        if isinstance(rule, Only) and value is not None and value not in rule.values:
+            supported = " or ".join(map(json.dumps, rule.values)) or "null"
+            return f"{name} is {json.dumps(value)}. Only {supported} is supported."
+    return ""
+
+
+def describe_unknown(settings: Mapping[str, Any], table: Table) -> str:
+    """Return a sentence about the settings that the table lacks; "" if there are none."""
+    unknown = [name for name in settings if name not in table and not name.startswith("_")]
+    return f"nothing is known of {', '.join(unknown)}. It is ignored: compare embeddings." if unknown else ""

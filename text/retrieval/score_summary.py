@@ -1,0 +1,105 @@
+"""Summarize scored runs: means with intervals, a comparison of two runs, and questions that training has seen."""
+
+from __future__ import annotations
+
+import os
+
+from text.errors import DataError
+from text.evaluation import bootstrap_interval, mean_metrics, paired_randomization
+from text.retrieval.scoring import ScoredRun, read_positives
+
+Table = dict[str, dict[str, float]]
+"""By name of a metric: "mean", "low" and "high", and with another run "other" and "p"."""
+
+
+def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed: int = 0) -> Table:
+    """Return the mean of each metric over the questions, and its 95 % bootstrap confidence interval.
+
+    Args:
+        scored: The metrics of a run.
+        other: The metrics of another run of the same questions. The summary then also has its mean and the p-value of
+            a paired randomization test.
+        seed: Seed of the bootstrap and of the test.
+
+    Returns:
+        By name of a metric: "mean", "low" and "high", and with another run "other" and "p".
+
+    Raises:
+        DataError: The runs were scored on different questions.
+
+    >>> scored = ScoredRun("run.trec", {"q1": {"mrr@10": 0.5}, "q2": {"mrr@10": 1.0}}, 0, 0, [])
+    >>> summarize_scores(scored)["mrr@10"]
+    {'mean': 0.75, 'low': 0.5, 'high': 1.0}
+    """
+    if other is not None and scored.metrics.keys() != other.metrics.keys():
+        raise DataError(f"{other.path}: has other questions than {scored.path}. Both runs need the same ones.")
+    table = {}
+    for name, mean in mean_metrics(scored.metrics).items():
+        values = [metrics[name] for metrics in scored.metrics.values()]
+        low, high = bootstrap_interval(values, num_samples=1000, seed=seed)
+        table[name] = {"mean": mean, "low": low, "high": high}
+        if other is not None:
+            others = [other.metrics[question_id][name] for question_id in scored.metrics]
+            p = paired_randomization(values, others, seed=seed)
+            table[name] |= {"other": mean_metrics(other.metrics)[name], "p": p}
+    return table
+
+
+def describe_scores(scored: ScoredRun, *, by_answers: bool) -> str:
+    """Return the counts of a scored run as one line.
+
+    Args:
+        scored: The run.
+        by_answers: The run was scored by answers in passages.
+    """
+    counts = [
+        f"{len(scored.metrics)} questions ({scored.num_missing} of them not in the run, counted as 0)",
+        "95 % intervals by bootstrap",
+    ]
+    if scored.num_skipped:
+        counts.append(f"{scored.num_skipped} questions that the run lacks left out")
+    if scored.num_without_answers:
+        lacking = "answers" if by_answers else "a relevant passage"
+        counts.append(f"{scored.num_without_answers} questions without {lacking} left out")
+    if scored.num_unspaced:
+        counts.append(
+            f"{scored.num_unspaced} questions have answers in a script without spaces, which are matched as strings"
+        )
+    return "; ".join(counts)
+
+
+def split_seen(
+    scored: ScoredRun, rows: str | os.PathLike[str], other: ScoredRun | None = None
+) -> dict[str, tuple[ScoredRun, ScoredRun | None]]:
+    """Split the questions of a scored run by whether training has seen a relevant passage.
+
+    A question is seen if one of its relevant passages is a positive, by id, of any training row. The text of the
+    question does not matter.
+
+    Args:
+        scored: A run that was scored by qrels or positives, or by questions that have positives with ids.
+        rows: Training rows in the DPR format.
+        other: Another run of the same questions, which is split alike.
+
+    Returns:
+        Both runs with the questions "seen", and with the questions "unseen".
+
+    Raises:
+        DataError: The rows are malformed or have no positives with ids, or no relevant passage of a question is known.
+        OSError: The rows cannot be read.
+    """
+    if not any(scored.relevant.get(question_id) for question_id in scored.metrics):
+        raise DataError(
+            f"{scored.path}: the relevant passages of its questions are not known. Score it by qrels or positives."
+        )
+    known = {passage_id for judged in read_positives(rows).values() for passage_id in judged}
+    seen = {question_id for question_id in scored.metrics if not known.isdisjoint(scored.relevant[question_id])}
+    return {
+        "seen": (_keep(scored, seen), other and _keep(other, seen)),
+        "unseen": (_keep(scored, scored.metrics.keys() - seen), other and _keep(other, other.metrics.keys() - seen)),
+    }
+
+
+def _keep(scored: ScoredRun, question_ids: set[str]) -> ScoredRun:
+    metrics = {name: values for name, values in scored.metrics.items() if name in question_ids}
+    return scored._replace(metrics=metrics)

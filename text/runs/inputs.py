@@ -1,0 +1,118 @@
+"""Check the files that the stages of a loop read, before the first stage runs.
+
+Each file is opened by the functions that the commands use. A fault that would end the last stage after hours therefore
+ends the loop at its start.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from text.datasets import DPRFile, PassageCollection, open_splits, read_questions
+from text.datasets.dpr_rows import count_unusable_rows
+from text.errors import DataError
+from text.models import check_encoder_name
+from text.retrieval.encoding import check_collection
+from text.retrieval.scoring import read_positives
+from text.runs.folder import find_tokenizer
+from text.runs.stages import Stage, is_complete
+from text.training import check_devices
+from text.transforms import load_tokenizer
+
+Settings = Mapping[str, Any]
+"""The value of every flag of a command."""
+
+
+def check_inputs(stages: Sequence[Stage], output_dir: str | os.PathLike[str]) -> None:
+    """Check the inputs of the stages that are not complete. A file that another stage makes is passed over.
+
+    Args:
+        stages: The stages of a rehearsal.
+        output_dir: Folder of all stages.
+
+    Raises:
+        DataError: A file has a fault that a stage would refuse; with its place.
+        UsageError, ValueError, OSError: A file or an encoder cannot be read.
+    """
+    folder, done = os.path.realpath(output_dir), set[str]()
+    for stage in stages:
+        settings = {name: _without_made(value, folder) for name, value in stage.settings.items()}
+        wanted = {name: settings.get(name) for name in _READ_BY[stage.command]}
+        name = json.dumps([stage.command, wanted], sort_keys=True, default=str)
+        if not is_complete(stage) and name not in done:
+            done.add(name)
+            _CHECKS[stage.command](settings)
+
+
+def _without_made(value: Any, folder: str) -> Any:
+    """Return the value of a flag without paths in the folder of the stages."""
+    if isinstance(value, list):
+        return [each for each in value if _without_made(each, folder) is not None]
+    is_made = isinstance(value, str) and os.path.realpath(value).startswith(folder + os.sep)
+    return None if is_made else value
+
+
+def _check_rows(settings: Settings) -> None:
+    if settings["rows"] is not None:
+        collection = settings["collection"]
+        count_unusable_rows(DPRFile(settings["rows"], PassageCollection(collection) if collection else None))
+
+
+def _check_train(settings: Settings) -> None:
+    check_devices(settings["gpus"], settings["num_nodes"])
+    if settings["encoder"] is not None:
+        check_encoder_name(settings["encoder"])
+        tokenizer = find_tokenizer(settings["tokenizer"], None, settings["encoder"])
+        if tokenizer is not None:
+            load_tokenizer(tokenizer)
+    files = {"train": settings["train_files"], "valid": [settings["valid_file"]], "test": [settings["test_file"]]}
+    files = {stage: paths for stage, paths in files.items() if paths and None not in paths}
+    options = {name: settings[name] for name in inspect.signature(open_splits).parameters if name in settings}
+    open_splits(files, **options)
+
+
+def _check_encode(settings: Settings) -> None:
+    if settings["collection"] is not None:
+        check_collection(PassageCollection(settings["collection"]))
+
+
+def _check_search(settings: Settings) -> None:
+    if settings["collection"] is not None:
+        PassageCollection(settings["collection"])
+    if settings["questions"] is None:
+        return
+    read_questions(settings["questions"])
+    if settings["with_positives"]:
+        read_positives(settings["questions"])
+
+
+def _check_evaluate(settings: Settings) -> None:
+    if settings["positives"] is not None:
+        read_positives(settings["positives"])
+    path = settings["questions"]
+    if path is not None and not any(question.answers for question in read_questions(path)):
+        raise DataError(f"{path}: no question has an answer to look for. Give questions with answers.")
+
+
+_CHECKS: dict[str, Callable[[Settings], None]] = {
+    "windows": _check_rows,
+    "train": _check_train,
+    "encode": _check_encode,
+    "search": _check_search,
+    "evaluate": _check_evaluate,
+    "mine": _check_rows,
+}
+_DATA = [name for name in inspect.signature(open_splits).parameters if name != "files"]
+_READ_BY = {
+    "windows": ["rows", "collection"],
+    "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA],
+    "encode": ["collection"],
+    "search": ["questions", "collection", "with_positives"],
+    "evaluate": ["positives", "questions"],
+    "mine": ["rows", "collection"],
+}
+"""The flags of each command that its check uses. Stages with equal values are checked once."""
