@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,13 +158,26 @@ def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tm
     assert remove_leftovers(tmp_path) == 0
 
 
-def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path):
+def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def die_with_the_lock() -> int:
-        with wait_for_lock(tmp_path / "lock"):
+        with wait_for_lock(tmp_path / "lock", "waits"):
             os._exit(7)
 
     assert in_another_process(die_with_the_lock) == 7
-    with wait_for_lock(tmp_path / "lock"), open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with wait_for_lock(tmp_path / "lock"):
-        pass
+    for _ in range(2):
+        with wait_for_lock(tmp_path / "lock", "waits"), open(tmp_path / "lock") as file:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    reads, writes = os.pipe()
+    with wait_for_lock(tmp_path / "lock", "waits"):
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(writes, 2)
+            with open(2, "w", closefd=False) as sys.stderr, wait_for_lock(tmp_path / "lock", "waits"):
+                os._exit(7)
+        assert os.read(reads, 100) == b"waits\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7

@@ -87,6 +87,7 @@ NOT_IN_FILES |= {
 """Arguments by which transformers passes on the content of files, and one for another family of models."""
 
 
+@needs_release_6
 def test_every_setting_of_a_tokenizer_is_listed():
     kinds = (transformers.BertTokenizer, transformers.RobertaTokenizer, transformers.XLMRobertaTokenizer)
     names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
@@ -198,11 +199,13 @@ def assert_equal_embeddings(folder: Path) -> torch.Tensor:
     return expected[0]
 
 
+@needs_release_6
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders_give_the_same_embeddings(folders: dict[str, Path], kind: str):
     assert_equal_embeddings(folders[kind])
 
 
+@needs_release_6
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_special_token_in_a_text_is_what_it_is_there(folders: dict[str, Path], kind: str):
     """A RoBERTa does not count the padding token as a position, even where a text holds it."""
@@ -379,6 +382,7 @@ def test_prompts_are_those_of_encode_query_and_encode_document(folder: Path, pro
     assert (load_side(folder, "question").prompt, load_side(folder, "passage").prompt) == (question, passage)
 
 
+@needs_release_6
 @pytest.mark.parametrize("name", ["passage", "corpus"])
 def test_a_prompt_for_passages_under_another_name_is_read_and_told(folder: Path, name: str):
     """Releases of sentence-transformers differ in whether encode_document uses it."""

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -72,16 +73,24 @@ def remove_leftovers(folder: str | os.PathLike[str], *, untouched_seconds: float
 
 
 @contextmanager
-def wait_for_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+def wait_for_lock(path: str | os.PathLike[str], message: str) -> Iterator[None]:
     """Hold the lock of a file, which is created if it is missing. Wait while another process holds it.
 
     The lock belongs to the process, so it is gone when the process ends in any way.
+
+    Args:
+        path: The file.
+        message: Line that is printed to stderr before waiting.
 
     Raises:
         OSError: The file cannot be created.
     """
     with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(message, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

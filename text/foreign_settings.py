@@ -58,7 +58,10 @@ ENCODER: Table = {
     ),
     **_same(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
     **_same(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
-    **_same(_SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation"),
+    **_same(
+        _SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation xla_device"
+    ),
+    **_same("The tokenizer has its own.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"),
     **_same("Embeddings are computed in float32, or as --precision says.", "dtype torch_dtype"),
     **_same("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
     **_same("BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"),
@@ -68,7 +71,7 @@ ENCODER: Table = {
         "do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id "
         "forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams "
         "num_return_sequences output_scores prefix remove_invalid_values repetition_penalty return_dict_in_generate "
-        "sep_token_id suppress_tokens temperature tf_legacy_loss top_k top_p typical_p",
+        "suppress_tokens temperature tf_legacy_loss top_k top_p typical_p",
     ),
 }
 """``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
@@ -162,7 +165,7 @@ TOKENIZER_OPTIONS: Table = {
     **_same(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
     **_same(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
     **_same(_RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"),
-    **_same(_RECORD, "full_tokenizer_file from_slow legacy verbose"),
+    **_same(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
     "sp_model_kwargs": "tokenizer.json has its own copy.",
 }
 """``tokenizer_config.json``."""

@@ -191,7 +191,7 @@ def test_packed_layers_equal_padded_ones():
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     found = []
     for is_packed in (False, True):
-        hidden = ours.embeddings(ours.embeddings.word(input_ids), mask)
+        hidden = ours.embeddings(ours.embeddings.word(input_ids), input_ids, mask)
         if is_packed:
             tokens = ours._transform(hidden[mask], packed(mask))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -355,6 +356,16 @@ def test_a_full_disk_leaves_only_the_plan(tmp_path: Path, collection: PassageCol
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["plan.json"]
 
 
+def test_a_disk_that_is_too_small_is_told_before_the_work(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    plan = plan_encoding(collection, Embedder.from_pretrained(model, "passage"), **OPTIONS)
+    with pytest.raises(OSError) as error:
+        start_encoding(tmp_path / "e", plan._replace(num_rows=10**15))
+    assert error.value.errno == errno.ENOSPC and error.value.filename == f"{tmp_path}/e"
+    assert list((tmp_path / "e").iterdir()) == []
+
+
 def test_embeddings_of_another_plan_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     shards = whole(tmp_path / "e", collection, model)
     other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
@@ -424,7 +435,7 @@ def test_the_mean_cosine_shows_a_collapse(tmp_path: Path) -> None:
 
 def test_an_empty_collection_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.tsv").write_text("id\ttext\ttitle\n")
-    with pytest.raises(ValueError, match=r"none.tsv: no passages"):
+    with pytest.raises(DataError, match=f"^{tmp_path}/none.tsv: "):
         plan_encoding(PassageCollection(tmp_path / "none.tsv"), Given(np.ones((1, 3), dtype=np.float32)))
 
 

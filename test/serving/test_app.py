@@ -302,6 +302,12 @@ def test_other_paths_and_methods_are_refused(port: int) -> None:
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 405")
 
 
+def test_a_model_tells_which_questions_it_cuts(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    search = load_search(site / "model", site / "embeddings", device="cpu")
+    assert [search.is_cut(question) for question in ("oak", "oak " * 40)] == [False, True]
+
+
 # ---- sockets
 
 

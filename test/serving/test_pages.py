@@ -34,6 +34,15 @@ def test_pieces_are_escaped_and_joined_without_space() -> None:
     assert "Answered in 2,500 ms" in html and "1,200 ms" in html
 
 
+def test_a_question_that_was_cut_is_told() -> None:
+    page = SearchPage(k="10", max_k=100, max_characters=1000, collections="2 passages")
+    shown = [
+        render_search_page(page, results=[SearchResult(name="some", seconds=1.2, passages=[], question_is_cut=is_cut)])
+        for is_cut in (False, True)
+    ]
+    assert ["longer than the model" in html for html in shown] == [False, True]
+
+
 def test_the_question_has_the_focus_until_there_are_passages() -> None:
     page = SearchPage(k="10", max_k=100, max_characters=1000, collections="2 passages")
     nothing = SearchResult(name="some", seconds=1.2, passages=[])

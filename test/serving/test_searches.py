@@ -56,6 +56,14 @@ def test_each_request_has_the_results_of_all_searches(tmp_path: Path) -> None:
     assert [(each.passage_id, each.answer_spans) for each in second.passages] == [("b0", [])]
 
 
+def test_a_question_that_is_too_long_for_a_search_is_marked(tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "corpus.jsonl", ["a0", "bb0"], ["an oak", "elm"])
+    searches = [Search("words", find_numbered, collection)]
+    searches.append(searches[0]._replace(name="model", is_cut=lambda question: len(question) > 1))
+    found = search_all(searches, [SearchRequest("a", 1), SearchRequest("bb", 1)])
+    assert [[result.question_is_cut for result in results] for results in found] == [[False, False], [False, True]]
+
+
 def test_a_found_passage_that_the_collection_lacks_is_an_error_with_its_path(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "corpus.jsonl", ["a0"], ["an oak"])
     with pytest.raises(DataError, match=r"corpus\.jsonl: .*\ba1\b"):

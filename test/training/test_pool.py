@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
-from text.records import BiEncoderBatch, TokenBatch
+from text.records import BiEncoderBatch, Example, Passage, TokenBatch
 from text.training import PassagePool
 from text.training.pool import PooledPassage
+from text.transforms import BiEncoderCollator
 
 NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+
+
+def find_no_tokens(texts: Sequence[Any]) -> TokenBatch:
+    """A transform that finds no token in any text."""
+    size = len(texts)
+    return TokenBatch(
+        torch.zeros(size, 1, dtype=torch.int64),
+        torch.zeros(size, 1, dtype=torch.bool),
+        torch.zeros(size, dtype=torch.bool),
+        torch.ones(size, dtype=torch.bool),
+    )
 
 
 def batch(
@@ -130,3 +145,17 @@ def test_questions_that_rank_first_are_not_among_the_worst() -> None:
     pool.add(batch([0], [1, 2], [[1]], owner=[0, 0]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
     pool.ranks()
     assert pool.worst(5, 3) == []
+
+
+def test_a_batch_without_questions_changes_nothing() -> None:
+    pool, other = PassagePool(), PassagePool()
+    full = (batch([0], [1, 2], [[1]]), torch.tensor([[1.0]]), torch.tensor([[3.0], [5.0]]))
+    nothing = BiEncoderCollator(find_no_tokens, find_no_tokens)([Example("", [], [Passage("", "", "")], [], [])])
+    pool.add(*full)
+    for part in (
+        (nothing, torch.zeros(0, 1), torch.zeros(0, 1)),
+        full,
+        (nothing, torch.zeros(0, 1), torch.zeros(0, 1)),
+    ):
+        other.add(*part)
+    assert other.metrics() == pool.metrics()

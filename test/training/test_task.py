@@ -16,8 +16,10 @@ from test.training.conftest import Run
 from text.datasets import DPRDataPipe
 from text.errors import NonFiniteLossError
 from text.models import BiEncoder, roberta_tiny
+from text.records import BiEncoderBatch, Example
 from text.training import BiEncoderTask
 from text.training.task import norm_of_gradient, share_of_peak
+from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -152,3 +154,18 @@ def test_metrics_csv_has_the_norm_before_clipping(
     assert list(logged) == list(steps)
     assert min(logged.values()) > 0.1
     assert list(logged.values()) == pytest.approx([plain.norms[step] for step in steps], rel=1e-5)
+
+
+def collate_nothing(examples: Sequence[Example]) -> BiEncoderBatch:
+    """Collate as for texts of which none has tokens."""
+    tokenize = Tokenize(train_tokenizer(["oak"], 300), 32)
+    return BiEncoderCollator(tokenize, tokenize)([])
+
+
+def test_a_batch_without_questions_has_no_loss_and_moves_nothing(rows: Path, tmp_path: Path) -> None:
+    run = Run(rows, tmp_path, max_epochs=1)
+    run.data.train_collate = collate_nothing
+    before = run.weights()
+    after = run.fit().weights()
+    assert all(torch.equal(after[name], weights) for name, weights in before.items())
+    assert run.trainer.global_step == 3

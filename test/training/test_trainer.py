@@ -178,7 +178,7 @@ class Forget(Callback):
     """Sets all weights to 0, so that all passages look alike."""
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: Any, pl_module: torch.nn.Module, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for weights in pl_module.parameters():
             weights.zero_()
 

@@ -337,8 +337,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         if random and self.sample_positives:
             positives = sample_first(positives, random)
         known = self._same_questions.find_positives(source, number)
-        hard_negatives: list[Any] = sample_negatives(row.hard_negatives, self.num_hard_negatives, random, known)
-        other_negatives: list[Any] = sample_negatives(row.other_negatives, self.num_other_negatives, random, known)
+        hard_negatives: list[Any] = sample_negatives(row.hard_negatives, self.num_hard_negatives, random)
+        other_negatives: list[Any] = sample_negatives(row.other_negatives, self.num_other_negatives, random)
         passages = (positives, hard_negatives, other_negatives)
         if isinstance(row, TokenRow):  # The collator takes both kinds alike.
             tokenized: Any = TokenizedExample(row.question, *passages, source, number, known)

@@ -7,10 +7,7 @@ from itertools import islice
 from random import Random
 from typing import TypeVar
 
-from text.records import Passage, TokenizedPassage
-
 T = TypeVar("T")
-AnyPassage = TypeVar("AnyPassage", bound=Passage | TokenizedPassage)
 
 
 def sample_first(positives: Sequence[T], random: Random) -> list[T]:
@@ -19,25 +16,18 @@ def sample_first(positives: Sequence[T], random: Random) -> list[T]:
     return [positives[chosen], *positives[:chosen], *positives[chosen + 1 :]]
 
 
-def sample_negatives(
-    pool: Sequence[AnyPassage | None], n: int, random: Random | None, known: Sequence[tuple[int, int]] | None = None
-) -> list[AnyPassage]:
+def sample_negatives(pool: Sequence[T | None], n: int, random: Random | None) -> list[T]:
     """Return ``n`` different passages of a pool, or all if it holds fewer.
 
     Args:
         pool: None stands for a passage that cannot be used.
         n: Number of passages.
         random: Draws the passages. By default the first ones are taken.
-        known: Keys of positives of the question. They are left out.
     """
     if n == 0:
         return []
     places = range(len(pool)) if random is None else _shuffle_lazily(len(pool), random)
-    passages = (passage for i in places if (passage := pool[i]) is not None)
-    if known:
-        ids, contents = (frozenset(column) for column in zip(*known, strict=True))
-        passages = (each for each in passages if each.keys[0] not in ids and each.keys[1] not in contents)
-    return list(islice(passages, n))
+    return list(islice((passage for i in places if (passage := pool[i]) is not None), n))
 
 
 def _shuffle_lazily(n: int, random: Random) -> Iterator[int]:

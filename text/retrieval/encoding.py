@@ -9,6 +9,7 @@ that says so. A killed process therefore repeats a few seconds of work. Ranks ta
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import distributed
 
 from text.artifacts import remove_leftovers, sha256, write_json
@@ -160,13 +162,14 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     Raises:
         ArtifactError: The folder holds embeddings of another plan.
         FileExistsError: The folder holds something else, such as a run or a model.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or the disk is too small for all embeddings.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     if not Path(folder, "plan.json").is_file():
         if any(Path(folder, name).exists() for name in ("manifest.json", "config.json")):
             raise FileExistsError(f"{folder}: holds something other than embeddings. Use another folder.")
+        _check_disk(folder, plan)
         write_json(Path(folder, "plan.json"), plan._asdict())
         return plan
     found = read_plan(folder)
@@ -242,6 +245,13 @@ def remove_embeddings(folder: str | os.PathLike[str]) -> None:
         if path.name == "manifest.json" or path.name.startswith(("shard-", "index-", "milvus")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     plan.unlink()  # Last, so that an interrupted removal leaves a folder that still counts as embeddings.
+
+
+def _check_disk(folder: str | os.PathLike[str], plan: Plan) -> None:
+    needed = plan.num_rows * plan.embedding_dim * np.dtype(plan.dtype).itemsize
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free, the embeddings need {needed}", os.fspath(folder))
 
 
 def _find_rank() -> tuple[int, int]:

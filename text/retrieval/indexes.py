@@ -89,7 +89,8 @@ def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
 
     folder = Path(shards.folder, f"index-{factory.replace(',', '-')}")
     if not (folder / "index.json").is_file():
-        with wait_for_lock(Path(shards.folder, _LOCK)):
+        message = f"{shards.folder}: another process builds an index, waiting for it"
+        with wait_for_lock(Path(shards.folder, _LOCK), message):
             if not (folder / "index.json").is_file():  # The process that had the lock has built another index, or none.
                 return FaissIndex.build(shards, factory, folder)
     return FaissIndex.load(folder, shards)

@@ -37,6 +37,8 @@ class Search(NamedTuple):
     collection: PassageCollection
     is_exact: bool = True
     """Whether the k best passages are always the first k of a longer result. An approximate index may find others."""
+    is_cut: Callable[[str], bool] = lambda question: False
+    """Returns whether a question is longer than the limit of the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class SearchResult:
     """Time that the search took for all questions of the batch."""
     passages: list[FoundPassage]
     """Passages, best first."""
+    question_is_cut: bool = False
+    """The question is longer than the model's limit, so only its beginning was used."""
 
 
 def load_search(
@@ -97,7 +101,11 @@ def load_search(
         check_hashes=check_hashes,
     )
     collection = open_collection(retriever.shards)
-    return Search(name or os.fspath(model), retriever.search, collection, is_exact=index is None)
+
+    def is_cut(question: str) -> bool:
+        return bool(retriever.embedder.count_truncated([question]))
+
+    return Search(name or os.fspath(model), retriever.search, collection, index is None, is_cut)
 
 
 def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) -> list[list[SearchResult]]:
@@ -120,7 +128,14 @@ def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) ->
         seconds = time.perf_counter() - started
         for request, found, own_results in zip(requests, all_found, results, strict=True):
             passages = _read_passages(search.collection, found, request.answer)
-            own_results.append(SearchResult(name=search.name, seconds=seconds, passages=passages))
+            own_results.append(
+                SearchResult(
+                    name=search.name,
+                    seconds=seconds,
+                    passages=passages,
+                    question_is_cut=search.is_cut(request.question),
+                )
+            )
     return results
 
 

@@ -300,14 +300,15 @@ def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def padding_idx(tokenizer: Tokenizer) -> int:
-    """The id of its padding token.
+    """Return the id of the padding token.
 
     Raises:
-        ValueError: It has none.
+        ArtifactError: The tokenizer has none.
     """
     index = find_padding(tokenizer)
     if index is None:
-        raise ValueError(f"the tokenizer has no padding token; expected {' or '.join(PADDING_TOKENS)}")
+        names = " or ".join(PADDING_TOKENS)
+        raise ArtifactError(f"the tokenizer has no padding token. Add {names}, or name one in tokenizer_config.json.")
     return index
 
 
@@ -320,7 +321,7 @@ def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the settings of an encoder with random weights that its tokenizer decides.
 
     Raises:
-        ValueError: The tokenizer has no padding token.
+        ArtifactError: The tokenizer has no padding token.
 
     >>> encoder_settings(train_tokenizer(["oak oak"], vocab_size=300))
     {'vocab_size': 263, 'pad_token_id': 1, 'bos_token_id': 0, 'eos_token_id': 2}

@@ -113,9 +113,8 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
         _check_as_it_is(tokenizer, folder, options, is_named=name in _AS_IT_IS)
     _check_sides(tokenizer, folder, options)
     _add_tokens(tokenizer, folder, options)
-    _choose_padding(
-        tokenizer, options, "[PAD]" if name in _BERT else "<pad>" if name.endswith("RobertaTokenizer") else ""
-    )
+    default = "[PAD]" if name in _BERT else "<pad>" if name in (_ROBERTA, _XLM_ROBERTA) else ""
+    _choose_padding(tokenizer, options, default)
 
 
 def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
