@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -165,19 +166,17 @@ def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path, capsys: py
 
     assert in_another_process(die_with_the_lock) == 7
     for _ in range(2):
-        with wait_for_lock(tmp_path / "lock", "waits"), open(tmp_path / "lock") as file:
-            with pytest.raises(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with wait_for_lock(tmp_path / "lock", "waits"), open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    reads, writes = os.pipe()
-    with wait_for_lock(tmp_path / "lock", "waits"):
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(writes, 2)
-            with open(2, "w", closefd=False) as sys.stderr, wait_for_lock(tmp_path / "lock", "waits"):
-                os._exit(7)
-        assert os.read(reads, 100) == b"waits\n"
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path):
+    code = "import sys; from text.artifacts import wait_for_lock\nwith wait_for_lock(sys.argv[1], 'waits'): pass"
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with wait_for_lock(tmp_path / "lock", "is not printed"):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None and process.stderr.readline() == "waits\n"
+        assert process.poll() is None
+    assert process.communicate() == (None, "") and process.returncode == 0

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from text.artifacts import check_files
 from text.commands.cli import escape_controls, number, translate_missing
-from text.errors import DataError, UsageError
+from text.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +87,14 @@ def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
     from text.evaluation import write_run
     from text.retrieval import search_questions
-    from text.retrieval.counts import describe_run
+    from text.retrieval.counts import describe_run, read_judged_questions
 
     if flags.questions is None or flags.run is None:
         _answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
     check_files([flags.questions, flags.collection, flags.qrels], [flags.run], overwrite=flags.overwrite)
-    questions = _read_questions(flags.questions, flags.qrels)
-    texts = [question.text for question in questions]
-    find, num_passages = _load_bm25(flags) if flags.bm25 else _load_dense(flags, texts)
+    questions = read_judged_questions(flags.questions, flags.qrels, tell=print)
+    find, num_passages = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
     run = search_questions(
         find,
         questions,
@@ -109,58 +108,30 @@ def search(flags: SearchFlags) -> None:
         print(line)
 
 
-def _read_questions(path: str, qrels: str | None) -> list[Any]:
-    """Read the questions, or those that the qrels judge. Print the number of the others."""
-    from text.datasets import read_questions
-    from text.evaluation import read_qrels
-
-    questions = read_questions(path)
-    if qrels is None:
-        return questions
-    judged = read_qrels(qrels)
-    kept = [question for question in questions if question.question_id in judged]
-    if not kept:
-        raise DataError(f"{qrels}: judges no question of {path}. Give the qrels of these questions.")
-    print(f"{len(kept)} of {len(questions)} questions are in {qrels}, {len(questions) - len(kept)} are left out")
-    if num_missing := len(judged) - len(kept):
-        print(f"{num_missing} questions of {qrels} are not in {path}")
-    return kept
-
-
 def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int]:
     """Return the search by BM25, and the number of passages."""
     from text.datasets import PassageCollection
+    from text.retrieval.counts import check_window
 
     with translate_missing("bm25"):
         from text.retrieval.bm25 import BM25
     options = {name: value for name in ("k1", "b") if (value := getattr(flags, f"bm25_{name}")) is not None}
     collection = PassageCollection(str(flags.collection))
     if flags.max_passage_hits is not None and len(collection):
-        _check_window(str(flags.collection), collection[0].passage_id)
+        check_window(str(flags.collection), collection[0].passage_id)
     return BM25(collection, **options).search, len(collection)
 
 
-def _load_dense(flags: SearchFlags, questions: list[str]) -> tuple[Callable[..., Any], int]:
+def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[..., Any], int]:
     """Return the search of the model and the number of passages. Print how many questions are too long for it."""
-    from text.retrieval.counts import describe_cut
+    from text.retrieval.counts import check_window, describe_cut_questions
 
     retriever = _load_retriever(flags)
     if flags.max_passage_hits is not None:
-        _check_window(flags.embeddings, retriever.shards.passage_id(0))
-    embedder = retriever.embedder
-    limit = embedder.tokenize_texts.max_length
-    for line in describe_cut(embedder.count_truncated(questions), len(questions), "questions", limit):
+        check_window(flags.embeddings, retriever.shards.passage_id(0))
+    for line in describe_cut_questions(retriever.embedder, questions):
         print(line)
     return retriever.search, len(retriever.shards)
-
-
-def _check_window(source: str, passage_id: str) -> None:
-    """Check before the search that passages are windows."""
-    if "#" not in passage_id:
-        raise DataError(
-            f"{source}: passage {passage_id} is no window of a document. Cut the passages (dpr-text windows), "
-            "or leave out --max_passage_hits."
-        )
 
 
 def _load_retriever(flags: SearchFlags) -> Any:

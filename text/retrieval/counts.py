@@ -1,11 +1,14 @@
-"""Say what a search or an encoding left out: short results, and texts that were cut."""
+"""Say what a search or an encoding left out: questions, short results, and texts that were cut."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from text.evaluation import Run
+from text.datasets import Question, read_questions
+from text.errors import DataError
+from text.evaluation import Run, read_qrels
+from text.retrieval.embedder import Embedder
 
 
 def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str]:
@@ -29,3 +32,51 @@ def describe_cut(num_cut: int, total: int, unit: str, max_length: int) -> Iterat
     if num_cut:
         share = f"{100 * num_cut / total:.1f} %"
         yield f"{num_cut} of {total} {unit} ({share}) are longer than {max_length} tokens, so their end is cut off"
+
+
+def describe_cut_questions(embedder: Embedder, questions: Sequence[Question]) -> Iterator[str]:
+    """Yield a line about the questions that are longer than the limit of a model if there are any."""
+    num_cut = embedder.count_truncated([question.text for question in questions])
+    return describe_cut(num_cut, len(questions), "questions", embedder.tokenize_texts.max_length)
+
+
+def read_judged_questions(
+    path: str | os.PathLike[str], qrels: str | os.PathLike[str] | None, *, tell: Callable[[str], object]
+) -> list[Question]:
+    """Read a file of questions, and return the questions that qrels judge.
+
+    Args:
+        path: The questions.
+        qrels: Relevance judgments. With None all questions are returned.
+        tell: Gets a line about the questions that are left out.
+
+    Raises:
+        DataError: A file is malformed, or the qrels judge none of the questions.
+        OSError: A file cannot be read.
+    """
+    questions = read_questions(path)
+    if qrels is None:
+        return questions
+    judged = read_qrels(qrels)
+    kept = [question for question in questions if question.question_id in judged]
+    if not kept:
+        raise DataError(
+            f"{os.fspath(qrels)}: judges no question of {os.fspath(path)}. Give the qrels of these questions."
+        )
+    tell(f"{len(kept)} of {len(questions)} questions are in {qrels}, {len(questions) - len(kept)} are left out")
+    if num_missing := len(judged) - len(kept):
+        tell(f"{num_missing} questions of {qrels} are not in {path}")
+    return kept
+
+
+def check_window(source: str, passage_id: str) -> None:
+    """Check before a search by windows that a passage is one.
+
+    Raises:
+        DataError: The passage is no window.
+    """
+    if "#" not in passage_id:
+        raise DataError(
+            f"{source}: passage {passage_id} is no window of a document. Cut the passages (dpr-text windows), "
+            "or leave out --max_passage_hits."
+        )

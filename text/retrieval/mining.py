@@ -27,7 +27,7 @@ from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.evaluation.unspaced import has_unspaced
 from text.progress import track
 from text.records import Passage
-from text.retrieval.counts import describe_cut
+from text.retrieval.counts import describe_cut_questions
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.retriever import load_retriever, search_questions
 from text.retrieval.shards import read_plan
@@ -217,10 +217,8 @@ def search_rows(
         raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
     questions = read_questions(rows)
     retriever = load_retriever(model, embeddings)
-    num_cut = retriever.embedder.count_truncated([question.text for question in questions])
-    limit = retriever.embedder.tokenize_texts.max_length
     if tell is not None:
-        for line in describe_cut(num_cut, len(questions), "questions", limit):
+        for line in describe_cut_questions(retriever.embedder, questions):
             tell(line)
     return search_questions(retriever.search, questions, k, with_positives=True, source=rows)
 

@@ -206,11 +206,23 @@ def test_title_of_the_wrong_type_is_refused(title: Any) -> None:
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
 def test_positive_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> None:
-    read, counts = parse(record(positive_ctxs=[bad, passage("a"), bad | {"title": "b"}]))
+    read, counts = parse(record(positive_ctxs=[bad, passage("a"), bad | {"title": " "}]))
     assert [positive.text for positive in read.positives] == ["a"]
     assert counts == {"positive_ctxs without text, left out": 2}
     with pytest.raises(SkipRow, match=r"^no positive_ctxs with text$"):
         parse(record(positive_ctxs=[bad, bad]))
+
+
+def test_passage_with_a_title_alone_is_read_and_counted() -> None:
+    alone = [{"title": "a", "text": ""}, {"title": "b", "text": " \n"}]
+    read, counts = parse(record(positive_ctxs=alone, hard_negative_ctxs=[{"title": "c", "text": ""}, {"title": "d"}]))
+    assert [(positive.title, positive.text) for positive in read.positives] == [("a", ""), ("b", "")]
+    assert [(negative.title, negative.text) for negative in read.hard_negatives] == [("c", "")]
+    assert counts == {
+        "positive_ctxs with a title alone": 2,
+        "hard_negative_ctxs with a title alone": 1,
+        "hard_negative_ctxs without text, left out": 1,
+    }
 
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
@@ -406,13 +418,14 @@ def test_ids_have_no_scores() -> None:
 
 
 class Numbers:
-    """A collection of the passages 1 to 9; 5 has no text, and 4 and 6 have the same title and text."""
+    """A collection of the passages 1 to 9; 5 is blank, 7 has a title alone, 4 and 6 have the same title and text."""
 
     def find(self, passage_id: str) -> Passage:
         if passage_id not in list("123456789"):
             raise KeyError(passage_id)
         content = {"6": "4"}.get(passage_id, passage_id)
-        return Passage(passage_id, f"title {content}", " " if passage_id == "5" else f"text {content}")
+        title, text = {"5": ("", " "), "7": ("title 7", "")}.get(passage_id, (f"title {content}", f"text {content}"))
+        return Passage(passage_id, title, text)
 
 
 def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str | None], dict[str, int]]:
@@ -428,15 +441,16 @@ def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str 
 
 
 def test_compact_row_by_hand() -> None:
-    row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1]}
-    # 5 has no text, 6 has title and text of a positive, 1 is one; there are no other negatives.
+    row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1, 7]}
+    # 5 is blank, 6 has title and text of a positive, 1 is one, 7 has a title alone; there are no other negatives.
     assert compact(row) == (
         ["4", "1"],
-        [None, None, "2", None],
+        [None, None, "2", None, "7"],
         [],
         {
             "hard_negative_ids without text, left out": 1,
             "hard_negative_ids that are positives, left out": 2,
+            "hard_negative_ids with a title alone": 1,
             "rows without negative_ids": 1,
         },
     )

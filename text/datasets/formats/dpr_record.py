@@ -44,7 +44,7 @@ class Collection(Protocol):
 
 
 ToPassage = Callable[[Any, int], "Passage | None"]
-"""Makes a passage of an item of a pool, given its place for a message; None if it has no text."""
+"""Makes a passage of an item of a pool, given its place for a message; None if it has neither text nor title."""
 
 
 class Row(NamedTuple):
@@ -284,14 +284,17 @@ def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPas
         if type(context) is not Object:
             raise FieldError(f"{name}[{i}]: {kind(context)}. Give an object such as {_CONTEXT_FORM}")
         text, title = context.get("text"), context.get("title")
-        if text is None or text == "":
+        if text is None:
             return None
         if type(text) is not str:
             raise FieldError(f"{name}[{i}].text: {kind(text)}. Give a string")
-        if text.isspace():
-            return None
         if type(title) is not str:
             title = read_title(title, f"{name}[{i}].title", counts)
+        if not text or text.isspace():
+            if not title.strip():
+                return None
+            counts[f"{name} with a title alone"] += 1
+            text = ""
         score = None if score_key is None else _score(context.get(score_key), f"{name}[{i}].{score_key}")
         return Passage(_passage_id(context, name, i, counts), title, text, score)
 
@@ -325,6 +328,9 @@ def _by_id(collection: Collection | None, name: str, counts: Counter[str]) -> To
             passage = collection.find(passage_id)
         except KeyError:
             raise FieldError(f"{name}[{i}]: not in the collection. The id is {passage_id!r}") from None
-        return passage if passage.text and not passage.text.isspace() else None
+        if not passage.text.strip():
+            counts[f"{name} with a title alone"] += bool(passage.title.strip())
+            return passage if passage.title.strip() else None
+        return passage
 
     return to_passage
