@@ -166,12 +166,11 @@ def _keys(
     passages = [
         keys for own, others in zip(positives, negatives, strict=True) for keys in (*own[:num_positives], *others)
     ]
-    known = [
-        own if again is None else list(dict.fromkeys((*own, *map(tuple, again))))
-        for own, again in zip(positives, (example.same_question_positives for example in examples), strict=True)
-    ]
-    most = max(map(len, known))
-    known = [own + [own[0]] * (most - len(own)) for own in known]
+    for own, example in zip(positives, examples, strict=True):
+        if example.same_question_positives is not None:
+            own += map(tuple, example.same_question_positives)
+    most = max(map(len, positives))
+    known = [own + [own[0]] * (most - len(own)) for own in positives]
     return np.array(passages), np.array(known)
 
 

@@ -274,7 +274,7 @@ def test_ids_are_compared_as_they_are_written() -> None:
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
 @pytest.mark.parametrize(("value", "expected"), [(12.0, "12"), (-1.0, "-1"), (-0.0, "0")])
 def test_passage_id_that_is_a_whole_float_is_read_and_counted(key: str, value: float, expected: str) -> None:
-    read, counts = parse(record(positive_ctxs=[passage(**{key: value})]))
+    read, counts = parse(record(positive_ctxs=[passage() | {key: value}]))
     assert read.positives[0].passage_id == expected
     assert counts == {"ids such as 12.0, read as 12": 1}
 
