@@ -29,6 +29,7 @@ from text.foreign_settings import (
     SENTENCE_TRANSFORMERS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER,
+    TOKENIZER_MODEL,
     TOKENIZER_OPTIONS,
     TRANSFORMER,
 )
@@ -99,6 +100,8 @@ def test_every_setting_of_a_tokenizer_is_listed():
     assert names - TOKENIZER_OPTIONS.keys() <= NOT_IN_FILES
     assert SPECIAL_TOKENS_MAP.keys() >= set(transformers.BertTokenizer.SPECIAL_TOKENS_ATTRIBUTES)
     assert json.loads(Tokenizer(models.BPE()).to_str()).keys() == TOKENIZER.keys()
+    kinds = (models.BPE(), models.WordPiece(), models.Unigram(), models.WordLevel({"a": 0}, "a"))
+    assert {key for kind in kinds for key in json.loads(Tokenizer(kind).to_str())["model"]} == TOKENIZER_MODEL.keys()
 
 
 def test_an_unknown_setting_is_told(folder: Path):
@@ -223,7 +226,10 @@ PADDING = {
     "pad_type_id": 0,
     "pad_token": "[PAD]",
 }
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+TWO_SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
 LIKE_MASK = {"content": "[MASK]", "lstrip": True, "rstrip": True, "normalized": False, "special": True}
+MASK = {"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "special": True}
 MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
 
 
@@ -252,6 +258,7 @@ MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": F
         ("roberta", "sentence_bert_config.json", {"do_lower_case": True}),
         ("roberta", "config.json", {"layer_norm_eps": 0.1}),
         ("xlm-roberta", "sentence_bert_config.json", {"do_lower_case": True}),
+        ("xlm-roberta", "tokenizer_config.json", {"eos_token": "<mask>"}),
     ],
 )
 def test_a_setting_changes_embeddings_as_in_sentence_transformers(
@@ -272,6 +279,7 @@ def test_a_setting_changes_embeddings_as_in_sentence_transformers(
         ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"4": LIKE_MASK | {"single_word": False}}}),
         ("bert", "tokenizer.json", {"padding": PADDING}),
         ("bert", "tokenizer_config.json", {"pad_to_multiple_of": 8, "truncation_strategy": "only_first"}),
+        ("bert", "config.json", {"pad_token_id": None, "hidden_act": "gelu_python"}),
         ("bert", "config.json", {"bos_token_id": 7, "eos_token_id": 9, "use_cache": True, "pad_token_id": 5}),
         ("bert", "sentence_bert_config.json", {"do_lower_case": True}),
         (
@@ -281,6 +289,9 @@ def test_a_setting_changes_embeddings_as_in_sentence_transformers(
         ),
         ("roberta", "config.json", {"hidden_dropout_prob": 0.5, "chunk_size_feed_forward": 3, "bos_token_id": 9}),
         ("roberta", "tokenizer_config.json", {"trim_offsets": False, "errors": "strict"}),
+        ("xlm-roberta", "tokenizer.json", {"post_processor": None}),
+        ("xlm-roberta", "tokenizer.json", {"pre_tokenizer": METASPACE}),
+        ("xlm-roberta", "tokenizer.json", {"normalizer": TWO_SPACES}),
     ],
 )
 def test_a_setting_that_decides_nothing_here_decides_nothing_there(
@@ -317,6 +328,13 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("bert", "tokenizer_config.json", {"split_special_tokens": True}),
         ("bert", "tokenizer_config.json", {"model_input_names": ["input_ids"]}),
         ("bert", "tokenizer_config.json", {"do_lower_case": "no"}),
+        ("bert", "tokenizer_config.json", {"do_lower_case": 0}),
+        ("bert", "tokenizer_config.json", {"strip_accents": 1}),
+        ("bert", "tokenizer_config.json", {"tokenize_chinese_chars": 1.0}),
+        ("bert", "tokenizer_config.json", {"additional_special_tokens": [5]}),
+        ("bert", "tokenizer_config.json", {"additional_special_tokens": "the"}),
+        ("bert", "special_tokens_map.json", {"extra_special_tokens": {"the": None}}),
+        ("bert", "special_tokens_map.json", {"mask_token": 5}),
         ("bert", "tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}),
         ("bert", "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"}),
         ("bert", "tokenizer_config.json", {"unk_token": "[MASK]"}),
@@ -331,6 +349,7 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("bert", "config.json", {"hidden_act": "relu"}),
         ("bert", "config.json", {"position_embedding_type": "relative_key"}),
         ("bert", "config.json", {"is_decoder": True}),
+        ("bert", "config.json", {"is_causal": True}),
         ("bert", "config.json", {"pruned_heads": {"0": [1]}}),
         ("bert", "config.json", {"auto_map": {"AutoModel": "mine.Model"}}),
         ("bert", "config.json", {"quantization_config": {"bits": 4}}),
@@ -342,6 +361,9 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("bert", "1_Pooling/config.json", {"include_prompt": False}),
         ("roberta", "config.json", {"pad_token_id": 3}),
         ("xlm-roberta", "tokenizer_config.json", {"add_prefix_space": False}),
+        ("xlm-roberta", "tokenizer.json", {"normalizer": {"type": "Lowercase"}}),
+        ("xlm-roberta", "tokenizer.json", {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}]}}),
+        ("xlm-roberta", "tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}),
     ],
 )
 def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
@@ -360,6 +382,67 @@ def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
         or (name == "tokenizer_class" and "RobertaTokenizer" in message)
         or (name == "added_tokens_decoder" and "token o" in message)
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("roberta", {"dropout": 0.1}),
+        ("roberta", {"end_of_word_suffix": "</w>"}),
+        ("xlm-roberta", {"unk_id": 4}),
+        ("xlm-roberta", {"byte_fallback": True}),
+    ],
+)
+def test_a_model_that_transformers_does_not_build_is_refused(folders, tmp_path: Path, kind: str, changes):
+    path = copy(folders, kind, tmp_path) / "tokenizer.json"
+    edit(path, model={**json.loads(path.read_text())["model"], **changes})
+    with pytest.raises(ArtifactError, match=rf"{re.escape(str(path))}: model\.{next(iter(changes))}"):
+        load_tokenizer(path.parent)
+
+
+def test_dropout_is_refused_whatever_the_class(folders: dict[str, Path], tmp_path: Path):
+    path = copy(folders, "roberta", tmp_path) / "tokenizer.json"
+    edit(path.with_name("tokenizer_config.json"), tokenizer_class="PreTrainedTokenizerFast")
+    edit(path, model={**json.loads(path.read_text())["model"], "dropout": 0.5})
+    with pytest.raises(ArtifactError, match="dropout"):
+        load_tokenizer(path.rename(path.with_name("other.json")))
+
+
+@needs_release_6
+@pytest.mark.parametrize("changes", [{"unk_token": "b"}, {"ignore_merges": True}, {"dropout": 0.0}])
+def test_the_merges_of_a_roberta_alone_decide(folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any]):
+    folder = copy(folders, "roberta", tmp_path)
+    path = folder / "tokenizer.json"
+    edit(path, model={**json.loads(path.read_text())["model"], **changes})
+    assert_equal_embeddings(folder)
+
+
+@needs_release_6
+@pytest.mark.parametrize(
+    ("file", "settings", "spaces"),
+    [
+        ("tokenizer_config.json", {}, 2),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"4": MASK}}, 1),
+        ("tokenizer_config.json", {"mask_token": MASK | {"__type": "AddedToken"}}, 1),
+        ("special_tokens_map.json", {"mask_token": MASK}, 1),
+    ],
+)
+def test_the_mask_of_a_vocabulary_takes_the_spaces_that_the_files_beside_it_say(
+    folders: dict[str, Path], tmp_path: Path, file: str, settings: dict[str, Any], spaces: int
+):
+    Tokenizer.from_file(str(folders["roberta"] / "tokenizer.json")).model.save(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    edit(tmp_path / file, **settings)
+    found = load_tokenizer(tmp_path).encode("a <mask> b").ids
+    assert found == transformers.AutoTokenizer.from_pretrained(tmp_path)("a <mask> b").input_ids
+    assert len(found) == 5 + spaces  # "a", "<mask>", "b", one before and one after them
+
+
+def test_a_tokenizer_without_a_token_for_a_letter_is_refused_by_its_file(tmp_path: Path):
+    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "oak": 1, "b": 2}, "?"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ArtifactError, match=re.escape(str(tmp_path / "tokenizer.json"))):
+        load_tokenizer(tmp_path)
 
 
 # ---- prompts

@@ -46,12 +46,13 @@ ENCODER: Table = {
         "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id "
         "hidden_dropout_prob attention_probs_dropout_prob projection_dim tokenizer_class",
     ),
-    "hidden_act": Only(("gelu",)),
+    "hidden_act": Only(("gelu", "gelu_python")),  # one function
     "position_embedding_type": Only(("absolute",)),
     "pruned_heads": Only(({},)),
     "quantization_config": Only(()),
     "auto_map": Only(()),
-    **_same(Only((False,)), "is_decoder is_encoder_decoder add_cross_attention use_bfloat16 tie_encoder_decoder"),
+    **_same(Only((False,)), "is_decoder is_causal is_encoder_decoder add_cross_attention"),
+    **_same(Only((False,)), "use_bfloat16 tie_encoder_decoder"),
     **_same(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
     **_same(
         _HEADS, "classifier_dropout id2label label2id num_labels problem_type finetuning_task task_specific_params"
@@ -179,15 +180,27 @@ TOKENIZER: Table = {
 }
 """``tokenizer.json``."""
 
+TOKENIZER_MODEL: Table = {
+    **_same(READ, "type vocab merges unk_token unk_id fuse_unk byte_fallback ignore_merges"),
+    **_same(READ, "continuing_subword_prefix end_of_word_suffix max_input_chars_per_word"),
+    "dropout": Only((0.0,)),  # else a text has other ids each time
+}
+"""``model`` in ``tokenizer.json``: BPE, WordPiece, Unigram or WordLevel. A class of transformers can have its own."""
+
 
 def describe_unsupported(settings: Mapping[str, Any], table: Table) -> str:
     """Return a sentence about the first setting with a value that is not supported; "" if there is none."""
     for name, value in settings.items():
         rule = table.get(name)
-        if isinstance(rule, Only) and value is not None and value not in rule.values:
+        if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
             supported = " or ".join(map(json.dumps, rule.values)) or "null"
             return f"{name} is {json.dumps(value)}. Only {supported} is supported."
     return ""
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two values are equal and of one type. In Python 0 equals False."""
+    return type(value) is type(other) and value == other
 
 
 def describe_unknown(settings: Mapping[str, Any], table: Table) -> str:

@@ -5,6 +5,7 @@ Dimensions: B questions; P passages; K known positives of one question; L tokens
 
 from __future__ import annotations
 
+import unicodedata
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -123,12 +124,17 @@ class BiEncoderBatch(NamedTuple):
 
 
 def question_key(question: str) -> int:
-    """Return the identity of a question, hashed to 64 bits. Case and white space make no difference.
+    """Return the identity of a question, hashed to 64 bits.
+
+    Case, white space and the Unicode form (NFC or NFD) make no difference. Punctuation does.
 
     >>> question_key("Who ate  the oak?") == question_key("who ate the oak? ")
     True
+    >>> question_key("who ate the oak?") == question_key("who ate the oak")
+    False
     """
-    return text_key(" ".join(question.casefold().split()))
+    composed = question if question.isascii() else unicodedata.normalize("NFC", question)
+    return text_key(" ".join(composed.casefold().split()))
 
 
 def text_key(value: str) -> int:

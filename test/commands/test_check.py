@@ -146,6 +146,19 @@ def test_a_text_without_tokens_is_found_with_the_tokenizer(
     assert f"{folder}/train.jsonl:5 " in err
 
 
+def test_negatives_without_tokens_are_told_with_their_place(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    hard = [{"text": "\u200b"}, context("x")]
+    write_jsonl(folder / "train.jsonl", [record("train 0"), record("train 1", hard_negative_ctxs=hard)])
+    code, lines, out, _ = run_check(folder, capsys, f"--tokenizer={tmp_path}/bert")
+    assert code == 0 and lines["negatives without tokens, left out"] == ["1", "0", "0"]
+    [note] = [line for line in out.splitlines() if line.startswith("note: ") and "without tokens" in line]
+    assert f"{folder}/train.jsonl:2 (byte " in note
+
+
 def test_rows_that_name_passages_of_a_collection(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "passages.tsv").write_text("id\ttext\ttitle\n1\tan oak\tOak\n2\tan elm\tElm\n")
     for stage in ("train", "valid", "test"):
@@ -161,7 +174,7 @@ def test_rows_that_name_passages_of_a_collection(folder: Path, capsys: pytest.Ca
     ("rows", "flags", "place"),
     [
         (records(4, hard=0), ["--batch_size=1"], "train.jsonl"),
-        ([record("a"), record(question=1)], [], "train.jsonl:2"),
+        ([record("a"), record(question=True)], [], "train.jsonl:2"),
         ([record("a", positives=0)], [], "train.jsonl:1"),
     ],
 )

@@ -120,6 +120,18 @@ def test_a_fused_run_is_named_after_both_and_written(files: Path, tmp_path: Path
     assert (tmp_path / "best.trec").read_text().startswith("0 Q0 p0 1 1.0 best\n")
 
 
+def test_the_fused_run_is_scored_without_self_matches(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.trec").write_text("1 Q0 1 1 2.0 a\n1 Q0 p1 2 1.0 a\n")
+    (tmp_path / "b.trec").write_text("1 Q0 p2 1 1.0 b\n")
+    (tmp_path / "qrels").write_text("1 0 p1 1\n")
+    flags = [f"--qrels={tmp_path}/qrels", f"--output_dir={tmp_path}/e", f"--run={tmp_path}/a.trec"]
+    fused = [f"--fuse_with={tmp_path}/b.trec", f"--fused_run={tmp_path}/fused.trec", "--drop_self_matches"]
+    assert run_command(evaluate, EvaluateFlags, [*flags, *fused]) == 0
+    # Each is the first passage of a run. Of equal scores, the larger id ranks first.
+    assert read_run(tmp_path / "fused.trec") == {"1": {"p1": 1 / 61, "p2": 1 / 61}}
+    assert read_figures(tmp_path / "e")["figures"]["mrr@100"]["mean"] == 0.5
+
+
 def test_seen_and_unseen_questions(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in (0, 3)))
     rows = [{"question": "q", "positive_ctxs": [{"passage_id": name, "text": "oak"}]} for name in ("p0", "p1", "p9")]
@@ -219,11 +231,9 @@ def test_a_passage_that_the_collection_lacks_is_named(files: Path, tmp_path: Pat
 
 def test_a_run_of_other_questions_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
     (tmp_path / "qrels").write_text("other\t0\tp1\t1\n")
-    (tmp_path / "nothing").write_text("")
-    for name in ("qrels", "nothing"):
-        flags = [f"--run={files}/run.trec", f"--qrels={tmp_path}/{name}", f"--output_dir={tmp_path}"]
-        code, line = fail(evaluate, EvaluateFlags, *flags)
-        assert code == 3 and f"{files}/run.trec: " in line and f"{tmp_path}/{name}" in line
+    flags = [f"--run={files}/run.trec", f"--qrels={tmp_path}/qrels", f"--output_dir={tmp_path}"]
+    code, line = fail(evaluate, EvaluateFlags, *flags)
+    assert code == 3 and f"{files}/run.trec: " in line and f"{tmp_path}/qrels" in line
     (tmp_path / "other.trec").write_text("other Q0 p1 1 1.0 x\n")
     flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}"]
     code, line = fail(evaluate, EvaluateFlags, *flags, f"--other_run={tmp_path}/other.trec")
@@ -232,7 +242,7 @@ def test_a_run_of_other_questions_is_refused(files: Path, tmp_path: Path, fail: 
     assert code == 3 and f"{tmp_path}/other.trec: " in line and f"{files}/run.trec" in line
     (tmp_path / "one.trec").write_text("0 Q0 p1 1 1.0 x\n")
     code, line = fail(evaluate, EvaluateFlags, *flags, f"--other_run={tmp_path}/one.trec", "--skip_missing")
-    assert code == 3 and f"{tmp_path}/one.trec: " in line and f"{files}/run.trec" in line
+    assert code == 3 and f"{tmp_path}/one.trec: " in line and f"{files}/run.trec" in line and "--skip_missing" in line
 
 
 def test_results_of_answers_do_not_outlive_them(files: Path, tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_mined_rows_can_be_trained_on(made: Path, tmp_path: Path, capsys: pytest
     assert DPRDataPipe(str(tmp_path / "hard.jsonl"), 8, train=True, num_hard_negatives=3).num_rows == 8
 
 
+def test_rows_without_answers_are_told(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(made / "rows.jsonl")
+    answers = [row.pop("answers") for row in rows]
+    rows[1]["answer"] = answers[1][0]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]", "--overwrite")
+    flags[0] = f"--rows={tmp_path}/rows.jsonl"
+    for more, is_told in (([], True), (["--answers=false"], False)):
+        assert run_command(mine, MineFlags, [*flags, *more]) == 0
+        assert (f"{len(rows) - 1} rows have no answers" in capsys.readouterr().out) is is_told
+        summary = json.loads((tmp_path / "hard.jsonl.summary.json").read_text())
+        assert summary["rows_without_answers"] == len(rows) - 1
+
+
 def test_unusable_rows_are_counted(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail) -> None:
     rows = read(made / "rows.jsonl")
     for row in rows[:3]:

@@ -194,6 +194,16 @@ def test_passages_that_are_no_windows_are_told_before_the_search(
         assert code == 3 and f"{files}/{source}: " in line
 
 
+def test_bm25_tells_what_is_unusual_in_the_collection(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"_id": "1", "title": "oak", "text": ""}, {"_id": "2", "title": "elm", "text": None}]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    flags = [f"--questions={files}/questions.csv", "--bm25", f"--collection={tmp_path}/c.jsonl", f"--run={tmp_path}/r"]
+    assert run_command(search, SearchFlags, flags) == 0
+    assert f"2 passages without text in {tmp_path}/c.jsonl\n" in capsys.readouterr().out
+
+
 def test_settings_of_bm25_change_scores(files: Path, tmp_path: Path, fail: Fail) -> None:
     flags = [f"--questions={files}/questions.csv", "--bm25", f"--collection={files}/corpus.jsonl"]
     runs = []

@@ -181,9 +181,17 @@ def test_missing_id_is_refused_unless_ids_are_positions(path: Path) -> None:
 @pytest.mark.usefixtures("kept")
 def test_values_with_one_meaning_are_read_and_counted(path: Path) -> None:
     rows = ['{"_id": 12.0, "title": 1984, "text": "a", "more": NaN}', '{"_id": 7, "text": "b\\ud800"}']
+    rows += ['{"_id": "", "id": "8", "text": 2.5}']
     passages = collection(path, "\n".join(rows))
-    assert list(passages) == [Passage("12", "1984", "a"), Passage("7", "", "b\ufffd")]
-    assert sorted(passages.counts.values()) == [1, 1, 1, 1]
+    assert list(passages) == [Passage("12", "1984", "a"), Passage("7", "", "b\ufffd"), Passage("8", "", "2.5")]
+    assert sorted(passages.counts.values()) == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("again", ["text", "te\\u0078t"])
+def test_key_that_stands_twice_is_refused(path: Path, again: str) -> None:
+    content = '{"_id": "1", "text": "a"}\n{"_id": "2", "text": "b", "' + again + '": "c"}\n'
+    assert refusal(path, content) == (2, 26, "text")
 
 
 @pytest.mark.usefixtures("kept")
@@ -201,6 +209,15 @@ def test_text_under_another_name_is_refused_with_the_keys(path: Path, key: str) 
     assert refusal(path, content) == (2, 25, "text")
     with pytest.raises(DataError, match=f"_id, title, {key}"):
         collection(path, content)
+
+
+@pytest.mark.usefixtures("kept")
+def test_null_beside_a_text_under_another_name_is_refused(path: Path) -> None:
+    record = {"_id": "2", "title": "Oak tree", "text": None, "url": "https://oak", "views": 3, "content": "An oak."}
+    assert refusal(path, '{"_id": "1", "text": "a"}\n' + json.dumps(record)) == (2, 26, "text")
+    del record["content"]
+    assert list(collection(path, json.dumps(record))) == [Passage("2", "Oak tree", "")]
+    assert collection(path, json.dumps(record | {"text": "", "note": "no text yet"})).counts.total() == 1
 
 
 @pytest.mark.parametrize("value", ["Oak (tree)", "b\nc", "a%20b", "\u2028"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test.helpers import law
-from text.datasets import PassageCollection, update_collection
+from text.datasets import PassageCollection, read_ids, update_collection
 from text.errors import DataError
 from text.records import Passage
 
@@ -51,10 +51,15 @@ def test_equals_a_dictionary(
 
 def test_contradictory_updates_are_refused_by_id(tmp_path: Path) -> None:
     old = collection_of(tmp_path / "old", {"a": "x", "b": "y"})
-    with pytest.raises(DataError, match=r"old: .*passage c "):
+    with pytest.raises(DataError, match=r"old: .*passage \"c\" "):
         update_collection(old, tmp_path / "new", deletes=["a", "c"])
     with pytest.raises(DataError, match=r"old: a "):
         update_collection(old, tmp_path / "new", upserts=[Passage("a", "", "z")], deletes=["a"])
     with pytest.raises(DataError, match=r"^c is "):
         update_collection(old, tmp_path / "new", upserts=[Passage("c", "", "z"), Passage("c", "", "y")])
     assert not (tmp_path / "new").exists()
+
+
+def test_ids_keep_their_spaces(tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes("\ufeffa \r\n\n b\n \t\nc d\u3000\ne\rf".encode())
+    assert read_ids(tmp_path / "ids") == {"a ", " b", "c d\u3000", "e\rf"}

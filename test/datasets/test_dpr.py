@@ -392,7 +392,7 @@ def test_texts_are_all_texts(path: Path) -> None:
 
 
 def test_error_has_path_line_byte_and_field(path: Path) -> None:
-    write_jsonl(path, [record("a"), record(question=7)])
+    write_jsonl(path, [record("a"), record(question=True)])
     byte = path.read_bytes().index(b"\n") + 1
     assert place_of(refusal(path), path) == (2, byte, "question")
 

@@ -80,7 +80,7 @@ def test_kept_findings_give_the_same_pipe(mixed: Path) -> None:
 @pytest.mark.usefixtures("kept")
 def test_changed_file_is_checked_anew(mixed: Path) -> None:
     DPRFile(mixed)
-    write_jsonl(mixed, [*records(3), record(question=1)])
+    write_jsonl(mixed, [*records(3), record(question=True)])
     assert DPRFile(mixed).findings.unusable.keys() == {3}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,21 @@ def test_an_unusable_row_names_no_passage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
-        (("Oak", "An oak , old."), ("OAK", "an oak, old"), True),
+        (("Oak", "An oak , old."), ("OAK", "an oak, old."), True),
+        (("", "the \u201cold\u201d oak\u2019s age \u2013 9"), ("", 'the "old" oak\'s age - 9'), True),
+        (("", "an\u00a0o\u00adak\u200b"), ("", "an oak"), True),
+        (("", "\uff21n oak\u2026"), ("", "An oak..."), True),
+        (("", "C++"), ("", "C#"), False),
+        (("", "-5"), ("", "5"), False),
+        (("", "An oak."), ("", "An oak"), False),
+        (("C++", "a language"), ("C", "a language"), False),
         (("Oak", "An oak"), ("", "An oak"), True),  # many files leave titles out
         (("Oak", "An oak"), ("Elm", "An oak"), False),
         (("", "caf\u00e9"), ("", "cafe\u0301"), True),
         (("", "cafe"), ("", "cafes"), False),
         (("", "\u0915\u093f"), ("", "\u0915\u0940"), False),  # two Hindi syllables differ in a vowel sign
         (("", "!!!"), ("", "???"), False),
+        (("", "\u200b"), ("", "\u200e"), False),
         (("", "\u957f\u57ce"), ("", "\u957f\u6c5f"), False),
     ],
 )
@@ -116,6 +125,20 @@ def test_harmless_differences_by_hand(one: tuple[str, str], other: tuple[str, st
 def test_harmless_differences_train(tmp_path: Path) -> None:
     rows = [row(passage("An oak, old.", id="1")), row(passage("an oak , old .", id="1"), question="r")]
     assert DPRDataPipe(write_jsonl(tmp_path / "train.jsonl", rows), 2).num_rows == 2
+
+
+@pytest.mark.parametrize("titles", list(permutations(["", "Alpha", "Beta"])))
+def test_two_titles_are_found_in_any_order(tmp_path: Path, titles: tuple[str, ...]) -> None:
+    contexts = [passage("See the article.", title=title, id="1") for title in titles]
+    rows = [row(each, question=f"q{i}") for i, each in enumerate(contexts)]
+    one_row = write_jsonl(tmp_path / "row.jsonl", [row(*contexts)])
+    one_file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    for path in (one_row, one_file):
+        with pytest.raises(DataError, match="with another title"):
+            DPRFile(path)
+    halves = [write_jsonl(tmp_path / f"{i}.jsonl", part) for i, part in enumerate((rows[:2], rows[2:]))]
+    with pytest.raises(DataError, match="with another title"):
+        DPRDataPipe(halves, 1)
 
 
 names, contents = st.sampled_from(["", "1", "01", "1a", "2", "a"]), st.sampled_from(["x", "y", "z"])
@@ -175,12 +198,13 @@ def test_splits_may_share_passages(tmp_path: Path) -> None:
 def test_rows_and_collection_must_agree(tmp_path: Path) -> None:
     collection = write_jsonl(tmp_path / "passages.jsonl", [{"_id": "1", "text": "an oak"}, {"_id": "2", "text": "a"}])
     compact = {"question": "r", "positive_ids": ["1"]}
-    good = write_jsonl(tmp_path / "good.jsonl", [compact, row(passage("An oak.", id="1"), passage("x", id="3"))])
+    good = write_jsonl(tmp_path / "good.jsonl", [compact, row(passage("An  oak", id="1"), passage("x", id="3"))])
     assert DPRFile(good, PassageCollection(collection)).findings.num_rows == 2
     bad = write_jsonl(tmp_path / "bad.jsonl", [compact, row(passage("An elm.", id="1"))])
     with pytest.raises(DataError, match=re.escape(str(collection))) as caught:
         DPRFile(bad, PassageCollection(collection))
     assert place_of(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
+    assert f"also stands in {collection}:1 (byte 0) with" in str(caught.value)
 
 
 def test_findings_that_are_kept_are_compared_across_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -113,12 +115,35 @@ def test_other_names_and_values_with_one_meaning(tmp_path: Path) -> None:
         '{"query_id": 12.0, "query": "q", "text": "a passage", "answers": "Paris"}\n'
         '{"question": null, "text": "r", "answers": [1985, null, "x"], "score": NaN}\n'
         '{"question": "s\\ud800", "positive_ids": [3.0, "p"]}\n'
+        '{"_id": "", "id": "t", "question": 1984, "answer": "Orwell"}\n'
     )
     assert read(tmp_path / "questions.jsonl", content) == [
         Question("12", "q", ["Paris"]),
         Question("1", "r", ["1985", "x"]),
         Question("2", "s\ufffd", [], False, ("3", "p")),
+        Question("t", "1984", ["Orwell"]),
     ]
+
+
+def test_answers_without_a_word_are_left_out_and_counted(tmp_path: Path) -> None:
+    blank, counts = ["\u200b", "\ufeff\u200d ", "\x00", " ", "", "\xad"], Counter[str]()
+    lines = [{"question": "q", "answers": ["a", *blank, "?"]}, {"question": "r", "answers": "\u2060"}]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read_questions(tmp_path / "questions.jsonl", counts) == [
+        Question("0", "q", ["a", "?"]),
+        Question("1", "r", []),
+    ]
+    assert counts == {"blank answers, left out": 7, "answers that are no list, read as one answer": 1}
+    (tmp_path / "qa.csv").write_text("q\t['a', '\u200b']\n", encoding="utf-8")
+    assert read_questions(tmp_path / "qa.csv", counts) == [Question("0", "q", ["a"])]
+    assert counts["blank answers, left out"] == 8
+
+
+def test_a_regular_expression_that_nfd_breaks_is_counted(tmp_path: Path) -> None:
+    counts = Counter[str]()
+    (tmp_path / "file").write_text('{"question": "q", "answers": ["Sn\\\\\u011bka"], "answer_is_regex": true}\n')
+    assert read_questions(tmp_path / "file", counts)[0].answers == ["Sn\\\u011bka"]
+    assert counts.total() == 1
 
 
 def test_ids_may_hold_white_space(tmp_path: Path) -> None:
@@ -135,7 +160,7 @@ def test_ids_may_hold_white_space(tmp_path: Path) -> None:
         ('q\t"[""a"",\n""b""]"\nr\n', r":3: "),
         ('{"question": "q"}\n{"question"', r":2 \(byte 29\): "),
         ('{"id": 1, "prompt": "q"}\n', r":1 \(byte 0\) question: .*id, prompt"),
-        ('{"question": 5}\n', r":1 \(byte 0\) question: "),
+        ('{"question": true}\n', r":1 \(byte 0\) question: "),
         ('{"question": "q", "answers": ["a", {}]}\n', r":1 \(byte 0\) answers\[1\]: "),
         ('{"question": "q", "answers": "[\'a\' \'b\']"}\n', r":1 \(byte 0\) answers: "),
         ('{"id": 1, "question": "q"}\n{"id": "1", "question": "r"}\n', r':2 \(byte 27\) id: "1" .*:1 \(byte 0\)'),
@@ -144,8 +169,21 @@ def test_ids_may_hold_white_space(tmp_path: Path) -> None:
         ('{"question": "q", "positive_ctxs": 5}\n', r":1 \(byte 0\) positive_ctxs: "),
         ("q\t['a\\ud800']\n", r":1: .*'\\ud800'"),
         ('{"question": "q", "positive_ids": "12"}\n', r":1 \(byte 0\) positive_ids: "),
-        ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\) positive_ids: "),
+        ('{"question": "q", "positive_ids": [true]}\n', r":1 \(byte 0\) positive_ids\[0\]: "),
+        (
+            '{"question": "q", "positive_ctxs": [{"id": "1"}, {"id": true}]}\n',
+            r":1 \(byte 0\) positive_ctxs\[1\]\.id: ",
+        ),
+        ('{"question": "q", "answers": [], "question": "r"}\n', r":1 \(byte 0\) question: "),
+        ('{"question": "q", "answers": ["array([\'a\'], dtype=object)"]}\n', r":1 \(byte 0\) answers: "),
+        ('{"question": "q", "id": "1"}\n{"question": "r"}\n', r':2 \(byte 29\) id: "1" .*:1 \(byte 0\).*line'),
         ('{"question": "q", "id": 1.5}\n', r":1 \(byte 0\) id: "),
+        ('{"question": "q", "answer_is_regex": "false"}\n', r":1 \(byte 0\) answer_is_regex: "),
+        ('{"question": "q", "answer_is_regex": 0}\n', r":1 \(byte 0\) answer_is_regex: "),
+        ('{"question": "q", "answers": ["a", "(net"], "answer_is_regex": true}\n', r":1 \(byte 0\) answers: \(net "),
+        ('q\t[]\n"q" is\t[]\n', r":2: .*double the quotes"),
+        ("q\tnan\n", r":1 answers: .*pandas"),
+        ("q\t\"array(['a'], dtype=object)\"\n", r":1 answers: .*pandas"),
     ],
 )
 def test_wrong_question_is_refused_with_its_place(tmp_path: Path, content: str, place: str) -> None:

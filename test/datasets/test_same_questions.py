@@ -84,6 +84,16 @@ def test_case_and_spaces_make_no_other_question(tmp_path: Path) -> None:
     assert [example.same_question_positives for example in examples] == [both, both, None]
 
 
+def test_unicode_forms_make_no_other_question_and_punctuation_does(tmp_path: Path) -> None:
+    rows = [
+        row("Wie hei\u00dft das Caf\u00e9", "a"),
+        row("wie heisst das cafe\u0301", "b"),
+        row("wie hei\u00dft das caf\u00e9?", "c"),
+    ]
+    [examples] = DPRDataPipe(write_jsonl(tmp_path / "train.jsonl", rows), 3)
+    assert [len(example.same_question_positives or ()) for example in examples] == [2, 2, 0]
+
+
 def test_rows_of_several_files_ask_the_same_question(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [row("q", name), row(f"only {name}", "d")]) for name in "ab"]
     [examples] = DPRDataPipe(paths, 4)

@@ -273,9 +273,10 @@ def test_row_with_a_value_that_can_be_repaired_is_kept_as_it_is(raw, out, form, 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (row(1, question=3), "question: a number"),
+        (row(1, question=[3]), "question: a list"),
         (row(1, negative_ctxs=[{"text": "a"}, {"text": "b", "title": ["c"]}]), "negative_ctxs.title: a list"),
-        (row(1, positive_ctxs=[{"title": "a"}]), "no positive_ctxs with text"),
+        (row(1, positive_ctxs=[{"title": "a", "text": None}]), "no positive_ctxs with text"),
+        (row(1, positive_ctxs=[{"title": "a", "body": "b"}]), "positive_ctxs.text: missing"),
         (
             row(1, extra=0).replace('"extra": 0', '"extra": {"a": 1, "b": 2, "a": 1}'),
             "a: key stands twice in one object",

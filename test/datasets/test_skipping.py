@@ -34,9 +34,9 @@ def places(message: str, path: Path) -> list[tuple[int, str]]:
 
 FAULTS = [
     without(record("a"), "question"),
-    record("b", positive_ctxs=[{"text": 7}]),
+    record("b", positive_ctxs=[{"text": [7]}]),
     record("c", positives=0),
-    record("d", positive_ctxs=[{"title": "only a title"}]),
+    record("d", positive_ctxs=[{"title": "only a title", "text": None}]),
     record("e", positive_ctxs=[{"title": "a", "text": "b", "passage_id": [1]}]),
     record("f", hard_negative_ctxs=["a text"]),
     record("g", negative_ctxs=[{"text": "a"}, {"text": "b", "title": False}]),
@@ -44,7 +44,7 @@ FAULTS = [
 ]
 KINDS = [
     ("question: missing", "question"),
-    ("positive_ctxs.text: a number", "positive_ctxs[0].text"),
+    ("positive_ctxs.text: a list", "positive_ctxs[0].text"),
     ("no positive_ctxs", ""),
     ("no positive_ctxs with text", ""),
     ("positive_ctxs.passage_id: a list", "positive_ctxs[0].passage_id"),
@@ -82,7 +82,7 @@ def test_first_twenty_rows_are_listed(path: Path, num_bad: int, others: str) -> 
 
 
 def test_faults_of_several_files_are_listed(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name), record(7)]) for name in "ab"]
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name), record(True)]) for name in "ab"]
     with pytest.raises(DataError) as caught:
         DPRDataPipe(paths, 2)
     for each in paths:
@@ -122,7 +122,7 @@ def test_rows_without_a_positive_are_left_out_on_request(tmp_path: Path, train: 
 
 def test_other_rows_count_towards_max_skipped_alone(path: Path) -> None:
     # Of the six rows that remain, one has no positive with text.
-    write_jsonl(path, [*TRIVIA, record("d", positive_ctxs=[{"title": "t"}])])
+    write_jsonl(path, [*TRIVIA, record("d", positive_ctxs=[{"title": "t", "text": None}])])
     message = refusal(path, max_skipped=0.1, skip_no_positives=True)
     assert "1 of 6 rows" in message and places(message, path) == [(9, "")]
     assert "skip_no_positives" not in message

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from test.helpers import Bytes, place_of, record, write_jsonl
-from text.datasets import DPRDataPipe, leave_out_tokenless
+from text.datasets import DPRDataPipe, PassageCollection, leave_out_tokenless
 from text.datasets.tokenless import find_tokenless
 from text.errors import DataError
 from text.transforms import BiEncoderCollator, Tokenize
@@ -56,7 +56,40 @@ def test_rows_by_hand(path: Path) -> None:
     pipe = DPRDataPipe(path, 2, max_skipped=0.5)
     found = find_tokenless(pipe.files[0], collator())
     assert found.unusable == {1: "question: no tokens", 2: "no positive with tokens"}
-    assert (len(found.positives), found.num_left_out) == (1, 1)
+    assert len(found.positives) == 1
+    assert +found.counts == {"positives without tokens, left out": 1}
+    assert found.rows == [4]
+
+
+def test_negatives_are_counted_with_the_places_of_their_rows(tmp_path: Path) -> None:
+    rows = [
+        record("oak", hard_negative_ctxs=passages(ZERO_WIDTH, "a", "?"), negative_ctxs=passages("\u00ad", ZERO_WIDTH)),
+        record("oak a", hard_negative_ctxs=passages(ZERO_WIDTH, title="oak")),
+        record("a", hard_negative_ctxs=passages("oak", ZERO_WIDTH)),
+        record("? a"),
+    ]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    pipe = DPRDataPipe(path, 4, train=True, num_hard_negatives=2, num_other_negatives=2)
+    [line] = leave_out_tokenless({"train": pipe}, collator())
+    assert pipe.counts["negatives without tokens, left out"] == 4
+    assert line.startswith("train: 4 negatives without tokens") and not pipe.skipped
+    assert [f"{path}:{number} (byte " in line for number in (1, 2, 3, 4)] == [True, False, True, False]
+
+
+def test_a_title_with_an_invisible_text_is_counted(path: Path) -> None:
+    counts = DPRDataPipe(path, 2, max_skipped=0.5).counts
+    assert counts["passages with a title and an invisible text"] == 1
+
+
+def test_negatives_of_compact_rows_are_counted_too(tmp_path: Path) -> None:
+    texts = {"1": "oak", "2": ZERO_WIDTH, "3": "a"}
+    collection = write_jsonl(tmp_path / "passages.jsonl", [{"_id": name, "text": text} for name, text in texts.items()])
+    path = write_jsonl(
+        tmp_path / "rows.jsonl", [{"question": "a", "positive_ids": ["1"], "hard_negative_ids": ["2", "3"]}]
+    )
+    pipe = DPRDataPipe(path, 1, passages=PassageCollection(collection))
+    [line] = leave_out_tokenless({"valid": pipe}, collator())
+    assert line.startswith("valid: 1 negatives without tokens") and f"{path}:1 (byte 0)" in line
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -114,7 +147,7 @@ def test_lines_name_the_rows_of_each_stage(path: Path, tmp_path: Path) -> None:
     clean = write_jsonl(tmp_path / "clean.jsonl", ROWS[:1])
     pipes = {"train": DPRDataPipe(path, 2, train=True, max_skipped=0.5), "valid": DPRDataPipe(clean, 2)}
     [line] = leave_out_tokenless(pipes, collator())
-    assert line.startswith("train: ") and f"{path}:2 (byte " in line and f"{path}:3 (byte " in line
+    assert line.startswith("train: ") and all(f"{path}:{number} (byte " in line for number in (2, 3, 5))
 
 
 def test_the_token_cache_holds_the_same_rows(path: Path) -> None:

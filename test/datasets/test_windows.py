@@ -27,6 +27,17 @@ def test_all_words_in_as_few_windows_as_the_stride_allows(num_words: int, length
     assert len(found) == 1 or (len(found) - 2) * stride + length < num_words  # one fewer would lose words
 
 
+def test_letters_of_scripts_without_spaces_are_words() -> None:
+    text = "长城是中国\n古代的工程。建于 1985年, by Tokyo東京"
+    assert [each.text for each in cut_windows(Passage("p", "", text), 10, 8)] == [
+        "长城是中国\n古代的工程。",  # as it stands there
+        "工程。建于 1985年, by Tokyo東京",
+    ]
+    long = cut_windows(Passage("p", "", "长城是中国古代的工程" * 86), 64, 64)
+    assert [len(each.text) for each in long] == [64] * 13 + [28]
+    assert "".join(each.text for each in long) == "长城是中国古代的工程" * 86
+
+
 def test_no_id_stays_none() -> None:
     assert {each.passage_id for each in cut_windows(Passage("", "", "a b c"), 2, 1)} == {""}
 

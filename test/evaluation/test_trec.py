@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import pytrec_eval
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +96,17 @@ def test_qrels_of_both_forms(tmp_path: Path, content: str) -> None:
     assert read_qrels(tmp_path / "marked") == read_qrels(tmp_path / "qrels")
 
 
+def test_compressed_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "qrels.gz").write_bytes(gzip.compress(b"q1 0 a 2\n"))
+    (tmp_path / "run.zst").write_bytes(zstandard.compress(b"q1 Q0 a 1 0.5 x\n"))
+    assert read_qrels(tmp_path / "qrels.gz") == {"q1": {"a": 2}}
+    assert read_run(tmp_path / "run.zst") == {"q1": {"a": 0.5}}
+    for read in (read_qrels, read_run):
+        (tmp_path / "cut.gz").write_bytes(gzip.compress(b"q1 0 a 2\n")[:-4])
+        with pytest.raises(DataError, match=rf"^{tmp_path}/cut.gz"):
+            read(tmp_path / "cut.gz")
+
+
 def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tdoc 7\t1\nq 2\td\t 0\n")
     assert read_qrels(tmp_path / "qrels.tsv") == {"q1": {"doc 7": 1}, "q 2": {"d": 0}}
@@ -108,6 +121,8 @@ def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
         ("q1 Q0 a 1.0\nq2 0 b 2\n", {"q1": {"a": 1}, "q2": {"b": 2}}),
         ("topic iteration document relevance\nq1 0 a 1\n", {"q1": {"a": 1}}),
         ("qid docid rel\nq1 a 1\n", {"q1": {"a": 1}}),
+        ("q1 1 a 1\nq2 1 b 0\n", {"q1": {"a": 1}, "q2": {"b": 0}}),  # another constant than 0
+        ("q\t1\t10\t1\n", {"q": {"10": 1}}),  # tabs leave no doubt
     ],
 )
 def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, expected: dict) -> None:
@@ -129,6 +144,13 @@ def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, 
         (read_qrels, "q1 doc 7 1\n", ':1: "q1 doc 7 1"'),  # an id with a space, between spaces
         (read_qrels, "q1 a 1\nq1 doc 7 1\n", ':2: "q1 doc 7 1"'),
         (read_qrels, "q1 0 doc 7 1\n", ':1: "q1 0 doc 7 1"'),
+        (read_qrels, "q 1 10 1\nq 1 11 1\n", ':1: "q 1 10 1"'),
+        (read_qrels, "topic 1 p1 1\ntopic 2 p2 1\n", ':2: "topic 2 p2 1"'),
+        (read_qrels, "topic 0 p1 1\ntopic 1 p1 1\n", ':2: "topic 1 p1 1"'),
+        (read_qrels, "q1 doc 7 1\nq2 doc 8 1\n", ':1: "q1 doc 7 1"'),
+        (read_qrels, "", ": "),
+        (read_qrels, "query-id\tcorpus-id\tscore\n", ": "),
+        (read_run, "\n", ": "),
         (read_qrels, "q1\ta\t1\nq1 b 1\n", ':2: "q1 b 1"'),
         (read_qrels, "q1\t\t1\n", ":1: "),
         (read_run, "q1 Q0 a 1 0.5 x\nq1 Q0 a 2 0.4 x\n", ':2: question "q1" and passage "a" '),

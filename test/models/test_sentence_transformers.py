@@ -243,10 +243,15 @@ def test_wrong_file_of_a_module_is_refused_by_field(tmp_path: Path, file, conten
     assert_refused(tmp_path, file, field)
 
 
-def test_limit_that_is_no_number_is_refused(tmp_path: Path):
+@pytest.mark.parametrize("limit", ["16", 0, -1, 16.5, True])
+def test_limit_that_is_no_whole_number_is_refused_by_its_own_file_and_name(tmp_path: Path, limit: Any):
     encoder().save_pretrained(tmp_path)
-    edit(tmp_path / "sentence_bert_config.json", max_seq_length="short")
-    assert_refused(tmp_path, "config.json", "max_seq_length is 'short'")
+    edit(tmp_path / "sentence_bert_config.json", max_seq_length=limit)
+    assert_refused(tmp_path, "sentence_bert_config.json", "max_seq_length")
+    edit(tmp_path / "sentence_bert_config.json", max_seq_length=None)
+    for name in ("model_max_length", "max_len"):
+        write(tmp_path / "tokenizer_config.json", {name: limit})
+        assert_refused(tmp_path, "tokenizer_config.json", name)
 
 
 @pytest.mark.parametrize(

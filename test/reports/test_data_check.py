@@ -10,7 +10,14 @@ import numpy as np
 from test.helpers import record, write_jsonl
 from text.datasets import DPRDataPipe
 from text.records import Example, Passage, question_key
-from text.reports.data_check import count_false_negatives, format_batches, format_lengths, read_contents
+from text.reports.data_check import (
+    SplitContents,
+    count_false_negatives,
+    count_shared_positives,
+    format_batches,
+    format_lengths,
+    read_contents,
+)
 from text.runs.lengths import Lengths
 
 
@@ -43,6 +50,11 @@ def test_answers_in_scripts_without_spaces_are_found() -> None:
     assert not any("100%" in line for line in format_batches([BATCH], 3))
 
 
+def test_questions_without_answers_are_told() -> None:
+    assert [line.split()[-1] for line in format_batches([BATCH], 3) if "without answers" in line] == ["33%"]
+    assert not any("without answers" in line for line in format_batches([BATCH[:1]], 1))
+
+
 def test_only_whole_batches_are_averaged_if_there_are_any() -> None:
     with_negative = [example("d", [], Passage("4", "", "x"), Passage("5", "", "y"))]
     whole, short = format_batches([BATCH, with_negative], 3), format_batches([with_negative], 3)
@@ -71,4 +83,22 @@ def test_contents_of_a_split_equal_a_loop_over_its_rows(tmp_path: Path) -> None:
     examples = [example for batch in pipe for example in batch]
     assert found.questions == Counter(question_key(example.question) for example in examples)
     assert sorted(found.questions.values()) == [1, 2]
-    assert found.positives == {passage.keys[1] for example in examples for passage in example.positives}
+    keys = {passage.keys for example in examples for passage in example.positives}
+    assert set(map(tuple, found.positives.tolist())) == keys and len(found.positives) == len(keys)
+
+
+def test_shared_positives_have_an_id_or_a_content_in_common(tmp_path: Path) -> None:
+    def read(name: str, *positives: dict[str, str]) -> SplitContents:
+        rows = [record(f"{name} {i}", positive_ctxs=[positive]) for i, positive in enumerate(positives)]
+        return read_contents(DPRDataPipe(write_jsonl(tmp_path / f"{name}.jsonl", rows), 1))
+
+    train = read("train", {"id": "1", "title": "Oak", "text": "an oak"}, {"text": "an elm"}, {"id": "3", "text": "a"})
+    test = read(
+        "test",
+        {"id": "1", "text": "AN OAK"},  # by id
+        {"id": "1", "title": "Oak", "text": "an  oak"},  # the same passage again
+        {"id": "2", "text": "an elm"},  # by content
+        {"id": "4", "text": "an ash"},
+    )
+    assert (count_shared_positives(test, train), count_shared_positives(train, test)) == (2, 2)
+    assert count_shared_positives(test, read("none", {"text": "a yew"})) == 0

@@ -58,6 +58,8 @@ def test_sources_give_their_numbers_in_their_order(folder: Path) -> None:
         "rows_left_out": {},
         "rows_with_too_few": 0,
         "rows_with_answers_matched_as_strings": 0,
+        "rows_without_answers": 0,
+        "slow_regular_expressions": [],
         "negatives": {"dense": 2, "bm25": 1},
         "rejected": {"a positive": 1, "taken already": 1},
         "rejected_where_too_few": {},
@@ -125,6 +127,16 @@ def test_a_run_of_another_file_is_refused_where_ids_count_the_rows(folder: Path)
     summary = mine_hard_negatives(*arguments)
     assert summary.num_rows == 6 and summary.num_unspaced == 5
     assert summary.to_json()["rows_with_answers_matched_as_strings"] == 5
+    assert summary.to_json()["rows_without_answers"] == summary.num_without_answers == 1
+
+
+def test_regular_expressions_that_take_too_long_are_counted(folder: Path) -> None:
+    write_collection(folder / "corpus.jsonl", ["p1", "p2", "p3"], ["a toad sang", "o" * 3000 + "c", "the king slept"])
+    row = {"question": "who", "answers": ["x", "(o|oo|ooo?)+(b|bb)+$"], "answer_is_regex": True, "positive_ids": ["p1"]}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    write_run(folder / "new.trec", {"0": {"p2": 1.0, "p3": 0.5}})
+    summary = mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "new.trec"], folder / "out")
+    assert summary.negatives == {"new": 1} and summary.slow == {row["answers"][1]}
 
 
 def test_a_failed_mining_writes_nothing(folder: Path) -> None:

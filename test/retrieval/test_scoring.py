@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test.helpers import write_collection
+from test.helpers import place_of, write_collection
 from text.datasets import PassageCollection, Question
 from text.errors import DataError
 from text.evaluation import write_run
@@ -71,7 +71,36 @@ def test_a_fused_run_has_the_questions_of_both(folder: Path) -> None:
     write_run(folder / "other.trec", {"1": {"p3": 9.0}, "2": {"2": 1.0, "p2": 0.5}})
     fused = read_fused_run(folder / "run.trec", folder / "other.trec")
     assert fused["1"] == {"p2": 1 / 61, "p3": 1 / 62 + 1 / 61} and list(fused["2"]) == ["2", "p2"]
-    assert list(read_fused_run(folder / "run.trec", folder / "other.trec", drop_self_matches=True)["2"]) == ["p2"]
+    # "2" is the id of its question: without it, p2 is the first passage.
+    fused = read_fused_run(folder / "run.trec", folder / "other.trec", drop_self_matches=True)
+    assert fused["2"] == {"p2": 1 / 61}
+
+
+def test_questions_that_only_one_of_the_fused_runs_has_are_told(folder: Path) -> None:
+    write_run(folder / "other.trec", {"1": {"p3": 9.0}, "2": {"p2": 0.5}, "3": {"p2": 0.5}})
+    scored = score_run(folder / "run.trec", qrels=folder / "qrels", fuse_with=folder / "other.trec")
+    assert scored.notes == [
+        f"note: only one of the fused runs has 3 questions ({folder}/run.trec lacks 2, {folder}/other.trec lacks 1)"
+    ]
+    assert score_run(folder / "run.trec", qrels=folder / "qrels", fuse_with=folder / "run.trec").notes == []
+
+
+def test_answers_that_are_not_looked_for_are_told(folder: Path) -> None:
+    lines = [
+        {"question": "who sang", "answers": ["\u200b", "toad"]},
+        {"question": "who slept", "answers": ["\ufeff"]},
+        {"question": "who fell", "answers": ["(o|oo|ooo?)+(b|bb)+$"], "answer_is_regex": True},
+    ]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_collection(folder / "corpus.jsonl", ["p1", "p2", "p3"], ["a toad sang", "o" * 3000 + "c", "the king slept"])
+    write_run(folder / "run.trec", {"0": {"p1": 1.0}, "1": {"p2": 1.0}, "2": {"p2": 2.0, "p3": 1.0}})
+    scored = score_run(
+        folder / "run.trec", questions=folder / "questions.jsonl", collection=folder / "corpus.jsonl", k=[1]
+    )
+    assert {name: metrics["accuracy@1"] for name, metrics in scored.metrics.items()} == {"0": 1.0, "2": 0.0}
+    assert scored.num_without_answers == 1
+    blank, slow = scored.notes
+    assert blank.startswith("note: 2 blank answers") and slow.startswith("note: 1 regular expressions take too long")
 
 
 def test_a_summary_compares_runs_of_the_same_questions() -> None:
@@ -130,6 +159,40 @@ def test_a_run_of_another_file_is_refused_where_ids_count_the_questions(folder: 
         assert score_run(folder / "run.trec", **judged, skip_missing=True).num_skipped == 4
 
 
+def test_rows_of_one_question_share_their_positives(folder: Path) -> None:
+    # One row per positive. A run that ranks the three positives of each question first is perfect.
+    rows = [
+        {"qid": f"{q}{p}", "question": f"Who\u00e9  {q}" if p else f"whoe\u0301 {q}", "positive_ids": [f"{q}{p}"]}
+        for p in range(3)
+        for q in "abcd"
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [f"{row['qid']} Q0 {row['qid'][0]}{p} {p} {3 - p}.0 x\n" for row in rows for p in range(3)]
+    (folder / "perfect.trec").write_text("".join(lines))
+    scored = score_run(folder / "perfect.trec", positives=folder / "rows.jsonl", k=[3, 10])
+    assert len(scored.metrics) == 12
+    assert all(each["mrr@10"] == each["recall@3"] == each["ndcg@10"] == 1.0 for each in scored.metrics.values())
+    (folder / "train.jsonl").write_text('{"question": "x", "positive_ids": ["a2"]}\n')
+    [seen, _] = split_seen(scored, folder / "train.jsonl")["seen"]
+    assert set(seen.metrics) == {"a0", "a1", "a2"}
+
+
+def test_rows_whose_ids_contradict_each_other_are_refused(folder: Path) -> None:
+    contexts = [{"passage_id": "p1", "text": text} for text in ("a toad", "a frog", "a toad ")]
+    rows = [{"question": f"q{n}", "positive_ctxs": [each]} for n, each in enumerate(contexts)]
+    rows[2]["hard_negative_ctxs"] = [{"passage_id": "p1"}]  # without a text, as a run needs none
+    good, bad = folder / "good.jsonl", folder / "bad.jsonl"
+    good.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[2])))
+    bad.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    scored = score_run(folder / "run.trec", positives=good)
+    assert len(split_seen(scored, good)) == 2
+    for check in (lambda: score_run(folder / "run.trec", positives=bad), lambda: split_seen(scored, bad)):
+        with pytest.raises(DataError) as caught:
+            check()
+        assert place_of(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
+        assert f"{bad}:1 (byte 0) positive_ctxs[0]" in str(caught.value)
+
+
 def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Path) -> None:
     train = [
         {"question": "who croaked", "positive_ids": ["p1", "p9"]},
@@ -141,6 +204,14 @@ def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Pat
     found = {name: [list(run.metrics) for run in both if run is not None] for name, both in parts.items()}
     assert found == {"seen": [["0"], ["0"]], "unseen": [["1", "2"], ["1", "2"]]}
     assert split_seen(scored, folder / "train.jsonl")["seen"][1] is None
+    # Only the ids of positives matter: no question, ids that stand twice and answers of another form.
+    train[0] |= {"id": "1", "answers": {}}
+    train[1] |= {"id": "1", "question": " "}
+    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    assert split_seen(scored, folder / "other.jsonl", scored) == parts
+    (folder / "none.jsonl").write_text('{"question": "who croaked", "positive_ctxs": [{"text": "a toad"}]}')
+    with pytest.raises(DataError, match=rf"^{folder}/none.jsonl: "):
+        split_seen(scored, folder / "none.jsonl")
     by_answers = score_run(folder / "run.trec", questions=folder / "questions.csv", collection=folder / "corpus.jsonl")
     with pytest.raises(DataError, match=rf"^{folder}/run.trec: "):
         split_seen(by_answers, folder / "train.jsonl")

@@ -54,9 +54,10 @@ def check(flags: CheckFlags) -> None:
     pipes = open_splits(files, **options, eval_hard_negatives=flags.num_hard_negatives, eval_other_negatives=0)
     contents = {stage: data_check.read_contents(pipe) for stage, pipe in pipes.items()}
     tokenizer = load_tokenizer(flags.tokenizer) if flags.tokenizer else None
+    without_tokens = list[str]()
     if tokenizer is not None:
         tokenize = Tokenize(tokenizer, NO_LIMIT)
-        leave_out_tokenless(pipes, BiEncoderCollator(tokenize, tokenize))
+        without_tokens = leave_out_tokenless(pipes, BiEncoderCollator(tokenize, tokenize))
     batches = sample_batches(pipes["train"], flags.num_sampled)
     tokenizer = tokenizer or data_check.train_sample_tokenizer(batches)
     lengths = measure_lengths(tokenizer, batches, (flags.question_max_length, flags.passage_max_length))
@@ -67,6 +68,7 @@ def check(flags: CheckFlags) -> None:
         *data_check.format_lengths(lengths),
         *data_check.format_batches(batches, flags.batch_size),
         f"histograms of lengths: {flags.picture}",
+        *(f"note: {line}" for line in without_tokens),
         *data_check.find_remarks(pipes, contents, lengths),
     ]
     print("\n".join(page))

@@ -64,7 +64,7 @@ def encode(flags: EncodeFlags) -> None:
 def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     from text.datasets import PassageCollection
     from text.retrieval import Embedder, encode_collection, mean_cosine
-    from text.retrieval.counts import describe_cut
+    from text.retrieval.counts import describe_cut, tell_counts
     from text.retrieval.devices import default_device
 
     check_readable(flags.collection)
@@ -96,8 +96,7 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
         print(line)
     if num_unknown:
         print(f"{num_unknown} passages were encoded by an earlier version, which did not count the texts that it cut")
-    for name, count in collection.counts.items():
-        print(f"{count} {name} in {flags.collection}")
+    tell_counts(collection, print)
     print(f"mean cosine of two passages: {cosine:.3f}")
     if cosine > 0.99 and plan.num_rows > 1:
         print("warning: the model gives almost the same embedding to all passages", file=sys.stderr)

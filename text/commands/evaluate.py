@@ -22,7 +22,7 @@ class EvaluateFlags:
     qrels: str | None = None
     """Relevance judgments in the form of TREC or BEIR."""
     positives: str | None = None
-    """Rows in the DPR format. Their positives, by id, are the relevant passages."""
+    """Rows in the DPR format. The positives, by id, of all rows that ask a question are its relevant passages."""
     questions: str | None = None
     """Questions with answers. A passage is relevant if it contains an answer. Needs --collection."""
     collection: str | None = None
@@ -34,12 +34,12 @@ class EvaluateFlags:
     fuse_with: str | None = None
     """A run that is fused with --run by reciprocal ranks before it is scored."""
     fused_run: str | None = None
-    """File for the fused run. An earlier one is replaced. Needs --fuse_with."""
+    """File for the fused run as it is scored. An earlier one is replaced. Needs --fuse_with."""
     seen: str | None = None
     """Training rows. Questions with a relevant passage that is a positive there, by id, are also scored apart from the
     others. Needs --qrels or --positives, or --questions that are rows in the DPR format."""
     drop_self_matches: bool = False
-    """Ignore passages whose id is the id of their question."""
+    """Ignore passages whose id is the id of their question. They take no rank, also before runs are fused."""
     skip_missing: bool = False
     """Skip questions that the run does not have. Otherwise their metrics are 0."""
     output_dir: str
@@ -69,7 +69,8 @@ def evaluate(flags: EvaluateFlags) -> None:
     scored = score(flags.run, fuse_with=flags.fuse_with, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
     if flags.fused_run is not None:
-        write_run(flags.fused_run, read_fused_run(flags.run, flags.fuse_with))
+        fused = read_fused_run(flags.run, flags.fuse_with, drop_self_matches=flags.drop_self_matches)
+        write_run(flags.fused_run, fused)
     groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
     sections = [
         Section(name, len(run.metrics), summarize_scores(run, more, seed=flags.seed) if run.metrics else {})
@@ -80,7 +81,7 @@ def evaluate(flags: EvaluateFlags) -> None:
     else:
         (folder / "results.json").unlink(missing_ok=True)  # It would belong to an earlier run.
     names = [each.path for each in (scored, other) if each is not None]
-    notes = [*scored.notes, *(other.notes if other is not None else [])]
+    notes: list[str] = list(dict.fromkeys([*scored.notes, *(other.notes if other is not None else [])]))
     summary = describe_scores(scored, by_answers=flags.questions is not None)
     figures = {
         "runs": names,

@@ -85,6 +85,8 @@ def mine(flags: MineFlags) -> None:
         best_positive_first=flags.best_positive_first,
         seed=flags.seed,
     )
+    if flags.filters.answers and summary.num_without_answers:
+        print(f"{summary.num_without_answers} rows have no answers, so that their negatives may hold an answer")
     _print_summary(flags.output, summary)
 
 
@@ -94,6 +96,8 @@ def _print_summary(output: str, summary: MiningSummary) -> None:
     print(f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}")
     if summary.num_unspaced:
         print(f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as strings")
+    if summary.slow:
+        print(f"{len(summary.slow)} regular expressions take too long, which counts as not found")
     for source, count in summary.negatives.items():
         print(f"{count:>10} from {source}")
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")

@@ -111,7 +111,7 @@ def search(flags: SearchFlags) -> None:
 def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int]:
     """Return the search by BM25, and the number of passages."""
     from text.datasets import PassageCollection
-    from text.retrieval.counts import check_window
+    from text.retrieval.counts import check_window, tell_counts
 
     with translate_missing("bm25"):
         from text.retrieval.bm25 import BM25
@@ -119,6 +119,7 @@ def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int]:
     collection = PassageCollection(str(flags.collection))
     if flags.max_passage_hits is not None and len(collection):
         check_window(str(flags.collection), collection[0].passage_id)
+    tell_counts(collection, print)
     return BM25(collection, **options).search, len(collection)
 
 
@@ -159,9 +160,8 @@ def _answer_questions(retriever: Any, k: int) -> None:
     for line in sys.stdin:
         if line.strip():
             if retriever.embedder.count_truncated([line.strip()]):
-                print(
-                    f"\nonly the first {retriever.embedder.tokenize_texts.max_length} tokens of the question are used"
-                )
+                limit = retriever.embedder.tokenize_texts.max_length
+                print(f"\nonly the first {limit} tokens of the question are used")
             [found] = retriever.search([line.strip()], k)
             for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
                 passage = collection.find(passage_id)

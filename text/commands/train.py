@@ -31,7 +31,7 @@ from text.training import (
     resolve_max_lengths,
     seed_everything_quietly,
 )
-from text.transforms import encoder_settings, load_or_train_tokenizer
+from text.transforms import Tokenizer, encoder_settings, load_or_train_tokenizer, load_tokenizer
 
 
 def train(flags: TrainFlags) -> None:
@@ -41,8 +41,10 @@ def train(flags: TrainFlags) -> None:
     check_devices(run.gpus, run.num_nodes)
     with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
         seed_everything_quietly(run.seed)
+        path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
+        tokenizer = None if path is None else load_tokenizer(path)  # its errors come before all rows are read
         pipes = _open_data(flags)
-        bundle = _build_bundle(flags, pipes["train"], folder.checkpoint)
+        bundle = _build_bundle(flags, pipes["train"], tokenizer)
         for line in leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)):
             print_rank_zero(line)
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
@@ -75,9 +77,8 @@ def _open_data(flags: TrainFlags) -> dict[str, DPRDataPipe]:
     return pipes
 
 
-def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, checkpoint: str | None) -> BiEncoderBundle:
-    path = find_tokenizer(flags.model.tokenizer, checkpoint, flags.model.encoder)
-    tokenizer = load_or_train_tokenizer(path, pipe.texts, flags.model.vocab_size)
+def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | None) -> BiEncoderBundle:
+    tokenizer = tokenizer or load_or_train_tokenizer(None, pipe.texts, flags.model.vocab_size)
     limits = (flags.model.question_max_length, flags.model.passage_max_length)
     options = pick_arguments(build_bi_encoder, flags.model, flags.optimization)
     options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}

@@ -6,7 +6,7 @@ from text.datasets.collection_update import read_ids, update_collection
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.dpr_file import DPRFile
 from text.datasets.prefetching import prefetch
-from text.datasets.questions import Question, read_questions
+from text.datasets.questions import Question, read_positive_ids, read_questions
 from text.datasets.selection import Selection, select_rows
 from text.datasets.splits import (
     STAGES,
@@ -37,6 +37,7 @@ __all__ = [
     "open_splits",
     "prefetch",
     "read_ids",
+    "read_positive_ids",
     "read_questions",
     "select_rows",
     "update_collection",

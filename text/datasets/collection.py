@@ -23,14 +23,22 @@ from simdjson import Object
 from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import data_key, sidecar
-from text.datasets.formats.values import FieldError, kind, read_id, read_title, split_reason
+from text.datasets.formats.values import (
+    TEXT_KEYS,
+    FieldError,
+    find_id,
+    read_id,
+    read_text,
+    read_title,
+    refuse_repeated_key,
+    split_reason,
+)
 from text.errors import DataError
 from text.progress import show_file_progress
 from text.records import Passage, text_key
 
-_FORM = 3  # counts up when the form of the sidecars changes
+_FORM = 4  # counts up when the form of the sidecars changes
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
-_TEXT_KEYS = ("text", "contents")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -128,6 +136,14 @@ class PassageCollection(Sequence[Passage]):
         """
         return self._find(passage_id)[1]
 
+    def where(self, passage_id: str) -> str:
+        """Return the place of a passage, as errors begin: ``path:line (byte B)``.
+
+        Raises:
+            KeyError: No passage has this id.
+        """
+        return self.rows.where(self._line(self.row(passage_id)))
+
     @property
     def _first_line(self) -> int:
         return 0 if self._columns is None else 1
@@ -162,7 +178,10 @@ class PassageCollection(Sequence[Passage]):
         if self._columns is not None:
             return self._of_tsv(reader, line)
         try:
-            return self._of_json(reader.parse(line), row, Counter() if counts is None else counts)
+            record = reader.parse(line)
+            if counts is not None:  # the one pass over all rows
+                refuse_repeated_key(list(record))
+            return self._of_json(record, row, Counter() if counts is None else counts)
         except FieldError as error:
             raise DataError(f"{self.rows.where(line, split_reason(str(error)).field)} {error}.") from None
 
@@ -183,7 +202,7 @@ class PassageCollection(Sequence[Passage]):
         return Passage(passage_id, title, text)
 
     def _of_json(self, record: Object, row: int, counts: Counter[str]) -> Passage:
-        name, value = next(((key, value) for key in _ID_KEYS if (value := record.get(key)) is not None), ("_id", None))
+        name, value = find_id(record, _ID_KEYS)
         if value is None and self._positional_ids:
             value = row
         if value is None:
@@ -191,7 +210,10 @@ class PassageCollection(Sequence[Passage]):
         passage_id = read_id(value, name, counts)
         if not passage_id:
             raise FieldError(f"{name}: empty. Give the passage an id")
-        return Passage(passage_id, read_title(record.get("title"), "title", counts), _read_text(record))
+        text = read_text(record, "", counts)
+        if text is None:
+            _refuse_hidden_text(record)
+        return Passage(passage_id, read_title(record.get("title"), "title", counts), text or "")
 
     def _header(self, head: bytes) -> dict[str, int]:
         """Return the place of each column."""
@@ -282,15 +304,12 @@ class PassageCollection(Sequence[Passage]):
         return again
 
 
-def _read_text(record: Object) -> str:
-    """Return the text of a passage. It may be empty, but one of its keys must be there."""
-    name, text = next(((key, value) for key in _TEXT_KEYS if (value := record.get(key)) is not None), ("text", None))
-    if text is None and not any(key in record for key in _TEXT_KEYS):
-        found = " ".join(", ".join(record).split())[:200]
-        raise FieldError(f"text: missing. Give one of the keys {', '.join(_TEXT_KEYS)}; found {found}")
-    if text is not None and not isinstance(text, str):
-        raise FieldError(f"{name}: {kind(text)}. Give a string or null")
-    return text or ""
+def _refuse_hidden_text(record: Object) -> None:
+    """Refuse a passage whose text is null, and may stand under another key: a string of several words."""
+    known = {*_ID_KEYS, *TEXT_KEYS, "title"}
+    for key, value in record.items():
+        if key not in known and isinstance(value, str) and " " in value.strip():
+            raise FieldError(f'text: null. Give the text in place of {key} under this key, or "" if there is none')
 
 
 def _unquoted(field: str) -> str:

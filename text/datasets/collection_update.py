@@ -60,22 +60,24 @@ def update_collection(
             counts["added"] += 1
             file.write(beir_line(changed[name]))
         if missing := sorted(deleted - met):
-            raise DataError(f"{collection.path}: has no passage {missing[0]} to delete.")
+            raise DataError(
+                f'{collection.path}: has no passage "{missing[0]}" to delete. Give ids as they stand there, one a line.'
+            )
     return counts
 
 
 def read_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Return the ids in a text file with one id a line. Blank lines are skipped.
+    """Return the ids in a text file with one id a line, with the spaces around them. Blank lines are skipped.
 
     Raises:
         DataError: The file is not UTF-8.
         OSError: The file cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise DataError(f"{os.fspath(path)}: not UTF-8. Write one id a line.") from None
-    return {line.strip() for line in lines if line.strip()}
+    return {line.removesuffix("\r") for line in lines if line.strip()}
 
 
 def _index_by_id(passages: Iterable[Passage]) -> dict[str, Passage]:

@@ -236,25 +236,31 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
         self._caches = [TokenCache(file, tokenize, pools) for file in self.files]
 
-    def leave_out_tokenless(self, collate: FindsEmpty) -> None:
+    def leave_out_tokenless(self, collate: FindsEmpty) -> list[str]:
         """Leave out rows whose question or positives have no tokens. They count as unusable rows.
 
-        Of several positives, only those without tokens are left out.
+        Of several positives, only those without tokens are left out. Negatives without tokens are counted here, and
+        left out of each batch.
 
         Args:
             collate: Knows the tokenizer, such as a ``BiEncoderCollator``.
+
+        Returns:
+            Places of the other rows with passages without tokens.
 
         Raises:
             DataError: Too many rows are unusable, with the place of each; or a file has changed since it was checked.
         """
         found = [find_tokenless(file, collate) for file in self.files]
         for file, tokenless in zip(self.files, found, strict=True):
-            counts = Counter(file.findings.counts)
-            counts["positives without tokens, left out"] += tokenless.num_left_out
+            counts = Counter(file.findings.counts) + tokenless.counts
             unusable = sorted((file.findings.unusable | tokenless.unusable).items())
             file.findings = file.findings._replace(unusable=dict(unusable), counts=dict(+counts))
         self._without_tokens = frozenset[int]().union(*(tokenless.positives for tokenless in found))
         self._use_findings()
+        return [
+            file.rows.where(row) for file, tokenless in zip(self.files, found, strict=True) for row in tokenless.rows
+        ]
 
     def apply_sharding(
         self,

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -29,11 +29,17 @@ from text.datasets.identities import check_ids, check_ids_in_collection
 from text.datasets.row_index import IndexBuilder, RowIndex, load_index, save_index
 from text.errors import DataError
 from text.progress import show_file_progress
-from text.records import text_key
+from text.records import Passage, text_key
+from text.words import has_word
 
 BLANK = "blank line"
-_WORD = re.compile(r"\w")
-_RULES = 2  # counts up when a row that was usable is not any more, or the other way round
+WORD = re.compile(r"\w")
+"""What a text has if it has a letter or a digit."""
+_RULES = 4  # counts up when the check finds something else in the same rows
+
+
+class _NoCollectionError(DataError):
+    """Compact rows without the collection that holds their passages."""
 
 
 class Findings(NamedTuple):
@@ -50,7 +56,7 @@ class Findings(NamedTuple):
     pool_sizes: dict[str, dict[int, int]]
     """By name of the pool of negatives: how many rows have how many that can be used."""
     wordless: list[int]
-    """Usable rows with a text without any letter or digit. A tokenizer may find no token there."""
+    """Usable rows with a question, or a passage whose text, has no letter or digit. There may be no token either."""
 
 
 class DPRFile:
@@ -118,15 +124,18 @@ class DPRFile:
             for row in range(len(self.rows)):
                 line = reader.read(row)
                 digest.update(line)
-                checked = self._check_row(reader, row, line, counts, index)
+                passages: list[Passage] = []
+                checked = self._check_row(reader, row, line, counts, passages.append)
                 if isinstance(checked, CheckedRow):
                     pool_sizes["hard_negatives"][checked.num_hard_negatives] += 1
                     pool_sizes["other_negatives"][checked.num_other_negatives] += 1
-                    wordless += [row] * _is_wordless(checked.row)
-                    index.end_row(checked.row)
+                    if _has_wordless(checked.row.question, passages):
+                        wordless.append(row)
+                        counts["passages with a title and an invisible text"] += sum(map(_is_invisible, passages))
+                    index.add_row(checked.row, () if checked.is_compact else passages)
                 else:
                     unusable[row] = checked
-                    index.end_row(None)
+                    index.add_row(None)
                 progress.update(len(line))
             counts.update(reader.repairs)
         found = index.finish()
@@ -137,16 +146,16 @@ class DPRFile:
         return findings, found
 
     def _check_row(
-        self, reader: RowReader, row: int, line: bytes, counts: Counter[str], index: IndexBuilder
+        self, reader: RowReader, row: int, line: bytes, counts: Counter[str], visit: Callable[[Passage], None]
     ) -> CheckedRow | str:
         """Return the row, or why it cannot be used."""
         if line.isspace():
             return BLANK
         record = reader.parse_line(row, line)
         try:
-            return check_row(record, line, self.passages, counts, self.score_key, index.visit)
+            return check_row(record, line, self.passages, counts, self.score_key, visit)
         except MissingCollection as error:
-            raise DataError(f"{self.rows.where(row, split_reason(str(error)).field)} {error}.") from None
+            raise _NoCollectionError(f"{self.rows.where(row, split_reason(str(error)).field)} {error}.") from None
         except (SkipRow, FieldError) as error:
             return str(error)
 
@@ -173,9 +182,24 @@ class DPRReader:
             raise DataError(f"{where} {error}; the file has changed since it was checked") from None
 
 
-def _is_wordless(row: Row) -> bool:
-    texts = (row.question, *(f"{passage.title} {passage.text}" for passage in row.positives))
-    return not all(map(_WORD.search, texts))
+def check_row_ids(path: str | os.PathLike[str]) -> None:
+    """Check the ids of rows of which only the ids are used. Compact rows have no texts to compare.
+
+    Raises:
+        DataError: A row cannot be parsed, or an id stands with two passages; with both places.
+        OSError: The file cannot be read.
+    """
+    with suppress(_NoCollectionError):
+        DPRFile(path)
+
+
+def _has_wordless(question: str, passages: Sequence[Passage]) -> bool:
+    return not all(map(WORD.search, [question, *(passage.text for passage in passages)]))
+
+
+def _is_invisible(passage: Passage) -> bool:
+    """Return whether only the title of a passage can be seen. Blank texts are counted elsewhere."""
+    return bool(passage.text.strip() and passage.title.strip()) and not has_word(passage.text)
 
 
 def _save(path: Path, findings: Findings) -> None:

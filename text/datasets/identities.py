@@ -1,8 +1,8 @@
 """Refuse a passage id that stands with two different passages, in one file or in two files of a run.
 
 Training takes passages with one id for one passage: such an id removes true negatives, and ranks another passage's
-embedding as the positive. Two passages count as the same if their texts have the same letters and digits, without
-regard to case, and their titles too, if both have one.
+embedding as the positive. Two passages count as the same if their texts differ only in white space, case, Unicode form
+and the shape of quotes and dashes, and their titles too, if both have one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from text.errors import DataError
 from text.records import Passage
 
 _PAIRS_AT_ONCE = 4096
+_FORMS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032`", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+)
+"""Quotes and dashes by the character that a keyboard has for them."""
 _PLACEHOLDERS = {"-1", "none", "null", "nan", "n/a", "na", "unknown", "undefined"}
 
 
@@ -94,7 +100,8 @@ def check_ids(rows: JsonlFile, index: RowIndex) -> None:
     """
     is_repeat = index.ids[1:] == index.ids[:-1]
     entries = np.flatnonzero(np.r_[is_repeat, False] | np.r_[False, is_repeat])
-    entries = entries[np.lexsort((index.rows[entries], index.ids[entries]))]
+    # A passage without title is the same as one with any title, so each is compared with one that has a title.
+    entries = entries[np.lexsort((index.rows[entries], ~index.has_title[entries], index.ids[entries]))]
     firsts = entries[np.searchsorted(index.ids[entries], index.ids[entries])]
     differs = firsts != entries
     _compare(_Entries(rows, index, firsts[differs]), _Entries(rows, index, entries[differs]))
@@ -132,12 +139,14 @@ def check_ids_in_collection(rows: JsonlFile, index: RowIndex, collection: Passag
 
 
 def is_same_passage(one: Passage, other: Passage) -> bool:
-    """Return whether two passages have the same text and title, but for case, punctuation and white space.
+    """Return whether two passages have the same text and title, but for white space, case and forms of characters.
 
     A passage without title is the same as one with a title, because many files leave titles out.
 
-    >>> is_same_passage(Passage("1", "Oak", "An oak , old."), Passage("1", "", "An oak, old"))
+    >>> is_same_passage(Passage("1", "Oak", "An oak , old."), Passage("1", "", "an oak, old."))
     True
+    >>> is_same_passage(Passage("1", "", "C++"), Passage("1", "", "C#"))
+    False
     """
     if not _is_same_text(one.text, other.text):
         return False
@@ -159,7 +168,8 @@ def _compare_with_collection(place: _Place, collection: PassageCollection) -> No
     with suppress(KeyError):
         found = collection.find(place.passage.passage_id)
         if not is_same_passage(found, place.passage):
-            raise _refuse(collection.path, found, place, np.zeros(1, bool))
+            where = collection.where(place.passage.passage_id)
+            raise _refuse(where, found, place, np.zeros(1, bool))
 
 
 def _refuse(where: str, first: Passage, other: _Place, has_id: np.ndarray) -> DataError:
@@ -185,6 +195,6 @@ def _squeeze(text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Return the letters, marks and digits of a text, without case; of a text without any, the text."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN") or text
+    """Return the visible characters of a text in one form and case; of a text without any, the text."""
+    folded = _squeeze(unicodedata.normalize("NFKC", text)).translate(_FORMS)
+    return "".join(character for character in folded if unicodedata.category(character) != "Cf") or text

@@ -14,24 +14,40 @@ import itertools
 import json
 import os
 import tokenize
+import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from simdjson import Array, Object
 
 from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_of, read_chunks
 from text.datasets.formats.jsonl import JsonlFile
-from text.datasets.formats.values import FieldError, kind, read_answers, read_id, split_reason
+from text.datasets.formats.values import (
+    FieldError,
+    find_answers,
+    find_id,
+    kind,
+    list_keys,
+    read_answers,
+    read_id,
+    read_string,
+    refuse_repeated_key,
+    split_reason,
+)
 from text.errors import DataError
+from text.words import compile_expression
+
+T = TypeVar("T")
 
 _QUESTION_KEYS = ("question", "query", "text")
 _ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
 _PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
 _CSV_FORM = 'Write question, tab and a list such as ["60", "sixty"].'
+_PANDAS = "pandas writes arrays of NumPy so: turn them into lists (.tolist()) and write the file again."
 
 
 class Question(NamedTuple):
@@ -48,17 +64,23 @@ class Question(NamedTuple):
     """Passages that are known to answer it, the first one first; of DPR's training rows."""
 
 
-def read_questions(path: str | os.PathLike[str]) -> list[Question]:
+def read_questions(path: str | os.PathLike[str], counts: Counter[str] | None = None) -> list[Question]:
     """Return all questions of a file, in its order. Blank lines are passed over.
 
+    Args:
+        path: The file.
+        counts: Receives the number of unusual values, such as blank answers, by reason.
+
     Raises:
-        DataError: A line has another form, a question or an id is blank, or an id stands twice; with path and line.
+        DataError: A line has another form, a question or an id is blank, an id stands twice, or a regular expression is
+            not valid; with path and line.
         OSError: The file cannot be read.
     """
+    counts = Counter() if counts is None else counts
     form = form_of(str(path))
     head = next(read_chunks(str(path), form), b"").removeprefix(BYTE_ORDER_MARK)
     try:
-        read = list(_read_json(path) if head[:1] in _JSON else _read_csv(path, form))
+        read = list(_read_json(path, counts) if head[:1] in _JSON else _read_csv(path, form, counts))
     except UnicodeDecodeError:
         raise DataError(f"{Path(path)}: the file is not UTF-8. Write it in UTF-8.") from None
     if not read:
@@ -66,19 +88,30 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     places: dict[str, str] = {}
     for where, question in read:
         _check_unicode(question, where)
+        _check_expressions(question, where, counts)
         for name, value in (("question", question.text), ("id", question.question_id)):
             if not value.strip():
                 raise DataError(f"{where} {name}: the {name} is blank. Give one, or remove the line.")
         if question.question_id in places:
             raise DataError(
-                f'{where} id: "{question.question_id}" also stands in {places[question.question_id]}. '
-                "Give each question an id of its own."
+                f'{where} id: "{question.question_id}" is also the id of {places[question.question_id]}. Give each '
+                "question an id of its own. A question without one has the number of its line, from 0 on."
             )
         places[question.question_id] = where
     return [question for _, question in read]
 
 
-def _read_csv(path: str | os.PathLike[str], form: Form) -> Iterator[tuple[str, Question]]:
+def read_positive_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Return the ids of the positives of all training rows of a file. No other field is looked at.
+
+    Raises:
+        DataError: A line is no JSON object, or an id has the wrong type; with path and line.
+        OSError: The file cannot be read.
+    """
+    return {passage_id for _, ids in _read_rows(path, lambda record, _: _positive_ids(record)) for passage_id in ids}
+
+
+def _read_csv(path: str | os.PathLike[str], form: Form, counts: Counter[str]) -> Iterator[tuple[str, Question]]:
     content = b"".join(read_chunks(str(path), form)).decode("utf-8-sig")
     rows = csv.reader(io.StringIO(content, newline=""), delimiter="\t", strict=True)
     number = num_lines = 0
@@ -89,13 +122,14 @@ def _read_csv(path: str | os.PathLike[str], form: Form) -> Iterator[tuple[str, Q
                 continue
             if len(row) != 2:
                 raise DataError(f"{where}: the line has {len(row)} columns. {_CSV_FORM}")
-            yield where, Question(str(number), row[0], _parse_answers(row[1], where))
+            yield where, Question(str(number), row[0], _parse_answers(row[1], where, counts))
             number += 1
     except csv.Error as error:
-        raise DataError(f"{Path(path)}:{num_lines + 1}: {error}. {_CSV_FORM}") from None
+        quotes = "Put a field that begins with a quote in quotes, and double the quotes in it."
+        raise DataError(f"{Path(path)}:{num_lines + 1}: {error}. {_CSV_FORM} {quotes}") from None
 
 
-def _parse_answers(literal: str, where: str) -> list[str]:
+def _parse_answers(literal: str, where: str, counts: Counter[str]) -> list[str]:
     """Return the strings of a list that JSON or Python has written. Nothing is executed."""
     try:
         values = json.loads(literal, parse_constant=lambda name: None)
@@ -104,10 +138,11 @@ def _parse_answers(literal: str, where: str) -> list[str]:
     try:
         if not isinstance(values, list | tuple):
             raise FieldError("answers: no list")
-        return read_answers(list(values), Counter())
+        return read_answers(list(values), counts)
     except FieldError as error:
         shown = " ".join(literal.split())[:100]
-        raise DataError(f'{where} {error}. Write a list such as ["60", "sixty"] instead of {shown}') from None
+        hint = f". {_PANDAS}" if shown == "nan" or shown.startswith("array(") else ""
+        raise DataError(f'{where} {error}. Write a list such as ["60", "sixty"] instead of {shown}{hint}') from None
 
 
 def _parse_python_list(literal: str, where: str) -> Any:
@@ -126,45 +161,61 @@ def _parse_python_list(literal: str, where: str) -> Any:
     strings = [token for token in tokens if token not in (tokenize.NL, tokenize.COMMENT)]
     if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(strings)):
         raise DataError(
-            f"{where} answers: there is no comma between two strings in {' '.join(literal.split())[:100]}. "
-            "pandas writes arrays of NumPy so: turn them into lists (.tolist()) and write the file again."
+            f"{where} answers: there is no comma between two strings in {' '.join(literal.split())[:100]}. {_PANDAS}"
         )
     return values
 
 
-def _read_json(path: str | os.PathLike[str]) -> Iterator[tuple[str, Question]]:
+def _read_json(path: str | os.PathLike[str], counts: Counter[str]) -> Iterator[tuple[str, Question]]:
+    return _read_rows(path, lambda record, number: _to_question(record, number, counts))
+
+
+def _read_rows(path: str | os.PathLike[str], convert: Callable[[Object, int], T]) -> Iterator[tuple[str, T]]:
+    """Yield the place of each line that is not blank, and its converted object."""
     rows = JsonlFile(path)
     with rows.open() as reader:
         for number in range(len(rows)):
             line = reader.read(number)
             if not line.isspace():
                 try:
-                    question = _to_question(reader.parse_line(number, line), number)
+                    converted = convert(reader.parse_line(number, line), number)
                 except FieldError as error:
                     raise DataError(f"{rows.where(number, split_reason(str(error)).field)} {error}.") from None
-                yield rows.where(number), question
+                yield rows.where(number), converted
 
 
-def _to_question(record: Object, number: int) -> Question:
-    text = _find(record, _QUESTION_KEYS)
+def _to_question(record: Object, number: int, counts: Counter[str]) -> Question:
+    refuse_repeated_key(list(record))
+    text = next((value for key in _QUESTION_KEYS if (value := record.get(key)) is not None), None)
     if text is None:
-        found = " ".join(", ".join(record).split())[:200] or "none"
-        raise FieldError(f"question: missing. Give one of the keys {', '.join(_QUESTION_KEYS)}; found {found}")
-    if not isinstance(text, str):
-        raise FieldError(f"question: {kind(text)}. Give a string")
-    question_id = _find(record, _ID_KEYS)
+        raise FieldError(f"question: missing. Give one of the keys {', '.join(_QUESTION_KEYS)}; {list_keys(record)}")
+    id_key, question_id = find_id(record, _ID_KEYS)
     return Question(
-        str(number) if question_id is None else read_id(question_id, "id", Counter()),
-        text,
-        read_answers(record.get("answers"), Counter()),
-        bool(record.get("answer_is_regex")),
+        str(number) if question_id is None else read_id(question_id, id_key, counts),
+        read_string(text, "question", "questions", counts),
+        read_answers(find_answers(record), counts),
+        _is_regex(record),
         _positive_ids(record),
     )
 
 
-def _find(record: Object, keys: tuple[str, ...]) -> Any:
-    """Return the first of these fields that is there and not null."""
-    return next((value for key in keys if (value := record.get(key)) is not None), None)
+def _is_regex(record: Object) -> bool:
+    value = record.get("answer_is_regex")
+    if value is not None and type(value) is not bool:
+        raise FieldError(f"answer_is_regex: {kind(value)}. Give true, false or null")
+    return bool(value)
+
+
+def _check_expressions(question: Question, where: str, counts: Counter[str]) -> None:
+    for answer in question.answers if question.regular_expressions else ():
+        if compile_expression(answer) is None:
+            raise DataError(
+                f"{where} answers: {' '.join(answer.split())[:100]} is not a valid regular expression. Correct it, or "
+                "set answer_is_regex to false."
+            )
+        # CuratedTREC has such an expression. DPR finds it nowhere.
+        if compile_expression(unicodedata.normalize("NFD", answer)) is None:
+            counts["regular expressions that are not valid in Unicode's NFD, never found"] += 1
 
 
 def _check_unicode(question: Question, where: str) -> None:
@@ -178,10 +229,13 @@ def _check_unicode(question: Question, where: str) -> None:
 
 
 def _positive_ids(record: Object) -> tuple[str, ...]:
-    ids = list(_list(record, "positive_ids")) or [
-        _find(context, _PASSAGE_ID_KEYS) for context in _list(record, "positive_ctxs") if isinstance(context, Object)
-    ]
-    return tuple(read_id(passage_id, "positive_ids", Counter()) for passage_id in ids if passage_id not in (None, ""))
+    """Return the ids of the positives that have one."""
+    ids = [(f"positive_ids[{i}]", passage_id) for i, passage_id in enumerate(_list(record, "positive_ids"))]
+    for i, context in enumerate(_list(record, "positive_ctxs") if not ids else ()):
+        if isinstance(context, Object):
+            key, passage_id = find_id(context, _PASSAGE_ID_KEYS)
+            ids.append((f"positive_ctxs[{i}].{key}", passage_id))
+    return tuple(read_id(passage_id, field, Counter()) for field, passage_id in ids if passage_id not in (None, ""))
 
 
 def _list(record: Object, key: str) -> Array | tuple[()]:

@@ -10,7 +10,7 @@ Dimensions: R rows of the file; N different pairs of id and content; M positives
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -28,6 +28,8 @@ class RowIndex(NamedTuple):
     """(N,) int64, ``id_key`` of passage ids, in ascending order."""
     contents: np.ndarray
     """(N,) uint32, hash of the title and text that stand with each id."""
+    has_title: np.ndarray
+    """(N,) bool. Of the entries with one id, those with a title come first."""
     rows: np.ndarray
     """(N,) int32, the first row that has this id with this content."""
     questions: np.ndarray
@@ -47,22 +49,23 @@ class IndexBuilder:
     """Collects the rows of a file, one after the other."""
 
     def __init__(self) -> None:
-        self._ids, self._contents, self._id_ends = array("q"), array("I"), array("q", [0])
+        self._ids, self._contents, self._has_title = array("q"), array("I"), array("b")
+        self._id_ends = array("q", [0])
         self._questions, self._positives, self._positive_ends = array("q"), array("q"), array("q", [0])
-        self._visited: list[Passage] = []
 
-    def visit(self, passage: Passage) -> None:
-        """Add a passage of the next row."""
-        if passage.passage_id:
-            self._visited.append(passage)
+    def add_row(self, row: Row | None, passages: Sequence[Passage] = ()) -> None:
+        """Add the next row. None stands for a row that cannot be used.
 
-    def end_row(self, row: Row | None) -> None:
-        """Add the next row, whose passages with an id are in ``visited``. None stands for a row that cannot be used."""
-        if row is not None and self._visited:
-            ids, titles, texts, _ = zip(*self._visited, strict=True)
+        Args:
+            row: The row.
+            passages: All passages of a full row, also the negatives. Those of a compact row stand in a collection.
+        """
+        named = [passage for passage in passages if passage.passage_id]
+        if named:
+            ids, titles, texts, _ = zip(*named, strict=True)
             self._ids.extend(map(id_key, ids))
             self._contents.extend(hash_contents(titles, texts))
-        self._visited.clear()
+            self._has_title.extend(map(bool, titles))
         self._id_ends.append(len(self._ids))
         self._questions.append(question_key(row.question) if row else 0)
         for passage in row.positives if row else ():
@@ -72,14 +75,16 @@ class IndexBuilder:
     def finish(self) -> RowIndex:
         """Return the index of the rows."""
         ids, contents = np.array(self._ids, np.int64), np.array(self._contents, np.uint32)
+        has_title = np.array(self._has_title, bool)
         rows = np.repeat(np.arange(len(self._questions), dtype=np.int32), np.diff(self._id_ends))
-        order = np.lexsort((contents, ids))  # stable, so the first row of equal pairs comes first
-        ids, contents, rows = ids[order], contents[order], rows[order]
+        order = np.lexsort((contents, ~has_title, ids))  # stable, so the first row of equal entries comes first
+        ids, contents, has_title, rows = ids[order], contents[order], has_title[order], rows[order]
         is_new = np.ones(len(ids), bool)
         is_new[1:] = (ids[1:] != ids[:-1]) | (contents[1:] != contents[:-1])
         return RowIndex(
             ids[is_new],
             contents[is_new],
+            has_title[is_new],
             rows[is_new],
             np.array(self._questions, np.int64),
             np.array(self._positives, np.int64).reshape(-1, 2),

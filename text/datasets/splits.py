@@ -174,11 +174,16 @@ def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: FindsEmpty) -
     lines = []
     for stage, pipe in pipes.items():
         counts, skipped = Counter(pipe.counts), set(pipe.skipped)
-        pipe.leave_out_tokenless(collate)
+        places = pipe.leave_out_tokenless(collate)
         rows = [format_place(row.path, row.line, row.byte) for row in pipe.skipped if row not in skipped]
-        found = [f"{count} {reason}" for reason, count in (Counter(pipe.counts) - counts).items()]
+        found = ", ".join(f"{count} {reason}" for reason, count in (Counter(pipe.counts) - counts).items())
+        parts = [f"{found}: {_list_places(places)}"] if found else []
         if rows:
-            shown = ", ".join(rows[:_NUM_SHOWN]) + f" and {len(rows) - _NUM_SHOWN} more" * (len(rows) > _NUM_SHOWN)
-            found.append(f"{len(rows)} rows left out, whose question or positives have no tokens: {shown}")
-        lines += [f"{stage}: {', '.join(found)}"] if found else []
+            parts.append(f"{len(rows)} rows left out, whose question or positives have no tokens: {_list_places(rows)}")
+        lines += [f"{stage}: {'; '.join(parts)}"] if parts else []
     return lines
+
+
+def _list_places(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _NUM_SHOWN} more" if len(places) > _NUM_SHOWN else ""
+    return ", ".join(places[:_NUM_SHOWN]) + more

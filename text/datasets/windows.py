@@ -15,13 +15,15 @@ from text.datasets.dpr_rows import Record, passage_to_context, replace_contexts
 from text.errors import DataError
 from text.progress import track
 from text.records import Passage
+from text.words import find_pieces, has_unspaced
 
 
 def cut_windows(passage: Passage, words: int, stride: int) -> list[Passage]:
     """Return the windows of a passage.
 
     A window has the passage's title. Its id is the passage's id, ``#`` and a number from 0 on, as Pyserini names
-    segments. A short passage has one window.
+    segments. A short passage has one window. In scripts without spaces, such as Chinese, each letter is a word, and the
+    windows are cut from the text as it is.
 
     Args:
         passage: A passage of any length.
@@ -36,11 +38,19 @@ def cut_windows(passage: Passage, words: int, stride: int) -> list[Passage]:
     """
     if not 1 <= stride <= words:
         raise ValueError(f"stride is {stride}. Use 1 to {words}, the words of a window.")
-    found = passage.text.split()
-    starts = range(0, max(0, len(found) - words) + stride, stride)
-    texts = [" ".join(found[start : start + words]) for start in starts]
+    if has_unspaced(passage.text):
+        found = find_pieces(passage.text)
+        cut = [found[start : start + words] for start in _starts(len(found), words, stride)]
+        texts = [passage.text[pieces[0][0] : pieces[-1][1]] for pieces in cut]
+    else:
+        found = passage.text.split()
+        texts = [" ".join(found[start : start + words]) for start in _starts(len(found), words, stride)]
     names = [f"{passage.passage_id}#{number}" if passage.passage_id else "" for number in range(len(texts))]
     return [Passage(name, passage.title, text) for name, text in zip(names, texts, strict=True)]
+
+
+def _starts(num_words: int, words: int, stride: int) -> range:
+    return range(0, max(0, num_words - words) + stride, stride)
 
 
 def cut_collection(collection: PassageCollection, words: int, stride: int) -> Iterator[Passage]:

@@ -4,7 +4,7 @@ Both are brought into Unicode's NFD. Words are runs of letters, digits and marks
 space nor control is a word of its own. A title is not looked into.
 
 DPR's rule finds nothing in scripts that put no spaces between words. There, each letter is a word of its own, which
-compares texts as strings (``text/evaluation/unspaced.py``). A text without such letters is compared as DPR does.
+compares texts as strings (``text/words.py``). A text without such letters is compared as DPR does.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-import regex
+from text.words import compile_expression, word_pattern
 
-from text.evaluation.unspaced import UNIT, has_unspaced
-
-_FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE
-_WORDS = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]", _FLAGS)
-_WORDS_AND_UNITS = regex.compile(
-    rf"{UNIT}|(?:(?!{UNIT})[\p{{L}}\p{{N}}\p{{M}}])+|[^\p{{Z}}\p{{C}}]", _FLAGS | regex.VERSION1
-)
 SECONDS = 0.1
 """Most time for one regular expression in one passage; what takes longer counts as not found."""
 
 
-def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool = False) -> bool:
+def has_answer(
+    answers: Sequence[str], text: str, *, regular_expressions: bool = False, slow: set[str] | None = None
+) -> bool:
     r"""Whether one of the answers stands in a text.
 
     As words, lower-cased, one after the other. An answer without any word is found in every text, as DPR finds it.
@@ -36,6 +31,7 @@ def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool =
         answers: Known to be right.
         text: Of a passage.
         regular_expressions: Answers are such, as those of CuratedTREC; one that is not valid is not found.
+        slow: Gets the regular expressions that took more than ``SECONDS``, and so count as not found.
 
     >>> has_answer(["Mount Pelee"], "In 1902 MOUNT PELEE destroyed Saint-Pierre.")
     True
@@ -47,7 +43,7 @@ def has_answer(answers: Sequence[str], text: str, *, regular_expressions: bool =
     True
     """
     if regular_expressions:
-        return any(_matches(answer, unicodedata.normalize("NFD", text)) for answer in answers)
+        return any(_matches(answer, unicodedata.normalize("NFD", text), slow) for answer in answers)
     words = _words(text)
     return any(_words(answer) in words for answer in answers)
 
@@ -64,7 +60,7 @@ def answer_spans(answers: Sequence[str], text: str) -> list[tuple[int, int]]:
     normal, words = unicodedata.normalize("NFD", text), _words(text)
     # Normal form takes characters apart one by one, and orders the marks behind a letter, which all are in its word.
     origins = [place for place, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
-    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in _pattern(normal).finditer(normal)]
+    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in word_pattern(normal).finditer(normal)]
     spans: list[tuple[int, int]] = []
     for first, last in sorted(_occurrences(answers, words)):
         start, end = places[first][0], places[last][1]
@@ -97,11 +93,7 @@ def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
 def _words(text: str) -> str:
     """Each word between two spaces, so that one list of words is in another where its text is in the other's."""
     normal = unicodedata.normalize("NFD", text)
-    return "".join(f" {word.lower()} " for word in _pattern(normal).findall(normal))
-
-
-def _pattern(text: str) -> regex.Pattern[str]:
-    return _WORDS_AND_UNITS if has_unspaced(text) else _WORDS
+    return "".join(f" {word.lower()} " for word in word_pattern(normal).findall(normal))
 
 
 def _occurrences(answers: Sequence[str], words: str) -> Iterator[tuple[int, int]]:
@@ -114,17 +106,11 @@ def _occurrences(answers: Sequence[str], words: str) -> Iterator[tuple[int, int]
             seen = at + 1
 
 
-def _matches(pattern: str, text: str) -> bool:
-    compiled = _compiled(unicodedata.normalize("NFD", pattern))
+def _matches(pattern: str, text: str, slow: set[str] | None) -> bool:
+    compiled = compile_expression(unicodedata.normalize("NFD", pattern))
     try:
         return compiled is not None and compiled.search(text, timeout=SECONDS) is not None
     except TimeoutError:
+        if slow is not None:
+            slow.add(pattern)
         return False
-
-
-@lru_cache(maxsize=1 << 12)
-def _compiled(pattern: str) -> regex.Pattern[str] | None:
-    try:
-        return regex.compile(pattern, _FLAGS)
-    except regex.error:
-        return None

@@ -9,6 +9,7 @@ line says so, and ``read_run`` decodes these lines only: an id such as ``a%20b``
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from text.artifacts import atomic_write
+from text.datasets.formats.compressed_files import form_of, read_chunks
 from text.errors import DataError
 
 Qrels = dict[str, dict[str, int]]
@@ -27,6 +29,8 @@ ENCODED = "+percent-encoded"
 """Ending of a run's name in a file whose ids are percent-encoded."""
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")
 """White space, control characters and the byte order mark, which an id in a run cannot hold as they are."""
+_ITERATIONS = ("0", "Q0")
+"""TREC's second column of qrels."""
 _RELEVANCE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 _HEADER = re.compile(r"(?=\D*(id|quer|quest|topic))\D+", re.IGNORECASE)
 """A name of the first column."""
@@ -38,37 +42,47 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
 
     The first line decides for all lines: the number of columns, and whether tabs separate them. With tabs, an id may
     hold spaces. The first line is a header if it names the columns, such as ``query-id``, ``corpus-id`` and ``score``.
+    The file may be compressed by gzip or zstd.
+
+    Without tabs, TREC's second column must be 0, Q0 or one number on all lines: a question id such as ``topic 1`` would
+    look like a question and this column.
 
     Raises:
-        DataError: A line has another form, a relevance is no integer, or a pair stands twice; with path and line.
+        DataError: A line has another form, a relevance is no integer, a pair stands twice, or the file is empty; with
+            path and line.
         OSError: The file cannot be read.
     """
     qrels: Qrels = {}
-    separator, num_columns = None, 0
+    separator, num_columns, first = None, 0, None
     for _, where, line in _lines(path):
         if not num_columns:
             separator, num_columns = _find_columns(line)
             if _is_header(_split(line, separator)):
                 continue
         fields = _split(line, separator)
-        if len(fields) != num_columns or (num_columns == 4 and separator is None and not _is_iteration(fields[1])):
-            columns = "question, passage and relevance" if num_columns == 3 else "question, 0, passage and relevance"
-            raise DataError(
-                f"{where}: {_quote(line)} is not {columns}. Separate the columns by tabs if an id holds a space."
-            )
+        if len(fields) != num_columns:
+            raise _other_columns(where, line, num_columns)
+        if num_columns == 4 and separator is None:
+            first = first or (fields[1], where, line)
+            if not _is_iteration(fields[1], first[0]):
+                raise _other_columns(where, line, num_columns)
         if not _RELEVANCE.fullmatch(fields[-1]):
             raise DataError(f"{where}: the relevance is {_quote(fields[-1])}. Use an integer such as 0 or 1.")
         if not fields[0] or not fields[-2]:
             raise DataError(f"{where}: {_quote(line)} has an empty id. Give the ids of a question and a passage.")
         _add(qrels, where, fields[0], fields[-2], int(float(fields[-1])))
+    if not qrels:
+        raise DataError(f"{Path(path)}: the file has no judgments. Write one a line.")
+    if first is not None and first[0] not in _ITERATIONS and len(qrels) == 1:  # such as "topic 1 p1 1"
+        raise _other_columns(*first[1:], num_columns)
     return qrels
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a run. Ranks are not kept, because they follow from the scores.
+    """Read a run. Ranks are not kept, because they follow from the scores. The file may be compressed by gzip or zstd.
 
     Raises:
-        DataError: A line has another form, or a pair stands twice; with path and line.
+        DataError: A line has another form, a pair stands twice, or the run is empty; with path and line.
         OSError: The file cannot be read.
     """
     run: Run = {}
@@ -81,6 +95,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         if fields[5].endswith(ENCODED):
             question_id, passage_id = unquote(question_id), unquote(passage_id)
         _add(run, where, question_id, passage_id, score)
+    if not run:
+        raise DataError(f"{Path(path)}: the run is empty. Give a run that has found passages.")
     return run
 
 
@@ -177,14 +193,14 @@ def check_counted_questions(
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
     """Number, place and text of each line that has any."""
-    with open(path, "rb") as file:
-        for number, content in enumerate(file, start=1):
-            try:
-                line = content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                raise DataError(f"{Path(path)}:{number}: the line is not UTF-8. Write the file in UTF-8.") from None
-            if line:
-                yield number, f"{Path(path)}:{number}", line
+    content = b"".join(read_chunks(os.fspath(path), form_of(os.fspath(path))))
+    for number, encoded in enumerate(io.BytesIO(content), start=1):
+        try:
+            line = encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise DataError(f"{Path(path)}:{number}: the line is not UTF-8. Write the file in UTF-8.") from None
+        if line:
+            yield number, f"{Path(path)}:{number}", line
 
 
 def _find_columns(line: str) -> tuple[str | None, int]:
@@ -202,9 +218,14 @@ def _is_header(fields: list[str]) -> bool:
     return len(fields) in (3, 4) and is_name and _HEADER.fullmatch(fields[0]) is not None
 
 
-def _is_iteration(field: str) -> bool:
-    """Return whether a field can be TREC's second column, which is 0 nearly always."""
-    return field == "Q0" or _number(field) is not None
+def _is_iteration(field: str, first: str) -> bool:
+    """Return whether a field can be TREC's second column, which is 0 nearly always, if ``first`` is that of line 1."""
+    return field in _ITERATIONS if first in _ITERATIONS else field == first and _number(field) is not None
+
+
+def _other_columns(where: str, line: str, num_columns: int) -> DataError:
+    columns = "question, passage and relevance" if num_columns == 3 else "question, 0, passage and relevance"
+    return DataError(f"{where}: {_quote(line)} is not {columns}. Separate the columns by tabs if an id holds a space.")
 
 
 def _encode_id(value: str) -> str:

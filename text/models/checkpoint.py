@@ -199,6 +199,8 @@ def _read_hugging_face(folder: Path) -> Saved:
         raise ArtifactError(f'{path}: model_type is "{kind}"; expected one of {", ".join(ARCHITECTURES)}, dpr')
     check_settings(path, settings, ENCODER)
     model_type = "bert" if kind == "dpr" else kind
+    if model_type == "bert" and settings.get("pad_token_id", 0) is None:
+        del settings["pad_token_id"]  # BERT counts no padding: null is as good as the default
     settings = _DEFAULTS | (_DEFAULTS_OF_BERT if model_type == "bert" else {}) | settings
     for name in (*FIELDS, "type_vocab_size"):
         if type(settings.get(name, 0)) not in (int, float):  # True is an int, too

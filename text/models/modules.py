@@ -114,15 +114,28 @@ def _max_seq_length(folder: Path) -> int | None:
     """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
     path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
     settings = {} if path is None else _read(path, TRANSFORMER)
-    limit = settings.get("max_seq_length")
+    limit = None if path is None else _limit(path, settings, "max_seq_length")
     return tokenizer_limit(folder) if limit is None else limit
 
 
-def tokenizer_limit(folder: Path) -> Any:
-    """Return the maximum number of tokens that a folder's tokenizer states, under its new name or its old one."""
+def tokenizer_limit(folder: Path) -> int | None:
+    """Return the maximum number of tokens that a folder's tokenizer states, under its new name or its old one.
+
+    Raises:
+        ArtifactError: It is no positive whole number.
+    """
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
-    return settings.get("model_max_length", settings.get("max_len"))
+    return _limit(path, settings, "model_max_length" if "model_max_length" in settings else "max_len")
+
+
+def _limit(path: Path, settings: Mapping[str, Any], name: str) -> int | None:
+    """Return a maximum number of tokens. 16.0 is 16."""
+    limit = settings.get(name)
+    whole = int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+    if whole is not None and (type(whole) is not int or whole < 1):
+        raise ArtifactError(f"{path}: {name} is {json.dumps(limit)}. It must be a positive whole number.")
+    return whole
 
 
 def _prompts(path: Path) -> dict[str, str]:

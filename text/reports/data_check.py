@@ -19,10 +19,10 @@ from text.artifacts import atomic_write
 from text.datasets import DPRDataPipe, read_questions
 from text.errors import DataError
 from text.evaluation import has_answer
-from text.evaluation.unspaced import has_unspaced
 from text.records import Example
 from text.runs.lengths import Lengths, length_bins
 from text.transforms import Tokenizer, train_tokenizer
+from text.words import has_unspaced
 
 _MAX_TRUNCATED = 0.05
 """Largest share of truncated texts without a remark."""
@@ -30,18 +30,25 @@ _VOCAB_SIZE = 8192
 
 
 class SplitContents(NamedTuple):
-    """Hashes of all questions and positives of a split."""
+    """Questions and positives of a split, hashed."""
 
     questions: Counter[int]
     """Number of times that each question occurs, without regard to case and spaces."""
-    positives: set[int]
+    positives: np.ndarray
+    """(M, 2) int64, ``Passage.keys`` of the different positives."""
 
 
 def read_contents(pipe: DPRDataPipe) -> SplitContents:
     """Return the questions and positives of every usable row of a split."""
     indexes = [file.index for file in pipe.files]
     questions = Counter(key for index in indexes for key in index.questions[index.has_row].tolist())
-    return SplitContents(questions, {key for index in indexes for key in index.positives[:, 1].tolist()})
+    return SplitContents(questions, np.unique(np.concatenate([index.positives for index in indexes]), axis=0))
+
+
+def count_shared_positives(one: SplitContents, other: SplitContents) -> int:
+    """Return how many positives of a split are also positives of another one, by id or by title and text."""
+    is_shared = np.isin(one.positives, other.positives).any(axis=1)
+    return len(np.unique(one.positives[is_shared, 0]))
 
 
 def train_sample_tokenizer(batches: Sequence[Sequence[Example]]) -> Tokenizer:
@@ -72,10 +79,9 @@ def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
     """
     pairs = list(combinations(contents, 2))
     lines = ["", _format_line("in both", *(f"{a}, {b}" for a, b in pairs))]
-    for field in SplitContents._fields:
-        shared = (set(getattr(contents[a], field)) & set(getattr(contents[b], field)) for a, b in pairs)
-        lines.append(_format_line(field, *map(len, shared)))
-    return lines
+    questions = (len(contents[a].questions.keys() & contents[b].questions.keys()) for a, b in pairs)
+    positives = (count_shared_positives(contents[b], contents[a]) for a, b in pairs)
+    return [*lines, _format_line("questions", *questions), _format_line("positives", *positives)]
 
 
 def format_lengths(lengths: Sequence[Lengths]) -> list[str]:
@@ -103,15 +109,22 @@ def format_batches(batches: Sequence[Sequence[Example]], batch_size: int) -> lis
         f"the loss is {math.log(num_passages):.2f} if all scores are equal",
         _format_line("  positives of another question, which are not its negatives", f"{known:.2f}"),
         _format_line("  other passages with an answer to another question, which are its negatives", f"{likely:.2f}"),
-        *_format_unspaced([example for batch in whole for example in batch]),
+        *_format_answers([example for batch in whole for example in batch]),
         "",
     ]
 
 
-def _format_unspaced(examples: Sequence[Example]) -> list[str]:
-    share = np.mean([any(map(has_unspaced, example.answers)) for example in examples])
-    name = "  questions with answers in scripts without spaces, which are matched as strings"
-    return [_format_line(name, f"{share:.0%}")] if share else []
+def _format_answers(examples: Sequence[Example]) -> list[str]:
+    """Return lines with the shares of questions about whose answers the line before says less."""
+    shares = {
+        "  questions with answers in scripts without spaces, which are matched as strings": np.mean(
+            [any(map(has_unspaced, example.answers)) for example in examples]
+        ),
+        "  questions without answers, for which passages with an answer are not known": np.mean(
+            [not example.answers for example in examples]
+        ),
+    }
+    return [_format_line(name, f"{share:.0%}") for name, share in shares.items() if share]
 
 
 def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
@@ -146,9 +159,9 @@ def find_remarks(
         shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
         if shared:
             yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too good."
-        shared = len(contents["train"].positives & contents[stage].positives)
+        shared = count_shared_positives(contents[stage], contents["train"])
         if shared:
-            share = shared / len(contents[stage].positives)
+            share = shared / len(np.unique(contents[stage].positives[:, 0]))
             yield (
                 f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. The gain that {stage} "
                 "shows may come from these passages alone. Compare with the questions whose positives are not in train."

@@ -16,10 +16,10 @@ import bm25s
 import numpy as np
 import Stemmer
 
-from text.evaluation.unspaced import split_bigrams
 from text.progress import track
 from text.records import Passage
 from text.retrieval.exact import Found
+from text.words import split_bigrams
 
 K1, B = 0.9, 0.4
 """As in Anserini, and in the figures of most papers."""

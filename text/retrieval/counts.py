@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from text.datasets import Question, read_questions
+from text.datasets import PassageCollection, Question, read_questions
 from text.errors import DataError
 from text.evaluation import Run, read_qrels
 from text.retrieval.embedder import Embedder
@@ -67,6 +67,12 @@ def read_judged_questions(
     if num_missing := len(judged) - len(kept):
         tell(f"{num_missing} questions of {qrels} are not in {path}")
     return kept
+
+
+def tell_counts(collection: PassageCollection, tell: Callable[[str], object]) -> None:
+    """Tell each kind of unusual passages in a collection, such as those without text, with their number."""
+    for name, count in collection.counts.items():
+        tell(f"{count} {name} in {collection.path}")
 
 
 def check_window(source: str, passage_id: str) -> None:

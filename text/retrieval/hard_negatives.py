@@ -14,8 +14,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from text.evaluation import has_answer, rank_passages
-from text.evaluation.unspaced import separate_units
 from text.records import Passage
+from text.words import separate_units
 
 _SHINGLE = 3
 """Number of words in a shingle, the unit in which two texts are compared. A Chinese character counts as a word."""
@@ -99,6 +99,7 @@ def choose_hard_negatives(
     *,
     regular_expressions: bool = False,
     same_question_positives: Sequence[tuple[int, int]] = (),
+    slow: set[str] | None = None,
 ) -> tuple[list[Negative], list[Rejected]]:
     """Return the hard negatives of one question and the rejected candidates.
 
@@ -112,6 +113,7 @@ def choose_hard_negatives(
         filters: Conditions that a negative must meet.
         regular_expressions: The answers are regular expressions.
         same_question_positives: ``Passage.keys`` of the positives of other rows that ask the same question.
+        slow: Gets the regular expressions that take too long, which counts as not found.
 
     Raises:
         KeyError: ``find`` does not know a candidate.
@@ -138,7 +140,7 @@ def choose_hard_negatives(
             reason = _reject_by_numbers(passage_id, rank, score, known, taken, highest, filters)
             passage = find(passage_id) if reason is None else None
             if passage is not None:
-                reason = _reject_by_text(passage, texts, answers, taken, filters, regular_expressions)
+                reason = _reject_by_text(passage, texts, answers, taken, filters, regular_expressions, slow)
                 if known_keys and not known_keys.isdisjoint(passage.keys):
                     reason = "a positive"
             if passage is None or reason is not None:
@@ -190,6 +192,7 @@ def _reject_by_text(
     taken: Sequence[Negative],
     filters: Filters,
     regular_expressions: bool,
+    slow: set[str] | None,
 ) -> str | None:
     """Return why a candidate is rejected by its text; None if it is not."""
     text = _normalize(passage.text)
@@ -197,7 +200,7 @@ def _reject_by_text(
         return "no text"
     if text in texts:
         return "text of a positive"
-    if filters.answers and has_answer(answers, passage.text, regular_expressions=regular_expressions):
+    if filters.answers and has_answer(answers, passage.text, regular_expressions=regular_expressions, slow=slow):
         return "holds an answer"
     if any(measure_overlap(text, other) > filters.max_overlap for other in texts):
         return "near a positive"

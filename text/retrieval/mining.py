@@ -24,13 +24,13 @@ from text.datasets.same_questions import SameQuestions
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, read_run
 from text.evaluation.trec import check_common_questions, check_counted_questions
-from text.evaluation.unspaced import has_unspaced
 from text.progress import track
 from text.records import Passage
 from text.retrieval.counts import describe_cut_questions
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.retriever import load_retriever, search_questions
 from text.retrieval.shards import read_plan
+from text.words import has_unspaced
 
 _SAMPLE_SIZE = 10
 
@@ -62,6 +62,10 @@ class MiningSummary:
         """Rows, and rows that got fewer negatives than wanted."""
         self.num_unspaced = 0
         """Rows with an answer in a script without spaces, which is matched as a string."""
+        self.num_without_answers = 0
+        """Rows without answers, for which no passage is rejected because it holds one."""
+        self.slow = set[str]()
+        """Answers, as regular expressions, that took too long in a passage, which counts as not found."""
         self.negatives = Counter[str]()
         """Number of negatives by source."""
         self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
@@ -74,6 +78,7 @@ class MiningSummary:
         is_short = len(row.negatives) < self.num_wanted
         self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
         self.num_unspaced += any(map(has_unspaced, row.answers))
+        self.num_without_answers += not row.answers
         self.rejected.update(candidate.reason for candidate in row.rejected)
         self.rejected_of_short.update(candidate.reason for candidate in row.rejected if is_short)
         for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
@@ -90,6 +95,8 @@ class MiningSummary:
             "rows_left_out": dict(self.unusable),
             "rows_with_too_few": self.num_short,
             "rows_with_answers_matched_as_strings": self.num_unspaced,
+            "rows_without_answers": self.num_without_answers,
+            "slow_regular_expressions": sorted(self.slow),
             "negatives": dict(self.negatives),
             "rejected": dict(self.rejected.most_common()),
             "rejected_where_too_few": dict(self.rejected_of_short.most_common()),
@@ -172,6 +179,7 @@ def mine_hard_negatives(
             filters,
             sort_by_title=sort_by_title,
             best_positive_first=best_positive_first,
+            slow=summary.slow,
         ):
             rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
             for candidate in row.rejected:
@@ -253,6 +261,7 @@ def _mine_rows(
     *,
     sort_by_title: bool,
     best_positive_first: bool,
+    slow: set[str],
 ) -> Iterator[MinedRow]:
     """Yield the usable rows. ``runs`` holds the name, the run and the number of negatives of each source."""
     same_questions = SameQuestions([file.index])
@@ -272,6 +281,7 @@ def _mine_rows(
                 filters,
                 regular_expressions=question.regular_expressions,
                 same_question_positives=same_questions.find_positives(0, row) or (),
+                slow=slow,
             )
             record: Record = lines.parse(row).as_dict()
             contexts = None if best_positive_first else record.get("positive_ctxs")

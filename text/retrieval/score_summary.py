@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from text.datasets import read_positive_ids
+from text.datasets.dpr_file import check_row_ids
 from text.errors import DataError
 from text.evaluation import bootstrap_interval, mean_metrics, paired_randomization
-from text.retrieval.scoring import ScoredRun, read_positives
+from text.retrieval.scoring import ScoredRun
 
 Table = dict[str, dict[str, float]]
 """By name of a metric: "mean", "low" and "high", and with another run "other" and "p"."""
@@ -32,7 +34,10 @@ def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed:
     {'mean': 0.75, 'low': 0.5, 'high': 1.0}
     """
     if other is not None and scored.metrics.keys() != other.metrics.keys():
-        raise DataError(f"{other.path}: has other questions than {scored.path}. Both runs need the same ones.")
+        raise DataError(
+            f"{other.path}: has other questions than {scored.path}. Give two runs of the same questions, or leave out "
+            "--skip_missing (skip_missing), so that questions that one run lacks count as 0."
+        )
     table = {}
     for name, mean in mean_metrics(scored.metrics).items():
         values = [metrics[name] for metrics in scored.metrics.values()]
@@ -78,21 +83,25 @@ def split_seen(
 
     Args:
         scored: A run that was scored by qrels or positives, or by questions that have positives with ids.
-        rows: Training rows in the DPR format.
+        rows: Training rows in the DPR format. Only the ids of their positives count.
         other: Another run of the same questions, which is split alike.
 
     Returns:
         Both runs with the questions "seen", and with the questions "unseen".
 
     Raises:
-        DataError: The rows are malformed or have no positives with ids, or no relevant passage of a question is known.
+        DataError: The rows are malformed or have no positives with ids, an id stands with two passages there, or no
+            relevant passage of a question is known.
         OSError: The rows cannot be read.
     """
     if not any(scored.relevant.get(question_id) for question_id in scored.metrics):
         raise DataError(
             f"{scored.path}: the relevant passages of its questions are not known. Score it by qrels or positives."
         )
-    known = {passage_id for judged in read_positives(rows).values() for passage_id in judged}
+    known = read_positive_ids(rows)
+    if not known:
+        raise DataError(f"{os.fspath(rows)}: no positives with ids. Give rows whose positives have passage_id.")
+    check_row_ids(rows)
     seen = {question_id for question_id in scored.metrics if not known.isdisjoint(scored.relevant[question_id])}
     return {
         "seen": (_keep(scored, seen), other and _keep(other, seen)),

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from text.datasets import PassageCollection, Question, read_questions
+from text.datasets.dpr_file import check_row_ids
 from text.errors import DataError
 from text.evaluation import (
     Qrels,
@@ -24,8 +26,9 @@ from text.evaluation import (
     without_self_matches,
 )
 from text.evaluation.trec import check_common_questions, check_counted_questions
-from text.evaluation.unspaced import has_unspaced
 from text.progress import track
+from text.records import question_key
+from text.words import has_unspaced
 
 StrPath = str | os.PathLike[str]
 
@@ -53,7 +56,7 @@ class ScoredRun(NamedTuple):
     relevant: Mapping[str, Collection[str]] = {}
     """Ids of the relevant passages of each question, as far as they are known."""
     notes: Sequence[str] = ()
-    """Findings that make the metrics doubtful."""
+    """Findings about the files that a reader of the metrics should know."""
 
 
 def score_run(
@@ -74,7 +77,7 @@ def score_run(
     Args:
         path: The run.
         qrels: Relevance judgments in the form of TREC or BEIR.
-        positives: Training rows. Their positives, by id, are the relevant passages.
+        positives: Training rows. The positives, by id, of all rows that ask a question are its relevant passages.
         questions: Questions with answers. A passage is relevant if it contains an answer (``has_answer``).
         collection: The passages that were searched, to look for answers.
         k: Cut-offs of the metrics.
@@ -102,16 +105,20 @@ def score_run(
         raise ValueError("qrels, positives, questions: give one of them, and collection together with questions.")
     if not k or min(k) < 1:
         raise ValueError(f"k is {list(k)}. Use numbers from 1 on.")
-    [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches)
+    notes, counts = list[str](), Counter[str]()
+    [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, tell=notes.append)
     name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
-    if qrels is not None:
-        return _score_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
-    asked = read_questions(source)
     if collection is not None:
-        return _score_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
-    relevant = _to_qrels(source, asked)
-    check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
-    return _score_by_qrels(name, run, source, relevant, k, skip_missing)
+        asked = read_questions(source, counts)
+        scored = _score_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
+        notes += [f"note: {count} {reason} in {os.fspath(source)}" for reason, count in counts.items()]
+    elif qrels is not None:
+        scored = _score_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
+    else:
+        relevant = read_positives(source)
+        check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
+        scored = _score_by_qrels(name, run, source, relevant, k, skip_missing)
+    return scored._replace(notes=[*notes, *scored.notes])
 
 
 def _score_by_qrels(
@@ -161,7 +168,10 @@ def _score_by_answers(
     ids = [question.question_id for question in asked]
     check_counted_questions(name, run, source, ids, skip_missing=skip_missing)
     kept = [question for question in answerable if question.question_id in run or not skip_missing]
-    metrics, results = score_by_answers(run, kept, PassageCollection(collection), k=k, keep_results=keep_results)
+    slow = set[str]()
+    metrics, results = score_by_answers(
+        run, kept, PassageCollection(collection), k=k, keep_results=keep_results, slow=slow
+    )
     return ScoredRun(
         name,
         metrics,
@@ -170,43 +180,66 @@ def _score_by_answers(
         results=results,
         num_skipped=len(answerable) - len(kept),
         num_unspaced=sum(any(map(has_unspaced, question.answers)) for question in kept),
-        relevant={question.question_id: question.positive_ids for question in kept},
+        relevant=_join_positives(kept),
+        notes=[f"note: {len(slow)} regular expressions take too long, which counts as not found"] if slow else [],
     )
 
 
-def read_fused_run(path: StrPath, fuse_with: StrPath | None = None, *, drop_self_matches: bool = False) -> Run:
+def read_fused_run(
+    path: StrPath,
+    fuse_with: StrPath | None = None,
+    *,
+    drop_self_matches: bool = False,
+    tell: Callable[[str], object] | None = None,
+) -> Run:
     """Read a run, or fuse two runs by reciprocal ranks.
 
     Args:
         path: The run.
         fuse_with: The other run, or None.
-        drop_self_matches: Remove passages whose id is the id of their question.
+        drop_self_matches: Remove passages whose id is the id of their question, before they take a rank.
+        tell: Gets a line about the questions that only one of the two runs has, if there are any.
 
     Raises:
         DataError: A run is malformed, or the two have no question in common.
         OSError: A file cannot be read.
     """
-    run = read_run(path)
-    if fuse_with is not None:
-        other = read_run(fuse_with)
-        check_common_questions(fuse_with, other, path, run)
-        run = fuse_runs([run, other])
-    return without_self_matches(run) if drop_self_matches else run
+    paths = [path] if fuse_with is None else [path, fuse_with]
+    runs = [read_run(each) for each in paths]
+    if drop_self_matches:
+        runs = [without_self_matches(run) for run in runs]
+    if fuse_with is None:
+        return runs[0]
+    run, other = runs
+    check_common_questions(fuse_with, other, path, run)
+    lacking, other_lacking = len(other.keys() - run.keys()), len(run.keys() - other.keys())
+    if tell is not None and lacking + other_lacking:
+        tell(
+            f"note: only one of the fused runs has {lacking + other_lacking} questions "
+            f"({os.fspath(path)} lacks {lacking}, {os.fspath(fuse_with)} lacks {other_lacking})"
+        )
+    return fuse_runs(runs)
 
 
 def read_positives(path: StrPath) -> Qrels:
-    """Return the positives of training rows as qrels.
+    """Return the positives of training rows as qrels. Rows that ask the same question share their positives.
 
     Raises:
-        DataError: The file is malformed, or no positive has an id.
+        DataError: The file is malformed, no positive has an id, or an id stands with two passages.
     """
-    return _to_qrels(path, read_questions(path))
-
-
-def _to_qrels(path: StrPath, questions: Sequence[Question]) -> Qrels:
-    if not any(question.positive_ids for question in questions):
+    qrels = _join_positives(read_questions(path))
+    if not any(qrels.values()):
         raise DataError(f"{os.fspath(path)}: no positives with ids. Give rows whose positives have passage_id.")
-    return {question.question_id: dict.fromkeys(question.positive_ids, 1) for question in questions}
+    check_row_ids(path)
+    return qrels
+
+
+def _join_positives(questions: Sequence[Question]) -> Qrels:
+    keys = [question_key(question.text) for question in questions]
+    joined: dict[int, dict[str, int]] = {key: {} for key in keys}
+    for key, question in zip(keys, questions, strict=True):
+        joined[key] |= dict.fromkeys(question.positive_ids, 1)
+    return {question.question_id: joined[key] for key, question in zip(keys, questions, strict=True)}
 
 
 def score_by_answers(
@@ -216,15 +249,18 @@ def score_by_answers(
     *,
     k: Sequence[int] = CUT_OFFS,
     keep_results: bool = False,
+    slow: set[str] | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
     """Return the accuracy@k of each question (DPR's top-k accuracy) and, if they are kept, the results in DPR's form.
+
+    ``slow`` gets the regular expressions that take too long (``has_answer``).
 
     Raises:
         DataError: The collection lacks a passage of the run.
     """
     metrics, results = {}, []
     for question in track(questions, "Evaluating", "questions"):
-        result = build_dpr_result(question, run.get(question.question_id, {}), collection)
+        result = build_dpr_result(question, run.get(question.question_id, {}), collection, slow)
         hits = [context["has_answer"] for context in result["ctxs"]]
         metrics[question.question_id] = {f"accuracy@{cut_off}": top_k_accuracy([hits], cut_off) for cut_off in k}
         if keep_results:
@@ -232,13 +268,16 @@ def score_by_answers(
     return metrics, results
 
 
-def build_dpr_result(question: Question, scores: Mapping[str, float], collection: PassageCollection) -> dict[str, Any]:
+def build_dpr_result(
+    question: Question, scores: Mapping[str, float], collection: PassageCollection, slow: set[str] | None = None
+) -> dict[str, Any]:
     """Return the found passages of a question in the form of DPR's result files.
 
     Args:
         question: The question with its answers.
         scores: Scores of the found passages by id.
         collection: The passages.
+        slow: Gets the regular expressions that take too long (``has_answer``).
 
     Raises:
         DataError: The collection lacks a passage.
@@ -249,7 +288,7 @@ def build_dpr_result(question: Question, scores: Mapping[str, float], collection
             passage = collection.find(passage_id)
         except KeyError:
             raise DataError(f"{collection.path}: no passage {passage_id}, which the run has.") from None
-        hit = has_answer(question.answers, passage.text, regular_expressions=question.regular_expressions)
+        hit = has_answer(question.answers, passage.text, regular_expressions=question.regular_expressions, slow=slow)
         score = str(scores[passage_id])
         contexts.append(
             {"id": passage_id, "title": passage.title, "text": passage.text, "score": score, "has_answer": hit}

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from text.transforms.byte_level_bpe import encode_batch, tiktoken_encoder
-from text.transforms.layout import Encode, Templates, TokenLayout
+from text.transforms.frames import copy_without_limits, find_templates
+from text.transforms.layout import Encode, TokenLayout
 from text.transforms.tokenizer_files import count_ids, padding_idx
 
 
@@ -46,34 +46,11 @@ class Tokenize(TokenLayout):
     """Hex SHA-256 of what decides the ids of ``encode``; the same for every ``max_length``."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, prompt: str = "") -> None:
-        plain = Tokenizer.from_str(tokenizer.to_str())
-        plain.no_truncation()
-        plain.no_padding()
+        plain = copy_without_limits(tokenizer)
         encode: Encode = tiktoken_encoder(plain) or functools.partial(encode_batch, plain)
-        templates = Templates(_template(encode, plain, "a"), _template(encode, plain, "a", "b b"))
-        super().__init__(encode, templates, padding_idx(tokenizer), max_length, prompt)
+        super().__init__(encode, find_templates(encode, plain), padding_idx(tokenizer), max_length, prompt)
         self.vocab_size = count_ids(tokenizer)
         self.fingerprint = hashlib.sha256(plain.to_str().encode()).hexdigest()
 
     def extra_repr(self) -> str:
         return f"vocab_size={self.vocab_size}, max_length={self.max_length}"
-
-
-def _template(encode: Encode, tokenizer: Tokenizer, first: str, second: str | None = None) -> list[np.ndarray]:
-    """The special tokens that the post-processor puts before, between and after texts."""
-    encoding = tokenizer.encode(first, second)
-    special, parts, at = [*encoding.special_tokens_mask, 0], [], 0
-    for ids in encode([first] if second is None else [first, second]):
-        begin = special.index(0, at)
-        parts.append(encoding.ids[at:begin])
-        at = begin + len(ids)
-        if not len(ids) or encoding.ids[begin:at] != ids.tolist():
-            raise _no_template(encoding.tokens, first, second)
-    if not all(special[at:-1]):
-        raise _no_template(encoding.tokens, first, second)
-    return [np.array(part, dtype=np.int64) for part in (*parts, encoding.ids[at:])]
-
-
-def _no_template(tokens: list[str], first: str, second: str | None) -> ValueError:
-    texts = f'the text "{first}"' if second is None else f'the title "{first}" and the text "{second}"'
-    return ValueError(f"the tokenizer makes {tokens} of {texts}; expected their tokens in order, special ones around")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
+from text.foreign_settings import TOKENIZER_MODEL, describe_unsupported
+from text.transforms.frames import check_templates
+from text.transforms.tokenizer_classes import bert_normalizer
 from text.transforms.tokenizer_settings import (
     PADDING_TOKENS,
+    apply_beside_vocabulary,
     apply_settings,
-    bert_normalizer,
     class_name,
     find_padding,
     lower_if_asked,
     read_options,
     setting_files,
-    special_tokens,
-    stated_tokens,
 )
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -79,6 +80,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         tokenizer = _load_whole(files[0])
     if _is_listed(Path(path)):
         lower_if_asked(tokenizer, folder)
+    check_templates(tokenizer, files[0])
     return tokenizer
 
 
@@ -135,6 +137,9 @@ def _load_whole(file: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exception
         raise ArtifactError(f"{file}: not a tokenizer ({error}). Save it with tokenizers or transformers.") from None
+    dropout = round(getattr(tokenizer.model, "dropout", None) or 0.0, 6)
+    if unsupported := describe_unsupported({"dropout": dropout}, TOKENIZER_MODEL):
+        raise ArtifactError(f"{file}: model.{unsupported}")
     if file.name == "tokenizer.json":
         apply_settings(tokenizer, file.parent)
     return tokenizer
@@ -227,7 +232,9 @@ def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return _as_stated_beside(vocab.parent, _as_roberta(tokenizer), _ROBERTA_NAMES)
+    # transformers reads vocab.json, and gives "<mask>" no space unless a file beside it says so.
+    tokenizer = _as_roberta(tokenizer, mask_takes_space=vocab.name != "vocab.json")
+    return apply_beside_vocabulary(tokenizer, vocab.parent, _ROBERTA_NAMES)
 
 
 def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str, int]:
@@ -267,29 +274,18 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls_id is not None and sep_id is not None
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
-    return _as_stated_beside(vocab.parent, tokenizer, _BERT_NAMES)
+    return apply_beside_vocabulary(tokenizer, vocab.parent, _BERT_NAMES)
 
 
-def _as_stated_beside(folder: Path, tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
-    """Return the tokenizer if the files beside its vocabulary change nothing. No change is built here.
+def _as_roberta(tokenizer: Tokenizer, *, mask_takes_space: bool = True) -> Tokenizer:
+    """Add RoBERTa's special tokens, decoder and pair encoding.
 
-    Raises:
-        ArtifactError: There are more or other tokens in them, or a space goes before each text.
+    Args:
+        tokenizer: The tokenizer to change.
+        mask_takes_space: Whether "<mask>" takes the space before it, so that it can stand for a word.
     """
-    options = read_options(folder)
-    tokens = stated_tokens(folder, options)
-    more = [token for i, token in tokens.items() if tokenizer.token_to_id(token) != i]
-    more += [token for name, token in special_tokens(folder, options).items() if token != names.get(name, token)]
-    if more or options.get("add_prefix_space", False):
-        found = f"token {more[0]} beside the vocabulary" if more else "add_prefix_space is true"
-        raise ArtifactError(f"{folder}: {found}. Save it with transformers, which writes a tokenizer.json.")
-    return tokenizer
-
-
-def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
-    """Adds RoBERTa's special tokens, decoder and pair encoding."""
-    # "<mask>" takes the space before it, so that it can stand for a word.
-    tokenizer.add_special_tokens([*SPECIAL_TOKENS[:-1], AddedToken("<mask>", lstrip=True, special=True)])
+    mask = AddedToken("<mask>", lstrip=mask_takes_space, special=True)
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS[:-1], mask])
     tokenizer.decoder = decoders.ByteLevel()
     cls_id, sep_id = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
     assert cls_id is not None and sep_id is not None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from text.errors import ArtifactError, SettingsWarning
 from text.foreign_settings import (
@@ -25,29 +25,22 @@ from text.foreign_settings import (
     describe_unknown,
     describe_unsupported,
 )
+from text.transforms.tokenizer_classes import (
+    AS_IT_IS,
+    BERT,
+    CLASS_OF_MODEL,
+    FORCE,
+    ROBERTA,
+    XLM_ROBERTA,
+    apply_class,
+    content_of,
+    parts_of,
+)
 
 SENTENCE_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
 """Names of the settings that sentence-transformers has for a transformer and its tokenizer."""
 PADDING_TOKENS = ("<pad>", "[PAD]")
-_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-_BERT = (
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "DPRQuestionEncoderTokenizer",
-    "DPRContextEncoderTokenizer",
-    "DPRReaderTokenizer",
-)
-_ROBERTA, _XLM_ROBERTA = "RobertaTokenizer", "XLMRobertaTokenizer"
-_CLASS_OF_MODEL = {
-    "bert": "BertTokenizer",
-    "dpr": "DPRQuestionEncoderTokenizer",
-    "roberta": _ROBERTA,
-    "xlm-roberta": _XLM_ROBERTA,
-}
-_SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
-_BERT_MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
-_FORCE = 'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 
 
 def read_settings(path: Path, table: Table | None = None) -> dict[str, Any]:
@@ -81,10 +74,28 @@ def read_options(folder: Path) -> dict[str, Any]:
     options = read_settings(path, TOKENIZER_OPTIONS)
     if "attention_mask" not in options.get("model_input_names", ["attention_mask"]):
         raise ArtifactError(f"{path}: model_input_names lacks attention_mask. Padding would be part of the texts.")
+    _check_tokens(path, options)
     if "added_tokens_decoder" not in options:  # as transformers decides whether to read the older files
-        options |= read_settings(folder / "special_tokens_map.json", SPECIAL_TOKENS_MAP)
+        older = folder / "special_tokens_map.json"
+        special = read_settings(older, SPECIAL_TOKENS_MAP)
+        _check_tokens(older, special)
+        options |= special
         options["added_tokens"] = read_settings(folder / "added_tokens.json")
     return options
+
+
+def _check_tokens(path: Path, options: Mapping[str, Any]) -> None:
+    """Refuse special tokens that are no texts and do not describe texts."""
+    for name in (name for name in SPECIAL_TOKENS_MAP if name in options):
+        value, is_one = options[name], name in SPECIAL_TOKENS
+        tokens = [value] if is_one else list(value.values()) if isinstance(value, dict) else value
+        if not isinstance(tokens, list) or not all(map(_is_token, tokens)):
+            expected = "a token" if is_one else "a list of tokens"
+            raise ArtifactError(f"{path}: {name} is {json.dumps(value)}. It must be {expected}.")
+
+
+def _is_token(token: Any) -> bool:
+    return isinstance(token.get("content") if isinstance(token, dict) else token, str)
 
 
 def setting_files(folder: Path) -> list[Path]:
@@ -103,18 +114,28 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
     """
     options = read_options(folder)
     name = class_name(folder, options)
-    if name in _BERT:
-        _apply_bert(tokenizer, folder, options, name)
-    elif name == _ROBERTA:
-        _apply_roberta(tokenizer, folder, options)
-    elif name == _XLM_ROBERTA:
-        _check_xlm_roberta(tokenizer, folder, options)
-    else:
-        _check_as_it_is(tokenizer, folder, options, is_named=name in _AS_IT_IS)
+    apply_class(tokenizer, folder, options, name)
     _check_sides(tokenizer, folder, options)
     _add_tokens(tokenizer, folder, options)
-    default = "[PAD]" if name in _BERT else "<pad>" if name in (_ROBERTA, _XLM_ROBERTA) else ""
+    default = "[PAD]" if name in BERT else "<pad>" if name in (ROBERTA, XLM_ROBERTA) else ""
     _choose_padding(tokenizer, options, default)
+
+
+def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
+    """Return a tokenizer of a vocabulary with the flags of its tokens that the files beside it state.
+
+    Raises:
+        ArtifactError: There are more or other tokens in them, or a space goes before each text. Neither is built here.
+    """
+    options = read_options(folder)
+    tokens, special = stated_tokens(folder, options), special_tokens(options)
+    more = [token for i, token in tokens.items() if tokenizer.token_to_id(token.content) != i]
+    more += [token for name, token in special.items() if token.content != names.get(name, token.content)]
+    if more or options.get("add_prefix_space", False):
+        found = f"token {more[0].content} beside the vocabulary" if more else "add_prefix_space is true"
+        raise ArtifactError(f"{folder}: {found}. Save it with transformers, which writes a tokenizer.json.")
+    tokenizer.add_tokens([*special.values(), *tokens.values()])
+    return tokenizer
 
 
 def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
@@ -122,7 +143,7 @@ def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
     path = next((folder / name for name in SENTENCE_FILES if (folder / name).is_file()), None)
     if path is None or not read_settings(path, TRANSFORMER).get("do_lower_case", False):
         return
-    normalizer = _parts(tokenizer)["normalizer"] or {}
+    normalizer = parts_of(tokenizer)["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
     if not any(step.get("type") == "Lowercase" for step in steps):
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
@@ -137,83 +158,11 @@ def class_name(folder: Path, options: dict[str, Any]) -> str:
     """
     model = read_settings(folder / "config.json")
     stated = options.get("tokenizer_class", model.get("tokenizer_class"))
-    name = stated if stated is not None else _CLASS_OF_MODEL.get(str(model.get("model_type")), "")
-    name = name.removesuffix("Fast") if isinstance(name, str) and name not in _AS_IT_IS else name
-    if name not in ("", *_BERT, _ROBERTA, _XLM_ROBERTA, *_AS_IT_IS):
-        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: tokenizer_class {name} is not supported. {_FORCE}")
+    name = stated if stated is not None else CLASS_OF_MODEL.get(str(model.get("model_type")), "")
+    name = name.removesuffix("Fast") if isinstance(name, str) and name not in AS_IT_IS else name
+    if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *AS_IT_IS):
+        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: tokenizer_class {name} is not supported. {FORCE}")
     return name
-
-
-def _apply_bert(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
-    parts = _parts(tokenizer)
-    _expect(folder, name, "normalizer", (parts["normalizer"] or {}).get("type"), "BertNormalizer")
-    _expect(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "BertPreTokenizer")
-    for key, value in {**_BERT_MODEL, "unk_token": _content(options.get("unk_token", "[UNK]"))}.items():
-        _expect(folder, name, f"model.{key}", parts["model"].get(key), value)
-    tokenizer.normalizer = bert_normalizer(folder, options, name)
-    start, end = (_known(tokenizer, folder, options, key, token) for key, token in _BERT_FRAME)
-    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], -1, end[1]]):
-        tokenizer.post_processor = processors.BertProcessing(end, start)
-
-
-def bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> normalizers.Normalizer:
-    """Return the normalizer that BERT's tokenizers of transformers build, whatever ``tokenizer.json`` has.
-
-    Raises:
-        ArtifactError: A tokenizer of DPR shall not lower-case. Releases of transformers differ in whether it does.
-    """
-    lowercase = options.get("do_lower_case", True)
-    if name.startswith("DPR") and not lowercase:
-        path = folder / "tokenizer_config.json"
-        raise ArtifactError(f"{path}: do_lower_case is false, which a {name} ignores. Make it a BertTokenizer.")
-    return normalizers.BertNormalizer(
-        lowercase=lowercase,
-        strip_accents=options.get("strip_accents"),
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-    )
-
-
-_BERT_FRAME = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
-_ROBERTA_FRAME = (("cls_token", "<s>"), ("sep_token", "</s>"))
-
-
-def _apply_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    parts, adds_space = _parts(tokenizer), options.get("add_prefix_space", False)
-    _expect(folder, _ROBERTA, "model.type", parts["model"]["type"], "BPE")
-    _expect(folder, _ROBERTA, "normalizer", parts["normalizer"], None)
-    _expect(folder, _ROBERTA, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "ByteLevel")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space)
-    start, end = (_known(tokenizer, folder, options, key, token) for key, token in _ROBERTA_FRAME)
-    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
-
-
-def _check_xlm_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    parts = _parts(tokenizer)
-    _expect(folder, _XLM_ROBERTA, "model.type", parts["model"]["type"], "Unigram")
-    scheme = "always" if options.get("add_prefix_space", True) else "never"
-    steps = (parts["pre_tokenizer"] or {}).get("pretokenizers", [parts["pre_tokenizer"] or {}])
-    found = next((step.get("prepend_scheme") for step in steps if step.get("type") == "Metaspace"), None)
-    _expect(folder, _XLM_ROBERTA, "pre_tokenizer.prepend_scheme", found, scheme)
-
-
-def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], *, is_named: bool) -> None:
-    """Refuse an option that stands in both files with two values, where transformers' releases differ in which counts.
-
-    Without a class, the options of BERT count too: nothing says that they do not.
-    """
-    parts = _parts(tokenizer)
-    normalizer, split = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
-    found = {"add_prefix_space": split.get("add_prefix_space")}
-    if not is_named:
-        names = ("lowercase", "strip_accents", "handle_chinese_chars")
-        found |= dict(zip(_SWITCHES, (normalizer.get(name) for name in names), strict=False))
-    for option, value in found.items():
-        if option in options and value is not None and options[option] != value:
-            raise ArtifactError(
-                f"{folder / 'tokenizer_config.json'}: {option} is {json.dumps(options[option])}, but tokenizer.json "
-                f"has {json.dumps(value)}. Make both the same."
-            )
 
 
 def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
@@ -224,7 +173,7 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
     """
     has = tokenizer.get_added_tokens_decoder()
     stated = {
-        i: token for i, token in _stated(folder, options).items() if "added_tokens" not in options or i not in has
+        i: token for i, token in stated_tokens(folder, options).items() if "added_tokens" not in options or i not in has
     }
     known = {repr(token) for token in has.values()}
     tokenizer.add_tokens([token for _, token in sorted(stated.items()) if repr(token) not in known])
@@ -234,42 +183,36 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
             raise ArtifactError(f"{path}: token {token.content} has id {i}. tokenizer.json must give it the same one.")
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     extra = options.get("extra_special_tokens", options.get("additional_special_tokens", []))
-    named = [
-        *special_tokens(folder, options).values(),
-        *map(_content, extra.values() if isinstance(extra, dict) else extra),
-    ]
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in dict.fromkeys(named) if token not in added])
+    extra = map(_special, extra.values() if isinstance(extra, dict) else extra)
+    named = [*special_tokens(options).values(), *extra]
+    unique = {token.content: token for token in named if token.content not in added}
+    tokenizer.add_tokens(list(unique.values()))
 
 
-def special_tokens(folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the special tokens that the options name, such as ``pad_token``.
-
-    Raises:
-        ArtifactError: One is no token.
-    """
-    try:
-        return {name: _content(options[name]) for name in SPECIAL_TOKENS if name in options}
-    except (KeyError, TypeError):
-        path = folder / "tokenizer_config.json"
-        raise ArtifactError(f"{path}: a special token is no text. Save the tokenizer again.") from None
+def special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """Return the special tokens that the options name, such as ``pad_token``."""
+    return {name: _special(options[name]) for name in SPECIAL_TOKENS if name in options}
 
 
-def stated_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, str]:
+def _special(token: str | dict[str, Any]) -> AddedToken:
+    settings = token if isinstance(token, dict) else {}
+    flags = {flag: settings[flag] for flag in _FLAGS if isinstance(settings.get(flag), bool)}
+    return AddedToken(content_of(token), special=True, **flags)
+
+
+def stated_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
     """Return the added tokens that the options name, by id.
 
     Raises:
         ArtifactError: They are not described as transformers does.
     """
-    return {i: token.content for i, token in _stated(folder, options).items()}
-
-
-def _stated(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
     try:
         older = {int(i): AddedToken(token) for token, i in options.get("added_tokens", {}).items()}
         return older | {int(i): AddedToken(**token) for i, token in options.get("added_tokens_decoder", {}).items()}
     except (AttributeError, TypeError, ValueError):
-        path = folder / "tokenizer_config.json"
-        raise ArtifactError(f"{path}: added_tokens_decoder has no tokens by id. Save the tokenizer again.") from None
+        name = "added_tokens" if "added_tokens" in options else "added_tokens_decoder"
+        path = folder / ("added_tokens.json" if "added_tokens" in options else "tokenizer_config.json")
+        raise ArtifactError(f"{path}: {name} has no tokens by id. Save the tokenizer again.") from None
 
 
 def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
@@ -282,7 +225,7 @@ def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) ->
 
 def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
     """Note the padding token for ``padding_idx`` where its name alone would not tell."""
-    token = _content(options.get("pad_token", default))
+    token = content_of(options.get("pad_token", default))
     index = tokenizer.token_to_id(token) if token else None
     if index is not None and index != find_padding(tokenizer):
         tokenizer.enable_padding(pad_id=index, pad_token=token)
@@ -295,43 +238,3 @@ def find_padding(tokenizer: Tokenizer) -> int | None:
         return padding["pad_id"]
     known = (tokenizer.token_to_id(token) for token in PADDING_TOKENS)
     return next((index for index in known if index is not None), None)
-
-
-def _known(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str, default: str) -> tuple[str, int]:
-    token = _content(options.get(name, default))
-    index = tokenizer.token_to_id(token)
-    if index is None:
-        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {_FORCE}")
-    return token, index
-
-
-def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the special tokens around a text and around two, with -1 for each text."""
-    encodings = tokenizer.encode("a"), tokenizer.encode("a", "a")
-    frames = []
-    for encoding in encodings:
-        frame: list[int] = []
-        for index, is_special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
-            if is_special or frame[-1:] != [-1]:
-                frame.append(index if is_special else -1)
-        frames.append(frame)
-    return frames[0], frames[1]
-
-
-def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        found, expected = json.dumps(found), json.dumps(expected)
-        raise ArtifactError(
-            f"{folder / 'tokenizer.json'}: {part} is {found}, but transformers' {name} has {expected}. {_FORCE}"
-        )
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else token["content"]
-
-
-def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the parts of a ``tokenizer.json`` besides its vocabulary."""
-    settings = json.loads(tokenizer.to_str())
-    settings["model"].pop("vocab", None)
-    return settings

@@ -105,12 +105,12 @@ def test_elements_stand_at_the_bytes_where_they_stood(tmp_path: Path, indent: in
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_fault_in_an_array_has_its_line_and_byte(tmp_path: Path, pack: Callable[[bytes], bytes], newline: str) -> None:
-    rows: list[dict[str, Any]] = [*records(40), {"question": "q", "positive_ctxs": [{"title": "t", "text": 7}]}]
+    rows: list[dict[str, Any]] = [*records(40), {"question": "q", "positive_ctxs": [{"title": "t", "text": True}]}]
     content = ("\n" + json.dumps(rows, indent=2)).replace("\n", newline).encode()
     path = write(tmp_path / ("rows.json.gz" if pack is gzip.compress else "rows.json"), pack(content))
     with pytest.raises(DataError) as caught:
         DPRDataPipe(path, 1)
-    byte = content.index(b'"text": 7')
+    byte = content.index(b'"text": true')
     line = content.count(b"\n", 0, byte) + 1
     assert place_of(caught.value, path) == (line, byte, "positive_ctxs[0].text")
 

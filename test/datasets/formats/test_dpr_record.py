@@ -11,7 +11,7 @@ import pytest
 import simdjson
 
 from test.helpers import context, record, without
-from text.datasets.formats.dpr_record import CheckedRow, SkipRow, check_row, parse_row
+from text.datasets.formats.dpr_record import POOLS, CheckedRow, SkipRow, check_row, parse_row
 from text.datasets.formats.values import FieldError
 from text.records import Passage
 
@@ -86,9 +86,9 @@ def test_record_by_hand() -> None:
 def test_text_is_kept_exactly() -> None:
     # NFC and NFD differ, and right-to-left, emoji and blanks at the ends stay.
     texts = ["\u00e9", "e\u0301", "שלום", "👩‍🔬", " a \n", "\0"]
-    row = record(texts[0], positive_ctxs=[passage(text, title=text) for text in texts], answers=texts)
+    row = record(texts[0], positive_ctxs=[passage(text, title=text) for text in texts], answers=texts[:-1])
     example, _ = parse(row)
-    assert (example.question, example.answers) == (texts[0], texts)
+    assert (example.question, example.answers) == (texts[0], texts[:-1])  # An answer needs a word.
     assert example.positives == [Passage("", text, text) for text in texts]
 
 
@@ -103,6 +103,15 @@ def test_answers_missing(row: dict[str, Any]) -> None:
         ("['a']", "answers"),
         ("['a' 'b']", "answers"),
         ("('a', 'b')", "answers"),
+        ("{'text': ['a'], 'answer_start': [1]}", "answers"),
+        ("{'language', 'x'}", "answers"),
+        ("['a'", "answers"),
+        ("array(['a'], dtype=object)", "answers"),
+        (["['a' 'b']"], "answers"),
+        (["[np.str_('a'), np.str_('b')]"], "answers"),
+        (["['a',\n 'b']"], "answers"),
+        (["array(['net'], dtype=object)"], "answers"),
+        (['("a", "b")'], "answers"),
         ({"a": 1}, "answers"),
         (True, "answers"),
         (["a", False], "answers[1]"),
@@ -122,12 +131,27 @@ def test_answers_of_the_wrong_type_are_refused(answers: Any, field: str) -> None
         (1985, ["1985"], {"answers that are no list, read as one answer": 1}),
         ([1985, 12.0, 2.5], ["1985", "12", "2.5"], {"answers that are numbers, read as text": 3}),
         (["a", None], ["a"], {"blank answers, left out": 1}),
+        ("[sic] yes", ["[sic] yes"], {"answers that are no list, read as one answer": 1}),
+        (["[0, 1]"], ["[0, 1]"], {}),
+        (["[sic]"], ["[sic]"], {}),
+        (['("Weird Al") Yankovic'], ['("Weird Al") Yankovic'], {}),
+        (["['\"]?x"], ["['\"]?x"], {}),
+        (["['a']", "b"], ["['a']", "b"], {}),
         ("", [], {"answers that are no list, read as one answer": 1, "blank answers, left out": 1}),
     ],
 )
 def test_answers_with_one_meaning_are_read_and_counted(answers: Any, expected: list[str], counts: Any) -> None:
     read, found = parse(record(answers=answers))
     assert (read.answers, found) == (expected, counts)
+
+
+def test_answers_may_have_the_name_of_one() -> None:
+    row = without(record(), "answers")
+    assert parse(row | {"answer": "a", "answers": None})[0].answers == ["a"]
+    assert parse(row | {"answer": ["a", "b"]})[0].answers == ["a", "b"]
+    assert parse(record(answers=["a"], answer="b"))[0].answers == ["a"]
+    assert parse(row | {"answer": {"value": "a"}})[0].answers == []  # as other data sets have it
+    assert refused_field(row | {"answer": "['a']"}) == "answers"
 
 
 # The schema
@@ -152,7 +176,13 @@ def test_missing_question_is_refused_with_the_keys_that_are_there() -> None:
     assert refused_field({}) == "question"
 
 
-@pytest.mark.parametrize("question", [None, 1, 1.5, True, ["q"], {"text": "q"}])
+def test_question_and_texts_that_are_numbers_are_read_and_counted() -> None:
+    read, counts = parse(record(1984, positive_ctxs=[passage("a"), passage() | {"text": 7}], hard=0))
+    assert (read.question, [positive.text for positive in read.positives]) == ("1984", ["a", "7"])
+    assert counts == {"questions that are numbers, read as text": 1, "texts that are numbers, read as text": 1}
+
+
+@pytest.mark.parametrize("question", [None, 1e300, True, ["q"], {"text": "q"}])
 def test_question_of_the_wrong_type_is_refused(question: Any) -> None:
     assert refused_field(record(question=question)) == "question"
 
@@ -204,7 +234,7 @@ def test_title_of_the_wrong_type_is_refused(title: Any) -> None:
     assert refused_field(row) == "negative_ctxs[1].title"
 
 
-@pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
+@pytest.mark.parametrize("bad", [{"text": None}, {"text": ""}, {"contents": " \n"}])
 def test_positive_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> None:
     read, counts = parse(record(positive_ctxs=[bad, passage("a"), bad | {"title": " "}]))
     assert [positive.text for positive in read.positives] == ["a"]
@@ -215,7 +245,9 @@ def test_positive_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> N
 
 def test_passage_with_a_title_alone_is_read_and_counted() -> None:
     alone = [{"title": "a", "text": ""}, {"title": "b", "text": " \n"}]
-    read, counts = parse(record(positive_ctxs=alone, hard_negative_ctxs=[{"title": "c", "text": ""}, {"title": "d"}]))
+    read, counts = parse(
+        record(positive_ctxs=alone, hard_negative_ctxs=[{"title": "c", "text": ""}, {"title": "d", "text": None}])
+    )
     assert [(positive.title, positive.text) for positive in read.positives] == [("a", ""), ("b", "")]
     assert [(negative.title, negative.text) for negative in read.hard_negatives] == [("c", "")]
     assert counts == {
@@ -225,7 +257,7 @@ def test_passage_with_a_title_alone_is_read_and_counted() -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": ""}, {"text": " \n"}])
+@pytest.mark.parametrize("bad", [{"text": None}, {"text": ""}, {"contents": " \n"}])
 def test_negative_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> None:
     row = record(hard_negative_ctxs=[passage("b"), bad, bad, passage("c")], negative_ctxs=[bad])
     example, counts = parse(row)
@@ -235,13 +267,37 @@ def test_negative_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
-@pytest.mark.parametrize("text", [["some", "text"], 1, {}])
+def test_null_in_a_pool_is_left_out_and_counted(pool: str) -> None:
+    read, counts = parse(record(hard=0, other=0) | {pool: [passage("a"), None]})
+    passages = read[2:][POOLS.index(pool)]
+    assert [each.text for each in passages] == ["a"]
+    assert counts == {f"{pool} without text, left out": 1}
+
+
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("keys", [["content"], ["title", "body"], ["Text"], []])
+def test_text_under_another_key_is_refused_with_the_keys_that_are_there(pool: str, keys: list[str]) -> None:
+    row = record() | {pool: [passage(), dict.fromkeys(keys, "some text")]}
+    assert refused_field(row) == f"{pool}[1].text"
+    with pytest.raises(FieldError, match=", ".join(keys) or "none"):
+        parse(row)
+
+
+def test_text_under_the_name_of_pyserini_is_read() -> None:
+    read, counts = parse(
+        record(positive_ctxs=[{"contents": "a"}], hard_negative_ctxs=[{"contents": "b", "text": None}])
+    )
+    assert (read.positives[0].text, read.hard_negatives[0].text, counts) == ("a", "b", {})
+
+
+@pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
+@pytest.mark.parametrize("text", [["some", "text"], True, {}])
 def test_text_that_is_no_string_is_refused(pool: str, text: Any) -> None:
     assert refused_field(record() | {pool: [{"text": text}]}) == f"{pool}[0].text"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
-@pytest.mark.parametrize("item", ["some text", 12, None, []])
+@pytest.mark.parametrize("item", ["some text", 12, []])
 def test_passage_that_is_no_object_is_refused(pool: str, item: Any) -> None:
     assert refused_field(record() | {pool: [passage(), item]}) == f"{pool}[1]"
 
@@ -441,14 +497,14 @@ def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str 
 
 
 def test_compact_row_by_hand() -> None:
-    row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1, 7]}
+    row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1, 7, None]}
     # 5 is blank, 6 has title and text of a positive, 1 is one, 7 has a title alone; there are no other negatives.
     assert compact(row) == (
         ["4", "1"],
-        [None, None, "2", None, "7"],
+        [None, None, "2", None, "7", None],
         [],
         {
-            "hard_negative_ids without text, left out": 1,
+            "hard_negative_ids without text, left out": 2,
             "hard_negative_ids that are positives, left out": 2,
             "hard_negative_ids with a title alone": 1,
             "rows without negative_ids": 1,
@@ -492,5 +548,5 @@ def test_compact_row_without_collection_is_refused() -> None:
 def test_counts_add_up_over_rows() -> None:
     counts: Counter[str] = Counter()
     for _ in range(3):
-        check(record(negative_ctxs=None, hard_negative_ctxs=[{}, {}]), counts)
+        check(record(negative_ctxs=None, hard_negative_ctxs=[None, {"text": ""}]), counts)
     assert +counts == {"rows without negative_ctxs": 3, "hard_negative_ctxs without text, left out": 6}

@@ -16,7 +16,18 @@ from typing import Any, NamedTuple, Protocol
 
 from simdjson import Array, Object
 
-from text.datasets.formats.values import FieldError, kind, read_answers, read_id, read_title
+from text.datasets.formats.values import (
+    FieldError,
+    find_answers,
+    kind,
+    list_keys,
+    read_answers,
+    read_id,
+    read_string,
+    read_text,
+    read_title,
+    refuse_repeated_key,
+)
 from text.records import Passage
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
@@ -44,7 +55,7 @@ class Collection(Protocol):
 
 
 ToPassage = Callable[[Any, int], "Passage | None"]
-"""Makes a passage of an item of a pool, given its place for a message; None if it has neither text nor title."""
+"""Makes a passage of an item of a pool, given its place for a message; None if the item has neither text nor title."""
 
 
 class Row(NamedTuple):
@@ -69,10 +80,12 @@ class CheckedRow(NamedTuple):
     """How many can be used."""
     num_other_negatives: int
     """How many can be used."""
+    is_compact: bool
+    """Its passages stand in a collection."""
 
 
 class NegativePool(Sequence["Passage | None"]):
-    """Negatives of one question; None in the place of one that is left out: without text, or known to be a positive.
+    """Negatives of one question; None in the place of one that is left out: null, without text, or a positive.
 
     Args:
         items: Contexts, or ids.
@@ -149,7 +162,7 @@ def parse_row(
         SkipRow: The question is blank, or nothing is known to answer it.
     """
     counts = Counter() if counts is None else counts
-    question, answers = _question(record), read_answers(record.get("answers"), counts)
+    question, answers = _question(record, counts), read_answers(find_answers(record), counts)
     if _pools_of(record) is ID_POOLS:
         if score_key is not None:
             raise FieldError(f"positive_ids: passages without {score_key}. Give positive_ctxs that have it")
@@ -187,7 +200,7 @@ def check_row(
         collection: As for ``parse_row``.
         counts: Receives the number of values read otherwise, of passages left out and of pools not there, by reason.
         score_key: As for ``parse_row``.
-        visit: Called with every passage of a full row. The passages of a compact row are those of the collection.
+        visit: Called with every passage.
 
     Raises:
         FieldError: A field is missing or has the wrong type, or a key stands twice in one object.
@@ -198,13 +211,13 @@ def check_row(
     pools = _pools_of(record)
     positives, *names = pools
     counts[f"{positives} without text, left out"] += len(_pool(record, positives)) - len(row.positives)
-    visit = visit if pools is POOLS else _pass_over
     for passage in row.positives:
         visit(passage)
     counts[f"rows without {names[0]}"] += record.get(names[0]) is None
     counts[f"rows without {names[1]}"] += record.get(names[1]) is None
     num_hard_negatives = row.hard_negatives.count_usable(names[0], counts, visit)
-    return CheckedRow(row, num_hard_negatives, row.other_negatives.count_usable(names[1], counts, visit))
+    num_other_negatives = row.other_negatives.count_usable(names[1], counts, visit)
+    return CheckedRow(row, num_hard_negatives, num_other_negatives, is_compact=pools is ID_POOLS)
 
 
 def named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
@@ -218,7 +231,7 @@ def named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
 
 
 def check_keys(record: Object, line: bytes) -> None:
-    """Refuses a record in which a key stands twice in one object: a parser would choose silently.
+    """Refuse a record in which a key stands twice in one object, also in an inner one.
 
     Args:
         record: Any JSON object.
@@ -233,15 +246,15 @@ def check_keys(record: Object, line: bytes) -> None:
     if num_others and num_others > _braces_in_texts(line):  # there may be objects elsewhere
         try:
             # Not by simdjson's values(): these are dicts already, in which a key stands once.
-            json.loads(line, object_pairs_hook=lambda pairs: _refuse_twice([key for key, _ in pairs]))
+            json.loads(line, object_pairs_hook=lambda pairs: refuse_repeated_key([key for key, _ in pairs]))
         except RecursionError:
             raise FieldError("row: nested too deeply. Give a record in the DPR format") from None
-    _refuse_twice(list(record))
+    refuse_repeated_key(list(record))
     keys = [list(context) for context in contexts]
     if keys and keys.count(keys[0]) == len(keys):  # as most often
         keys = keys[:1]
     for keys_of_one in keys:
-        _refuse_twice(keys_of_one)
+        refuse_repeated_key(keys_of_one)
 
 
 def _braces_in_texts(line: bytes) -> int:
@@ -249,19 +262,11 @@ def _braces_in_texts(line: bytes) -> int:
     return sum(part.rstrip()[-1:] not in (b"[", b",", b":") for part in line.split(b"{")[1:-1])
 
 
-def _refuse_twice(keys: list[str]) -> None:
-    if len(set(keys)) < len(keys):
-        twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FieldError(f"{twice}: key stands twice in one object. Give each key once")
-
-
-def _question(record: Object) -> str:
+def _question(record: Object, counts: Counter[str]) -> str:
     question = record.get("question")
     if question is None and "question" not in record:
-        found = " ".join(", ".join(record).split())[:200] or "none"  # whatever the keys are, in one line
-        raise FieldError(f"question: missing. Give the keys question, {', '.join(POOLS)}; the row has {found}")
-    if not isinstance(question, str):
-        raise FieldError(f"question: {kind(question)}. Give a string")
+        raise FieldError(f"question: missing. Give the keys question, {', '.join(POOLS)}; {list_keys(record)}")
+    question = read_string(question, "question", "questions", counts)
     if not question.strip():
         raise SkipRow("blank question")
     return question
@@ -282,12 +287,14 @@ def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPas
 
     def to_passage(context: Any, i: int) -> Passage | None:
         if type(context) is not Object:
+            if context is None:
+                return None
             raise FieldError(f"{name}[{i}]: {kind(context)}. Give an object such as {_CONTEXT_FORM}")
         text, title = context.get("text"), context.get("title")
-        if text is None:
-            return None
         if type(text) is not str:
-            raise FieldError(f"{name}[{i}].text: {kind(text)}. Give a string")
+            text = read_text(context, f"{name}[{i}].", counts)  # perhaps under its other key
+            if text is None:
+                return None
         if type(title) is not str:
             title = read_title(title, f"{name}[{i}].title", counts)
         if not text or text.isspace():
@@ -323,6 +330,8 @@ def _by_id(collection: Collection | None, name: str, counts: Counter[str]) -> To
     def to_passage(value: Any, i: int) -> Passage | None:
         if collection is None:
             raise MissingCollection(f"{name}: ids of passages. Give the collection that holds the passages, too")
+        if value is None:
+            return None
         passage_id = read_id(value, f"{name}[{i}]", counts)
         try:
             passage = collection.find(passage_id)

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from simdjson import Array
+from simdjson import Array, Object
+
+from text.words import has_word
 
 _EXACT_FLOATS = float(1 << 53)
 """From here on two integers can be the same float."""
-_LIST = re.compile(r"""\s*(\[.*\]|\(\s*['"].*\))\s*""", re.DOTALL)
-"""A list or a tuple of strings, as Python and numpy write them."""
+_CONTAINER = re.compile(
+    r"""\s*(
+      \[\s*(np\.\w+\()?['"].*['"]\)?,?\s*\]?  # list, or the beginning of one
+    | \(\s*['"].*['"]\s*,.*\)                 # tuple
+    | \{\s*['"].*\}                           # set or dictionary
+    | (np\.|numpy\.)?array\(\s*\[.*           # array of NumPy
+    )\s*""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A container of strings, as Python and NumPy write it. A text in brackets such as ``[sic] yes`` is none."""
+_BRACKETS = re.compile(r"""\s*(\[.*\]|\(\s*['"].*\))\s*""", re.DOTALL)
+"""A value that is no list, but may have been one."""
+TEXT_KEYS = ("text", "contents")
+"""Where a passage has its text; ``contents`` is Pyserini's."""
+_LOOKS_LIKE_LIST = "answers: a string that looks like a list. Give a list of strings"
 
 
 class FieldError(ValueError):
@@ -60,19 +76,64 @@ def number_to_text(value: Any) -> str | None:
     return str(int(value)) if value.is_integer() else None if "e" in text else text
 
 
-def read_title(value: Any, field: str, counts: Counter[str]) -> str:
-    """Return a title. A number is read as text, and counted.
+def read_string(value: Any, field: str, plural: str, counts: Counter[str]) -> str:
+    """Return a string. A number is read as text, and counted under the plural of its name.
 
     Raises:
         FieldError: The value has another type.
     """
-    if value is None or type(value) is str:
-        return value or ""
-    title = number_to_text(value)
-    if title is None:
-        raise FieldError(f"{field}: {kind(value)}. Give a string or null")
-    counts["titles that are numbers, read as text"] += 1
-    return title
+    if type(value) is str:
+        return value
+    text = number_to_text(value)
+    if text is None:
+        raise FieldError(f"{field}: {kind(value)}. Give a string")
+    counts[f"{plural} that are numbers, read as text"] += 1
+    return text
+
+
+def read_title(value: Any, field: str, counts: Counter[str]) -> str:
+    """Return a title, which is empty where there is none.
+
+    Raises:
+        FieldError: The value is neither a string nor a number nor null.
+    """
+    return "" if value is None else read_string(value, field, "titles", counts)
+
+
+def read_text(record: Object, prefix: str, counts: Counter[str]) -> str | None:
+    """Return the text of a passage, or None if it is null.
+
+    Args:
+        record: The passage.
+        prefix: Place of the passage in its row, for a message, such as ``positive_ctxs[0].``.
+        counts: Receives the number of texts that are numbers.
+
+    Raises:
+        FieldError: No key of a text is there, or its value has another type.
+    """
+    for key in TEXT_KEYS:
+        value = record.get(key)
+        if value is not None:
+            return read_string(value, f"{prefix}{key}", "texts", counts)
+    if not any(key in record for key in TEXT_KEYS):
+        raise FieldError(f"{prefix}text: missing. Give one of the keys {', '.join(TEXT_KEYS)}; {list_keys(record)}")
+    return None
+
+
+def list_keys(record: Object) -> str:
+    """Return the keys of a record, whatever they are, in one line for a message."""
+    return f"found {' '.join(', '.join(record).split())[:200] or 'none'}"
+
+
+def refuse_repeated_key(keys: list[str]) -> None:
+    """Refuse an object in which a key stands twice: a parser would choose silently.
+
+    Raises:
+        FieldError: With the key.
+    """
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise FieldError(f"{twice}: key stands twice in one object. Give each key once")
 
 
 def read_id(value: Any, field: str, counts: Counter[str]) -> str:
@@ -91,21 +152,49 @@ def read_id(value: Any, field: str, counts: Counter[str]) -> str:
     return str(int(value))
 
 
+def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:
+    """Return the first of these keys whose value is neither null nor an empty string, and its value.
+
+    Without one, an empty string is returned with its key, or None with the first key.
+    """
+    empty: tuple[str, Any] = (keys[0], None)
+    for key in keys:
+        value = record.get(key)
+        if value is not None and value != "":
+            return key, value
+        empty = empty if value is None else (key, value)
+    return empty
+
+
+def find_answers(record: Object) -> Any:
+    """Return the value of ``answers``.
+
+    Where it is missing, ``answer`` is read if it is a string, a number or a list. Some data sets have an object there.
+    """
+    answers = record.get("answers")
+    if answers is None:
+        answers = record.get("answer")
+        return answers if type(answers) in (str, int, float, Array) else None
+    return answers
+
+
 def read_answers(answers: Any, counts: Counter[str]) -> list[str]:
-    """Return the answers of a question without blank ones, which would be found in every passage.
+    """Return the answers of a question without those that have no word, which would be found in every passage.
 
     One string is read as a list of one answer, and a number as text. Both are counted.
 
     Raises:
-        FieldError: An answer has another type, or a string looks like a list.
+        FieldError: An answer has another type, or the only one looks like a list.
     """
     if answers is None:
         return []
     if type(answers) not in (Array, list):
         answers = [_read_only_answer(answers, counts)]
-    texts = [answer for answer in answers if type(answer) is str and answer.strip()]
+    if len(answers) == 1 and type(answers[0]) is str and _CONTAINER.fullmatch(answers[0]):
+        raise FieldError(_LOOKS_LIKE_LIST)
+    texts = [answer for answer in answers if type(answer) is str and has_word(answer)]
     if len(texts) < len(answers):
-        texts = [text for i, answer in enumerate(answers) if (text := _read_answer(answer, i, counts)).strip()]
+        texts = [text for i, answer in enumerate(answers) if has_word(text := _read_answer(answer, i, counts))]
         counts["blank answers, left out"] += len(answers) - len(texts)
     return texts
 
@@ -128,8 +217,8 @@ def _read_only_answer(answer: Any, counts: Counter[str]) -> str:
     text = answer if type(answer) is str else number_to_text(answer)
     if text is None:
         raise FieldError(f"answers: {kind(answer)}. Give a list of strings")
-    if _LIST.fullmatch(text):
-        raise FieldError("answers: a string that looks like a list. Give a list of strings")
+    if _BRACKETS.fullmatch(text):
+        raise FieldError(_LOOKS_LIKE_LIST)
     counts["answers that are no list, read as one answer"] += 1
     return text
 

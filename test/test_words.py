@@ -1,12 +1,16 @@
-"""Scripts without spaces: which texts have them, and their units and pairs, by hand."""
+"""Words, and scripts without spaces: which texts have them, and their units and pairs, by hand."""
 
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from text.evaluation.unspaced import has_unspaced, separate_units, split_bigrams
+from test.helpers import law
+from text.words import find_pieces, has_unspaced, has_word, separate_units, split_bigrams
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,17 @@ def test_units_and_bigrams_by_hand() -> None:
     assert split_bigrams("ก้าว") == (" ", ["ก้า", "าว"])  # a mark belongs to its letter
     syllables = unicodedata.normalize("NFD", "한국어")
     assert [unicodedata.normalize("NFC", pair) for pair in split_bigrams(syllables)[1]] == ["한국", "국어"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\u3000", "\u200b", "\ufeff\u200d", "\x00\x1f\x7f", "\xad", "\u202a \u2060"])
+def test_spaces_and_invisible_characters_are_no_word(text: str) -> None:
+    assert not has_word(text)
+    assert has_word(f"{text}a") and has_word(f"{text}?") and has_word(f"...{text}") and has_word(f"{text}在")
+
+
+@law
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("在ก้각「」。、 a1.\n"), max_size=20))
+def test_pieces_are_in_order_and_lose_no_visible_character(text: str) -> None:
+    spans = find_pieces(text)
+    assert all(start < end <= after for (start, end), (after, _) in pairwise([*spans, (len(text), 0)]))
+    assert "".join(text[start:end] for start, end in spans).split() == ["".join(text.split())][: bool(spans)]

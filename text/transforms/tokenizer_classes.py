@@ -1,0 +1,212 @@
+"""What each class of transformers' tokenizers makes of a ``tokenizer.json``, whatever the file says.
+
+``BertTokenizer``, ``RobertaTokenizer`` and ``XLMRobertaTokenizer`` build all parts but the vocabulary anew. The same
+parts are built here. A file that asks for something else is refused, where the releases of transformers differ in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from text.errors import ArtifactError
+
+AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+BERT = (
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRReaderTokenizer",
+)
+ROBERTA, XLM_ROBERTA = "RobertaTokenizer", "XLMRobertaTokenizer"
+CLASS_OF_MODEL = {
+    "bert": "BertTokenizer",
+    "dpr": "DPRQuestionEncoderTokenizer",
+    "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
+}
+_SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
+_BERT_MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+_XLM_ROBERTA_MODEL = {"type": "Unigram", "unk_id": 3, "byte_fallback": False}
+FORCE = 'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
+
+
+def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
+    """Make a tokenizer what the class of this name makes of its file; "" if nothing says which class.
+
+    Raises:
+        ArtifactError: ``tokenizer.json`` or an option contradicts the class.
+    """
+    if name in BERT:
+        _apply_bert(tokenizer, folder, options, name)
+    elif name == ROBERTA:
+        _apply_roberta(tokenizer, folder, options)
+    elif name == XLM_ROBERTA:
+        _apply_xlm_roberta(tokenizer, folder, options)
+    else:
+        _check_as_it_is(tokenizer, folder, options, is_named=name in AS_IT_IS)
+
+
+def _apply_bert(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
+    parts = parts_of(tokenizer)
+    _expect(folder, name, "normalizer", (parts["normalizer"] or {}).get("type"), "BertNormalizer")
+    _expect(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "BertPreTokenizer")
+    for key, value in {**_BERT_MODEL, "unk_token": content_of(options.get("unk_token", "[UNK]"))}.items():
+        _expect(folder, name, f"model.{key}", parts["model"].get(key), value)
+    tokenizer.normalizer = bert_normalizer(folder, options, name)
+    start, end = (_known(tokenizer, folder, options, key, token) for key, token in _BERT_FRAME)
+    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], -1, end[1]]):
+        tokenizer.post_processor = processors.BertProcessing(end, start)
+
+
+def bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> normalizers.Normalizer:
+    """Return the normalizer that BERT's tokenizers of transformers build, whatever ``tokenizer.json`` has.
+
+    Raises:
+        ArtifactError: A tokenizer of DPR shall not lower-case. Releases of transformers differ in whether it does.
+    """
+    lowercase = options.get("do_lower_case", True)
+    if name.startswith("DPR") and not lowercase:
+        path = folder / "tokenizer_config.json"
+        raise ArtifactError(f"{path}: do_lower_case is false, which a {name} ignores. Make it a BertTokenizer.")
+    return normalizers.BertNormalizer(
+        lowercase=lowercase,
+        strip_accents=options.get("strip_accents"),
+        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+    )
+
+
+_BERT_FRAME = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+_ROBERTA_FRAME = (("cls_token", "<s>"), ("sep_token", "</s>"))
+_XLM_ROBERTA_FRAME = (("bos_token", "<s>"), ("eos_token", "</s>"))
+"""The tokens before and after a text, and their usual names."""
+
+
+def _apply_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
+    parts, adds_space = parts_of(tokenizer), options.get("add_prefix_space", False)
+    _expect(folder, ROBERTA, "model.type", parts["model"]["type"], "BPE")
+    _set_plain_bpe(tokenizer, folder, parts["model"])
+    _expect(folder, ROBERTA, "normalizer", parts["normalizer"], None)
+    _expect(folder, ROBERTA, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "ByteLevel")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space)
+    _frame_as_roberta(tokenizer, folder, options, _ROBERTA_FRAME, adds_space=adds_space)
+
+
+def _set_plain_bpe(tokenizer: Tokenizer, folder: Path, model: Mapping[str, Any]) -> None:
+    """Let the merges alone decide, whatever the file says of unknown tokens and of words that are entries."""
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        _expect(folder, ROBERTA, f"model.{key}", model.get(key) or "", "")
+    bpe = tokenizer.model
+    assert isinstance(bpe, models.BPE)
+    bpe.unk_token = None
+    bpe.fuse_unk = bpe.byte_fallback = bpe.ignore_merges = False
+
+
+def _frame_as_roberta(
+    tokenizer: Tokenizer, folder: Path, options: dict[str, Any], names: tuple[tuple[str, str], ...], *, adds_space: bool
+) -> None:
+    start, end = (_known(tokenizer, folder, options, key, token) for key, token in names)
+    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
+        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
+
+
+def _apply_xlm_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
+    parts, adds_space = parts_of(tokenizer), options.get("add_prefix_space", True)
+    for key, value in _XLM_ROBERTA_MODEL.items():
+        _expect(folder, XLM_ROBERTA, f"model.{key}", parts["model"].get(key), value)
+    tokenizer.normalizer = _xlm_roberta_normalizer(folder, parts["normalizer"])
+    scheme = "always" if adds_space else "never"
+    steps = _steps(parts["pre_tokenizer"], "pretokenizers")
+    kinds = [step["type"] for step in steps]
+    if kinds != ["Metaspace"]:  # it stands alone where the normalizer removes spaces
+        _expect(folder, XLM_ROBERTA, "pre_tokenizer", kinds, ["WhitespaceSplit", "Metaspace"])
+    for key, value in (("replacement", "▁"), ("prepend_scheme", scheme)):
+        _expect(folder, XLM_ROBERTA, f"pre_tokenizer.{key}", steps[-1][key], value)
+    split = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+    _frame_as_roberta(tokenizer, folder, options, _XLM_ROBERTA_FRAME, adds_space=adds_space)
+
+
+def _xlm_roberta_normalizer(folder: Path, found: dict[str, Any] | None) -> normalizers.Normalizer | None:
+    """Return sentencepiece's table of characters alone. Steps for spaces change nothing where words are split."""
+    steps = [step for step in _steps(found, "normalizers") if not _is_about_spaces(step)]
+    if not steps:
+        return None
+    _expect(folder, XLM_ROBERTA, "normalizer", [step["type"] for step in steps], ["Precompiled"])
+    return normalizers.Precompiled(base64.b64decode(steps[0]["precompiled_charsmap"]))
+
+
+def _is_about_spaces(step: dict[str, Any]) -> bool:
+    return step["type"] == "Strip" or (step.get("pattern") == {"Regex": " {2,}"} and step["content"] in (" ", "▁"))
+
+
+def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """Return the steps of a part that can be a sequence of them."""
+    return [] if part is None else part.get(name, [part])
+
+
+def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], *, is_named: bool) -> None:
+    """Refuse an option that stands in both files with two values, where transformers' releases differ in which counts.
+
+    Without a class, the options of BERT count too: nothing says that they do not.
+    """
+    parts = parts_of(tokenizer)
+    normalizer, split = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
+    found = {"add_prefix_space": split.get("add_prefix_space")}
+    if not is_named:
+        names = ("lowercase", "strip_accents", "handle_chinese_chars")
+        found |= dict(zip(_SWITCHES, (normalizer.get(name) for name in names), strict=False))
+    for option, value in found.items():
+        if option in options and value is not None and options[option] != value:
+            raise ArtifactError(
+                f"{folder / 'tokenizer_config.json'}: {option} is {json.dumps(options[option])}, but tokenizer.json "
+                f"has {json.dumps(value)}. Make both the same."
+            )
+
+
+def _known(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str, default: str) -> tuple[str, int]:
+    token = content_of(options.get(name, default))
+    index = tokenizer.token_to_id(token)
+    if index is None:
+        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {FORCE}")
+    return token, index
+
+
+def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the special tokens around a text and around two, with -1 for each text."""
+    encodings = tokenizer.encode("a"), tokenizer.encode("a", "a")
+    frames = []
+    for encoding in encodings:
+        frame: list[int] = []
+        for index, is_special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+            if is_special or frame[-1:] != [-1]:
+                frame.append(index if is_special else -1)
+        frames.append(frame)
+    return frames[0], frames[1]
+
+
+def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        found, expected = json.dumps(found), json.dumps(expected)
+        raise ArtifactError(
+            f"{folder / 'tokenizer.json'}: {part} is {found}, but transformers' {name} has {expected}. {FORCE}"
+        )
+
+
+def content_of(token: str | dict[str, Any]) -> str:
+    """Return the text of a token as settings name it."""
+    return token if isinstance(token, str) else token["content"]
+
+
+def parts_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the parts of a ``tokenizer.json`` besides its vocabulary."""
+    settings = json.loads(tokenizer.to_str())
+    settings["model"].pop("vocab", None)
+    return settings
