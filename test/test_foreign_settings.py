@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import inspect
 import json
@@ -228,6 +229,9 @@ PADDING = {
 }
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 TWO_SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
+EMPTY_TABLE = (1024).to_bytes(4, "little") + bytes(1025)  # of sentencepiece: it changes no character
+TABLE = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(EMPTY_TABLE).decode()}
+CHARACTERS = {"type": "Sequence", "normalizers": [TABLE, TWO_SPACES]}
 LIKE_MASK = {"content": "[MASK]", "lstrip": True, "rstrip": True, "normalized": False, "special": True}
 MASK = {"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False, "special": True}
 MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
@@ -292,6 +296,11 @@ def test_a_setting_changes_embeddings_as_in_sentence_transformers(
         ("xlm-roberta", "tokenizer.json", {"post_processor": None}),
         ("xlm-roberta", "tokenizer.json", {"pre_tokenizer": METASPACE}),
         ("xlm-roberta", "tokenizer.json", {"normalizer": TWO_SPACES}),
+        (
+            "xlm-roberta",
+            "tokenizer.json",
+            {"normalizer": CHARACTERS},
+        ),
     ],
 )
 def test_a_setting_that_decides_nothing_here_decides_nothing_there(

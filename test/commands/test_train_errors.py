@@ -80,6 +80,11 @@ def test_without_in_batch_negatives_rows_need_their_own(data: Path, fails: Fails
     assert f"{data}/train.jsonl" in line
 
 
+def test_a_tokenizer_is_loaded_before_rows_are_read(data: Path, fails: Fails) -> None:
+    (data / "train.jsonl").write_text("no row\n")
+    assert "nowhere" in fails(2, f"--data_path={data}", "--tokenizer=nowhere", "--fast_dev_run")
+
+
 def test_a_loss_that_is_not_finite(tmp_path: Path, fails: Fails) -> None:
     line = fails(6, "--max_epochs=3", "--learning_rate=1e30", f"--output_dir={tmp_path}")
     assert f"{TINY_SET}/train.jsonl:" in line and "nan" in line

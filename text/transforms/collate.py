@@ -168,7 +168,7 @@ def _keys(
     ]
     for own, example in zip(positives, examples, strict=True):
         if example.same_question_positives is not None:
-            own += map(tuple, example.same_question_positives)
+            own += example.same_question_positives
     most = max(map(len, positives))
     known = [own + [own[0]] * (most - len(own)) for own in positives]
     return np.array(passages), np.array(known)
