@@ -43,11 +43,11 @@ def test_rows_without_negative_ctxs_are_kept_on_request(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = json.loads(raw.read_text())
-    rows[2]["negative_ctxs"], rows[3]["positive_ctxs"] = [], [{"text": 7}]
+    rows[2]["negative_ctxs"], rows[3]["positive_ctxs"] = [], [{"text": [7]}]
     raw.write_text(json.dumps(rows))
     flags = [f"--raw_path={raw}", f"--out_path={tmp_path / 'out.jsonl'}", "--overwrite"]
     assert run_command(select, SelectFlags, flags) == 0
-    dropped = "dropped: 1 no hard_negative_ctxs, 1 no negative_ctxs, 1 positive_ctxs.text: a number"
+    dropped = "dropped: 1 no hard_negative_ctxs, 1 no negative_ctxs, 1 positive_ctxs.text: a list"
     assert f"kept 1 rows; passed over 0; {dropped}" in capsys.readouterr().out
     assert run_command(select, SelectFlags, [*flags, "--keep_without_negatives"]) == 0
     assert "kept 2 rows" in capsys.readouterr().out
