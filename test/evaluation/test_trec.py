@@ -120,6 +120,7 @@ def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
         ("q1 a 1\nq2 b -1\n", {"q1": {"a": 1}, "q2": {"b": -1}}),
         ("q1 Q0 a 1.0\nq2 0 b 2\n", {"q1": {"a": 1}, "q2": {"b": 2}}),
         ("topic iteration document relevance\nq1 0 a 1\n", {"q1": {"a": 1}}),
+        ("1 0.5 a 2\n1 1 b 0\n1 4.5 c 1\n", {"1": {"a": 2, "b": 0, "c": 1}}),  # as in TREC-COVID
         ("qid docid rel\nq1 a 1\n", {"q1": {"a": 1}}),
         ("q1 1 a 1\nq2 1 b 0\n", {"q1": {"a": 1}, "q2": {"b": 0}}),  # another constant than 0
         ("q\t1\t10\t1\n", {"q": {"10": 1}}),  # tabs leave no doubt
@@ -146,7 +147,7 @@ def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, 
         (read_qrels, "q1 0 doc 7 1\n", ':1: "q1 0 doc 7 1"'),
         (read_qrels, "q 1 10 1\nq 1 11 1\n", ':1: "q 1 10 1"'),
         (read_qrels, "topic 1 p1 1\ntopic 2 p2 1\n", ':2: "topic 2 p2 1"'),
-        (read_qrels, "topic 0 p1 1\ntopic 1 p1 1\n", ':2: "topic 1 p1 1"'),
+        (read_qrels, "topic 0 p1 1\ntopic 1 p2 1\n", ':2: "topic 1 p2 1"'),
         (read_qrels, "q1 doc 7 1\nq2 doc 8 1\n", ':1: "q1 doc 7 1"'),
         (read_qrels, "", ": "),
         (read_qrels, "query-id\tcorpus-id\tscore\n", ": "),

@@ -29,8 +29,8 @@ ENCODED = "+percent-encoded"
 """Ending of a run's name in a file whose ids are percent-encoded."""
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")
 """White space, control characters and the byte order mark, which an id in a run cannot hold as they are."""
-_ITERATIONS = ("0", "Q0")
-"""TREC's second column of qrels."""
+_ITERATIONS = {"0", "Q0"}
+"""Usual values of TREC's second column of qrels."""
 _RELEVANCE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 _HEADER = re.compile(r"(?=\D*(id|quer|quest|topic))\D+", re.IGNORECASE)
 """A name of the first column."""
@@ -44,8 +44,8 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     hold spaces. The first line is a header if it names the columns, such as ``query-id``, ``corpus-id`` and ``score``.
     The file may be compressed by gzip or zstd.
 
-    Without tabs, TREC's second column must be 0, Q0 or one number on all lines: a question id such as ``topic 1`` would
-    look like a question and this column.
+    Without tabs, TREC's second column must be 0, Q0, one number on all lines, or numbers such as 4.5. A question id such
+    as ``topic 1`` would look like a question and this column.
 
     Raises:
         DataError: A line has another form, a relevance is no integer, a pair stands twice, or the file is empty; with
@@ -53,7 +53,8 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
         OSError: The file cannot be read.
     """
     qrels: Qrels = {}
-    separator, num_columns, first = None, 0, None
+    iterations: dict[str, tuple[str, str]] = {}  # each value of TREC's second column, with its first place and line
+    separator, num_columns = None, 0
     for _, where, line in _lines(path):
         if not num_columns:
             separator, num_columns = _find_columns(line)
@@ -63,9 +64,7 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
         if len(fields) != num_columns:
             raise _other_columns(where, line, num_columns)
         if num_columns == 4 and separator is None:
-            first = first or (fields[1], where, line)
-            if not _is_iteration(fields[1], first[0]):
-                raise _other_columns(where, line, num_columns)
+            iterations.setdefault(fields[1], (where, line))
         if not _RELEVANCE.fullmatch(fields[-1]):
             raise DataError(f"{where}: the relevance is {_quote(fields[-1])}. Use an integer such as 0 or 1.")
         if not fields[0] or not fields[-2]:
@@ -73,8 +72,7 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
         _add(qrels, where, fields[0], fields[-2], int(float(fields[-1])))
     if not qrels:
         raise DataError(f"{Path(path)}: the file has no judgments. Write one a line.")
-    if first is not None and first[0] not in _ITERATIONS and len(qrels) == 1:  # such as "topic 1 p1 1"
-        raise _other_columns(*first[1:], num_columns)
+    _check_iterations(iterations, len(qrels))
     return qrels
 
 
@@ -218,9 +216,17 @@ def _is_header(fields: list[str]) -> bool:
     return len(fields) in (3, 4) and is_name and _HEADER.fullmatch(fields[0]) is not None
 
 
-def _is_iteration(field: str, first: str) -> bool:
-    """Return whether a field can be TREC's second column, which is 0 nearly always, if ``first`` is that of line 1."""
-    return field in _ITERATIONS if first in _ITERATIONS else field == first and _number(field) is not None
+def _check_iterations(iterations: Mapping[str, tuple[str, str]], num_questions: int) -> None:
+    """Check that TREC's second column, of lines without tabs, is no part of a question id such as "topic 1".
+
+    It is 0 in nearly all files. Some have one number for several questions; TREC-COVID has numbers such as 4.5.
+    """
+    values = list(iterations)
+    are_numbers = None not in map(_number, values)
+    is_one = len(values) == 1 and num_questions > 1
+    if set(values) <= _ITERATIONS or (are_numbers and (is_one or any("." in value for value in values))):
+        return
+    raise _other_columns(*iterations[values[:2][-1]], num_columns=4)
 
 
 def _other_columns(where: str, line: str, num_columns: int) -> DataError:
