@@ -49,19 +49,22 @@ def test_nobody_there(tmp_path: Path) -> None:
         milvus.MilvusIndex(shards, "http://localhost:1")
 
 
-def threads_of_milvus() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "_serve" in thread.name or "milvus" in thread.name]
+def threads_of_milvus() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "_serve" in thread.name or "milvus" in thread.name}
 
 
 def test_the_server_of_a_file_ends_with_the_last_index_that_uses_it(tmp_path: Path) -> None:
     shards, questions = write_shards(tmp_path, np.eye(3, dtype=np.float32)), torch.eye(3)
     before = threads_of_milvus()
     first, second = (milvus.MilvusIndex(shards, tmp_path / "m.db") for _ in range(2))
+    servers = threads_of_milvus() - before
     first.close()
     first.close()  # A second call does nothing.
     assert second.search(questions, 1)[2].passage_ids == ["p2"]
     second.close()
-    assert threads_of_milvus() == before
+    for server in servers:
+        server.join(timeout=60)  # It ends a moment after it is told to.
+    assert servers and not any(server.is_alive() for server in servers)
     again = milvus.MilvusIndex(shards, tmp_path / "m.db")
     assert again.search(questions, 1)[0].passage_ids == ["p0"]
     again.close()

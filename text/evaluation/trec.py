@@ -44,8 +44,8 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     hold spaces. The first line is a header if it names the columns, such as ``query-id``, ``corpus-id`` and ``score``.
     The file may be compressed by gzip or zstd.
 
-    Without tabs, TREC's second column must be 0, Q0, one number on all lines, or numbers such as 4.5. A question id such
-    as ``topic 1`` would look like a question and this column.
+    Without tabs, TREC's second column must be 0, Q0, one number on all lines, or numbers such as 4.5. A question id
+    such as ``topic 1`` would look like a question and this column.
 
     Raises:
         DataError: A line has another form, a relevance is no integer, a pair stands twice, or the file is empty; with
