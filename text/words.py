@@ -72,7 +72,7 @@ def has_word(text: str) -> bool:
     >>> has_word("?"), has_word(" \u200b\ufeff")
     (True, False)
     """
-    return _WORDS.search(text) is not None
+    return text[:1].isalnum() or _WORDS.search(text) is not None  # most texts begin with a letter, quick to see
 
 
 def word_pattern(text: str) -> regex.Pattern[str]:

@@ -167,6 +167,7 @@ class DPRReader:
         self._rows = rows
         self._passages = passages
         self._score_key = score_key
+        self._counts = Counter[str]()  # Nobody asks for them: the check of the file counted all rows.
         self.prefetch = rows.prefetch
 
     def read(self, row: int) -> Row:
@@ -176,7 +177,7 @@ class DPRReader:
             DataError: The file has changed since it was checked.
         """
         try:
-            return parse_row(self._rows.parse(row), self._passages, self._score_key)
+            return parse_row(self._rows.parse(row), self._passages, self._score_key, self._counts)
         except (SkipRow, FieldError) as error:
             where = self._rows.file.where(row)
             raise DataError(f"{where} {error}; the file has changed since it was checked") from None

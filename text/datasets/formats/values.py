@@ -190,12 +190,12 @@ def read_answers(answers: Any, counts: Counter[str]) -> list[str]:
         return []
     if type(answers) not in (Array, list):
         answers = [_read_only_answer(answers, counts)]
-    if len(answers) == 1 and type(answers[0]) is str and _CONTAINER.fullmatch(answers[0]):
-        raise FieldError(_LOOKS_LIKE_LIST)
     texts = [answer for answer in answers if type(answer) is str and has_word(answer)]
     if len(texts) < len(answers):
         texts = [text for i, answer in enumerate(answers) if has_word(text := _read_answer(answer, i, counts))]
         counts["blank answers, left out"] += len(answers) - len(texts)
+    if len(texts) == 1 == len(answers) and _CONTAINER.fullmatch(texts[0]):
+        raise FieldError(_LOOKS_LIKE_LIST)
     return texts
 
 
