@@ -181,10 +181,10 @@ def test_missing_id_is_refused_unless_ids_are_positions(path: Path) -> None:
 @pytest.mark.usefixtures("kept")
 def test_values_with_one_meaning_are_read_and_counted(path: Path) -> None:
     rows = ['{"_id": 12.0, "title": 1984, "text": "a", "more": NaN}', '{"_id": 7, "text": "b\\ud800"}']
-    rows += ['{"_id": "", "id": "8", "text": 2.5}']
+    rows += ['{"_id": "", "id": "8", "text": "c"}']
     passages = collection(path, "\n".join(rows))
-    assert list(passages) == [Passage("12", "1984", "a"), Passage("7", "", "b\ufffd"), Passage("8", "", "2.5")]
-    assert sorted(passages.counts.values()) == [1, 1, 1, 1, 1]
+    assert list(passages) == [Passage("12", "1984", "a"), Passage("7", "", "b\ufffd"), Passage("8", "", "c")]
+    assert sorted(passages.counts.values()) == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("kept")

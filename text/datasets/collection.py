@@ -210,7 +210,7 @@ class PassageCollection(Sequence[Passage]):
         passage_id = read_id(value, name, counts)
         if not passage_id:
             raise FieldError(f"{name}: empty. Give the passage an id")
-        text = read_text(record, "", counts)
+        text = read_text(record, "")
         if text is None:
             _refuse_hidden_text(record)
         return Passage(passage_id, read_title(record.get("title"), "title", counts), text or "")

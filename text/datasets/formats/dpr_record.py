@@ -292,7 +292,7 @@ def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPas
             raise FieldError(f"{name}[{i}]: {kind(context)}. Give an object such as {_CONTEXT_FORM}")
         text, title = context.get("text"), context.get("title")
         if type(text) is not str:
-            text = read_text(context, f"{name}[{i}].", counts)  # perhaps under its other key
+            text = read_text(context, f"{name}[{i}].")  # perhaps under its other key
             if text is None:
                 return None
         if type(title) is not str:

@@ -100,21 +100,22 @@ def read_title(value: Any, field: str, counts: Counter[str]) -> str:
     return "" if value is None else read_string(value, field, "titles", counts)
 
 
-def read_text(record: Object, prefix: str, counts: Counter[str]) -> str | None:
+def read_text(record: Object, prefix: str) -> str | None:
     """Return the text of a passage, or None if it is null.
 
     Args:
         record: The passage.
         prefix: Place of the passage in its row, for a message, such as ``positive_ctxs[0].``.
-        counts: Receives the number of texts that are numbers.
 
     Raises:
         FieldError: No key of a text is there, or its value has another type.
     """
     for key in TEXT_KEYS:
         value = record.get(key)
+        if type(value) is str:
+            return value
         if value is not None:
-            return read_string(value, f"{prefix}{key}", "texts", counts)
+            raise FieldError(f"{prefix}{key}: {kind(value)}. Give a string")
     if not any(key in record for key in TEXT_KEYS):
         raise FieldError(f"{prefix}text: missing. Give one of the keys {', '.join(TEXT_KEYS)}; {list_keys(record)}")
     return None
