@@ -84,6 +84,8 @@ MODULE: Table = {
 }
 """One entry of ``modules.json``."""
 
+SENTENCE_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
+"""Names of the file that sentence-transformers has for a transformer and its tokenizer."""
 TRANSFORMER: Table = {
     "max_seq_length": READ,
     "do_lower_case": _SWITCH,
@@ -96,7 +98,7 @@ TRANSFORMER: Table = {
     **_same(_SPEED, "unpad_inputs backend"),
     **_same(_RECORD, "cache_dir"),
 }
-"""``sentence_bert_config.json``."""
+"""``sentence_bert_config.json``, or another one of ``SENTENCE_FILES``."""
 
 POOLING: Table = {
     **_same(READ, "pooling_mode pooling_mode_cls_token pooling_mode_mean_tokens"),

@@ -58,7 +58,6 @@ def evaluate(flags: EvaluateFlags) -> None:
     from text.evaluation import write_run
     from text.reports.evaluation_report import Section, format_table, write_evaluation_report
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
-    from text.retrieval.scoring import read_fused_run
 
     folder, inputs = Path(flags.output_dir), _list_inputs(flags)
     outputs = [folder / name for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
@@ -69,8 +68,7 @@ def evaluate(flags: EvaluateFlags) -> None:
     scored = score(flags.run, fuse_with=flags.fuse_with, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
     if flags.fused_run is not None:
-        fused = read_fused_run(flags.run, flags.fuse_with, drop_self_matches=flags.drop_self_matches)
-        write_run(flags.fused_run, fused)
+        write_run(flags.fused_run, scored.run)
     groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
     sections = [
         Section(name, len(run.metrics), summarize_scores(run, more, seed=flags.seed) if run.metrics else {})

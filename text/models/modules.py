@@ -23,6 +23,7 @@ from text.foreign_settings import (
     LAYER_NORM,
     MODULE,
     NORMALIZE,
+    SENTENCE_FILES,
     SENTENCE_TRANSFORMERS,
     TRANSFORMER,
     Only,
@@ -38,7 +39,6 @@ ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
 POOLING = {"cls": "first", "mean": "mean", "pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
 """Their names, new and old: ours."""
 
-_TRANSFORMER_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
 _SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("dot", "cosine")
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -83,7 +83,7 @@ def files(folder: Path) -> list[Path]:
         ArtifactError: ``modules.json`` is damaged, or lists modules that we do not have.
     """
     (_, transformer), *others = _listed(folder)
-    settings = [folder / _SETTINGS, *(transformer / name for name in _TRANSFORMER_FILES)]
+    settings = [folder / _SETTINGS, *(transformer / name for name in SENTENCE_FILES)]
     settings += [path / "config.json" for _, path in others]
     weights = [weights_file(path) for kind, path in others if kind in ("Dense", "LayerNorm")]
     read_always = [folder / "modules.json", transformer / "config.json", weights_file(transformer)]
@@ -112,7 +112,7 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
 
 def _max_seq_length(folder: Path) -> int | None:
     """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
-    path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in SENTENCE_FILES if (folder / name).is_file()), None)
     settings = {} if path is None else _read(path, TRANSFORMER)
     limit = None if path is None else _limit(path, settings, "max_seq_length")
     return tokenizer_limit(folder) if limit is None else limit

@@ -40,7 +40,8 @@ class BM25:
     """
 
     def __init__(self, passages: Iterable[Passage], *, k1: float = K1, b: float = B) -> None:
-        check_bm25(k1, b)
+        if not (0 <= k1 < math.inf and 0 <= b <= 1):
+            raise ValueError(f"k1 is {k1} and b is {b}. Use 0 or more for k1, and 0 to 1 for b.")
         self._passage_ids: list[str] = []
         self._words = bm25s.tokenization.Tokenizer(
             splitter=_split_words, stopwords="en", stemmer=Stemmer.Stemmer("english")
@@ -87,15 +88,6 @@ class BM25:
         missing = {name for name in also if name in self._rows} - {passage_id for _, passage_id in pairs}
         pairs += sorted(((float(scores[self._rows[name]]), name) for name in missing), reverse=True)
         return Found([passage_id for _, passage_id in pairs], [score for score, _ in pairs])
-
-
-def check_bm25(k1: float, b: float) -> None:
-    """
-    Raises:
-        ValueError: A parameter of BM25 is out of range.
-    """
-    if not (0 <= k1 < math.inf and 0 <= b <= 1):
-        raise ValueError(f"k1 is {k1} and b is {b}. Use 0 or more for k1, and 0 to 1 for b.")
 
 
 def _split_words(text: str) -> list[str]:

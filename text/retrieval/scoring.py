@@ -57,6 +57,8 @@ class ScoredRun(NamedTuple):
     """Ids of the relevant passages of each question, as far as they are known."""
     notes: Sequence[str] = ()
     """Findings about the files that a reader of the metrics should know."""
+    run: Mapping[str, Mapping[str, float]] = {}
+    """The run as it was scored: fused, and without self matches, if that was asked for."""
 
 
 def score_run(
@@ -118,7 +120,7 @@ def score_run(
         relevant = read_positives(source)
         check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
         scored = _score_by_qrels(name, run, source, relevant, k, skip_missing)
-    return scored._replace(notes=[*notes, *scored.notes])
+    return scored._replace(notes=[*notes, *scored.notes], run=run)
 
 
 def _score_by_qrels(
@@ -161,9 +163,7 @@ def _score_by_answers(
     skip_missing: bool,
     keep_results: bool,
 ) -> ScoredRun:
-    answerable = [question for question in asked if question.answers]
-    if not answerable:
-        raise DataError(f"{os.fspath(source)}: no question has an answer to look for. Give questions with answers.")
+    answerable = find_answerable(source, asked)
     check_common_questions(name, run, source, (question.question_id for question in answerable))
     ids = [question.question_id for question in asked]
     check_counted_questions(name, run, source, ids, skip_missing=skip_missing)
@@ -183,6 +183,18 @@ def _score_by_answers(
         relevant=_join_positives(kept),
         notes=[f"note: {len(slow)} regular expressions take too long, which counts as not found"] if slow else [],
     )
+
+
+def find_answerable(source: StrPath, questions: Sequence[Question]) -> list[Question]:
+    """Return the questions of a file that have answers.
+
+    Raises:
+        DataError: No question has one.
+    """
+    answerable = [question for question in questions if question.answers]
+    if not answerable:
+        raise DataError(f"{os.fspath(source)}: no question has an answer to look for. Give questions with answers.")
+    return answerable
 
 
 def read_fused_run(

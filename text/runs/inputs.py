@@ -14,10 +14,9 @@ from typing import Any
 
 from text.datasets import DPRFile, PassageCollection, open_splits, read_questions
 from text.datasets.dpr_rows import count_unusable_rows
-from text.errors import DataError
 from text.models import check_encoder_name
 from text.retrieval.encoding import check_collection
-from text.retrieval.scoring import read_positives
+from text.retrieval.scoring import find_answerable, read_positives
 from text.runs.folder import find_tokenizer
 from text.runs.stages import Stage, is_complete
 from text.training import check_devices
@@ -93,9 +92,8 @@ def _check_search(settings: Settings) -> None:
 def _check_evaluate(settings: Settings) -> None:
     if settings["positives"] is not None:
         read_positives(settings["positives"])
-    path = settings["questions"]
-    if path is not None and not any(question.answers for question in read_questions(path)):
-        raise DataError(f"{path}: no question has an answer to look for. Give questions with answers.")
+    if settings["questions"] is not None:
+        find_answerable(settings["questions"], read_questions(settings["questions"]))
 
 
 _CHECKS: dict[str, Callable[[Settings], None]] = {

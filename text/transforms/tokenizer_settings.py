@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 
 from text.errors import ArtifactError, SettingsWarning
 from text.foreign_settings import (
+    SENTENCE_FILES,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER_OPTIONS,
@@ -37,8 +38,6 @@ from text.transforms.tokenizer_classes import (
     parts_of,
 )
 
-SENTENCE_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
-"""Names of the settings that sentence-transformers has for a transformer and its tokenizer."""
 PADDING_TOKENS = ("<pad>", "[PAD]")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 
