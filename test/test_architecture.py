@@ -26,7 +26,7 @@ Tree = Mapping[str, str]
 LEVELS = {
     "__init__": 0,
     "records": 0,
-    "errors": 0,
+    "errors": -1,
     "progress": 0,
     "foreign_settings": 0,
     "artifacts": 0,
@@ -47,6 +47,7 @@ LEVELS = {
     "__main__": 7,
 }
 DOORS = {
+    "yaml": "artifacts",
     "jinja2": "templates",
     "torchdata": "datasets",
     "orjson": "datasets",
@@ -78,7 +79,7 @@ FLAGS_ALLOWED = ("text/commands/", "examples/dpr/main.py", "test/", "benchmarks/
 COMMAND_FILES = [f"text/commands/{name}.py" for name in COMMANDS] + ["examples/dpr/main.py"]
 MOST_LINES = 60
 INTERNALS = ("text/models/torch_internals.py", "text/training/lightning_internals.py")
-NAMED_TUPLE = {"_asdict", "_fields", "_replace"}  # public, in spite of the underscore
+NAMED_TUPLE = {"_asdict", "_fields", "_field_defaults", "_replace"}  # public, in spite of the underscore
 UNDOCUMENTED = {"fit_loop"}  # Lightning's loops, whose names change between versions
 
 

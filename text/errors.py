@@ -4,16 +4,37 @@ Every message is one line that says what is wrong, where, and what to do. ``text
 its exit code.
 """
 
+import re
 
-class UsageError(ValueError):
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that a terminal would obey: control characters, line separators and marks of the reading direction."""
+
+
+def escape_controls(text: str) -> str:
+    """Return a text from data as one line, with escapes for the characters that a terminal would obey.
+
+    >>> escape_controls("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _OneLineError(ValueError):
+    """An error whose message may hold paths, ids and texts from data: it is shown as one line without control codes."""
+
+    def __str__(self) -> str:
+        return escape_controls(super().__str__())
+
+
+class UsageError(_OneLineError):
     """Invalid value for a command-line flag. Exit code 2."""
 
 
-class DataError(ValueError):
+class DataError(_OneLineError):
     """Invalid content of an input file. Exit code 3."""
 
 
-class ArtifactError(ValueError):
+class ArtifactError(_OneLineError):
     """A saved model, tokenizer, checkpoint or result that is damaged or belongs to something else. Exit code 5."""
 
 

@@ -1,0 +1,245 @@
+"""Write files whole or not at all.
+
+A file appears under its final name only when every byte of it is on disk: it is written beside its final place,
+flushed, renamed, and the folder is flushed (design of ``rename(2)``). The temporary file is locked by the process that
+writes it. A temporary file without a lock was left by a killed process, and the next writer in the folder removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from text.errors import UsageError
+
+_PREFIX = ".dpr-text-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""Reasons for which a write fails. NumPy gives no reason."""
+_cleaned: set[str] = set()
+"""Folders in which this process has removed the temporary files of killed processes."""
+
+
+@contextmanager
+def atomic_write(
+    path: str | os.PathLike[str], *, overwrite: bool = True, private_as: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
+    """Give a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
+
+    The folder is created if it is missing. If the block raises, the temporary file is removed and ``path`` stays as it
+    was. A file that is replaced keeps its mode. A symbolic link stays a link: the file that it names is replaced.
+
+    Args:
+        path: The file.
+        overwrite: Replace an earlier file. Otherwise a file that another process makes meanwhile stays, too.
+        private_as: A file whose content goes into the new file. Who cannot read this file cannot read the new one.
+
+    Raises:
+        UsageError: ``path`` is a device, a pipe or a socket.
+        FileExistsError: ``path`` exists, and ``overwrite`` is false.
+        OSError: The folder cannot be written, the disk is full, or ``path`` is a folder itself.
+    """
+    with write_together([path], overwrite=overwrite, private_as=private_as) as [temporary]:
+        yield temporary
+
+
+@contextmanager
+def write_together(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    overwrite: bool = True,
+    private_as: str | os.PathLike[str] | None = None,
+) -> Iterator[list[Path]]:
+    """Give one temporary path for each file, and rename all of them if the block succeeds.
+
+    No file is renamed before all of them are on disk. Arguments and errors are those of ``atomic_write``.
+    """
+    targets = [_find_target(path, overwrite=overwrite) for path in paths]
+    with ExitStack() as stack:
+        stack.enter_context(_name_place(paths[0]))
+        temporaries = [stack.enter_context(_temporary_file(target, private_as)) for target in targets]
+        yield temporaries
+        for temporary, target in zip(temporaries, targets, strict=True):
+            _keep_mode(temporary, target)
+            _flush(temporary)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            _publish(temporary, target, overwrite=overwrite)
+        for folder in {target.parent for target in targets}:
+            _flush(folder)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove the temporary files that killed processes left in a folder, and return their number.
+
+    A file of a process that lives is locked and stays. So does every file on a file system without locks. Subfolders
+    are left alone.
+    """
+    count = 0
+    for path in Path(folder).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # Another process may remove it, or still writes it.
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    path.unlink()
+                    count += 1
+            finally:
+                os.close(descriptor)
+    return count
+
+
+@contextmanager
+def wait_for_lock(path: str | os.PathLike[str], message: str) -> Iterator[None]:
+    """Hold the lock of a file, which is created if it is missing. Wait while another process holds it.
+
+    The lock belongs to the process, so it is gone when the process ends in any way.
+
+    Args:
+        path: The file.
+        message: Line that is printed to stderr before waiting.
+
+    Raises:
+        OSError: The file cannot be created.
+    """
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(message, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = True) -> None:
+    """Write a small UTF-8 text file, whole or not at all."""
+    with atomic_write(path, overwrite=overwrite) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str], *, overwrite: bool = True) -> int:
+    """Write a UTF-8 text file line by line, whole or not at all, and return the number of lines.
+
+    Args:
+        path: The file.
+        lines: Lines that end in a newline. They may come from a generator, so the file need not fit into memory.
+        overwrite: Replace an earlier file.
+    """
+    count = 0
+    with atomic_write(path, overwrite=overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
+    return count
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = True) -> None:
+    """Write a small JSON file for people to read, whole or not at all. A named tuple becomes an object."""
+    plain = json.dumps(_to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, plain + "\n", overwrite=overwrite)
+
+
+def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return the file that a path names, through symbolic links."""
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return target
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not target.is_file():
+        raise UsageError(f"{os.fspath(path)} is a device, a pipe or a socket. Give the path of a file.")
+    if not overwrite:
+        raise FileExistsError(f"{os.fspath(path)} exists. Give a new file, or --overwrite.")
+    return target
+
+
+@contextmanager
+def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Create a locked file beside the target. It is removed if it is still there at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.fspath(target.parent)
+    if folder not in _cleaned:
+        _cleaned.add(folder)
+        if count := remove_leftovers(folder):
+            print(f"{folder}: removed {count} temporary files of a process that was killed", file=sys.stderr)
+    # The file is private until it is complete if it replaces one, because this may have been private.
+    mode = 0o600 if target.exists() else 0o666
+    if private_as is not None:
+        mode &= os.stat(private_as).st_mode | 0o600
+    path, descriptor = _create_locked(target.parent, mode)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _create_locked(folder: Path, mode: int) -> tuple[Path, int]:
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
+        with suppress(OSError):  # Some network file systems have no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # Another process may have removed the file before it was locked.
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return path, descriptor
+        os.close(descriptor)
+
+
+def _keep_mode(temporary: Path, target: Path) -> None:
+    """Give the file that replaces another one its mode, and its owner if this process may do so."""
+    if target.exists():
+        status = target.stat()
+        with suppress(OSError):
+            os.chown(temporary, status.st_uid, status.st_gid)
+        temporary.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)  # A rename would replace a file that another process has made meanwhile.
+    except FileExistsError:
+        raise FileExistsError(f"{target} was made by another process. Give a new file, or --overwrite.") from None
+    except OSError:  # Some file systems have no hard links.
+        if target.exists():
+            raise FileExistsError(f"{target} exists. Give a new file, or --overwrite.") from None
+        temporary.replace(target)
+
+
+@contextmanager
+def _name_place(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give the error of a write that failed for want of room the path of the file."""
+    try:
+        yield
+    except OSError as error:
+        is_temporary = error.filename is None or os.path.basename(os.fspath(error.filename)).startswith(_PREFIX)
+        if error.errno not in _FULL or not is_temporary or isinstance(error, FileExistsError):
+            raise
+        reason = error.errno or errno.ENOSPC
+        raise OSError(reason, os.strerror(reason), os.fspath(path)) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {key: _to_plain(each) for key, each in value.items()}
+    return [_to_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,108 @@
+"""Read YAML that a user wrote. Words and numbers mean what they mean in JSON and YAML 1.2.
+
+``yes`` is a text, ``010`` is ten and ``1e-5`` is a number. An empty value is null, which only a type with None allows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+
+from text.artifacts.json_files import read_bytes
+from text.artifacts.typed import check_type
+from text.artifacts.writing import write_text
+from text.errors import ArtifactError
+
+T = TypeVar("T")
+_MAX_BYTES = 1 << 22
+_MAX_NODES = 100_000
+"""Values of the largest file, with every alias written out."""
+
+
+def read_yaml(path: str | os.PathLike[str], kind: type[T], *, error: type[Exception] = ArtifactError) -> T:
+    """Return the content of a YAML file, checked against a type.
+
+    Arguments and errors are those of ``read_json``.
+    """
+    content = read_bytes(path, max_bytes=_MAX_BYTES, error=error)
+    return check_type(parse_yaml(content, path, error=error), kind, path, error=error)
+
+
+def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exception] = ArtifactError) -> Any:
+    """Return the value of a YAML document, None if it is empty.
+
+    Args:
+        content: UTF-8.
+        place: Where it comes from, for the error.
+        error: As in ``read_json``.
+
+    Raises:
+        ArtifactError: It is not YAML, a key stands twice, or its aliases have no end; with the line. Or ``error``.
+    """
+    try:
+        loader = _Loader(content.decode("utf-8"))
+        root = loader.get_single_node()
+        _check_nodes(root)
+        return None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as fault:
+        mark = getattr(fault, "problem_mark", None)
+        reason = getattr(fault, "problem", None) or " ".join(str(fault).split())
+        reason = "nested too deeply" if isinstance(fault, RecursionError) else reason
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct it.") from None
+
+
+def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a small YAML file, whole or not at all. The keys keep their order."""
+    write_text(path, yaml.safe_dump(dict(content), sort_keys=False))
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads plain words and numbers as YAML 1.2 does. Dates stay texts."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+
+for tag, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def _check_nodes(root: Any) -> None:
+    """Refuse keys that stand twice, and aliases that hold themselves or grow without bound."""
+    sizes: dict[int, int] = {}
+
+    def measure(node: Any, above: frozenset[int]) -> int:
+        if id(node) in above:
+            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
+        if id(node) not in sizes:
+            inner = above | {id(node)}
+            sizes[id(node)] = 1 + sum(measure(each, inner) for each in _children(node))
+        return sizes[id(node)]
+
+    if root is not None and measure(root, frozenset()) > _MAX_NODES:
+        raise yaml.MarkedYAMLError(problem=f"more than {_MAX_NODES} values, with its aliases written out")
+
+
+def _children(node: Any) -> Iterator[Any]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+            yield value
