@@ -58,13 +58,17 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
 
 def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a small YAML file, whole or not at all. The keys keep their order."""
-    write_text(path, yaml.safe_dump(dict(content), sort_keys=False))
+    write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False))
 
 
 class _Loader(yaml.SafeLoader):
     """Loads plain words and numbers as YAML 1.2 does. Dates stay texts."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that a reader of YAML 1.1 or 1.2 would take for another value."""
 
 
 for tag, pattern, first in (
@@ -74,7 +78,8 @@ for tag, pattern, first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
+    for kind in (_Loader, _Dumper):
+        kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
+import resource
+import signal
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,12 +20,14 @@ import pytest
 from text.artifacts import (
     atomic_write,
     remove_leftovers,
-    sha256,
     wait_for_lock,
     write_json,
     write_lines,
     write_text,
+    write_together,
 )
+from text.commands.cli import exit_code
+from text.errors import UsageError
 
 
 def test_atomic_write_puts_the_file_in_place(tmp_path: Path):
@@ -121,19 +126,6 @@ def test_write_json_refuses_what_json_has_not(tmp_path: Path, value):
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.0}
 
 
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
-def test_sha256_equals_hashlib(tmp_path: Path, size):
-    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    (tmp_path / "a.bin").write_bytes(content)
-    assert sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
-
-
-def test_sha256_by_hand(tmp_path: Path):
-    # FIPS 180-2, appendix B.1: the message "abc".
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
 def in_another_process(work: Callable[[], int]) -> int:
     """Return the number that the work gives in a process that knows nothing of this one's files."""
     pid = os.fork()
@@ -150,6 +142,8 @@ def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tm
     assert in_another_process(die_while_writing) == 7
     assert len(list(tmp_path.iterdir())) == 1
     with atomic_write(tmp_path / "b.bin") as temporary:
+        assert list(tmp_path.iterdir()) == [temporary], "the first writer in the folder cleans up"
+        assert in_another_process(die_while_writing) == 7
         temporary.write_bytes(b"half")
         assert in_another_process(lambda: remove_leftovers(tmp_path)) == 1
         assert remove_leftovers(tmp_path) == 0
@@ -174,9 +168,135 @@ def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path, capsys: py
 def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path):
     code = "import sys; from text.artifacts import wait_for_lock\nwith wait_for_lock(sys.argv[1], 'waits'): pass"
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with wait_for_lock(tmp_path / "lock", "is not printed"):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None and process.stderr.readline() == "waits\n"
         assert process.poll() is None
     assert process.communicate() == (None, "") and process.returncode == 0
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, umask, mode):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    before = os.umask(umask)
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text("new")
+            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600, "others could read a private file for a moment"
+    finally:
+        os.umask(before)
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+
+
+@pytest.mark.parametrize(("of_source", "expected"), [(0o600, 0o600), (0o640, 0o640), (0o400, 0o600), (0o666, 0o644)])
+def test_a_file_made_from_a_private_one_is_private(tmp_path: Path, of_source, expected):
+    source = tmp_path / "source"
+    source.touch()
+    source.chmod(of_source)
+    with atomic_write(tmp_path / "a.txt", private_as=source) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == expected, "never readable for others, not even for a moment"
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == expected
+
+
+def test_the_file_behind_a_symbolic_link_is_replaced(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("old")
+    (tmp_path / "link").symlink_to("elsewhere/a.txt")
+    (tmp_path / "dangling").symlink_to("elsewhere/b.txt")
+    write_text(tmp_path / "link", "new")
+    write_text(tmp_path / "dangling", "first")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "dangling").is_symlink()
+    assert (tmp_path / "elsewhere" / "a.txt").read_text() == "new"
+    assert (tmp_path / "elsewhere" / "b.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["fifo", "null", "socket", "link"])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, name):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    if name == "null":
+        with suppress(PermissionError):  # Only root may make a device.
+            os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        if not (tmp_path / "null").exists():
+            pytest.skip("only root may make a device")
+    before = os.stat(tmp_path / name)
+    with pytest.raises(UsageError, match=name):
+        write_text(tmp_path / name, "new")
+    assert os.stat(tmp_path / name) == before
+
+
+def test_a_file_that_another_process_makes_meanwhile_stays(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileExistsError) as caught, atomic_write(path, overwrite=False) as temporary:
+        temporary.write_text("mine")
+        assert in_another_process(lambda: write_text(path, "theirs") or 0) == 0
+    assert exit_code(caught.value) == 2
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "theirs")]
+    with pytest.raises(FileExistsError):
+        write_text(path, "mine", overwrite=False)
+
+
+def test_a_file_that_is_new_appears_once_without_overwrite(tmp_path: Path):
+    write_text(tmp_path / "a.txt", "mine", overwrite=False)
+    assert [(file.name, file.read_text(), file.stat().st_nlink) for file in tmp_path.iterdir()] == [
+        ("a.txt", "mine", 1)
+    ]
+
+
+def test_files_that_are_written_together_appear_together_or_not_at_all(tmp_path: Path):
+    paths = [tmp_path / "a.txt", tmp_path / "x" / "b.txt"]
+    with pytest.raises(KeyError), write_together(paths) as temporaries:
+        temporaries[0].write_text("a")
+        raise KeyError
+    assert not paths[0].exists() and not paths[1].exists()
+    with write_together(paths) as temporaries:
+        for path, temporary in zip(paths, temporaries, strict=True):
+            temporary.write_text(path.name)
+        assert not paths[0].exists() and not paths[1].exists()
+    assert [path.read_text() for path in paths] == ["a.txt", "b.txt"]
+    paths[0].unlink()
+    with pytest.raises(FileExistsError), write_together(paths, overwrite=False):
+        raise AssertionError("the block ran, though its second file exists")
+    assert [file.name for file in sorted(tmp_path.rglob("*"))] == ["x", "b.txt"]
+
+
+def test_a_disk_that_is_full_is_an_error_with_the_path(tmp_path: Path):
+    def write_too_much() -> int:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_text(tmp_path / "a.txt", "x" * 5000)
+        except OSError as error:
+            return exit_code(error) if error.filename == str(tmp_path / "a.txt") and error.strerror else 1
+        return 0
+
+    assert in_another_process(write_too_much) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_raises_removes_the_temporary_file(tmp_path: Path):
+    code = """
+import signal, sys, time
+from text.artifacts import atomic_write
+def stop(number, frame): raise SystemExit(143)
+signal.signal(signal.SIGTERM, stop)
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writes", flush=True)
+    time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(tmp_path / "a.txt")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "writes\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    process.terminate()
+    assert process.wait() == 143
+    process.stdout.close()
+    assert list(tmp_path.iterdir()) == []
