@@ -273,7 +273,7 @@ def test_a_disk_that_is_full_is_an_error_with_the_path(tmp_path: Path):
         try:
             write_text(tmp_path / "a.txt", "x" * 5000)
         except OSError as error:
-            return exit_code(error) if error.filename == str(tmp_path / "a.txt") and error.strerror else 1
+            return (exit_code(error) or 1) if error.filename == str(tmp_path / "a.txt") and error.strerror else 1
         return 0
 
     assert in_another_process(write_too_much) == 4

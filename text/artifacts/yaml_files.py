@@ -64,7 +64,7 @@ def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 class _Loader(yaml.SafeLoader):
     """Loads plain words and numbers as YAML 1.2 does. Dates stay texts."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]: as PyYAML has it
 
 
 class _Dumper(yaml.SafeDumper):
@@ -80,7 +80,13 @@ for tag, pattern, first in (
 ):
     for kind in (_Loader, _Dumper):
         kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # In decimal: YAML 1.1 reads 010 as eight.
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def _check_nodes(root: Any) -> None:
