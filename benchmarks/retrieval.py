@@ -1,6 +1,7 @@
 """Encoding beside SentenceTransformer.encode, exact search beside faiss.IndexFlatIP, and what approximation costs.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.retrieval
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.retrieval
 
 Sides take turns in one process, on the same threads; what counts is the median of the ratio within a round.
 Encoding is of the passages of squad_w100 with all-MiniLM-L6-v2, from text to numbers: ours to a folder on disk, the

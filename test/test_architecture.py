@@ -26,10 +26,10 @@ Tree = Mapping[str, str]
 LEVELS = {
     "__init__": 0,
     "records": 0,
-    "errors": -1,
+    "errors": -2,
     "progress": 0,
     "foreign_settings": 0,
-    "artifacts": 0,
+    "artifacts": -1,
     "templates": 0,
     "words": 0,
     "datasets": 1,

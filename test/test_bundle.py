@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,7 @@ def test_a_model_of_the_version_before_opens_with_its_settings(tmp_path: Path, s
     bundle.save(tmp_path)
     for path in tmp_path.rglob("config_sentence_transformers.json"):
         edit_json(path, similarity_fn_name=None)  # the version before did not write it
+    edit_json(tmp_path / "config.json", files=None)
     loaded = BiEncoderBundle.load(tmp_path)
     assert (loaded.similarity, loaded.titles, loaded.limits) == (similarity, "join", bundle.limits)
 
@@ -160,13 +164,21 @@ def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
     ("change", "parts"),
     [
         ({"similarity": "Cosine"}, ["similarity", "Cosine"]),
+        ({"similarity": []}, ["similarity", "[]"]),
+        ({"similarity": 1e308}, ["similarity", "1e+308"]),
+        ({"question_max_length": 5}, ["question_max_length", "5"]),  # special tokens and prompt alone have more
+        ({"question_max_length": 10**9}, ["question_max_length", "1000000000"]),
+        ({"pooling": "mean"}, ["pooling"]),
+        ({"files": []}, ["files"]),
+        ({"files": {"x": {"bytes": -1}}}, ["files.x"]),
         ({"similarity": "dot"}, ["dot", "cosine"]),  # sentence-transformers' file says cosine
         ({"titles": "joined"}, ["titles", "joined"]),
         ({"question_max_length": "12"}, ["question_max_length", "12"]),
         ({"passage_max_length": 65}, ["passage_max_length", "65", "64"]),
         ({"temperature": 0}, ["temperature", "0"]),
-        ({"temperature": True}, ["temperature", "True"]),
-        ({"temperature": float("inf")}, ["temperature", "inf"]),
+        ({"temperature": True}, ["temperature", "true"]),
+        ({"temperature": float("inf")}, ["Infinity"]),
+        ({"temperature": -1}, ["temperature", "-1"]),
         ({"titles": None}, ["titles"]),
         ({"passage_max_length": None}, ["passage_max_length"]),
         ({"tied": True}, ["tied", "passage_encoder"]),
@@ -190,6 +202,7 @@ def test_a_lost_passage_encoder_is_an_error(tmp_path: Path) -> None:
 
 def test_two_tokenizers_are_refused(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
+    edit_json(tmp_path / "config.json", files=None)
     save_tokenizer(train_tokenizer(["an elm grew", "nobody ate"], 290), tmp_path / "passage_encoder", max_length=20)
     with pytest.raises(ArtifactError, match="tokenizers"):
         BiEncoderBundle.load(tmp_path)
@@ -210,6 +223,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     other = train_tokenizer([f"{a}{b} {b}{a}" for a in "abcdefghijk" for b in "lmnopqrstuv"] * 2, 400)
     assert other.get_vocab_size() > 300
+    edit_json(tmp_path / "config.json", files=None)
     save_tokenizer(other, tmp_path / "passage_encoder", max_length=20)
     with pytest.raises(ArtifactError, match="passage_encoder"):
         BiEncoderBundle.load(tmp_path)
@@ -236,6 +250,126 @@ def test_the_transforms_have_limit_and_prompt(tmp_path: Path) -> None:
     prompt = bundle.tokenizer.encode("q:", add_special_tokens=False).ids
     assert tokens.input_ids[0, 1 : 1 + len(prompt)].tolist() == prompt
     assert isinstance(bundle.encoder("passage"), RobertaEncoder)
+
+
+# ---- the facts of the files
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_file_that_decides_embeddings_has_a_hash(tmp_path: Path, tied: bool) -> None:
+    make_bundle(tied=tied).save(tmp_path)
+    listed = json.loads((tmp_path / "config.json").read_text())["files"]
+    inner = ["question_encoder"] if tied else ["question_encoder", "passage_encoder"]
+    read = {path.relative_to(tmp_path).as_posix() for side in inner for path in (tmp_path / side).rglob("*.*")}
+    assert listed.keys() == read | {"tokenizer.json", "tokenizer_config.json"}
+    for name, facts in listed.items():
+        content = (tmp_path / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def flip_last_bit(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("side", ["question", "passage"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize("damage", [flip_last_bit, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_is_an_error_for_the_side_that_reads_it(tmp_path: Path, side: str, name: str, damage) -> None:
+    make_bundle().save(tmp_path)
+    damage(tmp_path / f"{side}_encoder" / name)
+    for load in (partial(load_side, tmp_path, side), partial(BiEncoderBundle.load, tmp_path)):
+        with pytest.raises(ArtifactError) as error:
+            load()
+        assert f"{side}_encoder/{name}" in str(error.value) and "\n" not in str(error.value)
+    assert load_side(tmp_path, "passage" if side == "question" else "question").similarity == "dot"
+    with pytest.raises(ArtifactError, match=f"{side}_encoder"):  # where training starts from
+        BiEncoder.from_pretrained(tmp_path)
+
+
+def test_a_swapped_encoder_is_an_error_unless_the_facts_are_removed(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    weights = tmp_path / "question_encoder" / "model.safetensors"
+    shutil.copy(tmp_path / "passage_encoder" / "model.safetensors", weights)
+    with pytest.raises(ArtifactError, match=r"question_encoder/model\.safetensors.*config\.json"):
+        load_side(tmp_path, "question")
+    edit_json(tmp_path / "config.json", files=None)
+    same = [load_side(tmp_path, side).encoder.state_dict() for side in ("question", "passage")]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+
+
+def test_a_file_that_was_added_is_an_error(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    (tmp_path / "question_encoder" / "added_tokens.json").write_text('{"oak": 299}')
+    with pytest.raises(ArtifactError, match=r"question_encoder/added_tokens\.json"):
+        load_side(tmp_path, "question")
+
+
+def test_files_may_be_symbolic_links(tmp_path: Path) -> None:
+    """As in the cache of Hugging Face."""
+    make_bundle().save(tmp_path / "model")
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(sorted(path for path in (tmp_path / "model").rglob("*") if path.is_file())):
+        path.rename(tmp_path / "blobs" / str(number))
+        path.symlink_to(tmp_path / "blobs" / str(number))
+    assert BiEncoderBundle.load(tmp_path / "model").similarity == "dot"
+
+
+@pytest.mark.parametrize("earlier", ["nothing", "another model", "a model without facts", "a damaged model"])
+def test_a_save_that_breaks_off_leaves_no_model_that_loads(
+    tmp_path: Path, earlier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each file that is written in turn."""
+    bundle = make_bundle(similarity="cosine")
+    make_bundle().save(tmp_path / "earlier")
+    if earlier == "a model without facts":
+        edit_json(tmp_path / "earlier" / "config.json", files=None)
+    if earlier == "a damaged model":
+        (tmp_path / "earlier" / "config.json").write_text("{")
+    with torch.no_grad():
+        next(bundle.encoder("question").parameters()).add_(1)
+
+    class Killed(BaseException): ...
+
+    publish, num_files, folder = os.replace, 0, tmp_path
+    for num_written in range(100):
+        folder = tmp_path / str(num_written)
+        if earlier != "nothing":
+            shutil.copytree(tmp_path / "earlier", folder)
+        num_files = 0
+
+        def stop(*paths: Any, last: int = num_written) -> None:
+            nonlocal num_files
+            num_files += 1
+            if num_files > last:
+                raise Killed
+            publish(*paths)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stop)
+            try:
+                bundle.save(folder)
+                break
+            except Killed:
+                pass
+        changed = num_written > 0 or earlier in ("nothing", "a damaged model")
+        if changed:
+            for load in (BiEncoderBundle.load, BiEncoder.from_pretrained):
+                with pytest.raises((ArtifactError, FileNotFoundError)):
+                    load(folder)
+        else:
+            assert BiEncoderBundle.load(folder).similarity == "dot"
+    assert num_files > 15
+    assert BiEncoderBundle.load(folder).similarity == "cosine"
+
+
+def test_tied_encoders_leave_an_untied_model_as_it_was(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path)
+    edit_json(tmp_path / "config.json", files=None)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="passage_encoder"):
+        make_bundle(tied=True).save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 # ---- the files that decide embeddings

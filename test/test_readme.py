@@ -49,3 +49,12 @@ def headings(page: Path) -> set[str]:
     """As GitHub names them in addresses."""
     found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_each_install_is_of_a_lock() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.py")]
+    installs = [
+        line for page in pages for line in re.findall("pip install ([^`&\n]+)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(installs) > 10
+    assert [line for line in installs if "--require-hashes" not in line and "--no-index" not in line] == []

@@ -1,28 +1,26 @@
 """A saved model: two encoders, their tokenizer, and every setting that decides embeddings and scores.
 
 Training writes the folder and retrieval reads it, through this file alone. The folder of ``BiEncoderBundle.save`` holds
-``config.json`` (length limits, how titles are joined, similarity, temperature, tied or not), the tokenizer, and one
-folder for each encoder in the form of ``transformers`` and sentence-transformers. ``load`` also opens folders of other
-libraries; then both sides use the same encoder.
+``config.json`` (length limits, how titles are joined, similarity, temperature, tied or not, and the size and hash of
+the files that decide embeddings), the tokenizer, and one folder for each encoder in the form of ``transformers`` and
+sentence-transformers. ``load`` also opens folders of other libraries; then both sides use the same encoder.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-from text.artifacts import write_json
+from text.artifacts import FileFacts, read_json
 from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, RobertaEncoder
 from text.models.checkpoint import files as encoder_files
-from text.models.files import read_json
+from text.models.files import begin_saving, check_saved_files, end_saving
 from text.models.modules import read_similarity
 from text.transforms import (
     TITLES,
@@ -38,9 +36,20 @@ from text.transforms.tokenizer_files import count_ids, padding_idx, tokenizer_fi
 
 SIDES = ("question", "passage")
 _CONFIG = "config.json"
-_SETTINGS = ("question_max_length", "passage_max_length", "titles", "similarity", "temperature", "tied")
-"""Settings in ``config.json``."""
-_KNOWN_VALUES = {"titles": TITLES, "similarity": SIMILARITIES, "tied": (False, True)}
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+class _Settings(NamedTuple):
+    """``config.json``."""
+
+    question_max_length: int
+    passage_max_length: int
+    titles: Literal["pair", "join"]
+    similarity: Literal["dot", "cosine"]
+    temperature: float
+    tied: bool
+    files: dict[str, FileFacts] | None = None
+    """Facts of the files that decide embeddings, and of the tokenizer. A folder without them is not checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +158,8 @@ class BiEncoderBundle:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder of a saved model. ``transformers`` and sentence-transformers read it too.
 
+        ``config.json`` is written last. Until then the folder does not load, so that files of two models never mix.
+
         Raises:
             FileExistsError: The folder holds the passage encoder of another model, and these encoders are tied.
             OSError: The folder cannot be written.
@@ -157,12 +168,16 @@ class BiEncoderBundle:
         limits = {"question_encoder": self.question_max_length, "passage_encoder": self.passage_max_length}
         if self.model.is_tied:  # one limit for the shared encoder
             limits = {"question_encoder": self.passage_max_length}
+        self.model.check_folder(folder)
+        begin_saving(folder)
         self.model.save_pretrained(folder, similarity=self.similarity, max_lengths=limits)
         save_tokenizer(self.tokenizer, folder, max_length=self.passage_max_length)
         for name, limit in limits.items():
             save_tokenizer(self.tokenizer, folder / name, max_length=limit)
-        settings = {name: getattr(self, name) for name in _SETTINGS if name != "tied"}
-        write_json(folder / _CONFIG, settings | {"tied": self.model.is_tied})
+        names = [name for name in _Settings._fields if name not in ("tied", "files")]
+        settings = {name: getattr(self, name) for name in names} | {"tied": self.model.is_tied}
+        files = {path for side in SIDES for path in model_files(folder, side)}
+        end_saving(folder, settings, [*files, *(folder / name for name in _TOKENIZER)])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> BiEncoderBundle:
@@ -176,9 +191,10 @@ class BiEncoderBundle:
             FileNotFoundError: A file is missing, or the folder holds a training run instead of a model.
             ArtifactError: A file is damaged, two settings contradict each other, or a setting is not supported.
         """
-        settings, question = _read_settings(folder), load_side(folder, "question")
+        question = load_side(folder, "question")
+        settings = _read_settings(folder)
         if encoder_folder(folder, "passage") == encoder_folder(folder, "question"):
-            passage = question._replace(max_length=_read_limit(folder, settings, "passage", question.encoder))
+            passage = question._replace(max_length=_read_limit(folder, settings, "passage", question))
         else:
             passage = load_side(folder, "passage")
             if passage.tokenizer.to_str() != question.tokenizer.to_str():
@@ -190,7 +206,7 @@ class BiEncoderBundle:
             passage_max_length=passage.max_length,
             titles=question.titles,
             similarity=question.similarity,
-            temperature=settings.get("temperature", 1.0),
+            temperature=settings.temperature if settings else 1.0,
         )
 
 
@@ -216,6 +232,7 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         ValueError: ``side`` is another word.
     """
     inner = encoder_folder(folder, side)
+    _check_files(Path(folder), inner, side)
     # The limits of a bundle are in its config.json. Those of its encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
     lifted = {"max_seq_length": None} if settings else {}
@@ -224,14 +241,15 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         encoder.fit_tokenizer(count_ids(tokenizer), padding_idx(tokenizer))
     except ValueError as error:
         raise ArtifactError(f"{inner}: {error} They belong to different models.") from None
-    return BundleSide(
+    loaded = BundleSide(
         encoder,
         tokenizer,
-        _read_limit(folder, settings, side, encoder),
+        encoder.max_length,
         encoder.config.find_prompt(side),
-        settings.get("titles", "pair"),
+        settings.titles if settings else "pair",
         _read_similarity(Path(folder), settings, encoder),
     )
+    return loaded._replace(max_length=_read_limit(folder, settings, side, loaded))
 
 
 def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
@@ -263,51 +281,60 @@ def model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
     return sorted({*encoder_files(inner), *tokenizer_files(inner)})
 
 
-def _read_settings(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Return ``config.json`` of a saved model; nothing for a folder of another library.
+def _check_files(folder: Path, inner: Path, side: str) -> None:
+    """Check that the files of one side are those that were saved, and that no other file decides embeddings, too."""
+    known = check_saved_files(folder, f"{inner.name}/")
+    if known is None:
+        return
+    for path in model_files(folder, side):
+        if path.relative_to(folder).as_posix() not in known:
+            config = folder / _CONFIG
+            raise ArtifactError(
+                f"{path}: {config} does not list it, so it came after the model was saved. Remove this file, or "
+                f'"files" from {config}.'
+            )
+
+
+def _read_settings(folder: str | os.PathLike[str]) -> _Settings | None:
+    """Return ``config.json`` of a saved model; None for a folder of another library.
 
     Raises:
-        ArtifactError: A setting has the wrong type or an unknown value.
+        ArtifactError: A setting is missing, has the wrong type or an unknown value, or saving was interrupted.
     """
     path = Path(folder, _CONFIG)
-    if not (Path(folder, "question_encoder").is_dir() and path.is_file()):
-        return {}
-    settings = read_json(path)
-    if missing := [name for name in _SETTINGS if name not in settings]:
-        raise ArtifactError(f"{path}: {', '.join(missing)} missing. Save the model again.")
-    for name, values in _KNOWN_VALUES.items():
-        if settings[name] not in values:
-            raise ArtifactError(
-                f"{path}: {name} is {settings[name]!r}. Supported are {' and '.join(map(str, values))}."
-            )
-    for name, kinds in (("question_max_length", (int,)), ("passage_max_length", (int,)), ("temperature", (int, float))):
-        value = settings[name]
-        if type(value) not in kinds or not 0 < value < math.inf:
-            raise ArtifactError(f"{path}: {name} is {value!r}. It must be a finite number above 0.")
-    if settings["tied"] == Path(folder, "passage_encoder").is_dir():
-        found = "there is" if settings["tied"] else "there is no"
-        raise ArtifactError(f"{path}: tied is {settings['tied']}, but {found} passage_encoder beside it.")
+    if not (Path(folder, "question_encoder").is_dir() and os.path.lexists(path)):
+        return None
+    settings = read_json(path, _Settings)
+    if settings.temperature <= 0:
+        raise ArtifactError(f"{path}: temperature is {settings.temperature}. It must be above 0.")
+    if settings.tied == Path(folder, "passage_encoder").is_dir():
+        found = "there is" if settings.tied else "there is no"
+        raise ArtifactError(f"{path}: tied is {json.dumps(settings.tied)}, but {found} passage_encoder beside it.")
     return settings
 
 
-def _read_limit(folder: str | os.PathLike[str], settings: Mapping[str, Any], side: str, encoder: RobertaEncoder) -> int:
+def _read_limit(folder: str | os.PathLike[str], settings: _Settings | None, side: str, loaded: BundleSide) -> int:
+    """Return the maximum tokens of one side. They must hold a title and a text of a token each."""
     name = f"{side}_max_length"
-    limit = settings.get(name, encoder.max_length)
+    limit = loaded.encoder.max_length if settings is None else getattr(settings, name)
+    prompt = loaded.encoder.config.find_prompt(side).rstrip()
+    least = loaded.tokenizer.num_special_tokens_to_add(True) + 2
+    least += len(loaded.tokenizer.encode(prompt, add_special_tokens=False).ids)
     try:
-        return _check_limit(name, limit, encoder)
+        return _check_limit(name, limit, loaded.encoder, least)
     except ValueError as error:
         raise ArtifactError(f"{Path(folder, _CONFIG)}: {error}") from None
 
 
-def _check_limit(name: str, limit: int, encoder: RobertaEncoder) -> int:
-    if not 1 <= limit <= encoder.max_length:
-        raise ValueError(f"{name} is {limit}. The encoder takes 1 to {encoder.max_length} tokens.")
+def _check_limit(name: str, limit: int, encoder: RobertaEncoder, least: int = 1) -> int:
+    if not least <= limit <= encoder.max_length:
+        raise ValueError(f"{name} is {limit}. The encoder takes {least} to {encoder.max_length} tokens.")
     return limit
 
 
-def _read_similarity(folder: Path, settings: Mapping[str, Any], encoder: RobertaEncoder) -> str:
+def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaEncoder) -> str:
     """Return "dot" or "cosine", as the folder says it or as its library compares embeddings."""
-    ours, theirs = settings.get("similarity"), read_similarity(folder)
+    ours, theirs = settings.similarity if settings else None, read_similarity(folder)
     if ours is not None:
         if theirs not in (None, ours):
             theirs_file = "config_sentence_transformers.json"

@@ -9,6 +9,12 @@ import re
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that a terminal would obey: control characters, line separators and marks of the reading direction."""
 
+_NO_MEMORY = re.compile(
+    r"allocate memory|not enough memory|could not create a (primitive|memory)|out of memory|bad_alloc|start new thread",
+    re.IGNORECASE,
+)
+"""Words of a RuntimeError."""
+
 
 def escape_controls(text: str) -> str:
     """Return a text from data as one line, with escapes for the characters that a terminal would obey.
@@ -17,6 +23,17 @@ def escape_controls(text: str) -> str:
     'a\\\\x1b[2Jb'
     """
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is full. PyTorch, oneDNN and FAISS have no class for it on a CPU.
+
+    >>> is_out_of_memory(RuntimeError("could not create a primitive"))
+    True
+    """
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    )
 
 
 class _OneLineError(ValueError):
@@ -46,5 +63,5 @@ class SettingsWarning(UserWarning):
     """A setting that decides results and that a file does not state. Commands print it as one line."""
 
 
-class InterruptedRun(Exception):
+class InterruptedRun(BaseException):
     """A signal that ended the run after its state was saved. Exit code 143."""

@@ -1,15 +1,21 @@
 """The settings in files of transformers, sentence-transformers and tokenizers, and what this library does with each.
 
-A table has a line for each setting of a kind of file. ``READ`` marks a setting that the readers in ``text/models`` and
-``text/transforms`` use. ``Only`` lists the values that an encoder of this library can have. A text says why the setting
-does not change an embedding. The readers refuse other values, and name the settings that no table knows.
+A table has a line for each setting of a kind of file. A ``Kind`` says what a setting must be that the readers in
+``text/models`` and ``text/transforms`` use. ``Only`` lists the values that an encoder of this library can have. A text
+says why the setting does not change an embedding. Other values are refused, and settings that no table knows are named.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from text.artifacts import read_json
+from text.errors import ArtifactError, SettingsWarning
 
 
 class Only(NamedTuple):
@@ -18,7 +24,44 @@ class Only(NamedTuple):
     values: tuple[Any, ...]
 
 
-READ = "It is read."
+class Kind(NamedTuple):
+    """Type and range of a setting. A missing setting and null are supported too."""
+
+    name: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(low: int, high: int = (1 << 31) - 1) -> Kind:
+    return Kind(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+
+
+def _is_limit(value: Any) -> bool:
+    """Return whether a value is a maximum number of tokens. 16.0 is 16."""
+    return (type(value) is int or (type(value) is float and value.is_integer())) and value >= 1
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value.get("content") if isinstance(value, dict) else value, str)
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, list | dict) and all(map(_is_token, value.values() if isinstance(value, dict) else value))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+READ = "It is read, by the library whose file it is."
+_SIZE = _whole(1)
+_ID = _whole(0)
+_TEXT = Kind("a text", lambda value: isinstance(value, str))
+_TEXTS = Kind("a list of texts", _are_texts)
+_LIMIT = Kind("a positive whole number", _is_limit)
+_SHARE = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
+_EPSILON = Kind("a number above 0 and at most 0.1", lambda value: type(value) is float and 0 < value <= 0.1)
+_TOKEN = Kind("a token", _is_token)
+_TOKENS = Kind("a list of tokens", _are_tokens)
 _SWITCH = Only((False, True))  # read, too
 _TRAINING = "It is about training, or about the first weights."
 _GENERATION = "It is about generating text."
@@ -31,7 +74,7 @@ _PADDING = "It is about padding, which an embedding does not depend on."
 _OWN_CUT = "Texts are cut by longest_first to model_max_length, whatever it says."
 _CHAT = "It is about chats."
 
-Rule = str | Only
+Rule = str | Only | Kind
 Table = Mapping[str, Rule]
 
 
@@ -40,12 +83,13 @@ def _same(reason: Rule, names: str) -> dict[str, Rule]:
 
 
 ENCODER: Table = {
-    **_same(
-        READ,
-        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
-        "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id "
-        "hidden_dropout_prob attention_probs_dropout_prob projection_dim tokenizer_class",
-    ),
+    **_same(_TEXT, "model_type tokenizer_class"),
+    **_same(_SIZE, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"),
+    **_same(_SIZE, "max_position_embeddings"),
+    **_same(_ID, "pad_token_id bos_token_id eos_token_id projection_dim"),
+    **_same(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob"),
+    "type_vocab_size": _whole(1, 1 << 10),
+    "layer_norm_eps": _EPSILON,
     "hidden_act": Only(("gelu", "gelu_python")),  # one function
     "position_embedding_type": Only(("absolute",)),
     "pruned_heads": Only(({},)),
@@ -78,7 +122,7 @@ ENCODER: Table = {
 """``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
 
 MODULE: Table = {
-    **_same(READ, "path type"),
+    **_same(_TEXT, "path type"),
     **_same("The order in the file counts.", "idx name"),
     "kwargs": Only(([],)),
 }
@@ -87,7 +131,7 @@ MODULE: Table = {
 SENTENCE_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
 """Names of the file that sentence-transformers has for a transformer and its tokenizer."""
 TRANSFORMER: Table = {
-    "max_seq_length": READ,
+    "max_seq_length": _LIMIT,
     "do_lower_case": _SWITCH,
     "transformer_task": Only(("feature-extraction",)),
     "module_output_name": Only(("token_embeddings",)),
@@ -101,9 +145,10 @@ TRANSFORMER: Table = {
 """``sentence_bert_config.json``, or another one of ``SENTENCE_FILES``."""
 
 POOLING: Table = {
-    **_same(READ, "pooling_mode pooling_mode_cls_token pooling_mode_mean_tokens"),
-    **_same(READ, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
-    **_same(READ, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
+    "pooling_mode": Kind("a text or a list of texts", lambda value: isinstance(value, str) or _are_texts(value)),
+    **_same(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
+    **_same(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
+    **_same(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
     "include_prompt": Only((True,)),
     **_same("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
 }
@@ -112,7 +157,9 @@ _NAMES = {
     "module_output_name": Only(("sentence_embedding",)),
 }
 DENSE: Table = {
-    **_same(READ, "in_features out_features bias activation_function"),
+    **_same(_SIZE, "in_features out_features"),
+    "bias": _SWITCH,
+    "activation_function": _TEXT,
     "use_residual": Only((False,)),
     **_NAMES,
 }
@@ -121,7 +168,11 @@ NORMALIZE: Table = _NAMES
 """``config.json`` in the folder of a module of sentence-transformers."""
 
 SENTENCE_TRANSFORMERS: Table = {
-    **_same(READ, "prompts default_prompt_name similarity_fn_name"),
+    "prompts": Kind(
+        "an object of texts by name",
+        lambda value: isinstance(value, dict) and all(isinstance(each, str | None) for each in value.values()),
+    ),
+    **_same(_TEXT, "default_prompt_name similarity_fn_name"),
     "model_type": Only(("SentenceTransformer",)),
     "truncate_dim": Only(()),
     **_same(_RECORD, "__version__ requirements"),
@@ -138,17 +189,20 @@ SPECIAL_TOKENS = (
     "mask_token",
 )
 SPECIAL_TOKENS_MAP: Table = {
-    **dict.fromkeys(SPECIAL_TOKENS, READ),
-    **_same(READ, "additional_special_tokens extra_special_tokens"),
+    **dict.fromkeys(SPECIAL_TOKENS, _TOKEN),
+    **_same(_TOKENS, "additional_special_tokens extra_special_tokens"),
 }
 """``special_tokens_map.json``."""
 
 TOKENIZER_OPTIONS: Table = {
     **SPECIAL_TOKENS_MAP,
-    "tokenizer_class": READ,
+    "tokenizer_class": _TEXT,
     **_same(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
-    **_same(READ, "added_tokens_decoder model_max_length max_len"),
-    "model_input_names": READ,
+    "added_tokens_decoder": Kind(
+        "an object of tokens by id", lambda value: isinstance(value, dict) and _are_tokens(list(value.values()))
+    ),
+    **_same(_LIMIT, "model_max_length max_len"),
+    "model_input_names": _TEXTS,
     "truncation_side": Only(("right",)),
     "padding_side": Only(("right",)),
     "split_special_tokens": Only((False,)),
@@ -190,14 +244,76 @@ TOKENIZER_MODEL: Table = {
 """``model`` in ``tokenizer.json``: BPE, WordPiece, Unigram or WordLevel. A class of transformers can have its own."""
 
 
+def read_settings(path: Path, table: Table) -> dict[str, Any]:
+    """Return the settings in a file of another library, checked against a table.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArtifactError: The file is damaged, or a setting has a value that is not supported.
+    """
+    settings = read_json(path, dict[str, Any])
+    check_settings(path, settings, table)
+    return settings
+
+
+def read_optional_settings(path: Path, table: Table) -> dict[str, Any]:
+    """Return the same, or no settings if there is no such file. A symbolic link to a missing file is an error."""
+    return read_settings(path, table) if os.path.lexists(path) else {}
+
+
+def read_setting(path: Path, table: Table, *names: str) -> Any:
+    """Return the first setting of these names in a file that may be missing, checked against a table; or None."""
+    settings = read_json(path, dict[str, Any]) if os.path.lexists(path) else {}
+    name = next((name for name in names if name in settings), None)
+    if name is None:
+        return None
+    check_settings(path, {name: settings[name]}, table)
+    return settings[name]
+
+
+def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> None:
+    """Refuse settings with values that are not supported, and warn of settings that the table lacks.
+
+    Raises:
+        ArtifactError: A setting has a value that is not supported.
+    """
+    if unsupported := describe_unsupported(settings, table):
+        raise ArtifactError(f"{path}: {unsupported}")
+    if unknown := [name for name in settings if name not in table and not name.startswith("_")]:
+        message = f"nothing is known of {', '.join(unknown)}. It is ignored: compare embeddings."
+        warnings.warn(f"{path}: {message}", SettingsWarning, stacklevel=3)
+
+
 def describe_unsupported(settings: Mapping[str, Any], table: Table) -> str:
     """Return a sentence about the first setting with a value that is not supported; "" if there is none."""
     for name, value in settings.items():
         rule = table.get(name)
         if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
             supported = " or ".join(map(json.dumps, rule.values)) or "null"
-            return f"{name} is {json.dumps(value)}. Only {supported} is supported."
+            return f"{name} is {_show(value)}. Only {supported} is supported."
+        if isinstance(rule, Kind) and value is not None and not rule.holds(value):
+            return f"{name} is {_show(value)}. It must be {rule.name}."
     return ""
+
+
+def read_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return the class and the folder of each module that ``modules.json`` of sentence-transformers lists.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArtifactError: It is damaged, or a module lies outside the folder.
+    """
+    path = folder / "modules.json"
+    modules = []
+    for module in read_json(path, list[dict[str, Any]]):
+        check_settings(path, module, MODULE)
+        if module.get("type") is None or module.get("path") is None:
+            raise ArtifactError(f"{path}: a module has no type or no path. It must have both.")
+        # A file may be a symbolic link, as in the cache of Hugging Face. A path that leads out is no part of a model.
+        if os.path.isabs(module["path"]) or ".." in Path(module["path"]).parts or "\0" in module["path"]:
+            raise ArtifactError(f"{path}: path is {_show(module['path'])}. It must be a folder in the same folder.")
+        modules.append((module["type"], folder / module["path"]))
+    return modules
 
 
 def _is_same(value: Any, other: Any) -> bool:
@@ -205,7 +321,7 @@ def _is_same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and value == other
 
 
-def describe_unknown(settings: Mapping[str, Any], table: Table) -> str:
-    """Return a sentence about the settings that the table lacks; "" if there are none."""
-    unknown = [name for name in settings if name not in table and not name.startswith("_")]
-    return f"nothing is known of {', '.join(unknown)}. It is ignored: compare embeddings." if unknown else ""
+def _show(value: Any) -> str:
+    """Return a value for an error, cut to a length that a terminal can show."""
+    content = json.dumps(value)
+    return content if len(content) <= 200 else f"{content[:200]}..."

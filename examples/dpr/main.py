@@ -19,8 +19,9 @@ from text.commands.train_flags import DataFlags, TrainFlags
 from text.datasets import check_negatives, describe_split, find_splits, leave_out_tokenless, open_splits
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
-from text.runs.folder import RunFolder, find_tokenizer
+from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
+from text.runs.resume import find_tokenizer
 from text.training import (
     BiEncoderTask,
     DPRDataModule,
@@ -137,7 +138,7 @@ def train(flags: TrainFlags) -> None:
 
         # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
         settings = flag_values(flags) | lengths
-        folder.start(settings, tokenizer, data, needed_bytes=2 * expected_size(model))
+        folder.start(settings, tokenizer, data, checkpoint_bytes=expected_size(model))
         if folder.is_writer:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         options = pick_arguments(build_trainer, optimization, run)

@@ -14,17 +14,15 @@ import yaml
 from text import __version__
 from text.commands import COMMANDS, main
 from text.commands.cli import (
-    escape_controls,
     flag_fields,
     flag_values,
     number,
-    one_line,
     parse_flags,
     pick_arguments,
     run_command,
 )
 from text.commands.train_flags import TrainFlags
-from text.errors import DataError, UsageError
+from text.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +78,7 @@ def test_positional_arguments_and_groups(argv: list[str], expected: Flags) -> No
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        ([], "folders"),
+        ([], "FOLDER"),
         (["a", "--outptu=b"], "--output?"),
         (["a", "--output=b", "--output=c"], "--output is given twice"),
         (["a", "--kinds=b"], "--kinds='[a, b]'"),
@@ -105,7 +103,11 @@ def test_a_required_flag_is_required_by_the_parser() -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [("output: a\noutput: b\n", r"c.yaml:2: output"), ("outptu: a\n", r"--output\?"), ("levels: 0\n", "--levels is 0")],
+    [
+        ("output: a\noutput: b\n", r"c.yaml:2: .*output"),
+        ("outptu: a\n", r"--output\?"),
+        ("levels: 0\n", "--levels is 0"),
+    ],
 )
 @pytest.mark.parametrize("is_apart", [False, True])
 def test_a_wrong_file_of_flags_names_the_flag(tmp_path: Path, content: str, part: str, is_apart: bool) -> None:
@@ -140,14 +142,6 @@ def test_a_function_gets_the_flags_that_it_takes() -> None:
     def look(output: str, levels: int) -> None: ...
 
     assert pick_arguments(look, Flags(folders=[], output="o"), Depth(levels=2)) == {"output": "o", "levels": 2}
-
-
-def test_stopped_from_the_keyboard(capsys: pytest.CaptureFixture[str]) -> None:
-    def stop(_: Flags) -> None:
-        raise KeyboardInterrupt
-
-    assert run_command(stop, Flags, ["a"]) == 143
-    assert "SIGINT" in capsys.readouterr().err
 
 
 def test_help_lists_each_flag_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,16 +194,3 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "usage: dpr-text COMMAND" in done.stdout
-
-
-def test_the_error_of_a_data_worker_is_one_line() -> None:
-    error = DataError(
-        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "dpr.py", line 1, in f\ntext.errors.DataError: a.jsonl:1 (byte 0): cut\n'
-        "This exception is thrown by __iter__ of MapperIterDataPipe()"
-    )
-    assert one_line(error) == "a.jsonl:1 (byte 0): cut"
-
-
-def test_a_terminal_obeys_nothing_in_texts() -> None:
-    assert escape_controls("a\x1b]0;b\x07 c\td\ne \u00e9\x9b\r") == r"a\x1b]0;b\x07 c" + "\td\ne \u00e9" + r"\x9b\r"

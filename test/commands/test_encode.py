@@ -96,11 +96,13 @@ def test_passages_that_have_not_changed_are_reused(
     assert len(EmbeddingShards(tmp_path / "e")) == 29 and sum(embedded) == 2
 
 
-def test_embeddings_of_another_model_are_kept_unless_overwritten(files: Path, tmp_path: Path, fail: Fail) -> None:
+def test_embeddings_of_another_model_are_kept_unless_overwritten(
+    files: Path, tmp_path: Path, fail: Fail, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = encode_flags(files, tmp_path / "e")
     assert run_command(encode, EncodeFlags, flags) == 0
-    (tmp_path / "e" / "index-Flat").mkdir()
-    (tmp_path / "e" / "notes.txt").write_text("mine")
+    for name in ("shard-x", "milvus.db", "notes.txt"):
+        (tmp_path / "e" / name).write_text("mine")
     before = {path: path.read_bytes() for path in (tmp_path / "e").glob("*.*")}
     save_model(tmp_path / "other", seed=1)
     flags[0] = f"--model={tmp_path}/other"
@@ -108,8 +110,9 @@ def test_embeddings_of_another_model_are_kept_unless_overwritten(files: Path, tm
     assert code == 5 and f"{tmp_path}/e: " in line and "model model.safetensors: " in line
     assert {path: path.read_bytes() for path in (tmp_path / "e").glob("*.*")} == before
     assert run_command(encode, EncodeFlags, [*flags, "--overwrite"]) == 0
+    assert f"{tmp_path}/e: milvus.db, notes.txt, shard-x stay" in capsys.readouterr().err
     assert (tmp_path / "e" / "shard-00000.npy").read_bytes() != before[tmp_path / "e" / "shard-00000.npy"]
-    assert (tmp_path / "e" / "notes.txt").read_text() == "mine" and not (tmp_path / "e" / "index-Flat").exists()
+    assert [(tmp_path / "e" / name).read_text() for name in ("shard-x", "milvus.db", "notes.txt")] == ["mine"] * 3
 
 
 def test_flags_that_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
@@ -135,8 +138,26 @@ def test_a_folder_of_something_else_is_refused(files: Path, tmp_path: Path, fail
     (tmp_path / "manifest.json").write_text("{}")
     for folder, more in ((tmp_path, []), (tmp_path, ["--overwrite"]), (files / "model", [])):
         code, line = fail(encode, EncodeFlags, *encode_flags(files, folder)[:3], *more)
-        assert code == 2 and f"{folder}: " in line
+        assert code == 2 and f"{folder}: " in line and not (folder / ".lock").exists()
     assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+def test_a_begun_shard_that_was_cut_is_repaired(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = encode_flags(files, tmp_path / "e")
+    with subprocess.Popen([sys.executable, "-c", SLOW_COMMAND, "encode", *flags], env=ENVIRONMENT) as process:
+        while not list((tmp_path / "e").glob("*.progress")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    [part] = (tmp_path / "e").glob("*[0-9].npy.part")
+    os.truncate(part, 200)
+    capsys.readouterr()
+    assert run_command(encode, EncodeFlags, flags) == 0
+    assert f"{part}: " in capsys.readouterr().err
+    for path in (files / "embeddings").glob("shard-*"):
+        assert (tmp_path / "e" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from text.commands.mine import MineFlags, mine
 from text.commands.search import SearchFlags, search
 from text.evaluation import read_run
 from text.evaluation.trec import ENCODED
+from text.runs.figures import read_figures as read_typed
 
 Fail = Callable[..., tuple[int, str]]
 
@@ -73,13 +74,13 @@ def test_questions_without_answers_do_not_count(
     assert "3 questions (0 of them not in the run" in (out := capsys.readouterr().out)
     assert "; 2 questions without answers left out" in out
     (tmp_path / "questions.csv").write_text("one\t[]\n")
-    code, line = fail(evaluate, EvaluateFlags, *flags)
+    code, line = fail(evaluate, EvaluateFlags, *flags, "--overwrite")
     assert code == 3 and f"{tmp_path}/questions.csv: " in line
 
 
 def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in range(5)))
-    flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}"]
+    flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--other_run={tmp_path}/best.trec"]) == 0
     table = read_figures(tmp_path)["figures"]
     assert table["mrr@100"]["other"] == 1.0
@@ -100,7 +101,7 @@ def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest
 
 def test_a_fused_run_is_named_after_both_and_written(files: Path, tmp_path: Path, fail: Fail) -> None:
     (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in range(5)))
-    flags = [f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}/e"]
+    flags = [f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}/e", "--overwrite"]
     fused = [f"--run={files}/run.trec", f"--fuse_with={tmp_path}/best.trec", f"--fused_run={tmp_path}/fused.trec"]
     assert run_command(evaluate, EvaluateFlags, [*flags, *fused, f"--other_run={files}/run.trec"]) == 0
     figures, name = read_figures(tmp_path / "e"), f"{files}/run.trec + {tmp_path}/best.trec"
@@ -137,6 +138,7 @@ def test_seen_and_unseen_questions(files: Path, tmp_path: Path, capsys: pytest.C
     rows = [{"question": "q", "positive_ctxs": [{"passage_id": name, "text": "oak"}]} for name in ("p0", "p1", "p9")]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"--run={tmp_path}/best.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}", "--k=[1]"]
+    flags.append("--overwrite")
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--seen={tmp_path}/train.jsonl"]) == 0
     figures = read_figures(tmp_path)
     found = {name: (figures[name]["questions"], figures[name]["figures"]["map"]["mean"]) for name in ("seen", "unseen")}
@@ -165,7 +167,7 @@ def test_ids_with_white_space_pass_every_command(tmp_path: Path) -> None:
     }
     by_answers = [f"--questions={tmp_path}/rows.jsonl", f"--collection={tmp_path}/corpus.jsonl"]
     for judged, metric in (([f"--positives={tmp_path}/rows.jsonl"], "recall@1"), (by_answers, "accuracy@1")):
-        flags = [f"--run={tmp_path}/run.trec", *judged, f"--output_dir={tmp_path}/e"]
+        flags = [f"--run={tmp_path}/run.trec", *judged, f"--output_dir={tmp_path}/e", "--overwrite"]
         assert run_command(evaluate, EvaluateFlags, flags) == 0
         assert read_figures(tmp_path / "e")["figures"][metric]["mean"] == 1.0
     (tmp_path / "other.trec").write_text(f"{quote('q 0' + chr(9))} Q0 b%0Ac 1 9.0 x{ENCODED}\n")
@@ -183,7 +185,7 @@ def test_skipped_questions_and_notes_are_told(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
 ) -> None:
     (tmp_path / "few.trec").write_text("0 Q0 x0 1 1.0 few\n1 Q0 x1 1 1.0 few\n")
-    flags = [f"--run={tmp_path}/few.trec", f"--output_dir={tmp_path}", "--skip_missing"]
+    flags = [f"--run={tmp_path}/few.trec", f"--output_dir={tmp_path}", "--skip_missing", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"]) == 0
     figures, out = read_figures(tmp_path), capsys.readouterr().out
     assert figures["questions"] == 2 and figures["skipped"] == 3 and "3 questions that the run lacks left out" in out
@@ -199,7 +201,7 @@ def test_positives_of_rows_are_qrels(files: Path, tmp_path: Path, fail: Fail) ->
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = []
     for judged in (f"--positives={tmp_path}/rows.jsonl", f"--qrels={files}/qrels.tsv"):
-        flags = [f"--run={files}/run.trec", judged, f"--output_dir={tmp_path}"]
+        flags = [f"--run={files}/run.trec", judged, f"--output_dir={tmp_path}", "--overwrite"]
         assert run_command(evaluate, EvaluateFlags, flags) == 0
         found.append(read_figures(tmp_path))
     assert found[0]["figures"] == found[1]["figures"]
@@ -245,21 +247,84 @@ def test_a_run_of_other_questions_is_refused(files: Path, tmp_path: Path, fail: 
     assert code == 3 and f"{tmp_path}/one.trec: " in line and f"{files}/run.trec" in line and "--skip_missing" in line
 
 
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def test_results_of_answers_do_not_outlive_them(files: Path, tmp_path: Path) -> None:
-    flags = [f"--run={files}/run.trec", f"--output_dir={tmp_path}"]
+    flags = [f"--run={files}/run.trec", f"--output_dir={tmp_path}", "--overwrite"]
     by_answers = [f"--questions={files}/questions.csv", f"--collection={files}/corpus.jsonl"]
     for judged, there_is_one in ((by_answers, True), ([f"--qrels={files}/qrels.tsv"], False)):
         assert run_command(evaluate, EvaluateFlags, [*flags, *judged]) == 0
         assert (tmp_path / "results.json").exists() == there_is_one
 
 
+@pytest.mark.parametrize(
+    "name", ["figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json", "fused.trec"]
+)
+def test_an_output_that_is_there_is_refused_before_any_work(files: Path, tmp_path: Path, fail: Fail, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    flags = [f"--run={files}/run.trec", f"--fuse_with={files}/run.trec", f"--fused_run={tmp_path}/fused.trec"]
+    code, line = fail(evaluate, EvaluateFlags, *flags, f"--qrels={tmp_path}/none", f"--output_dir={tmp_path}")
+    assert code == 2 and f"{tmp_path}/none" in line  # inputs are looked at first
+    flags += [f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}"]
+    code, line = fail(evaluate, EvaluateFlags, *flags)
+    assert code == 2 and f"{tmp_path}/{name} " in line and "--overwrite" in line
+    assert snapshot(tmp_path) == {tmp_path / name: b"precious"}
+    assert run_command(evaluate, EvaluateFlags, [*flags, "--overwrite"]) == 0
+    assert not (tmp_path / name).exists() or (tmp_path / name).read_bytes() != b"precious"
+
+
+def test_nothing_is_removed_or_replaced_by_an_evaluation_that_fails(
+    files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json", "fused.trec")
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    before = snapshot(tmp_path)
+    (tmp_path / "qrels").write_text("other\t0\tp1\t1\n")
+    flags = [f"--run={files}/run.trec", f"--fuse_with={files}/run.trec", f"--fused_run={tmp_path}/fused.trec"]
+    flags += ["--overwrite", f"--output_dir={tmp_path}"]
+    assert fail(evaluate, EvaluateFlags, *flags, f"--qrels={tmp_path}/qrels")[0] == 3
+    (tmp_path / "qrels").unlink()
+    assert snapshot(tmp_path) == before
+    monkeypatch.setattr("text.reports.evaluation_report.render_template", lambda *_, **__: 1 / 0)  # the last file
+    with pytest.raises(ZeroDivisionError):
+        run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"])
+    assert snapshot(tmp_path) == before
+
+
+def test_a_fused_run_takes_the_place_of_no_other_output(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = [f"--run={files}/run.trec", f"--fuse_with={files}/run.trec", f"--qrels={files}/qrels.tsv"]
+    flags += [f"--output_dir={tmp_path}/e", f"--fused_run={tmp_path}/e/../e/figures.json"]
+    code, line = fail(evaluate, EvaluateFlags, *flags)
+    assert code == 2 and "--fused_run" in line and not (tmp_path / "e").exists()
+
+
+def test_a_run_whose_name_is_no_formula(files: Path, tmp_path: Path) -> None:
+    shutil.copy(files / "run.trec", tmp_path / "a$x^{$.trec")
+    flags = [f"--run={tmp_path}/a$x^{{$.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}/e"]
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+
+
+def test_the_figures_of_a_report_are_read_again(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "q", "positive_ctxs": [{"passage_id": "p0", "text": "oak"}]}\n')
+    flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--other_run={files}/run.trec"]
+    flags += [f"--seen={tmp_path}/train.jsonl", f"--output_dir={tmp_path}/e"]
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+    figures, written = read_typed(tmp_path / "e" / "figures.json"), read_figures(tmp_path / "e")
+    assert figures.tabulate() == written["figures"] and figures.runs == written["runs"]
+    assert figures.seen is not None and figures.seen.questions == written["seen"]["questions"] == 1
+
+
 def test_no_input_is_replaced(files: Path, tmp_path: Path, fail: Fail) -> None:
     shutil.copy(files / "questions.csv", tmp_path / "questions.jsonl")
     before = (tmp_path / "questions.jsonl").read_bytes()
     flags = [f"--run={files}/run.trec", f"--questions={tmp_path}/questions.jsonl", f"--output_dir={tmp_path}"]
-    code, line = fail(evaluate, EvaluateFlags, *flags, f"--collection={files}/corpus.jsonl")
-    assert code == 2 and f"{tmp_path}/questions.jsonl" in line
-    assert (tmp_path / "questions.jsonl").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    for more in ([], ["--overwrite"]):
+        code, line = fail(evaluate, EvaluateFlags, *flags, f"--collection={files}/corpus.jsonl", *more)
+        assert code == 2 and f"{tmp_path}/questions.jsonl" in line
+        assert (tmp_path / "questions.jsonl").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 # nDCG@10, recall@100 and MRR@10 of all-MiniLM-L6-v2, exact search, 256 tokens, title and text joined.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ import pytest
 import yaml
 
 from test.helpers import write_jsonl
+from test.reports.helpers import figures_json
 from text.commands.cli import RECIPES, parse_flags, run_command
 from text.commands.loop import LoopFlags, build_loop, loop, open_inputs
 from text.errors import DataError, UsageError
 from text.runs.inputs import check_inputs
-from text.runs.stages import Stage
+from text.runs.stages import Stage, is_complete, write_done
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
@@ -274,13 +275,87 @@ def test_a_collection_that_cannot_be_encoded_is_found_before_any_stage_runs(tmp_
         check_loop(loop_flags(data_path=str(data), output_dir=str(tmp_path / "o")))
 
 
+def complete(stage: Stage, content: str) -> None:
+    """Leave what a complete stage leaves, with a content for its files."""
+    names = {"train": ["model/config.json"], "evaluate": ["figures.json"], "encode": ["plan.json"]}
+    for name in names.get(stage.command, [stage.result.path.name]):
+        (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage.folder / name).write_text(content)
+    write_done(stage, ["dpr-text"], 1.0)
+
+
+def complete_all(flags: LoopFlags, contents: Mapping[str, str]) -> list[Stage]:
+    """Complete all stages of a loop, one after the other: each has its folder by the content of those before it.
+
+    Args:
+        flags: Of the loop.
+        contents: Content of the results by command. Other stages have their folder's name as content.
+    """
+    done = list[Path]()
+    while True:
+        stages = rehearse(flags)
+        left = [stage for stage in stages if stage.folder not in done]
+        if not left:
+            return stages
+        complete(left[0], contents.get(left[0].command, left[0].folder.name))
+        done.append(left[0].folder)
+
+
+def figures_of(mean: float) -> str:
+    metric = {"mean": mean, "low": mean, "high": mean}
+    return json.dumps(figures_json({"mrr@10": metric}, runs=["run.trec"]))
+
+
+def test_another_model_gives_other_folders_to_all_that_follows(tmp_path: Path) -> None:
+    flags = loop_flags(output_dir=str(tmp_path))
+    before = complete_all(flags, {})
+    assert all(is_complete(stage) for stage in before)
+    [first] = [stage for stage in before if stage.command == "train"][:1]
+    complete(first, "another model")
+    after = rehearse(flags)
+    trained = before.index(first)
+    assert [stage.folder for stage in after[: trained + 1]] == [stage.folder for stage in before[: trained + 1]]
+    # BM25 does not depend on the model. The two splits of it are the first stages of all, and one run is for mining.
+    later = {stage.folder for stage in after[trained + 1 :] if "--bm25=true" not in stage.arguments}
+    assert len(later) == len([stage for stage in before[trained + 1 :] if "--bm25=true" not in stage.arguments])
+    assert not later & {stage.folder for stage in before}
+    complete(first, first.folder.name)
+    assert [stage.folder for stage in rehearse(flags)] == [stage.folder for stage in before]
+
+
+def test_a_damaged_result_ends_the_loop_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config=tiny", "--expected={}", "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
+    stages = complete_all(parse_flags(LoopFlags, arguments), {"evaluate": figures_of(0.5)})
+    assert run_command(loop, LoopFlags, arguments) == 0
+    table = (tmp_path / "table.json").read_bytes()
+    [mined] = {stage.result.path for stage in stages if stage.command == "mine"}
+    whole = mined.read_text()
+    for content in (whole[:5], whole.upper()):  # the size, and the hash alone
+        mined.write_text(content)
+        capsys.readouterr()
+        assert run_command(loop, LoopFlags, arguments) == 5
+        error = capsys.readouterr().err
+        assert f"{mined}: " in error and f"remove {mined.parent}" in error
+    assert (tmp_path / "table.json").read_bytes() == table
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.md", "rounds.png"])
+def test_a_table_that_is_not_of_a_loop_is_not_replaced(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("precious")
+    arguments = ["--config=tiny", f"--output_dir={tmp_path}"]
+    assert run_command(loop, LoopFlags, arguments) == 2
+    assert f"{tmp_path}/{name} exists" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
+
+
 def test_inputs_of_complete_stages_are_not_read_again(tmp_path: Path) -> None:
     flags = loop_flags(data_path=str(write_data(tmp_path / "data", repeat_an_id("train"))), output_dir=str(tmp_path))
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
     rehearsal.measure_rounds()
     for stage in rehearsal.stages:
-        stage.folder.mkdir(exist_ok=True)
-        (stage.folder / "done.json").write_text("{}")
+        complete(stage, "content")
     check_inputs(rehearsal.stages, tmp_path)
 
 
@@ -354,13 +429,11 @@ def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
 
 def test_the_table_of_complete_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
-    stages = rehearse(parse_flags(LoopFlags, [*arguments, "--expected={}"]))
-    for stage in stages:
-        stage.folder.mkdir()
-        (stage.folder / "done.json").write_text("{}")
-    evaluated = [stage.folder for stage in stages if stage.command == "evaluate"]
-    for mean, folder in zip((0.5, 0.25, 0.625, 0.75), evaluated, strict=True):
-        (folder / "figures.json").write_text(json.dumps({"figures": {"mrr@10": {"mean": mean}}}))
+    flags = parse_flags(LoopFlags, [*arguments, "--expected={}"])
+    stages = complete_all(flags, {})
+    evaluated = [stage for stage in stages if stage.command == "evaluate"]
+    for mean, stage in zip((0.5, 0.25, 0.625, 0.75), evaluated, strict=True):
+        complete(stage, figures_of(mean))
     for expected, code in ((0.74, 0), (0.78, 5)):  # the tolerance of the recipe is 0.2, that of this call 0.02
         given = ["--tolerance=0.02", f"--expected={{round 1: {{test: {{mrr@10: {expected}}}}}}}"]
         assert run_command(loop, LoopFlags, [*arguments, *given]) == code

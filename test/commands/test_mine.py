@@ -13,7 +13,9 @@ from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.mine import MineFlags, mine
 from text.datasets import DPRDataPipe
+from text.errors import InterruptedRun
 from text.evaluation import read_run, write_run
+from text.retrieval import MiningSummary
 
 Fail = Callable[..., tuple[int, str]]
 NUM_PASSAGES = 30
@@ -212,3 +214,23 @@ def test_no_input_and_no_earlier_result_is_replaced(made: Path, fail: Fail) -> N
         path.unlink()
     code, line = fail(mine, MineFlags, *flags)
     assert code == 2 and f"{made}/p.jsonl.trec" in line
+
+
+def test_a_mining_that_was_stopped_after_its_search_is_not_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", seed=0)
+    model = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
+    encoding = [model[0], f"--collection={made}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
+    assert run_command(encode, EncodeFlags, encoding) == 0
+    flags = mine_flags(made, tmp_path / "o.jsonl", *model, "--last_rank=9")
+
+    def stop(self: MiningSummary, row: object) -> None:
+        raise InterruptedRun("stopped")
+
+    with monkeypatch.context() as context:
+        context.setattr(MiningSummary, "add", stop)
+        assert run_command(mine, MineFlags, flags) == 143
+    assert not list(tmp_path.glob("o.jsonl*"))
+    assert run_command(mine, MineFlags, flags) == 0
+    assert len(list(tmp_path.glob("o.jsonl*"))) == 4

@@ -43,7 +43,7 @@ def test_training_ends_with_a_report(trained: Path) -> None:
         assert part in page
     assert "Not logged" not in page and "No validation yet" not in page and "Not tested" not in page
     manifest = json.loads((trained / "manifest.json").read_text())
-    assert manifest["sha256"]["report.html"] == hashlib.sha256(page.encode()).hexdigest()
+    assert manifest["files"]["report.html"]["sha256"] == hashlib.sha256(page.encode()).hexdigest()
     with open(trained / "worst_questions.jsonl", encoding="utf-8") as file:
         worst = [json.loads(line) for line in file]
     assert worst and all(row["num_above"] > 0 and row["above"] for row in worst)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from test.helpers import save_model, texts
 from text.commands.cli import run_command
 from text.commands.search import SearchFlags, search
 from text.evaluation import read_run
+from text.retrieval import Retriever
 
 Fail = Callable[..., tuple[int, str]]
 
@@ -274,3 +278,39 @@ def test_no_input_and_no_earlier_run_is_replaced(files: Path, tmp_path: Path, fa
     assert code == 2 and f"{tmp_path}/earlier.trec" in line
     (tmp_path / "earlier.trec").unlink()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_is_written_through_a_link_and_over_no_device(files: Path, tmp_path: Path, fail: Fail) -> None:
+    flags = [
+        f"--model={files}/model",
+        f"--embeddings={files}/embeddings",
+        f"--questions={files}/questions.csv",
+        "--k=10",
+    ]
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/null"):
+        code, line = fail(search, SearchFlags, *flags, f"--run={path}", "--overwrite")
+        assert code == 2 and f"{path} is a " in line
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    (tmp_path / "earlier.trec").write_text("of an earlier one")
+    (tmp_path / "link").symlink_to(tmp_path / "earlier.trec")
+    code, line = fail(search, SearchFlags, *flags, f"--run={tmp_path}/link")
+    assert code == 2 and f"{tmp_path}/link" in line
+    assert run_command(search, SearchFlags, [*flags, f"--run={tmp_path}/link", "--overwrite"]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "earlier.trec").read_bytes() == (files / "run.trec").read_bytes()
+
+
+def test_a_run_that_another_process_made_meanwhile_is_kept(
+    files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, search_found = tmp_path / "run.trec", Retriever.search
+
+    def search_slowly(self: Retriever, *arguments: Any, **options: Any) -> Any:
+        path.write_text("of another")
+        return search_found(self, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "search", search_slowly)
+    flags = [*search_flags(files, path), f"--questions={files}/questions.csv"]
+    code, line = fail(search, SearchFlags, *flags)
+    assert code == 2 and str(path) in line and path.read_text() == "of another"

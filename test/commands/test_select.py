@@ -10,6 +10,7 @@ import pytest
 
 from text.commands.cli import run_command
 from text.commands.select import SelectFlags, select
+from text.datasets import selection
 
 Fail = Callable[..., tuple[int, str]]
 
@@ -69,3 +70,29 @@ def test_files_and_numbers_that_are_refused(raw: Path, tmp_path: Path, fail: Fai
     out.write_text("earlier")
     code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={out}")
     assert code == 2 and str(out) in line and out.read_text() == "earlier"
+
+
+def test_of_two_selections_to_one_new_file_the_second_is_refused(
+    raw: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    rows = selection.elements
+
+    def elements(*arguments):
+        out.write_text("of another process")  # It appears while this selection runs.
+        return rows(*arguments)
+
+    monkeypatch.setattr(selection, "elements", elements)
+    code, line = fail(select, SelectFlags, f"--raw_path={raw}", f"--out_path={out}")
+    assert code == 2 and str(out) in line and out.read_text() == "of another process"
+    assert {path.name for path in tmp_path.iterdir()} == {"raw.json", "out.jsonl"}
+
+
+def test_control_codes_of_data_do_not_reach_the_terminal(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = '{"\\u001b[2J": 1, "\\u001b[2J": 2, "question": "q"}'
+    raw.write_text(raw.read_text()[:-1] + f", {row}]")
+    assert run_command(select, SelectFlags, [f"--raw_path={raw}", f"--out_path={tmp_path}/out.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[2J" in out and "\x1b" not in out

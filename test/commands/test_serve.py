@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from test.serving.helpers import get, make_site, server, wait_until
+from test.serving.helpers import exchange, get, make_site, open_connection, server, wait_until
 from text.commands.cli import parse_flags, run_command
 from text.commands.serve import ServeFlags, load_searches, serve
 
@@ -66,6 +66,7 @@ def fail(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
         ("--max_characters=0", ["--max_characters", "0"]),
         ("--max_batch=0", ["--max_batch", "0"]),
         ("--queue_size=0", ["--queue_size", "0"]),
+        ("--allowed_hosts=[a:80]", ["a:80"]),
         ("--port=65536", ["port", "65536"]),
         ("--port=-1", ["port", "-1"]),
         ("--index_parameters=efSearch=1", ["--index_parameters", "--index"]),
@@ -133,15 +134,16 @@ def test_the_help_needs_no_torch() -> None:
     assert done.stdout.endswith("set()\n")
 
 
-def test_each_search_has_its_own_name(site: Path) -> None:
+def test_each_search_has_its_own_name_without_a_path(site: Path, tmp_path: Path) -> None:
     pytest.importorskip("bm25s")
     alone = site_flags(site)
     one_model = [*alone, f"--other_model={site}/model", f"--other_embeddings={site}/./embeddings"]
-    two_models = [*alone, f"--other_model={site}/./model", f"--other_embeddings={site}/./embeddings"]
+    two_models = [*alone, f"--other_model={tmp_path}/model", f"--other_embeddings={site}/./embeddings"]
+    (tmp_path / "model").symlink_to(site / "model")
     for argv, names in (
-        (alone, [f"{site}/model"]),
-        (one_model, [f"{site}/embeddings", f"{site}/./embeddings"]),
-        (two_models, [f"{site}/model", f"{site}/./model"]),
+        (alone, ["model"]),
+        (one_model, ["embeddings (1)", "embeddings (2)"]),
+        (two_models, [f"{site.name}/model", f"{tmp_path.name}/model"]),
     ):
         searches = load_searches(parse_flags(ServeFlags, [*argv, "--bm25"]))
         assert [search.name for search in searches] == [*names, "BM25"]
@@ -173,13 +175,65 @@ def test_a_signal_ends_the_server_after_its_questions_are_answered(
     assert "Traceback" not in (tmp_path / "errors").read_text()
 
 
+def test_clients_that_are_silent_or_slow_leave_files_for_others(site: Path, tmp_path: Path) -> None:
+    with start_server(site, tmp_path, max_files=64) as (process, port), ExitStack() as stack:
+        for beginning in (b"", b"GET /search?q=oak HTTP/1.1\r\nHost: localhost\r\nX: a"):
+            slow = [stack.enter_context(open_connection(port, beginning)) for _ in range(60)]
+            for _ in range(10):
+                for connection in slow:
+                    with suppress(ConnectionError):  # The server has closed it.
+                        connection.sendall(b"a" * bool(beginning))
+                assert get(port, "/search", q="oak").status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+    assert len((tmp_path / "errors").read_text().splitlines()) == 1
+
+
+def test_a_shard_that_becomes_shorter_is_an_answer_and_no_bus_error(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    with start_server(site, tmp_path) as (process, port):
+        os.truncate(site / "embeddings" / "shard-00000.npy", 200)
+        assert [get(port, path).status for path in ("/search?q=oak", "/?q=oak", "/health")] == [503] * 3
+        assert str(site) not in get(port, "/health").text
+        assert process.poll() is None
+    assert f"{site}/embeddings/shard-00000.npy: " in (tmp_path / "errors").read_text()
+
+
+def test_an_open_address_is_told_and_answers_to_its_names(site: Path, tmp_path: Path) -> None:
+    flags = ["--host=0.0.0.0", "--allowed_hosts=[search.example]"]
+    with start_server(site, tmp_path, *flags) as (process, port):
+        hosts = (b"search.example", b"127.0.0.1", b"evil.example")
+        requests = (b"GET /health HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host for host in hosts)
+        assert [exchange(port, request).status for request in requests] == [200, 200, 400]
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == 143
+    warning, stopped = (tmp_path / "errors").read_text().splitlines()
+    assert warning.startswith("dpr-text serve: warning: --host=0.0.0.0: ") and "SIGHUP" in stopped
+
+
 @contextmanager
 def start_slow_server(site: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run the command in a process whose search waits for the file "go". Yield the process and the port."""
+    with start_server(
+        site, folder, command=[sys.executable, "-W", "ignore", "-c", SLOW_COMMAND, str(folder)]
+    ) as started:
+        yield started
+
+
+@contextmanager
+def start_server(
+    site: Path,
+    folder: Path,
+    *flags: str,
+    command: Sequence[str] = (sys.executable, "-W", "ignore", "-m", "text"),
+    max_files: int = 1024,
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the command in a process that may open a number of files. Yield the process and the port."""
+    limited = ["bash", "-c", f'ulimit -n {max_files}; exec "$@"', "-", *command]
     with (
         open(folder / "errors", "w") as errors,
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SLOW_COMMAND, str(folder), "serve", *site_flags(site), "--port=0"],
+            [*limited, "serve", *site_flags(site), "--port=0", *flags],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -188,7 +242,7 @@ def start_slow_server(site: Path, folder: Path) -> Iterator[tuple[subprocess.Pop
     ):
         assert process.stdout is not None
         try:
-            found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", process.stdout.readline())
+            found = re.fullmatch(r"http://[\d.]+:(\d+)/\n", process.stdout.readline())
             assert found, (folder / "errors").read_text()
             wait_until(lambda: accepts_connections(int(found[1])))
             yield process, int(found[1])

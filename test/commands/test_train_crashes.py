@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from random import Random
@@ -140,6 +142,44 @@ def test_a_damaged_checkpoint_is_refused_or_the_earlier_one_is_used(whole: Path,
     assert f"{last}: " in ends(5, folder, "--resume")
 
 
+def test_a_run_that_is_stopped_while_it_writes_its_results_resumes_to_the_same_files(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    pid = started(folder)
+    wait_for(folder / "model" / "config.json", pid)
+    os.kill(pid, signal.SIGTERM)
+    code = code_of(pid)
+    log = folder.with_suffix(".log").read_text()
+    assert code in (0, 143), log  # 0 if the signal came after the last file
+    if code == 143:
+        assert "stopped by SIGTERM" in log.splitlines()[-1] and "Traceback" not in log
+        assert attempt(folder) == 0, folder.with_suffix(".log").read_text()
+    shutil.copy(whole.with_suffix(".rows"), folder.with_suffix(".rows"))  # not noted in this run
+    assert left_by(folder) == left_by(whole)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "a: [", "max_epochs: 4\n"])
+@pytest.mark.parametrize("has_facts", [True, False])
+def test_damaged_settings_are_not_passed_over(copy: Path, ends, content: str, has_facts: bool) -> None:
+    (copy / "config.yaml").write_text(content)
+    if not has_facts:
+        (copy / "manifest.json").unlink()
+        ledger = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps({**ledger, "files": {}}))
+    assert f"{copy}/config.yaml" in ends(5, copy, "--resume")
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_changed_tokenizer_is_not_resumed_with(copy: Path, ends, is_finished: bool) -> None:
+    if not is_finished:
+        (copy / "manifest.json").unlink()
+    content = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(content.replace('"Ġthe": ', '"Ġteh": '))
+    assert (copy / "tokenizer.json").read_text() != content
+    assert f"{copy}/tokenizer.json: " in ends(5, copy, "--resume")
+
+
 def test_other_settings_or_data_are_not_resumed(copy: Path, tmp_path: Path, ends) -> None:
     line = ends(5, copy, "--resume", "--learning_rate=0.1", "--seed=3", "--num_workers=1")
     for part in (f"{copy}/checkpoints/last.ckpt: ", "learning_rate: None -> 0.1", "seed: 12345 -> 3"):
@@ -183,13 +223,32 @@ def test_a_run_that_goes_on_and_fails_does_not_look_as_if_it_had_ended(copy: Pat
     assert (copy / "checkpoints/last.ckpt").read_bytes() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can mount a file system")
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpoints", "code"), [(2.9, 4), (3.4, 0)])
+def test_room_for_three_checkpoints_is_needed_and_enough(
+    whole: Path, tmp_path: Path, checkpoints: float, code: int
+) -> None:
+    size = (whole / "checkpoints" / "last.ckpt").stat().st_size
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={round(checkpoints * size)}", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        assert code_of(started(disk / "run")) == code, (disk / "run.log").read_text()
+        assert (disk / "run").exists() == (code == 0), "too little room is an error before the run begins"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.mark.slow
 def test_too_little_space_is_an_error_before_training(tmp_path: Path, ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # pyright: ignore
     line = ends(4, tmp_path / "run")
     assert str(tmp_path / "run") in line
-    free, needed = (int(number) for number in re.findall(r"\d+", line.rpartition(": ")[2]))
+    free, needed = (int(number) for number in re.findall(r"\d+ ?(?=bytes| at)", line))
     assert free == 1000
     monkeypatch.undo()
     assert attempt(tmp_path / "run") == 0
-    assert needed == pytest.approx(2 * (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size, rel=0.05)
+    assert needed == pytest.approx(3 * (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size, rel=0.05)

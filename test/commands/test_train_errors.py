@@ -134,22 +134,48 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path, fails: Fails) -
     assert str(tmp_path) in fails(4, f"--output_dir={tmp_path}")
 
 
+def test_an_output_folder_that_is_a_file(tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path}/file is no folder" in fails(2, f"--output_dir={tmp_path / 'file'}")
+
+
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, fails: Fails) -> None:
+    flags = ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL]
     (tmp_path / "metrics.csv").write_text("precious")
-    line = fails(2, f"--output_dir={tmp_path}")
-    assert str(tmp_path) in line and "metrics.csv" in line and "--overwrite" in line
-    assert (tmp_path / "metrics.csv").read_text() == "precious"
-    (tmp_path / "mine.txt").write_text("not of a run")
-    assert run_train("--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, "--overwrite") == 0
-    assert "precious" not in (tmp_path / "metrics.csv").read_text()
-    assert (tmp_path / "mine.txt").exists()
+    for overwrite in ([], ["--overwrite"]):  # no run claims the file
+        assert f"{tmp_path}/metrics.csv" in fails(2, *flags, *overwrite)
+        assert (tmp_path / "metrics.csv").read_text() == "precious"
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / ".probe").write_text("of a user")
+    assert run_train(*flags) == 0
+    line = fails(2, *flags)
+    assert str(tmp_path) in line and "--overwrite" in line
+    assert "--overwrite" in fails(2, *flags, "--overwrite", "--resume")
+    for name in ("mine.txt", "model/mine.bin", "evaluation/figures.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("not of a run")
+    before = (tmp_path / "metrics.csv").read_text()
+    assert run_train(*flags, "--overwrite", "--seed=1") == 0
+    assert (tmp_path / "metrics.csv").read_text() != before
+    for name in ("mine.txt", "model/mine.bin", "evaluation/figures.json"):
+        assert (tmp_path / name).read_text() == "not of a run"
+    assert (tmp_path / ".probe").read_text() == "of a user"
 
 
 def test_an_earlier_run_is_not_lost_to_an_error(data: Path, tmp_path: Path, fails: Fails) -> None:
-    (tmp_path / "metrics.csv").write_text("precious")
+    folder = tmp_path / "run"
+    assert run_train("--max_epochs=1", f"--output_dir={folder}", *SMALL) == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (data / "train.jsonl").write_text("{}\n")
-    assert "train.jsonl:1" in fails(3, f"--data_path={data}", f"--output_dir={tmp_path}", "--overwrite")
-    assert (tmp_path / "metrics.csv").read_text() == "precious"
+    assert "train.jsonl:1" in fails(3, f"--data_path={data}", f"--output_dir={folder}", "--overwrite")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_run_from_the_model_of_the_run_that_it_would_remove(tmp_path: Path, fails: Fails) -> None:
+    flags = ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL]
+    assert run_train(*flags) == 0
+    assert f"--encoder has {tmp_path}/model" in fails(2, *flags, "--overwrite", f"--encoder={tmp_path}/model")
+    assert (tmp_path / "model" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +207,7 @@ def test_a_value_out_of_range_is_named_and_leaves_nothing(
 ) -> None:
     line = fails(2, flag, f"--output_dir={tmp_path}")
     assert all(part in line for part in parts)
-    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}  # so that the right value can follow
+    assert list(tmp_path.iterdir()) == []  # so that the right value can follow
 
 
 def test_nothing_left_to_train(fails: Fails) -> None:

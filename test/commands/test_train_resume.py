@@ -92,3 +92,26 @@ def test_validations_further_apart_than_the_run_is_long(tmp_path: Path) -> None:
     ]
     assert steps == [2, 2]  # two batches an epoch make one step
     assert (tmp_path / "model").is_dir() and (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("key", ["loops", "callbacks", "DPRDataModule", "optimizer_states"])
+def test_checkpoint_without_a_part_is_refused(run: Path, capsys: Capture, key: str) -> None:
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    del content[key]
+    AtomicCheckpointIO().save_checkpoint(content, checkpoint)
+    line = refuse(capsys, 5, run)
+    assert f"{checkpoint}: " in line and key in line
+
+
+def test_moved_checkpoint_of_another_encoder_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    moved = tmp_path / "moved" / "checkpoints" / "last.ckpt"
+    moved.parent.mkdir(parents=True)
+    shutil.copy(run / "checkpoints" / "last.ckpt", moved)
+    tokenizer = f"--tokenizer={run}/tokenizer.json"
+    for flag, key in (("--encoder=small", "state_dict"), ("--tied", "param_groups")):
+        folder = tmp_path / "new"
+        flags = (f"--output_dir={folder}", f"--resume={moved}", tokenizer, "--overwrite", *SMALL)
+        code = run_train(*flags, "--max_epochs=2", flag)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert code == 5 and f"{moved}: " in line and key in line, line

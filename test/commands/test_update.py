@@ -10,6 +10,8 @@ import pytest
 
 from text.commands.cli import run_command
 from text.commands.update import UpdateFlags, update
+from text.datasets import collection_update
+from text.records import Passage
 
 Fail = Callable[..., tuple[int, str]]
 
@@ -41,7 +43,7 @@ def test_ids_that_are_not_text_are_refused(old: Path, fail: Fail) -> None:
     (old / "ids.txt").write_bytes(b"caf\xe9\n")
     flags = [f"--collection={old}/old.jsonl", f"--delete={old}/ids.txt", f"--output={old}/new.jsonl"]
     code, line = fail(update, UpdateFlags, *flags)
-    assert code == 3 and f"{old}/ids.txt: " in line
+    assert code == 3 and f"{old}/ids.txt:1: " in line
 
 
 def test_flags_that_are_refused(old: Path, fail: Fail) -> None:
@@ -61,3 +63,18 @@ def test_no_input_and_no_earlier_result_is_replaced(old: Path, fail: Fail) -> No
     code, line = fail(update, UpdateFlags, *flags, f"--output={old}/earlier.jsonl")
     assert code == 2 and f"{old}/earlier.jsonl" in line
     assert {path: path.read_bytes() for path in old.iterdir()} == before
+
+
+def test_of_two_updates_to_one_new_file_the_second_is_refused(
+    old: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = collection_update.beir_line
+
+    def write_line(passage: Passage) -> str:
+        (old / "new.jsonl").write_text("of another process")
+        return write(passage)
+
+    monkeypatch.setattr(collection_update, "beir_line", write_line)
+    flags = [f"--collection={old}/old.jsonl", f"--delete={old}/ids.txt", f"--output={old}/new.jsonl"]
+    code, line = fail(update, UpdateFlags, *flags)
+    assert code == 2 and f"{old}/new.jsonl" in line and (old / "new.jsonl").read_text() == "of another process"

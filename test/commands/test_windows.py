@@ -104,3 +104,15 @@ def test_no_input_is_replaced(cut: Path, fail: Fail) -> None:
     flags = [f"--collection={cut}/c.jsonl", f"--output_dir={cut}", "--overwrite"]
     code, line = fail(windows, WindowsFlags, *flags)
     assert code == 2 and f"{cut}/passages.jsonl" in line and (cut / "c.jsonl").read_bytes() == before
+
+
+def test_both_files_appear_together(cut: Path, fail: Fail) -> None:
+    """A command that fails or is killed between its files leaves neither, so it can be run again."""
+    (cut / "rows.jsonl").write_text('{"question": "q", "positive_ids": ["nowhere"]}\n')
+    flags = [f"--collection={cut}/c.jsonl", f"--rows={cut}/rows.jsonl", f"--output_dir={cut}/new"]
+    code, _ = fail(windows, WindowsFlags, *flags)
+    assert code == 3 and not list(cut.glob("new/*"))
+    before = {path: path.read_bytes() for path in (cut / "w").iterdir()}
+    code, line = fail(windows, WindowsFlags, *flags[:2], f"--output_dir={cut}/w")
+    assert code == 2 and f"{cut}/w/passages.jsonl" in line
+    assert {path: path.read_bytes() for path in (cut / "w").iterdir()} == before

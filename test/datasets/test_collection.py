@@ -10,12 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from test.helpers import Place, law, place_of, record, shared_file, write_jsonl
+from text.artifacts import read_facts
 from text.datasets import DPRDataPipe, PassageCollection
+from text.datasets.formats.array_files import write_arrays
 from text.errors import DataError
 from text.records import Passage
 
@@ -308,3 +311,32 @@ def test_real_compact_rows_are_those_of_the_full_ones() -> None:
     assert compact.num_rows == 955
     first = next(iter(compact))[0]
     assert first.answers[0].lower() in first.positives[0].text.lower()
+
+
+def test_collection_with_many_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    rows = [f'{{"_id": "p{n}", "text": "oak {n}"}}' + "\n" * (1 + n % 4 * 50) for n in range(100)]
+    path.write_text("".join(rows))
+    collection = PassageCollection(path)
+    assert [each.passage_id for each in collection] == [f"p{n}" for n in range(100)]
+    line = 1 + "".join(rows[:77]).count("\n")
+    assert collection.find("p77").text == "oak 77" and f":{line} " in collection.where("p77")
+
+
+def test_kept_ids_of_another_collection_are_found_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("formats.jsonl", "collection"):
+        monkeypatch.setattr(f"text.datasets.{module}.INDEXED_BYTES", 0)
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(f'{{"_id": "p{n}", "text": "oak {n}"}}\n' for n in range(1500)))
+    expected = [PassageCollection(path).find(f"p{n}").text for n in range(1500)]
+    [target] = [
+        each for each in (tmp_path / ".dpr-text").iterdir() if ".passages" in each.name and each.suffix != ".json"
+    ]
+    content = np.frombuffer(b'{"first_id": null, "counts": {}, "sha256": ""}', np.uint8)
+    write_arrays(target, [content, np.zeros(0, np.int64), np.arange(1500), np.arange(1500) + 1])
+    facts = read_facts(target)._asdict()
+    Path(f"{target}.facts.json").write_text(json.dumps({"name": target.name, "facts": facts}))
+    again = PassageCollection(path)
+    assert [again.find(f"p{n}").text for n in range(1500)] == expected
+    with pytest.raises(KeyError):
+        again.find("p1500")

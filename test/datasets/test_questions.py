@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -205,3 +206,35 @@ def test_real_files(name: str, num_questions: int) -> None:
     questions = read_questions(shared_file(name))
     assert len(questions) == num_questions
     assert any(question.regular_expressions for question in questions) == ("curated" in name)
+
+
+@pytest.mark.parametrize("content", [b"a\t['x']\rb\t['y']\n", b"ok\t['x']\n\na\rb\t['y']\n"])
+def test_lone_carriage_return_in_a_table_is_refused_with_its_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "qa.csv"
+    path.write_bytes(content)
+    line = 1 + content.count(b"\n", 0, content.rindex(b"\r"))
+    with pytest.raises(DataError, match=rf"qa\.csv:{line}: "):
+        read_questions(path)
+    path.write_bytes(content.replace(b"\r", b"\r\n") if line == 1 else content.replace(b"\r", b""))
+    assert len(read_questions(path)) == 2
+
+
+def test_long_fields_of_a_table_are_read_and_the_limit_of_csv_stays(tmp_path: Path) -> None:
+    path, limit = tmp_path / "qa.csv", csv.field_size_limit()
+    answers = json.dumps(["x" * 300_000])
+    path.write_text(f"what\t{answers}\n")
+    [question] = read_questions(path)
+    assert len(question.answers[0]) == 300_000 and csv.field_size_limit() == limit
+    path.write_text('what\t"' + "x\n" * (9 << 20))
+    with pytest.raises(DataError, match=r"qa\.csv:1: "):
+        read_questions(path)
+    assert csv.field_size_limit() == limit
+
+
+def test_key_that_looks_like_a_place_is_named(tmp_path: Path) -> None:
+    key = f"[{'9' * 5000}]"
+    row = f'{{"question": "what", "{key}": 1, "{key}": 2}}'
+    for name, content in (("q.jsonl", row), ("q.json", f"[{row}]")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=rf"{name}:1 "):
+            read_questions(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from test.helpers import Bytes, context, law, record, records, write_jsonl
 from text.datasets import DPRDataPipe
+from text.errors import DataError
 from text.records import Example, Passage, TokenizedExample, TokenizedPassage
 
 
@@ -141,7 +143,7 @@ def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_tokens_are_mapped_not_read(tmp_path: Path) -> None:
+def test_tokens_are_views_and_the_cache_is_not_pickled(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(2))
     pipe = DPRDataPipe(path, 2)
     pipe.cache_tokens(Bytes())
@@ -163,3 +165,27 @@ def test_a_cache_keeps_no_scores(tmp_path: Path) -> None:
     assert [passage.score for batch in pipe for each in batch for passage in each.positives] == [1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="score_key"):
         pipe.cache_tokens(Bytes())
+
+
+def test_cache_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", records(50))
+    pipe = DPRDataPipe(path, 2)
+    pipe.cache_tokens(Bytes())
+    [cache] = [each for each in (tmp_path / ".dpr-text").iterdir() if each.suffix != ".json"]
+    batches = iter(pipe)
+    next(batches)
+    os.truncate(cache, 500)
+    with pytest.raises(DataError, match=str(cache)):
+        list(batches)
+
+
+def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", records(5))
+    pipe = DPRDataPipe(path, 2)
+    pipe.cache_tokens(Bytes())
+    expected = epoch(pipe, 0)
+    [cache] = [each for each in (tmp_path / ".dpr-text").iterdir() if each.suffix != ".json"]
+    cache.write_bytes(cache.read_bytes().replace(b"t\0e\0x\0t", b"t\0a\0x\0t"))
+    again = DPRDataPipe(path, 2)
+    again.cache_tokens(Bytes())
+    assert epoch(again, 0) == expected

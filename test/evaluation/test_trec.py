@@ -189,3 +189,27 @@ def test_a_run_fits_a_file_whose_ids_count_its_questions() -> None:
             check(found)
     with pytest.raises(DataError, match=r"^run.trec: .*rows.jsonl"):
         check([0, 9], skip_missing=True)
+
+
+NOT_NUMBERS = ["1_0", "\u0661", "0x10", "infinity", "nan", "1e999", "9" * 5000, "1e", ".", "--1"]
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_numbers_that_only_python_reads_are_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "run").write_text(f"q Q0 p 1 0.5 name\nq Q0 r 2 {value} name\n")
+    with pytest.raises(DataError, match=r"run:2: "):
+        read_run(tmp_path / "run")
+    (tmp_path / "qrels").write_text(f"q 0 p 1\nq 0 r {value}\n")
+    with pytest.raises(DataError, match=r"qrels:2: "):
+        read_qrels(tmp_path / "qrels")
+
+
+def test_numbers_of_trec(tmp_path: Path) -> None:
+    values = ["1", "-1", "+1", "1.", ".5", "1e-3", "1E+3", "007"]
+    (tmp_path / "run").write_text("".join(f"q Q0 p{n} 1 {value} name\n" for n, value in enumerate(values)))
+    assert list(read_run(tmp_path / "run")["q"].values()) == [1, -1, 1, 1, 0.5, 0.001, 1000, 7]
+    (tmp_path / "qrels").write_text("q 0 a 007\nq 0 b -1\nq 0 c 2.0\n")
+    assert read_qrels(tmp_path / "qrels") == {"q": {"a": 7, "b": -1, "c": 2}}
+    (tmp_path / "qrels").write_text("q\ta\t\u00a01\n")
+    with pytest.raises(DataError, match=r"qrels:1: "):
+        read_qrels(tmp_path / "qrels")

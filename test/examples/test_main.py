@@ -80,6 +80,7 @@ def test_a_run_leaves_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
         "metrics.csv",
         "manifest.json",
         "report.html",
+        "run.json",
         "model/README.md",
         "model/config.json",
         "model/modules.json",
@@ -90,9 +91,10 @@ def test_a_run_leaves_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
         "model/passage_encoder/model.safetensors",
     }
     manifest = json.loads((tiny_run / "manifest.json").read_text())
-    for name, digest in manifest["sha256"].items():
-        assert hashlib.sha256((tiny_run / name).read_bytes()).hexdigest() == digest, name
-    assert set(manifest["sha256"]) == left - {"manifest.json", ".lock"}
+    for name, facts in manifest["files"].items():
+        content = (tiny_run / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
+    assert set(manifest["files"]) == left - {"manifest.json"}
     assert manifest["data"]["train"]["questions"] == 10
     assert manifest["data"]["train"]["duplicate_keys_checked"] is True
     assert yaml.safe_load((tiny_run / "config.yaml").read_text())["max_epochs"] == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,9 @@ DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_functio
         ("modules.json", {}, ""),
         ("modules.json", [], ""),
         ("modules.json", [{"path": ""}], "type"),
-        ("modules.json", [3], "type"),
+        ("modules.json", [3], "[0]"),
+        ("modules.json", [{"path": 3, "type": "sentence_transformers.models.Transformer"}], "path is 3"),
+        ("modules.json", [{"path": "a\0", "type": "sentence_transformers.models.Transformer"}], "path"),
         ("modules.json", [{"path": "", "type": "custom.Transformer"}], "custom.Transformer"),
         ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "include_prompt"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
@@ -235,12 +238,34 @@ DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_functio
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts"),
         ("config_sentence_transformers.json", {"truncate_dim": 32}, "truncate_dim"),
         ("config_sentence_transformers.json", {"prompts": "q: "}, "prompts"),
+        ("config_sentence_transformers.json", {"prompts": None}, "prompts"),
     ],
 )
 def test_wrong_file_of_a_module_is_refused_by_field(tmp_path: Path, file, content, field):
     encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
     write(tmp_path / file, content)
     assert_refused(tmp_path, file, field)
+
+
+@pytest.mark.parametrize("place", ["outside", "absolute", "../outside", "1_Pooling/../../outside"])
+def test_a_module_outside_the_folder_is_refused(tmp_path: Path, place: str):
+    """Its weights are in no hash of the model."""
+    encoder(projection_dim=8).save_pretrained(tmp_path / "model")
+    save_tokenizer(train_tokenizer(TEXTS, 270), tmp_path / "model")
+    shutil.copytree(tmp_path / "model" / "2_Dense", tmp_path / "outside")
+    modules = json.loads((tmp_path / "model" / "modules.json").read_text())
+    place = str(tmp_path / "outside") if place == "absolute" else place
+    modules[2]["path"] = place
+    write(tmp_path / "model" / "modules.json", modules)
+    if place == "outside":  # a link that the user made is followed
+        (tmp_path / "model" / "outside").symlink_to(tmp_path / "outside")
+        assert RobertaEncoder.from_pretrained(tmp_path / "model").config.projection_dim == 8
+        return
+    assert_refused(tmp_path / "model", "modules.json", json.dumps(place))
+    modules[0]["path"], modules[2]["path"] = place, "2_Dense"
+    write(tmp_path / "model" / "modules.json", modules)
+    with pytest.raises(ArtifactError, match=r"modules\.json"):
+        load_tokenizer(tmp_path / "model")
 
 
 @pytest.mark.parametrize("limit", ["16", 0, -1, 16.5, True])

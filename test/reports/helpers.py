@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from text.artifacts import list_facts
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 """Text that would run code in a page that does not escape it."""
@@ -56,11 +59,28 @@ def write_sample_run(
         json.dumps({**worst, "positive": passage, "above": [{**passage, "title": f"not {title}"}]}) + "\n"
     )
     data = {
-        "files": [{"path": f"data/{title}.jsonl"}],
+        "files": [{"path": f"data/{title}.jsonl", "bytes": 9, "sha256": "0" * 64}],
         "questions": 4321,
+        "rows_skipped": 7,
         "rows_skipped_because": {"blank question": 7},
         "found": {},
+        "duplicate_keys_checked": True,
     }
-    manifest = {"versions": {"torch": "2.9"}, "data": {"train": data}, "test": {"test_mrr@10": 0.625}, "sha256": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest = {"versions": {"torch": "2.9"}, "data": {"train": data}, "test": {"test_mrr@10": 0.625}, "files": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return folder
+
+
+def list_files(folder: Path) -> None:
+    """Write the facts of a sample run's files into its manifest, as the end of a run does."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "manifest.json"]
+    facts = list_facts(folder, [folder / name for name in names])
+    files = {name: each._asdict() for name, each in facts.items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files}, indent=2) + "\n")
+
+
+def figures_json(figures: dict[str, dict[str, float]], *, runs: list[str], questions: int = 9) -> dict[str, Any]:
+    """Return the content of figures.json."""
+    counts = {"runs": runs, "questions": questions, "missing": 0, "skipped": 0}
+    return {**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1]}}

@@ -6,14 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from test.helpers import record, write_jsonl
 from text.datasets import DPRDataPipe
 from text.records import Example, Passage, question_key
 from text.reports.data_check import (
     SplitContents,
+    check_picture,
     count_false_negatives,
     count_shared_positives,
+    draw_histograms,
     format_batches,
     format_lengths,
     read_contents,
@@ -102,3 +105,13 @@ def test_shared_positives_have_an_id_or_a_content_in_common(tmp_path: Path) -> N
     )
     assert (count_shared_positives(test, train), count_shared_positives(train, test)) == (2, 2)
     assert count_shared_positives(test, read("none", {"text": "a yew"})) == 0
+
+
+def test_a_picture_of_its_own_kind_alone_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.png"
+    check_picture(path)
+    draw_histograms(path, [Lengths(kind, np.array([3, 4]), 8) for kind in ("questions", "passages")])
+    check_picture(path)
+    path.write_bytes(b"\x89PNG of a user")
+    with pytest.raises(FileExistsError, match=str(path)):
+        check_picture(path)

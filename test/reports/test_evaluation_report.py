@@ -19,16 +19,18 @@ def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
     summary = 'a "summary" & more'
     table = {name: {key: row[key] for key in ("mean", "low", "high")} for name, row in TABLE.items()}
     write_evaluation_report(
-        tmp_path,
+        tmp_path / "evaluation.html",
+        tmp_path / "accuracy.png",
         summary=[summary, "note: another line"],
         sections=[Section("", 9, table), Section("seen", 0, {}), Section("unseen", 9, table)],
-        names=[HOSTILE],
+        names=[HOSTILE + "$x^{$"],
         measure="recall",
         inputs={"run": {"path": HOSTILE, "sha256": "0" * 64}},
     )
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
     elements = PageElements(page)
     assert elements.names.count("img") == 1 and "script" not in elements.names
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in elements.values("content")
     assert HOSTILE in elements.text and summary in elements.text and "0" * 64 in page
     assert page.count("<tr><td>recall@1</td><td>0.2500</td><td>0.1000 to 0.5000</td></tr>") == 2
     assert "<h2>seen: 0 questions</h2>" in page and "<h2>unseen: 9 questions</h2>" in page
@@ -40,8 +42,10 @@ def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
 
 def test_page_compares_two_runs(tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
         write_evaluation_report(
-            folder,
+            folder / "evaluation.html",
+            folder / "accuracy.png",
             summary=["9 questions"],
             sections=[Section("", 9, TABLE)],
             names=["x", "y"],

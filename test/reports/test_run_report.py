@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from test.reports.helpers import HOSTILE, PageElements, write_sample_run
+from test.reports.helpers import HOSTILE, PageElements, figures_json, write_sample_run
 from text.artifacts import write_json
 from text.reports.pictures import MAX_POINTS, Curve, draw_curves
 from text.reports.run_report import render_run_report, write_run_report
@@ -41,13 +41,26 @@ def test_same_run_gives_same_bytes(sample_run: Path, tmp_path: Path) -> None:
 def test_replaced_report_gets_its_hash_into_the_manifest(sample_run: Path, tmp_path: Path) -> None:
     other = write_sample_run(tmp_path / "other", scale=2.0)
     write_run_report([sample_run, other])
-    digest = json.loads((sample_run / "manifest.json").read_text())["sha256"]["report.html"]
-    assert digest == hashlib.sha256((sample_run / "report.html").read_bytes()).hexdigest()
+    facts = json.loads((sample_run / "manifest.json").read_text())["files"]["report.html"]
+    content = (sample_run / "report.html").read_bytes()
+    assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert not (other / "report.html").exists()
     before = (sample_run / "manifest.json").read_bytes()
     write_run_report([sample_run], tmp_path / "elsewhere" / "report.html")
     assert (tmp_path / "elsewhere" / "report.html").exists()
     assert (sample_run / "manifest.json").read_bytes() == before
+
+
+def test_a_page_that_is_no_report_is_not_replaced(sample_run: Path, tmp_path: Path) -> None:
+    for path, output in ((sample_run / "report.html", None), (tmp_path / "page.html", tmp_path / "page.html")):
+        path.write_text("<html>of a user</html>")
+        with pytest.raises(FileExistsError, match=str(path)):
+            write_run_report([sample_run], output)
+        assert path.read_text() == "<html>of a user</html>"
+        path.unlink()
+        write_run_report([sample_run], output)
+        before = path.read_bytes()
+        assert write_run_report([sample_run], output).read_bytes() == before
 
 
 def test_page_needs_no_other_file_and_no_script(sample_run: Path, tmp_path: Path) -> None:
@@ -75,7 +88,7 @@ def test_hostile_names_and_texts_are_escaped(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, HOSTILE: HOSTILE}))
     (folder / "evaluation").mkdir()
     row = {"mean": 0.5, "low": 0.4, "high": 0.6, "other": 0.3}
-    figures = {"runs": [HOSTILE, HOSTILE], "questions": 9, "missing": 0, "figures": {"recall@1": row, "recall@5": row}}
+    figures = figures_json({"recall@1": row, "recall@5": row}, runs=[HOSTILE, HOSTILE])
     (folder / "evaluation" / "figures.json").write_text(json.dumps(figures))
     for folders in ([folder], [folder, write_sample_run(tmp_path / "plain")]):
         page = render(*folders)
@@ -168,7 +181,7 @@ def test_unfinished_line_of_a_metrics_file_is_left_out(sample_run: Path) -> None
 
 def test_recall_curve_has_the_run_that_it_is_compared_with(sample_run: Path) -> None:
     table = {f"recall@{k}": {"mean": 0.4 + k / 200, "low": 0.3, "high": 0.95, "other": 0.25} for k in (1, 10, 100)}
-    figures = {"runs": ["run.trec", "bm25.trec"], "questions": 99, "missing": 0, "figures": {**table, "map": {}}}
+    figures = figures_json(table, runs=["run.trec", "bm25.trec"], questions=99)
     write_json(sample_run / "evaluation" / "figures.json", figures)
     elements = PageElements(render(sample_run))
     assert "made, 99 questions; solid: run.trec; dashed: bm25.trec" in elements.text

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,3 +57,22 @@ def write_shards(
     passages = write_collection(folder / "corpus.jsonl", ids, [str(row) for row in range(len(embeddings))])
     options = {"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options
     return encode_collection(Given(embeddings), passages, folder / "embeddings", **options)
+
+
+def forked(work: Callable[[], None], seconds: float | None = None) -> int:
+    """Exit code of a process that does the work (4 for an OSError), negative for a signal; killed after a time."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except OSError:
+            code = 4
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,8 +19,7 @@ from torch import multiprocessing
 
 from test.helpers import save_model, texts, write_collection
 from test.ranks import process_group
-from test.retrieval.conftest import NUM_PASSAGES, Given, write_shards
-from text.artifacts import sha256, write_json
+from test.retrieval.conftest import NUM_PASSAGES, Given, forked, write_shards
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
@@ -155,24 +151,6 @@ def test_one_call_on_every_rank_writes_the_same_bytes(
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
 
-def test_overwriting_removes_embeddings_and_nothing_else(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
-    whole(tmp_path / "e", collection, save_model(tmp_path / "other", seed=1), dtype="int8")
-    (tmp_path / "e" / "index-Flat").mkdir()
-    (tmp_path / "e" / "notes.txt").write_text("kept")
-    with pytest.raises(ArtifactError, match=f"^{tmp_path}/e: "):
-        whole(tmp_path / "e", collection, model)
-    whole(tmp_path / "e", collection, model, overwrite=True)
-    (tmp_path / "e" / "notes.txt").unlink()
-    whole(tmp_path / "one", collection, model)
-    assert content(tmp_path / "e") == content(tmp_path / "one")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(FileExistsError, match=f"^{tmp_path}/model: "):
-        whole(tmp_path / "model", collection, model, overwrite=True)
-
-
 class Broken(Exception):
     pass
 
@@ -235,40 +213,6 @@ def test_an_encoding_goes_on_with_the_blocks_that_it_began_with(
     assert content(tmp_path / "e") == content(tmp_path / "one")
 
 
-def as_an_earlier_version_left_it(folder: Path, *, is_begun: bool) -> None:
-    """Remove what earlier versions did not write. The third of three shards is begun, or all are finished."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for path in folder.glob("*.cut.npy"):
-        path.unlink()
-        del manifest["files"][path.name]
-        note = path.with_name(f"{path.name[:11]}.json")
-        facts = {name: fact for name, fact in json.loads(note.read_text()).items() if name != path.name}
-        write_json(note, facts)
-        manifest["files"][note.name] = {"bytes": note.stat().st_size, "sha256": sha256(note)}
-    write_json(folder / "manifest.json", manifest)
-    if is_begun:
-        for name in ("manifest.json", "shard-00002.ids", "shard-00002.keys.npy", "shard-00002.json"):
-            (folder / name).unlink()
-        (folder / "shard-00002.npy").rename(folder / "shard-00002.npy.part")
-        (folder / "shard-00002.progress").write_text('{"rows": 4}')
-
-
-def test_embeddings_of_earlier_versions_are_read_and_continued(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
-    expected = whole(tmp_path / "e", collection, model, dtype="float32")
-    rows = np.arange(NUM_PASSAGES)
-    values = expected.rows(rows)
-    as_an_earlier_version_left_it(tmp_path / "e", is_begun=False)
-    assert EmbeddingShards(tmp_path / "e").count_cut() == (0, NUM_PASSAGES)
-    reused = whole(tmp_path / "new", collection, model, dtype="float32", reuse=tmp_path / "e")
-    assert reused.count_cut() == (0, NUM_PASSAGES)
-    as_an_earlier_version_left_it(tmp_path / "e", is_begun=True)
-    found = whole(tmp_path / "e", collection, model, dtype="float32")
-    assert np.array_equal(found.rows(rows), values)
-    assert found.count_cut()[1] == 8 + 8 + 4  # The last three were encoded now.
-
-
 def test_texts_that_were_cut_are_counted_wherever_the_work_stopped(tmp_path: Path, model: Path) -> None:
     # The limit is 32 tokens. A word has at least one, and the title and the special tokens are 7 more at least.
     contents = [" ".join(["oak"] * (40 if row % 3 == 0 else 1)) for row in range(10)]
@@ -282,7 +226,7 @@ def test_texts_that_were_cut_are_counted_wherever_the_work_stopped(tmp_path: Pat
         encode_shards(tmp_path / "e", plan, passages, embedder, save_seconds=0)
     shards = encode_collection(model, passages, tmp_path / "e", **OPTIONS)
     assert shards.cut_marks(np.arange(10)).tolist() == [1, 0, 0] * 3 + [1]
-    assert shards.count_cut() == (4, 0)
+    assert shards.count_cut() == 4
     # Embeddings that are reused have the marks of the earlier texts.
     more = write_collection(tmp_path / "more.jsonl", ["new", *map(str, range(9, -1, -1))], ["oak", *contents[::-1]])
     shards = encode_collection(model, more, tmp_path / "more", **OPTIONS, reuse=shards)
@@ -294,25 +238,6 @@ def test_ids_with_line_breaks_and_spaces_are_read_back(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((6, 3), dtype=np.float32), ids=ids)
     assert list(shards.passage_ids()) == ids
     assert shards.passage_ids_of(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
-
-
-def forked(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Exit code of a process that does the work (4 for an OSError), negative for a signal; killed after a time."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except OSError:
-            code = 4
-        finally:
-            os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
@@ -354,60 +279,6 @@ def test_a_full_disk_leaves_only_the_plan(tmp_path: Path, collection: PassageCol
 
     assert forked(limited) == 4
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["plan.json"]
-
-
-def test_a_disk_that_is_too_small_is_told_before_the_work(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
-    plan = plan_encoding(collection, Embedder.from_pretrained(model, "passage"), **OPTIONS)
-    with pytest.raises(OSError) as error:
-        start_encoding(tmp_path / "e", plan._replace(num_rows=10**15))
-    assert error.value.errno == errno.ENOSPC and error.value.filename == f"{tmp_path}/e"
-    assert list((tmp_path / "e").iterdir()) == []
-
-
-def test_embeddings_of_another_plan_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    shards = whole(tmp_path / "e", collection, model)
-    other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
-    with pytest.raises(ArtifactError, match=r"\(model model.safetensors: \w{64} -> \w{64}\)"):
-        start_encoding(tmp_path / "e", plan_encoding(collection, other, **OPTIONS))
-    embedder = Embedder.from_pretrained(model, "passage", max_length=20)
-    with pytest.raises(ArtifactError, match=r"\(settings max_length: 32 -> 20\)"):
-        start_encoding(tmp_path / "e", plan_encoding(collection, embedder, **OPTIONS))
-    changed = write_collection(tmp_path / "corpus.jsonl", ["p0"], ["another text"])
-    with pytest.raises(ArtifactError, match=r"collection sha256: .* -> "):
-        start_encoding(tmp_path / "e", plan_encoding(changed, Embedder.from_pretrained(model, "passage"), **OPTIONS))
-    start_encoding(tmp_path / "e", shards.plan)  # the same is welcome
-    write_json(tmp_path / "e" / "manifest.json", {"plan": "of another", "files": {}})
-    with pytest.raises(ArtifactError, match=r"of another plan than plan\.json"):
-        EmbeddingShards(tmp_path / "e")
-
-
-def flip(path: Path) -> None:
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 4
-    path.write_bytes(damaged)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: flip(folder / "shard-00001.npy"), r"shard-00001.npy: SHA-256 is \w{64}"),
-        (lambda folder: flip(folder / "shard-00002.ids"), r"shard-00002.ids: SHA-256 is"),
-        (lambda folder: os.truncate(folder / "shard-00000.npy", 500), r"shard-00000.npy: 500 bytes"),
-        (lambda folder: (folder / "shard-00001.npy").unlink(), r": shard-00001.npy missing, of 15 files"),
-        (lambda folder: (folder / "shard-00007.npy").touch(), r": shard-00007.npy "),
-        (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest.json: not JSON"),
-    ],
-    ids=["bit", "bit of ids", "cut", "missing", "foreign", "manifest"],
-)
-def test_damage_is_found(
-    tmp_path: Path, collection: PassageCollection, model: Path, damage: Callable[[Path], object], message: str
-) -> None:
-    whole(tmp_path / "e", collection, model)
-    damage(tmp_path / "e")
-    with pytest.raises(ArtifactError, match=message):
-        EmbeddingShards(tmp_path / "e")
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "int8"), (1e5, "float16")])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from test.helpers import assert_one_line
 from test.retrieval.conftest import write_shards
+from text.errors import ArtifactError
 from text.retrieval import search_exact
 
 milvus = pytest.importorskip("text.retrieval.milvus", reason="pymilvus is not installed")
@@ -47,6 +49,16 @@ def test_nobody_there(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
     with pytest.raises(ConnectionError, match=r"^http://localhost:1: "):
         milvus.MilvusIndex(shards, "http://localhost:1")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
+    milvus.MilvusIndex(shards, tmp_path / "m.db").close()
+    [schema] = (tmp_path / "m.db").rglob("schema.json")
+    schema.write_bytes(schema.read_bytes()[:-40])
+    with pytest.raises(ArtifactError) as error:
+        milvus.MilvusIndex(shards, tmp_path / "m.db")
+    assert_one_line(error.value, tmp_path / "m.db")
 
 
 def threads_of_milvus() -> set[threading.Thread]:

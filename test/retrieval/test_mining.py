@@ -11,7 +11,7 @@ import pytest
 
 from test.helpers import place_of, write_collection
 from text.errors import DataError
-from text.evaluation import write_run
+from text.evaluation import read_run, write_run
 from text.records import Passage
 from text.retrieval import Filters, MinedRow, MiningSummary, Negative, Rejected, mine_hard_negatives
 from text.retrieval.mining import name_sources
@@ -160,3 +160,34 @@ def test_a_failed_mining_writes_nothing(folder: Path) -> None:
 def test_sources_that_are_refused(runs: list[str], num: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         name_sources(runs, num)
+
+
+def test_a_run_in_memory_is_a_source_and_is_written_with_the_rows(folder: Path) -> None:
+    arguments = (folder / "rows.jsonl", folder / "corpus.jsonl")
+    found = read_run(folder / "dense.trec")
+    summary = mine_hard_negatives(*arguments, [folder / "bm25.trec"], folder / "out", num=[2, 1], found=found)
+    assert summary.negatives == {"out": 2, "bm25": 1}
+    assert (folder / "out.trec").read_bytes() == (folder / "dense.trec").read_bytes()
+    again = mine_hard_negatives(*arguments, [folder / "out.trec", folder / "bm25.trec"], folder / "again", num=[2, 1])
+    assert again.negatives == summary.negatives
+    for ending in ("", ".rejected.jsonl", ".summary.json"):
+        assert Path(f"{folder}/again{ending}").read_bytes() == Path(f"{folder}/out{ending}").read_bytes()
+
+
+def test_mining_leaves_all_of_its_files_or_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [], folder / "out")
+    found = read_run(folder / "dense.trec")
+
+    def stop(self: MiningSummary, row: MinedRow) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(MiningSummary, "add", stop)
+        mine_hard_negatives(*arguments, found=found, overwrite=False)
+    assert not [path for path in folder.iterdir() if "out" in path.name or path.name.startswith(".dpr")]
+    mine_hard_negatives(*arguments, found=found, overwrite=False)  # The same call is not refused.
+    before = {path: path.read_bytes() for path in folder.glob("out*")}
+    assert len(before) == 4
+    with pytest.raises(FileExistsError):
+        mine_hard_negatives(*arguments, found=found, overwrite=False)
+    assert {path: path.read_bytes() for path in folder.glob("out*")} == before

@@ -213,11 +213,6 @@ def test_an_index_that_does_not_fit(tmp_path: Path) -> None:
         FaissIndex.load(tmp_path / "index", others)
     with pytest.raises(ArtifactError, match=r"index of \(100, 16\) rows and numbers, not \(50, 16\)"):
         FaissIndex(index.index, others)  # e13
-    path = tmp_path / "index" / "index.faiss"
-    content = path.read_bytes()
-    path.write_bytes(content[:-1])
-    with pytest.raises(ArtifactError, match=r"index.faiss: SHA-256 is \w{64}; expected \w{64}"):  # e8
-        FaissIndex.load(tmp_path / "index", shards)
     with pytest.raises(FileNotFoundError):
         FaissIndex.load(tmp_path / "nowhere", shards)
 

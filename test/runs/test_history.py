@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from test.reports.helpers import write_sample_run
-from text.artifacts import write_json
+from test.reports.helpers import figures_json, list_files, write_sample_run
 from text.errors import ArtifactError, UsageError
+from text.runs.contents import write_ledger
 from text.runs.history import Series, read_runs
 
 
@@ -35,22 +33,72 @@ def test_series_has_the_steps_that_logged_the_metric(sample_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "name"),
+    ("name", "content", "key"),
     [
-        (lambda folder: shutil.rmtree(folder), UsageError, "made"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), ArtifactError, "manifest.json"),
-        (lambda folder: (folder / "metrics.csv").write_text("step,a\n1,x\n"), ArtifactError, "metrics.csv"),
-        (lambda folder: write_json(folder / "evaluation/figures.json", {}), ArtifactError, "evaluation/figures.json"),
-        (lambda folder: (folder / "config.yaml").write_text("[1"), ArtifactError, "config.yaml"),
-        (lambda folder: (folder / "lengths.json").write_text("[]"), ArtifactError, "lengths.json"),
+        ("manifest.json", "{", "JSON"),
+        ("manifest.json", "[]", "an object"),
+        ("manifest.json", '{"versions": {}, "data": {}, "test": {"mrr": "high"}, "files": {}}', "test.mrr"),
+        ("metrics.csv", "step,a\n1,x\n", ":2"),
+        ("metrics.csv", "step,a\n1,2,3\n", ":2"),
+        ("metrics.csv", "step,a\nnan,2\n", ":2"),
+        ("metrics.csv", "a,b\n1,2\n", ":2"),
+        ("speed.csv", "step,padding\n-1,2\n", ":2"),
+        ("evaluation/figures.json", "{}", "runs"),
+        ("config.yaml", "[1", ""),
+        ("config.yaml", "[]", "an object"),
+        ("config.yaml", "gradient_clip_val: [2]\n", "gradient_clip_val"),
+        ("config.yaml", "max_epochs: many\n", "max_epochs"),
+        ("lengths.json", "[]", "an object"),
+        ("lengths.json", '{"questions": {"limit": 1, "texts_by_tokens": {"1": 1}}}', "passages"),
+        ("worst_questions.jsonl", "{}\n", "step"),
+        ("worst_questions.jsonl", "\n", ":1"),
     ],
 )
-def test_file_that_cannot_be_read_is_named_in_one_line(
-    sample_run: Path, change: Callable[[Path], Any], error: type[Exception], name: str
-) -> None:
-    change(sample_run)
-    with pytest.raises(error) as raised:
+def test_a_damaged_file_is_named_with_its_key(sample_run: Path, name: str, content: str, key: str) -> None:
+    (sample_run / name).parent.mkdir(exist_ok=True)
+    (sample_run / name).write_text(content)
+    with pytest.raises(ArtifactError) as raised:
         read_runs([sample_run])
-    path = sample_run if error is UsageError else sample_run / name
-    assert str(raised.value).startswith(f"{path}: ")
-    assert len(str(raised.value).splitlines()) == 1
+    message = str(raised.value)
+    assert message.startswith(f"{sample_run / name}:") and key in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "counts", ['{"x": 1}', '{"1": 0}', '{"1": -1}', "{}", '{"1": 10000000000}', '{"9999999999": 1}']
+)
+def test_counts_of_lengths_that_cannot_be_are_refused(sample_run: Path, counts: str) -> None:
+    good = '{"limit": 1, "texts_by_tokens": {"1": 1}}'
+    bad = f'{{"limit": 1, "texts_by_tokens": {counts}}}'
+    (sample_run / "lengths.json").write_text(f'{{"questions": {good}, "passages": {bad}}}')
+    with pytest.raises(ArtifactError, match=f"{sample_run}/lengths.json: passages"):
+        read_runs([sample_run])
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "speed.csv", "lengths.json", "worst_questions.jsonl"])
+def test_a_file_of_a_finished_run_is_checked_by_its_facts(sample_run: Path, name: str) -> None:
+    list_files(sample_run)
+    read_runs([sample_run])
+    content = (sample_run / name).read_bytes()
+    (sample_run / name).write_bytes(content.replace(b"0", b"1"))
+    with pytest.raises(ArtifactError, match=f"{sample_run}/{name}: "):
+        read_runs([sample_run])
+    (sample_run / name).unlink()
+    with pytest.raises((ArtifactError, UsageError), match=str(sample_run)):
+        read_runs([sample_run])
+
+
+def test_an_evaluation_of_an_earlier_run_in_the_folder_is_not_shown(sample_run: Path) -> None:
+    path = sample_run / "evaluation" / "figures.json"
+    path.parent.mkdir()
+    figures = figures_json({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
+    path.write_text(json.dumps(figures))
+    write_ledger(sample_run, {})
+    assert read_runs([sample_run])[0].evaluation is None
+    path.write_text(json.dumps(figures | {"questions": 8}))
+    evaluation = read_runs([sample_run])[0].evaluation
+    assert evaluation is not None and evaluation.questions == 8
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{tmp_path}: "):
+        read_runs([tmp_path])

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from test.helpers import records, write_jsonl
+from text.commands.cli import flag_fields
+from text.commands.train_flags import TrainFlags
 from text.datasets import DPRDataPipe
 from text.runs.model_card import write_model_card
 
@@ -22,6 +24,10 @@ SETTINGS: dict[str, Any] = {
     "collection": "secret/passages.tsv",
     "output_dir": "secret/run",
     "train_files": ["secret/train.jsonl"],
+    "valid_file": "/home/secret/valid.jsonl",
+    "test_file": "/home/secret/test.jsonl",
+    "encoder": "/home/secret/models/minilm",
+    "tokenizer": "/home/secret/tokenizer.json",
 }
 
 
@@ -43,9 +49,23 @@ def test_card_has_data_results_and_settings(tmp_path: Path) -> None:
         "| mrr@10 | 0.6250 |",
         "| question_max_length | 64 |",
         "| max_epochs | 10 |",
+        "| encoder | minilm |",
+        "| tokenizer | tokenizer.json |",
     ):
         assert line in lines
     assert not any("secret" in line or "dropout" in line or "resume" in line for line in lines)
+
+
+TEXTS = {"score_key", "question_prompt", "passage_prompt"}
+"""Flags with a text that is no path."""
+
+
+def test_no_flag_brings_the_path_of_a_file_into_the_card(tmp_path: Path) -> None:
+    free = {name: field.type for name, field in flag_fields(TrainFlags).items() if "str" in str(field.type)}
+    assert {"encoder", "tokenizer", "train_files", "test_file", "output_dir", "resume"} <= free.keys()
+    for name in free.keys() - TEXTS:
+        value: Any = ["/home/secret/file"] if "list" in str(free[name]) else "/home/secret/file"
+        assert not any("secret" in line for line in write_card(tmp_path, **{name: value})), name
 
 
 @pytest.mark.parametrize(
@@ -72,5 +92,20 @@ def test_hostile_values_stay_in_their_cell(tmp_path: Path) -> None:
     assert len(hostile) == len(plain)
     [line] = [line for line in hostile if line.startswith("| question_prompt")]
     assert line.count("|") == 3
-    assert "a &#124; b" in line and "&lt;script&gt;" in line and "# e" in line
-    assert "| train | a&#124;&lt;b&gt;.jsonl | 3 |" in hostile
+    assert "a &#124; b" in line and "&#60;script&#62;" in line and "# e" in line
+    assert "| train | a&#124;&#60;b&#62;.jsonl | 3 |" in hostile
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("[a](javascript:b)", "&#91;a&#93;(javascript:b)"),
+        ("![a](https://x)", "!&#91;a&#93;(https&#58;//x)"),
+        ("www.evil.example a@b.example", "www&#46;evil.example a&#64;b.example"),
+        ("`a` *b* _c_ d_e", "&#96;a&#96; &#42;b&#42; &#95;c&#95; d_e"),
+        ("\\| &lt; ~~a~~", "&#92;&#124; &#38;lt; &#126;&#126;a&#126;&#126;"),
+        ("\x1b[2J", "&#92;x1b&#91;2J"),
+    ],
+)
+def test_markup_in_a_value_is_plain_text(tmp_path: Path, value: str, shown: str) -> None:
+    assert f"| question_prompt | {shown} |" in write_card(tmp_path, question_prompt=value)

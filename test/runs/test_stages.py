@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from text.errors import UsageError
-from text.runs.stages import Stage, TrackedFile, hash_path, plan_stage, run_stage
+from text.errors import ArtifactError, UsageError
+from text.runs.stages import Stage, is_complete, plan_stage, run_stage
+from text.runs.tracked import TrackedFile
 
 
 def resolve_settings(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
@@ -72,7 +74,7 @@ def test_arguments_name_the_files_and_the_result(tmp_path: Path) -> None:
 def test_a_folder_is_hashed_with_names_and_contents(tmp_path: Path) -> None:
     for folder, name, content in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
         write(tmp_path / folder / "inner" / name, content)
-    a, b, c, d = (hash_path(tmp_path / name) for name in "abcd")
+    a, b, c, d = (TrackedFile.read(tmp_path / name).key for name in "abcd")
     assert a == b and len({a, c, d}) == 3
 
 
@@ -81,30 +83,111 @@ def test_a_flag_that_the_command_does_not_take_is_refused_with_its_command(tmp_p
         plan(tmp_path, wrods=3)
 
 
-def windows_stage(tmp_path: Path, *arguments: str) -> Stage:
+def windows_stage(tmp_path: Path, *arguments: str, inputs: Sequence[TrackedFile] = ()) -> Stage:
     folder = tmp_path / "stage"
-    return Stage("windows", [*arguments, f"--output_dir={folder}"], folder, TrackedFile(folder, "stage/"), {})
+    flags = [*arguments, f"--output_dir={folder}"]
+    return Stage("windows", flags, folder, TrackedFile(folder, "stage/"), {}, inputs)
+
+
+PASSAGES = "id\ttext\ttitle\n1\tone two three\ttitle\n"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """A complete stage."""
+    collection = write(tmp_path / "passages.tsv", PASSAGES)
+    stage = windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])
+    run_stage(stage, "first")
+    return stage
 
 
 def test_a_stage_runs_once_in_any_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "passages.tsv", "id\ttext\ttitle\n1\tone two three\ttitle\n")
+    write(tmp_path / "passages.tsv", PASSAGES)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if sys.version_info >= (3, 11):  # an older Python always looks in the working directory first
         write(tmp_path / "cwd" / "text" / "__init__.py", "raise SystemExit(99)")
     stage = windows_stage(tmp_path, "--collection=../passages.tsv")
-    run_stage(stage, "first")
-    assert (stage.folder / "passages.jsonl").is_file()
+    first = run_stage(stage, "first")
     done = json.loads((stage.folder / "done.json").read_text())
     assert done["command"] == ["dpr-text", "windows", *stage.arguments, "--overwrite"]
-    os.unlink(stage.folder / "passages.jsonl")
+    content = (stage.folder / "passages.jsonl").read_bytes()
+    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert done["files"] == {"passages.jsonl": facts}
     capfd.readouterr()
-    run_stage(stage, "second")
-    assert str(stage.folder) in capfd.readouterr().out
-    assert not (stage.folder / "passages.jsonl").exists()
+    before = (stage.folder / "passages.jsonl").stat()
+    assert run_stage(stage, "second") == first
+    assert f"{stage.folder} is there" in capfd.readouterr().out
+    assert (stage.folder / "passages.jsonl").stat() == before
+    assert first.part("passages.jsonl").key == facts["sha256"]
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_cut_or_missing_result_is_found_by_its_size(stage: Stage, change: Any) -> None:
+    assert is_complete(stage)
+    change(stage.folder / "passages.jsonl")
+    for look in (is_complete, lambda stage: run_stage(stage, "again")):
+        with pytest.raises(ArtifactError) as error:
+            look(stage)
+        assert str(error.value).startswith(f"{stage.folder}/passages.jsonl: ") and f"remove {stage.folder}" in str(
+            error.value
+        )
+
+
+def test_a_changed_result_is_found_by_its_hash(stage: Stage) -> None:
+    path = stage.folder / "passages.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"two", b"six"))
+    with pytest.raises(ArtifactError, match=f"{path}: SHA-256"):
+        run_stage(stage, "again")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": [], "seconds": 1, "files": [], "sha256": ""}'])
+def test_a_damaged_note_is_refused(stage: Stage, content: str) -> None:
+    (stage.folder / "done.json").write_text(content)
+    with pytest.raises(ArtifactError, match=f"{stage.folder}/done.json"):
+        is_complete(stage)
+
+
+def test_a_note_that_leaves_a_file_out_is_refused(stage: Stage) -> None:
+    done = json.loads((stage.folder / "done.json").read_text())
+    (stage.folder / "done.json").write_text(json.dumps({**done, "files": {}}))
+    with pytest.raises(ArtifactError, match=f"{stage.folder}/done.json"):
+        is_complete(stage)
+
+
+def test_a_stage_of_an_earlier_version_runs_again(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    (stage.folder / "done.json").write_text('{"command": [], "seconds": 1.0}')
+    (stage.folder / "passages.jsonl").write_text("half")
+    assert not is_complete(stage)
+    run_stage(stage, "again")
+    assert is_complete(stage) and "is there" not in capfd.readouterr().out
+
+
+def test_the_content_of_a_result_decides_the_folders_of_later_stages(tmp_path: Path, stage: Stage) -> None:
+    result = run_stage(stage, "again")
+    one = plan(tmp_path, rows=result.part("passages.jsonl"))
+    shutil.rmtree(stage.folder)
+    (tmp_path / "passages.tsv").write_text(PASSAGES.replace("two", "six"))
+    collection = TrackedFile.read(tmp_path / "passages.tsv")
+    other = run_stage(windows_stage(tmp_path, f"--collection={collection}", inputs=[collection]), "other")
+    assert plan(tmp_path, rows=other.part("passages.jsonl")).folder != one.folder
+    same = write(tmp_path / "copy.jsonl", (stage.folder / "passages.jsonl").read_text())
+    assert plan(tmp_path, rows=same).folder == plan(tmp_path, rows=other.part("passages.jsonl")).folder
+
+
+def test_an_input_that_changes_while_the_loop_runs_is_noticed(tmp_path: Path) -> None:
+    collection = write(tmp_path / "passages.tsv", PASSAGES)
+    stage = windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])
+    (tmp_path / "passages.tsv").write_text(PASSAGES.replace("two", "six"))
+    with pytest.raises(ArtifactError, match=f"{tmp_path}/passages.tsv: "):
+        run_stage(stage, "first")
+    assert not stage.folder.exists()
+    (tmp_path / "passages.tsv").write_text(PASSAGES)  # The time has changed, the content has not.
+    run_stage(stage, "first")
+    assert is_complete(stage)
 
 
 def test_the_exit_code_of_a_failed_stage_is_the_command_s(tmp_path: Path) -> None:

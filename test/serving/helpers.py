@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from email import message_from_bytes
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
@@ -96,11 +98,27 @@ def bm25_search(search: Search) -> Search:
 
 
 @contextmanager
-def run_server(searches: Sequence[Search], **limits: int) -> Iterator[int]:
-    """Serve searches in a thread. Yield the port."""
+def run_server(
+    searches: Sequence[Search],
+    *,
+    host: str = "127.0.0.1",
+    connections: dict[str, float] | None = None,
+    **limits: Any,
+) -> Iterator[int]:
+    """Serve searches in a thread. Yield the port.
+
+    Args:
+        searches: What to serve.
+        host: Address to listen at.
+        connections: Values of ``ConnectionLimits``. By default no deadline comes.
+        limits: Arguments of ``make_app``.
+    """
     defaults = {"k": 10, "max_k": 100, "max_characters": 1000, "max_batch": 32, "queue_size": 256}
-    running = server.make_server(app.make_app(searches, **(defaults | limits)))
-    with server.bind_socket("127.0.0.1", 0) as listener:
+    values: Any = {"seconds": 3600} | (connections or {})
+    running = server.make_server(
+        app.make_app(searches, **(defaults | limits)), limits=server.ConnectionLimits(**values)
+    )
+    with server.bind_socket(host, 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=running.run, args=([listener],))
         thread.start()
@@ -119,6 +137,29 @@ def get(port: int, path: str, **parameters: Any) -> Reply:
         reply = Reply(response.status, response.headers, response.read().decode())
     connection.close()
     return reply
+
+
+def open_connection(port: int, sent: bytes = b"", *, host: str = "127.0.0.1") -> socket.socket:
+    """Connect, and send the beginning of something."""
+    connection = socket.create_connection((host, port))
+    connection.sendall(sent)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection."""
+    received = b""
+    with suppress(ConnectionError), connection:
+        while piece := connection.recv(1 << 16):
+            received += piece
+    return received
+
+
+def exchange(port: int, request: bytes, *, host: str = "127.0.0.1") -> Reply:
+    """Send bytes, and return the reply after which the server closes the connection."""
+    head, _, body = read_all(open_connection(port, request, host=host)).partition(b"\r\n\r\n")
+    status_line, _, fields = head.partition(b"\r\n")
+    return Reply(int(status_line.split()[1]), message_from_bytes(fields, HTTPMessage), body.decode())
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:

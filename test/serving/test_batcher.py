@@ -121,3 +121,15 @@ def test_closing_cancels_waiting_callers() -> None:
 
     assert run_while_blocked(scene).batches == [[0]]
     assert all(task.cancelled() for task in left)
+
+
+def test_the_worker_outlives_answers_that_do_not_fit_the_questions() -> None:
+    answers = iter([[], [7]])
+
+    async def run() -> int:
+        async with Batcher(lambda numbers: next(answers), max_batch=4, queue_size=8) as batcher:
+            with pytest.raises(ValueError, match="zip"):
+                await batcher.ask(1)
+            return await batcher.ask(2)
+
+    assert asyncio.run(run()) == 7

@@ -26,12 +26,15 @@ SUBJECTS = ["oak", "elm", "ash", "yew", "fir", "bay", "fig", "pear", "plum", "be
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Questions about trees, each with a positive and two hard negatives."""
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+def write_rows(path: Path) -> Path:
+    """Write questions about trees, each with a positive and two hard negatives."""
 
     def passage(subject: str, fact: str) -> dict[str, str]:
         return {"title": subject, "text": f"The {subject} tree {fact}.", "passage_id": f"{subject}/{fact}"}
 
-    path = tmp_path / "rows.jsonl"
     records = [
         {
             "question": f"how tall is the {subject}",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 import re
 import resource
 import shutil
 import socket
 import subprocess
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -20,10 +24,18 @@ import torch
 
 from text.artifacts import remove_leftovers
 from text.errors import ArtifactError
-from text.training import AtomicCheckpointIO, best_and_last, check_hash, expected_size, newest_valid
+from text.training import AtomicCheckpointIO, check_hash, expected_size, newest_valid, read_checkpoint
 
-OLD = {"weights": torch.arange(3000.0), "step": 1}
-NEW = {"weights": torch.arange(6000.0), "step": 2}
+
+def content(size: int, step: int) -> dict[str, Any]:
+    """Return the parts that every checkpoint has."""
+    empty = {"epoch": 0, "loops": {}, "callbacks": {}, "optimizer_states": [{}], "lr_schedulers": [{}]}
+    weights = {"weights": torch.arange(float(size))}
+    return {**empty, "global_step": step, "pytorch-lightning_version": "2.6.6", "state_dict": weights}
+
+
+OLD = content(3000, 1)
+NEW = content(6000, 2)
 
 
 def save(content: dict[str, Any], path: Path) -> bytes:
@@ -45,7 +57,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt"),
         torch.load(tmp_path / "last.ckpt", weights_only=True),  # the hash is in no one's way
     ):
-        assert torch.equal(loaded["weights"], NEW["weights"])
+        assert torch.equal(loaded["state_dict"]["weights"], NEW["state_dict"]["weights"])
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -70,10 +82,74 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save(NEW, path)
     assert "SHA-256" in refusal(path)
-    save({"code": Path}, path)  # whole, but more than tensors and plain values
+    save({**NEW, "code": Path}, path)  # whole, but more than tensors and plain values
+    assert "weights_only" not in refusal(path)
+    save({**NEW, "memory": bytearray(3)}, path)  # PyTorch would take it
+    refusal(path)
+    save({**NEW, "state_dict": {"weights": torch.eye(3).to_sparse()}}, path)
     refusal(path)
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+def sign(path: Path, content: bytes) -> None:
+    """Write a file with the hash of its content."""
+    path.write_bytes(content + b"sha256:" + hashlib.sha256(content).hexdigest().encode())
+
+
+def test_files_of_another_form_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    path, other = tmp_path / "last.ckpt", tmp_path / "other"
+    torch.save(NEW, other, _use_new_zipfile_serialization=False)
+    sign(path, other.read_bytes())
+    refusal(path)
+    with tarfile.open(other, "w") as archive:
+        archive.add(__file__, "data.pkl")
+    sign(path, other.read_bytes())
+    refusal(path)
+    torch.save(NEW, other)
+    with zipfile.ZipFile(other) as whole, zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+        packed.writestr("archive/data/zeros", bytes(1 << 26))
+    sign(path, (tmp_path / "packed").read_bytes())
+    assert "compressed" in refusal(path)
+    sign(path, b"x" + other.read_bytes())  # something stands in front of the archive
+    refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("global_step", -1),
+        ("global_step", "1"),
+        ("epoch", None),
+        ("state_dict", [1]),
+        ("loops", None),
+        ("callbacks", {"RandomState": 1}),
+        ("optimizer_states", {}),
+        ("lr_schedulers", []),
+        ("pytorch-lightning_version", "0.1"),
+        ("pytorch-lightning_version", 2),
+        ("more", {(1, 2): 3}),
+    ],
+)
+def test_part_of_another_type_or_missing_is_refused_with_its_key(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "last.ckpt"
+    save({**NEW, key: value}, path)
+    assert key in refusal(path)
+    with pytest.raises(ArtifactError, match=key):
+        read_checkpoint(path)
+    if key in NEW:
+        save({name: each for name, each in NEW.items() if name != key}, path)
+        assert key in refusal(path)
+
+
+def test_deep_nesting_and_a_list_in_itself_are_refused(tmp_path: Path) -> None:
+    path, inner = tmp_path / "last.ckpt", []
+    inner.append(inner)
+    for value in (inner, functools.reduce(lambda value, _: [value, value], range(60), [])):
+        save({**NEW, "more": value}, path)
+        refusal(path)
 
 
 def test_newest_valid(tmp_path: Path) -> None:
@@ -211,18 +287,3 @@ def test_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None
     assert status == 4 and message.startswith(f"{path}: {os.strerror(errno.EFBIG)}")
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_best_figure_of_a_folder_that_was_moved(tmp_path: Path) -> None:
-    before, after = (best_and_last(tmp_path / name / "checkpoints", "valid_loss", "min")[0] for name in ("a", "b"))
-    best = Path(str(before.dirpath), "best.ckpt")
-    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, best)
-    figure = torch.tensor(0.25)
-    before.best_model_score = before.kth_value = figure
-    before.best_model_path = before.kth_best_model_path = str(best)
-    before.best_k_models = {str(best): figure}
-    after.load_state_dict(before.state_dict())
-    brought = tmp_path / "b" / "checkpoints" / "best.ckpt"
-    assert brought.read_bytes() == best.read_bytes()
-    assert after.best_model_score == figure and after.best_k_models == {str(brought): figure}
-    assert after.best_model_path == after.kth_best_model_path == str(brought)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import distributed, multiprocessing
 from test.ranks import process_group
 from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.errors import NonFiniteLossError
-from text.training import AtomicCheckpointIO, StepFailures, best_and_last
+from text.training import AtomicCheckpointIO, ProgressBar, StepFailures, best_and_last
 from text.training.failures import MOST_SKIPPED
 
 pytestmark = [
@@ -129,6 +130,59 @@ def test_out_of_memory_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -
     with pytest.raises(MemoryError) as failed, failures.translate_errors():
         run.fit()
     assert re.fullmatch(rf"step 1, training batch 1 {SHAPES}: .*", str(failed.value))
+
+
+def test_error_begins_on_a_line_of_its_own(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(rows, tmp_path, callbacks=[ProgressBar(), At(2, poison)], enable_progress_bar=True)
+    with pytest.raises(NonFiniteLossError):
+        run.fit()
+    shown = capsys.readouterr()
+    assert "Epoch 0" in shown.out + shown.err
+    assert all(stream.rstrip(" ").endswith("\n") for stream in shown if "Epoch 0" in stream)
+
+
+def fill_memory(rows: Path, folder: Path) -> None:
+    """Train in a process that has 32 MiB more after the first step."""
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def limit(task: torch.nn.Module) -> None:
+        task.zero_grad()
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 25), before[1]))
+
+    failures = StepFailures()
+    run = Run(rows, folder, callbacks=[failures, At(2, limit)])
+    embeddings: Any = run.task.model.question_encoder.embeddings
+    embeddings.word.weight.data = torch.zeros(1 << 18, 128)  # its gradient has 128 MiB
+    try:
+        with failures.translate_errors():
+            run.fit()
+    except MemoryError as error:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        (folder / "error").write_text(str(error))
+
+
+def test_memory_that_is_full_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=fill_memory, args=(rows, tmp_path))
+    process.start()
+    process.join()
+    [line] = (tmp_path / "error").read_text().splitlines()
+    assert re.fullmatch(rf"step 1, training batch 1 {SHAPES}: .*--batch_size.*", line)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ...",
+        "could not create a primitive",
+        "std::bad_alloc",
+        "can't start new thread",
+    ],
+)
+def test_words_for_a_full_memory(message: str) -> None:
+    with pytest.raises(MemoryError, match=r"^before the first batch: "), StepFailures().translate_errors():
+        raise RuntimeError(message)
 
 
 def die_at_the_yew(collate: Any, examples: Any) -> Any:

@@ -19,6 +19,8 @@ from torch import multiprocessing
 from test.training.conftest import Run
 from text.errors import InterruptedRun
 from text.training import AtomicCheckpointIO, SaveOnSignal, best_and_last
+from text.training.interrupt import SIGNALS
+from text.training.lightning_internals import validate_by_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -93,6 +95,7 @@ def whole(rows: Path, tmp_path: Path) -> Path:
     [
         ("on_train_batch_start", 2, signal.SIGTERM, 2),
         ("on_after_backward", 5, signal.SIGINT, 5),
+        ("on_after_backward", 5, signal.SIGHUP, 5),
         ("on_train_batch_end", 1, signal.SIGUSR1, 2),  # sent after ours was called
         ("on_train_batch_start", 6, signal.SIGTERM, 6),  # the last of an epoch
         ("on_validation_batch_start", 4, signal.SIGTERM, 3),  # the first of the sanity check's are 1 and 2
@@ -107,7 +110,7 @@ def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
     rows: Path, whole: Path, tmp_path: Path, hook: str, n: int, signum: int, step: int
 ) -> None:
     folder = tmp_path / "stopped"
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
     counted = CountedIO()
     name = signal.Signals(signum).name
     with pytest.raises(InterruptedRun, match=rf"\b{name}\b.* step {step}\b.*last\.ckpt"):
@@ -183,6 +186,35 @@ def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
         go_on(rows, folder, SignalAt("on_validation_batch_start", 2))
     go_on(rows, folder)
     assert_same_run(whole, folder)
+
+
+def test_run_stopped_after_an_epoch_without_a_validation_and_twice_more_is_the_undisturbed_one(
+    rows: Path, tmp_path: Path
+) -> None:
+    """3 steps an epoch, and a validation after every second step: the first stop is at the end of the first epoch."""
+
+    def fit(folder: str, *callbacks: Callback, checkpoint: Path | None = None) -> Run:
+        run = make(rows, tmp_path / folder, *callbacks, check_val_every_n_epoch=None)
+        validate_by_steps(run.trainer, 2)
+        return run.fit(checkpoint)
+
+    whole = fit("whole")
+    last = tmp_path / "stopped" / "last.ckpt"
+    for n, checkpoint in ((3, None), (1, last), (1, last)):
+        with pytest.raises(InterruptedRun):
+            fit("stopped", SignalAt("on_train_batch_start", n), checkpoint=checkpoint)
+    resumed = fit("stopped", checkpoint=last)
+    assert resumed.trainer.global_step == 9
+    assert equal(resumed.weights(), whole.weights())
+
+
+def test_signal_that_is_ignored_stays_ignored(rows: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = make(rows, tmp_path, SignalAt("on_train_batch_start", 2, signal.SIGHUP)).fit()
+        assert run.trainer.global_step == 9 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

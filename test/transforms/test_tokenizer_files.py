@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -274,3 +276,93 @@ def test_setting_that_only_transformers_builds_from_a_vocabulary_is_refused(voca
     with pytest.raises(ArtifactError) as caught:
         load_tokenizer(vocabulary)
     assert_one_line(caught.value, vocabulary, setting)
+
+
+# ---- damaged files
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def use_template_without_token(tokenizer: dict[str, Any]) -> None:
+    """The library panics when it encodes a text."""
+    pieces = [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": [*pieces, second], "special_tokens": {}}
+    tokenizer["post_processor"] = template
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        use_template_without_token,
+        lambda tokenizer: tokenizer["model"]["vocab"].update({"oak": 7}),  # the id of another token
+        lambda tokenizer: tokenizer["model"].pop("vocab"),
+        lambda tokenizer: tokenizer.update(model=[]),
+        lambda tokenizer: tokenizer.update(added_tokens=3),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_by_its_file(trained: Tokenizer, tmp_path: Path, change):
+    save_tokenizer(trained, tmp_path)
+    edit(tmp_path / "tokenizer.json", change)
+    with pytest.raises(ArtifactError) as error:
+        load_tokenizer(tmp_path)
+    assert_one_line(error.value, tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("tokenizer_config.json", "model_input_names", 3),
+        ("tokenizer_config.json", "tokenizer_class", []),
+        ("tokenizer_config.json", "do_lower_case", "no"),
+        ("tokenizer_config.json", "pad_token", 3),
+        ("tokenizer_config.json", "extra_special_tokens", "x"),
+        ("tokenizer_config.json", "added_tokens_decoder", []),
+        ("tokenizer_config.json", "added_tokens_decoder", {"0": "<s>"}),
+        ("special_tokens_map.json", "pad_token", {"content": 3}),
+        ("special_tokens_map.json", "additional_special_tokens", [3]),
+        ("added_tokens.json", "oak", "7"),
+        ("added_tokens.json", "oak", None),
+        ("config.json", "model_type", {}),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_refused_by_file_and_name(
+    trained: Tokenizer, tmp_path: Path, file: str, name: str, value: Any
+):
+    save_tokenizer(trained, tmp_path)
+    edit(tmp_path / "tokenizer_config.json", lambda config: config.pop("tokenizer_class"))
+    edit(tmp_path / file, lambda config: config.update({name: value}))
+    with pytest.raises(ArtifactError) as error:
+        load_tokenizer(tmp_path)
+    assert_one_line(error.value, tmp_path / file, name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.write_bytes(b"\xff")])
+def test_settings_that_are_no_file_are_not_passed_over(trained: Tokenizer, tmp_path: Path, make):
+    save_tokenizer(trained, tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    make(tmp_path / "tokenizer_config.json")
+    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_link_to_settings_that_are_gone_is_not_passed_over(trained: Tokenizer, tmp_path: Path):
+    """As in a cache of Hugging Face that was cleaned in part."""
+    save_tokenizer(trained, tmp_path)
+    (tmp_path / "special_tokens_map.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="special_tokens_map"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_huge_padding_of_others_fills_no_memory(trained: Tokenizer, tmp_path: Path):
+    other = Tokenizer.from_str(trained.to_str())
+    other.enable_padding(pad_id=1, pad_token="<pad>", length=10**11)
+    other.enable_truncation(max_length=1)
+    other.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    texts = ["The first book", "oak"]
+    assert Tokenize(load_tokenizer(tmp_path), 16)(texts).input_ids.equal(Tokenize(trained, 16)(texts).input_ids)

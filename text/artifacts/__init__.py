@@ -26,7 +26,7 @@ from text.artifacts.writing import (
     write_text,
     write_together,
 )
-from text.artifacts.yaml_files import parse_yaml, read_yaml, write_yaml
+from text.artifacts.yaml_files import dump_yaml, parse_yaml, read_yaml, write_yaml
 
 __all__ = [
     "FileFacts",
@@ -39,6 +39,7 @@ __all__ = [
     "check_type",
     "check_writable",
     "describe_file",
+    "dump_yaml",
     "list_facts",
     "parse_json",
     "parse_yaml",

@@ -173,23 +173,24 @@ def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> 
     mode = 0o600 if target.exists() else 0o666
     if private_as is not None:
         mode &= os.stat(private_as).st_mode | 0o600
-    path, descriptor = _create_locked(target.parent, mode)
-    try:
+    path, descriptor = target.parent / f"{_PREFIX}{secrets.token_hex(8)}", None
+    try:  # A signal may come as soon as the file is there.
+        descriptor = _create_locked(path, mode)
         yield path
     finally:
         path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _create_locked(folder: Path, mode: int) -> tuple[Path, int]:
+def _create_locked(path: Path, mode: int) -> int:
     while True:
-        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
         with suppress(OSError):  # Some network file systems have no locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):  # Another process may have removed the file before it was locked.
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                return path, descriptor
+                return descriptor
         os.close(descriptor)
 
 

@@ -18,7 +18,7 @@ from text.artifacts.writing import write_text
 from text.errors import ArtifactError
 
 T = TypeVar("T")
-_MAX_BYTES = 1 << 22
+_MAX_BYTES = 1 << 17
 _MAX_NODES = 100_000
 """Values of the largest file, with every alias written out."""
 
@@ -58,7 +58,12 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
 
 def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a small YAML file, whole or not at all. The keys keep their order."""
-    write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False))
+    write_text(path, dump_yaml(content))
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Return a YAML document that ``parse_yaml`` reads back. The keys keep their order."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -83,10 +88,23 @@ for tag, pattern, first in (
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # In decimal: YAML 1.1 reads 010 as eight.
+    number = int(loader.construct_scalar(node))  # In decimal: YAML 1.1 reads 010 as eight.
+    if number.bit_length() > 63:
+        raise yaml.MarkedYAMLError(problem="a number has more than 64 bits", problem_mark=node.start_mark)
+    return number
+
+
+def _construct_bool(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    word = loader.construct_scalar(node).lower()
+    if word not in ("true", "false"):
+        raise yaml.MarkedYAMLError(problem=f"{word} is neither true nor false", problem_mark=node.start_mark)
+    return word == "true"
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
+_KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+"""Kinds of values that JSON has too. Dates, sets and bytes are refused."""
 
 
 def _check_nodes(root: Any) -> None:
@@ -106,12 +124,15 @@ def _check_nodes(root: Any) -> None:
 
 
 def _children(node: Any) -> Iterator[Any]:
+    if node.tag not in _KINDS:
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not used here", problem_mark=node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         yield from node.value
     elif isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            is_text = key.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+            if not (is_text and isinstance(key, yaml.ScalarNode)):
                 raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)

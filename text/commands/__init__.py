@@ -1,12 +1,13 @@
 """The ``dpr-text`` command. Each module holds one command: a dataclass of flags and a function that takes it.
 
-This file imports nothing else of the library, so that ``dpr-text --help`` answers at once.
+This file imports only what answers ``dpr-text --help`` at once.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -29,21 +30,29 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dpr-text`` and return the exit code."""
+    from text.commands.running import call_command
+
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""][:-1] or ["--help"]
+    program = f"dpr-text {name}" if name in COMMANDS else "dpr-text"
+    return call_command(program, partial(_run, name, rest, program), debug="--debug" in rest)
+
+
+def _run(name: str, rest: Sequence[str], program: str) -> None:
     if name in ("--help", "-h"):
         print(_help())
-        return 0
-    if name == "--version":
+    elif name == "--version":
         from text import __version__
 
         print(f"dpr-text {__version__}")
-        return 0
-    if name not in COMMANDS:
-        print(f"dpr-text: error: {name} is not a command. Use one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
-    from text.commands.cli import run_command
+    elif name in COMMANDS:
+        from text.commands.cli import parse_flags  # The imports are part of the command: a signal may come in between.
 
-    return run_command(*load_command(name), rest, program=f"dpr-text {name}")
+        function, flags_class = load_command(name)
+        function(parse_flags(flags_class, rest, program=program))
+    else:
+        from text.errors import UsageError
+
+        raise UsageError(f"{name} is not a command. Use one of {', '.join(COMMANDS)}.")
 
 
 def load_command(name: str) -> tuple[Callable[[Any], None], type]:

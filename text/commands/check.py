@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from text.artifacts import check_files
 from text.commands.cli import number, pick_arguments
+from text.errors import escape_controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ def check(flags: CheckFlags) -> None:
     check_files(
         [*(path for paths in files.values() for path in paths), flags.collection], [flags.picture], overwrite=True
     )
+    data_check.check_picture(flags.picture)
     options = pick_arguments(open_splits, flags)
     pipes = open_splits(files, **options, eval_hard_negatives=flags.num_hard_negatives, eval_other_negatives=0)
     contents = {stage: data_check.read_contents(pipe) for stage, pipe in pipes.items()}
@@ -71,5 +73,5 @@ def check(flags: CheckFlags) -> None:
         *(f"note: {line}" for line in without_tokens),
         *data_check.find_remarks(pipes, contents, lengths),
     ]
-    print("\n".join(page))
+    print("\n".join(map(escape_controls, page)))
     check_negatives(pipes["train"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from text.artifacts import check_readable
-from text.commands.cli import number, raise_on_signals
+from text.commands.cli import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,16 @@ def encode(flags: EncodeFlags) -> None:
     """Encode the passages that are not encoded yet. torchrun starts several processes, which write the same bytes."""
     from torch import distributed
 
+    from text.retrieval import check_encoding_folder
     from text.runs.folder import lock_folder
 
+    check_readable(flags.collection)
     rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if num_ranks > 1:
         distributed.init_process_group("gloo")
-    with raise_on_signals(), lock_folder(flags.output_dir) if rank == 0 else nullcontext():
+    if rank == 0:
+        check_encoding_folder(flags.output_dir)  # Before the lock, which leaves a file in the folder.
+    with lock_folder(flags.output_dir) if rank == 0 else nullcontext():
         _encode(flags, is_printing=rank == 0)
     if num_ranks > 1:
         distributed.destroy_process_group()
@@ -67,7 +71,6 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     from text.retrieval.counts import describe_cut, tell_counts
     from text.retrieval.devices import default_device
 
-    check_readable(flags.collection)
     embedder = Embedder.from_pretrained(
         flags.model,
         "passage",
@@ -91,11 +94,8 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
         return
     plan, cosine = shards.plan, mean_cosine(shards)
     print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
-    num_cut, num_unknown = shards.count_cut()
-    for line in describe_cut(num_cut, plan.num_rows - num_unknown, "passages", plan.settings["max_length"]):
+    for line in describe_cut(shards.count_cut(), plan.num_rows, "passages", plan.settings.max_length):
         print(line)
-    if num_unknown:
-        print(f"{num_unknown} passages were encoded by an earlier version, which did not count the texts that it cut")
     tell_counts(collection, print)
     print(f"mean cosine of two passages: {cosine:.3f}")
     if cosine > 0.99 and plan.num_rows > 1:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from text.artifacts import check_files, describe_file, write_json, write_lines
+from text.artifacts import check_files, describe_file
 from text.errors import UsageError
 
 _OUTPUTS = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
@@ -34,7 +34,7 @@ class EvaluateFlags:
     fuse_with: str | None = None
     """A run that is fused with --run by reciprocal ranks before it is scored."""
     fused_run: str | None = None
-    """File for the fused run as it is scored. An earlier one is replaced. Needs --fuse_with."""
+    """File for the fused run as it is scored. Needs --fuse_with."""
     seen: str | None = None
     """Training rows. Questions with a relevant passage that is a positive there, by id, are also scored apart from the
     others. Needs --qrels or --positives, or --questions that are rows in the DPR format."""
@@ -43,41 +43,39 @@ class EvaluateFlags:
     skip_missing: bool = False
     """Skip questions that the run does not have. Otherwise their metrics are 0."""
     output_dir: str
-    """Folder for figures.json, questions.jsonl, accuracy.png, evaluation.html and, with answers, results.json. Earlier
-    ones are replaced."""
+    """Folder for figures.json, questions.jsonl, accuracy.png, evaluation.html and, with answers, results.json. They
+    appear together at the end."""
+    overwrite: bool = False
+    """Replace these files, and --fused_run, of an earlier evaluation."""
     seed: int = 0
     """Seed of the bootstrap and of the randomization test."""
 
     def __post_init__(self) -> None:
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
+        outputs = [os.path.realpath(Path(self.output_dir, name)) for name in _OUTPUTS]
+        if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
+            raise UsageError(f"--fused_run is {self.fused_run}, another output. Give another file.")
 
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics. Write it as a file and as a page, with the metrics of each question."""
-    from text.evaluation import write_run
-    from text.reports.evaluation_report import Section, format_table, write_evaluation_report
+    from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
 
-    folder, inputs = Path(flags.output_dir), _list_inputs(flags)
-    outputs = [folder / name for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
-    check_files(inputs.values(), outputs, overwrite=True)
+    inputs = _list_inputs(flags)
+    outputs = [Path(flags.output_dir, name) for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
+    check_files(inputs.values(), outputs, overwrite=flags.overwrite)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
     scored = score(flags.run, fuse_with=flags.fuse_with, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
-    if flags.fused_run is not None:
-        write_run(flags.fused_run, scored.run)
     groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
     sections = [
         Section(name, len(run.metrics), summarize_scores(run, more, seed=flags.seed) if run.metrics else {})
         for name, (run, more) in groups.items()
     ]
-    if scored.results:
-        write_json(folder / "results.json", scored.results)
-    else:
-        (folder / "results.json").unlink(missing_ok=True)  # It would belong to an earlier run.
     names = [each.path for each in (scored, other) if each is not None]
     notes: list[str] = list(dict.fromkeys([*scored.notes, *(other.notes if other is not None else [])]))
     summary = describe_scores(scored, by_answers=flags.questions is not None)
@@ -92,12 +90,17 @@ def evaluate(flags: EvaluateFlags) -> None:
         "inputs": {name: describe_file(path) for name, path in inputs.items()},
         "options": {**options, "seed": flags.seed},
     }
-    write_json(folder / "figures.json", figures)
-    lines = ({"question_id": question_id, **metrics} for question_id, metrics in scored.metrics.items())
-    write_lines(folder / "questions.jsonl", (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     measure = "recall" if flags.questions is None else "accuracy"
-    write_evaluation_report(
-        folder, summary=[summary, *notes], sections=sections, names=names, measure=measure, inputs=figures["inputs"]
+    report = {"summary": [summary, *notes], "sections": sections, "names": names, "measure": measure}
+    write_evaluation(
+        flags.output_dir,
+        figures=figures,
+        questions=scored.metrics,
+        results=scored.results,
+        report={**report, "inputs": figures["inputs"]},
+        fused_run=flags.fused_run,
+        run=scored.run,
+        overwrite=flags.overwrite,
     )
     print("\n".join([summary, *notes, *format_table(sections)]))
 

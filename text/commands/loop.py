@@ -12,12 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from text.artifacts import write_json, write_text
 from text.commands import load_command
-from text.commands.cli import RECIPES, flag_values, number, parse_flags, pick_arguments, raise_on_signals
+from text.commands.cli import RECIPES, check_flags_of, flag_values, number, parse_flags, pick_arguments
 from text.errors import UsageError
 from text.runs.loop import Loop, LoopInputs
 from text.runs.rounds import Round, check_expected, choose_measures, compare_metrics, name_rounds, parse_rounds
+
+_COMMANDS = {
+    "windows": "windows",
+    "train": "train",
+    "encode": "encode",
+    "search": "search",
+    "mine": "mine",
+    "start": "encode",
+}
+"""The command whose flags a flag of the loop has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +89,11 @@ class LoopFlags:
     def __post_init__(self) -> None:
         if (self.valid_questions is None) != (self.test_questions is None):
             raise UsageError("--valid_questions, --test_questions: give both of them or none.")
+        for name, command in _COMMANDS.items():
+            _check_arguments(command, getattr(self, name), f"--{name}")
+        for position, each in enumerate(self.parsed_rounds, start=1):
+            _check_arguments("train", each.train, f"round {position}")
+            _check_arguments("mine", each.mine, f"round {position}")
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start)
         check_expected(self.expected, names, self.table_measures)
 
@@ -97,24 +111,22 @@ class LoopFlags:
 def loop(flags: LoopFlags) -> None:
     """Run the stages that have not been run. Write and print the table."""
     from text.models import check_encoder_name
-    from text.reports.loop_report import draw_rounds, format_markdown_table
+    from text.reports.loop_report import check_loop_report, format_markdown_table, write_loop_report
     from text.runs.folder import lock_folder
     from text.runs.inputs import check_inputs
 
     folder, measures = Path(flags.output_dir), flags.table_measures
     check_encoder_name(flags.encoder)
-    with raise_on_signals(), lock_folder(folder):
+    with lock_folder(folder):
+        check_loop_report(folder)
         build = partial(build_loop, flags, open_inputs(flags))
         rehearsal = build(is_rehearsal=True)
         check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
         check_inputs(rehearsal.stages, folder)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
         table = build().measure_rounds()
-        markdown = format_markdown_table(table, measures)
-        write_json(folder / "table.json", table)
-        write_text(folder / "table.md", markdown)
-        draw_rounds(folder / "rounds.png", table, measures[0])
-    print(markdown)
+        write_loop_report(folder, table, measures)
+    print(format_markdown_table(table, measures))
     if num_metrics := compare_metrics(table, flags.expected, flags.tolerance):
         print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")
 
@@ -140,6 +152,20 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
         resolve_settings=resolve_settings,
         is_rehearsal=is_rehearsal,
     )
+
+
+def _check_arguments(command: str, arguments: Mapping[str, Any], place: str) -> None:
+    """Check the types and ranges of some flags of a command. ``plan_stage`` checks that they go together.
+
+    Args:
+        command: The command.
+        arguments: Flags of the command, as a recipe has them.
+        place: Where they stand, for the error.
+
+    Raises:
+        UsageError: A flag is unknown, or its value is wrong.
+    """
+    check_flags_of(load_command(command)[1], arguments, f"{place}, flags of {command}")
 
 
 def resolve_settings(name: str, arguments: Sequence[str]) -> Mapping[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from text.artifacts import check_files
-from text.commands.cli import escape_controls
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
-from text.evaluation import write_run
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
-from text.retrieval.shards import read_plan
+from text.retrieval.plan import read_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +66,24 @@ def mine(flags: MineFlags) -> None:
     if flags.model is not None:
         outputs.append(flags.model_run)
     check_files([flags.rows, flags.collection, *flags.runs], outputs, overwrite=flags.overwrite)
+    found = None
     if flags.model is not None and flags.embeddings is not None:
         k = flags.filters.last_rank
-        run = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, tell=print)
-        write_run(flags.model_run, run)
-        for line in describe_run(flags.model_run, run, min(k, read_plan(flags.embeddings).num_rows)):
+        found = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, tell=print)
+        for line in describe_run(flags.model_run, found, min(k, read_plan(flags.embeddings).num_rows)):
             print(line)
     summary = mine_hard_negatives(
         flags.rows,
         flags.collection,
-        flags.sources,
+        flags.runs,
         flags.output,
         num=flags.num,
         filters=flags.filters,
         sort_by_title=flags.sort_by_title,
         best_positive_first=flags.best_positive_first,
         seed=flags.seed,
+        found=found,
+        overwrite=flags.overwrite,
     )
     if flags.filters.answers and summary.num_without_answers:
         print(f"{summary.num_without_answers} rows have no answers, so that their negatives may hold an answer")
@@ -105,5 +105,5 @@ def _print_summary(output: str, summary: MiningSummary) -> None:
         print(f"{count:>10} {summary.rejected_of_short[reason]:>14}  {reason}")
     for row, negative in summary.sample:
         place = f"[{negative.source} {negative.rank}, {negative.score:.4f}]"
-        print(escape_controls(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}"))
-        print(escape_controls(f"negative  {negative.passage.text[:200]}  {place}"))
+        print(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}")
+        print(f"negative  {negative.passage.text[:200]}  {place}")

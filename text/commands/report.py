@@ -19,7 +19,8 @@ class ReportFlags:
     runs: list[str] = field(metadata={"positional": "RUN"})
     """Folders of runs."""
     output: str | None = None
-    """Page to write, a name that ends in .html. By default report.html in the folder of the first run."""
+    """Page to write, a name that ends in .html. By default report.html in the folder of the first run. An earlier
+    report there is replaced, another file is not."""
 
     def __post_init__(self) -> None:
         if self.output is not None and not self.output.endswith(".html"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from text.artifacts import check_files
-from text.commands.cli import escape_controls, number, translate_missing
+from text.artifacts import check_files, write_lines
+from text.commands.cli import number, translate_missing
 from text.errors import UsageError
 
 
@@ -85,7 +86,7 @@ class SearchFlags:
 
 def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
-    from text.evaluation import write_run
+    from text.evaluation import format_run
     from text.retrieval import search_questions
     from text.retrieval.counts import describe_run, read_judged_questions
 
@@ -103,7 +104,7 @@ def search(flags: SearchFlags) -> None:
         max_passage_hits=flags.max_passage_hits,
         source=flags.questions,
     )
-    write_run(flags.run, run)
+    write_lines(flags.run, format_run(run), overwrite=flags.overwrite)
     for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, num_passages)):
         print(line)
 
@@ -155,17 +156,17 @@ def _answer_questions(retriever: Any, k: int) -> None:
     """Print passages for the questions on standard input, until it ends."""
     from text.retrieval import open_collection
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # A line that is not UTF-8 does not end the session.
     collection = open_collection(retriever.shards)
     print("question: ", end="", flush=True)
     for line in sys.stdin:
         if line.strip():
             if retriever.embedder.count_truncated([line.strip()]):
-                limit = retriever.embedder.tokenize_texts.max_length
-                print(f"\nonly the first {limit} tokens of the question are used")
+                print(f"\nonly {retriever.embedder.tokenize_texts.max_length} tokens of the question are used")
             [found] = retriever.search([line.strip()], k)
             for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
                 passage = collection.find(passage_id)
-                title = passage.title or "(no title)"
-                print(escape_controls(f"\n{score:.4f}  {title}  [{passage_id}]\n    {passage.text}"))
+                print(f"\n{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]\n    {passage.text}")
         print("\nquestion: ", end="", flush=True)
     print()

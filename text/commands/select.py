@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from text.artifacts import check_readable, check_writable
+from text.artifacts import check_files
+from text.errors import escape_controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,7 @@ def select(flags: SelectFlags) -> None:
     """Write the selected rows and print how many rows were kept and dropped."""
     from text.datasets import select_rows
 
-    check_readable(flags.raw_path)
-    check_writable(flags.out_path, [], overwrite=True)  # select_rows protects the raw file and an earlier selection.
+    check_files([flags.raw_path], [flags.out_path], overwrite=flags.overwrite)
     selection = select_rows(
         flags.raw_path,
         flags.out_path,
@@ -40,6 +40,8 @@ def select(flags: SelectFlags) -> None:
         overwrite=flags.overwrite,
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"
-    print(f"{flags.out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}")
+    line = f"{flags.out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}"
+    print(escape_controls(line))
     if selection.kept < flags.num_items:
-        print(f"{flags.raw_path}: only {selection.kept} of the {flags.num_items} rows asked for are there")
+        line = f"{flags.raw_path}: only {selection.kept} of the {flags.num_items} rows asked for are there"
+        print(escape_controls(line))

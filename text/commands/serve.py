@@ -3,17 +3,24 @@
     dpr-text serve --model=runs/nq/model --embeddings=runs/nq/embeddings
     dpr-text serve --model=a/model --embeddings=a/e --other_model=b/model --other_embeddings=b/e --bm25
 
-Several searches stand side by side. SIGTERM and SIGINT end the server after it has answered the questions that it got.
+Several searches stand side by side. SIGTERM, SIGINT and SIGHUP end the server after it has answered the
+questions that it got.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from text.commands.cli import number, raise_on_signals, translate_missing
+from text.commands.cli import number, translate_missing
 from text.errors import UsageError
+
+OPEN_TO_OTHERS = (
+    "--host={host}: everyone who can reach this address can read the whole collection. There is no password and no "
+    "encryption. Use 127.0.0.1 behind a proxy that asks for a password."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,9 @@ class ServeFlags:
     """Maximum length of a question. A longer question is refused."""
     host: str = "127.0.0.1"
     """Address to listen at. There are no passwords: everyone who can reach the address can search."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Names by which clients reach the server through a proxy. Requests for any other name than these, --host and
+    localhost are refused, because a web page could otherwise read the collection (DNS rebinding)."""
     port: int = 8000
     """Port to listen at. 0 takes any free port."""
     max_batch: int = number(32, least=1)
@@ -71,8 +81,12 @@ def serve(flags: ServeFlags) -> None:
     """Serve until a signal comes."""
     with translate_missing("serve"):
         from text.serving.app import make_app
-        from text.serving.server import bind_socket, format_address, make_server
-    with raise_on_signals("run the same command to serve again"), bind_socket(flags.host, flags.port) as listener:
+        from text.serving.hosts import read_host_names
+        from text.serving.server import bind_socket, format_address, is_loopback, make_server
+    with bind_socket(flags.host, flags.port) as listener:
+        allowed_hosts = read_host_names([flags.host, *flags.allowed_hosts])
+        if not is_loopback(listener):
+            print(f"dpr-text serve: warning: {OPEN_TO_OTHERS.format(host=flags.host)}", file=sys.stderr)
         app = make_app(
             load_searches(flags),
             k=flags.k,
@@ -80,6 +94,7 @@ def serve(flags: ServeFlags) -> None:
             max_characters=flags.max_characters,
             max_batch=flags.max_batch,
             queue_size=flags.queue_size,
+            allowed_hosts=allowed_hosts,
         )
         server = make_server(app)
         print(f"http://{format_address(listener)}/", flush=True)
@@ -89,16 +104,15 @@ def serve(flags: ServeFlags) -> None:
 def load_searches(flags: ServeFlags) -> list[Any]:
     """Return a ``text.serving.Search`` for each model, and one for BM25 if it is asked for."""
     from text.retrieval.shards import read_plan
-    from text.serving import Search, load_search
+    from text.serving import Search, load_search, name_folders
 
     for model, embeddings in ((flags.model, flags.embeddings), (flags.other_model, flags.other_embeddings)):
         if model is not None and embeddings is not None:  # A wrong path is found before the first model is loaded.
             read_plan(embeddings)
             os.listdir(model)
-    # The folder that differs names a search.
-    names = (flags.model, flags.other_model)
-    if flags.model == flags.other_model:
-        names = (flags.embeddings, flags.other_embeddings)
+    models = [flags.model, *([flags.other_model] if flags.other_model is not None else [])]
+    folders = [flags.embeddings, flags.other_embeddings or ""] if flags.other_model == flags.model else models
+    names = name_folders(folders)  # The folder that differs names a search.
     options: dict[str, Any] = {
         "precision": flags.encoder_precision,
         "device": flags.device,

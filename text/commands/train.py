@@ -17,8 +17,9 @@ from text.datasets import (
 )
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
-from text.runs.folder import RunFolder, find_tokenizer
+from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
+from text.runs.resume import find_tokenizer
 from text.training import (
     BiEncoderTask,
     DPRDataModule,
@@ -55,7 +56,7 @@ def train(flags: TrainFlags) -> None:
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = flag_values(flags) | bundle.limits
-        folder.start(settings, bundle.tokenizer, data, needed_bytes=2 * expected_size(bundle.model))
+        folder.start(settings, bundle.tokenizer, data, checkpoint_bytes=expected_size(bundle.model))
         if folder.is_writer:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         options = pick_arguments(build_trainer, optimization, run)

@@ -120,7 +120,7 @@ class ModelFlags:
         if self.freeze_question and self.freeze_passage:
             raise UsageError("--freeze_question and --freeze_passage leave nothing to train. Give at most one.")
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
-            lane = "an environment of constraints-torchtext.txt"
+            lane = "an environment of locks/torchtext.txt"
             raise UsageError(f"--tokenizer_backend=torchtext: torchtext is not installed. Use {lane}.")
 
 
@@ -160,7 +160,7 @@ class RunFlags:
     output_dir: str = "runs/dpr"
     """Folder of the run: checkpoints, model, metrics, logs."""
     overwrite: bool = False
-    """Replace an earlier run in output_dir."""
+    """Remove the files of an earlier run in output_dir. Other files there stay."""
     resume: str | None = field(default=None, metadata={"bare": "auto"})
     """Checkpoint, or folder of a run, to resume from. Alone, it resumes the run in output_dir."""
     seed: int = number(12345, least=0)

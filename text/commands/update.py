@@ -39,5 +39,6 @@ def update(flags: UpdateFlags) -> None:
         flags.output,
         upserts=PassageCollection(flags.upsert) if flags.upsert is not None else (),
         deletes=ids,
+        overwrite=flags.overwrite,
     )
     print(f"{flags.output}: {', '.join(f'{count} {name}' for name, count in counts.items())}")

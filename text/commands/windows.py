@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from text.artifacts import check_files, write_lines
+from text.artifacts import check_files
 from text.commands.cli import number
 
 
@@ -35,18 +34,23 @@ class WindowsFlags:
 
 def windows(flags: WindowsFlags) -> None:
     """Write passages.jsonl and, if rows are given, rows.jsonl."""
-    from text.datasets import DPRFile, PassageCollection, cut_collection, cut_rows
-    from text.datasets.collection import beir_line
+    from text.datasets import DPRFile, PassageCollection, write_windows
     from text.datasets.dpr_rows import count_unusable_rows, format_counts
 
     passages_path, rows_path = Path(flags.output_dir, "passages.jsonl"), Path(flags.output_dir, "rows.jsonl")
     check_files([flags.collection, flags.rows], [passages_path, rows_path], overwrite=flags.overwrite)
     collection = PassageCollection(flags.collection)
-    count = write_lines(passages_path, map(beir_line, cut_collection(collection, flags.words, flags.stride)))
-    print(f"{passages_path}: {count} windows of {len(collection)} passages")
-    if flags.rows is not None:
-        file = DPRFile(flags.rows, collection)
-        unusable = format_counts(count_unusable_rows(file))
-        rows = cut_rows(file, flags.words, flags.stride)
-        count = write_lines(rows_path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        print(f"{rows_path}: {count} rows{unusable}")
+    file = DPRFile(flags.rows, collection) if flags.rows is not None else None
+    unusable = format_counts(count_unusable_rows(file)) if file else ""
+    num_windows, num_rows = write_windows(
+        collection,
+        passages_path,
+        file,
+        rows_path,
+        words=flags.words,
+        stride=flags.stride,
+        overwrite=flags.overwrite,
+    )
+    print(f"{passages_path}: {num_windows} windows of {len(collection)} passages")
+    if file:
+        print(f"{rows_path}: {num_rows} rows{unusable}")

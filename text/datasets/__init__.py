@@ -17,7 +17,7 @@ from text.datasets.splits import (
     leave_out_tokenless,
     open_splits,
 )
-from text.datasets.windows import cut_collection, cut_rows, cut_windows
+from text.datasets.windows import cut_collection, cut_rows, cut_windows, write_windows
 
 __all__ = [
     "STAGES",
@@ -41,4 +41,5 @@ __all__ = [
     "read_questions",
     "select_rows",
     "update_collection",
+    "write_windows",
 ]

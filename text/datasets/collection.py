@@ -11,15 +11,19 @@ import json
 import os
 import re
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from simdjson import Object
 
+from text.artifacts import check_type, parse_json
+from text.datasets.formats.array_files import ArrayFile, Column, are_within, is_ascending, write_arrays
 from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import data_key, sidecar
@@ -33,11 +37,11 @@ from text.datasets.formats.values import (
     refuse_repeated_key,
     split_reason,
 )
-from text.errors import DataError
+from text.errors import ArtifactError, DataError
 from text.progress import show_file_progress
 from text.records import Passage, text_key
 
-_FORM = 4  # counts up when the form of the sidecars changes
+_FORM = 5  # counts up when the form of the sidecar changes
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -45,13 +49,23 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 class _Facts(NamedTuple):
     """Findings of the check of all rows."""
 
-    blank: list[int]
-    """Lines that hold no passage."""
     first_id: int | None
     """Where ids count the passages, from this number on."""
     counts: dict[str, int]
     sha256: str
     """Hash of the passages' lines."""
+
+
+class _Checked(NamedTuple):
+    """What the check of all rows found."""
+
+    facts: _Facts
+    blank: np.ndarray
+    """Lines that hold no passage, in ascending order."""
+    keys: np.ndarray | Column
+    """Hashes of all ids in ascending order. There are none if ids count the passages."""
+    numbers: np.ndarray | Column
+    """Row of each of these ids."""
 
 
 class PassageCollection(Sequence[Passage]):
@@ -79,14 +93,14 @@ class PassageCollection(Sequence[Passage]):
         with self.rows.open() as reader:
             head = reader.read(0)
         self._columns = None if head.lstrip().startswith(b"{") else self._header(head)
-        self._facts, self._ids = self._look_up()
-        self.counts = Counter(self._facts.counts)
+        self._checked = self._look_up()
+        self.counts = Counter(self._checked.facts.counts)
         """Unusual rows, by reason."""
-        self.sha256 = self._facts.sha256
+        self.sha256 = self._checked.facts.sha256
         """Hash of the lines that hold passages."""
 
     def __len__(self) -> int:
-        return len(self.rows) - len(self._facts.blank) - self._first_line
+        return len(self.rows) - len(self._checked.blank) - self._first_line
 
     @overload
     def __getitem__(self, row: int) -> Passage: ...
@@ -110,15 +124,6 @@ class PassageCollection(Sequence[Passage]):
         with self.rows.open() as reader:
             for row in range(len(self)):
                 yield self._read(reader, self._line(row), row)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker maps the ids itself, so that they are in memory once.
-        return self.__dict__ | ({"_ids": None} if isinstance(self._ids, np.memmap) else {})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        if self._ids is None:
-            self._facts, self._ids = self._look_up()
 
     def row(self, passage_id: str) -> int:
         """The row of a passage.
@@ -157,22 +162,24 @@ class PassageCollection(Sequence[Passage]):
 
     def _candidates(self, passage_id: str) -> Sequence[int]:
         """Rows that may have this id: the one that it counts, or those with its hash, in order."""
-        first = self._facts.first_id
+        first = self._checked.facts.first_id
         if first is not None:
             is_number = passage_id.isascii() and passage_id.isdecimal() and len(passage_id) < 20
             row = int(passage_id) - first if is_number else -1
             return [row] if 0 <= row < len(self) else []
-        keys, rows = self._ids
-        key = text_key(passage_id)
-        start, end = np.searchsorted(keys, key), np.searchsorted(keys, key, side="right")
-        return sorted(rows[start:end].tolist())
+        keys, key = self._checked.keys, text_key(passage_id)
+        places = keys.find(key) if isinstance(keys, Column) else range(bisect_left(keys, key), bisect_right(keys, key))
+        return sorted(int(self._checked.numbers[place]) for place in places)
 
     def _line(self, row: int) -> int:
         """The line of the file on which a row stands."""
         line = row + self._first_line
-        for blank in self._facts.blank:  # few, in order
-            line += blank <= line
-        return line
+        return line + bisect_right(self._passages_before_blank, line) if len(self._checked.blank) else line
+
+    @cached_property
+    def _passages_before_blank(self) -> np.ndarray:
+        """Number of the lines before each blank line that are not blank."""
+        return self._checked.blank - np.arange(len(self._checked.blank))
 
     def _read(self, reader: RowReader, line: int, row: int, counts: Counter[str] | None = None) -> Passage:
         if self._columns is not None:
@@ -238,32 +245,33 @@ class PassageCollection(Sequence[Passage]):
             raise DataError(f"{format_place(self.path, number + 1, byte)}: NUL byte. Remove it.")
         return text.split("\t")
 
-    def _look_up(self) -> tuple[_Facts, np.ndarray]:
-        """Return the findings of the check, from the sidecars if the file is large and was checked before."""
-        plain = self.rows.plain_path
-        if os.path.getsize(plain) < INDEXED_BYTES:
+    def _look_up(self) -> _Checked:
+        """Return the findings of the check, from the sidecar if the file is large and was checked before."""
+        if os.path.getsize(self.rows.plain_path) < INDEXED_BYTES:
             return self._check()
-        suffix = f"{_FORM}{'-positional' if self._positional_ids else ''}"
-        found: list[tuple[_Facts, np.ndarray]] = []
+        kind = f"passages-{_FORM}{'-positional' if self._positional_ids else ''}"
+        with suppress(PermissionError):  # no folder for it: all is found anew each time
+            return sidecar(self.rows.plain_path, kind, lambda path: _save(path, self._check()), self._load)
+        return self._check()
 
-        def check() -> tuple[_Facts, np.ndarray]:
-            found.extend([] if found else [self._check()])
-            return found[0]
+    def _load(self, path: Path) -> _Checked:
+        content, blank, keys, numbers = ArrayFile(path, [np.uint8, np.int64, np.int64, np.int64]).columns
+        facts = check_type(parse_json(content.array().tobytes(), path), _Facts, path)
+        num_passages = len(self.rows) - len(blank) - self._first_line
+        num_ids = num_passages if facts.first_id is None else 0
+        fits = num_passages >= 0 and len(keys) == len(numbers) == num_ids and are_within(numbers, num_passages)
+        if not (fits and are_within(blank, len(self.rows)) and is_ascending(blank) and is_ascending(keys)):
+            raise ArtifactError(f"{path}: does not fit its data. Remove it.")
+        return _Checked(facts, blank.array(), keys, numbers)
 
-        with suppress(PermissionError):  # no folder for them: all is found anew each time
-            facts = sidecar(plain, f"passages-{suffix}.json", lambda path: _save_json(path, check()[0]))
-            ids = sidecar(plain, f"ids-{suffix}.npy", lambda path: _save_array(path, check()[1]))
-            return _Facts(**json.loads(facts.read_text(encoding="utf-8"))), np.load(ids, mmap_mode="r")
-        return check()
-
-    def _check(self) -> tuple[_Facts, np.ndarray]:
-        """Reads all rows once; the ids as (2, n) hashes, sorted, and rows."""
-        counts, blank, keys, digest = Counter[str](), [], array("q"), hashlib.sha256()
+    def _check(self) -> _Checked:
+        """Read all rows once."""
+        counts, blank, keys, digest = Counter[str](), array("q"), array("q"), hashlib.sha256()
         first_id: int | None = None
         with show_file_progress(self.rows.plain_path, "Reading") as progress, self.rows.open() as reader:
             for line in range(self._first_line, len(self.rows)):
-                progress.update(self.rows.offset(line + 1) - self.rows.offset(line))
                 content = reader.read(line)
+                progress.update(len(content))
                 if content.isspace():
                     blank.append(line)
                     continue
@@ -278,14 +286,15 @@ class PassageCollection(Sequence[Passage]):
                 keys.append(text_key(passage.passage_id))
             counts.update(reader.repairs)
         counts["blank lines"] = len(blank)
-        self._facts = _Facts(blank, first_id, {}, "")
-        ids = np.zeros((2, 0), dtype=np.int64) if first_id is not None else _sorted(keys)
-        counts["duplicate passages"] = self._count_duplicates(ids)
-        return _Facts(blank, first_id, dict(+counts), digest.hexdigest()), ids
+        hashes = np.asarray(keys if first_id is None else array("q"))
+        order = np.argsort(hashes, kind="stable")
+        self._checked = _Checked(_Facts(first_id, {}, ""), np.asarray(blank), hashes[order], order)
+        counts["duplicate passages"] = self._count_duplicates(hashes[order], order)
+        return self._checked._replace(facts=_Facts(first_id, dict(+counts), digest.hexdigest()))
 
-    def _count_duplicates(self, ids: np.ndarray) -> int:
+    def _count_duplicates(self, keys: np.ndarray, rows: np.ndarray) -> int:
         """Passages that stand more than once; two texts with one id are an error."""
-        again, (keys, rows) = 0, ids
+        again = 0
         known: dict[str, int] = {}
         for place in np.flatnonzero(keys[1:] == keys[:-1]):
             first, second = self[int(rows[place])], self[int(rows[place + 1])]
@@ -317,19 +326,10 @@ def _unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if field[:1] == '"' and _QUOTED.fullmatch(field) else field
 
 
-def _sorted(keys: array) -> np.ndarray:
-    hashes = np.frombuffer(keys, dtype=np.int64)
-    order = np.argsort(hashes, kind="stable")
-    return np.stack([hashes[order], order])
-
-
-def _save_json(path: Path, facts: _Facts) -> None:
-    path.write_text(json.dumps(facts._asdict()), encoding="utf-8")
-
-
-def _save_array(path: Path, values: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, values)
+def _save(path: Path, checked: _Checked) -> None:
+    content = json.dumps(checked.facts._asdict(), ensure_ascii=False).encode()
+    arrays = (checked.blank, checked.keys, checked.numbers)
+    write_arrays(path, [np.frombuffer(content, np.uint8), *map(np.asarray, arrays)])
 
 
 def beir_line(passage: Passage) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from text.artifacts import atomic_write
 from text.datasets.collection import PassageCollection, beir_line
+from text.datasets.formats.compressed_files import form_of, read_chunks
+from text.datasets.formats.lines import read_lines
 from text.errors import DataError
 from text.records import Passage
 
@@ -19,20 +20,23 @@ def update_collection(
     *,
     upserts: Iterable[Passage] = (),
     deletes: Collection[str] = (),
+    overwrite: bool = True,
 ) -> Counter[str]:
     """Write an updated collection as BEIR's JSON lines: the passages in their order, then the new ones.
 
     Args:
         collection: The collection. Its file is not changed.
-        path: Where the updated collection goes. An earlier file is replaced.
+        path: Where the updated collection goes.
         upserts: Passages that replace the passage with their id, or are added. They are held in memory.
         deletes: Ids of passages to remove.
+        overwrite: Replace an earlier file.
 
     Returns:
         Number of passages by "added", "replaced", "deleted" and "unchanged".
 
     Raises:
         DataError: An id to remove is missing or is also among the upserts, or two different upserts have one id.
+        FileExistsError: The file exists, and ``overwrite`` is false.
         OSError: The file cannot be written, or the disk is full.
 
     >>> import tempfile
@@ -47,7 +51,7 @@ def update_collection(
     if both := sorted(deleted & set(changed)):
         raise DataError(f"{collection.path}: {both[0]} is both to be deleted and to be added.")
     counts: Counter[str] = Counter(added=0, replaced=0, deleted=0, unchanged=0)
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_write(path, overwrite=overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for passage in collection:
             name = passage.passage_id
             if name in deleted or name in changed:
@@ -69,15 +73,23 @@ def update_collection(
 def read_ids(path: str | os.PathLike[str]) -> set[str]:
     """Return the ids in a text file with one id a line, with the spaces around them. Blank lines are skipped.
 
+    The file may be compressed by gzip or zstd.
+
     Raises:
         DataError: The file is not UTF-8.
+        UsageError: It is a folder, a pipe or a device.
         OSError: The file cannot be read.
     """
-    try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise DataError(f"{os.fspath(path)}: not UTF-8. Write one id a line.") from None
-    return {line.removesuffix("\r") for line in lines if line.strip()}
+    name = os.fspath(path)
+    found = set()
+    for number, (_, encoded) in enumerate(read_lines(read_chunks(name, form_of(name)), name), start=1):
+        try:
+            line = encoded.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise DataError(f"{name}:{number}: not UTF-8. Write one id a line.") from None
+        if line.strip():
+            found.add(line)
+    return found
 
 
 def _index_by_id(passages: Iterable[Passage]) -> dict[str, Passage]:

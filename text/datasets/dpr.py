@@ -254,8 +254,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         found = [find_tokenless(file, collate) for file in self.files]
         for file, tokenless in zip(self.files, found, strict=True):
             counts = Counter(file.findings.counts) + tokenless.counts
-            unusable = sorted((file.findings.unusable | tokenless.unusable).items())
-            file.findings = file.findings._replace(unusable=dict(unusable), counts=dict(+counts))
+            unusable = file.findings.unusable.merge(tokenless.unusable)
+            file.findings = file.findings._replace(unusable=unusable, counts=dict(+counts))
         self._without_tokens = frozenset[int]().union(*(tokenless.positives for tokenless in found))
         self._use_findings()
         return [
@@ -302,10 +302,10 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         """Set the order, the skipped rows and the counts from the findings of the files."""
         self.order = self._make_order(
             [file.findings.num_rows for file in self.files],
-            unusable=[file.findings.unusable for file in self.files],
+            unusable=[file.findings.unusable.rows for file in self.files],
         )
-        self.skipped = find_skipped(self.files, self._skip_no_positives)
-        check_skipped(self.files, self.skipped, self._max_skipped, train=self.train)
+        check_skipped(self.files, self._max_skipped, skip_no_positives=self._skip_no_positives, train=self.train)
+        self.skipped = list(find_skipped(self.files, self._skip_no_positives))
         num_trained = sum(self.order.batch_sizes(0))
         if not num_trained:
             raise DataError(

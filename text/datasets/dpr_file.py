@@ -7,15 +7,12 @@ but rows that are asked for.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +23,9 @@ from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.formats.sidecars import sidecar
 from text.datasets.formats.values import FieldError, split_reason
 from text.datasets.identities import check_ids, check_ids_in_collection
-from text.datasets.row_index import IndexBuilder, RowIndex, load_index, save_index
+from text.datasets.kept_findings import Findings, load_findings, save_findings
+from text.datasets.row_index import IndexBuilder, RowIndex
+from text.datasets.unusable import UnusableBuilder
 from text.errors import DataError
 from text.progress import show_file_progress
 from text.records import Passage, text_key
@@ -35,28 +34,11 @@ from text.words import has_word
 BLANK = "blank line"
 WORD = re.compile(r"\w")
 """What a text has if it has a letter or a digit."""
-_RULES = 4  # counts up when the check finds something else in the same rows
+_RULES = 5  # counts up when the check finds something else in the same rows
 
 
 class _NoCollectionError(DataError):
     """Compact rows without the collection that holds their passages."""
-
-
-class Findings(NamedTuple):
-    """Findings of the check of a file."""
-
-    num_rows: int
-    """Rows of the file, usable or not."""
-    sha256: str
-    """Hash of the file's content, unpacked if it is compressed."""
-    unusable: dict[int, str]
-    """Rows that no batch can hold, and why: a reason, or the field and its problem (``FieldError``)."""
-    counts: dict[str, int]
-    """Passages left out and pools not there, by reason."""
-    pool_sizes: dict[str, dict[int, int]]
-    """By name of the pool of negatives: how many rows have how many that can be used."""
-    wordless: list[int]
-    """Usable rows with a question, or a passage whose text, has no letter or digit. There may be no token either."""
 
 
 class DPRFile:
@@ -89,7 +71,7 @@ class DPRFile:
     def usable(self) -> np.ndarray:
         """Return the numbers of the rows that can be used."""
         rows = np.arange(self.findings.num_rows)
-        return np.delete(rows, list(self.findings.unusable)) if self.findings.unusable else rows
+        return np.delete(rows, self.findings.unusable.rows) if self.findings.unusable else rows
 
     @contextmanager
     def open(self) -> Iterator[DPRReader]:
@@ -108,16 +90,19 @@ class DPRFile:
         parts = [f"checked-{_RULES}", *([self.passages.key] if self.passages else [])]
         if self.score_key is not None:
             parts.append(f"score-{text_key(self.score_key):x}")
-        kind, check = "-".join(parts), cache(lambda: self._check())
         with suppress(PermissionError):  # no folder for them: the file is checked each time
-            findings = sidecar(self.rows.plain_path, f"{kind}.json", lambda path: _save(path, check()[0]))
-            index = sidecar(self.rows.plain_path, f"{kind}.npz", lambda path: save_index(path, check()[1]))
-            return _load(findings), load_index(index)
-        return check()
+            return sidecar(
+                self.rows.plain_path,
+                "-".join(parts),
+                lambda path: save_findings(path, *self._check()),
+                lambda path: load_findings(path, len(self.rows)),
+            )
+        return self._check()
 
     def _check(self) -> tuple[Findings, RowIndex]:
         """Reads every row once."""
-        digest, unusable, wordless, counts, index = hashlib.sha256(), {}, [], Counter[str](), IndexBuilder()
+        digest, unusable, wordless = hashlib.sha256(), UnusableBuilder(), list[int]()
+        counts, index = Counter[str](), IndexBuilder()
         pool_sizes: dict[str, Counter[int]] = {"hard_negatives": Counter(), "other_negatives": Counter()}
         with show_file_progress(self.rows.plain_path, "Checking") as progress, self.rows.open() as reader:
             digest.update(BYTE_ORDER_MARK[: self.rows.offset(0)])
@@ -134,7 +119,7 @@ class DPRFile:
                         counts["passages with a title and an invisible text"] += sum(map(_is_invisible, passages))
                     index.add_row(checked.row, () if checked.is_compact else passages)
                 else:
-                    unusable[row] = checked
+                    unusable.add(row, checked)
                     index.add_row(None)
                 progress.update(len(line))
             counts.update(reader.repairs)
@@ -142,8 +127,8 @@ class DPRFile:
         check_ids(self.rows, found)
         if self.passages is not None:
             check_ids_in_collection(self.rows, found, self.passages)
-        findings = Findings(len(self.rows), digest.hexdigest(), unusable, dict(+counts), {**pool_sizes}, wordless)
-        return findings, found
+        sizes = {name: dict(each) for name, each in pool_sizes.items()}
+        return Findings(len(self.rows), digest.hexdigest(), unusable.finish(), dict(+counts), sizes, wordless), found
 
     def _check_row(
         self, reader: RowReader, row: int, line: bytes, counts: Counter[str], visit: Callable[[Passage], None]
@@ -201,14 +186,3 @@ def _has_wordless(question: str, passages: Sequence[Passage]) -> bool:
 def _is_invisible(passage: Passage) -> bool:
     """Return whether only the title of a passage can be seen. Blank texts are counted elsewhere."""
     return bool(passage.text.strip() and passage.title.strip()) and not has_word(passage.text)
-
-
-def _save(path: Path, findings: Findings) -> None:
-    path.write_text(json.dumps(findings._asdict()), encoding="utf-8")
-
-
-def _load(path: Path) -> Findings:
-    """JSON has no numbers as keys."""
-    saved = Findings(**json.loads(path.read_text(encoding="utf-8")))
-    pool_sizes = {name: {int(k): n for k, n in sizes.items()} for name, sizes in saved.pool_sizes.items()}
-    return saved._replace(unusable={int(k): why for k, why in saved.unusable.items()}, pool_sizes=pool_sizes)

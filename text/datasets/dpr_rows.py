@@ -9,7 +9,7 @@ from typing import Any
 from text.datasets.dpr_file import BLANK, DPRFile
 from text.datasets.formats.dpr_record import ID_POOLS
 from text.datasets.formats.values import split_reason
-from text.errors import DataError
+from text.errors import DataError, escape_controls
 from text.records import Passage
 
 Record = dict[str, Any]
@@ -41,16 +41,18 @@ def count_unusable_rows(file: DPRFile) -> Counter[str]:
     Raises:
         DataError: The file has no usable row.
     """
-    counts = Counter(split_reason(reason).kind for reason in file.findings.unusable.values() if reason != BLANK)
+    counts = Counter[str]()
+    for reason, count in file.findings.unusable.without([BLANK]).count_reasons().items():
+        counts[split_reason(reason).kind] += count
     if not len(file.usable()):
         raise DataError(f"{file.path}: no usable row{format_counts(counts)}. A row needs a question with a positive.")
     return counts
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """Return counts of unusable rows as the end of a printed line; nothing if there are none.
+    """Return counts of unusable rows as the end of a printed line, without control codes; nothing if there are none.
 
     >>> format_counts({"no positive": 2})
     ', 2 left out (no positive)'
     """
-    return "".join(f", {count} left out ({reason})" for reason, count in counts.items())
+    return "".join(f", {count} left out ({escape_controls(reason)})" for reason, count in counts.items())

@@ -52,7 +52,7 @@ class EpochOrder:
         num_rows: Sequence[int],
         batch_size: int,
         *,
-        unusable: Sequence[Collection[int]] = (),
+        unusable: Sequence[Collection[int] | np.ndarray] = (),
         rates: Sequence[float] | None = None,
         rows_together: int = 1,
         one_set_per_batch: bool = False,
@@ -79,7 +79,7 @@ class EpochOrder:
         self.seed = seed
         self.drop_last = drop_last
         self.shuffle = shuffle
-        self._unusable = [list(rows) for rows in unusable] or [[] for _ in num_rows]
+        self._unusable = [np.fromiter(rows, np.int64) for rows in unusable] or [np.zeros(0, np.int64)] * len(num_rows)
         self._first_rows = [0, *accumulate(num_rows)]
         """Where each data set starts among all rows, and the number of all rows."""
         self.rows_per_set = [
@@ -179,7 +179,7 @@ class EpochOrder:
         """Return the usable rows of a data set, counted over all data sets."""
         is_small = self._first_rows[-1] * (self.rates[source] + 1) < 1 << 31  # then items fit into half the memory
         rows = np.arange(*self._first_rows[source : source + 2], dtype=np.int32 if is_small else np.int64)
-        return np.delete(rows, self._unusable[source]) if self._unusable[source] else rows
+        return np.delete(rows, self._unusable[source]) if len(self._unusable[source]) else rows
 
     def _order_of_batches(self, epoch: int) -> list[tuple[int, int]]:
         """Return the data set of each batch and the batch's number in it, where each batch holds rows of one set."""

@@ -25,6 +25,7 @@ from simdjson import Array, Object
 
 from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_of, read_chunks
 from text.datasets.formats.jsonl import JsonlFile
+from text.datasets.formats.lines import MAX_ROW_BYTES, read_lines
 from text.datasets.formats.values import (
     FieldError,
     find_answers,
@@ -47,6 +48,8 @@ _ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
 _PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
 _CSV_FORM = 'Write question, tab and a list such as ["60", "sixty"].'
+_MAX_LITERAL = 1 << 20
+"""The longest list that is read as Python writes it. Python needs a hundred times its size."""
 _PANDAS = "pandas writes arrays of NumPy so: turn them into lists (.tolist()) and write the file again."
 
 
@@ -79,10 +82,7 @@ def read_questions(path: str | os.PathLike[str], counts: Counter[str] | None = N
     counts = Counter() if counts is None else counts
     form = form_of(str(path))
     head = next(read_chunks(str(path), form), b"").removeprefix(BYTE_ORDER_MARK)
-    try:
-        read = list(_read_json(path, counts) if head[:1] in _JSON else _read_csv(path, form, counts))
-    except UnicodeDecodeError:
-        raise DataError(f"{Path(path)}: the file is not UTF-8. Write it in UTF-8.") from None
+    read = list(_read_json(path, counts)) if head[:1] in _JSON else _read_csv(path, form, counts)
     if not read:
         raise DataError(f"{Path(path)}: the file has no questions. Write one a line.")
     places: dict[str, str] = {}
@@ -111,10 +111,12 @@ def read_positive_ids(path: str | os.PathLike[str]) -> set[str]:
     return {passage_id for _, ids in _read_rows(path, lambda record, _: _positive_ids(record)) for passage_id in ids}
 
 
-def _read_csv(path: str | os.PathLike[str], form: Form, counts: Counter[str]) -> Iterator[tuple[str, Question]]:
-    content = b"".join(read_chunks(str(path), form)).decode("utf-8-sig")
-    rows = csv.reader(io.StringIO(content, newline=""), delimiter="\t", strict=True)
-    number = num_lines = 0
+def _read_csv(path: str | os.PathLike[str], form: Form, counts: Counter[str]) -> list[tuple[str, Question]]:
+    """Return the questions of a table, with the place of each line."""
+    rows = csv.reader(_read_text(path, form), delimiter="\t", strict=True)
+    found: list[tuple[str, Question]] = []
+    num_lines = 0
+    limit = csv.field_size_limit(MAX_ROW_BYTES)  # It holds for the whole process.
     try:
         for row in rows:
             where, num_lines = f"{Path(path)}:{num_lines + 1}", rows.line_num
@@ -122,11 +124,23 @@ def _read_csv(path: str | os.PathLike[str], form: Form, counts: Counter[str]) ->
                 continue
             if len(row) != 2:
                 raise DataError(f"{where}: the line has {len(row)} columns. {_CSV_FORM}")
-            yield where, Question(str(number), row[0], _parse_answers(row[1], where, counts))
-            number += 1
+            found.append((where, Question(str(len(found)), row[0], _parse_answers(row[1], where, counts))))
     except csv.Error as error:
         quotes = "Put a field that begins with a quote in quotes, and double the quotes in it."
-        raise DataError(f"{Path(path)}:{num_lines + 1}: {error}. {_CSV_FORM} {quotes}") from None
+        reason = "a carriage return without a newline" if "new-line character" in str(error) else error
+        raise DataError(f"{Path(path)}:{num_lines + 1}: {reason}. {_CSV_FORM} {quotes}") from None
+    finally:
+        csv.field_size_limit(limit)
+    return found
+
+
+def _read_text(path: str | os.PathLike[str], form: Form) -> Iterator[str]:
+    """Yield the lines of a table with their newlines."""
+    for number, (_, line) in enumerate(read_lines(read_chunks(str(path), form), str(path)), start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{Path(path)}:{number}: the line is not UTF-8. Write the file in UTF-8.") from None
 
 
 def _parse_answers(literal: str, where: str, counts: Counter[str]) -> list[str]:
@@ -151,6 +165,8 @@ def _parse_python_list(literal: str, where: str) -> Any:
     Raises:
         DataError: Two strings stand side by side, which Python joins.
     """
+    if len(literal) > _MAX_LITERAL:
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of escapes that it does not know.

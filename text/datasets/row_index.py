@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -50,8 +49,8 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._ids, self._contents, self._has_title = array("q"), array("I"), array("b")
-        self._id_ends = array("q", [0])
-        self._questions, self._positives, self._positive_ends = array("q"), array("q"), array("q", [0])
+        self._questions, self._positives = array("q"), array("q")
+        self._num_ids, self._num_positives = array("i"), array("i")  # of each row
 
     def add_row(self, row: Row | None, passages: Sequence[Passage] = ()) -> None:
         """Add the next row. None stands for a row that cannot be used.
@@ -66,17 +65,19 @@ class IndexBuilder:
             self._ids.extend(map(id_key, ids))
             self._contents.extend(hash_contents(titles, texts))
             self._has_title.extend(map(bool, titles))
-        self._id_ends.append(len(self._ids))
+        self._num_ids.append(len(named))
         self._questions.append(question_key(row.question) if row else 0)
-        for passage in row.positives if row else ():
+        positives = row.positives if row else ()
+        self._num_positives.append(len(positives))
+        for passage in positives:
             self._positives.extend(passage.keys)
-        self._positive_ends.append(len(self._positives) // 2)
 
     def finish(self) -> RowIndex:
         """Return the index of the rows."""
-        ids, contents = np.array(self._ids, np.int64), np.array(self._contents, np.uint32)
-        has_title = np.array(self._has_title, bool)
-        rows = np.repeat(np.arange(len(self._questions), dtype=np.int32), np.diff(self._id_ends))
+        # Views of what was collected: a file of short rows has many.
+        ids, contents = np.asarray(self._ids), np.asarray(self._contents)
+        has_title = np.asarray(self._has_title).astype(bool)
+        rows = np.repeat(np.arange(len(self._questions), dtype=np.int32), np.asarray(self._num_ids))
         order = np.lexsort((contents, ~has_title, ids))  # stable, so the first row of equal entries comes first
         ids, contents, has_title, rows = ids[order], contents[order], has_title[order], rows[order]
         is_new = np.ones(len(ids), bool)
@@ -86,9 +87,9 @@ class IndexBuilder:
             contents[is_new],
             has_title[is_new],
             rows[is_new],
-            np.array(self._questions, np.int64),
-            np.array(self._positives, np.int64).reshape(-1, 2),
-            np.array(self._positive_ends, np.int64),
+            np.asarray(self._questions),
+            np.asarray(self._positives).reshape(-1, 2),
+            np.concatenate([[0], np.cumsum(self._num_positives, dtype=np.int64)]),
         )
 
 
@@ -104,15 +105,3 @@ def hash_contents(titles: Iterable[str], texts: Iterable[str]) -> Iterator[int]:
     The check of a file needs them for every passage, so they come from a fast function.
     """
     return map(crc32, map(str.encode, texts), map(crc32, map(str.encode, titles)))
-
-
-def save_index(path: Path, index: RowIndex) -> None:
-    """Write an index to a file."""
-    with open(path, "wb") as file:
-        np.savez(file, **index._asdict())
-
-
-def load_index(path: Path) -> RowIndex:
-    """Read an index that ``save_index`` wrote."""
-    with np.load(path) as arrays:
-        return RowIndex(**{name: arrays[name] for name in RowIndex._fields})

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import simdjson
 
 from text.artifacts import atomic_write
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of, read_chunks
+from text.datasets.formats.compressed_files import form_of, read_chunks
 from text.datasets.formats.dpr_record import POOLS, MissingCollection, SkipRow, check_row
 from text.datasets.formats.json_array import elements
+from text.datasets.formats.lines import read_lines
 from text.datasets.formats.places import format_place
 from text.datasets.formats.repair import mask_repairs, parse_row_object
 from text.datasets.formats.strict_json import explain, two_parsers
@@ -27,7 +28,6 @@ from text.progress import Progress, show_file_progress
 
 Path = str | os.PathLike[str]
 
-_MAX_ROW_BYTES = 1 << 24
 _WRITE_BYTES = 1 << 20
 
 
@@ -89,7 +89,7 @@ def select_rows(
     dropped: Counter[str] = Counter()
     with (
         show_file_progress(raw_path, "Selecting from") as progress,
-        atomic_write(out_path) as temporary,
+        atomic_write(out_path, overwrite=overwrite) as temporary,
         open(temporary, "wb", buffering=_WRITE_BYTES) as out,
     ):
         for row in _rows(raw_path, progress):
@@ -161,7 +161,7 @@ def _rows(path: str, progress: Progress) -> Iterator[_Row | None]:
 
 def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
     parsers = two_parsers()
-    for number, (offset, line) in enumerate(_lines(chunks, path), start=1):
+    for number, (offset, line) in enumerate(read_lines(chunks, path), start=1):
         if not line.strip():
             yield None
             continue
@@ -171,32 +171,3 @@ def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
             is_cut = not line.endswith(b"\n")
             raise explain(mask_repairs(line), path, number, offset, may_be_cut=is_cut) from None
         yield _Row(format_place(path, number, offset), line.strip(), record)
-
-
-def _lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]]:
-    """Lines with their newlines, and the bytes at which they start; a byte order mark is passed over."""
-    offset, number = 0, 1
-    for line in _split(chunks):
-        if len(line) > _MAX_ROW_BYTES:
-            where = format_place(path, number, offset)
-            raise DataError(f"{where} row: longer than 16 MiB; expected one record a line")
-        mark = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
-        yield offset + mark, line[mark:]
-        offset, number = offset + len(line), number + 1
-
-
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their newlines; of one that is too long, only as much as shows it."""
-    rest = bytearray()  # a line that lies in several chunks
-    for chunk in chunks:
-        start = 0
-        while end := chunk.find(b"\n", start) + 1:
-            rest += chunk[start:end]
-            yield bytes(rest)
-            rest.clear()
-            start = end
-        rest += chunk[start:]
-        if len(rest) > _MAX_ROW_BYTES:
-            break
-    if rest:
-        yield bytes(rest)

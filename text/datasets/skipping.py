@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from text.datasets.dpr_file import BLANK, DPRFile
@@ -31,31 +32,27 @@ class SkippedRow(NamedTuple):
     details: str = ""
 
 
-def find_skipped(files: Sequence[DPRFile], skip_no_positives: bool = False) -> list[SkippedRow]:
-    """Return the rows that no batch holds, without blank lines.
+def find_skipped(files: Sequence[DPRFile], skip_no_positives: bool = False) -> Iterator[SkippedRow]:
+    """Yield the rows that no batch holds, without blank lines.
 
     Args:
         files: Checked files.
         skip_no_positives: Leave out rows without a positive, which the user expects. ``count_findings`` counts them.
     """
-    expected = (BLANK, *(NO_POSITIVES if skip_no_positives else ()))
-    return [
-        SkippedRow(file.path, *file.rows.place(row, split_reason(reason).field), *split_reason(reason))
-        for file in files
-        for row, reason in file.findings.unusable.items()
-        if reason not in expected
-    ]
+    for file in files:
+        for row, reason in file.findings.unusable.without(_expected(skip_no_positives)).items():
+            yield SkippedRow(file.path, *file.rows.place(row, split_reason(reason).field), *split_reason(reason))
 
 
 def check_skipped(
-    files: Sequence[DPRFile], skipped: Sequence[SkippedRow], max_skipped: float, *, train: bool = True
+    files: Sequence[DPRFile], max_skipped: float, *, skip_no_positives: bool = False, train: bool = True
 ) -> None:
     """Check that files have usable rows, and no larger share of skipped rows than ``max_skipped``.
 
     Args:
         files: Checked files.
-        skipped: Result of ``find_skipped``.
         max_skipped: Largest share.
+        skip_no_positives: As in ``find_skipped``.
         train: False refuses every blank question, because each question is to be evaluated.
 
     Raises:
@@ -63,22 +60,29 @@ def check_skipped(
     """
     paths = ", ".join(file.path for file in files)
     num_usable = sum(file.findings.num_rows - len(file.findings.unusable) for file in files)
-    num_rows = len(skipped) + num_usable
-    if not train and (blank := [row for row in skipped if row.reason == BLANK_QUESTION]):
-        blank = [row._replace(field="question", reason="question: blank") for row in blank]
+    found = sum((file.findings.unusable.count_reasons() for file in files), Counter[str]())
+    reasons = Counter[str]()
+    for reason, count in found.items():
+        reasons[split_reason(reason).kind] += 0 if reason in _expected(skip_no_positives) else count
+    reasons = +reasons
+    num_rows = reasons.total() + num_usable
+    skipped = find_skipped(files, skip_no_positives)
+    if not train and (num_blank := reasons[BLANK_QUESTION]):
+        blank = (
+            row._replace(field="question", reason="question: blank") for row in skipped if row.reason == BLANK_QUESTION
+        )
         raise DataError(
-            f"{_list_rows(blank)} In all, {len(blank)} of {num_rows} rows of {paths} have no question to evaluate. "
-            "Give each a question, or remove the row."
+            f"{_list_rows(blank, num_blank)} In all, {num_blank} of {num_rows} rows of {paths} have no question to "
+            "evaluate. Give each a question, or remove the row."
         )
     if num_rows == 0:
         raise DataError(f"{paths}: no rows, only blank lines or rows without a positive. Give one JSON object a line.")
-    if num_usable == 0 or len(skipped) / num_rows > max_skipped:
-        reasons = Counter(row.reason for row in skipped)
+    if num_usable == 0 or reasons.total() / num_rows > max_skipped:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         hint = "; skip_no_positives leaves out rows without a positive" if reasons.keys() & set(NO_POSITIVES) else ""
         raise DataError(
-            f"{_list_rows(skipped)} In all, {len(skipped)} of {num_rows} rows of {paths} cannot be used ({counts}). "
-            f"max_skipped allows {max_skipped:.3%}. Correct the rows, or raise max_skipped{hint}."
+            f"{_list_rows(skipped, reasons.total())} In all, {reasons.total()} of {num_rows} rows of {paths} cannot be "
+            f"used ({counts}). max_skipped allows {max_skipped:.3%}. Correct the rows, or raise max_skipped{hint}."
         )
 
 
@@ -90,7 +94,7 @@ def count_findings(
     for file in files:
         findings = file.findings
         counts += Counter(findings.counts)
-        reasons = Counter(findings.unusable.values())
+        reasons = findings.unusable.count_reasons()
         counts["blank lines, left out"] += reasons[BLANK]
         if skip_no_positives:
             counts["rows without a positive, left out"] += sum(reasons[reason] for reason in NO_POSITIVES)
@@ -103,13 +107,18 @@ def count_findings(
     return counts
 
 
-def _list_rows(skipped: Sequence[SkippedRow]) -> str:
+def _expected(skip_no_positives: bool) -> tuple[str, ...]:
+    """Return the reasons of rows that nobody has to hear of."""
+    return (BLANK, *(NO_POSITIVES if skip_no_positives else ()))
+
+
+def _list_rows(skipped: Iterator[SkippedRow], num_skipped: int) -> str:
     """Return the first rows with their places, as the beginning of an error. Equal details are given once."""
     listed: dict[str, str] = {}
-    for row in skipped[:_NUM_LISTED]:
+    for row in islice(skipped, _NUM_LISTED):
         problem = row.reason.partition(": ")[2] if row.field else row.reason
         place = f"{format_place(row.path, row.line, row.byte)} {row.field}".rstrip()
         listed[f"{place}: {problem}"] = "" if row.details in listed.values() else row.details
-    num_others = len(skipped) - len(listed)
+    num_others = num_skipped - len(listed)
     entries = [f"{entry} ({details})" if details else entry for entry, details in listed.items()]
     return f"{'; '.join(entries)}{f'; and {num_others} more' if num_others > 0 else ''}."

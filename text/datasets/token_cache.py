@@ -1,8 +1,8 @@
-"""TokenCache: the texts of a file as tokens, in a file that is mapped into memory.
+"""TokenCache: the texts of a file as tokens, in a file of arrays.
 
 Each different text is tokenized once, when the cache is made; later epochs neither parse nor tokenize.
-The cache is a sidecar (``text/datasets/formats/sidecars.py``), known by the data and the tokenizer. It holds, one after
-another: the tokens of all texts; then four arrays in numpy's own form, and the byte at which these start.
+The cache is a sidecar (``text/datasets/formats/sidecars.py``), known by the data and the tokenizer. It holds the tokens
+of all texts, the passages of all rows, and the rows. A passage and a row say where their tokens stand.
 """
 
 from __future__ import annotations
@@ -11,20 +11,38 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from text.datasets.dpr_file import DPRFile
+from text.datasets.formats.array_files import (
+    ArrayFile,
+    are_within,
+    array_lengths,
+    write_array,
+)
 from text.datasets.formats.dpr_record import Row
 from text.datasets.formats.sidecars import sidecar
+from text.errors import ArtifactError
 from text.progress import track
 from text.records import Passage, TokenizedPassage, text_key
 
-_FORM = 2  # counts up when the form of the file changes
+_FORM = 3  # counts up when the form of the file changes
 _TEXTS_AT_ONCE = 4096
 _LEFT_OUT = -1
-_PASSAGE = np.dtype([("id_key", "<i8"), ("content_key", "<i8"), ("title", "<i4"), ("text", "<i4")])
+_PASSAGE = np.dtype("i8, i8, i8, i8, i4, i4")
+_PASSAGE.names = ("id_key", "content_key", "title", "text", "title_length", "text_length")
+"""Keys of a passage, where its title and its text start, and how many tokens they have."""
+_ROW = np.dtype("i8, i8, i4, i4, i4, i4")
+_ROW.names = ("question", "passages", "question_length", "num_positives", "num_hard", "num_other")
+"""Where the question and the passages of a row start, and sizes."""
+_PASSAGE_FIELDS, _ROW_FIELDS = Struct("=qqqqii"), Struct("=qqiiii")
+"""The same, to read a few of them quickly."""
+_NUMBERED = np.dtype([("id_key", "<i8"), ("content_key", "<i8"), ("title", "<i4"), ("text", "<i4")])
+"""A passage while the cache is made: numbers of texts that have no place yet."""
+_PASSAGES_AT_ONCE = 1 << 16
 
 
 class Tokenizes(Protocol):
@@ -63,58 +81,66 @@ class TokenCache:
         wanted = "".join(name for name, is_wanted in zip("ho", pools, strict=True) if is_wanted)
         names = [f"tokens-{_FORM}{wanted}", tokenize.fingerprint[:16]]
         names += [file.passages.key] if file.passages is not None else []
-        self._dtype = np.dtype("<u2" if tokenize.vocab_size <= 1 << 16 else "<u4")
-        self._path = sidecar(
-            file.rows.plain_path, "-".join(names), lambda path: _Writer(path, tokenize, self._dtype).write(file, pools)
+        dtype = np.dtype("<u2" if tokenize.vocab_size <= 1 << 16 else "<u4")
+        self._arrays = sidecar(
+            file.rows.plain_path,
+            "-".join(names),
+            lambda path: _Writer(path, tokenize, dtype).write(file, pools),
+            lambda path: _load(path, dtype, file.findings.num_rows, tokenize.vocab_size),
         )
 
     @contextmanager
     def open(self) -> Iterator[TokenReader]:
-        """Maps the cache to read usable rows from it.
+        """Give a reader of the usable rows.
 
         Raises:
             DataError: The file has changed since it was checked.
         """
         with self.file.rows.open():  # only to see that it is as it was
             pass
-        yield TokenReader(self._path, self._dtype)
+        yield TokenReader(self._arrays)
 
 
 class TokenReader:
-    """Reads the rows of a mapped TokenCache."""
+    """Reads the rows of a TokenCache.
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self._tokens = np.asarray(np.memmap(path, dtype, mode="r", shape=((path.stat().st_size) // dtype.itemsize,)))
-        with open(path, "rb") as file:
-            file.seek(-8, 2)
-            file.seek(int.from_bytes(file.read(8), "little"))
-            self._text_ends, self._passages, self._row_ends, self._heads = (_map_array(path, file) for _ in range(4))
+    Args:
+        arrays: The file of the cache.
+    """
+
+    def __init__(self, arrays: ArrayFile) -> None:
+        self._tokens, self._passages, self._rows = arrays.columns
 
     def prefetch(self, row: int) -> None:
         """Does nothing: which of a row's texts will be used is not known."""
 
     def read(self, row: int) -> TokenRow:
-        """A row by its number; its arrays are views of the cache."""
-        start = int(self._row_ends[row])
-        question, num_positives, num_hard, num_other = self._heads[row].tolist()
+        """A row by its number."""
+        fields = _ROW_FIELDS.unpack(self._rows.content(row, row + 1))
+        question, start, length, num_positives, num_hard, num_other = fields
         first_hard = start + num_positives
         first_other = first_hard + num_hard
         return TokenRow(
-            self.text(question),
-            [self._passage(*fields) for fields in self._passages[start:first_hard].tolist()],
+            self._tokens.slice(question, question + length),
+            [self._passage(*fields) for fields in self._read_passages(start, first_hard)],
             _Pool(self, first_hard, first_other),
             _Pool(self, first_other, first_other + num_other),
         )
 
-    def text(self, number: int) -> np.ndarray:
-        return self._tokens[self._text_ends[number] : self._text_ends[number + 1]]
-
     def passage(self, number: int) -> TokenizedPassage | None:
-        fields = self._passages[number].item()
+        [fields] = self._read_passages(number, number + 1)
         return None if fields[-1] == _LEFT_OUT else self._passage(*fields)
 
-    def _passage(self, id_key: int, content_key: int, title: int, text: int) -> TokenizedPassage:
-        return TokenizedPassage((id_key, content_key), self.text(title), self.text(text))
+    def _read_passages(self, start: int, end: int) -> Iterator[tuple[int, ...]]:
+        return _PASSAGE_FIELDS.iter_unpack(self._passages.content(start, end))
+
+    def _passage(
+        self, id_key: int, content_key: int, title: int, text: int, title_length: int, text_length: int
+    ) -> TokenizedPassage:
+        tokens = self._tokens.slice
+        return TokenizedPassage(
+            (id_key, content_key), tokens(title, title + title_length), tokens(text, text + text_length)
+        )
 
 
 class _Pool(Sequence["TokenizedPassage | None"]):
@@ -187,13 +213,30 @@ class _Writer:
         self._waiting = []
 
     def _finish(self, out: BinaryIO) -> None:
-        out.write(bytes(-out.tell() % 64))
-        start = out.tell()
-        np.save(out, np.frombuffer(self._text_ends, dtype=np.int64))
-        np.save(out, np.frombuffer(self._passages, dtype=np.int64).view(_PASSAGE))
-        np.save(out, np.frombuffer(self._row_ends, dtype=np.int64))
-        np.save(out, np.frombuffer(self._heads, dtype=np.int32).reshape(-1, 4))
-        out.write(start.to_bytes(8, "little"))
+        """Write the passages and the rows, with places in the place of numbers of texts."""
+        starts = np.asarray(self._text_ends)
+        lengths = np.diff(starts)
+        passages = np.asarray(self._passages).view(_NUMBERED)
+        for start in range(0, len(passages), _PASSAGES_AT_ONCE):
+            piece = passages[start : start + _PASSAGES_AT_ONCE]
+            placed = np.zeros(len(piece), _PASSAGE)
+            placed["id_key"], placed["content_key"] = piece["id_key"], piece["content_key"]
+            is_text = piece["text"] != _LEFT_OUT
+            placed["text_length"] = _LEFT_OUT
+            for name in ("title", "text"):
+                placed[name][is_text] = starts[piece[name][is_text]]
+                placed[f"{name}_length"][is_text] = lengths[piece[name][is_text]]
+            write_array(out, placed)
+        heads = np.asarray(self._heads).reshape(-1, 4)
+        rows = np.zeros(len(heads), _ROW)
+        is_usable = heads[:, 1] > 0
+        rows["question"][is_usable] = starts[heads[is_usable, 0]]
+        rows["question_length"][is_usable] = lengths[heads[is_usable, 0]]
+        rows["passages"] = np.asarray(self._row_ends)[:-1]
+        for place, name in enumerate(("num_positives", "num_hard", "num_other"), start=1):
+            rows[name] = heads[:, place]
+        write_array(out, rows)
+        write_array(out, array_lengths([range(self._text_ends[-1]), passages, rows]))
 
 
 def _packed(title: int, text: int) -> int:
@@ -201,10 +244,38 @@ def _packed(title: int, text: int) -> int:
     return (title & 0xFFFFFFFF) | (text << 32)
 
 
-def _map_array(path: Path, file: BinaryIO) -> np.ndarray:
-    """The array that starts here, mapped; leaves the file at its end."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    mapped = np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
-    file.seek(mapped.nbytes, 1)
-    return np.asarray(mapped)  # plain views of it are cut much faster
+def _load(path: Path, dtype: np.dtype, num_rows: int, vocab_size: int) -> ArrayFile:
+    """Open a cache and check that all its numbers are tokens and passages that are there.
+
+    Raises:
+        ArtifactError: The file does not fit the data and the tokenizer.
+    """
+    arrays = ArrayFile(path, [dtype, _PASSAGE, _ROW])
+    tokens, passages, rows = arrays.columns
+    fits = (
+        len(rows) == num_rows
+        and are_within(tokens, vocab_size)
+        and all(_are_passages(piece, len(tokens)) for piece in passages.pieces())
+        and all(_are_rows(piece, len(tokens), len(passages)) for piece in rows.pieces())
+    )
+    if not fits:
+        raise ArtifactError(f"{path}: does not fit its data. Remove it.")
+    return arrays
+
+
+def _are_passages(passages: np.ndarray, num_tokens: int) -> bool:
+    is_text = _are_spans(passages["title"], passages["title_length"], num_tokens)
+    is_text &= _are_spans(passages["text"], passages["text_length"], num_tokens)
+    return bool((is_text | (passages["text_length"] == _LEFT_OUT)).all())
+
+
+def _are_rows(rows: np.ndarray, num_tokens: int, num_passages: int) -> bool:
+    sizes = np.stack([rows[name].astype(np.int64) for name in ("num_positives", "num_hard", "num_other")])
+    is_row = _are_spans(rows["question"], rows["question_length"], num_tokens)
+    is_row &= _are_spans(rows["passages"], sizes.sum(axis=0), num_passages)
+    return bool(is_row.all() and (sizes >= 0).all())
+
+
+def _are_spans(starts: np.ndarray, lengths: np.ndarray, end: int) -> np.ndarray:
+    """Return which spans lie between 0 and an end. The sums of hostile numbers may overflow."""
+    return (starts >= 0) & (starts <= end) & (lengths >= 0) & (lengths <= end - starts)

@@ -6,10 +6,14 @@ turns a run of windows into a run of documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 
-from text.datasets.collection import PassageCollection
+from text.artifacts import write_together
+from text.datasets.collection import PassageCollection, beir_line
 from text.datasets.dpr_file import DPRFile
 from text.datasets.dpr_rows import Record, passage_to_context, replace_contexts
 from text.errors import DataError
@@ -76,3 +80,44 @@ def cut_rows(file: DPRFile, words: int, stride: int) -> Iterator[Record]:
         for row in file.usable().tolist():
             windows = chain.from_iterable(cut_windows(each, words, stride) for each in reader.read(row).positives)
             yield replace_contexts(lines.parse(row).as_dict(), [passage_to_context(each) for each in windows], [])
+
+
+def write_windows(
+    collection: PassageCollection,
+    passages_path: str | os.PathLike[str],
+    file: DPRFile | None = None,
+    rows_path: str | os.PathLike[str] = "",
+    *,
+    words: int,
+    stride: int,
+    overwrite: bool = True,
+) -> tuple[int, int]:
+    """Write the windows of a collection, and the rows of a file with windows as positives. Both files appear together.
+
+    Args:
+        collection: The collection.
+        passages_path: File for the windows, as BEIR's JSON lines.
+        file: Rows, or None.
+        rows_path: File for the rows, as JSON lines.
+        words: As in ``cut_windows``.
+        stride: As in ``cut_windows``.
+        overwrite: Replace earlier files.
+
+    Returns:
+        Numbers of windows and of rows.
+
+    Raises:
+        FileExistsError: A file exists, and ``overwrite`` is false.
+        DataError, ValueError: As ``cut_collection`` and ``cut_rows``.
+    """
+    with write_together([passages_path, *([rows_path] if file else [])], overwrite=overwrite) as temporaries:
+        num_windows = _write(temporaries[0], map(beir_line, cut_collection(collection, words, stride)))
+        if file is None:
+            return num_windows, 0
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in cut_rows(file, words, stride))
+        return num_windows, _write(temporaries[1], rows)
+
+
+def _write(path: Path, lines: Iterable[str]) -> int:
+    with open(path, "w", encoding="utf-8") as out:
+        return sum(1 for line in lines if out.write(line))

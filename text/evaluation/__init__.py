@@ -11,7 +11,7 @@ from text.evaluation.metrics import (
     without_self_matches,
 )
 from text.evaluation.ranks import ahead_of_positive, average_rank, mean_reciprocal_rank, positive_ranks, recall
-from text.evaluation.trec import Qrels, Run, rank_passages, read_qrels, read_run, write_run
+from text.evaluation.trec import Qrels, Run, format_run, rank_passages, read_qrels, read_run, write_run
 
 __all__ = [
     "Qrels",
@@ -21,6 +21,7 @@ __all__ = [
     "average_rank",
     "bootstrap_interval",
     "evaluate_run",
+    "format_run",
     "fuse_runs",
     "has_answer",
     "max_passage",

@@ -9,7 +9,6 @@ line says so, and ``read_run`` decodes these lines only: an id such as ``a%20b``
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
@@ -17,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from text.artifacts import atomic_write
+from text.artifacts import write_lines
 from text.datasets.formats.compressed_files import form_of, read_chunks
+from text.datasets.formats.lines import read_lines
 from text.errors import DataError
 
 Qrels = dict[str, dict[str, int]]
@@ -31,7 +31,11 @@ _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")
 """White space, control characters and the byte order mark, which an id in a run cannot hold as they are."""
 _ITERATIONS = {"0", "Q0"}
 """Usual values of TREC's second column of qrels."""
-_RELEVANCE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
+_RELEVANCE = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""A number as C reads it. Python also takes ``1_0`` and digits of other scripts."""
+_SPACES = " \t\r\n\v\f"
+"""White space as C has it."""
 _HEADER = re.compile(r"(?=\D*(id|quer|quest|topic))\D+", re.IGNORECASE)
 """A name of the first column."""
 _NOT_FINITE = re.compile("nan|inf|infinity", re.IGNORECASE)
@@ -65,11 +69,12 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
             raise _other_columns(where, line, num_columns)
         if num_columns == 4 and separator is None:
             iterations.setdefault(fields[1], (where, line))
-        if not _RELEVANCE.fullmatch(fields[-1]):
+        relevance = _RELEVANCE.fullmatch(fields[-1])
+        if relevance is None:
             raise DataError(f"{where}: the relevance is {_quote(fields[-1])}. Use an integer such as 0 or 1.")
         if not fields[0] or not fields[-2]:
             raise DataError(f"{where}: {_quote(line)} has an empty id. Give the ids of a question and a passage.")
-        _add(qrels, where, fields[0], fields[-2], int(float(fields[-1])))
+        _add(qrels, where, fields[0], fields[-2], int(relevance[1]))
     if not qrels:
         raise DataError(f"{Path(path)}: the file has no judgments. Write one a line.")
     _check_iterations(iterations, len(qrels))
@@ -99,14 +104,23 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], name: str = "dpr-text") -> None:
-    """Write a run, best first, whole or not at all. Scores are written in full, so that reading gives them back.
+    """Write a run, best first, whole or not at all.
+
+    Raises:
+        ValueError: As ``format_run``.
+        OSError: The file cannot be written.
+    """
+    write_lines(path, format_run(run, name))
+
+
+def format_run(run: Mapping[str, Mapping[str, float]], name: str = "dpr-text") -> Iterator[str]:
+    """Yield the lines of a run, best first. Scores are written in full, so that reading gives them back.
 
     If an id holds white space or a control character, all ids of the file are percent-encoded, and the name ends in
     ``+percent-encoded``. Any other run is written as it is.
 
     Raises:
         ValueError: An id is empty, or the name is empty or holds a space.
-        OSError: The file cannot be written.
     """
     if name.split() != [name]:
         raise ValueError(f"The name of the run is {_quote(name)}. Use a name without spaces.")
@@ -115,11 +129,10 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
         raise ValueError("An id is empty. A run cannot hold it.")
     is_encoded = any(_UNSAFE.search(each) for each in ids)
     encode, name = (_encode_id, name + ENCODED) if is_encoded else (str, name)
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for question_id, scores in run.items():
-            first = encode(question_id)
-            for rank, passage_id in enumerate(rank_passages(scores), start=1):
-                file.write(f"{first} Q0 {encode(passage_id)} {rank} {scores[passage_id]!r} {name}\n")
+    for question_id, scores in run.items():
+        first = encode(question_id)
+        for rank, passage_id in enumerate(rank_passages(scores), start=1):
+            yield f"{first} Q0 {encode(passage_id)} {rank} {scores[passage_id]!r} {name}\n"
 
 
 def rank_passages(scores: Mapping[str, float]) -> list[str]:
@@ -191,10 +204,10 @@ def check_counted_questions(
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
     """Number, place and text of each line that has any."""
-    content = b"".join(read_chunks(os.fspath(path), form_of(os.fspath(path))))
-    for number, encoded in enumerate(io.BytesIO(content), start=1):
+    name = os.fspath(path)
+    for number, (_, encoded) in enumerate(read_lines(read_chunks(name, form_of(name)), name), start=1):
         try:
-            line = encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            line = encoded.decode("utf-8").strip()
         except UnicodeDecodeError:
             raise DataError(f"{Path(path)}:{number}: the line is not UTF-8. Write the file in UTF-8.") from None
         if line:
@@ -208,7 +221,7 @@ def _find_columns(line: str) -> tuple[str | None, int]:
 
 
 def _split(line: str, separator: str | None) -> list[str]:
-    return [field.strip() for field in line.split(separator)]
+    return [field.strip(_SPACES) for field in line.split(separator)]
 
 
 def _is_header(fields: list[str]) -> bool:
@@ -252,8 +265,5 @@ def _add(table: dict[str, dict], where: str, question_id: str, passage_id: str, 
 
 
 def _number(field: str) -> float | None:
-    try:
-        number = float(field)
-    except ValueError:
-        return None
+    number = float(field) if _NUMBER.fullmatch(field) else math.inf
     return number if math.isfinite(number) else None

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from text.models import checkpoint, modules
+from text.models.files import check_saved_files
 from text.models.roberta import RobertaEncoder
 from text.records import TokenBatch
 
@@ -64,11 +65,13 @@ class BiEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: As ``RobertaEncoder.from_pretrained``.
+            ArtifactError: As ``RobertaEncoder.from_pretrained``, or a file is not the one that
+                ``text.bundle.BiEncoderBundle`` saved.
         """
         if os.path.isfile(path):
             sides = checkpoint.read_dpr(path, overrides.get("num_attention_heads"))
             return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
+        check_saved_files(Path(path))
         question_encoder = RobertaEncoder.from_pretrained(Path(path) / "question_encoder", **overrides)
         passage_folder = Path(path) / "passage_encoder"
         if not passage_folder.exists():
@@ -98,9 +101,7 @@ class BiEncoder(nn.Module):
             OSError: The folder cannot be written, or a passage encoder is left in it beside which
                 these tied ones would load as two.
         """
-        left = Path(folder) / "passage_encoder"
-        if self.is_tied and left.exists():
-            raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
+        self.check_folder(folder)
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
         prompts = {}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
@@ -111,6 +112,16 @@ class BiEncoder(nn.Module):
             prompts = {**encoder.config.prompts, **prompts}
         passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
         modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts, similarity)
+
+    def check_folder(self, folder: str | os.PathLike[str]) -> None:
+        """Check that these encoders can be saved in a folder.
+
+        Raises:
+            FileExistsError: The encoders are tied, and a passage encoder lies in the folder.
+        """
+        left = Path(folder) / "passage_encoder"
+        if self.is_tied and left.exists():
+            raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
 
     @property
     def is_tied(self) -> bool:

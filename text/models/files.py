@@ -1,30 +1,42 @@
-"""An encoder's weights and settings as files, with errors in one line. What is in them is left to those who ask.
+"""An encoder's weights as files, and the facts by which a saved model knows its files. Errors are in one line.
 
-No pickle is loaded but by ``torch.load(..., weights_only=True)``, which makes tensors and plain values only.
+No pickle is loaded but by ``torch.load(..., weights_only=True)``, and before that its size and the names in it are
+checked, so that a file asks for little more memory than it has bytes.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Mapping
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text.artifacts import atomic_write
-from text.errors import ArtifactError, SettingsWarning
-from text.foreign_settings import Table, describe_unknown, describe_unsupported
+from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
+from text.errors import ArtifactError
 from text.models import keys
 from text.models.keys import Table as KeyTable
 
 SAFE_TORCH = "2.10"
 """Before, what ``torch.load`` reads could run code all the same (CVE-2025-32434), or write where it must not
 (CVE-2026-24747)."""
+
+_MAX_HEADER = 1 << 20
+"""Bytes of what describes the tensors: a header, or a pickle. An encoder with 1,000 tensors needs about 100,000."""
+_GLOBALS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
+    r"|torch (\w+Storage|Size|device|(u?int|b?float|complex)\d+)|_codecs encode|(__builtin__|builtins) set"
+)
+"""Names in the pickle of a state dict. Others could ask for memory that the file does not have."""
+_UNFINISHED = {"saved": False}
+"""``config.json`` of a model whose saving has begun."""
 
 
 def weights_file(folder: Path) -> Path:
@@ -34,12 +46,12 @@ def weights_file(folder: Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The tensors of a ``.safetensors`` file; of any other, the dict that ``torch.load`` finds in it.
+    """Return the tensors of a ``.safetensors`` file, or the dict that ``torch.load`` finds in any other file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It cannot be read, holds objects of other classes, or no dict; or this PyTorch is too old to
-            read it safely.
+        ArtifactError: It cannot be read, holds objects of other classes, or no dict; it would fill the memory; or this
+            PyTorch is too old to read it safely.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
@@ -49,69 +61,176 @@ def read_weights(path: Path) -> dict[str, Any]:
             "(CVE-2025-32434); expected .safetensors, or torch 2.10 or later"
         )
     try:
+        with open(path, "rb") as file:
+            check = _check_header if path.suffix == ".safetensors" else _check_torch_file
+            check(file, path.stat().st_size)
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
-        raise ArtifactError(
-            f"{path}: holds more than weights, or is corrupt; expected weights alone: "
-            'where you trust it, load it and save its "model_dict" alone, with torch.save or safetensors'
-        ) from None
-    except Exception as error:  # both libraries raise many kinds
+        if not isinstance(content, Mapping):
+            raise _FaultError(f"a {type(content).__name__} instead of a state dict")
+        _check_num_bytes(content, path.stat().st_size)
+        return dict(content)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # Both libraries raise many kinds. A panic of Rust is no Exception.
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the system's, not that of a damaged file in which torch seeks in vain
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise ArtifactError(f"{path}: {found}; expected the weights of an encoder") from None
-    if not isinstance(content, Mapping):
-        raise ArtifactError(f"{path}: a {type(content).__name__}; expected a state dict, the weights of an encoder")
-    return dict(content)
+        if "allocate memory" in str(error):
+            raise MemoryError(f"{path}: the memory is too small for these weights") from None
+        # PyTorch's own texts advise to load the file without its safeguards.
+        is_plain = isinstance(error, _FaultError | SafetensorError)
+        found = " ".join(str(error).split()) if is_plain else "it is damaged, or another kind of file"
+        raise ArtifactError(f"{path}: not the weights of an encoder: {found}. Restore it, or save it again.") from None
+
+
+class _FaultError(Exception):
+    """What is wrong with a file of weights."""
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    """Check the length of a safetensors header before it is parsed."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size, _MAX_HEADER):
+        raise _FaultError(f"its header has {length} bytes, the file {size}")
+
+
+def _check_torch_file(file: BinaryIO, size: int) -> None:
+    """Check that a file of ``torch.save`` is not compressed, and that its pickles are small and hold tensors only."""
+    start = file.read(4)
+    file.seek(0)
+    if start == b"PK\x03\x04":
+        with zipfile.ZipFile(file) as archive:
+            _check_archive(archive, size)
+    elif start[:1] == b"\x80":  # PyTorch before 1.6: five pickles before the numbers
+        for _ in range(5):
+            _check_pickle(file)
+    else:
+        raise _FaultError("it is no file of torch.save or safetensors")
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _FaultError("it is compressed")
+    if (total := sum(entry.file_size for entry in entries)) > size:
+        raise _FaultError(f"its parts have {total} bytes, the file {size}")
+    for entry in entries:
+        if entry.filename.endswith(".pkl"):
+            with archive.open(entry) as pickle:
+                _check_pickle(pickle)
+
+
+def _check_pickle(file: Any) -> None:
+    """Check the size of a pickle and the names in it. Nothing is loaded."""
+    start = file.tell()
+    for operation, argument, place in pickletools.genops(file):
+        if place is not None and place - start > _MAX_HEADER:
+            raise _FaultError(f"what describes its tensors has more than {_MAX_HEADER} bytes")
+        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _GLOBALS.fullmatch(str(argument)):
+            raise _FaultError(
+                f"it holds more than weights ({argument}). If you trust it, load it and save the state dict alone, "
+                'such as its "model_dict", with torch.save or safetensors'
+            )
+
+
+def _check_num_bytes(content: Mapping[Any, Any], size: int) -> None:
+    """Refuse tensors that repeat the numbers of a small file. Two names of one tensor are usual in a language model."""
+    inner = [value for each in content.values() for value in (each.values() if isinstance(each, Mapping) else [each])]
+    total = sum(value.nbytes for value in inner if isinstance(value, Tensor))
+    if total > 2 * size:
+        raise _FaultError(f"its tensors have {total} bytes, the file {size}")
 
 
 def named(path: Path, theirs: Mapping[str, Any], table: KeyTable) -> dict[str, Tensor]:
     """Return the weights that were read from ``path`` under our names.
 
     Raises:
-        ArtifactError: It is not tensors by name; or as ``keys.to_ours``.
+        ArtifactError: It is not tensors by name, or a number is NaN or infinite; or as ``keys.to_ours``.
     """
     for key, value in theirs.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
+        if not (isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided):
             raise ArtifactError(f"{path}: {key} is a {type(value).__name__}; expected tensors by name")
     try:
-        return keys.to_ours(theirs, table)
+        ours = keys.to_ours(theirs, table)
     except KeyError as error:
         raise ArtifactError(f"{path}: {error.args[0]}; expected the weights of an encoder") from None
+    for name, tensor in ours.items():
+        if tensor.is_floating_point() and not _is_finite(tensor):
+            key = keys.their_keys(name, table)[0]
+            raise ArtifactError(f"{path}: key {key} has NaN or infinite numbers. It is damaged: restore it.")
+    return ours
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all numbers are finite, as the float32 that the encoder takes."""
+    values = tensor.float()
+    # A sum takes a quarter of the time, and NaN and infinite numbers stay in it. A sum of large numbers can overflow.
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Writes a ``.safetensors`` file, whole or not at all."""
+    """Write a ``.safetensors`` file, whole or not at all.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
     with atomic_write(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        try:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # It has the system's error as text only.
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the content of a JSON file.
+# ---- the facts of a saved model's files
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: It is not JSON, or not of this kind.
+
+def begin_saving(folder: Path) -> None:
+    """Mark a folder as a model that is not complete, if its ``config.json`` has no facts that would tell.
+
+    Files of two models never pass as one: until the new ``config.json`` is written, the facts of the earlier model do
+    not fit.
     """
+    path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not JSON ({error}); expected settings of an encoder") from None
-    if not isinstance(content, kind):
-        found = type(content).__name__
-        raise ArtifactError(f"{path}: a {found}; expected a {kind.__name__}, settings of an encoder")
-    return content
+        has_facts = read_json(path, dict[str, Any]).get("files") is not None
+    except (FileNotFoundError, ArtifactError):
+        has_facts = False
+    if not has_facts:
+        write_json(path, _UNFINISHED)
 
 
-def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> None:
-    """Refuse a setting of another library under which its encoder is none of ours, and warn of unknown settings.
+def end_saving(folder: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Write ``config.json`` of a saved model, with the facts of its files. It is written last."""
+    write_json(folder / "config.json", {**settings, "files": list_facts(folder, files)})
+
+
+def check_saved_files(folder: Path, inner: str = "") -> Collection[str] | None:
+    """Check files of a saved model against the facts in its ``config.json``.
+
+    Args:
+        folder: The folder of the model.
+        inner: Check only the files in this folder in it.
+
+    Returns:
+        Paths of all files with facts. None for a folder without facts, as those of other libraries.
 
     Raises:
-        ArtifactError: A setting has a value that is not supported.
+        ArtifactError: Saving the model was interrupted, or a file is missing, damaged or another one.
     """
-    if unsupported := describe_unsupported(settings, table):
-        raise ArtifactError(f"{path}: {unsupported}")
-    if unknown := describe_unknown(settings, table):
-        warnings.warn(f"{path}: {unknown}", SettingsWarning, stacklevel=2)
+    path = folder / "config.json"
+    if not ((folder / "question_encoder").is_dir() and os.path.lexists(path)):
+        return None
+    content = read_json(path, dict[str, Any])
+    if content == _UNFINISHED:
+        raise ArtifactError(f"{path}: saving this model was interrupted. Save it again.")
+    if content.get("files") is None:
+        return None
+    facts = check_type({"files": content["files"]}, dict[str, dict[str, FileFacts]], path)["files"]
+    try:
+        check_listed(folder, {name: facts[name] for name in facts if name.startswith(inner)})
+    except ArtifactError as error:
+        raise ArtifactError(f'{error} If you changed it on purpose, remove "files" from {path}.') from None
+    return facts.keys()

@@ -16,22 +16,26 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from text.artifacts import write_json
+from text.artifacts import read_json, write_json
 from text.errors import ArtifactError, SettingsWarning
 from text.foreign_settings import (
     DENSE,
     LAYER_NORM,
-    MODULE,
     NORMALIZE,
     SENTENCE_FILES,
     SENTENCE_TRANSFORMERS,
+    TOKENIZER_OPTIONS,
     TRANSFORMER,
     Only,
-    Table,
+    check_settings,
+    read_modules,
+    read_optional_settings,
+    read_setting,
+    read_settings,
 )
 from text.foreign_settings import POOLING as POOLING_SETTINGS
 from text.models import keys
-from text.models.files import check_settings, named, read_json, read_weights, save_weights, weights_file
+from text.models.files import named, read_weights, save_weights, weights_file
 from text.models.roberta_config import PROMPT_NAMES, RobertaConfig
 
 ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
@@ -93,29 +97,22 @@ def files(folder: Path) -> list[Path]:
 def _listed(folder: Path) -> list[tuple[str, Path]]:
     """Class and folder of each module."""
     path = folder / "modules.json"
-    modules = read_json(path, list)
-    try:
-        types, folders = [module["type"] for module in modules], [folder / module["path"] for module in modules]
-        kinds = [kind.rpartition(".")[2] for kind in types]
-    except (AttributeError, KeyError, TypeError):
-        raise ArtifactError(f"{path}: a module lacks type or path; expected both of each") from None
-    for module in modules:
-        check_settings(path, module, MODULE)
+    listed = read_modules(folder)
+    types, kinds = [kind for kind, _ in listed], [kind.rpartition(".")[2] for kind, _ in listed]
     own = all(kind.startswith("sentence_transformers.") for kind in types)
     if not own or not ORDER.fullmatch(" ".join(kinds)):
         raise ArtifactError(
             f"{path}: modules {', '.join(kinds if own else types)}; expected sentence-transformers' Transformer and "
             "Pooling, then none or more of Dense (with LayerNorm or without) and Normalize"
         )
-    return list(zip(kinds, folders, strict=True))
+    return list(zip(kinds, (inner for _, inner in listed), strict=True))
 
 
 def _max_seq_length(folder: Path) -> int | None:
     """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
-    path = next((folder / name for name in SENTENCE_FILES if (folder / name).is_file()), None)
-    settings = {} if path is None else _read(path, TRANSFORMER)
-    limit = None if path is None else _limit(path, settings, "max_seq_length")
-    return tokenizer_limit(folder) if limit is None else limit
+    path = next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
+    limit = None if path is None else read_settings(path, TRANSFORMER).get("max_seq_length")
+    return tokenizer_limit(folder) if limit is None else int(limit)
 
 
 def tokenizer_limit(folder: Path) -> int | None:
@@ -124,18 +121,8 @@ def tokenizer_limit(folder: Path) -> int | None:
     Raises:
         ArtifactError: It is no positive whole number.
     """
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    return _limit(path, settings, "model_max_length" if "model_max_length" in settings else "max_len")
-
-
-def _limit(path: Path, settings: Mapping[str, Any], name: str) -> int | None:
-    """Return a maximum number of tokens. 16.0 is 16."""
-    limit = settings.get(name)
-    whole = int(limit) if isinstance(limit, float) and limit.is_integer() else limit
-    if whole is not None and (type(whole) is not int or whole < 1):
-        raise ArtifactError(f"{path}: {name} is {json.dumps(limit)}. It must be a positive whole number.")
-    return whole
+    limit = read_setting(folder / "tokenizer_config.json", TOKENIZER_OPTIONS, "model_max_length", "max_len")
+    return None if limit is None else int(limit)
 
 
 def _prompts(path: Path) -> dict[str, str]:
@@ -144,10 +131,10 @@ def _prompts(path: Path) -> dict[str, str]:
     encode_query and encode_document of sentence-transformers never use ``default_prompt_name``: both have an empty
     prompt of their own. Their releases differ in whether a prompt named "passage" or "corpus" is used. It is used here.
     """
-    settings = _read(path, SENTENCE_TRANSFORMERS) if path.is_file() else {}
-    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
-        raise ArtifactError(f"{path}: prompts is {json.dumps(prompts)}. It must hold texts by name.")
+    settings = read_optional_settings(path, SENTENCE_TRANSFORMERS)
+    prompts, default = settings.get("prompts", {}), settings.get("default_prompt_name")
+    if prompts is None:
+        raise ArtifactError(f"{path}: prompts is null. It must be an object of texts by name.")
     prompts = {name: prompt for name, prompt in prompts.items() if prompt is not None}
     if default is not None and default not in (*prompts, "query", "document"):
         raise ArtifactError(f"{path}: default_prompt_name is {json.dumps(default)}, but prompts has no such name.")
@@ -170,7 +157,7 @@ def read_similarity(folder: Path) -> str | None:
         ArtifactError: The folder names another similarity, such as "euclidean".
     """
     path = folder / _SETTINGS
-    name = read_json(path).get("similarity_fn_name") if path.is_file() else None
+    name = read_setting(path, SENTENCE_TRANSFORMERS, "similarity_fn_name")
     if name is not None and name not in _SIMILARITIES:
         raise ArtifactError(f"{path}: similarity_fn_name is {json.dumps(name)}. Supported are dot and cosine.")
     return name
@@ -181,7 +168,7 @@ Part = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _pooling(folder: Path) -> Part:
-    settings = _read(folder / "config.json", POOLING_SETTINGS)
+    settings = read_settings(folder / "config.json", POOLING_SETTINGS)
     old = [name for name, chosen in settings.items() if name.startswith("pooling_mode_") and chosen]
     modes = settings.get("pooling_mode", old)
     for name, pooling in POOLING.items():
@@ -192,7 +179,7 @@ def _pooling(folder: Path) -> Part:
 
 def _dense(folder: Path) -> Part:
     path, file = folder / "config.json", weights_file(folder)
-    settings = {"activation_function": _TANH, "bias": True} | _read(path, DENSE)
+    settings = {"activation_function": _TANH, "bias": True} | read_settings(path, DENSE)
     weights = named(file, read_weights(file), keys.DENSE)
     weight = weights.get("projection.weight")
     if weight is None or weight.ndim != 2:
@@ -211,15 +198,13 @@ def _dense(folder: Path) -> Part:
 
 
 def _layer_norm(folder: Path) -> Part:
-    file, path = weights_file(folder), folder / "config.json"
-    if path.is_file():
-        _read(path, LAYER_NORM)
+    file = weights_file(folder)
+    read_optional_settings(folder / "config.json", LAYER_NORM)
     return {"projection_norm": True}, named(file, read_weights(file), keys.LAYER_NORM)
 
 
 def _normalize(folder: Path) -> Part:
-    if (folder / "config.json").is_file():  # release 6 writes one
-        _read(folder / "config.json", NORMALIZE)
+    read_optional_settings(folder / "config.json", NORMALIZE)  # release 6 writes one
     return {"normalize": True}, {}
 
 
@@ -229,12 +214,6 @@ _READERS: dict[str, Callable[[Path], Part]] = {
     "LayerNorm": _layer_norm,
     "Normalize": _normalize,
 }
-
-
-def _read(path: Path, table: Table) -> dict[str, Any]:
-    settings = read_json(path)
-    check_settings(path, settings, table)
-    return settings
 
 
 # ---- write
@@ -319,5 +298,5 @@ def _list(folder: Path, modules: Mapping[str, str]) -> None:
 
 def _list_below(folder: Path, side: str) -> dict[str, str]:
     """The same, back again, of an encoder's folder as seen from the one above."""
-    listed = read_json(folder / side / "modules.json", list)
+    listed = read_json(folder / side / "modules.json", list[dict[str, Any]])
     return {Path(side, module["path"]).as_posix(): module["type"] for module in listed}

@@ -60,17 +60,24 @@ class RobertaConfig:
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+            if not (type(getattr(self, name)) is int and getattr(self, name) > 0):  # True is an int, too
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive integer")
-        if not (isinstance(self.pad_token_id, int) and 0 <= self.pad_token_id < self.vocab_size):
+        if not (type(self.pad_token_id) is int and 0 <= self.pad_token_id < self.vocab_size):
             raise ValueError(f"pad_token_id is {self.pad_token_id!r}; expected an id below {self.vocab_size}")
-        for name in ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not (isinstance(getattr(self, name), int | float) and 0 <= getattr(self, name) <= 1):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not (type(getattr(self, name)) in (int, float) and 0 <= getattr(self, name) <= 1):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number from 0 to 1")
+        if not (type(self.layer_norm_eps) is float and 0 < self.layer_norm_eps <= 0.1):
+            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps!r}; expected a number above 0 and at most 0.1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; "
                 f"expected a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.max_position_embeddings <= self.first_position:
+            raise ValueError(
+                f"max_position_embeddings is {self.max_position_embeddings}; expected more than the "
+                f"{self.first_position} positions that no token has"
             )
         for name, values in (("pooling", POOLINGS), ("model_type", MODEL_TYPES)):
             if getattr(self, name) not in values:

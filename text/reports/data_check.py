@@ -27,6 +27,9 @@ from text.words import has_unspaced
 _MAX_TRUNCATED = 0.05
 """Largest share of truncated texts without a remark."""
 _VOCAB_SIZE = 8192
+_SOFTWARE = "dpr-text check"
+"""By this name, in its head, a picture is known."""
+_HEAD = 1024
 
 
 class SplitContents(NamedTuple):
@@ -183,6 +186,19 @@ def _find_question_faults(paths: Sequence[str]) -> Iterator[str]:
             yield f"note: {error} Until then, dpr-text search and mine refuse the file."
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Check that the picture takes the place of no file but an earlier picture of this kind.
+
+    Raises:
+        FileExistsError: The file exists and is another one.
+    """
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            if f"Software\0{_SOFTWARE}".encode() not in file.read(_HEAD):
+                reason = "exists, and dpr-text check did not write it. Give another --picture, or remove it."
+                raise FileExistsError(f"{os.fspath(path)} {reason}")
+
+
 def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
     """Draw a histogram of each kind of text with its limit, as PNG."""
     figure = Figure(figsize=(10, 3.5), layout="constrained")
@@ -192,7 +208,7 @@ def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) ->
         axes.set(title=f"{len(tokens)} {kind}", xlabel="tokens, special tokens included", ylabel="texts")
         axes.legend()
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": _SOFTWARE})
 
 
 def _truncated_share(tokens: np.ndarray, limit: int) -> float:

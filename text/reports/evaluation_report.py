@@ -1,16 +1,21 @@
-"""The report of an evaluation: a picture of recall or accuracy over k, and one HTML page with picture and table."""
+"""The files of an evaluation: metrics, a picture of recall or accuracy over k, and one HTML page with both.
+
+All of them appear together, after everything is computed.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from text.artifacts import atomic_write, write_text
+from text.artifacts import write_together
+from text.evaluation import format_run
 from text.reports.pictures import Metrics, sort_by_cutoff
 from text.templates import render_template
 
@@ -40,8 +45,55 @@ def format_table(sections: Sequence[Section]) -> Iterator[str]:
             yield f"{name:>14}  {row['mean']:.4f}  ({row['low']:.4f} to {row['high']:.4f}){comparison}"
 
 
-def write_evaluation_report(
+def write_evaluation(
     folder: str | os.PathLike[str],
+    *,
+    figures: Mapping[str, Any],
+    questions: Mapping[str, Mapping[str, float]],
+    results: Sequence[Mapping[str, Any]],
+    report: Mapping[str, Any],
+    fused_run: str | os.PathLike[str] | None = None,
+    run: Mapping[str, Mapping[str, float]],
+    overwrite: bool = False,
+) -> None:
+    """Write all files of an evaluation. They appear together, and only if each of them could be written.
+
+    Args:
+        folder: Folder of figures.json, questions.jsonl, accuracy.png, evaluation.html and results.json.
+        figures: Content of figures.json.
+        questions: Metrics by question id.
+        results: Content of results.json. If there are none, the file of an earlier evaluation is removed.
+        report: Arguments of ``write_evaluation_report``.
+        fused_run: File for ``run``, or None.
+        run: The run that was scored.
+        overwrite: Earlier files may be replaced.
+
+    Raises:
+        FileExistsError: A file exists, and ``overwrite`` is false.
+        OSError: The files cannot be written.
+    """
+    paths = {
+        name: Path(folder, name) for name in ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html")
+    }
+    paths |= {"results.json": Path(folder, "results.json")} if results else {}
+    paths |= {"run": Path(fused_run)} if fused_run is not None else {}
+    with write_together(list(paths.values()), overwrite=overwrite) as temporaries:
+        files = dict(zip(paths, temporaries, strict=True))
+        _write_lines(files["figures.json"], [_format_json(figures)])
+        lines = ({"question_id": question_id, **metrics} for question_id, metrics in questions.items())
+        _write_lines(files["questions.jsonl"], (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_evaluation_report(files["evaluation.html"], files["accuracy.png"], **report)
+        if results:
+            _write_lines(files["results.json"], [_format_json(results)])
+        if fused_run is not None:
+            _write_lines(files["run"], format_run(run))
+    if overwrite and not results:
+        Path(folder, "results.json").unlink(missing_ok=True)  # It would belong to an earlier evaluation.
+
+
+def write_evaluation_report(
+    page: str | os.PathLike[str],
+    picture: str | os.PathLike[str],
     *,
     summary: Sequence[str],
     sections: Sequence[Section],
@@ -49,31 +101,42 @@ def write_evaluation_report(
     measure: str,
     inputs: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Write ``accuracy.png``, and ``evaluation.html``, which needs no other file.
+    """Write a page that needs no other file, and its picture as a file too.
 
     Args:
-        folder: Both files go there.
+        page: HTML file to write.
+        picture: PNG file to write.
         summary: Lines above the picture, such as the number of questions.
         sections: The metrics of all questions, which are drawn too, and those of parts.
         names: Name of the run, and of the run that it is compared with.
         measure: "recall" or "accuracy": the measure in the picture.
         inputs: "path" and "sha256" of the files that were read, by flag.
     """
-    picture, table = Path(folder, "accuracy.png"), sections[0].table
+    table = sections[0].table
     _draw_cutoffs(picture, table, names, measure)
-    page = render_template(
+    content = render_template(
         "evaluation.html",
         title=names[0],
         summary=summary,
         description=", ".join(
             f"{name} {row['mean']:.3f}" for name, row in table.items() if name.startswith(("recall@", "accuracy@"))
         ),
-        picture=base64.b64encode(picture.read_bytes()).decode(),
+        picture=base64.b64encode(Path(picture).read_bytes()).decode(),
         heads=["measure", names[0], "95 % interval", *([names[1], "p"] if len(names) > 1 else [])],
         sections=[(each.heading if each.name else "", _format_rows(each.table)) for each in sections],
         inputs=[(name, file["path"], file["sha256"]) for name, file in inputs.items()],
     )
-    write_text(Path(folder, "evaluation.html"), page)
+    _write_lines(page, [content])
+
+
+def _format_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write into a temporary file, which gets its name together with the others."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.writelines(lines)
 
 
 def _format_rows(table: Metrics) -> list[list[str]]:
@@ -84,7 +147,7 @@ def _format_rows(table: Metrics) -> list[list[str]]:
     ]
 
 
-def _draw_cutoffs(path: Path, table: Metrics, names: Sequence[str], measure: str) -> None:
+def _draw_cutoffs(path: str | os.PathLike[str], table: Metrics, names: Sequence[str], measure: str) -> None:
     """Draw a measure over k as PNG, a line for each run, and the interval of the first."""
     cutoffs = sort_by_cutoff(table, measure)
     ks, rows = [k for k, _ in cutoffs], [row for _, row in cutoffs]
@@ -97,9 +160,9 @@ def _draw_cutoffs(path: Path, table: Metrics, names: Sequence[str], measure: str
     axes.set_xticks(ks, [str(k) for k in ks], minor=False)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    for name in axes.legend(fontsize="small").get_texts():
+        name.set_parse_math(False)  # A path with dollar signs is no formula.
+    figure.savefig(path, format="png", dpi=150)
 
 
 def _shorten(name: str) -> str:

@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from text.artifacts import write_text
+from text.artifacts import check_writable, write_text
 from text.reports import run_sections
 from text.reports.pictures import NUM_COLORS
+from text.runs.contents import GENERATOR, REPORT, is_run_report
 from text.runs.history import RunHistory, read_runs
 from text.runs.manifest import update_manifest
 from text.templates import render_template
@@ -20,7 +21,7 @@ from text.templates import render_template
 def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None) -> Path:
     """Write the report of one run, or of several runs in the same pictures.
 
-    If the report replaces the report of a run, the run's manifest gets the new hash.
+    If the report replaces the report of a run, the run's manifest gets the new hash. No other file is replaced.
 
     Args:
         folders: Folders of runs.
@@ -31,12 +32,16 @@ def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os
 
     Raises:
         UsageError: A folder holds no run.
+        FileExistsError: The page's file exists and is no report of runs.
         ArtifactError: A file of a run is damaged.
         OSError: The page cannot be written.
     """
-    path = Path(folders[0], "report.html") if output is None else Path(output)
+    path = Path(folders[0], REPORT) if output is None else Path(output)
+    check_writable(path, overwrite=True)
+    if path.exists() and not is_run_report(path):
+        raise FileExistsError(f"{path} exists, and dpr-text report did not write it. Give another file, or remove it.")
     write_text(path, render_run_report(read_runs(folders)))
-    if any(path.resolve() == Path(folder, "report.html").resolve() for folder in folders):
+    if any(path.resolve() == Path(folder, REPORT).resolve() for folder in folders):
         update_manifest(path.parent, path.name)
     return path
 
@@ -48,6 +53,7 @@ def render_run_report(runs: Sequence[RunHistory]) -> str:
     return render_template(
         "run_report.html",
         title=", ".join(run.name for run in runs),
+        generator=GENERATOR,
         is_comparison=len(runs) > 1,
         num_colors=NUM_COLORS,
         overview=run_sections.list_overview(runs),

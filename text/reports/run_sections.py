@@ -23,7 +23,7 @@ from text.reports.summaries import (
     format_metric,
     format_setting,
 )
-from text.runs.history import RunHistory
+from text.runs.history import RunHistory, ShownPassage
 
 _MAX_CHARACTERS = 900
 """Maximum characters shown of a positive and of the first passage ranked above it."""
@@ -98,7 +98,7 @@ def list_overview(runs: Sequence[RunHistory]) -> list[list[str]]:
             describe_progress(run),
             describe_last_loss(run),
             describe_best_validation(run),
-            format_metric(run.manifest.get("test", {}).get("test_mrr@10")),
+            format_metric(_find_test(run).get("test_mrr@10")),
         ]
         for run in runs
     ]
@@ -116,18 +116,19 @@ def draw_panels(runs: Sequence[RunHistory]) -> list[PanelSection]:
 
 def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[str]]:
     """Draw recall and accuracy over k of the runs that were evaluated, and say what each run's curves are."""
-    tables = {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}
+    evaluations = {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}
+    tables = {number: each.tabulate() for number, each in evaluations.items()}
     figures = []
     for measure in ("recall", "accuracy"):
-        found = {n: table["figures"] for n, table in tables.items() if sort_by_cutoff(table["figures"], measure)}
+        found = {number: table for number, table in tables.items() if sort_by_cutoff(table, measure)}
         if found:
             words = "; ".join(f"{runs[n].name}: {describe_cutoffs(table, measure)}" for n, table in found.items())
             picture = draw_cutoffs(_picture_id("recall", measure), f"{measure} at k: {words}", found, measure)
             figures.append(Figure(f"{measure.capitalize()}@k", "over k, with 95 % intervals", picture))
     notes = []
-    for number, table in tables.items():
-        curves = [f"{style}: {name}" for style, name in zip(("solid", "dashed"), table["runs"], strict=False)]
-        notes.append("; ".join([f"{runs[number].name}, {table['questions']:,} questions", *curves]))
+    for number, each in evaluations.items():
+        curves = [f"{style}: {name}" for style, name in zip(("solid", "dashed"), each.runs, strict=False)]
+        notes.append("; ".join([f"{runs[number].name}, {each.questions:,} questions", *curves]))
     return figures, notes
 
 
@@ -152,14 +153,14 @@ def list_worst_questions(run: RunHistory) -> list[dict[str, Any]] | None:
         return None
     return [
         {
-            "step": row["step"],
-            "num_above": row["num_above"],
-            "question": row["question"],
-            "answers": "; ".join(row["answers"]),
-            "positive": _shorten(row["positive"], _MAX_CHARACTERS),
+            "step": row.step,
+            "num_above": row.num_above,
+            "question": row.question,
+            "answers": "; ".join(row.answers),
+            "positive": _shorten(row.positive, _MAX_CHARACTERS),
             "above": [
                 _shorten(passage, _MAX_CHARACTERS_LATER if place else _MAX_CHARACTERS)
-                for place, passage in enumerate(row["above"])
+                for place, passage in enumerate(row.above)
             ],
         }
         for row in run.worst_questions
@@ -168,7 +169,7 @@ def list_worst_questions(run: RunHistory) -> list[dict[str, Any]] | None:
 
 def list_test_metrics(runs: Sequence[RunHistory]) -> Table:
     """Return the metrics of the test, a row for each metric."""
-    tests = [run.manifest.get("test", {}) for run in runs]
+    tests = [_find_test(run) for run in runs]
     rows = [
         [name.removeprefix("test_"), *(format_metric(test.get(name)) for test in tests)] for name in _merge_names(tests)
     ]
@@ -181,13 +182,14 @@ def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
         {
             "run": number,
             "stage": stage,
-            "files": [file["path"] for file in data["files"]],
-            "questions": data["questions"],
-            "skipped": data.get("rows_skipped_because", {}),
-            "found": data["found"],
+            "files": [file.path for file in data.files],
+            "questions": data.questions,
+            "skipped": data.rows_skipped_because,
+            "found": data.found,
         }
         for number, run in enumerate(runs)
-        for stage, data in run.manifest.get("data", {}).items()
+        if run.manifest is not None
+        for stage, data in run.manifest.data.items()
     ]
 
 
@@ -202,7 +204,7 @@ def list_settings(runs: Sequence[RunHistory]) -> tuple[Table, list[tuple[str, st
 
 def list_versions(runs: Sequence[RunHistory]) -> Table:
     """Return the version of each package, a row for each package."""
-    versions = [run.manifest.get("versions", {}) for run in runs]
+    versions = [run.manifest.versions if run.manifest is not None else {} for run in runs]
     rows = [[name, *(str(each.get(name) or ABSENT) for each in versions)] for name in _merge_names(versions)]
     return Table(["package", *_list_heads(runs)], rows)
 
@@ -238,10 +240,15 @@ def _list_curves(panel: Panel, runs: Sequence[RunHistory]) -> Iterator[Curve]:
                 yield Curve(number, steps, values, is_faint=len(panel.columns) > 1 and column == panel.columns[0])
 
 
-def _shorten(passage: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
-    text = passage["text"]
+def _find_test(run: RunHistory) -> Mapping[str, float]:
+    """Return the metrics of the test. There are none until the run has ended."""
+    return run.manifest.test if run.manifest is not None else {}
+
+
+def _shorten(passage: ShownPassage, max_characters: int) -> dict[str, Any]:
+    text = passage.text
     shown = text if len(text) <= max_characters else text[:max_characters].rstrip() + " …"
-    return {"title": passage["title"], "score": passage["score"], "text": shown}
+    return {"title": passage.title, "score": passage.score, "text": shown}
 
 
 def _list_heads(runs: Sequence[RunHistory]) -> list[str]:

@@ -5,21 +5,18 @@ Classes that need an optional library are imported from their module: ``FaissInd
 """
 
 from text.retrieval.embedder import Embedder
-from text.retrieval.encoding import (
-    encode_collection,
-    encode_shards,
-    finish_encoding,
-    plan_encoding,
-    start_encoding,
-)
+from text.retrieval.encoding import encode_collection, encode_shards, plan_encoding
+from text.retrieval.encoding_folder import check_encoding_folder, finish_encoding, start_encoding
 from text.retrieval.exact import Found, search_exact
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.indexes import Index, open_index
-from text.retrieval.mining import MinedRow, MiningSummary, mine_hard_negatives, search_rows
+from text.retrieval.mining import mine_hard_negatives, search_rows
+from text.retrieval.mining_summary import MinedRow, MiningSummary
+from text.retrieval.plan import Plan
 from text.retrieval.retriever import Retriever, load_retriever, search_questions
 from text.retrieval.score_summary import describe_scores, split_seen, summarize_scores
 from text.retrieval.scoring import ScoredRun, score_run
-from text.retrieval.shards import EmbeddingShards, Plan, mean_cosine, open_collection
+from text.retrieval.shards import EmbeddingShards, mean_cosine, open_collection
 
 __all__ = [
     "Embedder",
@@ -35,6 +32,7 @@ __all__ = [
     "Retriever",
     "ScoredRun",
     "Source",
+    "check_encoding_folder",
     "choose_hard_negatives",
     "describe_scores",
     "encode_collection",

@@ -9,26 +9,22 @@ that says so. A killed process therefore repeats a few seconds of work. Ranks ta
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
 from torch import distributed
 
-from text.artifacts import remove_leftovers, sha256, write_json
+from text.artifacts import sha256
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.progress import show_progress
 from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
+from text.retrieval.encoding_folder import finish_encoding, list_changes, start_encoding
+from text.retrieval.plan import DTYPES, DType, EncodedFile, Plan, Settings, read_plan
 from text.retrieval.reuse import KnownPassages
 from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_finished
-from text.retrieval.shards import DTYPES, EmbeddingShards, Plan, read_plan, shard_path
+from text.retrieval.shards import EmbeddingShards
 
 SHARD_ROWS = 1 << 18
 BLOCK_ROWS = 1 << 11
@@ -72,6 +68,7 @@ def encode_collection(
         OSError: A file cannot be read or written, or the disk is full.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> from text.models import roberta_tiny
     >>> from text.transforms import Tokenize, train_tokenizer
     >>> tokenizer = train_tokenizer(["a beetle ate the oak"], vocab_size=300)
@@ -94,9 +91,7 @@ def encode_collection(
     rank, num_ranks = _find_rank()
     plan = plan_encoding(collection, embedder, dtype=dtype, shard_rows=shard_rows, block_rows=block_rows, reuse=reuse)
     if rank == 0:
-        if overwrite:
-            remove_embeddings(folder)
-        start_encoding(folder, plan)
+        start_encoding(folder, plan, overwrite=overwrite)
     _wait_for_ranks(num_ranks)
     plan = read_plan(folder)
     encode_shards(folder, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
@@ -130,13 +125,21 @@ def plan_encoding(
     if min(shard_rows, block_rows) < 1 or shard_rows % block_rows:
         raise ValueError(f"shard_rows is {shard_rows}. It must be a multiple of block_rows, {block_rows}, and above 0.")
     check_collection(collection)
-    facts = {"path": collection.path, "sha256": sha256(collection.path), "num_passages": len(collection)}
-    width = embedder.encoder.embedding_dim
-    plan = Plan(embedder.model, embedder.settings, facts, len(collection), width, dtype, shard_rows, block_rows)
+    plan = Plan(
+        embedder.model,
+        Settings(**embedder.settings),
+        EncodedFile(collection.path, sha256(collection.path), len(collection)),
+        num_rows=len(collection),
+        embedding_dim=embedder.encoder.embedding_dim,
+        dtype=cast(DType, dtype),
+        shard_rows=shard_rows,
+        block_rows=block_rows,
+    )
     if reuse is None:
         return plan
-    before, now = ({"model": p.model, "settings": p.settings, "dtype": p.dtype} for p in (reuse.plan, plan))
-    if changes := "; ".join(_list_changes(before, now)):
+    plans = (reuse.plan.to_dict(), plan.to_dict())
+    before, now = ({name: each[name] for name in ("model", "settings", "dtype")} for each in plans)
+    if changes := "; ".join(list_changes(before, now)):
         raise ArtifactError(f"{reuse.folder}: cannot be reused ({changes}). Only the passages may differ.")
     return plan._replace(reused=reuse.plan.key)
 
@@ -151,33 +154,6 @@ def check_collection(collection: PassageCollection) -> None:
         raise DataError(f"{collection.path}: the file has no passages. Write one a line.")
     if collection.counts["duplicate passages"]:
         _refuse_duplicates(collection)
-
-
-def start_encoding(folder: str | os.PathLike[str], plan: Plan) -> Plan:
-    """Create the folder and write ``plan.json``, or check that a begun encoding has the same plan.
-
-    Returns:
-        The plan to encode with. It has the ``block_rows`` that a begun encoding has.
-
-    Raises:
-        ArtifactError: The folder holds embeddings of another plan.
-        FileExistsError: The folder holds something else, such as a run or a model.
-        OSError: The folder cannot be written, or the disk is too small for all embeddings.
-    """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
-    if not Path(folder, "plan.json").is_file():
-        if any(Path(folder, name).exists() for name in ("manifest.json", "config.json")):
-            raise FileExistsError(f"{folder}: holds something other than embeddings. Use another folder.")
-        _check_disk(folder, plan)
-        write_json(Path(folder, "plan.json"), plan._asdict())
-        return plan
-    found = read_plan(folder)
-    asked = plan._replace(block_rows=found.block_rows)
-    if found.key != asked.key:
-        changes = "; ".join(_list_changes(found._asdict(), asked._asdict()))
-        raise ArtifactError(f"{folder}: holds embeddings of another plan ({changes}). Use another folder or overwrite.")
-    return found
 
 
 def encode_shards(
@@ -214,44 +190,10 @@ def encode_shards(
     with show_progress(name, total, "passages", position=rank) as progress:
         writer = ShardWriter(folder, plan, collection, embedder, known, progress, save_seconds)
         for shard in shards:
-            if is_finished(folder, shard):
+            if is_finished(folder, plan, shard):
                 progress.skip(len(plan.rows(shard)))
             else:
                 writer.write(shard)
-
-
-def finish_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
-    """Write the manifest after all ranks are done. Embeddings without a manifest are not read.
-
-    Raises:
-        ArtifactError: A shard is missing.
-    """
-    files: dict[str, Any] = {}
-    for shard in range(plan.num_shards):
-        path = shard_path(folder, shard, ".json")
-        if not is_finished(folder, shard):
-            raise ArtifactError(f"{path}: missing, the shard is not encoded. Run the encoding again to continue it.")
-        files |= json.loads(path.read_text(encoding="utf-8"))
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(Path(folder, "manifest.json"), {"plan": plan.key, "files": files})
-
-
-def remove_embeddings(folder: str | os.PathLike[str]) -> None:
-    """Remove the embeddings in a folder, their indexes, and nothing else."""
-    plan = Path(folder, "plan.json")
-    if not plan.is_file():
-        return
-    for path in Path(folder).iterdir():
-        if path.name == "manifest.json" or path.name.startswith(("shard-", "index-", "milvus")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    plan.unlink()  # Last, so that an interrupted removal leaves a folder that still counts as embeddings.
-
-
-def _check_disk(folder: str | os.PathLike[str], plan: Plan) -> None:
-    needed = plan.num_rows * plan.embedding_dim * np.dtype(plan.dtype).itemsize
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free, the embeddings need {needed}", os.fspath(folder))
 
 
 def _find_rank() -> tuple[int, int]:
@@ -274,13 +216,3 @@ def _refuse_duplicates(collection: PassageCollection) -> None:
                 f"{collection.path}: passages {first} and {row}, counted from 0, have the id {passage.passage_id}. "
                 "Remove one of them."
             )
-
-
-def _list_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """Yield each difference of two plans as "name: before -> after". The path of the collection may differ."""
-    for name in {**before, **after}:
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from (f"{name} {change}" for change in _list_changes(old, new))
-        elif old != new and name != "path":
-            yield f"{name}: {old} -> {new}"

@@ -5,7 +5,7 @@ So scores, and the order of what is found, are those of the exact search; what a
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import re
 from pathlib import Path
@@ -14,10 +14,12 @@ import faiss
 import numpy as np
 from torch import Tensor
 
-from text.artifacts import atomic_write, remove_leftovers, sha256, write_json
+from text.artifacts import atomic_write, check_facts, read_facts, read_json, write_json
 from text.errors import ArtifactError
 from text.progress import show_progress
 from text.retrieval.exact import BLOCK, Found, check_questions, in_order
+from text.retrieval.index_files import INDEX, NOTE, IndexNote
+from text.retrieval.mapped_files import MappedFile
 from text.retrieval.shards import EmbeddingShards
 
 _FATAL = re.compile(r"(?<!\d)0+(?!\d)|(HNSW1|NSG[12])(?!\d)")
@@ -33,17 +35,19 @@ class FaissIndex:
     Args:
         index: Of FAISS, with as many rows.
         shards: What it was built of.
+        file: The file from which the index was loaded, which FAISS may have mapped.
 
     Raises:
         ArtifactError: The two have not as many rows, of as many numbers.
     """
 
-    def __init__(self, index: faiss.Index, shards: EmbeddingShards) -> None:
+    def __init__(self, index: faiss.Index, shards: EmbeddingShards, file: MappedFile | None = None) -> None:
         expected = (len(shards), shards.plan.embedding_dim)
         if (index.ntotal, index.d) != expected:
             raise ArtifactError(f"{shards.folder}: index of {(index.ntotal, index.d)} rows and numbers, not {expected}")
         self.index = index
         self.shards = shards
+        self._file = file
 
     @classmethod
     def build(cls, shards: EmbeddingShards, factory: str, folder: str | os.PathLike[str]) -> FaissIndex:
@@ -72,13 +76,10 @@ class FaissIndex:
                 f'index is "{factory}": FAISS cannot build it from {len(shards)} embeddings ({_reason(error)}). '
                 "Use another factory string."
             ) from None
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        Path(folder, "index.json").unlink(missing_ok=True)
-        with atomic_write(Path(folder, "index.faiss")) as temporary:
-            faiss.write_index(index, str(temporary))
-        digest = sha256(Path(folder, "index.faiss"))
-        write_json(Path(folder, "index.json"), {"factory": factory, "plan": shards.plan.key, "sha256": digest})
+        path = Path(folder, INDEX)
+        with atomic_write(path) as temporary:
+            _write_index(index, temporary, path)
+        write_json(Path(folder, NOTE), IndexNote(factory, shards.plan.key, read_facts(path)))
         return cls(index, shards)
 
     @classmethod
@@ -87,22 +88,22 @@ class FaissIndex:
 
         Raises:
             FileNotFoundError: There is none.
-            ArtifactError: It is damaged, or of other embeddings.
+            ArtifactError: Its file is missing or damaged, or it is of other embeddings.
         """
-        path, note = Path(folder, "index.faiss"), Path(folder, "index.json")
+        path = Path(folder, INDEX)
         try:
-            facts = json.loads(note.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ArtifactError(f"{note}: not JSON. Remove {folder}, so that the index is built again.") from None
-        if facts["plan"] != shards.plan.key:
-            raise ArtifactError(f"{folder}: index of other embeddings than {shards.folder}; expected one of these")
-        if check_hashes and (found := sha256(path)) != facts["sha256"]:
-            raise ArtifactError(f"{path}: SHA-256 is {found}; expected {facts['sha256']}, it is damaged")
+            note = read_json(Path(folder, NOTE), IndexNote)
+            if note.plan != shards.plan.key:
+                raise ArtifactError(f"{folder}: index of other embeddings than {shards.folder}.")
+            check_facts(path, note.file, check_hash=check_hashes)
+        except ArtifactError as error:
+            raise ArtifactError(f"{error} Remove {folder}, and the index is built again.") from None
+        file = MappedFile(path)
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
         except RuntimeError as error:
-            raise ArtifactError(f"{path}: {_reason(error)}; expected an index of FAISS") from None
-        return cls(index, shards)
+            raise ArtifactError(f"{path}: no index of FAISS ({_reason(error)}). Remove {folder}.") from None
+        return cls(index, shards, file)
 
     def set_parameters(self, parameters: str) -> None:
         """Set search parameters under the names of FAISS, such as "efSearch=256" or "nprobe=32".
@@ -122,8 +123,11 @@ class FaissIndex:
 
         Raises:
             ValueError: As for ``search_exact``, or FAISS cannot search with these parameters.
+            ArtifactError: A file of the index or of the embeddings has changed since it was opened.
         """
         check_questions(self.shards, questions, k)
+        if self._file is not None:
+            self._file.check()
         wanted = min(max(k, num_candidates or 4 * k), len(self.shards))
         try:
             _, rows = self.index.search(questions.float().contiguous().numpy(), wanted)  # pyright: ignore[reportCallIssue]
@@ -158,6 +162,18 @@ def make_index(factory: str, width: int, parameters: str = "") -> faiss.Index:
         raise ValueError(f"{message} ({_reason(error)}). Use a factory string such as HNSW32.") from None
     _set_parameters(index, parameters)
     return index
+
+
+def _write_index(index: faiss.Index, temporary: Path, path: Path) -> None:
+    """Write an index to a temporary file of ``path``.
+
+    Raises:
+        OSError: The disk is full or fails. FAISS does not say why.
+    """
+    try:
+        faiss.write_index(index, str(temporary))
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, f"FAISS cannot write it: {_reason(error)}", os.fspath(path)) from None
 
 
 def _set_parameters(index: faiss.Index, parameters: str) -> None:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from text.artifacts import wait_for_lock
+from text.artifacts import read_json, wait_for_lock
+from text.errors import ArtifactError
 from text.retrieval.exact import Found
-from text.retrieval.shards import EmbeddingShards, read_plan
+from text.retrieval.index_files import NOTE, IndexNote, index_folder
+from text.retrieval.plan import read_plan
+from text.retrieval.shards import EmbeddingShards
 
 if TYPE_CHECKING:
     from text.retrieval.faiss_index import FaissIndex
-
-_LOCK = ".index.lock"
-"""File in the folder of the embeddings that a process locks while it builds an index."""
 
 
 class Index(Protocol):
@@ -87,10 +87,12 @@ def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
     """Load the index from the folder of the embeddings. Of several processes, one builds it and the others wait."""
     from text.retrieval.faiss_index import FaissIndex
 
-    folder = Path(shards.folder, f"index-{factory.replace(',', '-')}")
-    if not (folder / "index.json").is_file():
+    folder = index_folder(shards.folder, factory)
+    if not (folder / NOTE).is_file():
         message = f"{shards.folder}: another process builds an index, waiting for it"
-        with wait_for_lock(Path(shards.folder, _LOCK), message):
-            if not (folder / "index.json").is_file():  # The process that had the lock has built another index, or none.
+        with wait_for_lock(Path(shards.folder, "plan.json"), message):  # It is there, so no lock file is left behind.
+            if not (folder / NOTE).is_file():  # The process that had the lock has built another index, or none.
                 return FaissIndex.build(shards, factory, folder)
+    if (found := read_json(folder / NOTE, IndexNote).factory) != factory:
+        raise ArtifactError(f"{folder / NOTE}: factory is {found}, not {factory}. Remove the folder.")
     return FaissIndex.load(folder, shards)

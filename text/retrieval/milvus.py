@@ -18,6 +18,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus.exceptions import ConnectionConfigException, ParamError
 from torch import Tensor
 
+from text.errors import ArtifactError
 from text.progress import show_progress
 from text.retrieval.exact import Found, check_questions
 from text.retrieval.shards import EmbeddingShards
@@ -46,6 +47,7 @@ class MilvusIndex:
     Raises:
         ValueError: ``uri`` is no address and no file of Milvus, the index is unknown, or an id is too long for Milvus.
         ConnectionError: Milvus cannot be reached, or refuses.
+        ArtifactError: The file is damaged. Its hash is not known, so only Milvus can tell.
     """
 
     _open_files: ClassVar[Counter[str]] = Counter()
@@ -143,7 +145,7 @@ class MilvusIndex:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Raise an error of Milvus as one line with its address."""
+        """Raise an error of Milvus as one line with its file or address."""
         try:
             yield
         except (ConnectionConfigException, ParamError) as error:
@@ -151,6 +153,10 @@ class MilvusIndex:
                 f'milvus is "{self.uri}": {_first_line(error)}. Use a file that ends in .db, or an address.'
             ) from None
         except MilvusException as error:
+            if self.uri.endswith(".db"):
+                raise ArtifactError(
+                    f"{self.uri}: {_first_line(error)}. Remove it, and the embeddings are uploaded again."
+                ) from None
             raise ConnectionError(
                 f"{self.uri}: {_first_line(error)}. Check that Milvus runs there and takes this index."
             ) from None

@@ -9,98 +9,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from random import Random
-from typing import Any, NamedTuple
 
-from text.artifacts import atomic_write, describe_file, sha256, write_json
+from text.artifacts import describe_file, sha256, write_together
 from text.datasets import DPRFile, PassageCollection, Question, read_questions
 from text.datasets.dpr_file import BLANK
 from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_context, replace_contexts
 from text.datasets.same_questions import SameQuestions
 from text.errors import ArtifactError, DataError
-from text.evaluation import Run, read_run
+from text.evaluation import Run, format_run, read_run
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import Passage
 from text.retrieval.counts import describe_cut_questions
-from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
+from text.retrieval.hard_negatives import Filters, Negative, Source, choose_hard_negatives
+from text.retrieval.mining_summary import MinedRow, MiningSummary
+from text.retrieval.plan import read_plan
 from text.retrieval.retriever import load_retriever, search_questions
-from text.retrieval.shards import read_plan
-from text.words import has_unspaced
-
-_SAMPLE_SIZE = 10
-
-
-class MinedRow(NamedTuple):
-    """A training row and how its negatives were found."""
-
-    question_id: str
-    record: Record
-    """The row with the new negatives."""
-    positives: list[Passage]
-    negatives: list[Negative]
-    rejected: list[Rejected]
-    answers: Sequence[str] = ()
-
-
-class MiningSummary:
-    """Counts of all mined rows, and a sample of negatives to look at.
-
-    Args:
-        num_wanted: Number of negatives that each row should get.
-        unusable: Number of rows that training cannot use, by reason.
-        seed: Seed of the sample.
-    """
-
-    def __init__(self, num_wanted: int, unusable: Counter[str], seed: int = 0) -> None:
-        self.num_wanted, self.unusable = num_wanted, unusable
-        self.num_rows = self.num_short = 0
-        """Rows, and rows that got fewer negatives than wanted."""
-        self.num_unspaced = 0
-        """Rows with an answer in a script without spaces, which is matched as a string."""
-        self.num_without_answers = 0
-        """Rows without answers, for which no passage is rejected because it holds one."""
-        self.slow = set[str]()
-        """Answers, as regular expressions, that took too long in a passage, which counts as not found."""
-        self.negatives = Counter[str]()
-        """Number of negatives by source."""
-        self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
-        """Number of rejected candidates by reason, in all rows and in those that got too few negatives."""
-        self.sample: list[tuple[MinedRow, Negative]] = []
-        self._random = Random(seed)
-
-    def add(self, row: MinedRow) -> None:
-        """Count a row. Each negative of all rows gets into the sample with the same probability."""
-        is_short = len(row.negatives) < self.num_wanted
-        self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
-        self.num_unspaced += any(map(has_unspaced, row.answers))
-        self.num_without_answers += not row.answers
-        self.rejected.update(candidate.reason for candidate in row.rejected)
-        self.rejected_of_short.update(candidate.reason for candidate in row.rejected if is_short)
-        for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
-            self.negatives[negative.source] += 1
-            if len(self.sample) < _SAMPLE_SIZE:
-                self.sample.append((row, negative))
-            elif (place := self._random.randrange(self.negatives.total())) < _SAMPLE_SIZE:
-                self.sample[place] = (row, negative)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as ``OUTPUT.summary.json`` holds them, beside the inputs and options."""
-        return {
-            "rows": self.num_rows,
-            "rows_left_out": dict(self.unusable),
-            "rows_with_too_few": self.num_short,
-            "rows_with_answers_matched_as_strings": self.num_unspaced,
-            "rows_without_answers": self.num_without_answers,
-            "slow_regular_expressions": sorted(self.slow),
-            "negatives": dict(self.negatives),
-            "rejected": dict(self.rejected.most_common()),
-            "rejected_where_too_few": dict(self.rejected_of_short.most_common()),
-        }
 
 
 def mine_hard_negatives(
@@ -114,11 +41,13 @@ def mine_hard_negatives(
     sort_by_title: bool = False,
     best_positive_first: bool = False,
     seed: int = 0,
+    found: Run | None = None,
+    overwrite: bool = True,
 ) -> MiningSummary:
     """Write training rows with hard negatives from runs.
 
     Each negative has its id, rank, score and source. ``OUTPUT.rejected.jsonl`` gets the rejected candidates with the
-    reason, ``OUTPUT.summary.json`` the counts, inputs and options. Earlier files are replaced.
+    reason, ``OUTPUT.summary.json`` the counts, inputs and options. All files appear together at the end.
 
     Args:
         rows: Training rows in the DPR format.
@@ -131,8 +60,11 @@ def mine_hard_negatives(
         best_positive_first: Sort the positives of a row by their scores in the first run, because training uses the
             first one.
         seed: Seed of the sample in the summary.
+        found: One more run, such as ``search_rows`` returns. It is the first source, and is written to ``OUTPUT.trec``.
+        overwrite: Replace earlier files.
 
     Raises:
+        FileExistsError: A file exists, and ``overwrite`` is false.
         ValueError: Two runs have the same name, or there is not one number for each run.
         DataError: A file is malformed, no row is usable, a run is of other questions, or the collection lacks a passage
             of a run.
@@ -152,40 +84,29 @@ def mine_hard_negatives(
     >>> summary.negatives, summary.rejected
     (Counter({'bm25': 1}), Counter({'a positive': 1}))
     """
-    names, filters = name_sources(runs, num), filters or Filters()
+    output, filters = os.fspath(output), filters or Filters()
+    paths = ([] if found is None else [f"{output}.trec"]) + [os.fspath(path) for path in runs]
+    names = name_sources(paths, num)
     if not isinstance(collection, PassageCollection):
         collection = PassageCollection(collection)
     file = DPRFile(rows, collection)
     summary = MiningSummary(sum(num), count_unusable_rows(file), seed)
     questions = _pair_with_rows(file)
-    read = [read_run(path) for path in runs]
+    read = ([] if found is None else [found]) + [read_run(path) for path in runs]
     ids = [question.question_id for question, _ in questions]
-    for path, run in zip(runs, read, strict=True):
+    for path, run in zip(paths, read, strict=True):
         check_common_questions(path, run, rows, ids)
         check_counted_questions(path, run, rows, ids)
-    output = os.fspath(output)
-    rejected = f"{output}.rejected.jsonl"
-    with (
-        atomic_write(output) as temporary_rows,
-        atomic_write(rejected) as temporary_rejected,
-        open(temporary_rows, "w", encoding="utf-8") as rows_file,
-        open(temporary_rejected, "w", encoding="utf-8") as rejected_file,
-    ):
-        for row in _mine_rows(
-            file,
-            questions,
-            collection,
-            list(zip(names, read, num, strict=True)),
-            filters,
-            sort_by_title=sort_by_title,
-            best_positive_first=best_positive_first,
-            slow=summary.slow,
-        ):
-            rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
-            for candidate in row.rejected:
-                line = {"question_id": row.question_id, **candidate._asdict()}
-                rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            summary.add(row)
+    mined = _mine_rows(
+        file,
+        questions,
+        collection,
+        list(zip(names, read, num, strict=True)),
+        filters,
+        sort_by_title=sort_by_title,
+        best_positive_first=best_positive_first,
+        slow=summary.slow,
+    )
     inputs = {
         "rows": describe_file(rows),
         "collection": describe_file(collection.path),
@@ -193,8 +114,28 @@ def mine_hard_negatives(
     }
     options = {"num": list(num), "filters": asdict(filters), "sort_by_title": sort_by_title}
     options |= {"best_positive_first": best_positive_first, "seed": seed}
-    write_json(f"{output}.summary.json", summary.to_json() | {"inputs": inputs, "options": options})
+    endings = [".rejected.jsonl", ".summary.json", *([".trec"] if found is not None else []), ""]
+    with write_together([f"{output}{ending}" for ending in endings], overwrite=overwrite) as temporaries:
+        files = dict(zip(endings, temporaries, strict=True))
+        if found is not None:
+            with open(files[".trec"], "w", encoding="utf-8") as file_of_run:
+                file_of_run.writelines(format_run(found))
+            inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": sha256(files[".trec"])})
+        _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
+        content = summary.to_json() | {"inputs": inputs, "options": options}
+        files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return summary
+
+
+def _write_rows(mined: Iterator[MinedRow], rows: Path, rejected: Path, summary: MiningSummary) -> None:
+    """Write the mined rows and the rejected candidates, and count them."""
+    with open(rows, "w", encoding="utf-8") as rows_file, open(rejected, "w", encoding="utf-8") as rejected_file:
+        for row in mined:
+            rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
+            for candidate in row.rejected:
+                line = {"question_id": row.question_id, **candidate._asdict()}
+                rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            summary.add(row)
 
 
 def search_rows(
@@ -221,7 +162,7 @@ def search_rows(
         OSError: A file cannot be read.
     """
     count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # an error here costs no search
-    if read_plan(embeddings).collection["sha256"] != sha256(collection):
+    if read_plan(embeddings).collection.sha256 != sha256(collection):
         raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
     questions = read_questions(rows)
     retriever = load_retriever(model, embeddings)

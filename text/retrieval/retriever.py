@@ -49,7 +49,7 @@ class Retriever:
                 f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
                 "Search with the model that encoded it."
             )
-        ours, theirs = embedder.similarity, shards.plan.settings["similarity"]
+        ours, theirs = embedder.similarity, shards.plan.settings.similarity
         if ours != theirs:
             raise ArtifactError(f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}.")
         self.shards = shards

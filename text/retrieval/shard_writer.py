@@ -1,37 +1,54 @@
 """Write one shard of embeddings, block after block.
 
-Embeddings go to memory-mapped files whose names end in ``.part``. A ``.progress`` note counts the rows on disk. It is
-written every few seconds, also inside a block. The files get their final names when the whole shard is written.
+``text/retrieval/shard_parts.py`` keeps what is done on disk, so that a killed process repeats a few seconds of work.
 
 Dimensions: N passages of a block; D width of an embedding.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
+import errno
 import os
+import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from text.artifacts import atomic_write, sha256, write_json
+from text.artifacts import FileFacts, atomic_write, check_facts, read_facts, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError
 from text.progress import Progress
 from text.records import TokenBatch
 from text.retrieval.embedder import Embedder
+from text.retrieval.plan import (
+    CUT,
+    IDS,
+    KEYS,
+    NUMBERS,
+    PART,
+    PROGRESS,
+    SCALES,
+    Manifest,
+    Plan,
+    list_suffixes,
+    read_shard_manifest,
+    shard_path,
+)
 from text.retrieval.reuse import KnownPassages, passage_key
-from text.retrieval.shards import CUT, NEWLINE_IN_ID, UNKNOWN, Plan, shard_path, suffixes
+from text.retrieval.shard_parts import Block, ShardParts
+from text.retrieval.shards import NEWLINE_IN_ID
 
 SAVE_SECONDS = 10.0
 """Most seconds of work, besides one piece, that a killed process loses."""
+_TRIES = 3
+"""How often a block is written that the disk gives back otherwise."""
 
 
 class ShardWriter:
@@ -63,70 +80,72 @@ class ShardWriter:
         self._saved_at = time.monotonic()
 
     def write(self, shard: int) -> None:
-        """Write one shard, after the blocks that are already on disk.
+        """Write one shard. Blocks that are on disk already, and fit their hash, are not encoded again.
 
         Raises:
-            ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id.
+            ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id. Or as
+                ``ShardParts``.
             OSError: The disk is full or fails.
         """
-        plan, rows, note = self.plan, self.plan.rows(shard), shard_path(self.folder, shard, ".progress")
-        suffixes_of_parts = [suffix for suffix in (".npy", ".scales.npy", CUT) if suffix in suffixes(plan.dtype)]
-        parts = {suffix: shard_path(self.folder, shard, f"{suffix}.part") for suffix in suffixes_of_parts}
-        arrays = _open_arrays(parts, (len(rows), plan.embedding_dim), plan.dtype, note)
-        done = json.loads(note.read_text()) if note.is_file() else {"rows": 0}
-        self.progress.skip(done["rows"] + done.get("texts", 0))
-        num_done = done.get("texts", 0)  # Texts of the next block, in the order in which the embedder takes them.
-        for first, old_rows, tokens in self._tokenize_blocks(rows, done["rows"]):
-            for places, embeddings, cut in self._embed_block(old_rows, tokens, num_done):
-                _check_embeddings(
-                    embeddings, plan.dtype, lambda n, at=first + places: self.collection[rows[int(at[n])]].passage_id
-                )
-                _write_rows(arrays, first + places, embeddings.numpy(), cut)
-                num_done += int((old_rows[places] < 0).sum())
-                self.progress.update(len(places))
-                self._save(note, arrays, {"rows": first, "texts": num_done})
-            num_done = 0
-        for values in arrays.values():
-            values.flush()
-        del arrays
-        self._finish(shard, parts)
-        note.unlink(missing_ok=True)
+        rows = self.plan.rows(shard)
+        with ShardParts(self.folder, self.plan, shard) as parts:
+            missing = parts.find_missing()
+            self.progress.skip(len(rows) - sum(len(parts.rows(block)) for block in missing))
+            for _ in range(_TRIES):
+                for block, old_rows, tokens in self._tokenize_blocks(rows, missing):
+                    self._write_block(parts, block, rows[block * self.plan.block_rows :], old_rows, tokens)
+                if not (missing := parts.find_missing()):
+                    break
+            else:
+                path = os.fspath(parts.files[NUMBERS].path)
+                raise OSError(errno.EIO, "the disk gives back other bytes than were written", path)
+            parts.flush()
+        self._finish(shard)
 
-    def _save(self, note: Path, arrays: dict[str, np.memmap], done: dict[str, int]) -> None:
-        """Write what is done to the disk, and then the note that says so, unless the last note is fresh."""
-        if time.monotonic() - self._saved_at < self.save_seconds:
-            return
-        for values in arrays.values():
-            values.flush()
-            assert isinstance(values.base, mmap.mmap)
-            values.base.madvise(mmap.MADV_DONTNEED)  # Memory does not grow with the shard.
-        write_json(note, done)
-        self._saved_at = time.monotonic()
+    def _write_block(
+        self, parts: ShardParts, block: int, rows: Sequence[int], old_rows: np.ndarray, tokens: TokenBatch | None
+    ) -> None:
+        """Encode and write a block. ``rows`` are the rows of the collection from the block on."""
+        values, done = parts.resume(block)
+        self.progress.skip(len(done))
+        for places, embeddings, cut in self._embed_block(old_rows, tokens, len(done)):
+            _check_embeddings(
+                embeddings, self.plan.dtype, lambda n, at=places: self.collection[rows[int(at[n])]].passage_id
+            )
+            _fill(values, places, embeddings.numpy(), cut)
+            done += [place for place in places.tolist() if old_rows[place] < 0]
+            self.progress.update(len(places))
+            if time.monotonic() - self._saved_at >= self.save_seconds:
+                parts.write_begun(block, values, done)
+                parts.save()
+                self._saved_at = time.monotonic()
+        parts.write(block, values)
 
-    def _tokenize_blocks(self, rows: range, start: int) -> Iterator[tuple[int, np.ndarray, TokenBatch | None]]:
-        """Yield the blocks of a shard; the next one is tokenized while the caller encodes.
+    def _tokenize_blocks(
+        self, rows: range, blocks: Sequence[int]
+    ) -> Iterator[tuple[int, np.ndarray, TokenBatch | None]]:
+        """Yield blocks of a shard; the next one is tokenized while the caller encodes.
 
-        A block is its first row in the shard, the (N,) rows of known embeddings (-1 if there is none), and the tokens
-        of the passages without one.
+        A block is its number, the (N,) rows of known embeddings (-1 if there is none), and the tokens of the passages
+        without one.
         """
         block_rows, known = self.plan.block_rows, self.known
 
-        def tokenize(first: int) -> tuple[np.ndarray, TokenBatch | None]:
-            block = rows[first : first + block_rows]
-            passages = self.collection[block.start : block.stop]
+        def tokenize(block: int) -> tuple[np.ndarray, TokenBatch | None]:
+            some = rows[block * block_rows : (block + 1) * block_rows]
+            passages = self.collection[some.start : some.stop]
             old_rows = known.rows(passages) if known is not None else np.full(len(passages), -1)
             new = [passage for passage, row in zip(passages, old_rows, strict=True) if row < 0]
             return old_rows, self.embedder.tokenize(new) if new else None
 
         with ThreadPoolExecutor(1) as executor:
-            starts = list(range(start, len(rows), block_rows))
-            pending = executor.submit(tokenize, starts[0]) if starts else None
-            for number, first in enumerate(starts):
+            pending = executor.submit(tokenize, blocks[0]) if blocks else None
+            for number, block in enumerate(blocks):
                 assert pending is not None
                 old_rows, tokens = pending.result()
-                if number + 1 < len(starts):
-                    pending = executor.submit(tokenize, starts[number + 1])
-                yield first, old_rows, tokens
+                if number + 1 < len(blocks):
+                    pending = executor.submit(tokenize, blocks[number + 1])
+                yield block, old_rows, tokens
 
     def _embed_block(
         self, old_rows: np.ndarray, tokens: TokenBatch | None, num_done: int
@@ -144,38 +163,49 @@ class ShardWriter:
             for places, embeddings in self.embedder.embed_in_pieces(tokens, num_done):
                 yield new[places], embeddings, truncated[places]
 
-    def _finish(self, shard: int, parts: dict[str, Path]) -> None:
+    def _finish(self, shard: int) -> None:
         """Write ids and keys, then the hashes, then rename the parts. After the last rename the shard is finished."""
-        plan, collection, folder = self.plan, self.collection, self.folder
-        rows, facts, keys = plan.rows(shard), {}, array("q")
-        with atomic_write(shard_path(folder, shard, ".ids")) as temporary, open(temporary, "wb") as file:
-            for first in range(rows.start, rows.stop, plan.block_rows):
-                for passage in collection[first : min(first + plan.block_rows, rows.stop)]:
+        self._write_ids(shard)
+        paths = [shard_path(self.folder, shard, suffix) for suffix in list_suffixes(self.plan.dtype)]
+        parts = {path: part for path in paths if (part := _part(path)).is_file()}
+        facts = {path.name: read_facts(parts.get(path, path)) for path in paths}
+        write_json(shard_path(self.folder, shard, ".json"), Manifest(self.plan.key, facts))
+        for path, part in parts.items():
+            part.replace(path)
+        shard_path(self.folder, shard, PROGRESS).unlink(missing_ok=True)
+
+    def _write_ids(self, shard: int) -> None:
+        rows, keys = self.plan.rows(shard), array("q")
+        with atomic_write(shard_path(self.folder, shard, IDS)) as temporary, open(temporary, "wb") as file:
+            for first in range(rows.start, rows.stop, self.plan.block_rows):
+                for passage in self.collection[first : min(first + self.plan.block_rows, rows.stop)]:
                     file.write(passage.passage_id.encode().replace(b"\n", NEWLINE_IN_ID) + b"\n")
                     keys.append(passage_key(passage))
-        with atomic_write(shard_path(folder, shard, ".keys.npy")) as temporary, open(temporary, "wb") as file:
+        with atomic_write(shard_path(self.folder, shard, KEYS)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.frombuffer(keys, dtype=np.int64))
-        for suffix in suffixes(plan.dtype):
-            path = shard_path(folder, shard, suffix)
-            written = parts.get(suffix, path)
-            facts[path.name] = {"bytes": written.stat().st_size, "sha256": sha256(written)}
-        write_json(shard_path(folder, shard, ".json"), facts)
-        for suffix, path in parts.items():
-            path.replace(shard_path(folder, shard, suffix))
 
 
-def is_finished(folder: str | os.PathLike[str], shard: int) -> bool:
-    """Return whether a shard is complete. Renames that a killed process did not reach are made up for."""
-    note = shard_path(folder, shard, ".json")
-    if not note.is_file():
+def is_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
+    """Return whether all files of a shard are there and fit their hashes. Print a line about a shard that is damaged.
+
+    Renames that a killed process did not reach are made up for.
+    """
+    try:
+        manifest = read_shard_manifest(folder, plan, shard)
+        for name, expected in manifest.files.items():
+            path = Path(folder, name)
+            if _fits(part := _part(path), expected):
+                part.replace(path)
+            check_facts(path, expected)
+            part.unlink(missing_ok=True)
+    except FileNotFoundError:
         return False
-    for name in json.loads(note.read_text(encoding="utf-8")):
-        part = Path(folder, f"{name}.part")
-        if part.is_file():
-            part.replace(Path(folder, name))
-        if not Path(folder, name).is_file():
-            return False
-    shard_path(folder, shard, ".progress").unlink(missing_ok=True)
+    except ArtifactError as error:
+        print(f"{error} Shard {shard} is encoded again.", file=sys.stderr)
+        return False
+    # The same content may have been written with other spaces, but the bytes are those of an undisturbed run.
+    write_json(shard_path(folder, shard, ".json"), manifest)
+    shard_path(folder, shard, PROGRESS).unlink(missing_ok=True)
     return True
 
 
@@ -185,48 +215,23 @@ def quantize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(embeddings / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
-def _write_rows(arrays: dict[str, np.memmap], rows: np.ndarray, embeddings: np.ndarray, cut: np.ndarray) -> None:
-    arrays[CUT][rows] = cut
-    if ".scales.npy" in arrays:
-        arrays[".npy"][rows], arrays[".scales.npy"][rows] = quantize(embeddings)
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}{PART}")
+
+
+def _fits(path: Path, facts: FileFacts) -> bool:
+    with suppress(ArtifactError):
+        check_facts(path, facts)
+        return True
+    return False
+
+
+def _fill(values: Block, places: np.ndarray, embeddings: np.ndarray, cut: np.ndarray) -> None:
+    values[CUT][places] = cut
+    if SCALES in values:
+        values[NUMBERS][places], values[SCALES][places] = quantize(embeddings)
     else:
-        arrays[".npy"][rows] = embeddings
-
-
-def _open_arrays(parts: dict[str, Path], shape: tuple[int, int], dtype: str, note: Path) -> dict[str, np.memmap]:
-    """Map the files of a begun shard, or new files that have all the space they will need."""
-    # An earlier version did not write which texts it cut.
-    if not (note.is_file() and all(path.is_file() for suffix, path in parts.items() if suffix != CUT)):
-        note.unlink(missing_ok=True)
-        for path in parts.values():
-            path.unlink(missing_ok=True)
-    kinds = {".npy": (dtype, shape), ".scales.npy": ("float32", shape[:1]), CUT: ("int8", shape[:1])}
-    arrays = {}
-    for suffix, path in parts.items():
-        if path.is_file():
-            arrays[suffix] = np.lib.format.open_memmap(path, mode="r+")
-            continue
-        arrays[suffix] = _create_array(path, *kinds[suffix])
-        if suffix == CUT:
-            arrays[suffix][:] = UNKNOWN
-    return arrays
-
-
-def _create_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.memmap:
-    """Create a file with all its space, because writing to a map on a full disk would kill the process.
-
-    Raises:
-        OSError: The disk is full. The file is removed.
-    """
-    try:
-        values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        needed = np.dtype(dtype).itemsize * int(np.prod(shape))
-        raise OSError(error.errno, f"{os.strerror(error.errno or 0)}; {needed} bytes are needed", str(path)) from None
-    return values
+        values[NUMBERS][places] = embeddings
 
 
 def _check_embeddings(embeddings: Tensor, dtype: str, find_id: Callable[[int], str]) -> None:

@@ -1,6 +1,6 @@
 """The folder of a training run: locked, checked before the work starts, and cleared of an earlier run.
 
-A run leaves the files that ``CONTENTS`` lists. ``--overwrite`` removes these files and no others.
+``text/runs/contents.py`` knows which files a run writes, and which of them may be removed.
 """
 
 from __future__ import annotations
@@ -10,69 +10,88 @@ import fcntl
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import yaml
-
-from text.artifacts import remove_leftovers, write_text
+from text.artifacts import check_output_folder, list_facts, remove_leftovers, write_text, write_yaml
 from text.errors import ArtifactError, UsageError
-from text.models import SIZES
-from text.training import DPRDataModule, check_hash, is_rank_zero, newest_valid, read_checkpoint
-from text.transforms import Tokenizer, load_tokenizer
+from text.runs.contents import (
+    FOLDERS,
+    LEDGER,
+    MANIFEST,
+    REPORT,
+    find_foreign_files,
+    find_obstacles,
+    find_run_files,
+    is_run_report,
+    read_ledger,
+    write_ledger,
+)
+from text.runs.manifest import read_manifest
+from text.runs.resume import SETTINGS, check_resumed, find_checkpoint
+from text.training import DPRDataModule, is_rank_zero
+from text.transforms import Tokenizer
 
-CONTENTS = (
-    "config.yaml",
-    "tokenizer.json",
-    "checkpoints",
-    "model",
-    "metrics.csv",
-    "speed.csv",
-    "lengths.json",
-    "worst_questions.jsonl",
-    "tensorboard",
-    "report.html",
-    "manifest.json",
-    "rejects.jsonl",
-)
-"""Everything that a run leaves in its folder."""
-LOCK = ".lock"
-_MAY_DIFFER = set(
-    "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
-    "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
-    "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
-)
-"""Settings that a resumed run may change: they change no update, are compared by their content, or say when to end."""
+LOCK = ".dpr-text.lock"
+_IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
+"""Settings that ``config.yaml`` has as if they had not been given: who reads it again does not ask to remove a run."""
+_CHECKPOINTS_AT_ONCE = 3
+"""``best.ckpt``, ``last.ckpt``, and the new file that takes the place of one of them when it is complete."""
 
 
 @contextmanager
 def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other runs out of a folder, and remove the temporary files of runs that were killed.
 
-    The folder is created if it is missing. The lock belongs to the process: it is gone when the process ends, so a file
-    that a killed run left is no obstacle.
+    The folder is created if it is missing, and removed again if it is empty at the end. The lock belongs to the
+    process: it is gone when the process ends, so a file that a killed run left is no obstacle.
 
     Raises:
+        UsageError: A part of the path is no folder.
         BlockingIOError: Another run uses the folder.
         OSError: The folder cannot be written.
     """
-    os.makedirs(folder, exist_ok=True)
-    with open(Path(folder, LOCK), "a+", encoding="utf-8") as file:
+    check_output_folder(folder)
+    path = Path(folder)
+    created = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with _open_lock(path / LOCK) as file:
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n")
+                file.flush()
+                if count := sum(remove_leftovers(each) for each in _list_folders(path)):
+                    print(f"{folder}: removed {count} temporary files of a run that was killed")
+                yield
+            finally:
+                (path / LOCK).unlink(missing_ok=True)
+    finally:
+        for each in created:
+            with suppress(OSError):  # It is not empty.
+                each.rmdir()
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Return a lock file that this process holds."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        file = os.fdopen(descriptor, "r+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers would inherit the lock of flock
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another run"
-            raise BlockingIOError(f"{folder}: in use by {owner}. Take another --output_dir, or end that run.") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        if count := sum(remove_leftovers(path) for path in _run_folders(folder)):
-            print(f"{folder}: removed {count} temporary files of a run that was killed")
-        yield
+        except OSError as error:
+            with file:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                owner = file.read().strip() or "another run"
+            message = f"{path.parent}: in use by {owner}. Take another --output_dir, or end that run."
+            raise BlockingIOError(message) from None
+        with suppress(FileNotFoundError):  # A run that has ended meanwhile has removed the file.
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return file
+        file.close()
 
 
 class RunFolder:
@@ -105,18 +124,19 @@ class RunFolder:
 
         Raises:
             FileExistsError: The folder holds an earlier run.
-            UsageError, ArtifactError: As ``find_checkpoint``.
+            UsageError: As ``find_checkpoint`` and ``find_earlier_run``, or an earlier run would go on and be replaced.
+            ArtifactError: As ``find_checkpoint``.
             BlockingIOError, OSError: As ``lock_folder``.
         """
         is_writer = is_rank_zero() and not fast_dev_run
         with lock_folder(output_dir) if is_writer else nullcontext():
             folder = cls(output_dir, find_checkpoint(resume, output_dir), is_writer=is_writer)
             if is_writer:
-                folder._check_writable(overwrite=overwrite)
+                folder._check_contents(overwrite=overwrite)
             yield folder
 
     def start(
-        self, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule, *, needed_bytes: int = 0
+        self, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule, *, checkpoint_bytes: int = 0
     ) -> None:
         """Check a resumed run, remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
 
@@ -124,132 +144,100 @@ class RunFolder:
             settings: All settings of the run.
             tokenizer: The run's tokenizer.
             data: The run's data.
-            needed_bytes: Room on the disk for two checkpoints.
+            checkpoint_bytes: Size of a checkpoint.
 
         Raises:
             ArtifactError: As ``check_resumed``.
+            UsageError: As ``find_earlier_run``, or the run would remove files that it reads.
             OSError: The disk has not enough room.
         """
         if self.checkpoint is not None:
             check_resumed(self.checkpoint, settings, tokenizer, data)
         if not self.is_writer:
             return
-        free = shutil.disk_usage(self.path).free
-        if free < needed_bytes:
-            raise OSError(errno.ENOSPC, f"{free} bytes are free, two checkpoints need {needed_bytes}", str(self.path))
-        # The manifest says how a run has ended: a run that goes on has none.
-        for path in [self.path / "manifest.json"] if self._continues() else self._contents():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+        earlier = find_earlier_run(self.path)
+        removed = [] if self._continues() else earlier
+        _check_not_removed(settings, removed)
+        # The run removes or replaces these files, so their room counts.
+        freed = [path for path in earlier if not self._continues() or path.suffix == ".ckpt"]
+        _check_room(self.path, _CHECKPOINTS_AT_ONCE * checkpoint_bytes, sum(path.lstat().st_size for path in freed))
+        write_ledger(self.path, {})
+        # The manifest says how a run has ended: a run that goes on has none. It goes first, so that run.json claims the
+        # other files if this process is killed.
+        for path in [self.path / MANIFEST, *removed]:
+            if path.name != LEDGER:
+                path.unlink(missing_ok=True)
+        _remove_empty_folders(self.path)
+        if removed and (foreign := find_foreign_files(self.path)):
+            print(f"{self.path}: these files are not of a run and stay: {', '.join(foreign[:5])}")
+        write_yaml(self.path / "config.yaml", {**settings, **{name: _IDLE[name] for name in settings.keys() & _IDLE}})
         write_text(self.path / "tokenizer.json", tokenizer.to_str(pretty=True))
+        write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS]))
 
-    def _check_writable(self, *, overwrite: bool) -> None:
-        probe = self.path / ".probe"
-        write_text(probe, "writable")
-        probe.unlink()
-        left = self._contents()
-        if left and not (overwrite or self._continues()):
+    def _check_contents(self, *, overwrite: bool) -> None:
+        earlier = find_earlier_run(self.path)
+        if overwrite and self._continues():
+            raise UsageError(
+                f"--resume goes on with the run in {self.path}, --overwrite removes it. Give one of the two."
+            )
+        if earlier and not (overwrite or self._continues()):
             raise FileExistsError(
-                f"{self.path} holds an earlier run ({left[0].name}). "
+                f"{self.path} holds an earlier run ({earlier[0].name}). "
                 "Take another --output_dir, or --overwrite, or --resume."
             )
-
-    def _contents(self) -> list[Path]:
-        return [path for name in CONTENTS if os.path.lexists(path := self.path / name)]
 
     def _continues(self) -> bool:
         """Return whether the checkpoint lies in this folder."""
         return self.checkpoint is not None and self.path.resolve() in Path(self.checkpoint).resolve().parents
 
 
-def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
-    """Return the checkpoint that a run resumes from. Print a warning for each newer checkpoint that is damaged.
-
-    Args:
-        resume: A checkpoint; the folder of a run; "auto" for the run in ``output_dir``; or None.
-        output_dir: The folder of the run.
+def find_earlier_run(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of an earlier run in a folder, which a new run may remove.
 
     Raises:
-        UsageError: There is no checkpoint.
-        ArtifactError: The checkpoint is damaged.
+        UsageError: Something stands in the place of a file that a run writes, and is not known to be of a run.
     """
-    if resume is None:
-        return None
-    path = Path(output_dir if resume == "auto" else resume)
-    if path.is_file():
-        check_hash(path)
-        return str(path)
-    if not path.exists():
-        raise UsageError(f"--resume: {path} does not exist. Give a checkpoint or the folder of a run.")
+    names = find_run_files(folder)
     try:
-        found, faults = newest_valid(path / "checkpoints")
-    except FileNotFoundError:
-        raise UsageError(f"--resume: {path} has no checkpoint. Give a checkpoint or the folder of a run.") from None
-    for fault in faults:
-        print(f"warning: {fault}. Resuming from {found} instead.", file=sys.stderr)
-    return str(found)
+        manifest = read_manifest(folder)
+        listed = None if manifest is None else {*manifest.files, MANIFEST}
+        claimed = listed or (set(names) if read_ledger(folder) is not None else set[str]())
+    except ArtifactError as fault:
+        raise UsageError(
+            f"{fault} A run removes only what is known as its own: move the file, or the folder."
+        ) from None
+    if REPORT in names and is_run_report(Path(folder, REPORT)):
+        claimed |= {REPORT}
+    if unknown := [*find_obstacles(folder), *(name for name in names if name not in claimed)]:
+        reason = "a training run writes there, and did not write this. Move it, or take another --output_dir."
+        raise UsageError(f"{Path(folder, unknown[0])}: {reason}")
+    return [Path(folder, name) for name in names]
 
 
-def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) -> str | None:
-    """Return the path of the tokenizer that a run uses, or None if the run trains one.
-
-    Args:
-        tokenizer: The path that was asked for.
-        checkpoint: The checkpoint that the run resumes from; its run's tokenizer is used.
-        encoder: Where training starts; a folder has the tokenizer of its encoder.
-
-    Raises:
-        UsageError: The encoder is a file, which has no tokenizer.
-    """
-    if tokenizer is not None:
-        return tokenizer
-    if checkpoint is not None:
-        return str(Path(checkpoint).resolve().parents[1] / "tokenizer.json")
-    if os.path.isfile(encoder):
-        raise UsageError(f"--encoder is {encoder}, a file without a tokenizer. Give --tokenizer too.")
-    return None if encoder in SIZES else encoder
+def _check_not_removed(settings: Mapping[str, Any], removed: list[Path]) -> None:
+    """Check that a run reads nothing of the earlier run that it removes."""
+    paths = {path.resolve() for path in removed}
+    for name in ("encoder", "tokenizer", "train_files", "valid_file", "test_file", "collection"):
+        given = settings.get(name) or []
+        for source in [Path(given)] if isinstance(given, str) else map(Path, given):
+            if source.exists() and any(source.resolve() in (path, *path.parents) for path in paths):
+                raise UsageError(f"--{name} has {source}, which --overwrite would remove. Take another --output_dir.")
 
 
-def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule) -> None:
-    """Check that a run goes on with the settings, the tokenizer and the data that it began with.
-
-    The settings and the tokenizer of a checkpoint that was moved out of its run's folder are not known.
-
-    Raises:
-        ArtifactError: The tokenizer or the data differs, or a setting that decides the weights or which weights are
-            best. More epochs are allowed.
-    """
-    path = Path(checkpoint).resolve().parents[1] / "config.yaml"
-    if path.is_file():
-        _check_settings(checkpoint, path, settings, tokenizer)
-    data.check_state(read_checkpoint(checkpoint).get(type(data).__qualname__, {}), checkpoint)
+def _check_room(folder: Path, needed: int, freed: int) -> None:
+    free = shutil.disk_usage(folder).free + freed
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free, the checkpoints need {needed} at one moment", str(folder))
 
 
-def _check_settings(checkpoint: str, path: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Compare the settings with ``config.yaml`` of the checkpoint's run, and the tokenizers."""
-    if load_tokenizer(path.with_name("tokenizer.json")).to_str() != tokenizer.to_str():
-        raise ArtifactError(f"{checkpoint}: saved with another tokenizer. Use {path.with_name('tokenizer.json')}.")
-    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    changed = [
-        f"{name}: {saved[name]} -> {value}"
-        for name, value in settings.items()
-        if name in saved
-        and name not in _MAY_DIFFER
-        and _without_empty(saved[name]) != _without_empty(value)
-        and not (name == "max_epochs" and value > saved[name])
-    ]
-    if changed:
-        raise ArtifactError(
-            f"{checkpoint}: saved with other settings ({', '.join(changed)}). Resume with the same ones."
-        )
+def _remove_empty_folders(folder: Path) -> None:
+    """Remove the folders of a run that hold nothing any more."""
+    for name in FOLDERS:
+        for root, _, _ in os.walk(folder / name, topdown=False):
+            with suppress(OSError):  # It holds files that are not of a run.
+                os.rmdir(root)
 
 
-def _without_empty(value: Any) -> Any:
-    """Return None for an empty list, which an earlier version wrote as null."""
-    return None if value == [] else value
-
-
-def _run_folders(folder: str | os.PathLike[str]) -> list[Path]:
+def _list_folders(folder: Path) -> list[Path]:
     """Return a run's folder and the folders in it that belong to the run."""
-    inner = [path for name in CONTENTS for path in (Path(folder, name), *Path(folder, name).rglob("*"))]
-    return [Path(folder), *(path for path in inner if path.is_dir() and not path.is_symlink())]
+    return [folder, *(Path(root) for name in FOLDERS for root, _, _ in os.walk(folder / name))]

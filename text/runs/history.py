@@ -6,19 +6,46 @@ A file that is missing counts as empty, so that a run that still trains or was i
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
+from text.artifacts import check_type, read_facts, read_json_lines, read_yaml
+from text.artifacts.json_files import read_bytes
 from text.errors import ArtifactError, UsageError
+from text.runs.contents import EVALUATION, read_ledger
+from text.runs.figures import Figures, read_figures
 from text.runs.lengths import Lengths, read_lengths
+from text.runs.manifest import Manifest, check_run_file, read_manifest
 
 T = TypeVar("T")
+_MAX_STEP = 1 << 53
+
+
+class ShownPassage(NamedTuple):
+    """A passage of ``worst_questions.jsonl``."""
+
+    passage_id: str | None
+    title: str
+    text: str
+    score: float
+
+
+class WorstQuestion(NamedTuple):
+    """A line of ``worst_questions.jsonl``."""
+
+    step: int
+    path: str
+    line: int
+    question: str
+    answers: list[str]
+    num_above: int
+    """Passages that rank above the positive."""
+    positive: ShownPassage
+    above: list[ShownPassage]
+    """The first of these passages."""
 
 
 class Series(NamedTuple):
@@ -42,12 +69,12 @@ class RunHistory(NamedTuple):
     rows: list[dict[str, float]]
     """Rows of ``metrics.csv`` and ``speed.csv`` by column. Empty cells are left out."""
     lengths: list[Lengths]
-    worst_questions: list[dict[str, Any]] | None
+    worst_questions: list[WorstQuestion] | None
     """None before the first validation."""
-    manifest: dict[str, Any]
-    """Empty until the run has ended."""
-    evaluation: dict[str, Any] | None
-    """Content of ``evaluation/figures.json``, which ``dpr-text evaluate --output_dir=RUN/evaluation`` writes."""
+    manifest: Manifest | None
+    """None until the run has ended."""
+    evaluation: Figures | None
+    """Content of ``evaluation/figures.json``. None if the run was not evaluated since it began."""
 
     def get_series(self, column: str) -> Series:
         """Return one column over the steps. It is empty if no row has the column."""
@@ -73,47 +100,68 @@ def _read_run(folder: Path, name: str) -> RunHistory:
         raise UsageError(f"{folder}: no config.yaml. Give the folder of a training run.")
     return RunHistory(
         name=name,
-        settings=_read(folder / "config.yaml", _read_yaml, {}),
-        rows=_read(folder / "metrics.csv", _read_csv, []) + _read(folder / "speed.csv", _read_csv, []),
-        lengths=_read(folder / "lengths.json", read_lengths, []),
-        worst_questions=_read(folder / "worst_questions.jsonl", _read_json_lines, None),
-        manifest=_read(folder / "manifest.json", _read_json, {}),
-        evaluation=_read(folder / "evaluation" / "figures.json", _read_evaluation, None),
+        settings=_read(folder, "config.yaml", _read_settings, {}),
+        rows=_read(folder, "metrics.csv", _read_csv, []) + _read(folder, "speed.csv", _read_csv, []),
+        lengths=_read(folder, "lengths.json", read_lengths, []),
+        worst_questions=_read(folder, "worst_questions.jsonl", _read_worst_questions, None),
+        manifest=read_manifest(folder),
+        evaluation=None if _is_earlier(folder) else _read(folder, EVALUATION, read_figures, None),
     )
 
 
-def _read(path: Path, reader: Callable[[Path], T], default: T) -> T:
-    """Return the content of a file, or ``default`` if the file is missing."""
-    if not path.exists():
+def _read(folder: Path, name: str, reader: Callable[[Path], T], default: T) -> T:
+    """Return the content of a file, or ``default`` if the run has not written it yet."""
+    check_run_file(folder, name)
+    if not os.path.lexists(folder / name):
         return default
     try:
-        return reader(path)
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArtifactError(
-            f"{path}: damaged ({reason}). Restore the file as the run wrote it, or remove it."
-        ) from None
+        return reader(folder / name)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} Restore the file as the run wrote it, or remove it.") from None
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Return whether the evaluation in a run's folder was there before the run, and is therefore of another model."""
+    ledger, path = read_ledger(folder), folder / EVALUATION
+    if ledger is None or ledger.earlier_evaluation is None or not path.is_file():
+        return False
+    return read_facts(path).sha256 == ledger.earlier_evaluation
+
+
+class _ShownSettings(NamedTuple):
+    """Settings that a report computes with."""
+
+    max_epochs: int | None = None
+    gradient_clip_val: float | None = None
+    monitor: str = ""
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = read_yaml(path, dict[str, Any])
+    check_type({name: settings[name] for name in _ShownSettings._fields if name in settings}, _ShownSettings, path)
+    return settings
+
+
+def _read_worst_questions(path: Path) -> list[WorstQuestion]:
+    return read_json_lines(path, WorstQuestion)
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:
     """Return the rows of a file that may still grow. A last line without its end is left out."""
-    content = path.read_text(encoding="utf-8")
-    lines = content[: content.rfind("\n") + 1].splitlines()
-    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    try:
+        content = read_bytes(path).decode("utf-8")
+        lines = list(csv.reader(content[: content.rfind("\n") + 1].splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactError(f"{path}: {error}. It is damaged, or another kind of file.") from None
+    return [_read_row(lines[0], line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    content = _read_json(path)
-    return {"runs": content.get("runs", []), "questions": content["questions"], "figures": content["figures"]}
-
-
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _read_row(header: list[str], cells: list[str], place: str) -> dict[str, float]:
+    """Return the cells of a line that are not empty, by column. NaN and infinite values are numbers."""
+    try:
+        row = {name: float(value) for name, value in zip(header, cells, strict=True) if value}
+    except ValueError as error:
+        raise ArtifactError(f"{place}: {error}. It is damaged.") from None
+    if not 0 <= row.get("step", math.nan) < _MAX_STEP or not 0 <= row.get("epoch", 0) < _MAX_STEP:
+        raise ArtifactError(f"{place}: step or epoch is missing, or not a number of steps. It is damaged.")
+    return row

@@ -17,7 +17,7 @@ from text.datasets.dpr_rows import count_unusable_rows
 from text.models import check_encoder_name
 from text.retrieval.encoding import check_collection
 from text.retrieval.scoring import find_answerable, read_positives
-from text.runs.folder import find_tokenizer
+from text.runs.resume import find_tokenizer
 from text.runs.stages import Stage, is_complete
 from text.training import check_devices
 from text.transforms import load_tokenizer

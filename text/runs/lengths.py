@@ -5,20 +5,20 @@ Training measures them on its first batches and writes ``lengths.json``. The run
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from text.artifacts import write_json
+from text.artifacts import read_json, write_json
 from text.bundle import BiEncoderBundle
 from text.datasets import DPRDataPipe
+from text.errors import ArtifactError
 from text.records import Example, TokenizedExample
 from text.transforms import Tokenize, Tokenizer, title_and_text
 
@@ -29,6 +29,8 @@ _TEXTS_PER_CALL = 256
 _MAX_BINS = 60
 _MEASURED_QUESTIONS = 1000
 """Questions that training measures, with their passages."""
+_MAX_TEXTS = 10_000_000
+"""Texts of a file that is read. Training measures far fewer."""
 
 
 class Lengths(NamedTuple):
@@ -40,6 +42,21 @@ class Lengths(NamedTuple):
     """Tokens of each text, special tokens included."""
     limit: int
     """Maximum number of tokens that the encoder gets."""
+
+
+class _KindLengths(NamedTuple):
+    """The texts of one kind in ``lengths.json``."""
+
+    limit: int
+    texts_by_tokens: dict[str, int]
+    """Number of texts for each number of tokens."""
+
+
+class _LengthsFile(NamedTuple):
+    """Content of ``lengths.json``."""
+
+    questions: _KindLengths
+    passages: _KindLengths
 
 
 def sample_batches(pipe: DPRDataPipe, num_questions: int) -> list[list[Example]]:
@@ -102,13 +119,22 @@ def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bund
 
 
 def read_lengths(path: str | os.PathLike[str]) -> list[Lengths]:
-    """Read a file of ``write_lengths``. The token counts come back in ascending order."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    lengths = []
-    for kind, entry in content.items():
-        counts = entry["texts_by_tokens"]
-        lengths.append(Lengths(kind, np.repeat([*map(int, counts)], [*counts.values()]), entry["limit"]))
-    return lengths
+    """Read a file of ``write_lengths``. The token counts come back in ascending order.
+
+    Raises:
+        ArtifactError: The file is damaged, or another kind of file.
+    """
+    content = read_json(path, _LengthsFile)
+    return [_expand(path, kind, entry) for kind, entry in content._asdict().items()]
+
+
+def _expand(path: str | os.PathLike[str], kind: str, entry: _KindLengths) -> Lengths:
+    counts = entry.texts_by_tokens
+    if not all(re.fullmatch(r"\d{1,9}", tokens) and count > 0 for tokens, count in counts.items()) or entry.limit < 1:
+        raise ArtifactError(f"{os.fspath(path)}: {kind} has a limit or counts that are no positive numbers.")
+    if not 0 < sum(counts.values()) <= _MAX_TEXTS:
+        raise ArtifactError(f"{os.fspath(path)}: {kind}.texts_by_tokens has no texts, or more than {_MAX_TEXTS}.")
+    return Lengths(kind, np.repeat([*map(int, counts)], [*counts.values()]), entry.limit)
 
 
 def length_bins(longest: int) -> list[float]:

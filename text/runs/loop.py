@@ -6,14 +6,15 @@ loop with another setting repeats only the stages that depend on it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from text.artifacts import check_readable
+from text.runs.figures import read_figures
 from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
-from text.runs.stages import Arguments, ResolveSettings, Stage, TrackedFile, plan_stage, resolve_arguments, run_stage
+from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
+from text.runs.tracked import TrackedFile
 
 _NUM_WINDOWS = 1000
 """Windows to find for each question if documents are ranked by their best windows. More if a measure needs more."""
@@ -136,7 +137,7 @@ class Loop:
         In a rehearsal the table has no metrics.
 
         Raises:
-            SystemExit, InterruptedRun: As ``run_stage``.
+            ArtifactError, SystemExit, InterruptedRun: As ``run_stage``.
         """
         if self.arguments["windows"]:
             self._cut_windows()
@@ -217,8 +218,8 @@ class Loop:
             run = self._search(name, questions, model, self.inputs.collection, more)
             folder = self._do(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
             if not self.is_rehearsal:
-                metrics = json.loads((folder.path / "figures.json").read_text(encoding="utf-8"))["figures"]
-                found[split] = {measure: metrics[measure]["mean"] for measure in self.measures}
+                metrics = read_figures(folder.part("figures.json").path).figures
+                found[split] = {measure: metrics[measure].mean for measure in self.measures}
         return found
 
     def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
@@ -227,6 +228,4 @@ class Loop:
     def _do(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
         stage = plan_stage(command, arguments, self.output_dir, result, resolve_settings=self.resolve_settings)
         self.stages.append(stage)
-        if not self.is_rehearsal:
-            run_stage(stage, f"{name}, {command}")
-        return stage.result
+        return stage.result if self.is_rehearsal else run_stage(stage, f"{name}, {command}")

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a training run: versions, data, test metrics, and the SHA-256 of every file."""
+"""``manifest.json`` of a training run: versions, data, test metrics, and the size and SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,47 @@ import platform
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import text
-from text.artifacts import sha256, write_json, write_text
+from text.artifacts import FileFacts, check_facts, list_facts, read_facts, read_json, write_json, write_lines
 from text.datasets import DPRDataPipe, DPRFile
 from text.errors import ArtifactError
-from text.runs.folder import LOCK
+from text.runs.contents import MANIFEST, find_run_files, read_ledger
 
-_NAME = "manifest.json"
 _PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "tiktoken", "safetensors", "pysimdjson", "numpy")
+
+
+class DataFile(NamedTuple):
+    """A file of a split."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class SplitData(NamedTuple):
+    """The data of a split."""
+
+    files: list[DataFile]
+    questions: int
+    rows_skipped: int
+    rows_skipped_because: dict[str, int]
+    found: dict[str, int]
+    """Other findings in the rows, with their number."""
+    duplicate_keys_checked: bool
+
+
+class Manifest(NamedTuple):
+    """Content of ``manifest.json``."""
+
+    versions: dict[str, str | None]
+    """Of packages. None if a package is not installed."""
+    data: dict[str, SplitData]
+    test: dict[str, float]
+    """Metrics of the test."""
+    files: dict[str, FileFacts]
+    """Every file of the run but the manifest, relative to the run's folder."""
 
 
 def write_manifest(
@@ -33,53 +64,68 @@ def write_manifest(
     """
     skipped = [row._asdict() for pipe in pipes.values() for row in pipe.skipped]
     if skipped:
-        write_text(Path(folder, "rejects.jsonl"), "".join(json.dumps(row) + "\n" for row in skipped))
+        write_lines(Path(folder, "rejects.jsonl"), (json.dumps(row) + "\n" for row in skipped))
     versions = {"dpr-text": text.__version__, "python": platform.python_version()}
-    manifest = {
-        "versions": versions | {name: _find_version(name) for name in _PACKAGES},
-        "data": {stage: _describe_data(pipe) for stage, pipe in pipes.items()},
-        "test": dict(test_metrics),
-        "sha256": _hash_files(Path(folder)),
-    }
-    write_json(Path(folder, _NAME), manifest)
+    manifest = Manifest(
+        versions=versions | {name: _find_version(name) for name in _PACKAGES},
+        data={stage: _describe_data(pipe) for stage, pipe in pipes.items()},
+        test=dict(test_metrics),
+        files=list_facts(folder, [Path(folder, name) for name in find_run_files(folder) if name != MANIFEST]),
+    )
+    write_json(Path(folder, MANIFEST), manifest)
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
+    """Return the manifest of a run. None if it has none: it has not ended.
+
+    Raises:
+        ArtifactError: The file is damaged, was written by an earlier version, or belongs to something else.
+    """
+    path = Path(folder, MANIFEST)
+    try:
+        return read_json(path, Manifest) if os.path.lexists(path) else None
+    except ArtifactError as fault:
+        hint = "Restore it. Without it, the run counts as one that has not ended, and --resume ends it again."
+        raise ArtifactError(f"{fault} {hint}") from None
 
 
 def update_manifest(folder: str | os.PathLike[str], name: str) -> None:
-    """Write the new hash of a file into the manifest of a run, if the run has a manifest.
+    """Write the new facts of a file into the manifest of a run, if the run has a manifest.
 
     Raises:
-        ArtifactError: The manifest belongs to something else.
+        ArtifactError: As ``read_manifest``.
     """
-    path = Path(folder, _NAME)
-    if path.exists():
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if "sha256" not in manifest:
-            raise ArtifactError(f"{path}: not the manifest of a training run, it has no sha256.")
-        manifest["sha256"] = dict(sorted({**manifest["sha256"], name: sha256(Path(folder, name))}.items()))
-        write_json(path, manifest)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        files = {**manifest.files, name: read_facts(Path(folder, name))}
+        write_json(Path(folder, MANIFEST), manifest._replace(files=dict(sorted(files.items()))))
 
 
-def _describe_data(pipe: DPRDataPipe) -> dict[str, Any]:
-    return {
-        "files": [
-            {"path": file.path, "bytes": os.path.getsize(file.path), "sha256": _hash_data(file)} for file in pipe.files
-        ],
-        "questions": pipe.num_rows,
-        "rows_skipped": len(pipe.skipped),
-        "rows_skipped_because": dict(Counter(row.reason for row in pipe.skipped)),
-        "found": dict(pipe.counts),
-        "duplicate_keys_checked": True,
-    }
+def check_run_file(folder: str | os.PathLike[str], name: str) -> None:
+    """Check a file by the facts that its run wrote of it. A file that has no facts yet passes.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or was changed. Or the list of facts is.
+    """
+    listed = read_manifest(folder) or read_ledger(folder)
+    if listed is not None and name in listed.files:
+        check_facts(Path(folder, name), listed.files[name])
 
 
-def _hash_files(folder: Path) -> dict[str, str]:
-    paths = [Path(root, name) for root, _, names in os.walk(folder) for name in names if name not in (_NAME, LOCK)]
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(paths)}
+def _describe_data(pipe: DPRDataPipe) -> SplitData:
+    return SplitData(
+        files=[DataFile(os.fspath(file.path), os.path.getsize(file.path), _hash_data(file)) for file in pipe.files],
+        questions=pipe.num_rows,
+        rows_skipped=len(pipe.skipped),
+        rows_skipped_because=dict(Counter(row.reason for row in pipe.skipped)),
+        found=dict(pipe.counts),
+        duplicate_keys_checked=True,
+    )
 
 
 def _hash_data(file: DPRFile) -> str:
     """Return the SHA-256 that the check of the rows has found, unless the file was converted for the check."""
-    return file.findings.sha256 if file.rows.plain_path == file.path else sha256(file.path)
+    return file.findings.sha256 if file.rows.plain_path == file.path else read_facts(file.path).sha256
 
 
 def _find_version(package: str) -> str | None:

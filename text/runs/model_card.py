@@ -12,11 +12,13 @@ from text.artifacts import write_text
 from text.datasets import DPRDataPipe
 from text.templates import render_template
 
-# Settings that say where files are, or how the machine was used.
+# The card is handed on with the model, so it says nothing of where files are and how the machine was used.
 _LEFT_OUT = set(
-    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files collection token_cache output_dir overwrite resume "
-    "num_workers log_every_n_steps validate_first".split()
+    "gpus num_nodes fast_dev_run chunk_tokens data_path train_files valid_file test_file collection token_cache "
+    "output_dir overwrite resume num_workers log_every_n_steps validate_first".split()
 )
+_NAMED = ("encoder", "tokenizer")
+"""Settings that may be paths, of which the card has the last part."""
 
 
 def write_model_card(
@@ -31,7 +33,7 @@ def write_model_card(
 
     Args:
         path: The card, ``README.md`` in the folder of the model.
-        settings: All settings of the run. Settings that are None, empty or name files are left out of the card.
+        settings: All settings of the run. Settings that are None, empty or name the data are left out of the card.
         pipes: The data of each stage.
         test_metrics: By name.
         is_tied: One encoder embeds questions and passages.
@@ -49,7 +51,9 @@ def write_model_card(
         ],
         results=[(name.removeprefix("test_"), f"{value:.4f}") for name, value in test_metrics.items()],
         settings=[
-            (name, value) for name, value in settings.items() if name not in _LEFT_OUT and value not in (None, [])
+            (name, Path(value).name if name in _NAMED else value)
+            for name, value in settings.items()
+            if name not in _LEFT_OUT and value not in (None, [])
         ],
     )
     write_text(path, page)

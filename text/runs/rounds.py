@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
+from text.artifacts import check_type
 from text.errors import ArtifactError, UsageError
 
 BM25 = "BM25"
@@ -45,15 +46,11 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool)
     Raises:
         UsageError: A round has an unknown field or source, or uses a model that does not exist.
     """
-    known = {field.name for field in fields(Round)}
-    for number, each in enumerate(rounds, start=1):
-        if unknown := each.keys() - known:
-            raise UsageError(f"round {number} has {', '.join(sorted(unknown))}. Use {', '.join(sorted(known))}.")
-        if wrong := [name for name in ("train", "mine", "sources") if not isinstance(each.get(name, {}), dict)]:
-            raise UsageError(f"round {number}: {wrong[0]} is {each[wrong[0]]}. Give names with values.")
-        if unknown := each.get("sources", {}).keys() - {"dense", "bm25"}:
+    numbered = enumerate(rounds, start=1)
+    parsed = [check_type(dict(each), Round, f"round {number}", error=UsageError) for number, each in numbered]
+    for number, each in enumerate(parsed, start=1):
+        if unknown := each.sources.keys() - {"dense", "bm25"}:
             raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. Use dense and bm25.")
-    parsed = [Round(**each) for each in rounds]
     if parsed and parsed[0].go_on:
         raise UsageError("round 1 has go_on, but there is no round before it. Give the model as --encoder.")
     if parsed and "dense" in parsed[0].sources and not is_start_encoded:

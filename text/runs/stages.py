@@ -1,12 +1,14 @@
 """Stages of a loop: commands of ``dpr-text``, each in a folder named after everything that decides its result.
 
+A complete stage has ``done.json`` with the size and SHA-256 of its files, and only files that still have them are used.
+The name of a folder holds the content of what the stage reads: another model gives other folders to all later stages.
+
 This module knows no flags of a command. The caller gives a function that turns the arguments of a command into the
 values of all its flags.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -15,13 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import text
-from text.artifacts import sha256, write_json
-from text.errors import InterruptedRun, UsageError
+from text.artifacts import FileFacts, check_listed, check_type, list_facts, read_json, write_json
+from text.errors import ArtifactError, InterruptedRun, UsageError
+from text.runs.tracked import TrackedFile, hash_json
 
 Arguments = Mapping[str, Any]
 """Flags of a command that are given, with their values."""
@@ -44,33 +46,19 @@ _INPUTS = ("collection", "reuse", "tokenizer")
 """Flags that name a file or folder which the user may give. Its content decides the result."""
 
 
-@cache
-def hash_path(path: str | os.PathLike[str]) -> str:
-    """Return a hash of a file, or of a folder with all its files. Each path is read once in a process."""
-    if os.path.isfile(path):
-        return sha256(path)
-    files = sorted(each for each in Path(path).rglob("*") if each.is_file())
-    return _hash_json([[each.relative_to(path).as_posix(), sha256(each)] for each in files])
+_PASSED_OVER = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
+"""What the stages of a command leave that no later stage reads. It may be removed or written again."""
 
 
-class TrackedFile(NamedTuple):
-    """A file or folder, and what decides its content."""
+class Done(NamedTuple):
+    """Content of ``done.json``."""
 
-    path: Path
-    key: str
-    """A hash of the content if the file exists before the loop; the stage and the name of a file that a stage makes."""
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> TrackedFile:
-        """Return a file or folder that exists before the loop."""
-        return cls(Path(path), hash_path(path))
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def part(self, name: str) -> TrackedFile:
-        """Return a file of this folder."""
-        return TrackedFile(self.path / name, f"{self.key}/{name}")
+    command: list[str]
+    seconds: float
+    files: dict[str, FileFacts]
+    """The files of the stage, relative to its folder."""
+    sha256: str
+    """Of the values above."""
 
 
 class Stage(NamedTuple):
@@ -82,6 +70,8 @@ class Stage(NamedTuple):
     result: TrackedFile
     settings: Mapping[str, Any]
     """The value of every flag of the command."""
+    inputs: Sequence[TrackedFile] = ()
+    """What the command reads."""
 
 
 def resolve_arguments(resolve_settings: ResolveSettings, command: str, arguments: Arguments) -> Mapping[str, Any]:
@@ -119,29 +109,44 @@ def plan_stage(
     """
     # The name of the folder is not known yet. Any value stands for it.
     settings = resolve_arguments(resolve_settings, command, {**arguments, _OUTPUT[command]: result or "folder"})
-    keys = {name: key for name, value in arguments.items() if (key := _key(value)) != value}
-    keys |= {name: hash_path(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
-    decisive = [text.__version__, command, result, {**settings, **keys}]
-    folder = Path(parent, f"{command}-{_hash_json(decisive)[:16]}")
+    given = {name: TrackedFile.read(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
+    inputs = _find_inputs([*arguments.values(), *given.values()])
+    keys = {name: key for name, value in {**arguments, **given}.items() if (key := _key(value)) != value}
+    folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, {**settings, **keys}])[:16]}")
     spelled = _spell_arguments({**arguments, _OUTPUT[command]: folder / result})
-    return Stage(command, spelled, folder, TrackedFile(folder / result, f"{folder.name}/{result}"), settings)
+    return Stage(command, spelled, folder, _find_result(folder, result), settings, inputs)
 
 
 def is_complete(stage: Stage) -> bool:
-    """Return whether the stage was run to its end before."""
-    return (stage.folder / _DONE).is_file()
-
-
-def run_stage(stage: Stage, title: str) -> None:
-    """Run the command of a stage, unless it has ended before. Training resumes from its last checkpoint.
+    """Return whether the stage was run to its end before. Its files have the sizes that they had.
 
     Raises:
+        ArtifactError: As ``run_stage``.
+    """
+    return _read_result(stage, check_hashes=False) is not None
+
+
+def has_stages(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds a complete stage of a loop."""
+    return any(Path(folder).glob(f"*-{'[0-9a-f]' * 16}/{_DONE}"))
+
+
+def run_stage(stage: Stage, title: str) -> TrackedFile:
+    """Run the command of a stage, unless it has ended before, and return its result.
+
+    Training resumes from its last checkpoint.
+
+    Raises:
+        ArtifactError: A file of a complete stage is damaged. Or a file that the stage reads changed while the loop ran.
         SystemExit: The command failed. The exit code is the command's.
         InterruptedRun: A signal came. The command has received one too and has ended.
     """
-    if is_complete(stage):
+    if (result := _read_result(stage, check_hashes=True)) is not None:
         print(f"== {title}: {stage.folder} is there", flush=True)
-        return
+        return result
+    for each in stage.inputs:
+        each.check_unchanged()
+    (stage.folder / _DONE).unlink(missing_ok=True)  # An earlier version wrote it.
     command = [stage.command, *stage.arguments, *_continue_arguments(stage)]
     print(f"== {title}: dpr-text {shlex.join(command)}", flush=True)
     started = time.monotonic()
@@ -151,14 +156,101 @@ def run_stage(stage: Stage, title: str) -> None:
         message = f"{stage.command} ended with exit code {code}. Run the same command again to continue from there."
         print(f"{title}: {message}", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
-    write_json(
-        stage.folder / _DONE, {"command": ["dpr-text", *command], "seconds": round(time.monotonic() - started, 1)}
+    for each in stage.inputs:
+        each.check_unchanged()
+    return write_done(stage, ["dpr-text", *command], round(time.monotonic() - started, 1))
+
+
+def write_done(stage: Stage, command: list[str], seconds: float) -> TrackedFile:
+    """Say that a stage is complete, and return its result.
+
+    Args:
+        stage: Its folder holds the files that its command has written.
+        command: The command line.
+        seconds: That it took.
+
+    Raises:
+        ArtifactError: The result is missing.
+    """
+    files = list_facts(stage.folder, _list_files(stage))
+    result = _track(stage.folder, stage.result.path, files)
+    done = Done(command, seconds, files, "")
+    write_json(stage.folder / _DONE, done._replace(sha256=_hash_done(done)))
+    return result
+
+
+def _find_result(folder: Path, result: str) -> TrackedFile:
+    """Return the result of a stage by its content if the stage is complete, or else by its name."""
+    done = _read_done(folder)
+    return (
+        TrackedFile(folder / result, f"{folder.name}/{result}")
+        if done is None
+        else _track(folder, folder / result, done.files)
     )
+
+
+def _read_result(stage: Stage, *, check_hashes: bool) -> TrackedFile | None:
+    """Return the result of a complete stage after a look at its files. None if the stage is not complete."""
+    done = _read_done(stage.folder)
+    if done is None:
+        return None
+    try:
+        check_listed(stage.folder, done.files, check_hashes=check_hashes)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} To run this stage of the loop again, remove {stage.folder}.") from None
+    return _track(stage.folder, stage.result.path, done.files)
+
+
+def _read_done(folder: Path) -> Done | None:
+    """Return the content of ``done.json``. None without it, and if an earlier version wrote it, without facts.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    path = folder / _DONE
+    if not os.path.lexists(path):
+        return None
+    try:
+        content = read_json(path, dict[str, Any])
+        if content.keys() == {"command", "seconds"}:
+            return None
+        done = check_type(content, Done, path)
+        if done.sha256 != _hash_done(done):
+            raise ArtifactError(f"{path}: its SHA-256 is not that of its content. It is damaged or was changed.")
+    except ArtifactError as error:
+        raise ArtifactError(f"{error} To run this stage of the loop again, remove {folder}.") from None
+    return done
+
+
+def _hash_done(done: Done) -> str:
+    return hash_json([done.command, done.seconds, done.files])
+
+
+def _track(folder: Path, result: Path, files: Mapping[str, FileFacts]) -> TrackedFile:
+    """Return the result of a stage by the facts of its files."""
+    whole = TrackedFile.of_facts(folder, files)
+    return whole if result == folder else whole.part(result.relative_to(folder).as_posix())
+
+
+def _list_files(stage: Stage) -> list[Path]:
+    """Return the files of a stage that later stages may read. Hidden files, such as locks and caches, are left out."""
+    left_out = (_DONE, *_PASSED_OVER.get(stage.command, ()))
+    found = (path for path in stage.folder.rglob("*") if path.is_file())
+    parts = {path: path.relative_to(stage.folder).parts for path in found}
+    return [
+        path for path, each in parts.items() if each[0] not in left_out and not any(n.startswith(".") for n in each)
+    ]
+
+
+def _find_inputs(values: Sequence[Any]) -> list[TrackedFile]:
+    """Return the files among the values of arguments, also those in lists."""
+    each = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [item for item in each if isinstance(item, TrackedFile)]
 
 
 def _continue_arguments(stage: Stage) -> list[str]:
     """Return the flags that let a command continue, or replace, what an interrupted one has left."""
-    if stage.command in ("encode", "evaluate"):  # They do so without a flag.
+    if stage.command == "encode":  # It does so without a flag.
         return []
     return ["--resume" if any(stage.folder.glob("checkpoints/*.ckpt")) else "--overwrite"]
 
@@ -195,7 +287,3 @@ def _key(value: Any) -> Any:
     if isinstance(value, list):
         return [_key(each) for each in value]
     return value.key if isinstance(value, TrackedFile) else value
-
-
-def _hash_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,11 +1,20 @@
 """The search page and the JSON interface: question batcher, web application, page templates.
 
 The application needs fastapi and uvicorn. Its modules are therefore imported by name: ``make_app`` from
-``text.serving.app``, ``make_server`` and ``bind_socket`` from ``text.serving.server``.
+``text.serving.app``, ``read_host_names`` from ``text.serving.hosts``, ``make_server`` and ``bind_socket`` from
+``text.serving.server``.
 """
 
 from text.serving.batcher import Batcher, QueueFull
-from text.serving.searches import FoundPassage, Search, SearchRequest, SearchResult, load_search, search_all
+from text.serving.searches import (
+    FoundPassage,
+    Search,
+    SearchRequest,
+    SearchResult,
+    load_search,
+    name_folders,
+    search_all,
+)
 
 __all__ = [
     "Batcher",
@@ -15,5 +24,6 @@ __all__ = [
     "SearchRequest",
     "SearchResult",
     "load_search",
+    "name_folders",
     "search_all",
 ]

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +23,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from text import __version__
 from text.serving.batcher import Batcher, QueueFull
+from text.serving.health import Health
+from text.serving.hosts import HostCheck
 from text.serving.pages import SearchPage, render_docs_page, render_search_page
 from text.serving.searches import Search, SearchRequest, SearchResult, search_all
 
@@ -48,7 +50,10 @@ class SearchResponse:
 class HealthResponse:
     """State of the server."""
 
-    status: str
+    status: Literal["ok", "failed"]
+    """"failed", with status 503, if a question would fail or the last one failed."""
+    reason: str = ""
+    """Why a question would fail."""
     waiting: int
     """Number of questions in the queue."""
     searches: list[str]
@@ -63,7 +68,14 @@ class ErrorResponse:
 
 
 def make_app(
-    searches: Sequence[Search], *, k: int, max_k: int, max_characters: int, max_batch: int, queue_size: int
+    searches: Sequence[Search],
+    *,
+    k: int,
+    max_k: int,
+    max_characters: int,
+    max_batch: int,
+    queue_size: int,
+    allowed_hosts: frozenset[str] = frozenset(),
 ) -> FastAPI:
     """Build the web application of one or more searches. Questions that wait at the same time are searched together.
 
@@ -74,7 +86,9 @@ def make_app(
         max_characters: Maximum length of a question and of an answer to mark.
         max_batch: Maximum number of questions that are searched together.
         queue_size: Maximum number of questions that wait. Another question gets status 503.
+        allowed_hosts: Names by which clients may reach the server beside those of loopback, from ``read_host_names``.
     """
+    health = Health(searches)
     batcher = Batcher(partial(search_all, searches), max_batch=max_batch, queue_size=queue_size)
     collections = ", ".join(dict.fromkeys(_describe_collection(search) for search in searches))
     page = SearchPage(k=str(k), max_k=max_k, max_characters=max_characters, collections=collections)
@@ -90,15 +104,18 @@ def make_app(
         lifespan=open_batcher,
         docs_url=None,  # FastAPI's own pages load scripts from another server
         redoc_url=None,
+        redirect_slashes=False,  # A redirect would name the Host that the client gave.
         telemetry=_NO_TELEMETRY,
     )
-    _add_search(app, batcher, page)
-    _add_descriptions(app, batcher, [search.name for search in searches])
-    _add_error_handlers(app, page)
+    _add_search(app, batcher, page, health)
+    _add_descriptions(app, batcher, [search.name for search in searches], health)
+    _add_error_handlers(app, page, allowed_hosts)
     return app
 
 
-def _add_search(app: FastAPI, batcher: Batcher[SearchRequest, list[SearchResult]], page: SearchPage) -> None:
+def _add_search(
+    app: FastAPI, batcher: Batcher[SearchRequest, list[SearchResult]], page: SearchPage, health: Health
+) -> None:
     """Add the search page and the search for programs."""
     query_param: Any = Query("", description=f"The question, at most {page.max_characters} characters.")
     k_param: Any = Query(
@@ -114,6 +131,15 @@ def _add_search(app: FastAPI, batcher: Batcher[SearchRequest, list[SearchResult]
             results = await _await_unless_gone(request, batcher.ask(SearchRequest(question, k, answer)))
         except QueueFull as full:
             raise HTTPException(503, str(full), {"Retry-After": str(RETRY_AFTER)}) from None
+        except asyncio.CancelledError:
+            raise HTTPException(503, "The server is shutting down.") from None
+        except HTTPException:
+            raise
+        except Exception as error:
+            if (reason := health.note_failure(error)) is None:
+                raise
+            raise HTTPException(503, reason) from None
+        health.note_answer()
         return SearchResponse(question=question, k=k, seconds=time.perf_counter() - started, searches=results)
 
     @app.get("/", include_in_schema=False)
@@ -133,28 +159,36 @@ def _add_search(app: FastAPI, batcher: Batcher[SearchRequest, list[SearchResult]
         return await search_passages(request, q, k, answer)
 
 
-def _add_descriptions(app: FastAPI, batcher: Batcher[Any, Any], names: list[str]) -> None:
+def _add_descriptions(app: FastAPI, batcher: Batcher[Any, Any], names: list[str], state: Health) -> None:
     """Add the state of the server and the page that describes the interface."""
 
-    @app.get("/health")
-    async def health() -> HealthResponse:
+    @app.get("/health", responses={503: {"model": HealthResponse}})
+    async def health(response: Response) -> HealthResponse:
         """Return the state of the server and the number of questions that wait."""
-        return HealthResponse(status="ok", waiting=len(batcher), searches=names)
+        reason = await state.find_failure()
+        response.status_code = 200 if reason is None else 503
+        status = "ok" if reason is None else "failed"
+        return HealthResponse(status=status, reason=reason or "", waiting=len(batcher), searches=names)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(render_docs_page(app.openapi()))
 
 
-def _add_error_handlers(app: FastAPI, page: SearchPage) -> None:
-    """Add the handlers that turn an error into one line."""
+def _add_error_handlers(app: FastAPI, page: SearchPage, allowed_hosts: frozenset[str]) -> None:
+    """Add the check of the host and the handlers that turn an error into one line."""
 
     def respond(request: Request, status: int, message: str, headers: Any = None) -> Response:
-        if request.url.path != "/":
+        if request.scope["path"] != "/":
             return JSONResponse({"error": message}, status, headers)
         response = _respond_page(request, page, status=status, error=message)
         response.headers.update(headers or {})
         return response
+
+    def refuse_host(request: Request, message: str) -> Response:
+        return respond(request, 400, message)
+
+    app.add_middleware(HostCheck, allowed=allowed_hosts, refuse=refuse_host)
 
     @app.exception_handler(StarletteHTTPException)
     async def handle_http_error(request: Request, error: StarletteHTTPException) -> Response:

@@ -92,6 +92,10 @@ class Batcher(Generic[Question, Answer]):
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
+            except Exception as error:  # such as no memory for a thread: the worker must live
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
             finally:
                 # This does nothing to a future that has its answer, and ends the others if the worker is cancelled.
                 for future in futures:

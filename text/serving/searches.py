@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from text.datasets import PassageCollection
@@ -39,6 +40,8 @@ class Search(NamedTuple):
     """Whether the k best passages are always the first k of a longer result. An approximate index may find others."""
     is_cut: Callable[[str], bool] = lambda question: False
     """Returns whether a question is longer than the limit of the search."""
+    check: Callable[[], None] = lambda: None
+    """Raises an ArtifactError, a DataError or an OSError if a file of the search has changed since it was loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def load_search(
     Args:
         model: The folder of the model.
         embeddings: The folder of the embeddings. The collection must still be where it was.
-        name: Name of the search. By default the folder of the model.
+        name: Name of the search, which clients read. By default the name of the model's folder, without its path.
         index, index_parameters, precision, device, check_hashes: As for ``text.retrieval.load_retriever``.
 
     Raises:
@@ -105,7 +108,27 @@ def load_search(
     def is_cut(question: str) -> bool:
         return bool(retriever.embedder.count_truncated([question]))
 
-    return Search(name or os.fspath(model), retriever.search, collection, index is None, is_cut)
+    def check() -> None:
+        retriever.shards.check_unchanged()
+        with collection.rows.open():  # raises
+            pass
+
+    return Search(name or name_folders([model])[0], retriever.search, collection, index is None, is_cut, check)
+
+
+def name_folders(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return a short name for each folder: its own name, with its parent's if two are equal, or else with a number.
+
+    Clients read these names, so they have no paths.
+
+    >>> name_folders(["runs/a/model", "runs/b/model"])
+    ['a/model', 'b/model']
+    """
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    for names in ([path.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.name} ({number})" for number, path in enumerate(paths, start=1)]
 
 
 def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) -> list[list[SearchResult]]:
@@ -119,7 +142,9 @@ def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) ->
         One list for each request, with one result for each search.
 
     Raises:
-        DataError: A search found a passage that its collection does not have.
+        ArtifactError: The embeddings have changed since they were loaded.
+        DataError: The collection has changed, or a search found a passage that its collection does not have.
+        OSError: A file cannot be read.
     """
     results: list[list[SearchResult]] = [[] for _ in requests]
     for search in searches:

@@ -7,15 +7,19 @@ table cell with the filter ``cell``.
 
 from __future__ import annotations
 
+import re
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from text.errors import escape_controls
+
 _FOLDER = Path(__file__).parent
+_MARKUP = re.compile(r"[\\`*\[\]<>&|~]|@(?=[\w-]+\.)|\b_|_\b|:(?=//)|(?<=www)\.", re.ASCII | re.IGNORECASE)
+"""What Markdown reads as HTML, emphasis, code, a link or a new column. An underscore inside a word is none of these."""
 
 
 def render_template(name: str, **values: Any) -> str:
@@ -58,5 +62,6 @@ def _environment() -> Environment:
 
 
 def _escape_cell(value: Any) -> str:
-    """Return a value as the content of one cell of a Markdown table: one line, and neither HTML nor a new column."""
-    return " ".join(escape(str(value), quote=False).replace("|", "&#124;").splitlines())
+    """Return a value as the content of one cell of a Markdown table: one line of plain text, no markup and no link."""
+    line = escape_controls(" ".join(str(value).splitlines()))
+    return _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), line)

@@ -1,14 +1,8 @@
 """Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
 
+from text.training.best_checkpoint import best_and_last
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
-from text.training.checkpoints import (
-    AtomicCheckpointIO,
-    best_and_last,
-    check_hash,
-    expected_size,
-    newest_valid,
-    read_checkpoint,
-)
+from text.training.checkpoints import AtomicCheckpointIO, check_hash, expected_size, newest_valid, read_checkpoint
 from text.training.data_module import DPRDataModule
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal

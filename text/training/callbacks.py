@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, num_ranks, this_rank, total
-from text.training.lightning_internals import count_trained_batches, is_last_batch
+from text.training.lightning_internals import close_bars, count_trained_batches, is_last_batch
+from text.training.saved_state import StateError, check_keys, check_tensor, find_state
 
 
 class Throughput(Callback):
@@ -68,6 +70,10 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_start(*_)
         self.on_train_epoch_start(*_)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the line of a bar, so that an error begins on a line of its own."""
+        close_bars(self)
+
 
 class AccumulatedGradients(Callback):
     """Keeps gradients in a checkpoint between two optimizer steps, so that batches since the last one are not lost.
@@ -112,6 +118,21 @@ class RandomState(Callback):
         if trainer.world_size > 1:
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
+    def check_states(self, states: Mapping[str, Any]) -> None:
+        """Check the random states in a checkpoint: of one rank or more, for the CPU and each GPU.
+
+        Raises:
+            StateError: They are missing or none.
+        """
+        state, key = find_state(states, self.state_key)
+        check_keys(state, ("cpu", "cuda"), key)
+        if not isinstance(state["cuda"], list):
+            raise StateError(f"{key}.cuda: it must be a list.")
+        _check_random_states(state["cpu"], torch.Generator(), f"{key}.cpu")
+        for number, of_device in enumerate(state["cuda"]):
+            generator = torch.Generator("cuda") if torch.cuda.is_available() else None
+            _check_random_states(of_device, generator, f"{key}.cuda[{number}]")
+
     def state_dict(self) -> dict[str, Any]:
         """Every rank must call this, as Lightning does."""
         if self._restored is not None:  # saved again before the first step
@@ -131,6 +152,19 @@ class RandomState(Callback):
             for device, states in zip(range(torch.cuda.device_count()), self._restored["cuda"], strict=False):
                 torch.cuda.set_rng_state(_of_this_rank(states), device)
             self._restored = None
+
+
+def _check_random_states(states: Any, generator: torch.Generator | None, key: str) -> None:
+    """Check random states of ranks, (ranks, bytes), in a generator of their device. Without a device, any bytes do."""
+    width = None if generator is None else generator.get_state().numel()
+    if not isinstance(states, Tensor) or states.dim() != 2 or not len(states) or states.dtype != torch.uint8:
+        raise StateError(f"{key}: it must be random states of ranks, (ranks, bytes).")
+    check_tensor(states, (len(states), width or states.shape[1]), key)
+    try:
+        for state in states if generator is not None else ():
+            generator.set_state(state.clone())  # pyright: ignore[reportOptionalMemberAccess]
+    except RuntimeError:
+        raise StateError(f"{key}: not a state of the random numbers of this PyTorch.") from None
 
 
 def _of_all_ranks(state: Tensor) -> Tensor:

@@ -10,25 +10,27 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pickletools
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from text.artifacts import atomic_write
-from text.errors import ArtifactError
-from text.training.distributed import this_rank
+from text.errors import ArtifactError, is_out_of_memory
+from text.training.checkpoint_content import check_head
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
+_MAX_PICKLE = 1 << 24
+"""Bytes of the pickle that describes the tensors. 1,000 tensors with their moments need about 1 << 18."""
+_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w+Storage")
+"""Names in the pickle of a checkpoint. Others could run code or ask for memory."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -54,100 +56,35 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(cause.errno, what, str(path)) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """Loads tensors and plain values only.
+        """Load tensors and plain values only.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ArtifactError: The file is damaged, or holds anything but tensors and plain values.
+            ArtifactError: As ``check_hash``, or as ``read_checkpoint``.
         """
         check_hash(path)
-        with _translate_errors(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
-
-
-def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """Return the callbacks that keep ``best.ckpt`` and, after every validation, ``last.ckpt``.
-
-    ModelCheckpoint's own ``save_last`` saves only where the best is saved: a run would lose all since then.
-    """
-    best = _Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    return [best, _Checkpoint(Path(folder), filename="last", enable_version_counter=False)]
-
-
-class _Checkpoint(ModelCheckpoint):
-    """Lightning's, which takes the checkpoints of the run that it resumes along, also to another folder.
-
-    Lightning forgets the best figure where the folder has another name, and where another metric is monitored.
-    """
-
-    _resumed: Path | None = None
-    _is_tested = False
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Check the monitor.
-
-        Raises:
-            ArtifactError: The best checkpoint so far was chosen by another metric.
-        """
-        self._resumed, self._is_tested = Path(str(trainer.ckpt_path)), trainer.state.fn != "fit"
-        states = {key: state for key, state in checkpoint.get("callbacks", {}).items() if key.startswith("_Checkpoint")}
-        monitors = [state["monitor"] for state in states.values() if state["monitor"]]
-        if self.monitor and monitors and self.monitor not in monitors:
-            raise ArtifactError(
-                f"{self._resumed}: its best checkpoint was chosen by {monitors[0]}, this run has {self.monitor}. "
-                f"Resume with --monitor={monitors[0]}, or start a new run."
-            )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best figure so far. Copy the checkpoint here if it lies in another folder.
-
-        Raises:
-            ArtifactError: The best checkpoint is missing or damaged.
-        """
-        kept = Path(state_dict["best_model_path"])
-        if self._is_tested or not kept.name:  # it is empty before the first validation
-            return
-        here = Path(str(self.dirpath), kept.name)
-        source = self._find_best(here, kept, state_dict["best_model_score"]) if self.monitor else self._resumed
-        if source is not None and not here.exists() and this_rank() == 0:
-            with atomic_write(here) as temporary:
-                shutil.copyfile(source, temporary)
-        paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
-        best = {str(here): score for score in state_dict["best_k_models"].values()}
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": best, **paths})
-
-    def _find_best(self, here: Path, kept: Path, score: float) -> Path:
-        """Return the best checkpoint so far: in this folder, beside the resumed checkpoint, or where it was saved."""
-        beside = [self._resumed.with_name(kept.name)] if self._resumed else []
-        for path in (here, *beside, kept):
-            if path.exists():
-                check_hash(path)
-                return path
-        raise ArtifactError(
-            f"{here}: missing. It has the best weights so far ({self.monitor} {score:.4f}). "
-            "Restore the file, or start a new run."
-        )
+        return _load(path, map_location=map_location)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a checkpoint whose hash was checked. Its weights stay on disk until they are used.
 
     Raises:
-        ArtifactError: The file holds anything but tensors and plain values.
+        ArtifactError: The file holds anything but tensors and plain values, its parts are not those of a checkpoint, or
+            it would need more memory than it has bytes.
     """
-    with _translate_errors(path):
-        return torch.load(os.fspath(path), map_location="cpu", mmap=True, weights_only=True)
+    return _load(path, map_location="cpu", mmap=True)
 
 
 def check_hash(path: str | os.PathLike[str]) -> None:
-    """Makes sure that a checkpoint is as it was written; reads 1 MiB at a time.
+    """Check that a checkpoint is as it was written. 1 MiB is read at a time.
 
     Raises:
         FileNotFoundError: There is no such file.
         ArtifactError: It is cut, changed, or was not written by ``AtomicCheckpointIO``.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: no such file. Give a checkpoint of a run.")
     digest, rest = hashlib.sha256(), os.path.getsize(path) - _TRAILER
     with open(path, "rb") as file:
         while rest > 0 and (chunk := file.read(min(rest, 1 << 20))):
@@ -155,10 +92,15 @@ def check_hash(path: str | os.PathLike[str]) -> None:
             rest -= len(chunk)
         trailer = file.read()
     if not re.fullmatch(_MARK + b"[0-9a-f]{64}", trailer):
-        raise ArtifactError(f"{path}: cut, or not a checkpoint: no SHA-256 at its end; expected a checkpoint")
+        raise ArtifactError(
+            f"{path}: cut, or not a checkpoint: it does not end with a SHA-256. Give a checkpoint of a run."
+        )
     expected = trailer.removeprefix(_MARK).decode()
     if digest.hexdigest() != expected:
-        raise ArtifactError(f"{path}: damaged: SHA-256 is {digest.hexdigest()}; expected {expected}")
+        raise ArtifactError(
+            f"{path}: damaged: its SHA-256 is {digest.hexdigest()} instead of {expected}. "
+            "Restore it, or start a new run."
+        )
 
 
 def newest_valid(folder: str | os.PathLike[str]) -> tuple[Path, list[str]]:
@@ -189,14 +131,43 @@ def expected_size(module: nn.Module) -> int:
     return sum(p.nbytes * (3 if p.requires_grad else 1) for p in module.parameters())
 
 
-@contextmanager
-def _translate_errors(path: Any) -> Iterator[None]:
-    """Turn an error of the block into one that names the checkpoint."""
+def _load(path: Any, **options: Any) -> dict[str, Any]:
     try:
-        yield
-    except Exception as error:  # a file that is no checkpoint raises many kinds
-        reason = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{path}: not a checkpoint ({reason}). Give a checkpoint of a run.") from None
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, os.path.getsize(path))
+        content = torch.load(os.fspath(path), weights_only=True, **options)
+    except Exception as error:  # A file that is no checkpoint raises many kinds, with advice that is not for users.
+        if is_out_of_memory(error):
+            raise MemoryError(f"{path}: the memory is too small for this checkpoint.") from None
+        reason = f" ({error})" if isinstance(error, _FormError) else ""
+        raise ArtifactError(
+            f"{path}: not a checkpoint of this library{reason}. Give a checkpoint of a run, or start a new run."
+        ) from None
+    return check_head(content, os.fspath(path))
+
+
+class _FormError(Exception):
+    """A file is no archive of tensors."""
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Check the form of a file before PyTorch reads it. PyTorch unpacks records and obeys the pickle."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _FormError("its parts are compressed")
+    if sum(entry.file_size for entry in entries) > size:
+        raise _FormError("its parts are larger than the file")
+    # PyTorch finds records whatever their case, and takes a file in front of the archive for a part of it.
+    if len({entry.filename.lower() for entry in entries}) < len(entries) or min(e.header_offset for e in entries) > 0:
+        raise _FormError("it holds more than one archive")
+    [pickle] = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+    if pickle.file_size > _MAX_PICKLE:
+        raise _FormError(f"what describes its tensors has {pickle.file_size} bytes")
+    for operation, argument, _ in pickletools.genops(archive.read(pickle)):
+        if operation.name in ("INST", "STACK_GLOBAL") or (
+            operation.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument))
+        ):
+            raise _FormError(f"it holds more than tensors and plain values: {argument}")
 
 
 def _size(checkpoint: dict[str, Any]) -> int:

@@ -22,6 +22,7 @@ from text.errors import ArtifactError
 from text.models.torch_internals import worker_processes
 from text.records import BiEncoderBatch, Example
 from text.training.lightning_internals import count_trained_batches, is_last_batch
+from text.training.saved_state import StateError, check_like
 
 _PREFETCHED_BATCHES = 2
 
@@ -67,11 +68,20 @@ class DPRDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, int | str]:
         """Return the position of training: epoch and rows trained on, with all that must stay the same."""
         assert self.trainer is not None
-        epoch = self.trainer.current_epoch
-        row = self.train.rows_before(epoch, count_trained_batches(self.trainer))
-        if is_last_batch(self.trainer):
-            epoch, row = epoch + 1, 0
-        return {**self._identity(), "epoch": epoch, "row": row}
+        batch, is_last = count_trained_batches(self.trainer), is_last_batch(self.trainer)
+        return {**self._identity(), **self.find_position(self.trainer.current_epoch, batch, is_last=is_last)}
+
+    def find_position(self, epoch: int, batch: int, *, is_last: bool) -> dict[str, int]:
+        """Return the epoch and the row of the next batch of training.
+
+        Args:
+            epoch: The epoch that is trained.
+            batch: Batches of it that were trained on.
+            is_last: They are all batches of the epoch.
+        """
+        if is_last:
+            return {"epoch": epoch + 1, "row": 0}
+        return {"epoch": epoch, "row": self.train.rows_before(epoch, batch)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next pass of training start where ``state_dict`` was taken.
@@ -93,10 +103,15 @@ class DPRDataModule(LightningDataModule):
             checkpoint: The checkpoint, for the error.
 
         Raises:
-            ArtifactError: The order of training rows, the training data or the validation data differs.
+            ArtifactError: The order of training rows, the training data or the validation data differs, or a part of
+                the state is missing or of another type.
         """
+        try:
+            check_like(state_dict, {**self._identity(), "epoch": 0, "row": 0}, type(self).__qualname__)
+        except StateError as error:
+            raise ArtifactError(f"{checkpoint}: not a checkpoint of this library: {error}") from None
         for name, ours in self._identity().items():
-            theirs = state_dict.get(name, ours)  # an earlier version saved no "valid"
+            theirs = state_dict[name]
             if ours != theirs:
                 what = {"data": _describe("training", self.train), "valid": _describe("validation", self.valid)}
                 raise ArtifactError(

@@ -40,7 +40,7 @@ class EpochFigures:
         return {"totals": dict(self._totals), "sizes": dict(self._sizes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._totals, self._sizes = dict(state_dict.get("totals", {})), dict(state_dict.get("sizes", {}))
+        self._totals, self._sizes = dict(state_dict["totals"]), dict(state_dict["sizes"])
 
 
 def _widen(value: Tensor | float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
-from text.errors import NonFiniteLossError
+from text.errors import NonFiniteLossError, is_out_of_memory
 from text.records import BiEncoderBatch
+from text.training.saved_state import StateError, check_like, find_state
 
 MOST_SKIPPED = 20
 """Steps in a row whose gradients float16 cannot hold; with each, the scale of the loss is halved."""
@@ -28,6 +29,17 @@ class StepFailures(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
+
+    def check_states(self, states: Mapping[str, Any]) -> None:
+        """Check the counts in a checkpoint.
+
+        Raises:
+            StateError: They are missing or none.
+        """
+        state, key = find_state(states, self.state_key)
+        check_like(state, self.state_dict(), key)
+        if state["skipped_in_a_row"] > state["skipped"]:
+            raise StateError(f"{key}.skipped_in_a_row: {state['skipped_in_a_row']} of {state['skipped']}.")
 
     def state_dict(self) -> dict[str, int]:
         return {"skipped": self._skipped, "skipped_in_a_row": self._skipped_in_a_row}
@@ -84,11 +96,11 @@ class StepFailures(Callback):
             yield
         except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
             message = str(error)
-            if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in message:
-                peak = f"; peak {torch.cuda.max_memory_allocated()} bytes" if torch.cuda.is_initialized() else ""
+            if is_out_of_memory(error):
+                peak = f" after {torch.cuda.max_memory_allocated()} bytes" if torch.cuda.is_initialized() else ""
                 raise MemoryError(
-                    f"{self._doing}: out of memory{peak}; expected to fit, checkpoints are intact: "
-                    "try a smaller batch_size, or chunk_tokens"
+                    f"{self._doing}: out of memory{peak}. Checkpoints are intact: use a smaller --batch_size, or "
+                    "--chunk_tokens."
                 ) from error
             # Whoever reads from a worker that has died may only find a broken connection.
             dead = self._dead_worker()

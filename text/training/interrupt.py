@@ -1,8 +1,9 @@
 """A signal ends a run with a checkpoint from which it goes on as if nothing had been.
 
-SIGTERM, SIGINT and SIGUSR1 set a flag. After each batch, of training or evaluation, all ranks agree whether any of
-them has it; then all save and stop at the same step. A second signal of the same kind ends the process at once; one of
-another kind does so a second later, since what stops a job may come from the terminal and from a parent process, too.
+SIGTERM, SIGINT, SIGHUP and SIGUSR1 set a flag. A signal that is ignored stays ignored, as ``nohup`` wants it. After
+each batch, of training or evaluation, all ranks agree whether any of them has the flag; then all save and stop at the
+same step. A second signal of the same kind ends the process at once. A signal of another kind does so a second later,
+since what stops a job may come from the terminal and from a parent process, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from text.training.lightning_internals import (
     restart_validation,
 )
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _ONE_ACT = 1.0
 """Seconds in which signals of different kinds count as one."""
 
@@ -56,11 +57,16 @@ class SaveOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Where a validation comes next, on_validation_start stops.
-        if not is_validation_next(trainer) and self._agreed(trainer, pl_module):
+        # on_validation_start stops if a validation comes next, and on_train_epoch_end after the last batch: Lightning
+        # does not count the next epoch if a checkpoint is saved before the last batch is counted.
+        if not (is_validation_next(trainer) or is_last_batch(trainer)) and self._agreed(trainer, pl_module):
             log_step_metrics(trainer)
-            if is_last_batch(trainer):
-                log_epoch_metrics(trainer)
+            self._save_and_stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The checkpoints of a validation after the last batch are saved after this hook.
+        if not is_validation_next(trainer) and self._agreed(trainer, pl_module):
+            log_epoch_metrics(trainer)
             self._save_and_stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,7 +102,8 @@ class SaveOnSignal(Callback):
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
-                signal.signal(signum, signal.SIG_DFL if signum == self._received else self._receive)
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    signal.signal(signum, signal.SIG_DFL if signum == self._received else self._receive)
 
     def _receive(self, signum: int, frame: Any) -> None:
         if self._received is None:

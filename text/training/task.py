@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ from text.errors import NonFiniteLossError
 from text.models import BiEncoder
 from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
+from text.training.checkpoint_content import check_content
+from text.training.data_module import DPRDataModule
 from text.training.distributed import to_backward, total
 from text.training.epoch_figures import EpochFigures
 from text.training.failures import rows_of_batch
@@ -140,10 +142,7 @@ class BiEncoderTask(LightningModule):
         self._log_pool("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # torch 2.3 has no fused AdamW for CPUs.
-        fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
-        leave_unscaling_to_caller(optimizer)
+        optimizer = self._build_optimizer()
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, self._num_steps())
         )
@@ -167,8 +166,28 @@ class BiEncoderTask(LightningModule):
         checkpoint["num_steps"] = self._num_steps()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.epoch_figures.load_state_dict(checkpoint.get("epoch_figures", {}))  # an earlier version saved none
-        self._saved_num_steps = checkpoint.get("num_steps")
+        """Check the whole checkpoint. Lightning calls this before it uses any part of one.
+
+        Raises:
+            ArtifactError: As ``check_content``.
+        """
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.check_checkpoint(checkpoint, str(self.trainer.ckpt_path), self.trainer, data)
+        self.epoch_figures.load_state_dict(checkpoint["epoch_figures"])
+        self._saved_num_steps = checkpoint["num_steps"]
+
+    def check_checkpoint(
+        self, content: dict[str, Any], path: str, trainer: Trainer, data: DPRDataModule | None
+    ) -> None:
+        """Check the content of a checkpoint (``check_content``). The trainer need not have begun."""
+        check_content(content, path, trainer=trainer, task=self, optimizer=self._build_optimizer(), data=data)
+
+    def _build_optimizer(self) -> torch.optim.AdamW:
+        # torch 2.3 has no fused AdamW for CPUs.
+        fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
+        leave_unscaling_to_caller(optimizer)
+        return optimizer
 
     def _num_steps(self) -> int:
         """Return the number of optimizer steps of the whole run."""

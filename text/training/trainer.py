@@ -17,8 +17,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from text.errors import UsageError
 from text.models import BiEncoder
+from text.training.best_checkpoint import best_and_last
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
-from text.training.checkpoints import AtomicCheckpointIO, best_and_last, read_checkpoint
+from text.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from text.training.data_module import DPRDataModule
 from text.training.early_stopping import EarlyStopping
 from text.training.failures import StepFailures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError
-from text.foreign_settings import TOKENIZER_MODEL, describe_unsupported
+from text.foreign_settings import TOKENIZER_MODEL, describe_unsupported, read_modules
+from text.transforms.faults import check_sizes, name_faults
 from text.transforms.frames import check_templates
 from text.transforms.tokenizer_classes import bert_normalizer
 from text.transforms.tokenizer_settings import (
@@ -71,17 +72,29 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             BERT's special tokens.
     """
     files = find_tokenizer_files(path)
-    folder, name = files[0].parent, files[0].name
-    if name == "vocab.txt":
-        tokenizer = _load_word_piece(files[0])
-    elif len(files) > 1:
-        tokenizer = _load_byte_level_bpe(*files[:2])
-    else:
-        tokenizer = _load_whole(files[0])
-    if _is_listed(Path(path)):
-        lower_if_asked(tokenizer, folder)
-    check_templates(tokenizer, files[0])
+    check_sizes(files)
+    with name_faults(files):
+        tokenizer = _load(files)
+        _check_ids(tokenizer, files[0])
+        if _is_listed(Path(path)):
+            lower_if_asked(tokenizer, files[0].parent)
+        check_templates(tokenizer, files[0])
     return tokenizer
+
+
+def _load(files: Sequence[Path]) -> Tokenizer:
+    if files[0].name == "vocab.txt":
+        return _load_word_piece(files[0])
+    return _load_byte_level_bpe(*files[:2]) if len(files) > 1 else _load_whole(files[0])
+
+
+def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
+    """Refuse a vocabulary in which two tokens share an id. The library drops one of them when it copies a tokenizer."""
+    owner: dict[int, str] = {}
+    for token, i in tokenizer.get_vocab().items():
+        if owner.setdefault(i, token) != token:
+            both = json.dumps([owner[i], token], ensure_ascii=False)
+            raise ArtifactError(f"{file}: the tokens {both} have one id, {i}. Restore it, or save the tokenizer again.")
 
 
 def tokenizer_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -118,25 +131,18 @@ def find_tokenizer_files(path: str | os.PathLike[str]) -> list[Path]:
 
 def _transformer_folder(path: Path) -> Path:
     """Return the folder of the transformer in a folder of sentence-transformers; any other path as it is."""
-    if not _is_listed(path):
-        return path
-    try:
-        return path / json.loads((path / "modules.json").read_text(encoding="utf-8"))[0]["path"]
-    except (ValueError, LookupError, TypeError):  # text/models says what is wrong
-        return path
+    modules = read_modules(path) if _is_listed(path) else []
+    return modules[0][1] if modules else path
 
 
 def _is_listed(path: Path) -> bool:
     """Return whether sentence-transformers wrote the folder. It reads its settings of a transformer only then."""
-    return (path / "modules.json").is_file()
+    return os.path.lexists(path / "modules.json")
 
 
 def _load_whole(file: Path) -> Tokenizer:
     """Load a file in the form of tokenizers. The settings beside it count if it is a ``tokenizer.json``."""
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception
-        raise ArtifactError(f"{file}: not a tokenizer ({error}). Save it with tokenizers or transformers.") from None
+    tokenizer = Tokenizer.from_file(str(file))
     dropout = round(getattr(tokenizer.model, "dropout", None) or 0.0, 6)
     if unsupported := describe_unsupported({"dropout": dropout}, TOKENIZER_MODEL):
         raise ArtifactError(f"{file}: model.{unsupported}")
@@ -218,16 +224,10 @@ def load_or_train_tokenizer(
 
 def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     """RoBERTa's, or GPT-2's (Radford et al. 2019), of which RoBERTa's differs by its ids alone."""
-    try:
-        entries, pairs = models.BPE.read_file(str(vocab), str(merges))
-        if vocab.name != "vocab.json":
-            entries = _with_ids_of_roberta(entries, vocab.parent / "dict.txt")
-        tokenizer = Tokenizer(models.BPE(entries, pairs))
-    except ArtifactError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        found = f"{vocab.parent}: not a tokenizer ({error})"
-        raise ArtifactError(f"{found}; expected {vocab.name}, {merges.name}") from None
+    entries, pairs = models.BPE.read_file(str(vocab), str(merges))
+    if vocab.name != "vocab.json":
+        entries = _with_ids_of_roberta(entries, vocab.parent / "dict.txt")
+    tokenizer = Tokenizer(models.BPE(entries, pairs))
     missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
@@ -260,10 +260,7 @@ def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str,
 def _load_word_piece(vocab: Path) -> Tokenizer:
     """BERT's (arXiv:1810.04805), with the options that ``transformers`` knows."""
     options = read_options(vocab.parent)
-    try:
-        tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
-    except Exception as error:  # the library raises plain Exception
-        raise ArtifactError(f"{vocab}: not a vocabulary ({error}); expected a token a line") from None
+    tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     missing = [token for token in _BERT_NAMES.values() if tokenizer.token_to_id(token) is None]
     if missing:
         raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected BERT's special tokens in it")

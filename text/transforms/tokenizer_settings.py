@@ -8,23 +8,24 @@ change what a ``tokenizer.json`` does. Which class of transformers reads the fil
 from __future__ import annotations
 
 import json
-import warnings
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers
 
-from text.errors import ArtifactError, SettingsWarning
+from text.artifacts import read_json
+from text.errors import ArtifactError
 from text.foreign_settings import (
+    ENCODER,
     SENTENCE_FILES,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER_OPTIONS,
     TRANSFORMER,
-    Table,
-    describe_unknown,
-    describe_unsupported,
+    read_optional_settings,
+    read_setting,
 )
 from text.transforms.tokenizer_classes import (
     AS_IT_IS,
@@ -42,27 +43,6 @@ PADDING_TOKENS = ("<pad>", "[PAD]")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 
 
-def read_settings(path: Path, table: Table | None = None) -> dict[str, Any]:
-    """Return the settings of a file that are not null; none if there is no such file. A table checks them.
-
-    Raises:
-        ArtifactError: The file is damaged, or a setting has a value that is not supported.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not JSON ({error}). Save the tokenizer again.") from None
-    if not isinstance(settings, dict):
-        raise ArtifactError(f"{path}: a {type(settings).__name__} instead of settings by name. Save it again.")
-    if table is not None and (unsupported := describe_unsupported(settings, table)):
-        raise ArtifactError(f"{path}: {unsupported}")
-    if table is not None and (unknown := describe_unknown(settings, table)):
-        warnings.warn(f"{path}: {unknown}", SettingsWarning, stacklevel=2)
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def read_options(folder: Path) -> dict[str, Any]:
     """Return what the files beside a tokenizer say, special tokens included.
 
@@ -70,37 +50,25 @@ def read_options(folder: Path) -> dict[str, Any]:
         ArtifactError: A file is damaged, or a setting has a value that is not supported.
     """
     path = folder / "tokenizer_config.json"
-    options = read_settings(path, TOKENIZER_OPTIONS)
+    options = _without_null(read_optional_settings(path, TOKENIZER_OPTIONS))
     if "attention_mask" not in options.get("model_input_names", ["attention_mask"]):
         raise ArtifactError(f"{path}: model_input_names lacks attention_mask. Padding would be part of the texts.")
-    _check_tokens(path, options)
     if "added_tokens_decoder" not in options:  # as transformers decides whether to read the older files
         older = folder / "special_tokens_map.json"
-        special = read_settings(older, SPECIAL_TOKENS_MAP)
-        _check_tokens(older, special)
-        options |= special
-        options["added_tokens"] = read_settings(folder / "added_tokens.json")
+        options |= _without_null(read_optional_settings(older, SPECIAL_TOKENS_MAP))
+        added = folder / "added_tokens.json"
+        options["added_tokens"] = read_json(added, dict[str, int]) if os.path.lexists(added) else {}
     return options
 
 
-def _check_tokens(path: Path, options: Mapping[str, Any]) -> None:
-    """Refuse special tokens that are no texts and do not describe texts."""
-    for name in (name for name in SPECIAL_TOKENS_MAP if name in options):
-        value, is_one = options[name], name in SPECIAL_TOKENS
-        tokens = [value] if is_one else list(value.values()) if isinstance(value, dict) else value
-        if not isinstance(tokens, list) or not all(map(_is_token, tokens)):
-            expected = "a token" if is_one else "a list of tokens"
-            raise ArtifactError(f"{path}: {name} is {json.dumps(value)}. It must be {expected}.")
-
-
-def _is_token(token: Any) -> bool:
-    return isinstance(token.get("content") if isinstance(token, dict) else token, str)
+def _without_null(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def setting_files(folder: Path) -> list[Path]:
     """Return the files beside a tokenizer that transformers reads with it."""
-    options = read_settings(folder / "tokenizer_config.json")
-    older = () if "added_tokens_decoder" in options else ("special_tokens_map.json", "added_tokens.json")
+    decoder = read_setting(folder / "tokenizer_config.json", TOKENIZER_OPTIONS, "added_tokens_decoder")
+    older = () if decoder is not None else ("special_tokens_map.json", "added_tokens.json")
     names = ("config.json", "tokenizer_config.json", *older)
     return [path for path in (folder / name for name in names) if path.is_file()]
 
@@ -112,9 +80,10 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
         ArtifactError: A file is damaged, has a value that is not supported, or contradicts ``tokenizer.json``.
     """
     options = read_options(folder)
+    _check_sides(tokenizer, folder, options)
+    _forget_lengths(tokenizer)
     name = class_name(folder, options)
     apply_class(tokenizer, folder, options, name)
-    _check_sides(tokenizer, folder, options)
     _add_tokens(tokenizer, folder, options)
     default = "[PAD]" if name in BERT else "<pad>" if name in (ROBERTA, XLM_ROBERTA) else ""
     _choose_padding(tokenizer, options, default)
@@ -139,8 +108,8 @@ def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[s
 
 def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
     """Put ``do_lower_case`` of sentence-transformers before what the tokenizer itself does to a text."""
-    path = next((folder / name for name in SENTENCE_FILES if (folder / name).is_file()), None)
-    if path is None or not read_settings(path, TRANSFORMER).get("do_lower_case", False):
+    path = next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
+    if path is None or not read_setting(path, TRANSFORMER, "do_lower_case"):
         return
     normalizer = parts_of(tokenizer)["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
@@ -155,10 +124,10 @@ def class_name(folder: Path, options: dict[str, Any]) -> str:
     Raises:
         ArtifactError: It is none that this library knows.
     """
-    model = read_settings(folder / "config.json")
-    stated = options.get("tokenizer_class", model.get("tokenizer_class"))
-    name = stated if stated is not None else CLASS_OF_MODEL.get(str(model.get("model_type")), "")
-    name = name.removesuffix("Fast") if isinstance(name, str) and name not in AS_IT_IS else name
+    path = folder / "config.json"
+    stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
+    name = stated if stated is not None else CLASS_OF_MODEL.get(read_setting(path, ENCODER, "model_type"), "")
+    name = name if name in AS_IT_IS else name.removesuffix("Fast")
     if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *AS_IT_IS):
         raise ArtifactError(f"{folder / 'tokenizer_config.json'}: tokenizer_class {name} is not supported. {FORCE}")
     return name
@@ -220,6 +189,13 @@ def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) ->
         if setting is not None and f"{name}_side" not in options and setting["direction"] != "right":
             path = folder / "tokenizer.json"
             raise ArtifactError(f"{path}: {name}.direction is {json.dumps(setting['direction'])}. It must be right.")
+
+
+def _forget_lengths(tokenizer: Tokenizer) -> None:
+    """Remove the lengths to which ``tokenizer.json`` cuts and pads. A huge one would fill the memory."""
+    tokenizer.no_truncation()
+    if (padding := tokenizer.padding) is not None:
+        tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])
 
 
 def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:

@@ -242,7 +242,17 @@ def test_compressed_file_that_changes_or_loses_its_conversion_is_refused(tmp_pat
         pass
 
 
-def test_little_that_unpacks_to_much_comes_in_pieces(tmp_path: Path) -> None:
-    path = write(tmp_path / "spaces.jsonl.zst", zstandard.compress(b" " * (200 << 20)))
-    sizes = [len(chunk) for chunk in read_chunks(path, form_of(path))]
-    assert sum(sizes) == 200 << 20 and max(sizes) <= 64 << 20
+@pytest.mark.parametrize("suffix", PACKED)
+def test_little_that_unpacks_to_much_comes_in_pieces_and_is_refused(tmp_path: Path, suffix: str) -> None:
+    for megabytes in (60, 400):
+        path = write(tmp_path / f"spaces.jsonl{suffix}", PACKED[suffix](b"\n" * (megabytes << 20)))
+        sizes = list[int]()
+        try:
+            sizes.extend(len(chunk) for chunk in read_chunks(path, form_of(path)))
+            assert sum(sizes) == 60 << 20
+        except DataError as error:
+            assert place_of(error, path).line == 1 and megabytes == 400
+        assert max(sizes, default=0) <= 64 << 20 and sum(sizes) < 150 << 20
+    with pytest.raises(DataError):
+        plain_file(path)
+    assert list(tmp_path.glob(".dpr-text/*")) == []

@@ -7,6 +7,7 @@ error. A compressed file that is cut or followed by something else is an error, 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -14,18 +15,24 @@ from typing import Any, NamedTuple
 
 import zstandard
 
+from text.artifacts import check_readable
 from text.datasets.formats.places import format_place
 from text.errors import DataError
 from text.progress import Progress
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_MAGIC = {"gzip": re.compile(rb"\x1f\x8b"), "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")}
+"""The second magic number of zstd is that of a frame to skip, with which pzstd and seekable files begin."""
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
 _HEAD_BYTES = 4096
 _READ_BYTES = 1 << 20
 _PACKED_BYTES = {"gzip": 1 << 16, "zstd": 1 << 10}
 """Read at once: they can unpack to a thousand times as many, and to thirty thousand times."""
+_MAX_RATIO = 256
+"""Of the bytes of a file to those that they unpack to. JSON shrinks less than a hundredfold."""
+_FREE_BYTES = 1 << 26
+"""A file may unpack to so many bytes in any case."""
 
 
 class Form(NamedTuple):
@@ -42,14 +49,14 @@ def form_of(path: str) -> Form:
 
     Raises:
         DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
-        ValueError: It is a pipe, which gives its content once.
+        UsageError: It is a folder, a pipe, a device or a socket.
         OSError: It cannot be read.
     """
-    if stat.S_ISFIFO(os.stat(path).st_mode):
-        raise ValueError(f"{path}: a pipe, which can be read once; expected a file")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        check_readable(path)  # Raises, and does not open it.
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
-    compression = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+    compression = next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
     named = _ENDINGS.get(os.path.splitext(path)[1])
     if compression != named and head:
         found = f"compressed by {compression}" if compression else "not compressed"
@@ -71,7 +78,8 @@ def read_chunks(path: str, form: Form, progress: Progress | None = None) -> Iter
         progress: Advanced by the bytes that were read.
 
     Raises:
-        DataError: A compressed file is cut, damaged, or followed by something else.
+        DataError: A compressed file is cut, damaged, followed by something else, or unpacks to more than 256 times its
+            size.
         OSError: It cannot be read.
     """
     return _unpacked(path, form.compression, progress) if form.compression else _read(path, _READ_BYTES, progress)
@@ -87,7 +95,7 @@ def _read(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
 
 def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
     """Both formats allow several compressed parts one after another."""
-    unpacker, place = None, 0
+    unpacker, place, size = None, 0, 0
     for chunk in _read(path, _PACKED_BYTES[compression], progress):
         rest = chunk
         while rest:
@@ -99,6 +107,12 @@ def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterato
                     f"{format_place(path, 1, place)}: {compression} data is damaged, or followed by something else, "
                     f"after this byte ({error}); expected all of it and nothing more"
                 ) from None
+            size += len(unpacked)
+            if size > max(_FREE_BYTES, _MAX_RATIO * (place + len(chunk))):
+                raise DataError(
+                    f"{format_place(path, 1, place)}: unpacks to more than {_MAX_RATIO} times its size here, so it may "
+                    f"fill the disk. If that is right, unpack it yourself and give the unpacked file."
+                )
             if unpacked:
                 yield unpacked
             rest = unpacker.unused_data if unpacker.eof else b""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from text.datasets.formats.compressed_files import Form, form_of, read_chunks
 from text.datasets.formats.json_array import elements
+from text.datasets.formats.lines import refuse_long_rows
 from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import sidecar
 from text.errors import DataError
@@ -27,8 +28,8 @@ def plain_file(path: str) -> str:
     """A file of JSON rows, one a line: the file itself, or what it was converted to.
 
     Raises:
-        DataError: The file is not what its name says (an array is no .jsonl), is not UTF-8, is cut, or has
-            elements that are no objects; with its place.
+        DataError: The file is not what its name says (an array is no .jsonl), is not UTF-8, is cut, unpacks
+            to too much, has a row above 16 MiB, or elements that are no objects; with its place.
         OSError: The file cannot be read, or its conversion cannot be written.
     """
     form = form_of(path)
@@ -47,7 +48,7 @@ def _convert(path: str, form: Form, target: Path) -> None:
     with show_file_progress(path, "Converting") as progress, open(target, "wb") as out:
         chunks = read_chunks(path, form, progress)
         if not form.is_array:
-            out.writelines(chunks)
+            out.writelines(refuse_long_rows(chunks, path))
             return
         end, line = 0, 1
         for element in elements(chunks, path):

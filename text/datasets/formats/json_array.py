@@ -23,7 +23,7 @@ from text.datasets.formats.strict_json import explain, is_beginning, parse_objec
 from text.errors import DataError
 
 MAX_ELEMENT_BYTES = 1 << 24
-"""The longest element that is read; what is longer is no record of the DPR format."""
+"""The longest element that is read, with the white space before it. It is a row of 16 MiB when it is converted."""
 
 _QUOTE = ord('"')
 _BLANKS = re.compile(rb"[ \t\r\n]*")
@@ -82,6 +82,7 @@ class _Array:
         self._path = path
         self._number = 0  # of elements given out, so of the next one, too
         self._size = 0  # of the element before
+        self._end = 0  # likewise, its end in the file
         self._joint = b""  # what most likely ends an element, with the beginning of the next one
         self._joint_end = 0  # how much of it is the element's
 
@@ -115,9 +116,12 @@ class _Array:
         """The element that starts here; goes behind it."""
         content, record = self._predicted(parser) or self._scanned(parser)
         line, start = self._line, self.place
-        self._number += 1
         self._size = len(content)
+        if start + self._size - self._end >= MAX_ELEMENT_BYTES:
+            raise self._refuse(_TOO_LONG)
+        self._number += 1
         self._pass(self._size)
+        self._end = self.place
         return Element(start, line, content, self._line - line, record)
 
     def _predicted(self, parser: simdjson.Parser) -> tuple[bytes, simdjson.Object] | None:
@@ -172,7 +176,7 @@ class _Array:
         is_long = len(self._data) > MAX_ELEMENT_BYTES
         text = bytes(memoryview(self._data)[: _HEAD_BYTES if is_long else len(self._data)])
         if is_long and is_beginning(mask_repairs(text)):
-            return self._refuse("element is longer than 16 MiB; expected a record in the DPR format")
+            return self._refuse(_TOO_LONG)
         return self._explain(text, may_be_cut=True)
 
     def _explain(self, text: bytes, *, may_be_cut: bool = False) -> DataError:
@@ -197,6 +201,8 @@ class _Array:
         while True:
             # Most often there is none, and a comparison is quicker than a search.
             if self._data[:1].isspace():
+                if self.place - self._end > MAX_ELEMENT_BYTES:
+                    raise self._refuse("more than 16 MiB of white space. Remove it")
                 self._pass(_BLANKS.match(self._data).end())  # pyright: ignore[reportOptionalMemberAccess]
             if self._data or not self._read():
                 return bytes(self._data[:1])
@@ -234,6 +240,7 @@ class _Array:
         return DataError(f"{self._where()} [{self._number}]: {problem}")
 
 
+_TOO_LONG = "element is longer than 16 MiB, with the white space before it; expected a record in the DPR format"
 _CUT = 'file ends inside the array; expected the rest of it, and "]"'
 _KINDS = {
     b'"': "a string",

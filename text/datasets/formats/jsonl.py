@@ -1,34 +1,31 @@
 """Random access to the rows of a JSONL file by byte offset.
 
 A row is what stands between two newline bytes, nothing else ends one: a JSON string may hold
-any of Unicode's other line separators. The file is never in memory and never mapped into it: what
-is kept is 8 bytes a row, shared by all processes that read the file. What a row means is left to
-the caller.
+any of Unicode's other line separators. Neither the file nor the offsets of its rows are in memory or mapped into it:
+both are read from open files, so that a file that is cut is an error. What a row means is left to the caller.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import simdjson
 
+from text.datasets.formats.array_files import ArrayFile, Column, check_ascending, write_arrays
 from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of
 from text.datasets.formats.conversion import NEWLINE, plain_file
+from text.datasets.formats.lines import MAX_ROW_BYTES, explain_long_row
 from text.datasets.formats.places import find_field, format_place
 from text.datasets.formats.repair import mask_repairs, parse_row_object
 from text.datasets.formats.sidecars import sidecar
 from text.datasets.formats.strict_json import explain, two_parsers
-from text.errors import DataError
-
-MAX_ROW_BYTES = 1 << 24
-"""The longest row that is read; what is longer is no record of the DPR format."""
+from text.errors import ArtifactError, DataError
 
 INDEXED_BYTES = 1 << 24
 """From this size on, what was found in a file is kept beside it; a smaller one is read sooner than that is found."""
@@ -58,23 +55,10 @@ class JsonlFile:
         self._is_array = self.plain_path != self.path and form_of(self.path).is_array
         self._state = _state(os.stat(self.plain_path))
         self._state_of_path = _state(os.stat(self.path))
-        self._index: Path | None = None
-        if self._state[0] >= INDEXED_BYTES:
-            with suppress(PermissionError):  # no folder for it: it is made anew each time
-                self._index = sidecar(self.plain_path, "rows.npy", self._save_index)
-        self._offsets = self._scan() if self._index is None else _mapped(self._index)
+        self._offsets = self._find_rows()
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker maps the index itself, so that it is in memory once.
-        return self.__dict__ | ({"_offsets": None} if self._index else {})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        if self._index:
-            self._offsets = _mapped(self._index)
 
     def offset(self, row: int) -> int:
         """The byte at which a row starts; in a compressed file, of what it holds."""
@@ -102,10 +86,11 @@ class JsonlFile:
     def _first_lines(self) -> np.ndarray:
         """Line of the user's array in which each row starts, with the white space before it."""
         newlines = np.zeros(len(self) + 1, dtype=np.int64)
+        offsets = self._offsets.array() if isinstance(self._offsets, Column) else self._offsets
         with open(self.plain_path, "rb") as file:
             for start in range(0, self.offset(len(self)), _SCAN_BYTES):
                 found = np.flatnonzero(np.frombuffer(file.read(_SCAN_BYTES), dtype=np.uint8) == ord(NEWLINE)) + start
-                newlines += np.bincount(np.searchsorted(self._offsets, found, "right"), minlength=len(newlines))
+                newlines += np.bincount(np.searchsorted(offsets, found, "right"), minlength=len(newlines))
         return 1 + np.cumsum(newlines)
 
     @contextmanager
@@ -131,18 +116,33 @@ class JsonlFile:
         finally:
             os.close(descriptor)
 
-    def _save_index(self, path: Path) -> None:
-        with open(path, "wb") as file:
-            np.save(file, self._scan())
+    def _find_rows(self) -> Sequence[int] | np.ndarray:
+        """Return the offsets of all rows and of the end. Those of a large file are read from its sidecar."""
+        if self._state[0] >= INDEXED_BYTES:
+            with suppress(PermissionError):  # no folder for it: it is made anew each time
+                return sidecar(
+                    self.plain_path, "rows", lambda path: write_arrays(path, [self._scan()]), self._load_offsets
+                )
+        return self._scan()
+
+    def _load_offsets(self, path: Path) -> Column:
+        [offsets] = ArrayFile(path, [np.int64]).columns
+        check_ascending(offsets, self._first_byte(), self._state[0], path)
+        if any((np.diff(piece) > MAX_ROW_BYTES).any() for piece in offsets.pieces()):
+            raise ArtifactError(f"{path}: has a row that is longer than 16 MiB. Remove it.")
+        return offsets
+
+    def _first_byte(self) -> int:
+        """Return where the first row starts: behind a byte order mark."""
+        with open(self.plain_path, "rb", buffering=0) as file:
+            return len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
 
     def _scan(self) -> np.ndarray:
-        """Offsets of all rows and of the end."""
-        ends, size, last = [], 0, b""
+        """Return the offsets of all rows and of the end."""
+        ends, size, last, start = [], 0, b"", self._first_byte()
         buffer = bytearray(_SCAN_BYTES)
         view = np.frombuffer(buffer, dtype=np.uint8)
         with open(self.plain_path, "rb", buffering=0) as file:
-            start = len(BYTE_ORDER_MARK) if file.read(3) == BYTE_ORDER_MARK else 0
-            file.seek(0)
             while count := file.readinto(buffer):
                 ends.append(np.flatnonzero(view[:count] == ord("\n")) + (size + 1))
                 size, last = size + count, buffer[count - 1 : count]
@@ -151,8 +151,7 @@ class JsonlFile:
         offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)
         longest = int(np.diff(offsets).argmax())
         if offsets[longest + 1] - offsets[longest] > MAX_ROW_BYTES:
-            where = format_place(self.path, longest + 1, int(offsets[longest]))
-            raise DataError(f"{where} row: longer than 16 MiB; expected one record a line")
+            raise explain_long_row(self.path, longest + 1, int(offsets[longest]))
         return offsets
 
 
@@ -211,10 +210,6 @@ class RowReader:
             line = mask_repairs(bytes(line))
             is_cut = not line.endswith(b"\n")
             raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
-
-
-def _mapped(path: Path) -> np.ndarray:
-    return np.asarray(np.load(path, mmap_mode="r"))  # a plain view of the map: quicker to take numbers from
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:

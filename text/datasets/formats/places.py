@@ -6,7 +6,7 @@ import json
 import re
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
-_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_PART = re.compile(r"\[(\d{1,9})\]|([^.\[\]]+)")
 _NOT_YET = ""
 """Stands for the key of an object's next member, before the key is read."""
 

@@ -1,0 +1,228 @@
+"""Values of flags: files of flags and command lines mean the same, and every wrong one is refused with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+
+from text.artifacts import dump_yaml, parse_yaml
+from text.commands import COMMANDS, load_command
+from text.commands.cli import flag_values, number, parse_flags
+from text.commands.flag_fields import flag_types
+from text.commands.flag_values import check_flags, parse_flag
+from text.commands.loop import LoopFlags
+from text.commands.report import ReportFlags
+from text.errors import UsageError
+
+ALL_FLAGS = [
+    pytest.param(name, flag, kind, id=f"{name}-{flag}")
+    for name in COMMANDS
+    for flag, kind in flag_types(load_command(name)[1]).items()
+]
+LOOP = ["--collection=c", "--output_dir=o"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """One flag of each type."""
+
+    whole: int = 1
+    part: float = number(0.5, least=0)
+    is_on: bool = False
+    name: str = "n"
+    maybe: str | None = None
+    choice: Literal["a", "b"] | None = None
+    numbers: list[int] = field(default_factory=list)
+    names: list[str] | None = None
+    nested: dict[str, dict[str, float]] = field(default_factory=dict)
+    anything: dict[str, Any] = field(default_factory=dict)
+
+
+def read(folder: Path, content: str | bytes) -> Flags:
+    path = folder / "c.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return parse_flags(Flags, [f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "value"),
+    [
+        ("whole", "010", 10),
+        ("whole", "+3", 3),
+        ("part", "1e-5", 1e-5),
+        ("part", "1.5e+3", 1500.0),
+        ("part", "2", 2.0),
+        ("is_on", "true", True),
+        ("is_on", "False", False),
+        ("name", "yes", "yes"),
+        ("name", "2001-01-01", "2001-01-01"),
+        ("maybe", "null", None),
+        ("maybe", "~", None),
+        ("choice", "a", "a"),
+        ("choice", "null", None),
+        ("numbers", "[1, 010]", [1, 10]),
+        ("names", "[yes, '1']", ["yes", "1"]),
+        ("names", "null", None),
+        ("nested", "{a: {b: 1}}", {"a": {"b": 1.0}}),
+    ],
+)
+def test_a_value_means_the_same_in_a_file_and_on_the_command_line(
+    tmp_path: Path, flag: str, content: str, value: Any
+) -> None:
+    from_file = getattr(read(tmp_path, f"{flag}: {content}\n"), flag)
+    from_argv = getattr(parse_flags(Flags, [f"--{flag}={content}"]), flag)
+    assert (from_file, type(from_file)) == (from_argv, type(from_argv)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("flag", "content"),
+    [
+        *[("whole", each) for each in ("0x10", "1_000", "1.0", "1e2", "yes", "", "null", "[1]", "9" * 30, "9" * 5000)],
+        *[("part", each) for each in ("nan", ".inf", "inf", "1e999", "1_0.5", "", "-1", "true")],
+        *[("is_on", each) for each in ("yes", "on", "1", "", "null")],
+        *[("name", each) for each in ("null", "~")],
+        ("choice", "c"),
+        *[("numbers", each) for each in ("1", "[null]", "[true]", "[1.5]", "[[1]]", "{a: 1}", "null")],
+        *[("names", each) for each in ("[1]", "[null]", "[a")],
+        *[("nested", each) for each in ("{a: 1}", "{a: {b: null}}", "{a: {b: x}}", "{1: {b: 1}}")],
+        *[("anything", each) for each in ("{a: !!binary aGk=}", "{a: 1, a: 2}", "{a: {b: 1, b: 2}}", "[1]", "{?: 1}")],
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_flag(tmp_path: Path, flag: str, content: str) -> None:
+    with pytest.raises(UsageError, match=f"--{flag}"):
+        parse_flags(Flags, [f"--{flag}={content}"])
+    with pytest.raises(UsageError, match=r"c.yaml|--part"):
+        read(tmp_path, f"{flag}: {content}\n")
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("names: &a [*a]\n", "c.yaml:1: "),
+        (BOMB, "c.yaml: "),
+        ("numbers: " + "[" * 5000, "c.yaml: "),
+        ("whole: 1\nname: x\nwhole: 2\n", "c.yaml:3: .*whole"),
+        ("anything: {b: [{c: 1,\n c: 2}]}\n", "c.yaml:2: .*c is given twice"),
+        ("- whole\n", "c.yaml: "),
+        ("text\n", "c.yaml: "),
+        ("whole: 1\n---\nwhole: 2\n", "c.yaml:2: "),
+        (b"name: \xff\n", "c.yaml: "),
+        ("whole:\nname: x\n", "c.yaml: whole is null"),
+        ("whole: !!python/object/apply:os.getpid []\n", "c.yaml:1: "),
+        ("config: other.yaml\n", "c.yaml: config is not a flag"),
+        ("nmae: x\n", "c.yaml: nmae is not a flag. Did you mean --name"),
+        ("nested.a.b: 1\n", "c.yaml: nested.a.b is not a flag"),
+    ],
+)
+def test_a_file_of_flags_that_is_refused(tmp_path: Path, content: str | bytes, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        read(tmp_path, content)
+
+
+def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UsageError, match=str(path)):
+            parse_flags(Flags, [f"--config={path}"])
+
+
+def test_an_empty_file_has_no_flags(tmp_path: Path) -> None:
+    assert read(tmp_path, "# whole: 2\n") == Flags()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_command_line_goes_before_the_file(tmp_path: Path, order: int) -> None:
+    (tmp_path / "c.yaml").write_text("whole: 2\nname: file\n")
+    argv = [f"--config={tmp_path}/c.yaml", "--whole=3"]
+    assert parse_flags(Flags, argv[::order]) == Flags(whole=3, name="file")
+
+
+def test_positional_arguments_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("runs: [a, b]\n")
+    assert parse_flags(ReportFlags, [f"--config={tmp_path}/c.yaml"]).runs == ["a", "b"]
+    assert parse_flags(ReportFlags, ["a", "--output=o.html", "b"]).runs == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "flag", "kind"), ALL_FLAGS)
+def test_null_is_refused_unless_the_type_has_it(name: str, flag: str, kind: Any) -> None:
+    if type(None) in get_args(kind):
+        assert check_flags({flag: None}, {flag: kind}, "c.yaml") == {flag: None}
+        assert parse_flag(flag, "null", kind) is None
+        return
+    with pytest.raises(UsageError, match=f"c.yaml: {flag} is null"):
+        check_flags({flag: None}, flag_types(load_command(name)[1]), "c.yaml")
+    with pytest.raises(UsageError, match=f"--{flag} is null"):
+        parse_flag(flag, "null", kind)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_printed_flags_are_read_back(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    required = {
+        "select": ["--raw_path=08", "--out_path=yes"],
+        "check": ["--data_path=1e5"],
+        "encode": ["--model=no", "--collection=0x10", "--output_dir=~a"],
+        "update": ["--collection=a", "--upsert=1_000", "--output=b"],
+        "search": ["--model=a", "--embeddings=b", "--questions=c: d", "--run=2001-01-01"],
+        "evaluate": ["--run=é", "--output_dir=a\tb"],
+        "mine": ["--rows=08", "--collection=b", "--output=o", "--runs=['1', '-']", "--num=[1, 2]"],
+        "windows": ["--collection='", "--output_dir=#"],
+        "loop": [*LOOP, "--rounds=[{sources: {bm25: 1}}]", "--train={max_epochs: 1}"],
+        "report": ["1", "--output=a.html"],
+        "serve": ["--model=m", "--embeddings=[e"],
+    }.get(name, [])
+    _, flags_class = load_command(name)
+    with pytest.raises(SystemExit, match="0"):
+        parse_flags(flags_class, [*required, "--print_config"])
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert parse_flags(flags_class, [f"--config={tmp_path}/c.yaml"]) == parse_flags(flags_class, required)
+
+
+@pytest.mark.parametrize(
+    ("flag", "part"),
+    [
+        ("--train={max_epochs: }", "max_epochs is null"),
+        ("--train={max_epochs: '3'}", "max_epochs"),
+        ("--train={max_epochs: 0}", "max_epochs is 0"),
+        ("--mine={margn: 1}", "margin"),
+        ("--windows={words: yes}", "words"),
+        ("--rounds=[{train: {batch_size: null}}]", "round 1.*batch_size is null"),
+        ("--rounds=[{}, {go_on: 'yes'}]", "round 2: go_on"),
+        ("--rounds=[{}, {sources: {bm25: '1'}}]", "round 2: sources.bm25"),
+        ("--rounds=[{}, {sources: {bm25: }}]", "round 2: sources.bm25"),
+        ("--rounds=[null]", r"--rounds\[0\]"),
+        ("--rounds=&a [*a]", "--rounds:1"),
+        ("--rounds=[{train: {seed: 1, seed: 2}}]", "--rounds:1: .*seed"),
+        ("--expected={BM25: {test: {mrr@10: x}}}", "expected.BM25.test.mrr@10"),
+    ],
+)
+def test_settings_in_a_recipe_are_checked_when_it_is_read(flag: str, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        parse_flags(LoopFlags, [*LOOP, flag])
+
+
+def test_the_environment_sets_no_flags() -> None:
+    variables = {"JSONARGPARSE_DEFAULT_ENV": "true", "SELECT_NUM_ITEMS": "3", "DPR_TEXT_SELECT__NUM_ITEMS": "3"}
+    command = [sys.executable, "-m", "text", "select", "--raw_path=a", "--out_path=b", "--print_config"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    assert parse_yaml(done.stdout.encode(), "stdout")["num_items"] == 10
+
+
+def test_values_of_all_types_go_there_and_back() -> None:
+    flags = Flags(name="010", maybe="null", names=["~", "1e5"], anything={"a": [None, True, 1e-5, "yes"]})
+    printed = parse_yaml(dump_yaml(flag_values(flags)).encode(), "c.yaml")
+    assert Flags(**check_flags(printed, flag_types(Flags), "c.yaml")) == flags
+    argv = [f"--{name}={json.dumps(value)}" for name, value in flag_values(flags).items() if not isinstance(value, str)]
+    assert dataclasses.replace(parse_flags(Flags, argv), name="010", maybe="null") == flags

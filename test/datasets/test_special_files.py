@@ -1,0 +1,133 @@
+"""What is no file of an end, or would fill disk and memory: refused at once by every reader of data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from test.helpers import place_of, record, write_jsonl
+from text.commands.cli import exit_code, run_command
+from text.commands.update import UpdateFlags, update
+from text.datasets import DPRDataPipe, PassageCollection, read_ids, read_positive_ids, read_questions, select_rows
+from text.errors import DataError, UsageError
+from text.evaluation import read_qrels, read_run
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "rows": lambda path: DPRDataPipe(path, 2),
+    "collection": PassageCollection,
+    "questions": read_questions,
+    "positive_ids": read_positive_ids,
+    "qrels": read_qrels,
+    "run": read_run,
+    "ids": read_ids,
+    "raw": lambda path: select_rows(path, Path(f"{path}.out"), 2),
+}
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as each:
+        each.bind(str(path))
+
+
+MAKERS: dict[str, Callable[[Path], Any]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+    "socket": make_socket,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_refused_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)  # The name of a socket is short.
+    MAKERS[kind](Path("x"))
+    with pytest.raises(UsageError) as caught:
+        READERS[reader](Path("x"))
+    assert str(caught.value).startswith("x") and exit_code(caught.value) == 2
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("flag", ["collection", "upsert", "delete"])
+def test_command_refuses_a_pipe(tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.jsonl").write_text('{"_id": "p", "text": "oak"}\n')
+    (tmp_path / "ids.txt").write_text("p\n")
+    paths = {"collection": "c.jsonl", "upsert": "c.jsonl", "delete": "ids.txt"} | {flag: "pipe"}
+    os.mkfifo(tmp_path / "pipe")
+    flags = [f"--{name}={tmp_path / name_of_file}" for name, name_of_file in paths.items()]
+    assert run_command(update, UpdateFlags, [*flags, f"--output={tmp_path}/new.jsonl"]) == 2
+    assert f"{tmp_path}/pipe" in capsys.readouterr().err
+    assert not (tmp_path / "new.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with compressed files that unpack to 80 MB of blank lines, and a row of 18 MB before damage."""
+    folder = tmp_path_factory.mktemp("bombs")
+    blank = (b" " * 1023 + b"\n") * (80 << 10)
+    (folder / "bomb.jsonl.gz").write_bytes(gzip.compress(blank))
+    (folder / "bomb.jsonl.zst").write_bytes(zstandard.compress(blank))
+    long = b'{"question": "' + os.urandom(9 << 20).hex().encode() + b'"}\n'
+    (folder / "long.jsonl.gz").write_bytes(gzip.compress(FIRST + long, 1) + b"damaged")
+    return folder
+
+
+FIRST = json.dumps(record("q")).encode() + b"\n"
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_little_that_unpacks_to_very_much_is_refused(tmp_path: Path, bombs: Path, reader: str, suffix: str) -> None:
+    path = tmp_path / f"bomb.jsonl{suffix}"
+    path.symlink_to(bombs / path.name)
+    with pytest.raises(DataError) as caught:
+        READERS[reader](path)
+    assert place_of(caught.value, path).line == 1
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]  # nothing is left
+
+
+@pytest.mark.parametrize("reader", ["rows", "collection", "raw", "ids"])
+def test_row_above_16_mib_ends_a_conversion_where_it_is_met(tmp_path: Path, bombs: Path, reader: str) -> None:
+    path = tmp_path / "long.jsonl.gz"
+    path.symlink_to(bombs / path.name)
+    with pytest.raises(DataError) as caught:
+        READERS[reader](path)
+    # Nobody comes to see the damage behind it.
+    assert place_of(caught.value, path) == (2, len(FIRST), "row")
+
+
+@pytest.mark.parametrize("blanks", [10 << 20, 20 << 20])
+def test_white_space_in_an_array_is_the_same_for_select_and_training(tmp_path: Path, blanks: int) -> None:
+    rows = [json.dumps(record(f"q{n}")).encode() for n in range(2)]
+    path = tmp_path / "rows.json"
+    path.write_bytes(b"[" + (b"," + b" " * blanks).join(rows) + b"]")
+    found = []
+    for reader in ("rows", "raw"):
+        try:
+            READERS[reader](path)
+            found.append("")
+        except DataError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+    assert not found[0] if blanks < 1 << 24 else place_of(found[0], path).line == 1
+
+
+def test_frames_to_skip_are_read_as_zstd(tmp_path: Path) -> None:
+    plain = write_jsonl(tmp_path / "plain.jsonl", [record("q0"), record("q1")]).read_bytes()
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"  # as pzstd begins each frame
+    table = b"\x5e\x2a\x4d\x18\x02\x00\x00\x00ab"  # as the table of a seekable file
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(skipped + zstandard.compress(plain[:100]) + skipped + zstandard.compress(plain[100:]) + table)
+    assert [example.question for batch in DPRDataPipe(path, 2) for example in batch] == ["q0", "q1"]
+    path.rename(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError):
+        DPRDataPipe(tmp_path / "rows.jsonl", 2)

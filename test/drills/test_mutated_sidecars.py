@@ -1,0 +1,138 @@
+"""Damaged sidecars: every one gives what a new one would give, or is told as damage of the data."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from test.drills.mutations import mutate_bytes, mutate_json, mutations
+from test.helpers import Bytes, records, write_jsonl
+from text.commands.cli import exit_code
+from text.datasets import DPRDataPipe, PassageCollection
+from text.errors import DataError
+
+pytestmark = pytest.mark.slow
+
+
+def epoch(path: Path) -> list[Any]:
+    """Return the batches of a file with their tokens, and what the check found."""
+    pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1, max_skipped=0.9)
+    texts = [(example.question, example.positives, example.hard_negatives) for batch in pipe for example in batch]
+    pipe.cache_tokens(Bytes())
+    tokens = [
+        [bytes(text.astype(np.uint8)) for text in (example.question, *(each.text for each in example.positives))]
+        for batch in pipe
+        for example in batch
+    ]
+    return [texts, tokens, pipe.counts, [row.line for row in pipe.skipped], pipe.fingerprint]
+
+
+def passages(path: Path) -> list[Any]:
+    collection = PassageCollection(path)
+    return [list(collection), collection.find("p3"), collection.sha256, collection.counts]
+
+
+def make_rows(folder: Path) -> Path:
+    path = folder / "rows.jsonl.gz"
+    plain = write_jsonl(folder / "plain.jsonl", [*records(5), {"question": "none"}])
+    path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+    plain.unlink()
+    return path
+
+
+def make_collection(folder: Path) -> Path:
+    return write_jsonl(folder / "c.jsonl", [{"_id": f"p{7 * n % 11}", "text": f"oak {n}"} for n in range(11)])
+
+
+@pytest.fixture(autouse=True)
+def small_files_are_kept_note_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in ("formats.jsonl", "dpr_file", "collection"):
+        monkeypatch.setattr(f"text.datasets.{module}.INDEXED_BYTES", 0)
+
+
+def sidecars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob(".dpr-text/*") if path.is_file())
+
+
+def damage_bytes(path: Path, random: Random) -> None:
+    """Change a file, or its note, and give it the size or the time of change that it had."""
+    status = path.stat()
+    changed = mutate_bytes(path.read_bytes(), random)
+    if random.random() < 0.5:
+        changed = changed[: status.st_size].ljust(status.st_size, b"\0")
+    path.write_bytes(changed)
+    if random.random() < 0.5:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def damage_names(path: Path, random: Random) -> None:
+    """Remove a file, or put another one, a link or a folder in its place."""
+    others = [each for each in path.parent.iterdir() if each.is_file()]
+    content = random.choice(others).read_bytes()
+    path.unlink()
+    kind = random.randrange(4)
+    if kind == 0:
+        path.write_bytes(content)
+    elif kind == 1:
+        path.symlink_to(random.choice(["/dev/zero", "/etc/passwd", "nothing"]))
+    elif kind == 2:
+        path.mkdir()
+
+
+def damage_note(path: Path, random: Random) -> None:
+    if path.name.endswith(".facts.json"):
+        path.write_text(json.dumps(mutate_json(json.loads(path.read_bytes()), random)))
+    else:
+        damage_bytes(path, random)
+
+
+@pytest.mark.parametrize(("make", "read"), [(make_rows, epoch), (make_collection, passages)])
+@pytest.mark.parametrize("damage", [damage_bytes, damage_names, damage_note])
+def test_damaged_sidecars_give_the_undisturbed_result(
+    tmp_path: Path, make: Callable[[Path], Path], read: Callable[[Path], Any], damage: Callable[[Path, Random], None]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = make(folder)
+    expected = read(path)
+    shutil.copytree(folder, tmp_path / "whole")
+    for random in mutations(1, 170):
+        damage(random.choice(sidecars(folder)), random)
+        assert read(path) == expected
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize(("make", "read"), [(make_rows, epoch), (make_collection, passages)])
+def test_damage_with_a_right_hash_ends_in_a_typed_error(
+    tmp_path: Path, make: Callable[[Path], Path], read: Callable[[Path], Any]
+) -> None:
+    """Whoever can write a note with a right hash can change the data, too. Nothing but errors of data comes of it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = make(folder)
+    read(path)
+    shutil.copytree(folder, tmp_path / "whole")
+    for random in mutations(2, 250):
+        target = random.choice([each for each in sidecars(folder) if not each.name.endswith(".facts.json")])
+        damage_bytes(target, random)
+        note = Path(f"{target}.facts.json")
+        facts = {"bytes": target.stat().st_size, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
+        note.write_text(json.dumps({"name": target.name, "facts": facts}))
+        try:
+            read(path)
+        except (DataError, KeyError) as error:  # KeyError: the id that is looked for is not there.
+            assert isinstance(error, KeyError) or exit_code(error) == 3
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "whole", folder)

@@ -1,0 +1,141 @@
+"""Names by which the server answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from test.helpers import write_collection
+from test.serving.helpers import Page, exchange, run_server
+from text.errors import UsageError
+from text.retrieval import Found
+from text.serving import Search
+from text.serving.hosts import read_host_names
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Search:
+    def find(questions: Sequence[str], k: int) -> list[Found]:
+        asked.extend(questions)
+        return [Found(["p0"], [0.0]) for _ in questions]
+
+    path = tmp_path_factory.mktemp("hosts") / "corpus.jsonl"
+    return Search("some", find, write_collection(path, ["p0"], ["an oak"]))
+
+
+@pytest.fixture(scope="module")
+def port(search: Search) -> Iterator[int]:
+    with run_server([search], allowed_hosts=read_host_names(["Search.example", "FE80::0:1%eth0"])) as port:
+        yield port
+
+
+def ask(port: int, *fields: bytes, path: bytes = b"/search?q=oak", version: bytes = b"1.1") -> int:
+    """Return the status of a question with these header fields."""
+    head = [b"GET " + path + b" HTTP/" + version, *fields, b"Connection: close", b"", b""]
+    reply = exchange(port, b"\r\n".join(head))
+    assert reply.headers["Content-Security-Policy"]
+    assert reply.headers["Location"] is None
+    return reply.status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost:1",
+        "127.0.0.1",
+        "127.0.0.1:65535",
+        "[::1]",
+        "[::1]:8000",
+        "[0:0::1]:80",
+        "search.example:443",
+        "[fe80::1]",
+    ],
+)
+def test_allowed_names_are_answered_with_any_port(port: int, host: str) -> None:
+    assert ask(port, f"Host: {host}".encode()) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "evil.search.example",
+        "localhost.",
+        "localhost:",
+        "localhost:a",
+        "localhost:123456",
+        "localhost:80:80",
+        "localhost@evil.example",
+        "evil.example@localhost",
+        "localhost, evil.example",
+        "localhost evil.example",
+        "localhost/",
+        "http://localhost",
+        "127.1",
+        "2130706433",
+        "0x7f.0.0.1",
+        "127.0.0.2",
+        "0.0.0.0",
+        "[::1",
+        "::1",
+        "[127.0.0.1]",
+        "[::1%25lo]",
+        "[::2]",
+        "",
+        "*",
+        "%6cocalhost",
+        "l\u00f6calhost",
+    ],
+)
+def test_any_other_name_is_refused_before_anything_is_searched(port: int, asked: list[str], host: str) -> None:
+    asked.clear()
+    field = b"Host: " + host.encode()
+    assert [ask(port, field), ask(port, field, path=b"/?q=oak"), ask(port, field, path=b"/health")] == [400] * 3
+    assert ask(port, field, path=b"/search/?q=oak") == 400
+    assert ask(port, field, b"X-Forwarded-Host: localhost", b"Forwarded: host=localhost") == 400
+    assert asked == []
+
+
+def test_host_is_given_once(port: int) -> None:
+    assert [ask(port), ask(port, version=b"1.0"), ask(port, b"Host: localhost", b"Host: localhost")] == [400] * 3
+
+
+def test_nothing_redirects(port: int) -> None:
+    assert [ask(port, b"Host: localhost", path=path) for path in (b"/search/", b"//evil.example", b"/docs/")] == [
+        404
+    ] * 3
+
+
+def test_the_refusal_is_a_page_for_readers_and_json_for_programs(port: int) -> None:
+    head = b" HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    error = exchange(port, b"GET /health" + head).error
+    page = exchange(port, b"GET /?q=%3Cb%3E" + head)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert error in Page(page.text).texts and "<b>" not in page.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers at 127.0.0.2")
+def test_a_server_at_all_addresses_answers_to_the_one_that_a_client_reached(search: Search) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.2\r\nConnection: close\r\n\r\n"
+    with run_server([search], host="0.0.0.0", allowed_hosts=read_host_names(["0.0.0.0"])) as port:
+        assert exchange(port, request, host="127.0.0.2").status == 200
+        assert exchange(port, request).status == 400
+        assert ask(port, b"Host: 0.0.0.0") == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "http://a", "a:80", "ab:80", "[::1]:80", "a/b", "*", "b\u00fccher.example", "a@b"]
+)
+def test_what_is_no_host_name_is_no_name_to_answer_to(name: str) -> None:
+    with pytest.raises(UsageError, match="name"):
+        read_host_names(["search.example", name])

@@ -1,0 +1,81 @@
+"""The fields of a dataclass of flags: names, types, groups and ranges. ``cli`` says what a dataclass of flags is."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from functools import cache
+from typing import Any, get_type_hints
+
+from text.errors import UsageError
+
+
+def number(
+    default: float | None, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> Any:
+    """Return a field for a finite number in a range. Use it where the library does not check the number itself."""
+    return dataclasses.field(default=default, metadata={"least": least, "above": above, "below": below})
+
+
+def flag_fields(flags_class: type) -> dict[str, dataclasses.Field]:
+    """Return the fields of a dataclass and its groups that are flags, by name."""
+    found: dict[str, dataclasses.Field] = {}
+    for field in dataclasses.fields(flags_class):
+        group = flag_groups(flags_class).get(field.name)
+        if group is not None:
+            found |= flag_fields(group)
+        elif field.metadata.get("flag", True):
+            found[field.name] = field
+    return found
+
+
+def flag_values(flags: Any) -> dict[str, Any]:
+    """Return the value of every flag by name, without groups."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        if field.name in flag_groups(type(flags)):
+            found |= flag_values(value)
+        elif field.metadata.get("flag", True):
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+@cache
+def flag_types(flags_class: type) -> dict[str, Any]:
+    """Return the type of every flag by name, without groups."""
+    found: dict[str, Any] = {}
+    for group in flag_groups(flags_class).values():
+        found |= flag_types(group)
+    hints = get_type_hints(flags_class)
+    return found | {name: hints[name] for name in flag_fields(flags_class) if name not in found}
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Return whether a flag has no default value."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def check_range(field: dataclasses.Field, value: Any) -> None:
+    """Check a number against the range of its field. A flag without a value passes.
+
+    Raises:
+        UsageError: The number is out of range.
+    """
+    limits = {name: limit for name in ("least", "above", "below") if (limit := field.metadata.get(name)) is not None}
+    holds = {"least": operator.ge, "above": operator.gt, "below": operator.lt}
+    if value is not None and not all(holds[name](value, limit) for name, limit in limits.items()):
+        words = {"least": "at least", "above": "above", "below": "below"}
+        asked = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+        raise UsageError(f"--{field.name} is {value}. Give a number, {asked}.")
+
+
+@cache
+def flag_groups(flags_class: type) -> dict[str, type]:
+    """Return the dataclasses that are groups of flags, by the name of their field."""
+    hints = get_type_hints(flags_class)
+    return {field.name: kind for field in dataclasses.fields(flags_class) if _is_group(kind := hints[field.name])}
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)

@@ -1,0 +1,71 @@
+"""Turn the signals that stop a process into an exception, so that temporary files are removed and locks are given back.
+
+``text.training`` replaces these handlers while it can save a checkpoint, and the server of ``dpr-text serve`` while it
+can answer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from text.errors import InterruptedRun
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals of a scheduler, of Ctrl-C, of a terminal that closes, and of SLURM or of a loop."""
+_ONE_ACT = 1.0
+"""Seconds in which several signals count as one. ``timeout`` and terminals send one to a process and to its group."""
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Raise ``InterruptedRun`` in the main thread at the first signal. A later one ends the process at once.
+
+    A signal that is ignored stays ignored, as ``nohup`` wants it.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        interrupt = _Interrupt()
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Interrupt:
+    """A handler of signals."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._received_at: float | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            _end_worker(number)
+        elif self._received_at is None:
+            self._received_at = time.monotonic()
+            raise InterruptedRun(f"stopped by {signal.Signals(number).name}; run the same command again")
+        elif time.monotonic() - self._received_at > _ONE_ACT:
+            _end_process(number)
+
+
+def _end_worker(number: int) -> None:
+    """End a forked worker. Its parent has received Ctrl-C too, and reports it."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    _end_process(number)
+
+
+def _end_process(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -1,0 +1,74 @@
+"""``figures.json``, which ``dpr-text evaluate`` writes: metrics, as reports and the table of a loop read them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, NamedTuple
+
+from text.artifacts import read_json
+from text.errors import ArtifactError
+
+_NAME = re.compile(r"[a-z]+@[1-9]\d{0,8}|map")
+
+
+class Metric(NamedTuple):
+    """A metric over all questions."""
+
+    mean: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    other: float | None = None
+    """Mean of the run that it is compared with."""
+    p: float | None = None
+
+
+class Part(NamedTuple):
+    """Metrics of a part of the questions."""
+
+    questions: int
+    figures: dict[str, Metric]
+
+
+class InputFile(NamedTuple):
+    """A file that was read."""
+
+    path: str
+    sha256: str
+
+
+class Figures(NamedTuple):
+    """Content of ``figures.json``."""
+
+    runs: list[str]
+    """Name of the run, and of the run that it is compared with."""
+    questions: int
+    missing: int
+    skipped: int
+    figures: dict[str, Metric]
+    notes: list[str]
+    inputs: dict[str, InputFile]
+    options: dict[str, Any]
+    seen: Part | None = None
+    unseen: Part | None = None
+
+    def tabulate(self) -> dict[str, dict[str, float]]:
+        """Return the values of each metric by name, without those that it does not have."""
+        return {
+            name: {key: value for key, value in metric._asdict().items() if value is not None}
+            for name, metric in self.figures.items()
+        }
+
+
+def read_figures(path: str | os.PathLike[str]) -> Figures:
+    """Return the content of ``figures.json``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArtifactError: It is damaged, or another kind of file.
+    """
+    found = read_json(path, Figures)
+    if wrong := [name for name in found.figures if not _NAME.fullmatch(name)]:
+        raise ArtifactError(f"{os.fspath(path)}: figures.{wrong[0]} is not known. It must be map, or a metric with @k.")
+    return found

@@ -1,0 +1,117 @@
+"""What a run resumes from: its checkpoint, its tokenizer, and the settings and data that must be the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from text.artifacts import read_yaml
+from text.errors import ArtifactError, UsageError
+from text.models import SIZES
+from text.runs.contents import LEDGER
+from text.runs.manifest import check_run_file
+from text.training import DPRDataModule, check_hash, newest_valid, read_checkpoint
+from text.transforms import Tokenizer, load_tokenizer
+
+SETTINGS = ("config.yaml", "tokenizer.json")
+"""Files that stay as they are until the run ends."""
+_MAY_DIFFER = set(
+    "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
+    "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
+    "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
+)
+"""Settings that a resumed run may change: they change no update, are compared by their content, or say when to end."""
+
+
+def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
+    """Return the checkpoint that a run resumes from. Print a warning for each newer checkpoint that is damaged.
+
+    Args:
+        resume: A checkpoint; the folder of a run; "auto" for the run in ``output_dir``; or None.
+        output_dir: The folder of the run.
+
+    Raises:
+        UsageError: There is no checkpoint.
+        ArtifactError: The checkpoint is damaged.
+    """
+    if resume is None:
+        return None
+    path = Path(output_dir if resume == "auto" else resume)
+    if path.is_file():
+        check_hash(path)
+        return str(path)
+    if not path.exists():
+        raise UsageError(f"--resume: {path} does not exist. Give a checkpoint or the folder of a run.")
+    try:
+        found, faults = newest_valid(path / "checkpoints")
+    except FileNotFoundError:
+        raise UsageError(f"--resume: {path} has no checkpoint. Give a checkpoint or the folder of a run.") from None
+    for fault in faults:
+        print(f"warning: {fault}. Resuming from {found} instead.", file=sys.stderr)
+    return str(found)
+
+
+def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) -> str | None:
+    """Return the path of the tokenizer that a run uses, or None if the run trains one.
+
+    Args:
+        tokenizer: The path that was asked for.
+        checkpoint: The checkpoint that the run resumes from; its run's tokenizer is used.
+        encoder: Where training starts; a folder has the tokenizer of its encoder.
+
+    Raises:
+        UsageError: The encoder is a file, which has no tokenizer.
+        ArtifactError: The tokenizer of the checkpoint's run is damaged.
+    """
+    if tokenizer is not None:
+        return tokenizer
+    if checkpoint is not None:
+        folder = Path(checkpoint).resolve().parents[1]
+        check_run_file(folder, "tokenizer.json")
+        return str(folder / "tokenizer.json")
+    if os.path.isfile(encoder):
+        raise UsageError(f"--encoder is {encoder}, a file without a tokenizer. Give --tokenizer too.")
+    return None if encoder in SIZES else encoder
+
+
+def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule) -> None:
+    """Check that a run goes on with the settings, the tokenizer and the data that it began with.
+
+    The settings and the tokenizer of a checkpoint that was moved out of its run's folder are not known.
+
+    Raises:
+        ArtifactError: The tokenizer or the data differs, or a setting that decides the weights or which weights are
+            best. More epochs are allowed.
+    """
+    folder = Path(checkpoint).resolve().parents[1]
+    if any(os.path.lexists(folder / name) for name in ("config.yaml", LEDGER)):
+        _check_settings(checkpoint, folder, settings, tokenizer)
+    data.check_state(read_checkpoint(checkpoint).get(type(data).__qualname__, {}), checkpoint)
+
+
+def _check_settings(checkpoint: str, folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Compare the settings with ``config.yaml`` of the checkpoint's run, and the tokenizers."""
+    for name in SETTINGS:
+        check_run_file(folder, name)
+    if load_tokenizer(folder / "tokenizer.json").to_str() != tokenizer.to_str():
+        raise ArtifactError(f"{checkpoint}: saved with another tokenizer. Use {folder / 'tokenizer.json'}.")
+    saved = read_yaml(folder / "config.yaml", dict[str, Any])
+    if missing := [name for name in settings if name not in saved]:
+        raise ArtifactError(f"{folder / 'config.yaml'}: {missing[0]} is missing. Restore the file as the run wrote it.")
+    changed = [
+        f"{name}: {saved[name]} -> {value}"
+        for name, value in settings.items()
+        if name not in _MAY_DIFFER and saved[name] != value and not _is_longer(name, saved[name], value)
+    ]
+    if changed:
+        raise ArtifactError(
+            f"{checkpoint}: saved with other settings ({', '.join(changed)}). Resume with the same ones."
+        )
+
+
+def _is_longer(name: str, saved: Any, value: Any) -> bool:
+    """Return whether a setting only lets the run train longer."""
+    return name == "max_epochs" and type(saved) is int and value > saved

@@ -1,0 +1,135 @@
+"""The callbacks that save ``best.ckpt`` and ``last.ckpt``, and go on with those of an earlier part of the run.
+
+A checkpoint names the files that its run had. These names are never followed: the files are looked for in the folder
+of the run and beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from text.artifacts import atomic_write
+from text.errors import ArtifactError
+from text.training.checkpoints import check_hash, read_checkpoint
+from text.training.distributed import this_rank
+from text.training.saved_state import StateError, check_equal, check_keys, check_tensor, find_state
+
+
+def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> list[ModelCheckpoint]:
+    """Return the callbacks that keep ``best.ckpt`` and, after every validation, ``last.ckpt``.
+
+    ModelCheckpoint's own ``save_last`` saves only where the best is saved: a run would lose all since then.
+    """
+    best = _Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+    return [best, _Checkpoint(Path(folder), filename="last", enable_version_counter=False)]
+
+
+def is_best_state(key: str) -> bool:
+    """Return whether a key among the states of callbacks is one of ``best_and_last``."""
+    return str(key).startswith(_Checkpoint.__qualname__)
+
+
+class _Checkpoint(ModelCheckpoint):
+    """Lightning's, which takes the checkpoints of the run that it resumes along, also to another folder.
+
+    Lightning forgets the best figure where the folder has another name, and where another metric is monitored.
+    """
+
+    _resumed: Path | None = None
+    _is_tested = False
+
+    def check_states(self, states: Mapping[str, Any]) -> None:
+        """Check the states of the callbacks in a checkpoint: the monitor, and that all best figures are one.
+
+        Raises:
+            StateError: The best checkpoint so far was chosen by another metric, or the state is none.
+        """
+        monitors = [
+            _check_best_state(state, f"callbacks.{name}") for name, state in states.items() if is_best_state(name)
+        ]
+        others = [monitor for monitor in monitors if monitor is not None]
+        if self.monitor and others and self.monitor not in others:
+            raise StateError(
+                f"its best checkpoint was chosen by {others[0]}, and --monitor is {self.monitor} in the run."
+            )
+        state, key = find_state(states, self.state_key)
+        check_equal(state["monitor"], self.monitor, f"{key}.monitor")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._resumed, self._is_tested = Path(str(trainer.ckpt_path)), trainer.state.fn != "fit"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best figure so far. Copy the checkpoint here if it lies beside the resumed one.
+
+        Raises:
+            ArtifactError: The best checkpoint is missing, damaged, or worse than the best figure.
+        """
+        if self._is_tested or not state_dict["best_model_path"]:  # it is empty before the first validation
+            return
+        score: Tensor | None = state_dict["best_model_score"]
+        here = Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}")
+        source = self._resumed if score is None else self._find_best(here, score)
+        if source is not None and not here.exists() and this_rank() == 0:
+            with atomic_write(here) as temporary:
+                shutil.copyfile(source, temporary)
+        self.best_model_path = str(here)
+        if score is not None:
+            self.best_model_score = self.kth_value = score
+            self.kth_best_model_path, self.best_k_models = str(here), {str(here): score}
+
+    def _find_best(self, here: Path, score: Tensor) -> Path:
+        """Return the best checkpoint so far: in the folder of the run, or beside the resumed checkpoint."""
+        beside = [self._resumed.with_name(here.name)] if self._resumed else []
+        for path in (here, *beside):
+            if path.exists():
+                check_hash(path)
+                self._check_best(path, score)
+                return path
+        raise ArtifactError(
+            f"{here}: missing. It has the best weights so far ({self.monitor} {score:.4f}). "
+            "Restore the file, or start a new run."
+        )
+
+    def _check_best(self, path: Path, score: Tensor) -> None:
+        """Check that a checkpoint is not worse than the best figure. It is better if the run was killed after it."""
+        try:
+            state, key = find_state(read_checkpoint(path)["callbacks"], self.state_key)
+            _check_best_state(state, key)
+        except StateError as error:
+            raise ArtifactError(f"{path}: not the best checkpoint of the run: {error} Restore the file.") from None
+        found = state["best_model_score"]
+        if found is None or (found < score if self.mode == "max" else found > score):
+            raise ArtifactError(
+                f"{path}: not the best checkpoint of the run: its {self.monitor} is {found}, the best was {score:.6g}. "
+                "Restore the file, or start a new run."
+            )
+
+
+def _check_best_state(state: Mapping[str, Any], key: str) -> str | None:
+    """Check the state of a ``_Checkpoint``, and return its monitor.
+
+    Raises:
+        StateError: It is none, or its figures differ.
+    """
+    check_keys(
+        state, ("monitor", "best_model_score", "best_model_path", "best_k_models", "kth_value"), key, exact=False
+    )
+    monitor, score, path = state["monitor"], state["best_model_score"], state["best_model_path"]
+    if not isinstance(monitor, str | None) or not isinstance(path, str):
+        raise StateError(f"{key}: monitor and best_model_path must be texts.")
+    figures = list(state["best_k_models"].values()) if isinstance(state["best_k_models"], Mapping) else [None]
+    if score is None and not figures and (monitor is None or not path):
+        return monitor
+    for figure in (score, *figures, state["kth_value"]):
+        check_tensor(figure, (), f"{key}.best_model_score", is_float=True)
+    if not path or len(figures) != 1 or not score == figures[0] == state["kth_value"]:
+        raise StateError(f"{key}: its best figures differ.")
+    return monitor
