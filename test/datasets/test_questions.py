@@ -225,7 +225,7 @@ def test_long_fields_of_a_table_are_read_and_the_limit_of_csv_stays(tmp_path: Pa
     path.write_text(f"what\t{answers}\n")
     [question] = read_questions(path)
     assert len(question.answers[0]) == 300_000 and csv.field_size_limit() == limit
-    path.write_text('what\t"' + "x\n" * (9 << 20))
+    path.write_text('what\t"' + ("x" * 1023 + "\n") * (18 << 10))
     with pytest.raises(DataError, match=r"qa\.csv:1: "):
         read_questions(path)
     assert csv.field_size_limit() == limit

@@ -91,7 +91,7 @@ def test_little_that_unpacks_to_very_much_is_refused(tmp_path: Path, bombs: Path
     path.symlink_to(bombs / path.name)
     with pytest.raises(DataError) as caught:
         READERS[reader](path)
-    assert place_of(caught.value, path).line == 1
+    assert str(caught.value).startswith(f"{path}:1")
     assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]  # nothing is left
 
 

@@ -59,7 +59,7 @@ def rows_of(content: bytes) -> list[dict[str, Any]]:
 def test_rows(tmp_path: Path) -> None:
     content = b"".join(json.dumps(row).encode() + b"\n" for row in records(4))
 
-    def questions(path: Path) -> list[str]:
+    def questions(path: Path) -> list[Any]:
         pipe = DPRDataPipe(path, 2, train=True, max_skipped=0.9)
         skipped = {row.line for row in pipe.skipped}
         found = sorted(example.question for batch in pipe for example in batch)

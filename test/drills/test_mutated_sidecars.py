@@ -30,7 +30,7 @@ def epoch(path: Path) -> list[Any]:
     texts = [(example.question, example.positives, example.hard_negatives) for batch in pipe for example in batch]
     pipe.cache_tokens(Bytes())
     tokens = [
-        [bytes(text.astype(np.uint8)) for text in (example.question, *(each.text for each in example.positives))]
+        [np.asarray(text).tolist() for text in (example.question, *(each.text for each in example.positives))]
         for batch in pipe
         for example in batch
     ]

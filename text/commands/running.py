@@ -20,6 +20,7 @@ from text.errors import (
     SettingsWarning,
     UsageError,
     escape_controls,
+    is_out_of_memory,
 )
 
 # The first class that fits decides.
@@ -38,8 +39,6 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, 4),
     (ValueError, 2),
 )
-_NO_MEMORY = re.compile(r"can't allocate memory|could not create a primitive|out of memory|bad_alloc", re.IGNORECASE)
-"""What torch and FAISS say in a RuntimeError."""
 
 
 def call_command(program: str, work: Callable[[], object], *, debug: bool = False) -> int:
@@ -66,7 +65,7 @@ def call_command(program: str, work: Callable[[], object], *, debug: bool = Fals
 
 def exit_code(error: BaseException) -> int | None:
     """Return the exit code of an error; None for an error of this library."""
-    if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
+    if is_out_of_memory(error):
         return 4
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), None)
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, InterruptedRun
 from text.models import keys
 from text.models.keys import Table as KeyTable
 
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             raise _FaultError(f"a {type(content).__name__} instead of a state dict")
         _check_num_bytes(content, path.stat().st_size)
         return dict(content)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+    except (InterruptedRun, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # Both libraries raise many kinds. A panic of Rust is no Exception.
         if isinstance(error, OSError) and error.filename is not None:

@@ -131,7 +131,7 @@ class Column(Sequence[int]):
             content = self._file.read(
                 self._start + first * self._size, self._start + min(self._length, first + size) * self._size
             )
-            block = memoryview(content).cast(self._dtype.char)  # pyright: ignore[reportArgumentType]
+            block = memoryview(content).cast(self._dtype.char)  # pyright: ignore[reportArgumentType, reportCallIssue]
             self._block = first, block
         return block[number - first]
 
