@@ -72,8 +72,7 @@ DOORS = {
     "starlette": "serving",
     "uvicorn": "serving",
     "matplotlib": "reports",
-    "jsonargparse": "commands",
-    "docstring_parser": "commands",
+    "argparse": "commands",
 }
 FLAGS_ALLOWED = ("text/commands/", "examples/dpr/main.py", "test/", "benchmarks/")
 COMMAND_FILES = [f"text/commands/{name}.py" for name in COMMANDS] + ["examples/dpr/main.py"]
@@ -231,7 +230,7 @@ def test_every_part_has_a_level(tree: Tree) -> None:
         (not_through_doors, "text/reports/new.py", "from jinja2 import Environment", "text/templates"),
         (not_through_doors, "text/runs/new.py", "import matplotlib.pyplot as plt", "text/reports"),
         (not_through_doors, "text/commands/serve.py", "import uvicorn", "text/serving"),
-        (not_through_doors, "text/retrieval/new.py", "from jsonargparse import CLI", "text/commands"),
+        (not_through_doors, "text/retrieval/new.py", "from argparse import ArgumentParser", "text/commands"),
         (not_through_doors, "text/training/task.py", "x = trainer._logger_connector", "trainer._logger_connector"),
         (not_through_doors, "text/training/task.py", "x = trainer.fit_loop", "trainer.fit_loop"),
         (not_through_doors, "text/training/task.py", 'x = getattr(it, "_workers", ())', "_workers"),
@@ -323,7 +322,7 @@ def test_help_imports_no_torch() -> None:
     assert all(name in run.stdout for name in COMMANDS)
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
     assert "text" in loaded
-    assert not loaded & {"torch", "numpy", "jsonargparse", "yaml"}
+    assert not loaded & {"torch", "numpy", "argparse", "yaml"}
 
 
 # How the rules read a file
