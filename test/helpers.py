@@ -158,3 +158,8 @@ def place_of(error: object, path: str | os.PathLike[str]) -> Place:
     found = re.fullmatch(rf"{re.escape(os.fspath(path))}:(\d+) \(byte (\d+)\)(?: (\S+?))?: .+", str(error))
     assert found, f"not one line with a place: {error}"
     return Place(int(found[1]), int(found[2]), found[3] or "")
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    """Return the content of every file in a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -2,6 +2,10 @@
 
 import sys
 
-from text.commands import main
+try:
+    from text.commands import main
+except KeyboardInterrupt:
+    print("dpr-text: error: stopped by SIGINT", file=sys.stderr)
+    sys.exit(143)
 
 sys.exit(main())

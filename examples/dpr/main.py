@@ -21,14 +21,14 @@ from text.models import build_bi_encoder, check_encoder_name, choose_learning_ra
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
-from text.runs.resume import find_tokenizer
+from text.runs.resume import check_resumed, find_tokenizer
 from text.training import (
     BiEncoderTask,
     DPRDataModule,
     build_trainer,
+    check_checkpoint,
     check_devices,
     check_schedule,
-    expected_size,
     fit_and_test,
     print_rank_zero,
     resolve_max_lengths,
@@ -110,11 +110,10 @@ def train(flags: TrainFlags) -> None:
         options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
         model = build_bi_encoder(**options, compile_layers=optimization.compile)
 
-        lengths = resolve_max_lengths(*limits, model)
         bundle = BiEncoderBundle(
             model=model,
             tokenizer=tokenizer,
-            **lengths,
+            **resolve_max_lengths(*limits, model),
             titles=flags.model.titles,
             similarity=flags.objective.similarity,
             temperature=flags.objective.temperature,
@@ -137,19 +136,20 @@ def train(flags: TrainFlags) -> None:
         task = BiEncoderTask(model, objective, **options, set_names=pipes["train"].names)
 
         # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
-        settings = flag_values(flags) | lengths
-        folder.start(settings, tokenizer, data, checkpoint_bytes=expected_size(model))
-        if folder.is_writer:
-            write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
+        settings = flag_values(flags) | bundle.limits
         options = pick_arguments(build_trainer, optimization, run)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
+        check_resumed(folder.checkpoint, settings, tokenizer)
+        check_checkpoint(folder.checkpoint, trainer, task, data)
+        folder.start(settings, bundle)
+        if folder.is_writer:
+            write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
 
         # Saved model: encoders, tokenizer and settings, with a model card, a manifest and a report beside them.
         if folder.is_writer:
             bundle.save(folder.path / "model")
-            is_tied = model.is_tied
-            write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=is_tied)
+            write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=model.is_tied)
 
 
 if __name__ == "__main__":

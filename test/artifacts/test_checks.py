@@ -56,3 +56,27 @@ def test_a_folder_in_a_file_is_refused(tmp_path: Path):
             check_output_folder(path)
     check_output_folder(tmp_path / "x" / "y")
     check_output_folder("relative/folder")
+
+
+@pytest.mark.parametrize("name", ["model/config.json", "model/new.json", "model/encoder/weights", "link/config.json"])
+def test_an_output_does_not_lie_in_a_folder_that_is_read(tmp_path: Path, name):
+    (tmp_path / "model" / "encoder").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("x")
+    (tmp_path / "link").symlink_to("model")
+    with pytest.raises(UsageError, match=name):
+        check_files([tmp_path / "model"], [tmp_path / name], overwrite=True)
+    check_files([tmp_path / "model"], [tmp_path / "models" / "config.json"], overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "loop"])
+def test_a_path_that_names_no_file_is_refused(tmp_path: Path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError):
+            check_writable(f"{tmp_path}/{name}" if name else "", overwrite=overwrite)
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(OSError) as caught:
+        check_output_folder("/proc/self/x")
+    assert caught.value.filename == "/proc/self" and exit_code(caught.value) in (2, 4)

@@ -69,6 +69,7 @@ def test_an_object_becomes_a_dataclass_with_its_default_values():
         ({"files": {"x": None}}, "files.x"),
         ({"sizes": [1, None]}, r"sizes\[1\]"),
         ({"prompt": 1}, "prompt"),
+        ({"prompt": "a\udcff"}, "prompt"),
         ({"more": 1}, "more"),
     ],
 )

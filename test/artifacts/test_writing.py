@@ -153,6 +153,14 @@ def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tm
     assert remove_leftovers(tmp_path) == 0
 
 
+def test_a_file_of_a_user_is_no_leftover(tmp_path: Path):
+    for name in (".dpr-text-notes.md", ".dpr-text-0123456789abcdef0", ".dpr-text-0123456789ABCDEF"):
+        (tmp_path / name).write_text("notes")
+    (tmp_path / ".dpr-text-0123456789abcdef").write_text("half")
+    assert remove_leftovers(tmp_path) == 1
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def die_with_the_lock() -> int:
         with wait_for_lock(tmp_path / "lock", "waits"):

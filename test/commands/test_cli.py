@@ -194,3 +194,29 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "usage: dpr-text COMMAND" in done.stdout
+
+
+def test_help_shows_the_items_of_a_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, shown in (("evaluate", "default: [1, 5, 10, 20, 100]"), ("mine", "default: [1]")):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert shown in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("module", ["text.commands", "text.commands.running", "text.errors"])
+def test_ctrl_c_before_the_command_begins_is_one_line(module: str) -> None:
+    code = f"""
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["text", "--version"]
+runpy.run_module("text", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 143 and len(done.stderr.splitlines()) == 1 and "SIGINT" in done.stderr

@@ -77,6 +77,21 @@ def test_a_signal_stops_it_and_the_same_command_continues(files: Path, tmp_path:
         assert (tmp_path / "e" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:99"])
+def test_a_device_that_computes_nothing_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
+    code, line = fail(encode, EncodeFlags, *encode_flags(files, tmp_path / "e"), f"--device={device}")
+    assert code == 2 and f'device is "{device}"' in line
+
+
+@pytest.mark.parametrize("flag", ["block_rows", "shard_rows"])
+def test_more_rows_than_a_plan_can_have_are_refused_before_a_plan_is_written(
+    files: Path, tmp_path: Path, flag: str, fail: Fail
+) -> None:
+    flags = [each for each in encode_flags(files, tmp_path / "e") if flag not in each]
+    code, line = fail(encode, EncodeFlags, *flags, f"--{flag}={2**63 - 1}")
+    assert code == 2 and f"--{flag} is " in line and not (tmp_path / "e").exists()
+
+
 def test_passages_that_have_not_changed_are_reused(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +137,7 @@ def test_flags_that_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None
     before = {path: path.read_bytes() for path in (files / "embeddings").iterdir()}
     flags = encode_flags(files, files / "embeddings")
     code, line = fail(encode, EncodeFlags, *flags, f"--reuse={tmp_path}/link", "--overwrite")
-    assert code == 2 and "reuse" in line and f"{tmp_path}/link" in line
+    assert code == 2 and f"{files}/embeddings" in line and f"{tmp_path}/link" in line
     assert {path: path.read_bytes() for path in (files / "embeddings").iterdir()} == before
     flags = encode_flags(files, tmp_path / "e")
     for length in (0, 5000):
@@ -138,8 +153,21 @@ def test_a_folder_of_something_else_is_refused(files: Path, tmp_path: Path, fail
     (tmp_path / "manifest.json").write_text("{}")
     for folder, more in ((tmp_path, []), (tmp_path, ["--overwrite"]), (files / "model", [])):
         code, line = fail(encode, EncodeFlags, *encode_flags(files, folder)[:3], *more)
-        assert code == 2 and f"{folder}: " in line and not (folder / ".lock").exists()
+        assert code == 2 and str(folder) in line and not (folder / ".lock").exists()
     assert (tmp_path / "manifest.json").read_text() == "{}"
+    code, line = fail(encode, EncodeFlags, *encode_flags(files, files / "model" / "new")[:3])
+    assert code == 2 and f"{files}/model" in line and not (files / "model" / "new").exists()
+    code, line = fail(
+        encode, EncodeFlags, *encode_flags(files, files / "embeddings" / "new"), f"--reuse={files}/embeddings"
+    )
+    assert code == 2 and f"{files}/embeddings" in line and not (files / "embeddings" / "new").exists()
+
+
+def test_a_lock_that_is_no_file_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+    os.mkfifo(tmp_path / ".dpr-text.lock")
+    code, line = fail(encode, EncodeFlags, *encode_flags(files, tmp_path))
+    assert code == 2 and f"{tmp_path}/.dpr-text.lock " in line
+    assert [path.name for path in tmp_path.iterdir()] == [".dpr-text.lock"]
 
 
 def test_a_begun_shard_that_was_cut_is_repaired(

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from test.helpers import shared_file, write_collection, write_jsonl
+from test.helpers import shared_file, snapshot, write_collection, write_jsonl
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.evaluate import EvaluateFlags, evaluate
@@ -247,10 +247,6 @@ def test_a_run_of_other_questions_is_refused(files: Path, tmp_path: Path, fail: 
     assert code == 3 and f"{tmp_path}/one.trec: " in line and f"{files}/run.trec" in line and "--skip_missing" in line
 
 
-def snapshot(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def test_results_of_answers_do_not_outlive_them(files: Path, tmp_path: Path) -> None:
     flags = [f"--run={files}/run.trec", f"--output_dir={tmp_path}", "--overwrite"]
     by_answers = [f"--questions={files}/questions.csv", f"--collection={files}/corpus.jsonl"]
@@ -292,6 +288,23 @@ def test_nothing_is_removed_or_replaced_by_an_evaluation_that_fails(
     with pytest.raises(ZeroDivisionError):
         run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"])
     assert snapshot(tmp_path) == before
+    with pytest.raises(ZeroDivisionError):
+        run_command(
+            evaluate,
+            EvaluateFlags,
+            [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}/new/inner"],
+        )
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json", "config.json", "modules.json"])
+def test_a_folder_of_something_else_takes_no_evaluation(files: Path, tmp_path: Path, fail: Fail, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv"]
+    code, line = fail(evaluate, EvaluateFlags, *flags, f"--output_dir={tmp_path}", "--overwrite")
+    assert code == 2 and f"{tmp_path} " in line and name in line
+    assert snapshot(tmp_path) == {tmp_path / name: b"{}"}
+    assert run_command(evaluate, EvaluateFlags, [*flags, f"--output_dir={tmp_path}/evaluation"]) == 0
 
 
 def test_a_fused_run_takes_the_place_of_no_other_output(files: Path, tmp_path: Path, fail: Fail) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from test.helpers import save_model, texts, write_collection
+from test.helpers import save_model, snapshot, texts, write_collection
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.mine import MineFlags, mine
@@ -149,9 +149,11 @@ def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
     other = [first[0], f"--collection={tmp_path}/other.jsonl", f"--output={tmp_path}/o.jsonl", *first[3:]]
     code, line = fail(mine, MineFlags, *other)
     assert code == 5 and f"{tmp_path}/e: " in line and f"{tmp_path}/other.jsonl" in line
-    other[3] = f"--model={tmp_path}"  # The folder of a run instead of its model.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tmp_path / "model")
+    other[3] = f"--model={tmp_path}/run"  # The folder of a run instead of its model.
     code, line = fail(mine, MineFlags, *first[:2], *other[2:])
-    assert code == 2 and f"{tmp_path}: " in line and f"{tmp_path}/model" in line
+    assert code == 2 and f"{tmp_path}/run: " in line and f"{tmp_path}/run/model" in line
     assert not (tmp_path / "o.jsonl.trec").exists()
     runs = f"--runs=[{tmp_path}/first.jsonl.trec]"
     again = mine_flags(made, tmp_path / "again.jsonl", runs, "--num=[2]", "--last_rank=9", "--relative_margin=0")
@@ -195,7 +197,7 @@ def test_flags_and_runs_that_are_refused(made: Path, tmp_path: Path, fail: Fail)
 
 
 def test_no_input_and_no_earlier_result_is_replaced(made: Path, fail: Fail) -> None:
-    runs = f"--runs=[{made}/a.trec]"
+    runs, both = f"--runs=[{made}/a.trec]", [f"--model={made}/model", f"--embeddings={made}/embeddings"]
     for name, more in (("rows.jsonl", ["--overwrite"]), ("a.trec", ["--overwrite"]), ("o.jsonl", [])):
         (made / "o.jsonl").write_text("of an earlier one")
         before = (made / name).read_bytes()
@@ -208,8 +210,14 @@ def test_no_input_and_no_earlier_result_is_replaced(made: Path, fail: Fail) -> N
         taken.write_bytes(before := (made / "rows.jsonl").read_bytes())
         code, line = fail(mine, MineFlags, f"--rows={taken}", *flags[1:])
         assert code == 2 and str(taken) in line and taken.read_bytes() == before
+    for folder in ("model", "embeddings"):
+        (made / folder).mkdir()
+    for folder in ("model", "embeddings"):
+        before = snapshot(made)
+        code, line = fail(mine, MineFlags, *mine_flags(made, made / folder / "plan.json", *both, "--overwrite"))
+        assert code == 2 and f"{made}/{folder}/plan.json" in line and snapshot(made) == before
     (made / "p.jsonl.trec").write_text("of an earlier one")
-    flags = [*mine_flags(made, made / "p.jsonl"), "--model=m", "--embeddings=e"]
+    flags = [*mine_flags(made, made / "p.jsonl"), *both]
     for path in (made / "p.jsonl.rejected.jsonl", made / "p.jsonl.summary.json"):
         path.unlink()
     code, line = fail(mine, MineFlags, *flags)

@@ -113,11 +113,18 @@ def test_exit_codes(error: BaseException, code: int | None) -> None:
         (RuntimeError("no memory\nException raised from f()"), "no memory"),
         (UnicodeDecodeError("utf-8", b"a\xff", 1, 2, "bad"), "'utf-8' codec can't decode byte 0xff in position 1: bad"),
         (KeyboardInterrupt(), "stopped by SIGINT"),
-        (MemoryError(), "MemoryError"),
+        (MemoryError("a: too small."), "a: too small."),
     ],
 )
 def test_an_error_is_one_line_that_no_terminal_obeys(error: BaseException, line: str) -> None:
     assert one_line(error) == line
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("could not create a primitive\nException raised from f()"), MemoryError()]
+)
+def test_an_error_of_memory_says_what_to_do(error: BaseException) -> None:
+    assert "memory: " in one_line(error) and "--device" in one_line(error) and "raised" not in one_line(error)
 
 
 @pytest.mark.parametrize("kind", [DataError, OSError, ValueError])

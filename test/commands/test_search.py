@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from test.commands.conftest import NUM_PASSAGES, search_flags
-from test.helpers import save_model, texts
+from test.helpers import save_model, snapshot, texts
 from text.commands.cli import run_command
 from text.commands.search import SearchFlags, search
 from text.evaluation import read_run
@@ -77,6 +78,21 @@ def test_the_prompt_answers_until_the_input_ends(
     assert out.count("title p") == 5 and "question: " in out
 
 
+def test_the_prompt_ends_when_nobody_reads_the_answers(files: Path) -> None:
+    flags = [flag for flag in search_flags(files, Path("r")) if not flag.startswith("--run=")]
+    command = [sys.executable, "-m", "text", "search", *flags, "--interactive"]
+    questions = subprocess.Popen(["yes", "how tall is the oak"], stdout=subprocess.PIPE)
+    pipes: Any = {"stdin": questions.stdout, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with questions, subprocess.Popen(command, **pipes) as process:
+        assert process.stdout and process.stderr and questions.stdout
+        questions.stdout.close()
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+        questions.kill()
+
+
 def test_the_prompt_refuses_a_collection_that_has_changed(files: Path, fail: Fail) -> None:
     corpus = files / "corpus.jsonl"
     before = corpus.read_bytes()
@@ -92,6 +108,12 @@ def test_embeddings_of_another_model_are_refused(files: Path, tmp_path: Path, fa
     flags = [f"--model={tmp_path}/other", *search_flags(files, tmp_path / "r")[1:]]
     code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
     assert code == 5 and f"{files}/embeddings: " in line and "model.safetensors" in line
+    mixed = Path(shutil.copytree(files / "model", tmp_path / "mixed"))
+    for name in ("config.json", "question_encoder/model.safetensors"):  # The list of files fits the other weights.
+        shutil.copy(tmp_path / "other" / name, mixed / name)
+    flags = [f"--model={mixed}", *search_flags(files, tmp_path / "r")[1:]]
+    code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
+    assert code == 5 and f"{files}/embeddings: " in line and " question_encoder/model.safetensors " in line
 
 
 @pytest.mark.parametrize(
@@ -182,7 +204,9 @@ def test_questions_with_short_lists_are_counted(
 def test_a_fault_in_the_questions_is_told_before_anything_is_loaded(tmp_path: Path, fail: Fail) -> None:
     path = write_questions(tmp_path / "queries.jsonl")
     path.write_text(path.read_text() + '{"_id": "test2", "text": "again"}\n')
-    flags = ["--model=nowhere", "--embeddings=nowhere", f"--questions={path}", f"--run={tmp_path}/r"]
+    (tmp_path / "empty").mkdir()
+    folders = [f"--model={tmp_path}/empty", f"--embeddings={tmp_path}/empty"]
+    flags = [*folders, f"--questions={path}", f"--run={tmp_path}/r"]
     code, line = fail(search, SearchFlags, *flags)
     assert code == 3 and f"{path}:4 " in line
 
@@ -278,6 +302,21 @@ def test_no_input_and_no_earlier_run_is_replaced(files: Path, tmp_path: Path, fa
     assert code == 2 and f"{tmp_path}/earlier.trec" in line
     (tmp_path / "earlier.trec").unlink()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_model_and_the_embeddings_that_are_read_are_not_replaced(files: Path, tmp_path: Path, fail: Fail) -> None:
+    for name in ("model", "embeddings"):
+        shutil.copytree(files / name, tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "embeddings")
+    before = snapshot(tmp_path)
+    flags = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/embeddings", "--overwrite"]
+    flags += [f"--questions={files}/questions.csv"]
+    for name in ("embeddings/plan.json", "embeddings/shard-00000.npy", "embeddings/new.trec", "link/new/r.trec"):
+        code, line = fail(search, SearchFlags, *flags, f"--run={tmp_path}/{name}")
+        assert code == 2 and f"{tmp_path}/{name} " in line and f"{tmp_path}/embeddings" in line
+    code, line = fail(search, SearchFlags, *flags, f"--run={tmp_path}/model/config.json")
+    assert code == 2 and f"{tmp_path}/model/config.json " in line
+    assert snapshot(tmp_path) == before
 
 
 def test_a_run_is_written_through_a_link_and_over_no_device(files: Path, tmp_path: Path, fail: Fail) -> None:

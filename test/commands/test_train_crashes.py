@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from benchmarks.kills import FLAGS, MOMENTS, attempt, disturbed, fork, left_by
+from text.artifacts import seal, write_json
 from text.commands.cli import run_command
 from text.commands.train import train
 from text.commands.train_flags import TrainFlags
@@ -166,7 +167,7 @@ def test_damaged_settings_are_not_passed_over(copy: Path, ends, content: str, ha
     if not has_facts:
         (copy / "manifest.json").unlink()
         ledger = json.loads((copy / "run.json").read_text())
-        (copy / "run.json").write_text(json.dumps({**ledger, "files": {}}))
+        write_json(copy / "run.json", seal({**ledger, "files": {}}))
     assert f"{copy}/config.yaml" in ends(5, copy, "--resume")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from test.commands.training import SMALL, TINY_SET, fail_train, read_metrics, run_train
 from text.training import AtomicCheckpointIO, newest_valid
@@ -33,14 +36,17 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def refuse(capsys: Capture, code: int, run: Path, *flags: str) -> str:
+def refuse(capsys: Capture, code: int, run: Path, *flags: str, resume: Path | str = "auto") -> str:
     """Resume a run with flags that are refused. Nothing in its folder changes."""
-    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
-    found, line = fail_train(capsys, f"--output_dir={run}", *SMALL, "--resume", "--max_epochs=2", *flags)
+    before = snapshot(run)
+    found, line = fail_train(capsys, f"--output_dir={run}", *SMALL, f"--resume={resume}", "--max_epochs=2", *flags)
     assert found == code, line
-    after = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
-    assert after == before
+    assert snapshot(run) == before
     return line
+
+
+def snapshot(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
 def test_other_validation_data_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -102,6 +108,50 @@ def test_checkpoint_without_a_part_is_refused(run: Path, capsys: Capture, key: s
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
     line = refuse(capsys, 5, run)
     assert f"{checkpoint}: " in line and key in line
+
+
+def shorten_position(content: dict[str, Any]) -> None:
+    content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"] -= 1
+
+
+def drop_weights(content: dict[str, Any]) -> None:
+    content["state_dict"].popitem()
+
+
+def change_moment(content: dict[str, Any]) -> None:
+    content["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "key"), [(shorten_position, "loops"), (drop_weights, "state_dict"), (change_moment, "exp_avg")]
+)
+def test_content_that_does_not_fit_is_refused_before_anything_is_removed(
+    run: Path, tmp_path: Path, capsys: Capture, damage: Callable[[dict[str, Any]], None], key: str
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    content = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    damage(content)
+    AtomicCheckpointIO().save_checkpoint(content, checkpoint)
+    for line in (refuse(capsys, 5, run), refuse(capsys, 5, other, "--overwrite", resume=checkpoint)):
+        assert f"{checkpoint}: " in line and key in line
+
+
+def test_run_whose_best_checkpoint_is_lost_is_refused_before_anything_is_removed(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    best.unlink()
+    assert f"{best}: " in refuse(capsys, 5, run)
+    # A best checkpoint of another seed is of another run, however good it is.
+    content = AtomicCheckpointIO().load_checkpoint(last)
+    content["DPRDataModule"]["seed"] += 1
+    AtomicCheckpointIO().save_checkpoint(content, best)
+    assert f"{best}: " in refuse(capsys, 5, run, resume=last)
+    best.unlink()
+    # The best checkpoint in the other folder is of the run that would be removed.
+    assert "best.ckpt: " in refuse(capsys, 5, other, "--overwrite", resume=last)
 
 
 def test_moved_checkpoint_of_another_encoder_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -163,7 +163,12 @@ def test_wrong_columns_are_refused(path: Path, content: str, place: tuple[int, i
     assert refusal(path, content) == place
 
 
-@pytest.mark.parametrize("value", [True, 1.5, [1], {"a": 1}])
+def test_a_blank_header_is_named(path: Path) -> None:
+    with pytest.raises(DataError, match="header: found a blank line"):
+        collection(path, "\n\n\n")
+
+
+@pytest.mark.parametrize("value", [True, 1.5, [1], {"a": 1}, 10**400, -(2**63) - 1])
 def test_id_of_the_wrong_type_is_refused(path: Path, value: Any) -> None:
     assert refusal(path, json.dumps({"_id": value, "text": "a"})) == (1, 0, "_id")
 

@@ -42,6 +42,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "device": lambda path: path.symlink_to("/dev/zero"),
     "folder": Path.mkdir,
     "socket": make_socket,
+    "link to itself": lambda path: path.symlink_to(path),
 }
 
 
@@ -131,3 +132,14 @@ def test_frames_to_skip_are_read_as_zstd(tmp_path: Path) -> None:
     path.rename(tmp_path / "rows.jsonl")
     with pytest.raises(DataError):
         DPRDataPipe(tmp_path / "rows.jsonl", 2)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("reader", ["rows", "collection", "raw", "ids"])
+def test_sparse_file_of_a_terabyte_is_refused_after_16_mib(tmp_path: Path, reader: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(FIRST + b'{"question": "q')
+    os.truncate(path, 1 << 40)
+    with pytest.raises(DataError) as caught:
+        READERS[reader](path)
+    assert place_of(caught.value, path) == (2, len(FIRST), "row")

@@ -18,7 +18,9 @@ import pytest
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from test.reports.helpers import figures_json, list_files, write_sample_run
 from text.artifacts import parse_yaml
+from text.bundle import BiEncoderBundle
 from text.commands.cli import exit_code
+from text.models import BiEncoder, roberta_tiny
 from text.reports.run_report import render_run_report
 from text.runs.contents import EVALUATION, write_ledger
 from text.runs.folder import RunFolder, find_earlier_run
@@ -107,22 +109,19 @@ def test_a_report_on_damaged_files_of_a_run_that_still_trains(tmp_path: Path) ->
         path.write_bytes(content)
 
 
-class NoData:
-    """Data that fits every checkpoint."""
-
-    def check_state(self, *_: Any) -> None: ...
-
-
 @pytest.fixture
-def resumable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[[], None]]:
+def resumable(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
     """The folder of a run, and a check of its settings and tokenizer. Checkpoints have a drill of their own."""
-    monkeypatch.setattr("text.runs.resume.read_checkpoint", lambda _: {})
     tokenizer, folder = train_tokenizer(["a b c"], 300), tmp_path / "run"
+    encoder = roberta_tiny(vocab_size=300)
+    bundle = BiEncoderBundle(
+        model=BiEncoder(encoder, encoder), tokenizer=tokenizer, question_max_length=8, passage_max_length=8
+    )
     settings = {"encoder": "tiny", "max_epochs": 3, "learning_rate": 1e-3, "tied": False, "train_rates": None}
     with RunFolder.open(str(folder)) as run:
-        run.start(settings, tokenizer, NoData())  # pyright: ignore[reportArgumentType]
+        run.start(settings, bundle)
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
-    return folder, lambda: check_resumed(checkpoint, settings, tokenizer, NoData())  # pyright: ignore
+    return folder, lambda: check_resumed(checkpoint, settings, tokenizer)
 
 
 @pytest.mark.parametrize("is_finished", [True, False])

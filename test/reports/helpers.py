@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from text.artifacts import list_facts
+from text.artifacts import list_facts, seal, write_json
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 """Text that would run code in a page that does not escape it."""
@@ -67,7 +67,7 @@ def write_sample_run(
         "duplicate_keys_checked": True,
     }
     manifest = {"versions": {"torch": "2.9"}, "data": {"train": data}, "test": {"test_mrr@10": 0.625}, "files": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / "manifest.json", seal(manifest))
     return folder
 
 
@@ -77,10 +77,10 @@ def list_files(folder: Path) -> None:
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "manifest.json"]
     facts = list_facts(folder, [folder / name for name in names])
     files = {name: each._asdict() for name, each in facts.items()}
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files}, indent=2) + "\n")
+    write_json(folder / "manifest.json", seal(manifest | {"files": files}))
 
 
 def figures_json(figures: dict[str, dict[str, float]], *, runs: list[str], questions: int = 9) -> dict[str, Any]:
-    """Return the content of figures.json."""
+    """Return the content of figures.json, with its hash."""
     counts = {"runs": runs, "questions": questions, "missing": 0, "skipped": 0}
-    return {**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1]}}
+    return seal({**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1]}})

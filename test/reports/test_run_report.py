@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from test.helpers import snapshot
 from test.reports.helpers import HOSTILE, PageElements, figures_json, write_sample_run
 from text.artifacts import write_json
+from text.errors import UsageError
 from text.reports.pictures import MAX_POINTS, Curve, draw_curves
 from text.reports.run_report import render_run_report, write_run_report
 from text.runs.history import read_runs
@@ -49,6 +51,16 @@ def test_replaced_report_gets_its_hash_into_the_manifest(sample_run: Path, tmp_p
     write_run_report([sample_run], tmp_path / "elsewhere" / "report.html")
     assert (tmp_path / "elsewhere" / "report.html").exists()
     assert (sample_run / "manifest.json").read_bytes() == before
+
+
+def test_a_page_takes_the_place_of_no_file_of_a_run(sample_run: Path, tmp_path: Path) -> None:
+    other = write_sample_run(tmp_path / "other")
+    before = snapshot(tmp_path)
+    for output in (sample_run / "metrics.csv", sample_run / "new.html", other / "model" / "report.html"):
+        with pytest.raises(UsageError, match=f"^{output} "):
+            write_run_report([sample_run, other], output)
+    assert snapshot(tmp_path) == before
+    assert write_run_report([sample_run, other], other / "report.html").exists()
 
 
 def test_a_page_that_is_no_report_is_not_replaced(sample_run: Path, tmp_path: Path) -> None:

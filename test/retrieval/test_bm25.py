@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from test.helpers import WORDS, shared_file
+from text.commands.cli import exit_code
 from text.datasets import PassageCollection, read_questions
+from text.errors import DataError
 from text.evaluation import evaluate_run, mean_metrics, read_qrels
 from text.records import Passage
 from text.retrieval import search_questions
@@ -103,5 +106,14 @@ def test_ties_words_that_are_unknown_and_stems() -> None:
     assert index.search(["oak"], 2)[0].passage_ids == ["3", "2"]
     with pytest.raises(ValueError, match="k is 0; expected 1 or more"):
         index.search(["oak"], 0)
-    with pytest.raises(ValueError, match="no passages with words; expected one or more"):
+    with pytest.raises(DataError, match="no passages with words"):
         BM25([])
+
+
+def test_a_collection_without_words_is_named(tmp_path: Path) -> None:
+    for content in ("id\ttext\ttitle\n", "id\ttext\ttitle\n1\t...\t-\n"):
+        path = tmp_path / "c.tsv"
+        path.write_text(content)
+        with pytest.raises(DataError) as caught:
+            BM25(PassageCollection(path))
+        assert str(caught.value).startswith(f"{path}: ") and exit_code(caught.value) == 3

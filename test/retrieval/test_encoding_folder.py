@@ -15,7 +15,7 @@ import pytest
 
 from test.helpers import assert_one_line, save_model, write_collection
 from test.retrieval.conftest import Given, write_shards
-from text.artifacts import write_json
+from text.artifacts import seal, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, UsageError
 from text.retrieval import (
@@ -67,6 +67,30 @@ def test_overwriting_removes_the_files_of_the_plan_and_names_the_others(
     assert left == expected
 
 
+@pytest.mark.parametrize(
+    "name", ["plan.json", "manifest.json", "shard-00001.json", "shard-00002.ids", "shard-00000.npy.part"]
+)
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_a_file_of_the_plan_that_is_no_file_is_refused_before_anything_is_removed(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    folder = encode_rows(tmp_path, 1).folder
+    (tmp_path / "elsewhere").write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"")
+    (folder / name).unlink(missing_ok=True)
+    if kind == "link":
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        os.mkfifo(folder / name)
+    before = content(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises((UsageError, FileExistsError)) as error:
+            encode_rows(tmp_path, 2, overwrite=overwrite)
+        assert str(folder) in str(error.value) and name in str(error.value)
+    assert content(tmp_path) == before
+
+
 def test_nothing_is_removed_before_the_new_embeddings_have_room(tmp_path: Path) -> None:
     shards = encode_rows(tmp_path, 1)
     before = content(shards.folder)
@@ -115,7 +139,7 @@ def test_a_folder_with_a_damaged_plan_is_left_as_it_is(tmp_path: Path) -> None:
 def test_embeddings_of_another_plan_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     shards = encode_collection(model, collection, tmp_path / "e", **OPTIONS)
     other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
-    with pytest.raises(ArtifactError, match=r"\(model model.safetensors: \w{64} -> \w{64}\)"):
+    with pytest.raises(ArtifactError, match=r"\(model model.safetensors: \w{64} -> \w{64}; model question_"):
         start_encoding(tmp_path / "e", plan_encoding(collection, other, **OPTIONS))
     embedder = Embedder.from_pretrained(model, "passage", max_length=20)
     with pytest.raises(ArtifactError, match=r"\(settings max_length: 32 -> 20\)"):
@@ -154,7 +178,8 @@ HASH = "0" * 64
 )
 def test_plans_that_are_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     path = encode_rows(tmp_path, 1).folder / "plan.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    changed = json.loads(path.read_text()) | changes
+    write_json(path, changed if key == "sha256" else seal(changed))
     with pytest.raises(ArtifactError) as error:
         EmbeddingShards(path.parent)
     assert_one_line(error.value, path, key)
@@ -208,6 +233,9 @@ def make_fifo(path: Path) -> None:
         (lambda folder: os.truncate(folder / "shard-00000.npy", 500), "shard-00000.npy"),
         (lambda folder: (folder / "shard-00001.npy").unlink(), "shard-00001.npy"),
         (lambda folder: make_fifo(folder / "shard-00001.npy"), "shard-00001.npy"),
+        (lambda folder: make_fifo(folder / "manifest.json"), "manifest.json"),
+        (lambda folder: make_fifo(folder / "shard-00001.json"), "shard-00001.json"),
+        (lambda folder: make_fifo(folder / "plan.json"), "plan.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json"),
         (change_manifest(lambda manifest: manifest.update(plan="of another")), "manifest.json"),

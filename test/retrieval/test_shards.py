@@ -128,6 +128,19 @@ def test_arrays_that_are_refused(tmp_path: Path, write: Callable[[Path], object]
         assert_one_line(error.value, path)
 
 
+def test_a_file_that_was_written_again_is_refused_with_the_difference(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    save(EIGHT)(path)
+    file = MappedFile(path)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ArtifactError, match="time of change") as caught:
+        file.check()
+    assert_one_line(caught.value, path)
+    os.truncate(path, 200)
+    with pytest.raises(ArtifactError, match="200"):
+        file.check()
+
+
 def test_without_hashes_sizes_are_compared(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, ROWS).folder
     overwrite(folder / "shard-00001.npy")

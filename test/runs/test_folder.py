@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from text.artifacts import list_facts
+from text.artifacts import list_facts, seal, write_json
+from text.bundle import BiEncoderBundle
 from text.errors import UsageError
+from text.models import BiEncoder, roberta_tiny
 from text.runs.contents import find_foreign_files, find_run_files
 from text.runs.folder import LOCK, RunFolder, lock_folder
 from text.runs.manifest import write_manifest
-from text.transforms import Tokenizer, train_tokenizer
+from text.training import expected_size
+from text.transforms import train_tokenizer
 
 WRITTEN = (
     *("config.yaml", "tokenizer.json", "run.json", "metrics.csv", "speed.csv", "lengths.json"),
@@ -36,8 +41,13 @@ FOREIGN = (
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer(["a b c"], 300)
+def bundle() -> BiEncoderBundle:
+    return make_bundle(roberta_tiny(vocab_size=300), roberta_tiny(vocab_size=300))
+
+
+def make_bundle(*encoders: nn.Module) -> BiEncoderBundle:
+    tokenizer = train_tokenizer(["a b c"], 300)
+    return BiEncoderBundle(model=BiEncoder(*encoders), tokenizer=tokenizer, question_max_length=8, passage_max_length=8)
 
 
 def fill(folder: Path, names: tuple[str, ...], content: str) -> None:
@@ -50,16 +60,16 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def start(folder: Path, tokenizer: Tokenizer, settings: Mapping[str, Any] | None = None) -> None:
+def start(folder: Path, bundle: BiEncoderBundle, settings: Mapping[str, Any] | None = None) -> None:
     """Start a run with --overwrite."""
     with RunFolder.open(str(folder), overwrite=True) as run:
-        run.start(settings or {"encoder": "tiny"}, tokenizer, None)  # pyright: ignore[reportArgumentType]
+        run.start(settings or {"encoder": "tiny"}, bundle)
 
 
 @pytest.fixture
-def unfinished(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+def unfinished(tmp_path: Path, bundle: BiEncoderBundle) -> Path:
     """The folder of a run that was killed, with files of others in it."""
-    start(tmp_path / "run", tokenizer)
+    start(tmp_path / "run", bundle)
     fill(tmp_path / "run", tuple(name for name in WRITTEN if not (tmp_path / "run" / name).exists()), "of the run")
     fill(tmp_path / "run", FOREIGN, "precious")
     return tmp_path / "run"
@@ -84,10 +94,10 @@ def test_the_files_of_a_run_are_known(finished: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["finished", "unfinished"])
 def test_a_new_run_removes_the_files_of_the_earlier_run_alone(
-    kind: str, request: pytest.FixtureRequest, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+    kind: str, request: pytest.FixtureRequest, bundle: BiEncoderBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder: Path = request.getfixturevalue(kind)
-    start(folder, tokenizer)
+    start(folder, bundle)
     left = snapshot(folder)
     assert {name: left.pop(name) for name in FOREIGN} == dict.fromkeys(FOREIGN, b"precious")
     assert left.keys() == {"config.yaml", "tokenizer.json", "run.json"}
@@ -144,17 +154,17 @@ def test_what_stands_in_the_way_of_a_run_is_refused(unfinished: Path, put: Calla
         pass
 
 
-def test_a_manifest_that_lists_other_files_removes_none_of_them(finished: Path, tokenizer: Tokenizer) -> None:
+def test_a_manifest_that_lists_other_files_removes_none_of_them(finished: Path, bundle: BiEncoderBundle) -> None:
     (finished.parent / "precious.txt").write_text("precious")
     manifest = json.loads((finished / "manifest.json").read_text())
     facts = {"bytes": 8, "sha256": "0" * 64}
     manifest["files"] |= {"../precious.txt": facts, "notes.txt": facts, str(finished.parent / "precious.txt"): facts}
-    (finished / "manifest.json").write_text(json.dumps(manifest))
-    start(finished, tokenizer)
+    write_json(finished / "manifest.json", seal(manifest))
+    start(finished, bundle)
     assert (finished.parent / "precious.txt").exists() and (finished / "notes.txt").exists()
 
 
-def test_a_new_run_does_not_remove_what_it_reads(finished: Path, tokenizer: Tokenizer) -> None:
+def test_a_new_run_does_not_remove_what_it_reads(finished: Path, bundle: BiEncoderBundle) -> None:
     before = snapshot(finished)
     inputs: dict[str, Any] = {
         "encoder": f"{finished}/model",
@@ -163,23 +173,48 @@ def test_a_new_run_does_not_remove_what_it_reads(finished: Path, tokenizer: Toke
     }
     for name, value in inputs.items():
         with pytest.raises(UsageError, match=f"--{name} "):
-            start(finished, tokenizer, {name: value})
+            start(finished, bundle, {name: value})
         assert snapshot(finished) == before
 
 
-def test_a_run_that_is_killed_while_it_removes_files_can_be_started_again(finished: Path, tokenizer: Tokenizer) -> None:
+def test_a_run_that_is_killed_while_it_removes_files_can_be_started_again(
+    finished: Path, bundle: BiEncoderBundle
+) -> None:
     (finished / "manifest.json").unlink()  # It goes first.
     (finished / "config.yaml").unlink()
-    start(finished, tokenizer)
+    start(finished, bundle)
     assert (finished / "config.yaml").exists() and not (finished / "metrics.csv").exists()
 
 
-def test_a_full_disk_is_found_before_anything_is_removed(finished: Path, tokenizer: Tokenizer) -> None:
+def test_a_full_disk_is_found_before_anything_is_removed(finished: Path, bundle: BiEncoderBundle) -> None:
     before = snapshot(finished)
-    size = shutil.disk_usage(finished).total
+    with torch.device("meta"):
+        large = roberta_tiny(vocab_size=1 << 40)
+    assert expected_size(large) > shutil.disk_usage(finished).total
     with pytest.raises(OSError, match=str(finished)), RunFolder.open(str(finished), overwrite=True) as run:
-        run.start({"encoder": "tiny"}, tokenizer, None, checkpoint_bytes=size)  # pyright: ignore[reportArgumentType]
+        run.start({"encoder": "tiny"}, make_bundle(large, large))
     assert snapshot(finished) == before
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_files_in_the_place_of_a_passage_encoder_are_found_before_a_tied_run(finished: Path, continues: bool) -> None:
+    shared = roberta_tiny(vocab_size=300)
+    checkpoint = str(finished / "checkpoints" / "last.ckpt") if continues else None
+    fill(finished, ("model/passage_encoder/notes.txt",), "precious")
+    before = snapshot(finished)
+    run = RunFolder(finished, checkpoint)
+    with pytest.raises(FileExistsError, match=f"^{finished}/model/passage_encoder/notes.txt: "):
+        run.start({"encoder": "tiny"}, make_bundle(shared, shared))
+    assert snapshot(finished) == before
+    (finished / "model" / "passage_encoder" / "notes.txt").unlink()
+    run.start({"encoder": "tiny"}, make_bundle(shared, shared))
+
+
+def test_a_tied_run_replaces_an_untied_one(unfinished: Path) -> None:
+    shared = roberta_tiny(vocab_size=300)
+    fill(unfinished, ("model/passage_encoder/model.safetensors",), "of the run")
+    start(unfinished, make_bundle(shared, shared))
+    assert not (unfinished / "model" / "passage_encoder").exists()
 
 
 def test_an_error_leaves_neither_folder_nor_lock(tmp_path: Path) -> None:

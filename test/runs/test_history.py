@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from test.reports.helpers import figures_json, list_files, write_sample_run
+from text.artifacts import seal
 from text.errors import ArtifactError, UsageError
 from text.runs.contents import write_ledger
 from text.runs.history import Series, read_runs
@@ -94,9 +95,32 @@ def test_an_evaluation_of_an_earlier_run_in_the_folder_is_not_shown(sample_run: 
     path.write_text(json.dumps(figures))
     write_ledger(sample_run, {})
     assert read_runs([sample_run])[0].evaluation is None
-    path.write_text(json.dumps(figures | {"questions": 8}))
+    path.write_text(json.dumps(seal(figures | {"questions": 8})))
     evaluation = read_runs([sample_run])[0].evaluation
     assert evaluation is not None and evaluation.questions == 8
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "run.json", "evaluation/figures.json"])
+def test_a_value_that_was_edited_by_hand_is_not_shown(sample_run: Path, name: str) -> None:
+    (sample_run / "evaluation").mkdir()
+    figures = figures_json({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
+    (sample_run / "evaluation" / "figures.json").write_text(json.dumps(figures | {"questions": 8, "sha256": ""}))
+    write_ledger(sample_run, {})  # It knows the evaluation as one of an earlier run.
+    (sample_run / "evaluation" / "figures.json").write_text(json.dumps(figures))
+    read_runs([sample_run])
+    edits = {
+        "manifest.json": {"test": {"test_mrr@10": 0.925}},
+        "run.json": {"earlier_evaluation": None},
+        "evaluation/figures.json": {"figures": {"map": {"mean": 0.95, "low": 0.9, "high": 1.0}}},
+    }
+    content = json.loads((sample_run / name).read_text())
+    edited = content | edits[name]
+    for changed in (edited, {key: value for key, value in edited.items() if key != "sha256"}, edited | {"sha256": 1}):
+        (sample_run / name).write_text(json.dumps(changed))
+        with pytest.raises(ArtifactError, match=f"^{sample_run}/{name}: sha256 "):
+            read_runs([sample_run])
+    (sample_run / name).write_text(json.dumps(seal(edited)))
+    read_runs([sample_run])
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Read and write files: a result appears whole or not at all, takes the place of no input, and is checked when used.
 
 ``writing`` is the one writer of all commands. ``json_files`` and ``yaml_files`` read what this library or a user wrote,
-checked by ``typed``. ``facts`` are the size and the SHA-256 by which a file is trusted, never its name. ``checks`` look
-at the paths of a command before any work.
+checked by ``typed``. ``facts`` are the size and the SHA-256 by which a file is trusted, never its name; ``sealed``
+files hold their own hash. ``checks`` look at the paths of a command before any work.
 """
 
 from text.artifacts.checks import check_files, check_output_folder, check_readable, check_writable
@@ -16,6 +16,7 @@ from text.artifacts.facts import (
     sha256,
 )
 from text.artifacts.json_files import parse_json, read_json, read_json_lines
+from text.artifacts.sealed import read_sealed, seal
 from text.artifacts.typed import check_type
 from text.artifacts.writing import (
     atomic_write,
@@ -46,8 +47,10 @@ __all__ = [
     "read_facts",
     "read_json",
     "read_json_lines",
+    "read_sealed",
     "read_yaml",
     "remove_leftovers",
+    "seal",
     "sha256",
     "wait_for_lock",
     "write_json",

@@ -62,6 +62,8 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         value = float(value) if abs(value) < 1 << 1000 else math.inf
     if type(value) is not _form(kind) or (kind is float and not math.isfinite(value)):
         raise _MismatchError(f"{key or 'the content'} is {_describe(value)}. It must be {_name(kind)}.")
+    if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
+        raise _MismatchError(f"{key or 'the content'} is not UTF-8. Rename it, or use a UTF-8 locale.")
     if origin is Literal:
         return _convert_literal(value, get_args(kind), key)
     if _is_record(kind):

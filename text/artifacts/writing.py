@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 import sys
@@ -83,7 +84,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     are left alone.
     """
     count = 0
-    for path in Path(folder).glob(f"{_PREFIX}*"):
+    for path in filter(_is_temporary, Path(folder).glob(f"{_PREFIX}*")):
         with suppress(OSError):  # Another process may remove it, or still writes it.
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
@@ -142,7 +143,7 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str], *, overwrite
 
 def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = True) -> None:
     """Write a small JSON file for people to read, whole or not at all. A named tuple becomes an object."""
-    plain = json.dumps(_to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    plain = json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, plain + "\n", overwrite=overwrite)
 
 
@@ -162,7 +163,8 @@ def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 @contextmanager
 def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Create a locked file beside the target. It is removed if it is still there at the end."""
+    """Create a locked file beside the target. It is removed if it is still there at the end. So are new folders that are empty."""
+    created = [each for each in (target.parent, *target.parent.parents) if not each.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = os.fspath(target.parent)
     if folder not in _cleaned:
@@ -181,6 +183,9 @@ def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> 
         path.unlink(missing_ok=True)
         if descriptor is not None:
             os.close(descriptor)
+        for each in created:
+            with suppress(OSError):  # It is not empty.
+                each.rmdir()
 
 
 def _create_locked(path: Path, mode: int) -> int:
@@ -230,6 +235,11 @@ def _name_place(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(reason, os.strerror(reason), os.fspath(path)) from error
 
 
+def _is_temporary(path: Path) -> bool:
+    """Return whether a file has a name that ``_create_locked`` gives."""
+    return re.fullmatch(rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}", path.name) is not None
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -238,9 +248,10 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Return a value as JSON has it: named tuples are objects, tuples are lists."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
-        return {key: _to_plain(each) for key, each in value.items()}
-    return [_to_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: to_plain(each) for key, each in value.items()}
+    return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -30,6 +30,14 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dpr-text`` and return the exit code."""
+    try:
+        return _call(argv)
+    except KeyboardInterrupt:  # Before the handlers of signals are set, or after they are removed.
+        print("dpr-text: error: stopped by SIGINT", file=sys.stderr)
+        return 143
+
+
+def _call(argv: Sequence[str] | None) -> int:
     from text.commands.running import call_command
 
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""][:-1] or ["--help"]

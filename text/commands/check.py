@@ -22,7 +22,7 @@ class CheckFlags:
     """File of passages that rows refer to by id."""
     tokenizer: str | None = None
     """tokenizer.json, or a folder that has one. By default a tokenizer is trained on the sampled texts."""
-    batch_size: int = number(16, least=1)
+    batch_size: int = number(16, least=1, most=1 << 20)
     """Questions per training batch."""
     num_hard_negatives: int = number(1, least=0)
     """Hard negatives per question in training."""

@@ -6,8 +6,9 @@ file. A field whose type is a dataclass is a group: its fields are flags too, an
 
 Metadata of a field:
     bare: The value of a flag that stands alone.
+    empty: True lets a flag without an empty default take an empty text.
     flag: False keeps a field from being a flag.
-    least, above, below: The range of a number (``number``).
+    least, most, above, below: The range of a number (``number``).
     positional: The name that ``--help`` gives to arguments without a flag. The field takes one or more of them.
 """
 
@@ -25,7 +26,8 @@ from typing import Any
 
 from text.artifacts import dump_yaml
 from text.commands.flag_fields import (
-    check_range,
+    MAX_SEED,
+    check_value,
     flag_fields,
     flag_groups,
     flag_types,
@@ -34,11 +36,12 @@ from text.commands.flag_fields import (
     number,
 )
 from text.commands.flag_parser import build_parser
-from text.commands.flag_values import check_flags, hint_flag, parse_flag, read_flags
+from text.commands.flag_values import check_flags, hint_flag, hint_list, parse_flag, read_flags
 from text.commands.running import call_command, exit_code, one_line
 from text.errors import UsageError
 
 __all__ = [
+    "MAX_SEED",
     "RECIPES",
     "check_flags_of",
     "exit_code",
@@ -90,11 +93,12 @@ def parse_flags(flags_class: type, argv: Sequence[str], *, program: str | None =
         _print_and_exit(parser.format_help())
     if unknown:
         name = unknown[0].partition("=")[0].removeprefix("--")
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}.{hint_flag(name, kinds)}")
+        hint = hint_flag(name, kinds) if unknown[0].startswith("-") else hint_list(texts, kinds)
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     texts.pop("debug", None)
     is_printing = texts.pop("print_config", False)
     config = texts.pop("config", None)
-    values = {} if config is None else read_flags(_find_recipe(config), kinds)
+    values = {} if config is None else read_flags(_find_config(config, kinds), kinds)
     values |= {name: parse_flag(name, content, kinds[name]) for name, content in texts.items()}
     _check_required(flags_class, values)
     flags = _build_flags(flags_class, values)
@@ -112,11 +116,11 @@ def check_flags_of(flags_class: type, values: Mapping[str, Any], place: str) -> 
         place: Where they stand, for the error.
 
     Raises:
-        UsageError: A flag is unknown, or its value has the wrong type or is out of range.
+        UsageError: A flag is unknown, or its value has the wrong type, is out of range or is empty.
     """
     fields = flag_fields(flags_class)
     for name, value in check_flags(values, flag_types(flags_class), place).items():
-        check_range(fields[name], value)
+        check_value(fields[name], value)
 
 
 def pick_arguments(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
@@ -138,13 +142,13 @@ def _build_flags(flags_class: type, values: Mapping[str, Any]) -> Any:
     """Return an instance of a dataclass of flags, with its groups.
 
     Raises:
-        UsageError: A number is out of range, or the flags do not go together.
+        UsageError: A number is out of range, a text is empty, or the flags do not go together.
     """
     arguments = {name: _build_flags(group, values) for name, group in flag_groups(flags_class).items()}
     for field in dataclasses.fields(flags_class):
         if field.name in values and field.name not in arguments and field.metadata.get("flag", True):
             arguments[field.name] = values[field.name]
-            check_range(field, values[field.name])
+            check_value(field, values[field.name])
     return flags_class(**arguments)
 
 
@@ -169,8 +173,18 @@ def _print_and_exit(text: str) -> None:
     raise SystemExit(0)
 
 
-def _find_recipe(name: str) -> str:
-    """Return the path of a recipe that comes with the package, or a path as it is."""
-    path = RECIPES / f"{name}.yaml"
-    is_recipe = re.fullmatch(r"[\w-]+", name) and not os.path.isfile(name) and path.is_file()
-    return str(path) if is_recipe else name
+def _find_config(name: str, kinds: Mapping[str, Any]) -> str:
+    """Return the path of the file of ``--config``. A loop may name a recipe that comes with the package.
+
+    Raises:
+        UsageError: The name is neither a file nor a recipe of the command.
+    """
+    if os.path.isfile(name) or (name and not re.fullmatch(r"[\w-]+", name)):
+        return name
+    recipes = {path.stem: str(path) for path in RECIPES.glob("*.yaml")}
+    if name in recipes and "rounds" in kinds:  # Only a loop has rounds.
+        return recipes[name]
+    if name in recipes:
+        raise UsageError(f"--config={name} is a recipe of dpr-text loop. Give a file with flags of this command.")
+    asked = f"a file with flags. dpr-text loop also takes the recipes {', '.join(sorted(recipes))}"
+    raise UsageError(f"--config={name}: no such file or recipe. Give {asked}.")

@@ -6,9 +6,10 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from text.artifacts import check_readable
+from text.artifacts import check_files
 from text.commands.cli import number
 
 
@@ -53,7 +54,8 @@ def encode(flags: EncodeFlags) -> None:
     from text.retrieval import check_encoding_folder
     from text.runs.folder import lock_folder
 
-    check_readable(flags.collection)
+    # The plan is the first file of the embeddings. An earlier one may be there, to be continued.
+    check_files([flags.collection, flags.model, flags.reuse], [Path(flags.output_dir, "plan.json")], overwrite=True)
     rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if num_ranks > 1:
         distributed.init_process_group("gloo")

@@ -8,8 +8,16 @@ from functools import partial
 from pathlib import Path
 
 from text.artifacts import check_files, describe_file
+from text.commands.cli import MAX_SEED, number
 from text.errors import UsageError
 
+_OTHERS = {
+    "plan.json": "embeddings",
+    "run.json": "a training run",
+    "config.json": "a model",
+    "modules.json": "a model",
+}
+"""Files by which a folder of something else is known."""
 _OUTPUTS = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
 
 
@@ -47,7 +55,7 @@ class EvaluateFlags:
     appear together at the end."""
     overwrite: bool = False
     """Replace these files, and --fused_run, of an earlier evaluation."""
-    seed: int = 0
+    seed: int = number(0, least=0, most=MAX_SEED)
     """Seed of the bootstrap and of the randomization test."""
 
     def __post_init__(self) -> None:
@@ -66,6 +74,7 @@ def evaluate(flags: EvaluateFlags) -> None:
     inputs = _list_inputs(flags)
     outputs = [Path(flags.output_dir, name) for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
+    _check_folder(flags.output_dir)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
@@ -103,6 +112,13 @@ def evaluate(flags: EvaluateFlags) -> None:
         overwrite=flags.overwrite,
     )
     print("\n".join([summary, *notes, *format_table(sections)]))
+
+
+def _check_folder(folder: str) -> None:
+    """Refuse a folder of something else, which a file of an evaluation would damage or be taken for a part of."""
+    for name, what in _OTHERS.items():
+        if os.path.lexists(Path(folder, name)):
+            raise UsageError(f"{folder} holds {what} ({name}). Take another --output_dir, such as RUN/evaluation.")
 
 
 def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:

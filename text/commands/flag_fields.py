@@ -1,4 +1,4 @@
-"""The fields of a dataclass of flags: names, types, groups and ranges. ``cli`` says what a dataclass of flags is."""
+"""The fields of a dataclass of flags: names, types, groups and values. ``cli`` says what a dataclass of flags is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any, get_type_hints
 
 from text.errors import UsageError
 
+MAX_WHOLE = (1 << 31) - 1
+"""Maximum of a whole number without a maximum of its own. Larger ones overflow in libraries written in C or Rust."""
+MAX_SEED = (1 << 32) - 1
+"""Maximum seed of NumPy."""
+
 
 def number(
-    default: float | None, *, least: float | None = None, above: float | None = None, below: float | None = None
+    default: float | None,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """Return a field for a finite number in a range. Use it where the library does not check the number itself."""
-    return dataclasses.field(default=default, metadata={"least": least, "above": above, "below": below})
+    return dataclasses.field(default=default, metadata={"least": least, "most": most, "above": above, "below": below})
 
 
 def flag_fields(flags_class: type) -> dict[str, dataclasses.Field]:
@@ -56,16 +66,27 @@ def is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def check_range(field: dataclasses.Field, value: Any) -> None:
-    """Check a number against the range of its field. A flag without a value passes.
+def check_value(field: dataclasses.Field, value: Any) -> None:
+    """Check the value of a flag, or each item of a list: numbers against their range, and that no text is empty.
 
     Raises:
-        UsageError: The number is out of range.
+        UsageError: A number is out of range, or a text is empty, such as by a shell variable that is not set.
     """
-    limits = {name: limit for name in ("least", "above", "below") if (limit := field.metadata.get(name)) is not None}
-    holds = {"least": operator.ge, "above": operator.gt, "below": operator.lt}
-    if value is not None and not all(holds[name](value, limit) for name, limit in limits.items()):
-        words = {"least": "at least", "above": "above", "below": "below"}
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if item == "" and field.default != "" and not field.metadata.get("empty", False):
+            more = "" if is_required(field) else ", or leave the flag out"
+            raise UsageError(f"--{field.name} is empty. Give a value{more}.")
+        if isinstance(item, int | float):
+            _check_range(field, item)
+
+
+def _check_range(field: dataclasses.Field, value: float) -> None:
+    holds = {"least": operator.ge, "most": operator.le, "above": operator.gt, "below": operator.lt}
+    limits = {name: limit for name in holds if (limit := field.metadata.get(name)) is not None}
+    if isinstance(value, int) and value > MAX_WHOLE:
+        limits.setdefault("most", MAX_WHOLE)
+    if not all(holds[name](value, limit) for name, limit in limits.items()):
+        words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
         asked = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
         raise UsageError(f"--{field.name} is {value}. Give a number, {asked}.")
 

@@ -6,6 +6,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import json
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -85,7 +86,10 @@ def _describe_value(field: dataclasses.Field) -> str:
     if is_required(field):
         return f"required, type: {field.type}"
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
-    [shown] = dump_yaml({"default": list(default) if isinstance(default, tuple) else default}).splitlines()[:1]
+    if isinstance(default, list | tuple | dict):
+        shown = f"default: {json.dumps(default)}"  # JSON is YAML in one line.
+    else:
+        [shown] = dump_yaml({"default": default}).splitlines()
     return f"type: {field.type}, {shown}".replace("%", "%%")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from text.artifacts import check_readable, check_type, parse_yaml, read_yaml
@@ -71,6 +72,11 @@ def hint_flag(name: str, kinds: Mapping[str, Any]) -> str:
     return f" Did you mean --{near[0]}?" if near and near[0] != name else ""
 
 
+def hint_list(names: Iterable[str], kinds: Mapping[str, Any]) -> str:
+    """Return how to write the first of these flags that takes a list, or nothing."""
+    return next((f" Write a list as --{name}='[a, b]'." for name in names if _is_list(kinds.get(name))), "")
+
+
 def list_choices(kind: Any) -> list[Any]:
     """Return the values of a ``Literal``, alone or in a union."""
     if get_origin(kind) is Literal:
@@ -84,16 +90,20 @@ def _read_value(name: str, content: str | list[str], kind: Any) -> Any:
     is_text = all(each in (str, type(None)) or list_choices(each) for each in _alternatives(kind))
     if is_text:
         return None if content in _NULLS else content
-    return parse_yaml(os.fsencode(content), f"--{name}", error=UsageError)
+    try:
+        return parse_yaml(os.fsencode(content), f"--{name}", error=UsageError)
+    except UsageError as error:
+        # A flag has no lines to count.
+        raise UsageError(re.sub(r"^(--\w+):\d+: ", r"\1: ", str(error.args[0]))) from None
 
 
 def _check_flag(name: str, value: Any, kind: Any, place: str) -> Any:
     try:
         return check_type({name: value}, dict[str, kind], place, error=UsageError)[name]
     except UsageError as error:
-        is_list = any(get_origin(each) in (list, tuple) for each in _alternatives(kind))
-        example = f" Write a list as --{name.removeprefix('--')}='[a, b]'." if is_list and _is_plain(value) else ""
-        raise UsageError(f"{error}{example}") from None
+        example = f"{name}='[a, b]'" if place == COMMAND_LINE else f"{name}: [a, b]"
+        hint = f" Write a list as {example}." if _is_list(kind) and isinstance(value, str | int | float) else ""
+        raise UsageError(f"{error}{hint}") from None
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
@@ -101,5 +111,5 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(each) in (list, tuple) for each in _alternatives(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from text.artifacts import check_files
+from text.commands.cli import MAX_SEED, number
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
@@ -41,7 +42,7 @@ class MineFlags:
     windows (dpr-text windows), of which only some answer the question."""
     overwrite: bool = False
     """Replace earlier results."""
-    seed: int = 0
+    seed: int = number(0, least=0, most=MAX_SEED)
     """Seed of the sample of negatives that is printed."""
 
     def __post_init__(self) -> None:
@@ -65,7 +66,8 @@ def mine(flags: MineFlags) -> None:
     outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
     if flags.model is not None:
         outputs.append(flags.model_run)
-    check_files([flags.rows, flags.collection, *flags.runs], outputs, overwrite=flags.overwrite)
+    inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings]
+    check_files(inputs, outputs, overwrite=flags.overwrite)
     found = None
     if flags.model is not None and flags.embeddings is not None:
         k = flags.filters.last_rank

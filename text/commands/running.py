@@ -41,6 +41,9 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
+_FREE_MEMORY = "Free memory, or use shorter texts, smaller blocks, a smaller model or another --device."
+
+
 def call_command(program: str, work: Callable[[], object], *, debug: bool = False) -> int:
     """Do the work of a command and return the exit code.
 
@@ -87,7 +90,10 @@ def one_line(error: BaseException) -> str:
         from_worker = re.findall(r"^[\w.]+(?:Error|Exception|Run): (.*)$", message, flags=re.MULTILINE)
         message = from_worker[-1] if from_worker else message
     is_whole = is_own or (type(error).__module__ == "builtins" and not isinstance(error, RuntimeError))
-    return escape_controls(message if is_whole else message.strip().split("\n")[0])
+    line = escape_controls(message if is_whole else message.strip().split("\n")[0])
+    # PyTorch and oneDNN do not say what to do, and Python says nothing.
+    is_bare = isinstance(error, RuntimeError) or not error.args
+    return f"out of memory: {line.rstrip('.')}. {_FREE_MEMORY}" if is_bare and is_out_of_memory(error) else line
 
 
 def _decode(path: object) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from text.artifacts import check_files, write_lines
 from text.commands.cli import number, translate_missing
+from text.commands.streams import read_lines
 from text.errors import UsageError
 
 
@@ -93,7 +92,8 @@ def search(flags: SearchFlags) -> None:
     if flags.questions is None or flags.run is None:
         _answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
-    check_files([flags.questions, flags.collection, flags.qrels], [flags.run], overwrite=flags.overwrite)
+    inputs = [flags.questions, flags.collection, flags.qrels, flags.model or None, flags.embeddings or None]
+    check_files(inputs, [flags.run], overwrite=flags.overwrite)
     questions = read_judged_questions(flags.questions, flags.qrels, tell=print)
     find, num_passages = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
     run = search_questions(
@@ -153,14 +153,12 @@ def _load_retriever(flags: SearchFlags) -> Any:
 
 
 def _answer_questions(retriever: Any, k: int) -> None:
-    """Print passages for the questions on standard input, until it ends."""
+    """Print passages for the questions on standard input, until it ends or nobody reads the answers."""
     from text.retrieval import open_collection
 
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # A line that is not UTF-8 does not end the session.
     collection = open_collection(retriever.shards)
     print("question: ", end="", flush=True)
-    for line in sys.stdin:
+    for line in read_lines():
         if line.strip():
             if retriever.embedder.count_truncated([line.strip()]):
                 print(f"\nonly {retriever.embedder.tokenize_texts.max_length} tokens of the question are used")

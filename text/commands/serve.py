@@ -53,7 +53,7 @@ class ServeFlags:
     allowed_hosts: list[str] = field(default_factory=list)
     """Names by which clients reach the server through a proxy. Requests for any other name than these, --host and
     localhost are refused, because a web page could otherwise read the collection (DNS rebinding)."""
-    port: int = 8000
+    port: int = number(8000, least=0, most=65535)
     """Port to listen at. 0 takes any free port."""
     max_batch: int = number(32, least=1)
     """Maximum number of questions that are answered together."""

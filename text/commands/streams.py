@@ -7,6 +7,7 @@ characters; ``head``, which ends early; or a stream that can show ASCII only, or
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -52,6 +53,8 @@ class SafeStream:
     def __init__(self, stream: TextIO, name: str = "") -> None:
         self._stream = stream
         self._name = name
+        self.has_reader = True
+        """Whether somebody may still read the text."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -82,6 +85,7 @@ class SafeStream:
         try:
             call()
         except OSError as error:
+            self.has_reader = error.errno not in _READER_IS_GONE
             self._redirect()
             if self._name and error.errno not in _READER_IS_GONE:
                 raise OSError(error.errno, error.strerror, self._name) from None
@@ -92,6 +96,16 @@ class SafeStream:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
+
+
+def read_lines() -> Iterator[str]:
+    """Yield the lines of standard input, until it ends or nobody reads standard output."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # A line that is not UTF-8 does not end the session.
+    for line in sys.stdin:
+        if not getattr(sys.stdout, "has_reader", True):
+            return
+        yield line
 
 
 def _escape(text: str) -> str:

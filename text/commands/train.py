@@ -19,14 +19,14 @@ from text.models import build_bi_encoder, check_encoder_name, choose_learning_ra
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
-from text.runs.resume import find_tokenizer
+from text.runs.resume import check_resumed, find_tokenizer
 from text.training import (
     BiEncoderTask,
     DPRDataModule,
     build_trainer,
+    check_checkpoint,
     check_devices,
     check_schedule,
-    expected_size,
     fit_and_test,
     print_rank_zero,
     resolve_max_lengths,
@@ -56,11 +56,13 @@ def train(flags: TrainFlags) -> None:
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = flag_values(flags) | bundle.limits
-        folder.start(settings, bundle.tokenizer, data, checkpoint_bytes=expected_size(bundle.model))
-        if folder.is_writer:
-            write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         options = pick_arguments(build_trainer, optimization, run)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
+        check_resumed(folder.checkpoint, settings, bundle.tokenizer)
+        check_checkpoint(folder.checkpoint, trainer, task, data)
+        folder.start(settings, bundle)
+        if folder.is_writer:
+            write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
         if folder.is_writer:
             bundle.save(folder.path / "model")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
-from text.commands.cli import number
+from text.commands.cli import MAX_SEED, number
 from text.errors import UsageError
 from text.training import Objective
 
@@ -38,7 +38,7 @@ class DataFlags:
     """Test file instead of the one in data_path."""
     collection: str | None = None
     """File of the passages that compact rows name by positive_ids and hard_negative_ids: psgs_w100.tsv or JSONL."""
-    batch_size: int = number(5, least=1)
+    batch_size: int = number(5, least=1, most=1 << 20)
     """Questions in a batch, on all GPUs together. Each brings its positive and its negatives."""
     one_set_per_batch: bool = False
     """Take each training batch from one of train_files, as FAIR's DPR does. By default the files are mixed."""
@@ -68,7 +68,7 @@ class DataFlags:
     has 18,372 of them."""
     token_cache: bool = False
     """Tokenize each text once, into a file beside the data. The batches stay the same."""
-    num_workers: int = number(0, least=0)
+    num_workers: int = number(0, least=0, most=256)
     """Processes that read and tokenize. With 0 the training process does. Batches are the same for any number."""
 
 
@@ -85,7 +85,7 @@ class ModelFlags:
     encoder's tokenizer, or a byte-level BPE that is trained on the training file."""
     tokenizer_backend: Literal["tokenizers", "torchtext"] = "tokenizers"
     """Library that tokenizes. torchtext's GPT2BPETokenizer gives the same ids from the files of GPT-2 or RoBERTa."""
-    vocab_size: int = 8192
+    vocab_size: int = number(8192, most=1 << 20)
     """Maximum entries of a tokenizer that is trained."""
     tied: bool = False
     """Use one encoder for questions and passages. By default two encoders start with the same weights."""
@@ -96,7 +96,7 @@ class ModelFlags:
     pooling: Literal["first", "mean"] | None = None
     """How token states become one embedding: the first token (DPR) or the mean. The default is the model's own pooling,
     and mean for random weights."""
-    projection_dim: int | None = number(None, least=1)
+    projection_dim: int | None = number(None, least=1, most=1 << 16)
     """Width of a linear layer and layer norm after pooling (dpr-scale). The default is the model's own, or none."""
     normalize: bool | None = field(default=None, metadata={"bare": "true"})
     """Scale embeddings to length 1. The default is what the model does."""
@@ -108,9 +108,9 @@ class ModelFlags:
     passage_max_length: int | None = number(None, least=1)
     """Maximum tokens of a title and text together, special tokens included. The default is 256 (DPR), or the encoder's
     limit if lower. A limit above the one in the model's folder may go up to the model's positions."""
-    question_prompt: str | None = None
+    question_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text before every question. The default is the prompt in the model's folder, or none."""
-    passage_prompt: str | None = None
+    passage_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text before every passage. The default is the prompt in the model's folder, or none."""
     titles: Literal["pair", "join"] = "pair"
     """Encode a passage's title and text as a pair (DPR), or join them by a space, as sentence-transformers models
@@ -163,7 +163,7 @@ class RunFlags:
     """Remove the files of an earlier run in output_dir. Other files there stay."""
     resume: str | None = field(default=None, metadata={"bare": "auto"})
     """Checkpoint, or folder of a run, to resume from. Alone, it resumes the run in output_dir."""
-    seed: int = number(12345, least=0)
+    seed: int = number(12345, least=0, most=MAX_SEED)
     """Decides the order of rows, sampling, first weights and dropout. FAIR's DPR uses 12345."""
     gpus: int = number(0, least=0)
     """GPUs of each machine to train on. 0 trains on the CPU. Start the command by torchrun or SLURM for several

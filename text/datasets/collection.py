@@ -226,7 +226,7 @@ class PassageCollection(Sequence[Passage]):
         """Return the place of each column."""
         columns = {name: place for place, name in enumerate(self._split(head, 0))}
         if "id" not in columns or "text" not in columns:
-            found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode()
+            found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode().strip() or "a blank line"
             raise DataError(
                 f"{self.rows.where(0)} header: found {found}. Name the columns id, text and title, or give JSON lines."
             )

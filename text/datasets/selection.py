@@ -15,7 +15,7 @@ from typing import NamedTuple
 import simdjson
 
 from text.artifacts import atomic_write
-from text.datasets.formats.compressed_files import form_of, read_chunks
+from text.datasets.formats.compressed_files import Form, form_of, read_chunks
 from text.datasets.formats.dpr_record import POOLS, MissingCollection, SkipRow, check_row
 from text.datasets.formats.json_array import elements
 from text.datasets.formats.lines import read_lines
@@ -63,8 +63,8 @@ def select_rows(
     """Writes the first usable rows of a raw DPR file, one JSON object a line.
 
     A row is usable if training can use it, and all three pools are there and not empty; all its
-    fields are kept. Reading stops when there are enough rows. A file with fewer usable rows than
-    asked for is no error: compare ``kept`` with ``num_items``.
+    fields are kept. Reading stops when there are enough rows: faults behind them are not found. A
+    file with fewer usable rows than asked for is no error: compare ``kept`` with ``num_items``.
 
     Args:
         raw_path: A JSON array or JSONL in the DPR format, plain or compressed by gzip or zstd, as its name says.
@@ -84,6 +84,7 @@ def select_rows(
     """
     _check_arguments(raw_path, out_path, num_items, skip_items, overwrite)
     raw_path = os.fspath(raw_path)
+    form = form_of(raw_path)
     pools = POOLS[:2] if keep_without_negatives else POOLS
     kept, skipped = 0, 0
     dropped: Counter[str] = Counter()
@@ -92,7 +93,7 @@ def select_rows(
         atomic_write(out_path, overwrite=overwrite) as temporary,
         open(temporary, "wb", buffering=_WRITE_BYTES) as out,
     ):
-        for row in _rows(raw_path, progress):
+        for row in _rows(raw_path, form, progress):
             reason = _why_dropped(row, pools)
             if reason is not None:
                 dropped[reason] += 1
@@ -148,9 +149,8 @@ def _one_line(content: bytes) -> bytes:
     return content.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
 
 
-def _rows(path: str, progress: Progress) -> Iterator[_Row | None]:
+def _rows(path: str, form: Form, progress: Progress) -> Iterator[_Row | None]:
     """The rows of a file of any form; None for a blank line."""
-    form = form_of(path)
     chunks = read_chunks(path, form, progress)
     if not form.is_array:
         yield from _line_rows(chunks, path)

@@ -12,6 +12,7 @@ from text.models.roberta import (
     roberta_tiny,
 )
 from text.models.roberta_config import RobertaConfig
+from text.models.torch_files import TensorFileError, check_torch_zip
 from text.models.torchtext_models import TorchtextEncoder, from_torchtext, to_torchtext
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "BiEncoder",
     "RobertaConfig",
     "RobertaEncoder",
+    "TensorFileError",
     "TorchtextEncoder",
     "build_bi_encoder",
     "check_encoder_name",
+    "check_torch_zip",
     "choose_learning_rate",
     "from_torchtext",
     "quantize_int8",

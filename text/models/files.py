@@ -1,40 +1,32 @@
 """An encoder's weights as files, and the facts by which a saved model knows its files. Errors are in one line.
 
-No pickle is loaded but by ``torch.load(..., weights_only=True)``, and before that its size and the names in it are
-checked, so that a file asks for little more memory than it has bytes.
+No pickle is loaded but by ``torch.load(..., weights_only=True)``, after ``text/models/torch_files.py`` has checked it.
 """
 
 from __future__ import annotations
 
 import os
-import pickletools
-import re
-import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
-from text.errors import ArtifactError, InterruptedRun
+from text.errors import ArtifactError, InterruptedRun, is_out_of_memory
 from text.models import keys
 from text.models.keys import Table as KeyTable
+from text.models.torch_files import TensorFileError, check_pickle, check_torch_zip
 
 SAFE_TORCH = "2.10"
 """Before, what ``torch.load`` reads could run code all the same (CVE-2025-32434), or write where it must not
 (CVE-2026-24747)."""
 
 _MAX_HEADER = 1 << 20
-"""Bytes of what describes the tensors: a header, or a pickle. An encoder with 1,000 tensors needs about 100,000."""
-_GLOBALS = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
-    r"|torch (\w+Storage|Size|device|(u?int|b?float|complex)\d+)|_codecs encode|(__builtin__|builtins) set"
-)
-"""Names in the pickle of a state dict. Others could ask for memory that the file does not have."""
+"""Bytes of the header that describes the tensors. An encoder with 1,000 tensors needs about 100,000."""
 _UNFINISHED = {"saved": False}
 """``config.json`` of a model whose saving has begun."""
 
@@ -68,7 +60,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
-            raise _FaultError(f"a {type(content).__name__} instead of a state dict")
+            raise TensorFileError(f"a {type(content).__name__} instead of a state dict")
         _check_num_bytes(content, path.stat().st_size)
         return dict(content)
     except (InterruptedRun, KeyboardInterrupt, SystemExit, MemoryError):
@@ -76,62 +68,33 @@ def read_weights(path: Path) -> dict[str, Any]:
     except BaseException as error:  # Both libraries raise many kinds. A panic of Rust is no Exception.
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the system's, not that of a damaged file in which torch seeks in vain
-        if "allocate memory" in str(error):
-            raise MemoryError(f"{path}: the memory is too small for these weights") from None
+        if is_out_of_memory(error):
+            raise MemoryError(f"{path}: the memory is too small for these weights.") from None
         # PyTorch's own texts advise to load the file without its safeguards.
-        is_plain = isinstance(error, _FaultError | SafetensorError)
+        is_plain = isinstance(error, TensorFileError | SafetensorError)
         found = " ".join(str(error).split()) if is_plain else "it is damaged, or another kind of file"
-        raise ArtifactError(f"{path}: not the weights of an encoder: {found}. Restore it, or save it again.") from None
-
-
-class _FaultError(Exception):
-    """What is wrong with a file of weights."""
+        hint = 'Restore it, or save its state dict alone, such as "model_dict", with torch.save or safetensors.'
+        raise ArtifactError(f"{path}: not the weights of an encoder: {found}. {hint}") from None
 
 
 def _check_header(file: BinaryIO, size: int) -> None:
     """Check the length of a safetensors header before it is parsed."""
     length = int.from_bytes(file.read(8), "little")
     if length > min(size, _MAX_HEADER):
-        raise _FaultError(f"its header has {length} bytes, the file {size}")
+        raise TensorFileError(f"its header has {length} bytes, the file {size}")
 
 
 def _check_torch_file(file: BinaryIO, size: int) -> None:
-    """Check that a file of ``torch.save`` is not compressed, and that its pickles are small and hold tensors only."""
+    """Check the form of a file of ``torch.save``."""
     start = file.read(4)
     file.seek(0)
     if start == b"PK\x03\x04":
-        with zipfile.ZipFile(file) as archive:
-            _check_archive(archive, size)
+        check_torch_zip(file, size)
     elif start[:1] == b"\x80":  # PyTorch before 1.6: five pickles before the numbers
         for _ in range(5):
-            _check_pickle(file)
+            check_pickle(file, size)
     else:
-        raise _FaultError("it is no file of torch.save or safetensors")
-
-
-def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _FaultError("it is compressed")
-    if (total := sum(entry.file_size for entry in entries)) > size:
-        raise _FaultError(f"its parts have {total} bytes, the file {size}")
-    for entry in entries:
-        if entry.filename.endswith(".pkl"):
-            with archive.open(entry) as pickle:
-                _check_pickle(pickle)
-
-
-def _check_pickle(file: Any) -> None:
-    """Check the size of a pickle and the names in it. Nothing is loaded."""
-    start = file.tell()
-    for operation, argument, place in pickletools.genops(file):
-        if place is not None and place - start > _MAX_HEADER:
-            raise _FaultError(f"what describes its tensors has more than {_MAX_HEADER} bytes")
-        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not _GLOBALS.fullmatch(str(argument)):
-            raise _FaultError(
-                f"it holds more than weights ({argument}). If you trust it, load it and save the state dict alone, "
-                'such as its "model_dict", with torch.save or safetensors'
-            )
+        raise TensorFileError("it is no file of torch.save or safetensors")
 
 
 def _check_num_bytes(content: Mapping[Any, Any], size: int) -> None:
@@ -139,7 +102,7 @@ def _check_num_bytes(content: Mapping[Any, Any], size: int) -> None:
     inner = [value for each in content.values() for value in (each.values() if isinstance(each, Mapping) else [each])]
     total = sum(value.nbytes for value in inner if isinstance(value, Tensor))
     if total > 2 * size:
-        raise _FaultError(f"its tensors have {total} bytes, the file {size}")
+        raise TensorFileError(f"its tensors have {total} bytes, the file {size}")
 
 
 def named(path: Path, theirs: Mapping[str, Any], table: KeyTable) -> dict[str, Tensor]:
@@ -175,13 +138,9 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
+    # safetensors' own save_file would replace the temporary file by a private one without its lock.
     with atomic_write(path) as temporary:
-        try:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # It has the system's error as text only.
-            if (number := re.search(r"os error (\d+)", str(error))) is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+        temporary.write_bytes(save(weights, metadata={"format": "pt"}))
 
 
 # ---- the facts of a saved model's files

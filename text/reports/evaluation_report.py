@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from text.artifacts import write_together
+from text.artifacts import seal, write_together
 from text.evaluation import format_run
 from text.reports.pictures import Metrics, sort_by_cutoff
 from text.templates import render_template
@@ -60,7 +60,7 @@ def write_evaluation(
 
     Args:
         folder: Folder of figures.json, questions.jsonl, accuracy.png, evaluation.html and results.json.
-        figures: Content of figures.json.
+        figures: Content of figures.json, without its hash.
         questions: Metrics by question id.
         results: Content of results.json. If there are none, the file of an earlier evaluation is removed.
         report: Arguments of ``write_evaluation_report``.
@@ -79,7 +79,7 @@ def write_evaluation(
     paths |= {"run": Path(fused_run)} if fused_run is not None else {}
     with write_together(list(paths.values()), overwrite=overwrite) as temporaries:
         files = dict(zip(paths, temporaries, strict=True))
-        _write_lines(files["figures.json"], [_format_json(figures)])
+        _write_lines(files["figures.json"], [_format_json(seal(figures))])
         lines = ({"question_id": question_id, **metrics} for question_id, metrics in questions.items())
         _write_lines(files["questions.jsonl"], (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         write_evaluation_report(files["evaluation.html"], files["accuracy.png"], **report)

@@ -31,17 +31,18 @@ def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os
         The path of the page.
 
     Raises:
-        UsageError: A folder holds no run.
+        UsageError: A folder holds no run, or the page lies in one and is not its own.
         FileExistsError: The page's file exists and is no report of runs.
         ArtifactError: A file of a run is damaged.
         OSError: The page cannot be written.
     """
     path = Path(folders[0], REPORT) if output is None else Path(output)
-    check_writable(path, overwrite=True)
+    is_own = any(path.resolve() == Path(folder, REPORT).resolve() for folder in folders)
+    check_writable(path, () if is_own else [each for each in folders if os.path.isdir(each)], overwrite=True)
     if path.exists() and not is_run_report(path):
         raise FileExistsError(f"{path} exists, and dpr-text report did not write it. Give another file, or remove it.")
     write_text(path, render_run_report(read_runs(folders)))
-    if any(path.resolve() == Path(folder, REPORT).resolve() for folder in folders):
+    if is_own:
         update_manifest(path.parent, path.name)
     return path
 

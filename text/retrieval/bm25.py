@@ -16,6 +16,8 @@ import bm25s
 import numpy as np
 import Stemmer
 
+from text.datasets import PassageCollection
+from text.errors import DataError
 from text.progress import track
 from text.records import Passage
 from text.retrieval.exact import Found
@@ -36,7 +38,8 @@ class BM25:
         b: Weight of a passage's length, 0 to 1.
 
     Raises:
-        ValueError: There is no passage, or none has a word; or k1 or b is out of range.
+        DataError: There is no passage, or none has a word.
+        ValueError: k1 or b is out of range.
     """
 
     def __init__(self, passages: Iterable[Passage], *, k1: float = K1, b: float = B) -> None:
@@ -47,8 +50,9 @@ class BM25:
             splitter=_split_words, stopwords="en", stemmer=Stemmer.Stemmer("english")
         )
         tokens = self._words.tokenize(self._texts(passages), return_as="ids", show_progress=False)
-        if not any(len(words) for words in tokens):
-            raise ValueError("no passages with words; expected one or more")
+        if not any(self._words.get_vocab_dict()):  # A passage without words has one word, which is empty.
+            where = passages.path if isinstance(passages, PassageCollection) else "passages"
+            raise DataError(f"{where}: no passages with words. Give one or more.")
         self._rows = {name: row for row, name in enumerate(self._passage_ids)}
         self._index = bm25s.BM25(k1=k1, b=b)
         self._index.index((tokens, self._words.get_vocab_dict()), show_progress=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Embedder:
         self.titles = titles
         self.max_tokens = max_tokens
         self.model: dict[str, str] = {}
-        """SHA-256 of the files that the passage encoder reads, whichever side this is. Embeddings are known by it.
+        """SHA-256 of the files that both encoders read, whichever side this is. Embeddings are known by it.
         Empty without ``from_pretrained``: then nobody checks that they are searched with the model that made them."""
         self.settings: dict[str, Any] = {
             "max_length": tokenize.max_length,
@@ -102,8 +103,7 @@ class Embedder:
             similarity=loaded.similarity,
             titles=titles or loaded.titles,
         )
-        inner = encoder_folder(folder, "passage")
-        embedder.model = {path.relative_to(inner).as_posix(): sha256(path) for path in model_files(folder, "passage")}
+        embedder.model = _hash_model(folder)
         embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
         return embedder
 
@@ -185,11 +185,23 @@ class Embedder:
         return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
 
 
+def _hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the hashes of the files of both encoders. Those of the passage encoder go by their names in its folder."""
+    passage, question = encoder_folder(folder, "passage"), encoder_folder(folder, "question")
+    hashes = {path.relative_to(passage).as_posix(): sha256(path) for path in model_files(folder, "passage")}
+    if question not in (passage, Path(folder)):
+        files = model_files(folder, "question")
+        hashes |= {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    return hashes
+
+
 def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
     try:
-        return encoder.to(device)
+        moved = encoder.to(device)
+        torch.zeros(1, device=device).item()  # The meta device takes an encoder, but computes nothing.
+        return moved
     except torch.cuda.OutOfMemoryError:
         raise
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f'device is "{device}" ({reason}); expected one of this machine, such as cpu') from None
+        raise ValueError(f'device is "{device}" ({reason}). Use a device of this machine, such as cpu.') from None

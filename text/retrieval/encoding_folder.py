@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from text.artifacts import check_listed, check_output_folder, read_facts, remove_leftovers, write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UsageError
 from text.retrieval.index_files import find_indexes
 from text.retrieval.plan import (
     MANIFEST,
@@ -36,11 +37,13 @@ def check_encoding_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         FileExistsError: The folder holds something else, such as a run, a model or data.
         ArtifactError: Its plan is damaged, or an earlier version wrote it.
+        UsageError: A link, a folder or a pipe stands in the place of a file of the embeddings.
         UsageError, OSError: As ``check_output_folder``.
     """
     check_output_folder(folder)
+    _check_place(Path(folder, "plan.json"))
     if Path(folder, "plan.json").is_file():
-        read_plan(folder)
+        _check_places(folder, read_plan(folder))
     elif names := sorted(name for name in _list_names(folder) if not name.startswith(".")):
         raise FileExistsError(f"{os.fspath(folder)}: holds {names[0]}, but no embeddings. Use a folder of its own.")
 
@@ -62,6 +65,7 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
         OSError: The folder cannot be written, or the disk is too small for all embeddings.
     """
     check_encoding_folder(folder)
+    _check_places(folder, plan)
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     is_begun = Path(folder, "plan.json").is_file()
@@ -115,6 +119,18 @@ def list_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]
             yield from (f"{name} {change}" for change in list_changes(old, new))
         elif old != new and name != "path":
             yield f"{name}: {old} -> {new}"
+
+
+def _check_places(folder: str | os.PathLike[str], plan: Plan) -> None:
+    for name in sorted(_list_names(folder)):
+        if name == MANIFEST or find_shard(name, plan) is not None:
+            _check_place(Path(folder, name))
+
+
+def _check_place(path: Path) -> None:
+    """Check that a path is free or a regular file. What a link names is not known to be of the embeddings."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"{path} is a link, a folder, a device or a pipe. Move it, or take another folder.")
 
 
 def _continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from torch import Tensor
 
-from text.artifacts import atomic_write, check_facts, read_facts, read_json, write_json
+from text.artifacts import atomic_write, check_facts, check_writable, read_facts, read_json, write_json
 from text.errors import ArtifactError
 from text.progress import show_progress
 from text.retrieval.exact import BLOCK, Found, check_questions, in_order
@@ -60,8 +60,12 @@ class FaissIndex:
 
         Raises:
             ValueError: FAISS knows no such index, or cannot train it on so few rows.
+            UsageError: A folder, a device or a pipe stands in the place of a file of the index.
             OSError: The folder cannot be written, or the disk is full.
         """
+        path, note = Path(folder, INDEX), Path(folder, NOTE)
+        for each in (path, note):
+            check_writable(each, overwrite=True)
         index = make_index(factory, shards.plan.embedding_dim)
         try:
             if not index.is_trained:
@@ -76,10 +80,9 @@ class FaissIndex:
                 f'index is "{factory}": FAISS cannot build it from {len(shards)} embeddings ({_reason(error)}). '
                 "Use another factory string."
             ) from None
-        path = Path(folder, INDEX)
         with atomic_write(path) as temporary:
             _write_index(index, temporary, path)
-        write_json(Path(folder, NOTE), IndexNote(factory, shards.plan.key, read_facts(path)))
+        write_json(note, IndexNote(factory, shards.plan.key, read_facts(path)))
         return cls(index, shards)
 
     @classmethod

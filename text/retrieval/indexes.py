@@ -88,10 +88,10 @@ def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
     from text.retrieval.faiss_index import FaissIndex
 
     folder = index_folder(shards.folder, factory)
-    if not (folder / NOTE).is_file():
+    if not (folder / NOTE).exists():
         message = f"{shards.folder}: another process builds an index, waiting for it"
         with wait_for_lock(Path(shards.folder, "plan.json"), message):  # It is there, so no lock file is left behind.
-            if not (folder / NOTE).is_file():  # The process that had the lock has built another index, or none.
+            if not (folder / NOTE).exists():  # The process that had the lock has built another index, or none.
                 return FaissIndex.build(shards, factory, folder)
     if (found := read_json(folder / NOTE, IndexNote).factory) != factory:
         raise ArtifactError(f"{folder / NOTE}: factory is {found}, not {factory}. Remove the folder.")

@@ -52,11 +52,11 @@ class MappedFile:
         Raises:
             ArtifactError: Its size or its time of modification differs.
         """
-        if (found := self._look()) != self._state:
-            raise ArtifactError(
-                f"{self.path}: changed while it was in use ({self._state[0]} bytes before, {found[0]} now). "
-                "Restore it, and start again."
-            )
+        (size, time), (found_size, found_time) = self._state, self._look()
+        if (size, time) == (found_size, found_time):
+            return
+        difference = f"{size} bytes before, {found_size} now" if size != found_size else "it has another time of change"
+        raise ArtifactError(f"{self.path}: changed while it was in use ({difference}). Restore it, and start again.")
 
     def _look(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from text.artifacts import FileFacts, check_listed, check_type, read_json, write_json
+from text.artifacts import FileFacts, check_listed, read_json, read_sealed, seal, write_json
 from text.errors import ArtifactError
 
 DType = Literal["float32", "float16", "int8"]
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     """Everything that decides the bytes of the embeddings."""
 
     model: dict[str, str]
-    """SHA-256 of the files of the encoder and its tokenizer."""
+    """SHA-256 of the files of both encoders and their tokenizers."""
     settings: Settings
     collection: EncodedFile
     num_rows: int
@@ -126,7 +126,7 @@ def find_shard(name: str, plan: Plan) -> int | None:
 
 def write_plan(folder: str | os.PathLike[str], plan: Plan) -> None:
     """Write ``plan.json`` with the hash of its content."""
-    write_json(Path(folder, "plan.json"), plan.to_dict() | {"sha256": _hash(plan)})
+    write_json(Path(folder, "plan.json"), seal(plan))
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
@@ -137,18 +137,11 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
         ArtifactError: The file is damaged, or an earlier version wrote it.
     """
     path = Path(folder, "plan.json")
-    content = read_json(path, dict[str, Any])
-    if "sha256" not in content:
-        raise ArtifactError(
-            f"{path}: sha256 is missing. An earlier version wrote it, or it is damaged. Encode to another folder."
-        )
-    found = content.pop("sha256")
-    plan = check_type(content, Plan, path)
-    _check_values(path, plan)
-    if found != _hash(plan):
-        raise ArtifactError(
-            f"{path}: its content does not fit its sha256. It is damaged: restore it, or encode to another folder."
-        )
+    try:
+        plan = read_sealed(path, Plan)
+        _check_values(path, plan)
+    except ArtifactError as fault:
+        raise ArtifactError(f"{fault} To encode again, take another folder.") from None
     return plan
 
 
@@ -159,7 +152,7 @@ def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: b
         ArtifactError: The encoding is not finished, or the manifest or a file is missing, damaged or of another plan.
     """
     path = Path(folder, MANIFEST)
-    if not path.is_file():
+    if not path.exists():
         raise ArtifactError(
             f"{os.fspath(folder)}: no {MANIFEST}, the encoding is not finished. Run it again to continue it."
         )

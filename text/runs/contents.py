@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import text
-from text.artifacts import FileFacts, read_facts, read_json, write_json
+from text.artifacts import FileFacts, read_facts, read_sealed, seal, write_json
 
 LEDGER = "run.json"
 MANIFEST = "manifest.json"
@@ -55,7 +55,8 @@ def write_ledger(folder: str | os.PathLike[str], files: Mapping[str, FileFacts])
     """
     path = Path(folder, EVALUATION)
     earlier = read_facts(path).sha256 if path.is_file() else None
-    write_json(Path(folder, LEDGER), Ledger("dpr-text train", text.__version__, dict(files), earlier))
+    ledger = Ledger("dpr-text train", text.__version__, dict(files), earlier)
+    write_json(Path(folder, LEDGER), seal(ledger))
 
 
 def read_ledger(folder: str | os.PathLike[str]) -> Ledger | None:
@@ -65,7 +66,7 @@ def read_ledger(folder: str | os.PathLike[str]) -> Ledger | None:
         ArtifactError: The file is damaged, or another kind of file.
     """
     path = Path(folder, LEDGER)
-    return read_json(path, Ledger) if os.path.lexists(path) else None
+    return read_sealed(path, Ledger) if os.path.lexists(path) else None
 
 
 def find_run_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from text.artifacts import read_json
+from text.artifacts import read_sealed
 from text.errors import ArtifactError
 
 _NAME = re.compile(r"[a-z]+@[1-9]\d{0,8}|map")
@@ -66,9 +66,9 @@ def read_figures(path: str | os.PathLike[str]) -> Figures:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It is damaged, or another kind of file.
+        ArtifactError: It is damaged or was changed, or another kind of file.
     """
-    found = read_json(path, Figures)
+    found = read_sealed(path, Figures)
     if wrong := [name for name in found.figures if not _NAME.fullmatch(name)]:
         raise ArtifactError(f"{os.fspath(path)}: figures.{wrong[0]} is not known. It must be map, or a metric with @k.")
     return found

@@ -10,12 +10,14 @@ import fcntl
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from text.artifacts import check_output_folder, list_facts, remove_leftovers, write_text, write_yaml
+from text.bundle import BiEncoderBundle
 from text.errors import ArtifactError, UsageError
 from text.runs.contents import (
     FOLDERS,
@@ -30,9 +32,8 @@ from text.runs.contents import (
     write_ledger,
 )
 from text.runs.manifest import read_manifest
-from text.runs.resume import SETTINGS, check_resumed, find_checkpoint
-from text.training import DPRDataModule, is_rank_zero
-from text.transforms import Tokenizer
+from text.runs.resume import SETTINGS, find_checkpoint
+from text.training import expected_size, is_rank_zero
 
 LOCK = ".dpr-text.lock"
 _IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
@@ -78,6 +79,9 @@ def _open_lock(path: Path) -> TextIO:
     """Return a lock file that this process holds."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UsageError(f"{path} is a device or a pipe. Remove it.")
         file = os.fdopen(descriptor, "r+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers would inherit the lock of flock
@@ -135,32 +139,31 @@ class RunFolder:
                 folder._check_contents(overwrite=overwrite)
             yield folder
 
-    def start(
-        self, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule, *, checkpoint_bytes: int = 0
-    ) -> None:
-        """Check a resumed run, remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
+    def start(self, settings: Mapping[str, Any], bundle: BiEncoderBundle) -> None:
+        """Remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
+
+        Call ``check_resumed`` and ``check_checkpoint`` before: a checkpoint that does not fit then changes nothing.
 
         Args:
             settings: All settings of the run.
-            tokenizer: The run's tokenizer.
-            data: The run's data.
-            checkpoint_bytes: Size of a checkpoint.
+            bundle: What the run trains, with its tokenizer.
 
         Raises:
-            ArtifactError: As ``check_resumed``.
             UsageError: As ``find_earlier_run``, or the run would remove files that it reads.
+            FileExistsError: Files that stay are in the way of the trained model.
             OSError: The disk has not enough room.
         """
-        if self.checkpoint is not None:
-            check_resumed(self.checkpoint, settings, tokenizer, data)
         if not self.is_writer:
             return
         earlier = find_earlier_run(self.path)
         removed = [] if self._continues() else earlier
         _check_not_removed(settings, removed)
+        if bundle.model.is_tied:
+            _check_no_second_encoder(self.path, removed)
         # The run removes or replaces these files, so their room counts.
         freed = [path for path in earlier if not self._continues() or path.suffix == ".ckpt"]
-        _check_room(self.path, _CHECKPOINTS_AT_ONCE * checkpoint_bytes, sum(path.lstat().st_size for path in freed))
+        needed = _CHECKPOINTS_AT_ONCE * expected_size(bundle.model)
+        _check_room(self.path, needed, sum(path.lstat().st_size for path in freed))
         write_ledger(self.path, {})
         # The manifest says how a run has ended: a run that goes on has none. It goes first, so that run.json claims the
         # other files if this process is killed.
@@ -171,7 +174,7 @@ class RunFolder:
         if removed and (foreign := find_foreign_files(self.path)):
             print(f"{self.path}: these files are not of a run and stay: {', '.join(foreign[:5])}")
         write_yaml(self.path / "config.yaml", {**settings, **{name: _IDLE[name] for name in settings.keys() & _IDLE}})
-        write_text(self.path / "tokenizer.json", tokenizer.to_str(pretty=True))
+        write_text(self.path / "tokenizer.json", bundle.tokenizer.to_str(pretty=True))
         write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS]))
 
     def _check_contents(self, *, overwrite: bool) -> None:
@@ -222,6 +225,16 @@ def _check_not_removed(settings: Mapping[str, Any], removed: list[Path]) -> None
         for source in [Path(given)] if isinstance(given, str) else map(Path, given):
             if source.exists() and any(source.resolve() in (path, *path.parents) for path in paths):
                 raise UsageError(f"--{name} has {source}, which --overwrite would remove. Take another --output_dir.")
+
+
+def _check_no_second_encoder(folder: Path, removed: list[Path]) -> None:
+    """Check that no files stay in the folder of a passage encoder. A tied model has none."""
+    place = folder / "model" / "passage_encoder"
+    if left := sorted({path for path in place.rglob("*") if not path.is_dir()} - set(removed)):
+        raise FileExistsError(
+            f"{left[0]}: not of the earlier run, so it stays, and a model with tied encoders has no passage_encoder. "
+            "Move it, or take another --output_dir."
+        )
 
 
 def _check_room(folder: Path, needed: int, freed: int) -> None:

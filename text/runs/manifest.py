@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import text
-from text.artifacts import FileFacts, check_facts, list_facts, read_facts, read_json, write_json, write_lines
+from text.artifacts import FileFacts, check_facts, list_facts, read_facts, read_sealed, seal, write_json, write_lines
 from text.datasets import DPRDataPipe, DPRFile
 from text.errors import ArtifactError
 from text.runs.contents import MANIFEST, find_run_files, read_ledger
@@ -72,7 +72,7 @@ def write_manifest(
         test=dict(test_metrics),
         files=list_facts(folder, [Path(folder, name) for name in find_run_files(folder) if name != MANIFEST]),
     )
-    write_json(Path(folder, MANIFEST), manifest)
+    write_json(Path(folder, MANIFEST), seal(manifest))
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
@@ -83,7 +83,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
     """
     path = Path(folder, MANIFEST)
     try:
-        return read_json(path, Manifest) if os.path.lexists(path) else None
+        return read_sealed(path, Manifest) if os.path.lexists(path) else None
     except ArtifactError as fault:
         hint = "Restore it. Without it, the run counts as one that has not ended, and --resume ends it again."
         raise ArtifactError(f"{fault} {hint}") from None
@@ -98,7 +98,7 @@ def update_manifest(folder: str | os.PathLike[str], name: str) -> None:
     manifest = read_manifest(folder)
     if manifest is not None:
         files = {**manifest.files, name: read_facts(Path(folder, name))}
-        write_json(Path(folder, MANIFEST), manifest._replace(files=dict(sorted(files.items()))))
+        write_json(Path(folder, MANIFEST), seal(manifest._replace(files=dict(sorted(files.items())))))
 
 
 def check_run_file(folder: str | os.PathLike[str], name: str) -> None:

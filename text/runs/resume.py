@@ -1,4 +1,4 @@
-"""What a run resumes from: its checkpoint, its tokenizer, and the settings and data that must be the same."""
+"""What a run resumes from: its checkpoint, its tokenizer, and the settings that must be the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from text.errors import ArtifactError, UsageError
 from text.models import SIZES
 from text.runs.contents import LEDGER
 from text.runs.manifest import check_run_file
-from text.training import DPRDataModule, check_hash, newest_valid, read_checkpoint
+from text.training import check_hash, newest_valid
 from text.transforms import Tokenizer, load_tokenizer
 
 SETTINGS = ("config.yaml", "tokenizer.json")
@@ -77,19 +77,25 @@ def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) 
     return None if encoder in SIZES else encoder
 
 
-def check_resumed(checkpoint: str, settings: Mapping[str, Any], tokenizer: Tokenizer, data: DPRDataModule) -> None:
-    """Check that a run goes on with the settings, the tokenizer and the data that it began with.
+def check_resumed(checkpoint: str | None, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Check that a run goes on with the settings and the tokenizer that it began with. Nothing is changed.
 
     The settings and the tokenizer of a checkpoint that was moved out of its run's folder are not known.
 
+    Args:
+        checkpoint: The checkpoint that the run resumes from, or None.
+        settings: All settings of the run.
+        tokenizer: The run's tokenizer.
+
     Raises:
-        ArtifactError: The tokenizer or the data differs, or a setting that decides the weights or which weights are
-            best. More epochs are allowed.
+        ArtifactError: The tokenizer differs, or a setting that decides the weights or which weights are best. More
+            epochs are allowed.
     """
+    if checkpoint is None:
+        return
     folder = Path(checkpoint).resolve().parents[1]
     if any(os.path.lexists(folder / name) for name in ("config.yaml", LEDGER)):
         _check_settings(checkpoint, folder, settings, tokenizer)
-    data.check_state(read_checkpoint(checkpoint).get(type(data).__qualname__, {}), checkpoint)
 
 
 def _check_settings(checkpoint: str, folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import text
-from text.artifacts import FileFacts, check_listed, check_type, list_facts, read_json, write_json
+from text.artifacts import FileFacts, check_listed, list_facts, read_json, read_sealed, seal, write_json
 from text.errors import ArtifactError, InterruptedRun, UsageError
 from text.runs.tracked import TrackedFile, hash_json
 
@@ -57,8 +57,6 @@ class Done(NamedTuple):
     seconds: float
     files: dict[str, FileFacts]
     """The files of the stage, relative to its folder."""
-    sha256: str
-    """Of the values above."""
 
 
 class Stage(NamedTuple):
@@ -174,8 +172,7 @@ def write_done(stage: Stage, command: list[str], seconds: float) -> TrackedFile:
     """
     files = list_facts(stage.folder, _list_files(stage))
     result = _track(stage.folder, stage.result.path, files)
-    done = Done(command, seconds, files, "")
-    write_json(stage.folder / _DONE, done._replace(sha256=_hash_done(done)))
+    write_json(stage.folder / _DONE, seal(Done(command, seconds, files)))
     return result
 
 
@@ -211,19 +208,11 @@ def _read_done(folder: Path) -> Done | None:
     if not os.path.lexists(path):
         return None
     try:
-        content = read_json(path, dict[str, Any])
-        if content.keys() == {"command", "seconds"}:
+        if read_json(path, dict[str, Any]).keys() == {"command", "seconds"}:
             return None
-        done = check_type(content, Done, path)
-        if done.sha256 != _hash_done(done):
-            raise ArtifactError(f"{path}: its SHA-256 is not that of its content. It is damaged or was changed.")
+        return read_sealed(path, Done)
     except ArtifactError as error:
         raise ArtifactError(f"{error} To run this stage of the loop again, remove {folder}.") from None
-    return done
-
-
-def _hash_done(done: Done) -> str:
-    return hash_json([done.command, done.seconds, done.files])
 
 
 def _track(folder: Path, result: Path, files: Mapping[str, FileFacts]) -> TrackedFile:

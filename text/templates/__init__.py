@@ -55,10 +55,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_escape_lines,
     )
     environment.filters["cell"] = _escape_cell
     environment.globals["style_sheet"] = read_style_sheet
     return environment
+
+
+def _escape_lines(value: Any) -> Any:
+    """Return a text from data with escapes for control characters, which a terminal obeys also inside HTML."""
+    return "\n".join(map(escape_controls, value.split("\n"))) if type(value) is str else value
 
 
 def _escape_cell(value: Any) -> str:

@@ -14,6 +14,7 @@ from text.training.task import BiEncoderTask
 from text.training.trainer import (
     MONITORS,
     build_trainer,
+    check_checkpoint,
     check_devices,
     check_schedule,
     fit_and_test,
@@ -41,6 +42,7 @@ __all__ = [
     "WorstQuestions",
     "best_and_last",
     "build_trainer",
+    "check_checkpoint",
     "check_devices",
     "check_hash",
     "check_schedule",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,25 @@ def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> li
     """
     best = _Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     return [best, _Checkpoint(Path(folder), filename="last", enable_version_counter=False)]
+
+
+def check_best(callbacks: Iterable[Any], checkpoint: str, states: Mapping[str, Any]) -> Path | None:
+    """Check that the best checkpoint so far is there, before a run resumes, and return its path. None without one.
+
+    Args:
+        callbacks: Those of ``best_and_last`` are looked at.
+        checkpoint: The checkpoint to resume from.
+        states: The states of the callbacks in it. ``check_states`` has checked them.
+
+    Raises:
+        ArtifactError: The best checkpoint is missing, damaged, or worse than the best figure.
+    """
+    for callback in callbacks:
+        if isinstance(callback, _Checkpoint):
+            score = states[callback.state_key]["best_model_score"]
+            if score is not None:
+                return callback.find_best(Path(checkpoint), score)
+    return None
 
 
 def is_best_state(key: str) -> bool:
@@ -76,8 +95,10 @@ class _Checkpoint(ModelCheckpoint):
             return
         score: Tensor | None = state_dict["best_model_score"]
         here = Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}")
-        source = self._resumed if score is None else self._find_best(here, score)
-        if source is not None and not here.exists() and this_rank() == 0:
+        assert self._resumed is not None, "on_load_checkpoint comes first"
+        source = self._resumed if score is None else self.find_best(self._resumed, score)
+        is_earlier = score is not None and source != here
+        if (is_earlier or not here.exists()) and this_rank() == 0:
             with atomic_write(here) as temporary:
                 shutil.copyfile(source, temporary)
         self.best_model_path = str(here)
@@ -85,10 +106,14 @@ class _Checkpoint(ModelCheckpoint):
             self.best_model_score = self.kth_value = score
             self.kth_best_model_path, self.best_k_models = str(here), {str(here): score}
 
-    def _find_best(self, here: Path, score: Tensor) -> Path:
-        """Return the best checkpoint so far: in the folder of the run, or beside the resumed checkpoint."""
-        beside = [self._resumed.with_name(here.name)] if self._resumed else []
-        for path in (here, *beside):
+    def find_best(self, resumed: Path, score: Tensor) -> Path:
+        """Return the best checkpoint so far: in the folder of the run, or beside the resumed checkpoint.
+
+        If the resumed checkpoint is of another folder, a checkpoint in the run's folder is of an earlier run.
+        """
+        here = Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}")
+        goes_on = here.resolve().parents[1] in resumed.resolve().parents
+        for path in (*([here] if goes_on else []), resumed.with_name(here.name)):
             if path.exists():
                 check_hash(path)
                 self._check_best(path, score)

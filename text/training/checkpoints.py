@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import pickletools
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,11 @@ from torch import nn
 
 from text.artifacts import atomic_write
 from text.errors import ArtifactError, is_out_of_memory
+from text.models import TensorFileError, check_torch_zip
 from text.training.checkpoint_content import check_head
 
 _MARK = b"sha256:"
 _TRAILER = len(_MARK) + 64
-_MAX_PICKLE = 1 << 24
-"""Bytes of the pickle that describes the tensors. 1,000 tensors with their moments need about 1 << 18."""
-_GLOBALS = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w+Storage")
-"""Names in the pickle of a checkpoint. Others could run code or ask for memory."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -133,41 +128,17 @@ def expected_size(module: nn.Module) -> int:
 
 def _load(path: Any, **options: Any) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_archive(archive, os.path.getsize(path))
+        with open(path, "rb") as file:
+            check_torch_zip(file, os.path.getsize(path))
         content = torch.load(os.fspath(path), weights_only=True, **options)
     except Exception as error:  # A file that is no checkpoint raises many kinds, with advice that is not for users.
         if is_out_of_memory(error):
             raise MemoryError(f"{path}: the memory is too small for this checkpoint.") from None
-        reason = f" ({error})" if isinstance(error, _FormError) else ""
+        reason = f" ({error})" if isinstance(error, TensorFileError) else ""
         raise ArtifactError(
             f"{path}: not a checkpoint of this library{reason}. Give a checkpoint of a run, or start a new run."
         ) from None
     return check_head(content, os.fspath(path))
-
-
-class _FormError(Exception):
-    """A file is no archive of tensors."""
-
-
-def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Check the form of a file before PyTorch reads it. PyTorch unpacks records and obeys the pickle."""
-    entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _FormError("its parts are compressed")
-    if sum(entry.file_size for entry in entries) > size:
-        raise _FormError("its parts are larger than the file")
-    # PyTorch finds records whatever their case, and takes a file in front of the archive for a part of it.
-    if len({entry.filename.lower() for entry in entries}) < len(entries) or min(e.header_offset for e in entries) > 0:
-        raise _FormError("it holds more than one archive")
-    [pickle] = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
-    if pickle.file_size > _MAX_PICKLE:
-        raise _FormError(f"what describes its tensors has {pickle.file_size} bytes")
-    for operation, argument, _ in pickletools.genops(archive.read(pickle)):
-        if operation.name in ("INST", "STACK_GLOBAL") or (
-            operation.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument))
-        ):
-            raise _FormError(f"it holds more than tensors and plain values: {argument}")
 
 
 def _size(checkpoint: dict[str, Any]) -> int:

@@ -16,7 +16,6 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.artifacts import write_text
-from text.training.lightning_internals import is_rank_zero
 
 SPEED = ("examples/s", "padding")
 """What goes into ``speed.csv``: the clock's, and what depends on how batches are shared out among ranks."""
@@ -34,18 +33,27 @@ class MetricsCSV(CSVLogger):
     def __init__(self, folder: str | os.PathLike[str], *, keep_steps: int = 0) -> None:
         # Each row is on disk at once, for whoever watches and for a run that is interrupted.
         super().__init__(os.fspath(folder), name="", version="", flush_logs_every_n_steps=1)
-        self._kept = _rows(os.path.join(folder, "metrics.csv"), keep_steps)
+        self._keep_steps = keep_steps
+        self._kept: list[dict[str, str]] = []
         self._speed = Path(folder, "speed.csv")
-        with warnings.catch_warnings():
-            # It starts the file anew, which is what is wanted: the rows to keep are read already.
-            warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
-            if is_rank_zero():
-                self.experiment.metrics.extend(self._kept)
-                self._start_speed(_rows(self._speed, keep_steps))
+
+    @property
+    def experiment(self) -> Any:
+        """Lightning's writer of ``metrics.csv``, or None before the first row.
+
+        Lightning asks for it before a checkpoint is checked, and then no file must change yet.
+        """
+        return None if self._experiment is None else super().experiment
+
+    def save(self) -> None:
+        if self._experiment is not None:
+            super().save()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # pyright: ignore
         row = {name: value for name, value in metrics.items() if name not in SPEED}
+        if self._experiment is None:
+            self._start_tables()
         # The row of an epoch may have been written after the checkpoint that the run resumes from was saved.
         if {**{name: str(value) for name, value in row.items()}, "step": str(step)} not in self._kept[-1:]:
             super().log_metrics(row, step)
@@ -53,6 +61,15 @@ class MetricsCSV(CSVLogger):
             with open(self._speed, "a", encoding="utf-8", newline="") as file:
                 values = (f"{metrics[name]:.6g}" for name in SPEED)
                 csv.writer(file, lineterminator="\n").writerow([*values, int(metrics["epoch"]), step])
+
+    def _start_tables(self) -> None:
+        """Start both files with the rows that are kept."""
+        self._kept = _rows(Path(self.save_dir, "metrics.csv"), self._keep_steps)
+        with warnings.catch_warnings():
+            # It starts the file anew, which is what is wanted: the rows to keep are read already.
+            warnings.filterwarnings("ignore", message="Experiment logs directory", category=UserWarning)
+            super().experiment.metrics.extend(self._kept)
+        self._start_speed(_rows(self._speed, self._keep_steps))
 
     def _start_speed(self, kept: list[dict[str, str]]) -> None:
         names = [*SPEED, "epoch", "step"]

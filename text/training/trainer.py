@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from text.errors import UsageError
 from text.models import BiEncoder
-from text.training.best_checkpoint import best_and_last
+from text.training.best_checkpoint import best_and_last, check_best
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
 from text.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from text.training.data_module import DPRDataModule
@@ -120,6 +120,28 @@ def build_trainer(
     if validate_every_n_steps is not None:
         validate_by_steps(trainer, validate_every_n_steps)
     return trainer
+
+
+def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> None:
+    """Check that a run can go on from a checkpoint, with the best checkpoint so far. Nothing is changed.
+
+    Args:
+        checkpoint: The checkpoint to resume from, or None.
+        trainer: From ``build_trainer``.
+        task: The task of the run.
+        data: The data of the run.
+
+    Raises:
+        ArtifactError: The checkpoint does not fit the run, or the best checkpoint is missing, damaged, worse than it
+            was, or of a run with another seed or other data.
+    """
+    if checkpoint is None:
+        return
+    content = read_checkpoint(checkpoint)
+    task.check_checkpoint(content, checkpoint, trainer, data)
+    best = check_best(trainer.checkpoint_callbacks, checkpoint, content["callbacks"])
+    if best is not None and best.resolve() != Path(checkpoint).resolve():
+        data.check_state(read_checkpoint(best).get(type(data).__qualname__, {}), str(best))
 
 
 def fit_and_test(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -270,6 +271,15 @@ def test_line_that_is_too_long_is_refused(opened, refusal, monkeypatch) -> None:
     monkeypatch.setattr("text.datasets.formats.jsonl.MAX_ROW_BYTES", 12)
     assert len(opened(b'{"a": "bc"}\n{}\n')) == 2
     assert refusal(b'{}\n{"a": "bcd"}\n') == (2, 3, "row")
+
+
+def test_a_row_without_an_end_is_refused_where_it_is_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.jsonl"
+    path.write_bytes(b'{}\n\n{"a": ')
+    os.truncate(path, 1 << 40)  # To read all of it takes minutes.
+    with pytest.raises(DataError) as caught:
+        JsonlFile(path)
+    assert place_of(caught.value, path) == (3, 4, "row")
 
 
 def test_escaped_nul_is_accepted(opened) -> None:

@@ -231,7 +231,7 @@ def test_what_was_made_of_an_old_sidecar_goes_with_it(data: Path) -> None:
 def test_leftovers_of_killed_processes_are_removed(data: Path) -> None:
     folder = data.parent / ".dpr-text"
     folder.mkdir()
-    of_a_living_one, old = folder / ".dpr-text-a", folder / ".dpr-text-b"
+    of_a_living_one, old = folder / f".dpr-text-{'a' * 16}", folder / f".dpr-text-{'b' * 16}"
     for path in (of_a_living_one, old):
         path.write_bytes(b"half")
     with of_a_living_one.open("rb") as file:

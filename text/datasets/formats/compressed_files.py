@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import zstandard
 
@@ -49,10 +48,10 @@ def form_of(path: str) -> Form:
 
     Raises:
         DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
-        UsageError: It is a folder, a pipe, a device or a socket.
+        UsageError: It is a folder, a pipe, a device, a socket or a symbolic link that leads nowhere.
         OSError: It cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if os.path.lexists(path) and not os.path.isfile(path):
         check_readable(path)  # Raises, and does not open it.
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -96,10 +95,11 @@ def _read(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
 def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
     """Both formats allow several compressed parts one after another."""
     unpacker, place, size = None, 0, 0
+    zstd = zstandard.ZstdDecompressor()  # One for all frames: making it takes longer than to unpack a small frame.
     for chunk in _read(path, _PACKED_BYTES[compression], progress):
         rest = chunk
         while rest:
-            unpacker = unpacker or _unpacker(compression)
+            unpacker = unpacker or (zlib.decompressobj(wbits=31) if compression == "gzip" else zstd.decompressobj())
             try:
                 unpacked = unpacker.decompress(rest)
             except (zlib.error, zstandard.ZstdError) as error:
@@ -120,7 +120,3 @@ def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterato
         place += len(chunk)
     if unpacker is not None:
         raise DataError(f"{format_place(path, 1, place)}: {compression} data is cut at this byte; expected all of it")
-
-
-def _unpacker(compression: str) -> Any:
-    return zlib.decompressobj(wbits=31) if compression == "gzip" else zstandard.ZstdDecompressor().decompressobj()

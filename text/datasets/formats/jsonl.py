@@ -140,12 +140,20 @@ class JsonlFile:
     def _scan(self) -> np.ndarray:
         """Return the offsets of all rows and of the end."""
         ends, size, last, start = [], 0, b"", self._first_byte()
+        num_rows, row_start = 0, start  # Of the row that is not complete.
         buffer = bytearray(_SCAN_BYTES)
         view = np.frombuffer(buffer, dtype=np.uint8)
         with open(self.plain_path, "rb", buffering=0) as file:
             while count := file.readinto(buffer):
-                ends.append(np.flatnonzero(view[:count] == ord("\n")) + (size + 1))
+                found = np.flatnonzero(view[:count] == ord("\n")) + (size + 1)
                 size, last = size + count, buffer[count - 1 : count]
+                if len(found):
+                    ends.append(found)
+                    num_rows, row_start = num_rows + len(found), int(found[-1])
+                elif (
+                    size - row_start > MAX_ROW_BYTES
+                ):  # The rest is not read: a sparse file may seem to have terabytes.
+                    raise explain_long_row(self.path, num_rows + 1, row_start)
         if size == start:
             raise DataError(f"{format_place(self.path, 1, 0)}: no rows; expected one JSON object a line")
         offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 
 from simdjson import Object, Parser
@@ -62,12 +63,16 @@ def _repair(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
         text = token.group()
         if text[:1] == b'"':
             return _ESCAPE.sub(replace_surrogate, text) if b"\\u" in text else text
-        if not math.isfinite(float(text)):
-            kinds.add(_NOT_FINITE)
-            return b"0".ljust(len(text)) if in_place else b"null"
+        number = float(text)
         if text.lstrip(b"-").isdigit() and (len(text) > 20 or int(text) not in INTEGERS):
             kinds.add(_LARGE)
-            return text if in_place else json.dumps(float(text)).encode()
+            if math.isfinite(number) and in_place:
+                return text
+            number = min(max(number, -sys.float_info.max), sys.float_info.max)  # An integer is never missing.
+            return b"0".ljust(len(text)) if in_place else json.dumps(number).encode()
+        if not math.isfinite(number):
+            kinds.add(_NOT_FINITE)
+            return b"0".ljust(len(text)) if in_place else b"null"
         return text
 
     def replace_surrogate(escape: re.Match[bytes]) -> bytes:
