@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from text.artifacts import write_text
+from text.commands import main
 from text.commands.privacy import keep_private
 
 
@@ -50,3 +51,16 @@ def test_a_private_source_is_named_and_public_ones_are_not(tmp_path: Path, capsy
     with keep_private({"x": str(tmp_path)}):
         pass
     assert str(tmp_path / "private") in capsys.readouterr().err
+
+
+def test_a_command_writes_private_results_of_private_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "who", "answers": [], "positive_ctxs": [{"text": "he", "passage_id": "1"}], ')
+    with open(rows, "a") as file:
+        file.write('"negative_ctxs": [{"text": "it"}], "hard_negative_ctxs": [{"text": "she"}]}\n')
+    array = tmp_path / "array.json"
+    array.write_text(f"[{rows.read_text()}]")
+    array.chmod(0o600)
+    assert main(["select", f"--raw_path={array}", f"--out_path={tmp_path / 'out.jsonl'}"]) == 0
+    assert mode(tmp_path / "out.jsonl") == 0o600
+    assert str(array) in capsys.readouterr().err

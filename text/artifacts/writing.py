@@ -163,7 +163,7 @@ def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 @contextmanager
 def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Create a locked file beside the target. It is removed if it is still there at the end. So are new folders that are empty."""
+    """Create a locked file beside the target. It and new folders do not stay if the block fails."""
     created = [each for each in (target.parent, *target.parent.parents) if not each.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = os.fspath(target.parent)

@@ -37,6 +37,7 @@ from text.commands.flag_fields import (
 )
 from text.commands.flag_parser import build_parser
 from text.commands.flag_values import check_flags, hint_flag, hint_list, parse_flag, read_flags
+from text.commands.privacy import keep_private
 from text.commands.running import call_command, exit_code, one_line
 from text.errors import UsageError
 
@@ -49,6 +50,7 @@ __all__ = [
     "flag_values",
     "number",
     "one_line",
+    "parse_and_call",
     "parse_flags",
     "pick_arguments",
     "run_command",
@@ -74,8 +76,17 @@ def run_command(
     """
     program = program or os.path.basename(sys.argv[0])
     return call_command(
-        program, lambda: function(parse_flags(flags_class, argv, program=program)), debug="--debug" in argv
+        program, lambda: parse_and_call(function, flags_class, argv, program=program), debug="--debug" in argv
     )
+
+
+def parse_and_call(
+    function: Callable[[Any], None], flags_class: type, argv: Sequence[str], *, program: str | None = None
+) -> None:
+    """Parse a command line and call the command. Arguments are those of ``run_command``, errors of ``parse_flags``."""
+    flags = parse_flags(flags_class, argv, program=program)
+    with keep_private(flag_values(flags)):
+        function(flags)
 
 
 def parse_flags(flags_class: type, argv: Sequence[str], *, program: str | None = None) -> Any:
