@@ -53,9 +53,8 @@ def _run(name: str, rest: Sequence[str], program: str) -> None:
 
         print(f"dpr-text {__version__}")
     elif name in COMMANDS:
-        from text.commands.cli import (
-            parse_and_call,
-        )  # The imports are part of the command: a signal may come in between.
+        # The imports are part of the command: a signal may come in between.
+        from text.commands.cli import parse_and_call
 
         function, flags_class = load_command(name)
         parse_and_call(function, flags_class, rest, program=program)
