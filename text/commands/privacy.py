@@ -12,13 +12,15 @@ from typing import Any
 from text.errors import escape_controls
 
 _OTHERS = 0o077
+_MODELS = ("model", "other_model", "encoder", "tokenizer")
+"""Flags whose files do not count: safetensors' own writer gives every model's weights to their owner alone."""
 
 
 @contextmanager
 def keep_private(flags: Mapping[str, Any]) -> Iterator[None]:
     """Give the files that are created in the block no reader whom a file that a flag names does not have.
 
-    Of a folder, the files in it count, but not hidden ones and not those in its subfolders.
+    Of a folder, the files in it count, but not hidden ones and not those in its subfolders. Models do not count.
 
     Args:
         flags: Values of flags by name. A value, or an element of a list, that names no file is passed over.
@@ -39,7 +41,8 @@ def keep_private(flags: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _list_files(flags: Mapping[str, Any]) -> Iterator[Path]:
-    for value in flags.values():
+    values = [value for name, value in flags.items() if name not in _MODELS]
+    for value in values:
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str) and each and os.path.isfile(each):
                 yield Path(each)

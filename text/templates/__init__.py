@@ -18,6 +18,7 @@ from markupsafe import Markup
 from text.errors import escape_controls
 
 _FOLDER = Path(__file__).parent
+_TERMINAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~]|@(?=[\w-]+\.)|\b_|_\b|:(?=//)|(?<=www)\.", re.ASCII | re.IGNORECASE)
 """What Markdown reads as HTML, emphasis, code, a link or a new column. An underscore inside a word is none of these."""
 
@@ -55,16 +56,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_escape_lines,
+        finalize=_escape_terminal_codes,
     )
     environment.filters["cell"] = _escape_cell
     environment.globals["style_sheet"] = read_style_sheet
     return environment
 
 
-def _escape_lines(value: Any) -> Any:
-    """Return a text from data with escapes for control characters, which a terminal obeys also inside HTML."""
-    return "\n".join(map(escape_controls, value.split("\n"))) if type(value) is str else value
+def _escape_terminal_codes(value: Any) -> Any:
+    """Return a text from data with escapes for the characters that a terminal obeys also inside HTML.
+
+    Marks of the reading direction stay: a browser keeps their effect inside the element.
+    """
+    return _TERMINAL.sub(lambda found: ascii(found[0])[1:-1], value) if type(value) is str else value
 
 
 def _escape_cell(value: Any) -> str:

@@ -46,7 +46,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             cause = error if isinstance(error, OSError) else error.__context__  # torch hides it behind its own
             if not isinstance(cause, OSError):
                 raise
-            needed, free = _size(checkpoint), shutil.disk_usage(Path(path).parent).free
+            nearest = next(folder for folder in Path(path).absolute().parents if folder.exists())
+            needed, free = _size(checkpoint), shutil.disk_usage(nearest).free
             what = f"{os.strerror(cause.errno or errno.EIO)}; a checkpoint needs {needed} bytes, {free} are free"
             raise OSError(cause.errno, what, str(path)) from error
 
