@@ -54,6 +54,8 @@ html_theme_options = {
         "color-api-pre-name": "#74c7b4",
     },
 }
+# The type ``bytes`` of an argument also matches attributes of this name.
+suppress_warnings = ["ref.python"]
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
