@@ -256,6 +256,11 @@ def read_settings(path: Path, table: Table) -> dict[str, Any]:
     return settings
 
 
+def find_sentence_file(folder: Path) -> Path | None:
+    """Return the file of sentence-transformers with the settings of its transformer, or None if there is none."""
+    return next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
+
+
 def read_optional_settings(path: Path, table: Table) -> dict[str, Any]:
     """Return the same, or no settings if there is no such file. A symbolic link to a missing file is an error."""
     return read_settings(path, table) if os.path.lexists(path) else {}

@@ -11,6 +11,7 @@ from text.artifacts.facts import (
     check_facts,
     check_listed,
     describe_file,
+    hash_json,
     list_facts,
     read_facts,
     sha256,
@@ -20,6 +21,7 @@ from text.artifacts.sealed import read_sealed, seal
 from text.artifacts.typed import check_type
 from text.artifacts.writing import (
     atomic_write,
+    is_disk_full,
     remove_leftovers,
     wait_for_lock,
     write_json,
@@ -41,6 +43,8 @@ __all__ = [
     "check_writable",
     "describe_file",
     "dump_yaml",
+    "hash_json",
+    "is_disk_full",
     "list_facts",
     "parse_json",
     "parse_yaml",

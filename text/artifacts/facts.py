@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from text.errors import ArtifactError
 
@@ -26,6 +27,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Return the SHA-256 of a value that JSON can hold, in hexadecimal. The order of keys makes no difference."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def describe_file(path: str | os.PathLike[str]) -> dict[str, str]:

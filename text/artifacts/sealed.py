@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from typing import Any, TypeVar
 
+from text.artifacts.facts import hash_json
 from text.artifacts.json_files import read_json
 from text.artifacts.typed import check_type
 from text.artifacts.writing import to_plain
@@ -24,7 +23,7 @@ def seal(content: Any) -> dict[str, Any]:
     """
     plain = to_plain(content)
     plain.pop(_SEAL, None)
-    return plain | {_SEAL: _hash(plain)}
+    return plain | {_SEAL: hash_json(plain)}
 
 
 def read_sealed(path: str | os.PathLike[str], kind: type[T]) -> T:
@@ -42,13 +41,9 @@ def read_sealed(path: str | os.PathLike[str], kind: type[T]) -> T:
             f"{os.fspath(path)}: {_SEAL} is missing. An earlier version wrote the file, or it is damaged: "
             "restore it, or make it again."
         )
-    if found != _hash(content):
+    if found != hash_json(content):
         raise ArtifactError(
             f"{os.fspath(path)}: {_SEAL} is not that of its content. It is damaged or was changed: "
             "restore it, or make it again."
         )
     return typed
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -23,8 +23,6 @@ from typing import Any
 from text.errors import UsageError
 
 _PREFIX = ".dpr-text-"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""Reasons for which a write fails. NumPy gives no reason."""
 _cleaned: set[str] = set()
 """Folders in which this process has removed the temporary files of killed processes."""
 
@@ -117,6 +115,11 @@ def wait_for_lock(path: str | os.PathLike[str], message: str) -> Iterator[None]:
             print(message, file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether a write failed for want of room. NumPy gives no reason, so this counts too."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 
 
 def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = True) -> None:
@@ -229,7 +232,7 @@ def _name_place(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         is_temporary = error.filename is None or os.path.basename(os.fspath(error.filename)).startswith(_PREFIX)
-        if error.errno not in _FULL or not is_temporary or isinstance(error, FileExistsError):
+        if not is_disk_full(error) or not is_temporary or isinstance(error, FileExistsError):
             raise
         reason = error.errno or errno.ENOSPC
         raise OSError(reason, os.strerror(reason), os.fspath(path)) from error

@@ -28,6 +28,7 @@ from text.foreign_settings import (
     TRANSFORMER,
     Only,
     check_settings,
+    find_sentence_file,
     read_modules,
     read_optional_settings,
     read_setting,
@@ -110,7 +111,7 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
 
 def _max_seq_length(folder: Path) -> int | None:
     """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
-    path = next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
+    path = find_sentence_file(folder)
     limit = None if path is None else read_settings(path, TRANSFORMER).get("max_seq_length")
     return tokenizer_limit(folder) if limit is None else int(limit)
 

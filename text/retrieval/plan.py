@@ -10,14 +10,12 @@ Dimensions: R rows of the collection; D width of an embedding.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from text.artifacts import FileFacts, check_listed, read_json, read_sealed, seal, write_json
+from text.artifacts import FileFacts, check_listed, hash_json, read_json, read_sealed, seal, write_json
 from text.errors import ArtifactError
 
 DType = Literal["float32", "float16", "int8"]
@@ -71,7 +69,7 @@ class Plan(NamedTuple):
     @property
     def key(self) -> str:
         """Hash of the plan. It does not depend on the path of the collection."""
-        return _hash(self._replace(collection=self.collection._replace(path="")))
+        return hash_json(self._replace(collection=self.collection._replace(path="")).to_dict())
 
     @property
     def num_shards(self) -> int:
@@ -203,7 +201,3 @@ def _check_values(path: Path, plan: Plan) -> None:
     if plan.num_rows != plan.collection.num_passages:
         count = plan.collection.num_passages
         raise ArtifactError(f"{path}: num_rows is {plan.num_rows}, but the collection has {count} passages.")
-
-
-def _hash(plan: Plan) -> str:
-    return hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import text
-from text.artifacts import FileFacts, check_listed, list_facts, read_json, read_sealed, seal, write_json
+from text.artifacts import FileFacts, check_listed, hash_json, list_facts, read_json, read_sealed, seal, write_json
 from text.errors import ArtifactError, InterruptedRun, UsageError
-from text.runs.tracked import TrackedFile, hash_json
+from text.runs.tracked import TrackedFile
 
 Arguments = Mapping[str, Any]
 """Flags of a command that are given, with their values."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from text.artifacts import FileFacts, check_facts, list_facts
+from text.artifacts import FileFacts, check_facts, hash_json, list_facts
 from text.errors import ArtifactError
 
 Stamps = Mapping[str, tuple[int, int, int]]
@@ -67,11 +65,6 @@ class TrackedFile(NamedTuple):
                     check_facts(self.path / name, facts)
                 except ArtifactError as error:
                     raise ArtifactError(f"{error} It changed while the loop ran. Run the same command again.") from None
-
-
-def hash_json(value: Any) -> str:
-    """Return a hash of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @cache

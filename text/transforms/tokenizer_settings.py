@@ -19,11 +19,11 @@ from text.artifacts import read_json
 from text.errors import ArtifactError
 from text.foreign_settings import (
     ENCODER,
-    SENTENCE_FILES,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER_OPTIONS,
     TRANSFORMER,
+    find_sentence_file,
     read_optional_settings,
     read_setting,
 )
@@ -108,7 +108,7 @@ def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[s
 
 def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
     """Put ``do_lower_case`` of sentence-transformers before what the tokenizer itself does to a text."""
-    path = next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
+    path = find_sentence_file(folder)
     if path is None or not read_setting(path, TRANSFORMER, "do_lower_case"):
         return
     normalizer = parts_of(tokenizer)["normalizer"] or {}

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from text.artifacts import FileFacts, check_facts, read_facts, read_json, write_together
+from text.artifacts import FileFacts, check_facts, is_disk_full, read_facts, read_json, write_together
 from text.errors import ArtifactError, DataError, escape_controls
 
 T = TypeVar("T")
@@ -32,8 +32,6 @@ _HASHED_BYTES = 1 << 16
 _NAME_BYTES = 100
 """Bytes of the data's name in that of a sidecar. A file name has 255 bytes at most."""
 _KEY = "[0-9a-f]" * 16
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-"""Reasons for which a write fails. NumPy gives no reason."""
 
 
 class _Note(NamedTuple):
@@ -161,7 +159,7 @@ def _make(path: str | os.PathLike[str], key: str, target: Path, make: Callable[[
         try:
             make(temporary)
         except OSError as error:
-            if error.errno in _FULL:
+            if is_disk_full(error):
                 raise _describe_full(error, temporary, target) from None
             raise
         if data_key(path) != key:
