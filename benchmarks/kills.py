@@ -203,8 +203,8 @@ def note_rows(path: Path) -> None:
 def left_by(folder: Path) -> dict[str, Any]:
     """All that must be the same, by name."""
     left: dict[str, Any] = {}
-    for name in ("last", "best"):
-        state = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")
+    for path in sorted(folder.glob("checkpoints/*.ckpt")):  # a run without validation has no best.ckpt
+        state, name = AtomicCheckpointIO().load_checkpoint(path), path.stem
         kept = {part: state[part] for part in STATE} | {"random": state["callbacks"]["RandomState"]}
         left |= {f"{name}: {part}": digest(value) for part, value in kept.items()}
     for file in sorted(Path(folder, "model").rglob("*.safetensors")):

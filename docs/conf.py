@@ -16,6 +16,7 @@ release = text.__version__
 copyright = "the authors of dpr-text"  # noqa: A001  Sphinx's name
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["package.md"]  # the page of the wheel
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 

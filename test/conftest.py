@@ -17,6 +17,11 @@ from test.pages import warm_python
 from text.models import files
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests train on short texts with lower limits, for less work. That most of the texts are cut is no fault there."""
+    config.addinivalue_line("filterwarnings", "ignore:.*lose their end:text.errors.SettingsWarning")
+
+
 @pytest.fixture(autouse=True)
 def any_torch_reads_what_a_test_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of ``torch.save`` are refused on an old PyTorch because others may have made them; here no other has."""

@@ -18,7 +18,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from text.bundle import BiEncoderBundle, load_side
-from text.errors import ArtifactError, SettingsWarning, UsageError
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError, UsageError
 from text.models import BiEncoder, RobertaEncoder, roberta_tiny
 from text.records import Passage
 from text.retrieval import Embedder
@@ -114,13 +114,16 @@ def test_the_similarity_of_a_folder_of_sentence_transformers_is_read(
     torch.testing.assert_close(embedder(own) @ embedder(own).T, expected_scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["euclidean", "manhattan", "Cosine", 3])
+@pytest.mark.parametrize("name", ["euclidean", "manhattan", "Cosine"])
 def test_other_similarities_are_refused_by_name(encoder_folder: Path, name: Any) -> None:
     path = encoder_folder / "config_sentence_transformers.json"
     edit_json(path, similarity_fn_name=name)
-    with pytest.raises(ArtifactError) as error:
+    with pytest.raises(UnsupportedModelError) as error:
         BiEncoderBundle.load(encoder_folder)
     assert str(path) in str(error.value) and str(name) in str(error.value)
+    edit_json(path, similarity_fn_name=3)
+    with pytest.raises(ArtifactError, match="similarity_fn_name is 3"):
+        BiEncoderBundle.load(encoder_folder)
 
 
 def test_a_folder_that_does_not_say_its_similarity_is_told(encoder_folder: Path) -> None:

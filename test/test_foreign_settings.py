@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from test.models.helpers import BERT, SIZES, randomize
 from text.bundle import load_side
-from text.errors import ArtifactError, SettingsWarning
+from text.commands.running import exit_code
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 from text.foreign_settings import (
     DENSE,
     ENCODER,
@@ -325,7 +326,7 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
     assert_equal_embeddings(folder)
     edit(path, do_lower_case=False)
     if name is not None and name.startswith("DPR"):  # this release ignores it, others do not
-        with pytest.raises(ArtifactError, match="do_lower_case"):
+        with pytest.raises(UnsupportedModelError, match="do_lower_case"):
             load_tokenizer(folder)
     else:
         assert not torch.equal(assert_equal_embeddings(folder), before)
@@ -338,19 +339,9 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("bert", "tokenizer_config.json", {"padding_side": "left"}),
         ("bert", "tokenizer_config.json", {"split_special_tokens": True}),
         ("bert", "tokenizer_config.json", {"model_input_names": ["input_ids"]}),
-        ("bert", "tokenizer_config.json", {"do_lower_case": "no"}),
-        ("bert", "tokenizer_config.json", {"do_lower_case": 0}),
-        ("bert", "tokenizer_config.json", {"strip_accents": 1}),
-        ("bert", "tokenizer_config.json", {"tokenize_chinese_chars": 1.0}),
-        ("bert", "tokenizer_config.json", {"additional_special_tokens": [5]}),
-        ("bert", "tokenizer_config.json", {"additional_special_tokens": "the"}),
-        ("bert", "special_tokens_map.json", {"extra_special_tokens": {"the": None}}),
-        ("bert", "special_tokens_map.json", {"mask_token": 5}),
         ("bert", "tokenizer_config.json", {"tokenizer_class": "BertJapaneseTokenizer"}),
         ("bert", "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"}),
         ("bert", "tokenizer_config.json", {"unk_token": "[MASK]"}),
-        ("bert", "tokenizer_config.json", {"cls_token": "[NEW]"}),
-        ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"3": MOVED | {"content": "o"}}}),
         ("bert", "tokenizer.json", {"padding": PADDING | {"direction": "Left"}}),
         (
             "bert",
@@ -368,9 +359,7 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("bert", "sentence_bert_config.json", {"query_expansion": {"length": 9}}),
         ("bert", "config_sentence_transformers.json", {"model_type": "SparseEncoder"}),
         ("bert", "config_sentence_transformers.json", {"truncate_dim": 8}),
-        ("bert", "config_sentence_transformers.json", {"default_prompt_name": "absent"}),
         ("bert", "1_Pooling/config.json", {"include_prompt": False}),
-        ("roberta", "config.json", {"pad_token_id": 3}),
         ("xlm-roberta", "tokenizer_config.json", {"add_prefix_space": False}),
         ("xlm-roberta", "tokenizer.json", {"normalizer": {"type": "Lowercase"}}),
         ("xlm-roberta", "tokenizer.json", {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}]}}),
@@ -380,19 +369,48 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
 def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
 ):
+    message = refusal(folders, tmp_path, kind, file, changes, code=2)
+    name = next(iter(changes))
+    name = {"add_prefix_space": "prepend_scheme"}.get(name, name)
+    assert name in message or (name == "tokenizer_class" and "RobertaTokenizer" in message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "changes"),
+    [
+        ("roberta", "config.json", {"pad_token_id": 3}),
+        ("bert", "tokenizer_config.json", {"do_lower_case": "no"}),
+        ("bert", "tokenizer_config.json", {"do_lower_case": 0}),
+        ("bert", "tokenizer_config.json", {"strip_accents": 1}),
+        ("bert", "tokenizer_config.json", {"tokenize_chinese_chars": 1.0}),
+        ("bert", "tokenizer_config.json", {"additional_special_tokens": [5]}),
+        ("bert", "tokenizer_config.json", {"additional_special_tokens": "the"}),
+        ("bert", "special_tokens_map.json", {"extra_special_tokens": {"the": None}}),
+        ("bert", "special_tokens_map.json", {"mask_token": 5}),
+        ("bert", "tokenizer_config.json", {"cls_token": "[NEW]"}),
+        ("bert", "tokenizer_config.json", {"added_tokens_decoder": {"3": MOVED | {"content": "o"}}}),
+        ("bert", "config_sentence_transformers.json", {"default_prompt_name": "absent"}),
+    ],
+)
+def test_a_setting_that_no_library_writes_is_damage(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
+):
+    message = refusal(folders, tmp_path, kind, file, changes, code=5)
+    name = next(iter(changes))
+    assert name in message or (name == "added_tokens_decoder" and "token o" in message)
+
+
+def refusal(
+    folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any], *, code: int
+) -> str:
+    """Return the message that refuses a folder with some settings changed, with this exit code."""
     folder = copy(folders, kind, tmp_path)
     edit(folder / file, **changes)
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         load_side(folder, "question")
     message = str(caught.value)
-    names = {"unk_token": "unk_token", "pad_token_id": "pad_token_id", "add_prefix_space": "prepend_scheme"}
-    name = next(iter(changes))
-    assert str(folder) in message and "\n" not in message
-    assert (
-        names.get(name, name) in message
-        or (name == "tokenizer_class" and "RobertaTokenizer" in message)
-        or (name == "added_tokens_decoder" and "token o" in message)
-    )
+    assert exit_code(caught.value) == code and str(folder) in message and "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize(
@@ -407,7 +425,7 @@ def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
 def test_a_model_that_transformers_does_not_build_is_refused(folders, tmp_path: Path, kind: str, changes):
     path = copy(folders, kind, tmp_path) / "tokenizer.json"
     edit(path, model={**json.loads(path.read_text())["model"], **changes})
-    with pytest.raises(ArtifactError, match=rf"{re.escape(str(path))}: model\.{next(iter(changes))}"):
+    with pytest.raises(UnsupportedModelError, match=rf"{re.escape(str(path))}: model\.{next(iter(changes))}"):
         load_tokenizer(path.parent)
 
 
@@ -415,7 +433,7 @@ def test_dropout_is_refused_whatever_the_class(folders: dict[str, Path], tmp_pat
     path = copy(folders, "roberta", tmp_path) / "tokenizer.json"
     edit(path.with_name("tokenizer_config.json"), tokenizer_class="PreTrainedTokenizerFast")
     edit(path, model={**json.loads(path.read_text())["model"], "dropout": 0.5})
-    with pytest.raises(ArtifactError, match="dropout"):
+    with pytest.raises(UnsupportedModelError, match="dropout"):
         load_tokenizer(path.rename(path.with_name("other.json")))
 
 

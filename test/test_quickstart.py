@@ -49,6 +49,6 @@ def test_from_jsonl_to_search(tmp_path: Path) -> None:
     # A saved model, embeddings on disk, and a search.
     bundle.save(tmp_path / "model")
     encode_collection(tmp_path / "model", tmp_path / "passages.jsonl", tmp_path / "embeddings")
-    retriever = Retriever.from_pretrained(tmp_path / "embeddings", tmp_path / "model")
+    retriever = Retriever.from_pretrained(tmp_path / "model", tmp_path / "embeddings")
     found = retriever.search([f"what eats {food}" for food in FOOD.values()], k=2)
     assert [each.passage_ids[0] for each in found] == list(FOOD)

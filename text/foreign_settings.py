@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from text.artifacts import read_json
-from text.errors import ArtifactError, SettingsWarning
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 
 
 class Only(NamedTuple):
@@ -62,7 +62,7 @@ _SHARE = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) 
 _EPSILON = Kind("a number above 0 and at most 0.1", lambda value: type(value) is float and 0 < value <= 0.1)
 _TOKEN = Kind("a token", _is_token)
 _TOKENS = Kind("a list of tokens", _are_tokens)
-_SWITCH = Only((False, True))  # read, too
+_SWITCH = Kind("true or false", lambda value: type(value) is bool)
 _TRAINING = "It is about training, or about the first weights."
 _GENERATION = "It is about generating text."
 _HEADS = "It is about heads, which an encoder does not have."
@@ -249,7 +249,8 @@ def read_settings(path: Path, table: Table) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: The file is damaged, or a setting has a value that is not supported.
+        ArtifactError: The file is damaged.
+        UnsupportedModelError: A setting has a value that is not supported.
     """
     settings = read_json(path, dict[str, Any])
     check_settings(path, settings, table)
@@ -280,25 +281,19 @@ def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> Non
     """Refuse settings with values that are not supported, and warn of settings that the table lacks.
 
     Raises:
-        ArtifactError: A setting has a value that is not supported.
+        ArtifactError: A setting has a value that no library would write.
+        UnsupportedModelError: A setting has a value that is not supported.
     """
-    if unsupported := describe_unsupported(settings, table):
-        raise ArtifactError(f"{path}: {unsupported}")
+    for name, value in settings.items():
+        rule = table.get(name)
+        if isinstance(rule, Kind) and value is not None and not rule.holds(value):
+            raise ArtifactError(f"{path}: {name} is {_show(value)}. It must be {rule.name}.")
+        if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
+            supported = " or ".join(map(json.dumps, rule.values)) or "null"
+            raise UnsupportedModelError.at(path, f"{name} is {_show(value)}. Only {supported} is supported.")
     if unknown := [name for name in settings if name not in table and not name.startswith("_")]:
         message = f"nothing is known of {', '.join(unknown)}. It is ignored: compare embeddings."
         warnings.warn(f"{path}: {message}", SettingsWarning, stacklevel=3)
-
-
-def describe_unsupported(settings: Mapping[str, Any], table: Table) -> str:
-    """Return a sentence about the first setting with a value that is not supported; "" if there is none."""
-    for name, value in settings.items():
-        rule = table.get(name)
-        if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
-            supported = " or ".join(map(json.dumps, rule.values)) or "null"
-            return f"{name} is {_show(value)}. Only {supported} is supported."
-        if isinstance(rule, Kind) and value is not None and not rule.holds(value):
-            return f"{name} is {_show(value)}. It must be {rule.name}."
-    return ""
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:

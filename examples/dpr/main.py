@@ -10,17 +10,26 @@ has the same flags and leaves the same files. ``pick_arguments`` passes the flag
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from text.bundle import BiEncoderBundle
 from text.commands.cli import flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
-from text.commands.train_flags import DataFlags, TrainFlags
-from text.datasets import check_negatives, describe_split, find_splits, leave_out_tokenless, open_splits
+from text.commands.train_flags import DataFlags, TrainFlags, build_objective
+from text.datasets import (
+    check_negatives,
+    describe_files,
+    describe_splits,
+    find_splits,
+    leave_out_tokenless,
+    open_splits,
+)
+from text.errors import UsageError
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
+from text.runs.model_settings import choose_model_settings
 from text.runs.resume import check_resumed, find_tokenizer
 from text.training import (
     BiEncoderTask,
@@ -29,7 +38,9 @@ from text.training import (
     check_checkpoint,
     check_devices,
     check_schedule,
+    choose_monitor,
     fit_and_test,
+    print_lines,
     print_rank_zero,
     resolve_max_lengths,
     seed_everything_quietly,
@@ -41,11 +52,11 @@ TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleDataFlags(DataFlags):
-    """Files, batches and negatives. The default is the tiny data set beside this file."""
+    """Files, batches and negatives. Without a file or folder, the tiny data set beside this file is read."""
 
-    data_path: str | None = TINY_SET
-    """Folder with train, valid and test: .jsonl in the DPR format, or .json with one array; plain or compressed (.gz,
-    .zst)."""
+    def __post_init__(self) -> None:
+        if not (self.data_path or self.train_files or self.valid_file or self.test_file):
+            object.__setattr__(self, "data_path", TINY_SET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +67,8 @@ class SelectionFlags:
     """Select rows from a raw file instead of training."""
     sel_raw_path: str = "../DPR/data/nq3/data/retriever/nq-dev.json"
     """Raw DPR file to select from: a JSON array or JSONL, plain or compressed (.gz, .zst)."""
-    sel_out_path: str = f"{TINY_SET}/train.jsonl"
-    """JSONL file to write the selected rows to."""
+    sel_out_path: str | None = None
+    """JSONL file to write the selected rows to. --sel_data needs it."""
     sel_num_items: int = 10
     """Rows to select: the first ones that have positives, negatives and hard negatives."""
     sel_skip_items: int = 0
@@ -65,10 +76,20 @@ class SelectionFlags:
     sel_keep_without_negatives: bool = False
     """Also keep rows without negative_ctxs, such as those of FAIR's trivia files."""
 
+    def __post_init__(self) -> None:
+        if self.sel_data and self.sel_out_path is None:
+            raise UsageError("--sel_data needs --sel_out_path, the JSONL file to write the selected rows to.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleFlags(TrainFlags):
-    """Train two encoders for dense passage retrieval, or select data for it (--sel_data)."""
+    """Train two encoders for dense passage retrieval, or select data for it (--sel_data).
+
+    Examples::
+
+        python examples/dpr/main.py --max_epochs=10 --data_path=examples/dpr/data/nq3_tiny/data/retriever/
+        python examples/dpr/main.py --sel_data --sel_raw_path=nq-dev.json --sel_out_path=train.jsonl --sel_num_items=500
+    """
 
     data: ExampleDataFlags = ExampleDataFlags()
     selection: SelectionFlags = SelectionFlags()
@@ -89,13 +110,15 @@ def train(flags: TrainFlags) -> None:
     run, optimization = flags.run, flags.optimization
     check_encoder_name(flags.model.encoder)
     check_devices(run.gpus, run.num_nodes)
+    files = find_splits(**pick_arguments(find_splits, flags.data))
+    monitor = choose_monitor("valid" in files, **pick_arguments(choose_monitor, flags.data, run))
     with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
         seed_everything_quietly(run.seed)
 
         # Data: rows in the DPR format are checked once and cut into batches of Examples.
-        files = find_splits(**pick_arguments(find_splits, flags.data))
+        print_lines(describe_files(files, **pick_arguments(describe_files, flags.data)))
         pipes = open_splits(files, seed=run.seed, **pick_arguments(open_splits, flags.data))
-        print_rank_zero("\n".join(describe_split(stage, pipe) for stage, pipe in pipes.items()))
+        print_lines(describe_splits(pipes))
         if not flags.data.allow_no_negatives:
             check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
@@ -104,40 +127,38 @@ def train(flags: TrainFlags) -> None:
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
         tokenizer = load_or_train_tokenizer(path, pipes["train"].texts, flags.model.vocab_size)
 
-        # Encoders: one for questions and one for passages, from random or saved weights.
+        # Encoders: one for questions and one for passages, from random or saved weights. A saved model brings settings.
         limits = (flags.model.question_max_length, flags.model.passage_max_length)
-        options = pick_arguments(build_bi_encoder, flags.model, optimization)
+        chosen = choose_model_settings(**pick_arguments(choose_model_settings, flags.model))
+        options = pick_arguments(build_bi_encoder, flags.model, optimization, chosen)
         options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
         model = build_bi_encoder(**options, compile_layers=optimization.compile)
 
         bundle = BiEncoderBundle(
             model=model,
             tokenizer=tokenizer,
-            **resolve_max_lengths(*limits, model),
-            titles=flags.model.titles,
-            similarity=flags.objective.similarity,
-            temperature=flags.objective.temperature,
+            **resolve_max_lengths(*limits, model, chosen.default_max_lengths),
+            **pick_arguments(BiEncoderBundle, chosen),
         )
+        print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
 
         # Batches: texts become token ids. The collator knows which passage answers which question.
         collate = bundle.build_collator(backend=flags.model.tokenizer_backend)
-        for line in leave_out_tokenless(pipes, collate):
-            print_rank_zero(line)
+        print_lines(leave_out_tokenless(pipes, collate))
         train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
         for pipe in pipes.values() if flags.data.token_cache else ():
             pipe.cache_tokens(bundle.token_cache_transform())
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
         # Objective: each question's positive against the other passages of the batch.
-        objective = replace(flags.objective, all_positives=flags.data.num_positives > 1)
-        objective.check_width(bundle.encoder("question").embedding_dim)
+        objective = build_objective(flags, bundle)
         options = pick_arguments(BiEncoderTask, optimization)
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(model, objective, **options, set_names=pipes["train"].names)
 
         # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
-        settings = flag_values(flags) | bundle.limits
-        options = pick_arguments(build_trainer, optimization, run)
+        settings = flag_values(flags) | bundle.settings | {"monitor": monitor}
+        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, tokenizer)
         check_checkpoint(folder.checkpoint, trainer, task, data)

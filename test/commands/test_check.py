@@ -188,11 +188,20 @@ def test_data_that_cannot_train_exits_with_3(
     assert len(err.splitlines()) == 1
 
 
-def test_missing_split_exits_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "valid.jsonl").unlink()
+def test_splits_that_are_missing_are_told_and_training_data_is_needed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("valid", "test"):
+        (folder / f"{name}.jsonl").rename(folder / f"{name}ation.jsonl")
+    code, _, out, _ = run_check(folder, capsys)
+    assert code == 0
+    assert out.splitlines()[0] == f"train data: {folder}/train.jsonl"
+    for line in out.splitlines()[1:3]:
+        assert "validation.jsonl" in line
+    (folder / "train.jsonl").unlink()
     code, _, _, err = run_check(folder, capsys)
     assert code == 2
-    assert f"{folder}/valid.jsonl" in err
+    assert str(folder) in err and "train.jsonl" in err
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from text.commands import COMMANDS, main
 from text.commands.cli import (
     flag_fields,
     flag_values,
+    name_flags,
     number,
     parse_flags,
     pick_arguments,
-    run_command,
 )
 from text.commands.train_flags import TrainFlags
-from text.errors import UsageError
+from text.errors import ArtifactError, DataError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,8 @@ class RequiredFlags:
         (["a", "b", "--output=c"], Flags(folders=["a", "b"], output="c")),
         (["--output", "c", "a", "b"], Flags(folders=["a", "b"], output="c")),
         (["a", "--deep"], Flags(folders=["a"], depth=Depth(deep=True))),
+        (["a", "--kinds=b"], Flags(folders=["a"], kinds=["b"])),
+        (["--kinds", "b", "a", "c"], Flags(folders=["a", "c"], kinds=["b"])),
         (["--deep=true", "--levels=2", "1", "[x]"], Flags(folders=["1", "[x]"], depth=Depth(deep=True, levels=2))),
     ],
 )
@@ -80,8 +82,11 @@ def test_positional_arguments_and_groups(argv: list[str], expected: Flags) -> No
     [
         ([], "FOLDER"),
         (["a", "--outptu=b"], "--output?"),
+        (["a", "--kinds=b", "--kinds=c"], "--kinds='[a, b]'"),
+        (["a", "--output"], "--output=VALUE"),
+        (["a", "--debug=1"], "--debug takes no value"),
         (["a", "--output=b", "--output=c"], "--output is given twice"),
-        (["a", "--kinds=b"], "--kinds='[a, b]'"),
+        (["a", "--kinds=[b"], "--kinds"),
         (["a", "--out=b"], "--out=b"),
         (["a", "--inner=4"], "--inner"),
         (["a", "--levels=0"], "--levels is 0"),
@@ -105,7 +110,7 @@ def test_a_required_flag_is_required_by_the_parser() -> None:
     ("content", "part"),
     [
         ("output: a\noutput: b\n", r"c.yaml:2: .*output"),
-        ("outptu: a\n", r"--output\?"),
+        ("outptu: a\n", r"c.yaml:1: .* output\?"),
         ("levels: 0\n", "--levels is 0"),
     ],
 )
@@ -144,49 +149,57 @@ def test_a_function_gets_the_flags_that_it_takes() -> None:
     assert pick_arguments(look, Flags(folders=[], output="o"), Depth(levels=2)) == {"output": "o", "levels": 2}
 
 
-def test_help_lists_each_flag_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        run_command(print, Flags, ["--help"])
-    shown = capsys.readouterr().out
-    assert "FOLDER [FOLDER ...]" in shown and "--folders" not in shown
-    for text in ("Where to look.", "Where to write.", "Look into folders of folders."):
-        assert text in shown
-    assert shown.index("depth:") < shown.index("  --deep")
-    assert "--inner" not in shown
-
-
-def test_help_of_train_has_a_sentence_for_each_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        run_command(print, TrainFlags, ["--help"])
-    shown = capsys.readouterr().out
-    sentences = re.findall(r"^  --(\w+) [^\n]*\n? +\S+ \S+", shown, flags=re.MULTILINE)
-    assert set(sentences) >= set(flag_fields(TrainFlags))
-    assert re.findall(r"^(\w+):$", shown, flags=re.MULTILINE)[1:] == [
-        "data",
-        "model",
-        "objective",
-        "optimization",
-        "run",
-    ]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main([name, "--help"])
-    assert f"usage: dpr-text {name}" in capsys.readouterr().out
-
-
 def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name, sentence in COMMANDS.items():
         assert any(line.split() == [name, *sentence.split()] for line in lines)
     assert main([]) == 0
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.endswith(f"dpr-text {__version__}\n")
-    assert main(["trian"]) == 2
-    assert "trian" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["-V"], ["version"]])
+def test_the_version(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"dpr-text {__version__}\n"
+
+
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    assert "usage: dpr-text COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["help", "select"])
+    assert "usage: dpr-text select" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["trian"], "Did you mean train?"),
+        (["--gpus=1", "train"], "dpr-text train --gpus=1"),
+        (["x"], ", windows, loop,"),
+    ],
+)
+def test_a_command_that_is_not_there(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("max_words are [0]; expected more", "--max_words are [0]; expected more"),
+        ("run is 3, and max_words is 4", "--run is 3, and --max_words is 4"),
+        ("3 rows of the run; raise max_words.", "3 rows of the run; raise --max_words."),
+        ("max_words/a.txt:1: --max_words, 'max_words' and my_max_words", None),
+        ("run.trec: cut", None),
+    ],
+)
+@pytest.mark.parametrize("kind", [UsageError, ValueError, DataError, ArtifactError])
+def test_an_error_names_flags_as_the_command_line_does(line: str, named: str | None, kind: type[Exception]) -> None:
+    """An ArtifactError is about the keys of a file."""
+    with pytest.raises(kind) as error, name_flags(["run", "max_words", "words"]):
+        raise kind(line)
+    assert str(error.value) == (line if kind is ArtifactError else named or line)
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
@@ -194,13 +207,6 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "usage: dpr-text COMMAND" in done.stdout
-
-
-def test_help_shows_the_items_of_a_default(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, shown in (("evaluate", "default: [1, 5, 10, 20, 100]"), ("mine", "default: [1]")):
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        assert shown in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("module", ["text.commands", "text.commands.running", "text.errors"])

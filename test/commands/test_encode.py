@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from test.commands.conftest import encode_flags
+from test.commands.conftest import NUM_PASSAGES, encode_flags
 from test.helpers import save_model
 from test.pages import ROOT
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.update import UpdateFlags, update
-from text.retrieval import Embedder, EmbeddingShards
+from text.retrieval import Embedder, EmbeddingShards, open_collection
+from text.retrieval.plan import read_plan, write_plan
 
 Fail = Callable[..., tuple[int, str]]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -195,3 +197,64 @@ def test_two_processes_write_the_same_bytes(files: Path, tmp_path: Path) -> None
     for path in (files / "embeddings").glob("shard-*"):
         assert (tmp_path / "e" / path.name).read_bytes() == path.read_bytes(), path.name
     assert (tmp_path / "e" / "manifest.json").read_bytes() == (files / "embeddings" / "manifest.json").read_bytes()
+
+
+def test_the_collection_is_found_from_any_folder_and_after_a_move(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    for name in ("data", "runs"):
+        (here / name).mkdir(parents=True)
+    shutil.copy(files / "corpus.jsonl", here / "data")
+    monkeypatch.chdir(here)
+    flags = [f"--model={files}/model", "--collection=data/corpus.jsonl", "--output_dir=runs/e"]
+    assert run_command(encode, EncodeFlags, flags) == 0
+    monkeypatch.chdir(tmp_path)
+    here.rename(tmp_path / "there")
+    collection = open_collection(EmbeddingShards("there/runs/e"))
+    assert collection.path == "there/data/corpus.jsonl" and len(collection) == NUM_PASSAGES
+    monkeypatch.chdir(tmp_path / "there" / "runs")
+    assert open_collection(EmbeddingShards("e")).path == f"{tmp_path}/there/data/corpus.jsonl"
+
+
+def test_embeddings_of_an_earlier_version_find_their_collection(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(files / "embeddings", tmp_path / "runs" / "e")
+    shutil.copy(files / "corpus.jsonl", tmp_path)
+    plan = read_plan(tmp_path / "runs" / "e")
+    write_plan(tmp_path / "runs" / "e", plan._replace(collection=plan.collection._replace(path="corpus.jsonl")))
+    monkeypatch.chdir(tmp_path)
+    assert open_collection(EmbeddingShards("runs/e")).path == "corpus.jsonl"
+
+
+def test_numbers_of_gpus_that_are_refused(
+    files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = encode_flags(files, tmp_path / "e")
+    code, line = fail(encode, EncodeFlags, *flags, "--gpus=99")
+    assert code == 2 and "--gpus is 99" in line
+    code, line = fail(encode, EncodeFlags, *flags, "--gpus=2", "--device=cuda:1")
+    assert code == 2 and "--device is cuda:1" in line and "--gpus is 2" in line
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, line = fail(encode, EncodeFlags, *flags, "--gpus=2", "--device=cpu")
+    assert code == 2 and "--gpus" in line and "torchrun" in line
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same_files(files: Path, tmp_path: Path) -> None:
+    flags = [*encode_flags(files, tmp_path / "e"), "--device=cpu", "--gpus=2"]
+    assert run_command(encode, EncodeFlags, flags) == 0
+    assert run_command(encode, EncodeFlags, [*encode_flags(files, tmp_path / "two"), "--device=cpu"]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "e").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others(files: Path, tmp_path: Path) -> None:
+    flags = [*encode_flags(files, tmp_path / "e")[:2], f"--output_dir={tmp_path}/e", "--device=cpu", "--gpus=2"]
+    with pytest.raises(SystemExit) as ended:  # Only a process that has begun finds that these numbers do not fit.
+        run_command(encode, EncodeFlags, [*flags, "--shard_rows=7", "--block_rows=2"])
+    assert ended.value.code == 2

@@ -57,6 +57,7 @@ class Flags:
     maybe: str | None = None
     choice: Literal["a", "b"] | None = None
     numbers: list[int] = field(default_factory=list)
+    parts: tuple[float, ...] = ()
     names: list[str] | None = None
     nested: dict[str, dict[str, float]] = field(default_factory=dict)
     anything: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +88,9 @@ def read(folder: Path, content: str | bytes) -> Flags:
         ("numbers", "[1, 010]", [1, 10]),
         ("names", "[yes, '1']", ["yes", "1"]),
         ("names", "null", None),
+        ("names", "a,b", ["a,b"]),
+        ("numbers", "10", [10]),
+        ("parts", "2", (2.0,)),
         ("nested", "{a: {b: 1}}", {"a": {"b": 1.0}}),
     ],
 )
@@ -106,7 +110,7 @@ def test_a_value_means_the_same_in_a_file_and_on_the_command_line(
         *[("is_on", each) for each in ("yes", "on", "1", "", "null")],
         *[("name", each) for each in ("null", "~")],
         ("choice", "c"),
-        *[("numbers", each) for each in ("1", "[null]", "[true]", "[1.5]", "[[1]]", "{a: 1}", "null")],
+        *[("numbers", each) for each in ("1,", "1,x", "x", "", "[null]", "[true]", "[1.5]", "[[1]]", "{a: 1}", "null")],
         *[("names", each) for each in ("[1]", "[null]", "[a")],
         *[("nested", each) for each in ("{a: 1}", "{a: {b: null}}", "{a: {b: x}}", "{1: {b: 1}}")],
         *[("anything", each) for each in ("{a: !!binary aGk=}", "{a: 1, a: 2}", "{a: {b: 1, b: 2}}", "[1]", "{?: 1}")],
@@ -136,11 +140,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("text\n", "c.yaml: "),
         ("whole: 1\n---\nwhole: 2\n", "c.yaml:2: "),
         (b"name: \xff\n", "c.yaml: "),
-        ("whole:\nname: x\n", "c.yaml: whole is null"),
+        ("name: x\nwhole:\n", "c.yaml:2: whole is null"),
+        ("name: x\n\nnested: {a: {b: x}}\n", "c.yaml:3: nested.a.b"),
         ("whole: !!python/object/apply:os.getpid []\n", "c.yaml:1: "),
-        ("config: other.yaml\n", "c.yaml: config is not a flag"),
-        ("nmae: x\n", "c.yaml: nmae is not a flag. Did you mean --name"),
-        ("nested.a.b: 1\n", "c.yaml: nested.a.b is not a flag"),
+        ("config: other.yaml\n", "c.yaml:1: config is not a flag"),
+        ("nmae: x\n", "c.yaml:1: nmae is not a flag. Did you mean name"),
+        ("nested.a.b: 1\n", "c.yaml:1: nested.a.b is not a flag"),
     ],
 )
 def test_a_file_of_flags_that_is_refused(tmp_path: Path, content: str | bytes, part: str) -> None:
@@ -167,7 +172,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path, order: int) -> No
 
 
 def test_positional_arguments_may_stand_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("runs: [a, b]\n")
+    (tmp_path / "c.yaml").write_text("runs: [a, b]\noutput: o.html\n")
     assert parse_flags(ReportFlags, [f"--config={tmp_path}/c.yaml"]).runs == ["a", "b"]
     assert parse_flags(ReportFlags, ["a", "--output=o.html", "b"]).runs == ["a", "b"]
 
@@ -241,14 +246,37 @@ def test_an_empty_text_in_a_file_is_refused(tmp_path: Path) -> None:
         parse_flags(Flags, ["--config="])
 
 
-def test_a_hint_about_lists_is_written_as_where_the_flag_stands(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=re.escape("Write a list as names: [a, b].")) as found:
-        read(tmp_path, "names: a\n")
-    assert "--names" not in str(found.value)
-    with pytest.raises(UsageError, match=re.escape("--names='[a, b]'")):
-        parse_flags(Flags, ["--names=a"])
-    with pytest.raises(UsageError, match=re.escape("b. Write a list as --names='[a, b]'")):
-        parse_flags(Flags, ["--names", "a", "b"])
+@pytest.mark.parametrize(
+    ("argv", "numbers", "names"),
+    [
+        (["--numbers=1,5, 20"], [1, 5, 20], None),
+        (["--numbers", "1", "5,20"], [1, 5, 20], None),
+        (["--numbers", "1", "--names", "a b", "c,d", "--is_on"], [1], ["a b", "c,d"]),
+        (["--names=a", "--numbers=[1, 5]"], [1, 5], ["a"]),
+        (["--names=['[a]', b]"], [], ["[a]", "b"]),
+    ],
+)
+def test_ways_to_write_a_list(argv: list[str], numbers: list[int], names: list[str] | None) -> None:
+    found = parse_flags(Flags, argv)
+    assert (found.numbers, found.names) == (numbers, names)
+    assert found.is_on == ("--is_on" in argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--names=a", "b"], "b. Write a list as --names='[a, b]'"),
+        (["--numbers=1", "2"], "2. Write a list as --numbers=1,2"),
+        (["--names=a", "--names=b"], "--names='[a, b]'"),
+        (["--numbers=1", "--numbers=2"], "--numbers=1,2"),
+        (["--names", "[a,", "b]"], "--names='[a, b]'"),
+        (["--names"], "--names has no value"),
+        (["--names="], "--names is empty"),
+    ],
+)
+def test_a_list_that_is_not_understood(argv: list[str], part: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(part)):
+        parse_flags(Flags, argv)
 
 
 def test_a_value_that_is_no_yaml_has_the_name_of_its_flag_and_no_line() -> None:
@@ -273,6 +301,8 @@ def test_a_recipe_is_for_a_loop_and_an_unknown_name_lists_recipes(
     ("flag", "part"),
     [
         ("--train={max_epochs: }", "max_epochs is null"),
+        ("--train.max_epochs=x", '--train.max_epochs is "x"'),
+        ("--train.max_epochs=0", "max_epochs is 0"),
         ("--train={max_epochs: '3'}", "max_epochs"),
         ("--train={max_epochs: 0}", "max_epochs is 0"),
         ("--mine={margn: 1}", "margin"),

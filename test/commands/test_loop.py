@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -22,13 +23,14 @@ import yaml
 from test.helpers import write_jsonl
 from test.reports.helpers import figures_json
 from text.commands.cli import RECIPES, parse_flags, run_command
-from text.commands.loop import LoopFlags, build_loop, loop, open_inputs
-from text.errors import DataError, UsageError
+from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, tell_bm25
+from text.errors import DataError, SettingsWarning, UsageError
 from text.runs.inputs import check_inputs
 from text.runs.stages import Stage, is_complete, write_done
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
+NOTHING_EXPECTED = "--expected={BM25: null, round 1: null, round 2: null}"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -148,8 +150,8 @@ def test_measures_by_default_and_their_cut_offs() -> None:
         ({"encoder": "nowhere"}, ["--encoder", "nowhere"]),
         ({"test_file": "none.jsonl"}, [f"{TINY}/none.jsonl"]),
         ({"expected": {"start": {"valid": {"mrr@10": 1}}}}, ["--expected", "start"]),  # random weights are not scored
-        ({"rounds": [{}, {"train": {"learning_rte": 1}}]}, ["train", "--learning_rate"]),
-        ({"rounds": [{}, {"sources": {"bm25": 1}, "mine": {"margn": 1}}]}, ["mine", "--margin"]),
+        ({"rounds": [{}, {"train": {"learning_rte": 1}}]}, ["train", "learning_rate"]),
+        ({"rounds": [{}, {"sources": {"bm25": 1}, "mine": {"margn": 1}}]}, ["mine", "margin"]),
     ],
 )
 def test_a_mistake_is_found_before_any_stage_runs(
@@ -324,7 +326,7 @@ def test_another_model_gives_other_folders_to_all_that_follows(tmp_path: Path) -
 
 
 def test_a_damaged_result_ends_the_loop_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config=tiny", "--expected={}", "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
+    arguments = ["--config=tiny", NOTHING_EXPECTED, "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
     stages = complete_all(parse_flags(LoopFlags, arguments), {"evaluate": figures_of(0.5)})
     assert run_command(loop, LoopFlags, arguments) == 0
     table = (tmp_path / "table.json").read_bytes()
@@ -339,7 +341,7 @@ def test_a_damaged_result_ends_the_loop_with_its_place(tmp_path: Path, capsys: p
     assert (tmp_path / "table.json").read_bytes() == table
 
 
-@pytest.mark.parametrize("name", ["table.json", "table.md", "rounds.png"])
+@pytest.mark.parametrize("name", ["table.json", "table.md", "table.html"])
 def test_a_table_that_is_not_of_a_loop_is_not_replaced(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,6 +361,72 @@ def test_inputs_of_complete_stages_are_not_read_again(tmp_path: Path) -> None:
     check_inputs(rehearsal.stages, tmp_path)
 
 
+def test_without_bm25_no_stage_searches_with_it() -> None:
+    stages = rehearse(loop_flags(bm25=False, rounds=[{}, {"sources": {"dense": 1}}]))
+    assert stages and not any("--bm25=true" in stage.arguments for stage in stages)
+    assert [stage.command for stage in stages[:2]] == ["train", "encode"]
+    for changes, names in (
+        ({"rounds": [{}, {"sources": {"dense": 1, "bm25": 1}}]}, ["round 2", "--bm25"]),
+        ({"rounds": [{}], "expected": {"BM25": {"test": {"mrr@10": 1.0}}}}, ["--expected", "BM25"]),
+    ):
+        with pytest.raises(UsageError) as error:
+            loop_flags(bm25=False, **changes)
+        assert all(name in str(error.value) for name in names)
+
+
+def test_the_memory_of_bm25_is_told_before_it_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text.retrieval.counts.read_available_memory", lambda: 1000)
+    flags = loop_flags(output_dir=str(tmp_path), rounds=[{}])
+    inputs = open_inputs(flags)
+    rehearsal = build_loop(flags, inputs, is_rehearsal=True)
+    rehearsal.measure_rounds()
+    with pytest.warns(SettingsWarning, match="--bm25=false"):
+        tell_bm25(rehearsal, inputs)
+    assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 of 2.45 KB
+    for stage in complete_all(flags, {}):
+        assert is_complete(stage)
+    tell_bm25(rehearsal, inputs)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_number_of_gpus_that_encode_names_no_folder() -> None:
+    assert name_stages(loop_flags(encode={"gpus": 2, "device": "cpu"})) == name_stages(
+        loop_flags(encode={"device": "cpu"})
+    )
+    stages = rehearse(loop_flags(encode={"gpus": 2, "device": "cpu"}))
+    assert all("--gpus=2" in stage.arguments for stage in stages if stage.command == "encode")
+    with pytest.raises(UsageError, match="--gpus is 99"):
+        check_loop(loop_flags(encode={"gpus": 99}))
+
+
+def test_one_file_for_valid_and_test_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", f"--output_dir={tmp_path}", NOTHING_EXPECTED]
+    for test_file, is_told in (("valid.jsonl", True), ("test.jsonl", False)):
+        flags = parse_flags(LoopFlags, [*arguments, f"--test_file={test_file}"])
+        complete_all(flags, {"evaluate": figures_of(0.5)})
+        assert run_command(loop, LoopFlags, [*arguments, f"--test_file={test_file}"]) == 0
+        for told in (capsys.readouterr().out, (tmp_path / "table.md").read_text()):
+            assert ("valid and test read the same rows" in told) == is_told
+
+
+def test_questions_need_no_test_rows_and_files_may_be_compressed(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", lambda *_: None)
+    for name in ("train.jsonl", "passages.tsv"):
+        (data / f"{name}.gz").write_bytes(gzip.compress((data / name).read_bytes()))
+        (data / name).unlink()
+    (data / "test.jsonl").unlink()
+    questions = {f"{split}_questions": "valid.jsonl" for split in ("valid", "test")}
+    flags = loop_flags(data_path=str(data), output_dir=str(tmp_path / "o"), test_file=None, **questions)
+    check_loop(flags)
+    trainings = [stage for stage in rehearse(flags) if stage.command == "train"]
+    assert trainings and not any(each.startswith("--test_file") for stage in trainings for each in stage.arguments)
+    assert f'--train_files=["{data}/train.jsonl.gz"]' in trainings[0].arguments
+    with pytest.raises(UsageError, match="--test_file"):
+        loop_flags(test_file=None)
+
+
 def test_bm25_has_its_own_flags() -> None:
     rounds = [{"sources": {"bm25": 1}}]
     before = rehearse(loop_flags(rounds=rounds))
@@ -376,6 +444,7 @@ def test_commands_take_the_flags_of_a_recipe(name: str, tmp_path: Path) -> None:
     if "{recipes}" not in flags.data_path:  # its data set is not part of the package
         inputs = [flags.train_file, flags.valid_file, flags.test_file, flags.collection]
         for each in filter(None, [*inputs, flags.valid_questions, flags.test_questions]):
+            (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / each).touch()
         flags = replace(flags, data_path=str(tmp_path), encoder=str(tmp_path))
     commands = {stage.command for stage in rehearse(flags)}
@@ -407,7 +476,7 @@ def start_loop(folder: Path, *flags: str) -> subprocess.Popen:
 
 def train_for(max_epochs: int) -> list[str]:
     """Return the flags of train in the recipe for another number of epochs, which leads to other metrics."""
-    return [f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}", "--expected={}"]
+    return [f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}", NOTHING_EXPECTED]
 
 
 def read_log(folder: Path) -> str:
@@ -429,21 +498,34 @@ def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
 
 def test_the_table_of_complete_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
-    flags = parse_flags(LoopFlags, [*arguments, "--expected={}"])
+    flags = parse_flags(LoopFlags, [*arguments, NOTHING_EXPECTED])
     stages = complete_all(flags, {})
     evaluated = [stage for stage in stages if stage.command == "evaluate"]
     for mean, stage in zip((0.5, 0.25, 0.625, 0.75), evaluated, strict=True):
         complete(stage, figures_of(mean))
     for expected, code in ((0.74, 0), (0.78, 5)):  # the tolerance of the recipe is 0.2, that of this call 0.02
-        given = ["--tolerance=0.02", f"--expected={{round 1: {{test: {{mrr@10: {expected}}}}}}}"]
+        given = [
+            "--tolerance=0.02",
+            f"--expected={{BM25: null, round 2: null, round 1: {{test: {{mrr@10: {expected}, recall@20: null}}}}}}",
+        ]
         assert run_command(loop, LoopFlags, [*arguments, *given]) == code
-    assert capsys.readouterr().out.count("is there") == 2 * len(stages)
+    out = capsys.readouterr().out
+    assert out.count("is there") == 2 * len(stages)
+    [trained] = [stage for stage in stages if stage.command == "train"]
+    assert f"model of round 1: {trained.folder}/model\n" in out and f"table: {tmp_path}/table.md" in out
     assert json.loads((tmp_path / "table.json").read_text()) == {
         "BM25": {"valid": {"mrr@10": 0.5}, "test": {"mrr@10": 0.25}},
         "round 1": {"valid": {"mrr@10": 0.625}, "test": {"mrr@10": 0.75}},
     }
-    assert (tmp_path / "table.md").read_text().splitlines()[-1] == "| round 1 | 0.6250 | 0.7500 |"
-    assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "table.md").read_text().splitlines()[3:] == [
+        "| round 1 | 0.6250 | 0.7500 |",
+        "",
+        "| | model |",
+        "|---|---|",
+        f"| round 1 | {trained.folder.name}/model |",
+    ]
+    assert json.loads((tmp_path / "models.json").read_text()) == {"round 1": f"{trained.folder.name}/model"}
+    assert "<h1>Rounds of " in (tmp_path / "table.html").read_text()
 
 
 @pytest.mark.slow

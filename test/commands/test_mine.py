@@ -241,4 +241,4 @@ def test_a_mining_that_was_stopped_after_its_search_is_not_refused(
         assert run_command(mine, MineFlags, flags) == 143
     assert not list(tmp_path.glob("o.jsonl*"))
     assert run_command(mine, MineFlags, flags) == 0
-    assert len(list(tmp_path.glob("o.jsonl*"))) == 4
+    assert len(list(tmp_path.glob("o.jsonl*"))) == 5

@@ -109,6 +109,15 @@ def test_output_must_be_named_html(sample_run: Path, capsys: pytest.CaptureFixtu
     assert (sample_run / "metrics.csv").read_bytes() == before
 
 
+def test_a_page_of_several_runs_takes_the_place_of_no_report(
+    sample_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_sample_run(tmp_path / "other")
+    assert run_command(report, ReportFlags, [str(sample_run), str(other)]) == 2
+    assert "--output" in capsys.readouterr().err
+    assert not (sample_run / "report.html").exists() and not (other / "report.html").exists()
+
+
 def test_a_run_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(report, ReportFlags, []) == 2
     assert "runs" in capsys.readouterr().err

@@ -279,13 +279,50 @@ def test_a_signal_ends_a_command_that_writes(tmp_path: Path, name: str, number: 
     assert not out.exists()
 
 
-def test_a_signal_during_the_imports_is_one_line() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "text", "mine", "--rows=a"]
+@pytest.mark.parametrize("module", ["text.artifacts", "numpy"])
+def test_a_signal_during_the_imports_is_one_line(module: str) -> None:
+    """Torch's part in C++ would abort if an exception came, and bare excepts of other libraries would hide it."""
+    command = [sys.executable, "-X", "importtime", "-m", "dpr_text", "mine", "--rows=a", "--collection=b", "--output=c"]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         assert process.stderr is not None
-        while "text.artifacts" not in process.stderr.readline():  # Torch comes later.
+        while f" {module}." not in process.stderr.readline():  # The package itself is reported last.
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         errors = process.communicate()[1]
     assert process.returncode == 143 and "Traceback" not in errors
-    assert "dpr-text mine: error: stopped by SIGINT" in errors
+    [line] = [line for line in errors.splitlines() if not line.startswith("import time:")]
+    assert line.startswith("dpr-text mine: error: stopped by SIGINT")
+
+
+def test_a_signal_in_a_call_from_an_import_raises(tmp_path: Path) -> None:
+    """A script that calls a command while it is imported itself is no import of the command."""
+    (tmp_path / "script.py").write_text(
+        "import os, signal\nfrom text.commands.running import call_command\n"
+        "def work():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n        print('cleaned up', flush=True)\n"
+        "code = call_command('p', work)\n"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", "import script, sys; sys.exit(script.code)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, preexec_fn=listen)
+    assert (done.returncode, done.stdout) == (143, "cleaned up\n") and done.stderr.startswith(
+        "p: error: stopped by SIGTERM"
+    )
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_time_after_the_start_of_python_is_one_line(tmp_path: Path) -> None:
+    data = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
+    flags = [f"--data_path={data}", f"--output_dir={tmp_path}/run", "--tied", "--vocab_size=500", "--overwrite"]
+    # The first line of this program says that Python itself has started.
+    code = "import os; os.write(1, b'ready\\n'); import sys, dpr_text; sys.exit(dpr_text.main())"
+    command = [sys.executable, "-c", code, "train", *flags, "--max_epochs=1000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for delay in range(0, 3000, 150):
+        with subprocess.Popen(command, env=ENVIRONMENT, text=True, preexec_fn=listen, **pipes) as process:  # type: ignore[call-overload]
+            read_until(process, "ready")
+            time.sleep(delay / 1000)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate()[1]
+        assert process.returncode == 143, (delay, errors)
+        assert errors.count("stopped by SIGINT") == 1 and "Traceback" not in errors, (delay, errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from test.commands.conftest import NUM_PASSAGES, search_flags
 from test.helpers import save_model, snapshot, texts
 from text.commands.cli import run_command
+from text.commands.encode import EncodeFlags, encode
 from text.commands.search import SearchFlags, search
 from text.evaluation import read_run
 from text.retrieval import Retriever
@@ -353,3 +355,25 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
     flags = [*search_flags(files, path), f"--questions={files}/questions.csv"]
     code, line = fail(search, SearchFlags, *flags)
     assert code == 2 and str(path) in line and path.read_text() == "of another"
+
+
+def test_files_of_fair_are_read_as_they_are_named(files: Path, tmp_path: Path) -> None:
+    """FAIR's script writes downloads/data/retriever/qas/nq-test.csv and data/wikipedia_split/psgs_w100.tsv."""
+    questions = tmp_path / "data/retriever/qas/nq-test.csv"
+    collection = tmp_path / "data/wikipedia_split/psgs_w100.tsv"
+    for path, content in (
+        (questions, "who ate the oak\t['a beetle', \"the beetle's\"]\nwho ate the fig\t['a wasp']\n"),
+        (collection, 'id\ttext\ttitle\n1\t"the beetle ""ate"" the oak"\tOak\n2\ta wasp ate the fig\tFig\n'),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content.encode()))
+    runs = []
+    for number, ending in enumerate(("", ".gz")):
+        embeddings, run = tmp_path / f"embeddings{number}", tmp_path / f"{number}.trec"
+        flags = [f"--model={files}/model", f"--collection={collection}{ending}", f"--output_dir={embeddings}"]
+        assert run_command(encode, EncodeFlags, flags) == 0
+        flags = [f"--model={files}/model", f"--embeddings={embeddings}", f"--questions={questions}{ending}"]
+        assert run_command(search, SearchFlags, [*flags, f"--run={run}"]) == 0
+        runs.append(read_run(run))
+    assert runs[0] == runs[1] and {name: len(found) for name, found in runs[0].items()} == {"0": 2, "1": 2}

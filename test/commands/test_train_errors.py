@@ -109,7 +109,9 @@ def test_false_is_false_for_a_bare_flag_and_no_checkpoint(tmp_path: Path, fails:
 
 def test_files_that_are_missing_or_folders(data: Path, fails: Fails) -> None:
     (data / "valid.jsonl").unlink()
+    (data / "valid.jsonl").symlink_to("nowhere")
     assert f"{data}/valid.jsonl" in fails(2, f"--data_path={data}", "--fast_dev_run")
+    (data / "valid.jsonl").unlink()
     (data / "valid.jsonl").mkdir()
     assert f"{data}/valid.jsonl" in fails(2, f"--data_path={data}", "--fast_dev_run")
     for flag in ("--tokenizer=nowhere", "--encoder=nowhere", "--collection=nowhere"):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 from examples.dpr.main import ExampleFlags, main
 from text.bundle import BiEncoderBundle
 from text.commands.cli import parse_flags, run_command
+from text.commands.flag_help import read_examples
 from text.commands.train import train
 from text.commands.train_flags import TrainFlags
 
@@ -174,7 +176,7 @@ def test_selecting_to_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (["--sel_raw_path=nowhere.json"], "nowhere.json"),
+        (["--sel_raw_path=nowhere.json", "--sel_out_path={folder}/new.jsonl"], "nowhere.json"),
         (["--sel_raw_path={folder}/train.jsonl", "--sel_out_path={folder}/valid.jsonl"], "valid.jsonl"),
         (["--sel_raw_path={folder}/train.jsonl", "--sel_out_path={folder}/link.jsonl", "--overwrite"], "link.jsonl"),
         (
@@ -201,3 +203,24 @@ def test_the_seed_flags_keep_their_names_and_defaults() -> None:
     assert (flags.optimization.max_epochs, flags.run.gpus, flags.run.fast_dev_run) == (5, 0, False)
     assert flags.data.batch_size == 5
     assert flags.selection.sel_num_items == 10
+
+
+def test_the_examples_in_the_help_can_be_parsed() -> None:
+    examples = [shlex.split(line) for line in read_examples(ExampleFlags)]
+    assert examples
+    for program, script, *argv in examples:
+        assert (program, script) == ("python", "examples/dpr/main.py")
+        parse_flags(ExampleFlags, argv)
+
+
+def test_the_tiny_set_is_read_only_if_no_file_is_given() -> None:
+    for name in ("train_files", "valid_file", "test_file"):
+        assert parse_flags(ExampleFlags, [f"--{name}=rows.jsonl"]).data.data_path is None
+
+
+def test_a_selection_needs_a_file_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / DATA_DIR
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert run_command(main, ExampleFlags, ["--sel_data", f"--sel_raw_path={folder}/valid.jsonl", "--overwrite"]) == 2
+    assert "--sel_out_path" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before

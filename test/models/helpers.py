@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from test.helpers import assert_one_line
-from text.errors import ArtifactError
+from text.commands.running import exit_code
+from text.errors import ArtifactError, UnsupportedModelError
 from text.models import RobertaConfig, RobertaEncoder
 from text.models.attention import HAS_PACKED
 
@@ -68,11 +69,15 @@ def embeddings(model: nn.Module, padding: int = 1) -> Tensor:
         return model.eval()(*texts(padding))
 
 
-def assert_refused(folder: Path, file: str, part: str) -> None:
-    """A folder is no encoder, in one line that begins with the file and names a key, field or value."""
-    with pytest.raises(ArtifactError) as caught:
+def assert_refused(folder: Path, file: str, part: str, *, code: int = 5) -> None:
+    """A folder is no encoder, in one line that begins with the file and names a key, field or value.
+
+    The exit code is 5 for a damaged folder, and 2 for one that is not supported.
+    """
+    with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         RobertaEncoder.from_pretrained(folder)
     assert_one_line(caught.value, folder / file, part)
+    assert exit_code(caught.value) == code
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:

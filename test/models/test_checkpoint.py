@@ -26,7 +26,7 @@ from test.models.helpers import (
     randomize,
     texts,
 )
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder, files
 from text.models.keys import BERT as BERT_KEYS
 from text.models.keys import TORCHTEXT, to_ours, to_theirs, without_token_types
@@ -259,7 +259,7 @@ def test_heads_are_64_wide_if_nobody_says_otherwise(tmp_path: Path):
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt").config.num_attention_heads == 2
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt", num_attention_heads=8).config.num_attention_heads == 8
     torch.save(to_theirs(encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
-    with pytest.raises(ArtifactError, match=r"narrow\.pt: .*\b32\b.*num_attention_heads"):
+    with pytest.raises(UnsupportedModelError, match=r"narrow\.pt: .*\b32\b.*num_attention_heads"):
         RobertaEncoder.from_pretrained(tmp_path / "narrow.pt")
 
 
@@ -326,7 +326,7 @@ def test_an_old_torch_reads_safetensors_alone(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(files, "SAFE_TORCH", "99")
     weights = to_theirs(encoder().state_dict(), TORCHTEXT)
     torch.save(weights, tmp_path / "roberta.pt")
-    with pytest.raises(ArtifactError, match=r"roberta\.pt: torch 2\..*\.safetensors"):
+    with pytest.raises(UnsupportedModelError, match=r"roberta\.pt: torch 2\..*\.safetensors"):
         RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
     save_file(weights, tmp_path / "roberta.safetensors")
     ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
@@ -374,11 +374,6 @@ def test_file_that_holds_no_encoder_is_refused(tmp_path: Path, content, part):
         (b"[]", "[]"),
         (b"null", "null"),
         (b"{}", "model_type"),
-        (b'{"model_type": "mpnet"}', 'model_type is "mpnet"'),
-        (b'{"model_type": "roberta", "hidden_act": "relu"}', 'hidden_act is "relu"'),
-        (b'{"model_type": "bert", "position_embedding_type": "relative_key"}', "position_embedding_type"),
-        (b'{"model_type": "bert", "is_decoder": true}', "is_decoder"),
-        (b'{"model_type": "bert", "add_cross_attention": true}', "add_cross_attention"),
         (b'{"model_type": "bert", "vocab_size": "x"}', 'vocab_size is "x"'),
         (b'{"model_type": "bert", "vocab_size": true}', "vocab_size is true"),
         (b'{"model_type": "bert", "type_vocab_size": 0}', "type_vocab_size is 0"),
@@ -407,6 +402,22 @@ def test_file_that_holds_no_encoder_is_refused(tmp_path: Path, content, part):
 def test_wrong_configuration_is_refused_by_field(saved: Path, content, field):
     (saved / "config.json").write_bytes(content)
     assert_refused(saved, "config.json", field)
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ({"model_type": "mpnet"}, 'model_type is "mpnet"'),
+        ({"model_type": "modernbert"}, 'model_type is "modernbert"'),
+        ({"model_type": "roberta", "hidden_act": "relu"}, 'hidden_act is "relu"'),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"model_type": "bert", "is_decoder": True}, "is_decoder"),
+        ({"model_type": "bert", "add_cross_attention": True}, "add_cross_attention"),
+    ],
+)
+def test_a_configuration_that_is_not_supported_is_refused_with_code_2(saved: Path, content, field):
+    (saved / "config.json").write_text(json.dumps(content))
+    assert_refused(saved, "config.json", field, code=2)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "1_Pooling/config.json"])
@@ -460,15 +471,21 @@ def test_a_checkpoint_of_dpr_as_safetensors(tmp_path: Path):
         ({"encoder_params": Settings()}, '"model_dict"'),
         ({"model_dict": 3}, "model_dict"),
         ({"model_dict": {"question_model.model.encoder.layer_norm.weight": torch.zeros(1)}}, "layer_norm.weight "),
-        ({"model_dict": {"generator.weight": torch.zeros(1)}}, "key generator.weight "),
         ({"model_dict": {}}, "key embeddings.word_embeddings.weight "),
     ],
 )
-def test_wrong_checkpoint_of_dpr_is_refused_by_key(tmp_path: Path, change, part):
+def test_a_damaged_checkpoint_of_dpr_is_refused_by_key(tmp_path: Path, change, part):
     torch.save(dpr_checkpoint(False) | change, tmp_path / "dpr.cp")
     with pytest.raises(ArtifactError) as caught:
         BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
     assert_one_line(caught.value, tmp_path / "dpr.cp", part)
+
+
+def test_a_checkpoint_of_another_library_is_not_supported(tmp_path: Path):
+    torch.save({"generator.weight": torch.zeros(1)}, tmp_path / "other.cp")
+    with pytest.raises(UnsupportedModelError) as caught:
+        BiEncoder.from_pretrained(tmp_path / "other.cp")
+    assert_one_line(caught.value, tmp_path / "other.cp", "generator.weight")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])

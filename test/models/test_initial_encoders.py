@@ -15,7 +15,7 @@ from test.commands.training import SMALL, TINY_SET, fail_train, run_train
 from test.models.helpers import BERT, SIZES
 from text.bundle import BiEncoderBundle, load_side
 from text.datasets import DPRDataPipe
-from text.errors import ArtifactError, UsageError
+from text.errors import ArtifactError, UnsupportedModelError, UsageError
 from text.losses import in_batch_nll
 from text.models import BiEncoder, RobertaEncoder, build_bi_encoder, roberta_tiny
 from text.retrieval import Embedder
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_dpr_with_other_encoders_is_refused(tmp_path: Path, kind
     assert BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4).is_tied is False
     content["encoder_params"] = {"encoder_model_type": kind}
     torch.save(content, tmp_path / "dpr.cp")
-    with pytest.raises(ArtifactError, match=rf"dpr\.cp.*{kind}"):
+    with pytest.raises(UnsupportedModelError, match=rf"dpr\.cp.*{kind}"):
         BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
 
 

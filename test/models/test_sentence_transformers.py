@@ -143,7 +143,7 @@ def test_they_load_a_pair(tmp_path: Path, tied):
     else:
         with pytest.raises(ValueError, match="route"):
             model.encode(TEXTS)
-        assert_refused(tmp_path, "modules.json", "Router")
+        assert_refused(tmp_path, "modules.json", "Router", code=2)
 
 
 # ---- as older releases save it
@@ -207,7 +207,7 @@ def test_a_dense_layer_as_torch_saves_it(tmp_path: Path):
     ],
 )
 def test_modules_that_we_do_not_have_are_refused(tmp_path: Path, names, file, part):
-    assert_refused(theirs(tmp_path, names), file, part)
+    assert_refused(theirs(tmp_path, names), file, part, code=2)
 
 
 DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.Identity"}
@@ -222,21 +222,11 @@ DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_functio
         ("modules.json", [3], "[0]"),
         ("modules.json", [{"path": 3, "type": "sentence_transformers.models.Transformer"}], "path is 3"),
         ("modules.json", [{"path": "a\0", "type": "sentence_transformers.models.Transformer"}], "path"),
-        ("modules.json", [{"path": "", "type": "custom.Transformer"}], "custom.Transformer"),
-        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "include_prompt"),
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
         ("1_Pooling/config.json", {}, "pooling"),
         ("2_Dense/config.json", DENSE | {"out_features": 9}, "out_features is 9"),
         ("2_Dense/config.json", DENSE | {"bias": False}, "bias"),
-        ("2_Dense/config.json", DENSE | {"use_residual": True}, "use_residual"),
-        ("2_Dense/config.json", DENSE | {"module_input_name": "token_embeddings"}, "module_input_name"),
-        ("4_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name"),
         ("sentence_bert_config.json", {"do_lower_case": "yes"}, "do_lower_case"),
-        ("sentence_bert_config.json", {"query_length": 8}, "query_length"),
-        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 8}}}, "processing_kwargs"),
-        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task"),
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts"),
-        ("config_sentence_transformers.json", {"truncate_dim": 32}, "truncate_dim"),
         ("config_sentence_transformers.json", {"prompts": "q: "}, "prompts"),
         ("config_sentence_transformers.json", {"prompts": None}, "prompts"),
     ],
@@ -245,6 +235,27 @@ def test_wrong_file_of_a_module_is_refused_by_field(tmp_path: Path, file, conten
     encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
     write(tmp_path / file, content)
     assert_refused(tmp_path, file, field)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "field"),
+    [
+        ("modules.json", [{"path": "", "type": "custom.Transformer"}], "custom.Transformer"),
+        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": False}, "include_prompt"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ("2_Dense/config.json", DENSE | {"use_residual": True}, "use_residual"),
+        ("2_Dense/config.json", DENSE | {"module_input_name": "token_embeddings"}, "module_input_name"),
+        ("4_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name"),
+        ("sentence_bert_config.json", {"query_length": 8}, "query_length"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 8}}}, "processing_kwargs"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task"),
+        ("config_sentence_transformers.json", {"truncate_dim": 32}, "truncate_dim"),
+    ],
+)
+def test_a_setting_of_a_module_that_is_not_supported_is_refused_with_code_2(tmp_path: Path, file, content, field):
+    encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
+    write(tmp_path / file, content)
+    assert_refused(tmp_path, file, field, code=2)
 
 
 @pytest.mark.parametrize("place", ["outside", "absolute", "../outside", "1_Pooling/../../outside"])
@@ -299,7 +310,7 @@ def test_dense_layer_that_does_not_fit_is_refused(tmp_path: Path, weights, part)
 def test_dpr_encoder_with_modules_is_refused(tmp_path: Path):
     encoder().save_pretrained(tmp_path)
     transformers.DPRQuestionEncoder(transformers.DPRConfig(**BERT, projection_dim=8)).save_pretrained(tmp_path)
-    assert_refused(tmp_path, "config.json", "DPR")
+    assert_refused(tmp_path, "config.json", "DPR", code=2)
 
 
 # ---- a published model

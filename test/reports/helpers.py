@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,26 @@ class PageElements(HTMLParser):
 
     def values(self, attribute: str) -> list[str]:
         return [value or "" for name, value in self.attributes if name == attribute]
+
+
+def check_picture(page: str, *, axes: tuple[str, str], lines: list[tuple[str, int, bool]]) -> None:
+    """Check the only picture of a page: names of its axes, colors of the page, and one legend entry for each line.
+
+    Args:
+        page: The page.
+        axes: Names of the horizontal and the vertical axis.
+        lines: Name, number of the color and whether it is dashed, of each line in the order of the legend.
+    """
+    [picture] = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    texts = re.findall(r"<text [^>]*>([^<]*)</text>", picture)
+    assert set(axes) <= set(texts)
+    assert not re.findall(r"(?:fill|stroke|color): *(?!none|var\(--)\w*#?\w+", picture)
+    style = r'style="fill: none; (stroke-dasharray: [^;]*; )?[^"]*?stroke: var\(--run-(\d)\)'
+    drawn = [(int(color), bool(dashes)) for dashes, color in re.findall(style, picture)]
+    entry = r'<li><span class="key( dashed)?" style="border-color: var\(--run-(\d)\)"></span>([^<]*)</li>'
+    shown = [(unescape(name), int(color), bool(dashed)) for dashed, color, name in re.findall(entry, page)]
+    assert shown == lines
+    assert sorted(drawn) == sorted((color, dashed) for _, color, dashed in lines)
 
 
 def write_sample_run(

@@ -1,11 +1,10 @@
-"""The report of an evaluation: the page holds its picture, and texts are escaped."""
+"""The report of an evaluation: the page holds its picture and legend, and texts are escaped."""
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-from test.reports.helpers import HOSTILE, PageElements
+from test.reports.helpers import HOSTILE, PageElements, check_picture
 from text.reports.evaluation_report import Section, format_table, write_evaluation_report
 
 TABLE = {
@@ -15,48 +14,46 @@ TABLE = {
 }
 
 
-def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
-    summary = 'a "summary" & more'
-    table = {name: {key: row[key] for key in ("mean", "low", "high")} for name, row in TABLE.items()}
+def write_page(path: Path, *, names: list[str], is_comparison: bool, summary: str = "9 questions") -> str:
+    kept = ("mean", "low", "high", "other", "p") if is_comparison else ("mean", "low", "high")
+    table = {name: {key: row[key] for key in kept} for name, row in TABLE.items()}
     write_evaluation_report(
-        tmp_path / "evaluation.html",
-        tmp_path / "accuracy.png",
+        path,
         summary=[summary, "note: another line"],
         sections=[Section("", 9, table), Section("seen", 0, {}), Section("unseen", 9, table)],
-        names=[HOSTILE + "$x^{$"],
+        names=names,
         measure="recall",
         inputs={"run": {"path": HOSTILE, "sha256": "0" * 64}},
     )
-    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
+    summary = 'a "summary" & more'
+    page = write_page(tmp_path / "page.html", names=[HOSTILE + "$x^{$"], is_comparison=False, summary=summary)
     elements = PageElements(page)
-    assert elements.names.count("img") == 1 and "script" not in elements.names
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in elements.values("content")
+    assert not {"script", "img"} & set(elements.names)
+    assert "default-src 'none'; style-src 'unsafe-inline'" in elements.values("content")
     assert HOSTILE in elements.text and summary in elements.text and "0" * 64 in page
     assert page.count("<tr><td>recall@1</td><td>0.2500</td><td>0.1000 to 0.5000</td></tr>") == 2
     assert "<h2>seen: 0 questions</h2>" in page and "<h2>unseen: 9 questions</h2>" in page
-    picture = (tmp_path / "accuracy.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert elements.values("src") == [f"data:image/png;base64,{base64.b64encode(picture).decode()}"]
-    assert elements.values("alt") == ["recall@1 0.250, recall@10 0.750"]
+    assert elements.values("aria-label") == ["recall at k: 0.250 at 1, 0.750 at 10"]
 
 
 def test_page_compares_two_runs(tmp_path: Path) -> None:
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        write_evaluation_report(
-            folder / "evaluation.html",
-            folder / "accuracy.png",
-            summary=["9 questions"],
-            sections=[Section("", 9, TABLE)],
-            names=["x", "y"],
-            measure="recall",
-            inputs={},
-        )
-    page = (tmp_path / "a" / "evaluation.html").read_text(encoding="utf-8")
+    page = write_page(tmp_path / "page.html", names=["x", "y"], is_comparison=True)
     assert "<th>x</th><th>95 % interval</th><th>y</th><th>p</th>" in page
     assert "<td>0.1000 to 0.5000</td><td>0.5000</td><td>0.1250</td>" in page
-    for name in ("accuracy.png", "evaluation.html"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert write_page(tmp_path / "again.html", names=["x", "y"], is_comparison=True) == page
+
+
+def test_title_and_legend_name_the_runs_and_the_picture_has_their_lines(tmp_path: Path) -> None:
+    for names in (["_runs/x.trec"], ["runs/x.trec", "runs/$y$.trec"]):
+        page = write_page(tmp_path / "page.html", names=names, is_comparison=len(names) > 1)
+        title = f"Evaluation of {' and '.join(names)}"
+        assert f"<title>{title}</title>" in page and f"<h1>{title}</h1>" in page
+        expected = [(name, 0, place > 0) for place, name in enumerate(names)]
+        check_picture(page, axes=("k", "recall@k"), lines=expected)
 
 
 def test_printed_table_by_hand() -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from test.helpers import snapshot
-from test.reports.helpers import HOSTILE, PageElements, figures_json, write_sample_run
+from test.reports.helpers import HOSTILE, PageElements, check_picture, figures_json, write_sample_run
 from text.artifacts import write_json
 from text.errors import UsageError
 from text.reports.pictures import MAX_POINTS, Curve, draw_curves
@@ -195,14 +195,49 @@ def test_recall_curve_has_the_run_that_it_is_compared_with(sample_run: Path) -> 
     table = {f"recall@{k}": {"mean": 0.4 + k / 200, "low": 0.3, "high": 0.95, "other": 0.25} for k in (1, 10, 100)}
     figures = figures_json(table, runs=["run.trec", "bm25.trec"], questions=99)
     write_json(sample_run / "evaluation" / "figures.json", figures)
-    elements = PageElements(render(sample_run))
-    assert "made, 99 questions; solid: run.trec; dashed: bm25.trec" in elements.text
-    assert any("0.405 at 1 (other run 0.250)" in description for description in elements.values("aria-label"))
+    page = render(sample_run)
+    lines = [("made, 99 questions: run.trec (model unknown)", 0, False), ("made, 99 questions: bm25.trec", 0, True)]
+    section = find_section(page, "Recall in the collection")
+    check_picture(section, axes=("k", "recall@k"), lines=lines)
+    assert "0.405 at 1 (other run 0.250)" in PageElements(section).values("aria-label")[0]
+
+
+def find_section(page: str, heading: str) -> str:
+    [section] = [
+        each for each in re.findall(r"<section>.*?</section>", page, re.DOTALL) if f"<h2>{heading}</h2>" in each
+    ]
+    return section
+
+
+def test_pictures_of_two_runs_stand_below_a_legend_and_name_their_axes(sample_run: Path, tmp_path: Path) -> None:
+    page = render(sample_run, write_sample_run(tmp_path / "other"))
+    for heading in ("Training", "Validation", "Signs of a collapse", "Lengths of the training texts"):
+        section = find_section(page, heading)
+        keys = re.findall(r'<span class="key" style="border-color: var\(--run-(\d)\)"></span>(\w+)', section)
+        assert keys == [("0", "made"), ("1", "other")]
+        assert section.index('class="legend"') < section.index("<svg")
+        is_lengths = heading.startswith("Lengths")
+        for title, picture in re.findall(r"<figcaption><b>([^<]*)</b>.*?(<svg.*?</svg>)", section, re.DOTALL):
+            names = {"tokens", "share of texts"} if is_lengths else {"step", title}
+            assert names <= set(re.findall(r"<text [^>]*>([^<]*)</text>", picture)), title
+    assert 'class="legend"' not in render(sample_run)
+
+
+def test_one_limit_of_two_runs_is_no_line_of_a_run(sample_run: Path, tmp_path: Path) -> None:
+    one = find_section(render(sample_run, write_sample_run(tmp_path / "other")), "Training")
+    limit = r"stroke-dasharray[^\"]*; stroke: var\(--error\)"
+    assert one.count("dashed: clipped to 2<") == len(re.findall(limit, one)) == 1
+    other = tmp_path / "third"
+    write_sample_run(other)
+    settings = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**settings, "gradient_clip_val": 3.0}))
+    two = find_section(render(sample_run, other), "Training")
+    assert "dashed: clipped to 2, 3<" in two and "var(--error)" not in two
 
 
 def test_long_curve_is_drawn_by_means() -> None:
     steps = [*range(100 * MAX_POINTS)]
     curve = Curve(0, steps, [float(step % 2) for step in steps])
-    picture = draw_curves("id", "description", [curve], last_step=len(steps))
+    picture = draw_curves("id", "description", [curve], y_label="loss", last_step=len(steps))
     assert len(picture) < 40_000
     assert len({y for y in re.findall(r"^L [\d.]+ ([\d.]+)", picture, flags=re.MULTILINE) if y != "0"}) < 60

@@ -24,7 +24,7 @@ def test_a_loaded_retriever_finds_what_its_parts_find(
     tmp_path: Path, collection: PassageCollection, model: Path
 ) -> None:
     shards = encode_collection(model, collection, tmp_path / "e")
-    expected = Retriever.from_pretrained(tmp_path / "e", model).search(texts(9)[6:], 3)
+    expected = Retriever.from_pretrained(model, tmp_path / "e").search(texts(9)[6:], 3)
     assert load_retriever(model, tmp_path / "e", device="cpu").search(texts(9)[6:], 3) == expected
     assert list(open_collection(shards)) == list(collection)
     pytest.importorskip("faiss")

@@ -132,7 +132,7 @@ def encoded(folder: Path, collection: PassageCollection, model: Path) -> Path:
 
 
 def test_a_question_by_the_question_encoder(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    retriever = Retriever.from_pretrained(encoded(tmp_path / "e", collection, model), model)
+    retriever = Retriever.from_pretrained(model, encoded(tmp_path / "e", collection, model))
     questions = Embedder.from_pretrained(model, "question")(["how tall is the oak"])
     passages = Embedder.from_pretrained(model, "passage")(list(collection))
     expected = (questions @ passages.T)[0].topk(4)
@@ -144,7 +144,7 @@ def test_a_question_by_the_question_encoder(tmp_path: Path, collection: PassageC
 
 
 def test_more_passages_come_behind(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    retriever = Retriever.from_pretrained(encoded(tmp_path / "e", collection, model), model)
+    retriever = Retriever.from_pretrained(model, encoded(tmp_path / "e", collection, model))
     [of_all], [few] = retriever.search(["tall oak"], 23), retriever.search(["tall oak"], 3)
     scores = dict(zip(*of_all, strict=True))
     lowest, first = of_all.passage_ids[-1], of_all.passage_ids[0]
@@ -155,10 +155,10 @@ def test_more_passages_come_behind(tmp_path: Path, collection: PassageCollection
 def test_embeddings_of_another_model_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     folder = encoded(tmp_path / "e", collection, model)
     with pytest.raises(ArtifactError, match=r"encoded by another model, .*model.safetensors"):
-        Retriever.from_pretrained(folder, save_model(tmp_path / "other", seed=1))
+        Retriever.from_pretrained(save_model(tmp_path / "other", seed=1), folder)
     cosine = save_model(tmp_path / "cosine", seed=0, similarity="cosine")
     with pytest.raises(ArtifactError, match=r"config_sentence_transformers.json"):
-        Retriever.from_pretrained(folder, cosine)
+        Retriever.from_pretrained(cosine, folder)
     embedder = Embedder.from_pretrained(model, "question")
     embedder.similarity = "cosine"
     with pytest.raises(ArtifactError, match=r"for dot similarity, .* cosine"):

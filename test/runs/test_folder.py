@@ -18,7 +18,8 @@ from text.bundle import BiEncoderBundle
 from text.errors import UsageError
 from text.models import BiEncoder, roberta_tiny
 from text.runs.contents import find_foreign_files, find_run_files
-from text.runs.folder import LOCK, RunFolder, lock_folder
+from text.runs.folder import RunFolder
+from text.runs.folder_lock import LOCK, lock_folder
 from text.runs.manifest import write_manifest
 from text.training import expected_size
 from text.transforms import train_tokenizer

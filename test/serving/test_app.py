@@ -62,7 +62,7 @@ def found_by(reply: Any) -> list[list[tuple[str, float]]]:
 
 
 def test_the_results_are_those_of_the_searches(port: int, site: Path, searches: list[Search]) -> None:
-    retriever = Retriever.from_pretrained(site / "embeddings", site / "model")
+    retriever = Retriever.from_pretrained(site / "model", site / "embeddings")
     passages = {row["_id"]: row for row in map(json.loads, (site / "corpus.jsonl").read_text().splitlines())}
     for question, k in (("how tall is the oak", 3), ("<elm> & 'ash'", 20)):
         reply = get(port, "/search", q=question, k=k).json

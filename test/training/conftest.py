@@ -51,14 +51,17 @@ def write_rows(path: Path) -> Path:
 class Run:
     """The parts of one run, built anew, as a process that starts again would."""
 
-    def __init__(self, rows: Path, folder: Path, *, num_workers: int = 0, seed: int = 0, **trainer_options) -> None:
+    def __init__(
+        self, rows: Path, folder: Path, *, num_workers: int = 0, seed: int = 0, validate: bool = True, **trainer_options
+    ) -> None:
         train, valid = (DPRDataPipe(rows, 4, train=is_train, seed=3) for is_train in (True, False))
         tokenizer = train_tokenizer(train.texts(), 300)
         collate = BiEncoderCollator(Tokenize(tokenizer, 32), Tokenize(tokenizer, 32))
         torch.manual_seed(seed)
         encoder = roberta_tiny(vocab_size=tokenizer.get_vocab_size(), pooling="mean", max_position_embeddings=34)
         self.task = BiEncoderTask(BiEncoder(encoder, encoder), learning_rate=1e-3, warmup_steps=2)
-        self.data = DPRDataModule(collate, train=train, valid=valid, test=valid, num_workers=num_workers)
+        evaluated = {"valid": valid, "test": valid} if validate else {}
+        self.data = DPRDataModule(collate, train=train, **evaluated, num_workers=num_workers)
         options = {
             "max_epochs": 3,
             "accelerator": "cpu",

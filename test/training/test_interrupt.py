@@ -55,7 +55,8 @@ class CountedIO(AtomicCheckpointIO):
 
 
 def make(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
-    callbacks = (SaveOnSignal(folder / "last.ckpt"), *best_and_last(folder, "valid_loss", "min"), *callbacks)
+    monitor = "valid_loss" if options.get("validate", True) else None
+    callbacks = (SaveOnSignal(folder / "last.ckpt"), *best_and_last(folder, monitor), *callbacks)
     return Run(rows, folder, callbacks=list(callbacks), enable_checkpointing=True, **options)
 
 
@@ -135,6 +136,28 @@ def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturb
     resumed = go_on(rows, folder, **every)
     assert equal(resumed.weights(), whole.weights())
     assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
+
+
+@pytest.mark.parametrize(
+    ("hook", "n", "step"),
+    [
+        ("on_train_batch_start", 3, 3),  # the last of an epoch
+        pytest.param("on_train_batch_start", 2, 2, marks=pytest.mark.slow),
+        pytest.param("on_save_checkpoint", 1, 4, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_start", 9, 9, marks=pytest.mark.slow),
+    ],
+)
+def test_run_without_validation_stopped_and_resumed_is_the_undisturbed_one(
+    rows: Path, tmp_path: Path, hook: str, n: int, step: int
+) -> None:
+    whole = make(rows, tmp_path / "whole", validate=False).fit()
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun, match=rf" step {step}\b.*last\.ckpt"):
+        make(rows, folder, SignalAt(hook, n), validate=False).fit()
+    resumed = go_on(rows, folder, validate=False)
+    assert resumed.trainer.global_step == 9 and equal(resumed.weights(), whole.weights())
+    assert_same_run(tmp_path / "whole", folder, ["last.ckpt"])
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == ["last.ckpt"]
 
 
 def test_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:

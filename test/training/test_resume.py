@@ -36,6 +36,19 @@ def test_resumed_equals_uninterrupted(rows: Path, tmp_path: Path, step: int) -> 
         torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_resumed_equals_uninterrupted_without_validation_and_test(rows: Path, tmp_path: Path, step: int) -> None:
+    whole = Run(rows, tmp_path / "whole", validate=False).fit()
+    with pytest.raises(Interrupt):
+        Run(rows, tmp_path, validate=False, callbacks=[SaveAndStop(step, tmp_path / "stopped.ckpt")]).fit()
+    resumed = Run(rows, tmp_path, seed=99, validate=False, keep_steps=step).fit(tmp_path / "stopped.ckpt")
+    assert resumed.trainer.global_step == whole.trainer.global_step == 9
+    for name, weights in whole.weights().items():
+        torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+    with pytest.raises(ArtifactError, match="valid"):
+        Run(rows, tmp_path / "other").fit(tmp_path / "stopped.ckpt")
+
+
 def test_progress_of_an_epoch_that_is_gone_on_with(rows: Path, tmp_path: Path, capsys) -> None:
     def fit(callback: Callback, checkpoint: Path | None = None) -> None:
         Run(rows, tmp_path, callbacks=[ProgressBar(), callback], enable_progress_bar=True).fit(checkpoint)

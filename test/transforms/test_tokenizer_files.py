@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from test.helpers import SHARED, assert_one_line
 from test.transforms.conftest import PHRASES
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 from text.models import roberta_tiny
 from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
 from text.transforms.tokenizer_files import SPECIAL_TOKENS
@@ -144,7 +144,7 @@ def test_vocabulary_without_special_tokens_is_refused(trained: Tokenizer, tmp_pa
     vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
     del vocab["<pad>"], vocab["<mask>"]
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    with pytest.raises(ArtifactError, match="<pad>, <mask>"):
+    with pytest.raises(UnsupportedModelError, match="<pad>, <mask>"):
         load_tokenizer(tmp_path)
 
 
@@ -248,7 +248,6 @@ def test_the_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path
 @pytest.mark.parametrize(
     ("file", "content", "field"),
     [
-        ("vocab.txt", "[PAD]\n[UNK]\nthe\n", "[CLS], [SEP], [MASK]"),
         ("vocab.txt", b"\xff", ""),
         ("tokenizer_config.json", "{", ""),
         ("tokenizer_config.json", "[]", ""),
@@ -263,6 +262,13 @@ def test_wrong_vocabulary_is_refused_with_file_and_field(vocabulary: Path, file,
     assert_one_line(caught.value, vocabulary / file, field)
 
 
+def test_a_vocabulary_of_bert_without_special_tokens_is_not_supported(vocabulary: Path):
+    (vocabulary / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
+    with pytest.raises(UnsupportedModelError) as caught:
+        load_tokenizer(vocabulary)
+    assert_one_line(caught.value, vocabulary / "vocab.txt", "[CLS], [SEP], [MASK]")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "setting"),
     [
@@ -273,7 +279,7 @@ def test_wrong_vocabulary_is_refused_with_file_and_field(vocabulary: Path, file,
 )
 def test_setting_that_only_transformers_builds_from_a_vocabulary_is_refused(vocabulary: Path, file, content, setting):
     (vocabulary / file).write_text(content)
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(UnsupportedModelError) as caught:
         load_tokenizer(vocabulary)
     assert_one_line(caught.value, vocabulary, setting)
 

@@ -29,7 +29,7 @@ from text.artifacts.writing import (
     write_text,
     write_together,
 )
-from text.artifacts.yaml_files import dump_yaml, parse_yaml, read_yaml, write_yaml
+from text.artifacts.yaml_files import dump_yaml, locate_key, parse_yaml, read_yaml, write_yaml
 
 __all__ = [
     "FileFacts",
@@ -46,6 +46,7 @@ __all__ = [
     "hash_json",
     "is_disk_full",
     "list_facts",
+    "locate_key",
     "parse_json",
     "parse_yaml",
     "read_facts",

@@ -36,7 +36,7 @@ def check_type(
     Args:
         value: Made of dict, list, str, int, float, bool and None.
         kind: The type.
-        place: Path of the file, for the error.
+        place: Path of the file, for the error. It may be empty.
         error: Class of the error.
 
     Raises:
@@ -45,7 +45,7 @@ def check_type(
     try:
         return cast(T, _convert(value, kind, ""))
     except _MismatchError as fault:
-        raise error(f"{os.fspath(place)}: {fault}") from None
+        raise error(f"{os.fspath(place)}: {fault}" if place else str(fault)) from None
 
 
 class _MismatchError(Exception):

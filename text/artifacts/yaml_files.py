@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import yaml
@@ -54,6 +54,26 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
         reason = "nested too deeply" if isinstance(fault, RecursionError) else reason
         line = f":{mark.line + 1}" if mark is not None else ""
         raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct it.") from None
+
+
+def locate_key(path: str | os.PathLike[str], keys: Sequence[str]) -> int | None:
+    """Return the line of a key of a YAML file that ``read_yaml`` has read, counted from 1.
+
+    Args:
+        path: The file.
+        keys: The key, after the keys of the objects around it.
+
+    Returns:
+        The line of the last of these keys that stands in the file itself, not in an alias. None if none does.
+    """
+    node, line = _Loader(read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8")).get_single_node(), None
+    for name in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((key, value) for key, value in pairs if key.value == name), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

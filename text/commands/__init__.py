@@ -6,26 +6,15 @@ This file imports only what answers ``dpr-text --help`` at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from importlib import import_module
-from typing import Any
 
-COMMANDS = {
-    "select": "Select the first usable rows of a raw DPR file.",
-    "check": "Check a data set before a long training run.",
-    "train": "Train a question encoder and a passage encoder.",
-    "encode": "Encode a collection of passages to embeddings on disk.",
-    "update": "Add, replace and remove passages of a collection.",
-    "search": "Search encoded passages, or a collection by BM25.",
-    "evaluate": "Score a run by qrels, positives or answers.",
-    "mine": "Mine hard negatives for the next training run.",
-    "windows": "Cut long passages into overlapping windows.",
-    "loop": "Train, encode, search, evaluate and mine, round after round.",
-    "report": "Write a page on one or several training runs.",
-    "serve": "Serve a search page and a JSON interface.",
-}
-"""One sentence on each command, by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
+from text.commands.registry import COMMANDS, load_command
+
+__all__ = ["COMMANDS", "load_command", "main"]
+
+_VERSION = ("--version", "-V", "version")
+_HELP = ("--help", "-h", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,14 +30,16 @@ def _call(argv: Sequence[str] | None) -> int:
     from text.commands.running import call_command
 
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""][:-1] or ["--help"]
+    if name in _HELP and rest:  # dpr-text help train
+        name, rest = rest[0], ["--help"]
     program = f"dpr-text {name}" if name in COMMANDS else "dpr-text"
     return call_command(program, partial(_run, name, rest, program), debug="--debug" in rest)
 
 
 def _run(name: str, rest: Sequence[str], program: str) -> None:
-    if name in ("--help", "-h"):
+    if name in _HELP:
         print(_help())
-    elif name == "--version":
+    elif name in _VERSION:
         from text import __version__
 
         print(f"dpr-text {__version__}")
@@ -59,15 +50,10 @@ def _run(name: str, rest: Sequence[str], program: str) -> None:
         function, flags_class = load_command(name)
         parse_and_call(function, flags_class, rest, program=program)
     else:
+        from text.commands.flag_hints import hint_command
         from text.errors import UsageError
 
-        raise UsageError(f"{name} is not a command. Use one of {', '.join(COMMANDS)}.")
-
-
-def load_command(name: str) -> tuple[Callable[[Any], None], type]:
-    """Import a command and return its function and the class of its flags."""
-    module = import_module(f"text.commands.{name}")
-    return getattr(module, name), getattr(module, f"{name.capitalize()}Flags")
+        raise UsageError(f"{name} is not a command.{hint_command(name, rest)}")
 
 
 def _help() -> str:
@@ -81,6 +67,7 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            "dpr-text COMMAND --help lists the flags of a command.",
+            "dpr-text COMMAND --help lists the flags of a command, with examples.",
+            "dpr-text --version prints the version.",
         ]
     )

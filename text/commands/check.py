@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from text.artifacts import check_files
 from text.commands.cli import number, pick_arguments
+from text.commands.model_paths import model_path
 from text.errors import escape_controls
 
 
@@ -14,16 +15,21 @@ class CheckFlags:
     """Check a data set before a long training run, and print one page about it.
 
     Exit code 3 means that training would fail or learn nothing: rows that cannot be read, or no negatives at all.
+
+    Examples::
+
+        dpr-text check --data_path=data/nq --batch_size=128
+        dpr-text check --data_path=data/nq --collection=psgs_w100.tsv --tokenizer=bert-base-uncased
     """
 
     data_path: str
-    """Folder with the splits train, valid and test."""
+    """Folder with train.jsonl, valid.jsonl (or dev.jsonl) and test.jsonl, as for train. Only train is needed."""
     collection: str | None = None
     """File of passages that rows refer to by id."""
-    tokenizer: str | None = None
+    tokenizer: str | None = model_path(None)
     """tokenizer.json, or a folder that has one. By default a tokenizer is trained on the sampled texts."""
-    batch_size: int = number(16, least=1, most=1 << 20)
-    """Questions per training batch."""
+    batch_size: int = number(5, least=1, most=1 << 20)
+    """Questions per training batch. The default is that of dpr-text train."""
     num_hard_negatives: int = number(1, least=0)
     """Hard negatives per question in training."""
     question_max_length: int = number(64, least=1)
@@ -42,9 +48,9 @@ class CheckFlags:
 
 def check(flags: CheckFlags) -> None:
     """Print the page and write the picture."""
-    from text.datasets import check_negatives, find_splits, leave_out_tokenless, open_splits
+    from text.datasets import check_negatives, describe_files, find_splits, leave_out_tokenless, open_splits
     from text.reports import data_check
-    from text.runs.lengths import NO_LIMIT, measure_lengths, sample_batches
+    from text.runs.lengths import NO_LIMIT, measure_lengths, sample_batches, warn_truncated
     from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 
     files = find_splits(flags.data_path)
@@ -65,13 +71,16 @@ def check(flags: CheckFlags) -> None:
     lengths = measure_lengths(tokenizer, batches, (flags.question_max_length, flags.passage_max_length))
     data_check.draw_histograms(flags.picture, lengths)
     page = [
+        *describe_files(files, data_path=flags.data_path),
+        "",
         *data_check.format_rows(pipes, contents),
         *data_check.format_overlaps(contents),
         *data_check.format_lengths(lengths),
         *data_check.format_batches(batches, flags.batch_size),
         f"histograms of lengths: {flags.picture}",
         *(f"note: {line}" for line in without_tokens),
-        *data_check.find_remarks(pipes, contents, lengths),
+        *data_check.find_remarks(pipes, contents),
     ]
     print("\n".join(map(escape_controls, page)))
+    warn_truncated(lengths)
     check_negatives(pipes["train"])

@@ -1,14 +1,21 @@
 """Turn a command line into a call of a command, and an error into an exit code.
 
 A command is a frozen dataclass of flags and a function that takes an instance of it. Flags are written
-``--name=value`` or ``--name value``. A boolean flag may stand alone. ``--config file.yaml`` reads flags from a YAML
-file. A field whose type is a dataclass is a group: its fields are flags too, and ``--help`` lists them under its name.
+``--name=value`` or ``--name value``. A boolean flag may stand alone. A list is written as one value, as several
+arguments after the flag, as ``'[a, b]'``, or with commas if it has numbers. ``--config file.yaml`` reads flags from a
+YAML file, which the command line changes. A field whose type is a dataclass is a group: its fields are flags too, and
+``--help`` lists them under its name.
+
+A flag of names and values is merged into the file's (``merge_settings``). If it holds flags of another command, each of
+them can be given alone: ``--train.gpus=1``.
 
 Metadata of a field:
     bare: The value of a flag that stands alone.
+    command: The command whose flags this flag holds, by name.
     empty: True lets a flag without an empty default take an empty text.
     flag: False keeps a field from being a flag.
     least, most, above, below: The range of a number (``number``).
+    model_path: The flag is the path of a model (``text.commands.model_paths``).
     positional: The name that ``--help`` gives to arguments without a flag. The field takes one or more of them.
 """
 
@@ -19,7 +26,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,18 +35,24 @@ from text.artifacts import dump_yaml
 from text.commands.flag_fields import (
     MAX_SEED,
     check_value,
+    default_value,
     flag_fields,
     flag_groups,
+    flag_sections,
     flag_types,
     flag_values,
     is_required,
+    load_sections,
     number,
 )
-from text.commands.flag_parser import build_parser
-from text.commands.flag_values import check_flags, hint_flag, hint_list, parse_flag, read_flags
+from text.commands.flag_help import format_help
+from text.commands.flag_kinds import is_mapping
+from text.commands.flag_parser import find_flags
+from text.commands.flag_values import check_flag, check_flags, merge_settings, parse_flag, read_flags
+from text.commands.model_paths import locate_models
 from text.commands.privacy import keep_private
 from text.commands.running import call_command, exit_code, one_line
-from text.errors import UsageError
+from text.errors import DataError, UsageError
 
 __all__ = [
     "MAX_SEED",
@@ -47,14 +60,15 @@ __all__ = [
     "check_flags_of",
     "exit_code",
     "flag_fields",
+    "flag_sections",
     "flag_values",
+    "name_flags",
     "number",
     "one_line",
     "parse_and_call",
     "parse_flags",
     "pick_arguments",
     "run_command",
-    "translate_missing",
 ]
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -84,8 +98,8 @@ def parse_and_call(
     function: Callable[[Any], None], flags_class: type, argv: Sequence[str], *, program: str | None = None
 ) -> None:
     """Parse a command line and call the command. Arguments are those of ``run_command``, errors of ``parse_flags``."""
-    flags = parse_flags(flags_class, argv, program=program)
-    with keep_private(flag_values(flags)):
+    flags = locate_models(parse_flags(flags_class, argv, program=program))
+    with keep_private(flag_values(flags)), name_flags(flag_fields(flags_class)):
         function(flags)
 
 
@@ -97,22 +111,19 @@ def parse_flags(flags_class: type, argv: Sequence[str], *, program: str | None =
         SystemExit: ``--help`` or ``--print_config`` was asked for and printed.
     """
     kinds = flag_types(flags_class)
-    parser = build_parser(flags_class, program)
-    found, unknown = parser.parse_known_intermixed_args(argv)
-    texts = dict(vars(found))
+    texts = find_flags(flags_class, argv)
     if texts.pop("help", False):
-        _print_and_exit(parser.format_help())
-    if unknown:
-        name = unknown[0].partition("=")[0].removeprefix("--")
-        hint = hint_flag(name, kinds) if unknown[0].startswith("-") else hint_list(texts, kinds)
-        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+        _print_and_exit(format_help(flags_class, program))
     texts.pop("debug", None)
     is_printing = texts.pop("print_config", False)
     config = texts.pop("config", None)
-    values = {} if config is None else read_flags(_find_config(config, kinds), kinds)
-    values |= {name: parse_flag(name, content, kinds[name]) for name, content in texts.items()}
+    values = {}
+    if config is not None:
+        values = read_flags(_find_config(config, kinds), kinds, lambda: load_sections(flags_class))
+    values = _change_values(flags_class, values, texts)
     _check_required(flags_class, values)
-    flags = _build_flags(flags_class, values)
+    with name_flags(flag_fields(flags_class)):
+        flags = _build_flags(flags_class, values)
     if is_printing:
         _print_and_exit(dump_yaml(flag_values(flags)))
     return flags
@@ -131,7 +142,31 @@ def check_flags_of(flags_class: type, values: Mapping[str, Any], place: str) -> 
     """
     fields = flag_fields(flags_class)
     for name, value in check_flags(values, flag_types(flags_class), place).items():
-        check_value(fields[name], value)
+        check_value(fields[name], value, f"{place}: {name}")
+
+
+@contextmanager
+def name_flags(flags: Iterable[str]) -> Iterator[None]:
+    """Write ``--`` before the flags that an error of the block names, as the command line does.
+
+    A name counts if it stands at the start of the message as its subject, or if no word of English looks like it.
+
+    Args:
+        flags: Names of the flags.
+    """
+    names = "|".join(sorted(flags, key=len, reverse=True))
+    start = re.compile(rf"^({names})(?= (?:is|are|has|needs|must)\b)")
+    inside = re.compile(rf"(?<![\w./'\"\-])((?=\w*_)(?:{names}))(?![\w/'\"\[]|\.\w)")
+    try:
+        yield
+    except (UsageError, DataError) as error:
+        error.args = (inside.sub(r"--\1", start.sub(r"--\1", str(error.args[0]))), *error.args[1:])
+        raise
+    except ValueError as error:
+        if type(error) is not ValueError or not error.args:
+            raise
+        error.args = (inside.sub(r"--\1", start.sub(r"--\1", str(error))), *error.args[1:])
+        raise
 
 
 def pick_arguments(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
@@ -140,13 +175,33 @@ def pick_arguments(function: Callable[..., Any], *groups: Any) -> dict[str, Any]
     return {name: value for group in groups for name, value in vars(group).items() if name in parameters}
 
 
-@contextmanager
-def translate_missing(extra: str) -> Iterator[None]:
-    """Turn a failed import into a UsageError that names the extra to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed. Install it: pip install 'dpr-text[{extra}]'") from None
+def _change_values(flags_class: type, values: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file of flags, changed by the command line: flags first, then flags of sections.
+
+    Raises:
+        UsageError: A value has the wrong type, or removes a setting that is not there.
+    """
+    fields, kinds, changed = flag_fields(flags_class), flag_types(flags_class), dict(values)
+    for name in sorted(texts, key=lambda name: "." in name):
+        section, _, key = name.partition(".")
+        if "positional" in fields[section].metadata:
+            changed[name] = check_flag(name, texts[name], kinds[name])
+        elif key or is_mapping(kinds[name]):
+            old = changed.get(section, default_value(fields[section]))
+            changes = _parse_changes(flags_class, name, texts[name])
+            changed[section] = check_flag(section, merge_settings(old, changes, f"--{section}"), kinds[section])
+        else:
+            changed[name] = parse_flag(name, texts[name], kinds[name])
+    return changed
+
+
+def _parse_changes(flags_class: type, name: str, content: Any) -> dict[str, Any]:
+    """Return what a flag such as ``--train='{gpus: 1}'`` or ``--train.gpus=1`` changes in its section."""
+    section, _, key = name.partition(".")
+    if not key:
+        return parse_flag(name, content, dict[str, Any])
+    value = parse_flag(name, content, load_sections(flags_class)[section][key] | None)
+    return {key: list(value) if isinstance(value, tuple) else value}  # as YAML gives it
 
 
 def _build_flags(flags_class: type, values: Mapping[str, Any]) -> Any:
@@ -159,7 +214,7 @@ def _build_flags(flags_class: type, values: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(flags_class):
         if field.name in values and field.name not in arguments and field.metadata.get("flag", True):
             arguments[field.name] = values[field.name]
-            check_value(field, values[field.name])
+            check_value(field, values[field.name], f"--{field.name}")
     return flags_class(**arguments)
 
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from text.artifacts import check_files
-from text.commands.cli import number
+from text.commands.cli import flag_values, number
+from text.commands.model_paths import model_path
+from text.commands.ranks import run_ranks
+from text.errors import UsageError
+from text.runs.stages import spell_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeFlags:
-    """Encode a collection of passages to embeddings on disk."""
+    """Encode a collection of passages to embeddings on disk.
 
-    model: str
+    Examples::
+
+        dpr-text encode --model=runs/nq/model --collection=psgs_w100.tsv --output_dir=runs/nq-passages
+    """
+
+    model: str = model_path()
     """Folder of a saved model, or of an encoder of Hugging Face or sentence-transformers."""
     collection: str
     """File of passages: psgs_w100.tsv, or JSON lines such as BEIR's corpus.jsonl. It may be compressed by gzip or
@@ -37,6 +46,9 @@ class EncodeFlags:
     sentence-transformers. By default as the model was trained, or pair."""
     device: str | None = None
     """Device of the encoder, such as cpu or cuda. By default a GPU if there is one."""
+    gpus: int | None = number(None, least=0)
+    """Number of GPUs, each with a process of its own. The files are the same as from one process. 0 encodes on the CPU.
+    By default one GPU if there is one. With --device=cpu, it is a number of processes on the CPU."""
     shard_rows: int = number(1 << 18, least=1)
     """Passages in one file. A multiple of block_rows."""
     block_rows: int = number(1 << 11, least=1)
@@ -48,15 +60,26 @@ class EncodeFlags:
 
 
 def encode(flags: EncodeFlags) -> None:
-    """Encode the passages that are not encoded yet. torchrun starts several processes, which write the same bytes."""
+    """Encode the passages that are not encoded yet, in one process for each of several GPUs."""
     from torch import distributed
 
+    from text.datasets import PassageCollection
     from text.retrieval import check_encoding_folder
-    from text.runs.folder import lock_folder
+    from text.retrieval.devices import check_gpus
+    from text.retrieval.encoding import check_collection
+    from text.runs.folder_lock import lock_folder
 
+    check_gpus(flags.gpus, flags.device)
     # The plan is the first file of the embeddings. An earlier one may be there, to be continued.
     check_files([flags.collection, flags.model, flags.reuse], [Path(flags.output_dir, "plan.json")], overwrite=True)
     rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if flags.gpus is not None and flags.gpus > 1:
+        if num_ranks > 1:
+            raise UsageError("torchrun has started several processes already. Leave out --gpus.")
+        check_encoding_folder(flags.output_dir)
+        check_collection(PassageCollection(flags.collection))  # One process tells its faults.
+        run_ranks(["encode", *spell_arguments(flag_values(replace(flags, gpus=None)))], flags.gpus)
+        return
     if num_ranks > 1:
         distributed.init_process_group("gloo")
     if rank == 0:
@@ -79,7 +102,7 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
         max_length=flags.passage_max_length,
         titles=flags.titles,
         precision=flags.encoder_precision,
-        device=flags.device or default_device(),
+        device="cpu" if flags.gpus == 0 else flags.device or default_device(),
     )
     collection = PassageCollection(flags.collection)
     shards = encode_collection(

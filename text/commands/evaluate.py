@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from text.artifacts import check_files, describe_file
 from text.commands.cli import MAX_SEED, number
-from text.errors import UsageError
+from text.errors import ArtifactError, UsageError
+
+if TYPE_CHECKING:
+    from text.evaluation.run_source import RunSource
 
 _OTHERS = {
     "plan.json": "embeddings",
@@ -18,12 +24,18 @@ _OTHERS = {
     "modules.json": "a model",
 }
 """Files by which a folder of something else is known."""
-_OUTPUTS = ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html", "results.json")
+_OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
-    """Score a run by one of --qrels, --positives, and --questions with --collection."""
+    """Score a run by one of --qrels, --positives, and --questions with --collection.
+
+    Examples::
+
+        dpr-text evaluate --run=nq.trec --questions=test.qa.csv --collection=psgs_w100.tsv
+        dpr-text evaluate --run=nq.trec --other_run=bm25.trec --qrels=test.tsv --k=10,100
+    """
 
     run: str
     """TREC run (dpr-text search). Passages with equal scores rank by their ids, the larger one first."""
@@ -50,9 +62,9 @@ class EvaluateFlags:
     """Ignore passages whose id is the id of their question. They take no rank, also before runs are fused."""
     skip_missing: bool = False
     """Skip questions that the run does not have. Otherwise their metrics are 0."""
-    output_dir: str
-    """Folder for figures.json, questions.jsonl, accuracy.png, evaluation.html and, with answers, results.json. They
-    appear together at the end."""
+    output_dir: str | None = None
+    """Folder for figures.json, questions.jsonl, evaluation.html and, with answers, results.json. They
+    appear together at the end. By default RUN.evaluation beside the run, without the ending .trec of RUN."""
     overwrite: bool = False
     """Replace these files, and --fused_run, of an earlier evaluation."""
     seed: int = number(0, least=0, most=MAX_SEED)
@@ -61,20 +73,30 @@ class EvaluateFlags:
     def __post_init__(self) -> None:
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
-        outputs = [os.path.realpath(Path(self.output_dir, name)) for name in _OUTPUTS]
+        outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
         if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
             raise UsageError(f"--fused_run is {self.fused_run}, another output. Give another file.")
+
+    @property
+    def folder(self) -> str:
+        """Folder for the results."""
+        name = re.sub(r"(\.trec)?(\.gz|\.zst)?$", "", self.run)
+        return self.output_dir if self.output_dir is not None else f"{name}.evaluation"
 
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics. Write it as a file and as a page, with the metrics of each question."""
+    from text.evaluation.run_source import source_path
     from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
 
     inputs = _list_inputs(flags)
-    outputs = [Path(flags.output_dir, name) for name in _OUTPUTS] + ([Path(flags.fused_run)] if flags.fused_run else [])
+    outputs = [Path(flags.folder, name) for name in _OUTPUTS]
+    outputs += [Path(flags.fused_run), source_path(flags.fused_run)] if flags.fused_run else []
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
-    _check_folder(flags.output_dir)
+    _check_folder(flags.folder)
+    described = {name: describe_file(path) for name, path in inputs.items()}
+    sources = _read_sources(flags, described)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
@@ -96,22 +118,26 @@ def evaluate(flags: EvaluateFlags) -> None:
         "figures": sections[0].table,
         **{each.name: {"questions": each.num_questions, "figures": each.table} for each in sections[1:]},
         "notes": notes,
-        "inputs": {name: describe_file(path) for name, path in inputs.items()},
+        "inputs": described,
         "options": {**options, "seed": flags.seed},
+        "searches": {name: source.searches for name, source in sources.items() if source is not None},
     }
     measure = "recall" if flags.questions is None else "accuracy"
-    report = {"summary": [summary, *notes], "sections": sections, "names": names, "measure": measure}
+    models = [_describe_source(inputs[name], source) for name, source in sources.items()]
+    report = {"summary": [summary, *models, *notes], "sections": sections, "names": names, "measure": measure}
     write_evaluation(
-        flags.output_dir,
+        flags.folder,
         figures=figures,
         questions=scored.metrics,
         results=scored.results,
-        report={**report, "inputs": figures["inputs"]},
+        report={**report, "inputs": described},
         fused_run=flags.fused_run,
+        fused=[sources[name] for name in ("run", "fuse_with") if name in sources],
         run=scored.run,
         overwrite=flags.overwrite,
     )
-    print("\n".join([summary, *notes, *format_table(sections)]))
+    print("\n".join([summary, *models, *notes, *format_table(sections)]))
+    print(f"evaluation: {Path(flags.folder, 'evaluation.html')}")
 
 
 def _check_folder(folder: str) -> None:
@@ -119,6 +145,38 @@ def _check_folder(folder: str) -> None:
     for name, what in _OTHERS.items():
         if os.path.lexists(Path(folder, name)):
             raise UsageError(f"{folder} holds {what} ({name}). Take another --output_dir, such as RUN/evaluation.")
+
+
+def _read_sources(flags: EvaluateFlags, inputs: Mapping[str, Mapping[str, str]]) -> dict[str, RunSource | None]:
+    """Return what is known of the run, the run to fuse with, and the other run, by flag.
+
+    Raises:
+        ArtifactError: A run is of other questions or another collection. Or the results would go into the folder of a
+            training run and are of another model.
+    """
+    from text.evaluation.run_source import check_same_collection
+    from text.retrieval.run_files import read_sources
+    from text.runs.evaluations import find_run_folder, is_of_run
+
+    names = [name for name in ("run", "fuse_with", "other_run") if name in inputs]
+    sources = dict(zip(names, read_sources([inputs[name]["path"] for name in names]), strict=True))
+    for name, source in sources.items():
+        if source is not None and flags.collection is not None:
+            sha256 = inputs["collection"]["sha256"]
+            check_same_collection(inputs[name]["path"], source.searches, flags.collection, sha256)
+    searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
+    folder = find_run_folder(flags.folder)
+    if folder is not None and searches and not is_of_run(folder, searches):
+        raise ArtifactError(
+            f"{flags.run}: found by {searches[0]}, which is not the model of the training run in {folder}. "
+            "Give an --output_dir that is not in its folder."
+        )
+    return sources
+
+
+def _describe_source(run: str, source: RunSource | None) -> str:
+    known = "model unknown, no file tells it" if source is None else " + ".join(map(str, source.searches))
+    return f"{run}: {known}"
 
 
 def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:

@@ -7,6 +7,7 @@ import operator
 from functools import cache
 from typing import Any, get_type_hints
 
+from text.commands.registry import load_command
 from text.errors import UsageError
 
 MAX_WHOLE = (1 << 31) - 1
@@ -61,13 +62,34 @@ def flag_types(flags_class: type) -> dict[str, Any]:
     return found | {name: hints[name] for name in flag_fields(flags_class) if name not in found}
 
 
+def flag_sections(flags_class: type) -> dict[str, str]:
+    """Return the flags that hold flags of another command, with the name of the command."""
+    fields = flag_fields(flags_class).values()
+    return {field.name: field.metadata["command"] for field in fields if "command" in field.metadata}
+
+
+def load_sections(flags_class: type) -> dict[str, dict[str, Any]]:
+    """Return the types of the flags in each section. The commands are imported."""
+    return {name: flag_types(load_command(command)[1]) for name, command in flag_sections(flags_class).items()}
+
+
 def is_required(field: dataclasses.Field) -> bool:
     """Return whether a flag has no default value."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def check_value(field: dataclasses.Field, value: Any) -> None:
+def default_value(field: dataclasses.Field) -> Any:
+    """Return the value of a flag that is not given."""
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
+
+
+def check_value(field: dataclasses.Field, value: Any, name: str) -> None:
     """Check the value of a flag, or each item of a list: numbers against their range, and that no text is empty.
+
+    Args:
+        field: The field of the flag.
+        value: Its value.
+        name: What an error calls the flag, such as ``--batch_size``.
 
     Raises:
         UsageError: A number is out of range, or a text is empty, such as by a shell variable that is not set.
@@ -75,20 +97,20 @@ def check_value(field: dataclasses.Field, value: Any) -> None:
     for item in value if isinstance(value, list | tuple) else [value]:
         if item == "" and field.default != "" and not field.metadata.get("empty", False):
             more = "" if is_required(field) else ", or leave the flag out"
-            raise UsageError(f"--{field.name} is empty. Give a value{more}.")
+            raise UsageError(f"{name} is empty. Give a value{more}.")
         if isinstance(item, int | float):
-            _check_range(field, item)
+            _check_range(field, item, name)
 
 
-def _check_range(field: dataclasses.Field, value: float) -> None:
+def _check_range(field: dataclasses.Field, value: float, name: str) -> None:
     holds = {"least": operator.ge, "most": operator.le, "above": operator.gt, "below": operator.lt}
-    limits = {name: limit for name in holds if (limit := field.metadata.get(name)) is not None}
+    limits = {word: limit for word in holds if (limit := field.metadata.get(word)) is not None}
     if isinstance(value, int) and value > MAX_WHOLE:
         limits.setdefault("most", MAX_WHOLE)
-    if not all(holds[name](value, limit) for name, limit in limits.items()):
+    if not all(holds[word](value, limit) for word, limit in limits.items()):
         words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
-        asked = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
-        raise UsageError(f"--{field.name} is {value}. Give a number, {asked}.")
+        asked = " and ".join(f"{words[word]} {limit}" for word, limit in limits.items())
+        raise UsageError(f"{name} is {value}. Give a number, {asked}.")
 
 
 @cache

@@ -1,28 +1,62 @@
-"""Find the texts of flags on a command line, and write ``--help``. ``flag_values`` reads the texts."""
+"""Find the texts of flags on a command line. ``flag_values`` reads the texts, ``flag_help`` writes ``--help``."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import inspect
-import json
-import textwrap
+import re
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
-from text.artifacts import dump_yaml
-from text.commands.flag_fields import flag_fields, flag_groups, flag_types, is_required
-from text.commands.flag_values import list_choices
+from text.commands.flag_fields import flag_fields, flag_sections, flag_types, load_sections
+from text.commands.flag_hints import hint_arguments, hint_flag, hint_section
+from text.commands.flag_kinds import is_list, is_switch, list_example
+from text.commands.registry import load_command
 from text.errors import UsageError
+
+
+def find_flags(flags_class: type, argv: Sequence[str]) -> dict[str, Any]:
+    """Return the texts of the flags that a command line gives, by name.
+
+    A flag of a section, such as ``--train.gpus``, has the name ``train.gpus``. A flag that takes a list has a list of
+    texts. ``help``, ``print_config`` and ``debug`` are True.
+
+    Raises:
+        UsageError: A flag is unknown, repeated or abbreviated, or its value is missing.
+    """
+    sections = flag_sections(flags_class)
+    named = {found[1] for each in argv if (found := re.match(r"--(\w+)\.", each)) and found[1] in sections}
+    found, unknown = _build_parser(flags_class, tuple(sorted(named))).parse_known_intermixed_args(argv)
+    texts = vars(found)
+    if unknown and not texts.get("help"):
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}.{_hint(unknown, texts, flags_class)}")
+    return texts
+
+
+def _hint(unknown: Sequence[str], texts: dict[str, Any], flags_class: type) -> str:
+    """Return what the user may have meant by arguments that nothing takes."""
+    kinds = flag_types(flags_class)
+    if not unknown[0].startswith("-"):
+        return hint_arguments(unknown, texts, kinds)
+    name = unknown[0].partition("=")[0].lstrip("-")
+    section, _, key = name.partition(".")
+    if key and section in flag_sections(flags_class):
+        return hint_flag(key, load_sections(flags_class)[section]).replace("--", f"--{section}.")
+    if key and section in kinds:
+        return f" --{section} has no flags of its own. It is given as a whole."
+    return hint_section(name, load_sections(flags_class)) or hint_flag(name, kinds)
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that finds the texts of flags and knows nothing about their types."""
 
     def error(self, message: str) -> Any:
+        flag = re.match(r"argument (?:-h/)?(--[\w.]+): ", message)
+        if flag and "expected" in message:
+            raise UsageError(f"{flag[1]} has no value. Write {flag[1]}=VALUE.")
+        if flag and "explicit argument" in message:
+            raise UsageError(f"{flag[1]} takes no value. Write {flag[1]} alone.")
         raise UsageError(message)
 
 
@@ -31,74 +65,49 @@ class _StoreOnce(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
         if option is not None and hasattr(namespace, self.dest):
-            raise UsageError(f"{option} is given twice. Give it once.")
+            more = f" Write a list as {self.metavar}." if self.metavar else ""
+            raise UsageError(f"{option} is given twice. Give it once.{more}")
         setattr(namespace, self.dest, values)
 
 
 @cache
-def build_parser(flags_class: type, program: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a command. It gives the text of each flag, and only flags that are given."""
-    fields = flag_fields(flags_class)
-    metavars = [field.metadata["positional"] for field in fields.values() if "positional" in field.metadata]
-    usage = " ".join(["%(prog)s", *(f"{metavar} [{metavar} ...]" for metavar in metavars), "[--flag=value ...]"])
-    parser = _Parser(
-        prog=program,
-        usage=usage,
-        description=inspect.getdoc(flags_class),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", action="store_true", help="Show this help message and exit.")
-    parser.add_argument("--config", action=_StoreOnce, help="YAML file with any of these flags.")
-    parser.add_argument("--print_config", action="store_true", help="Print all flags as such a file and exit.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    _add_flags(parser, flags_class, [each.name for each in dataclasses.fields(flags_class) if each.name in fields])
-    for name, group in flag_groups(flags_class).items():
-        _add_flags(parser.add_argument_group(name), group, list(flag_fields(group)))
+def _build_parser(flags_class: type, sections: tuple[str, ...]) -> argparse.ArgumentParser:
+    """Return the parser of a command. It gives only flags that are given.
+
+    Args:
+        flags_class: Dataclass of the flags.
+        sections: Flags that are sections of another command's flags. These flags can be given one by one.
+    """
+    parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--config", action=_StoreOnce)
+    parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--debug", action="store_true")
+    fields, kinds = flag_fields(flags_class), flag_types(flags_class)
+    has_arguments = any("positional" in field.metadata for field in fields.values())
+    for name, field in fields.items():
+        _add_flag(parser, name, field, kinds[name], takes_several=not has_arguments)
+    for section in sections:
+        _, section_class = load_command(flag_sections(flags_class)[section])
+        kinds = flag_types(section_class)
+        for name, field in flag_fields(section_class).items():
+            _add_flag(parser, f"{section}.{name}", field, kinds[name], takes_several=not has_arguments)
     return parser
 
 
-def _add_flags(parser: Any, flags_class: type, names: Sequence[str]) -> None:
-    """Add flags of a dataclass. The help of a flag is the docstring below its field."""
-    fields, kinds, docstrings = flag_fields(flags_class), flag_types(flags_class), _read_docstrings(flags_class)
-    for name in names:
-        field, choices = fields[name], list_choices(kinds[name])
-        text = docstrings.get(name, "").replace("%", "%%")
-        if "positional" in field.metadata:
-            parser.add_argument(name, nargs="*", action=_StoreOnce, metavar=field.metadata["positional"], help=text)
-            continue
-        bare = field.metadata.get("bare", "true" if isinstance(field.default, bool) else None)
-        if bool in (kinds[name], *get_args(kinds[name])):
-            choices = ["true", "false"]
-        parser.add_argument(
-            f"--{name}",
-            action=_StoreOnce,
-            nargs=None if bare is None else "?",
-            const=bare,
-            metavar=f"{{{','.join(choices)}}}" if choices else "[ITEM,...]" if "list[" in str(kinds[name]) else None,
-            help=f"{text} ({_describe_value(field)})",
-        )
-
-
-def _describe_value(field: dataclasses.Field) -> str:
-    """Return the type and the default value of a flag, for its help."""
-    if is_required(field):
-        return f"required, type: {field.type}"
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
-    if isinstance(default, list | tuple | dict):
-        shown = f"default: {json.dumps(default)}"  # JSON is YAML in one line.
-    else:
-        [shown] = dump_yaml({"default": default}).splitlines()
-    return f"type: {field.type}, {shown}".replace("%", "%%")
-
-
-def _read_docstrings(flags_class: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a dataclass, its base classes included."""
-    found = {}
-    for each in reversed(flags_class.__mro__[:-1]):
-        [definition] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
-        for field, following in pairwise(getattr(definition, "body", [])):
-            if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr):
-                found[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(following.value)).split())
-    return found
+def _add_flag(
+    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field, kind: Any, *, takes_several: bool
+) -> None:
+    if "positional" in field.metadata:
+        parser.add_argument(name, nargs="*", action=_StoreOnce)
+        return
+    bare = field.metadata.get("bare", "true" if is_switch(kind) else None)
+    several = "+" if is_list(kind) and takes_several else None
+    parser.add_argument(
+        f"--{name}",
+        action=_StoreOnce,
+        dest=name,
+        nargs=several if bare is None else "?",
+        const=bare,
+        metavar=list_example(f"--{name}", kind) if is_list(kind) else None,
+    )

@@ -1,38 +1,61 @@
 """Read the values of flags from a command line and from YAML files: one meaning, checked against the flag's type.
 
 A flag of text takes the text of a command line as it is. Any other value is YAML: ``010`` is ten, ``yes`` is a text,
-and nothing or ``null`` is None, which only a type with None allows.
+and ``null`` is None, which only a type with None allows. A single value for a list is a list of one item. A command
+line may give a list as ``[a, b]``, and a list of numbers as ``1,5``. Several arguments after the flag are a list too.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import types
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from text.artifacts import check_readable, check_type, parse_yaml, read_yaml
+from text.artifacts import check_readable, check_type, locate_key, parse_yaml, read_yaml
+from text.commands.flag_hints import hint_flag, hint_section
+from text.commands.flag_kinds import (
+    allows_null,
+    is_list,
+    is_mapping,
+    is_text,
+    item_kind,
+    list_example,
+    without_null,
+)
 from text.errors import UsageError
 
-COMMAND_LINE = "command line"
 _NULLS = ("null", "Null", "NULL", "~")
 
 
-def read_flags(path: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+def read_flags(
+    path: str, kinds: Mapping[str, Any], load_sections: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+) -> dict[str, Any]:
     """Return the flags in a YAML file.
 
     Args:
         path: The file.
         kinds: Type of each flag that the file may have.
+        load_sections: Returns the types of the flags in each flag that is a section of another command's flags.
 
     Raises:
-        UsageError: The file cannot be read, is no YAML, or has a wrong or unknown flag.
+        UsageError: The file cannot be read, is no YAML, or has a wrong or unknown flag; with the line.
     """
     check_readable(path)
     found = read_yaml(path, dict[str, Any] | None, error=UsageError) or {}  # type: ignore[arg-type]
-    return check_flags(found, kinds, path)
+    if unknown := [name for name in found if name not in kinds]:
+        hint = hint_section(unknown[0], load_sections()) or hint_flag(unknown[0], kinds, dashes="")
+        raise UsageError(f"{_find_place(path, unknown[0])}: {unknown[0]} is not a flag.{hint}")
+    values = {
+        name: _check_flag(name, found[name], kinds[name], lambda *keys: _find_place(path, *keys)) for name in found
+    }
+    if any(is_mapping(kinds[name]) for name in values):
+        for section, section_kinds in load_sections().items():
+            for name in values.get(section, {}):
+                check_flags(
+                    {name: values[section][name]}, section_kinds, f"{_find_place(path, section, name)}: {section}"
+                )
+    return values
 
 
 def check_flags(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -48,8 +71,8 @@ def check_flags(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str)
     """
     for name in values:
         if name not in kinds:
-            raise UsageError(f"{place}: {name} is not a flag.{hint_flag(name, kinds)}")
-    return {name: _check_flag(name, value, kinds[name], place) for name, value in values.items()}
+            raise UsageError(f"{place}: {name} is not a flag.{hint_flag(name, kinds, dashes='')}")
+    return {name: _check_flag(name, value, kinds[name], lambda *_: place) for name, value in values.items()}
 
 
 def parse_flag(name: str, content: str | list[str], kind: Any) -> Any:
@@ -57,59 +80,97 @@ def parse_flag(name: str, content: str | list[str], kind: Any) -> Any:
 
     Args:
         name: The flag.
-        content: Its text. A list holds arguments without a flag.
+        content: Its text, or its texts if it takes a list.
         kind: Its type.
 
     Raises:
         UsageError: The value has another type.
     """
-    return _check_flag(f"--{name}", _read_value(name, content, kind), kind, COMMAND_LINE)
+    return check_flag(name, _read_value(name, content, kind), kind)
 
 
-def hint_flag(name: str, kinds: Mapping[str, Any]) -> str:
-    """Return a question about the flag with the most similar name, or nothing."""
-    near = difflib.get_close_matches(name, [*kinds, "config", "debug", "print_config", "help"], n=1)
-    return f" Did you mean --{near[0]}?" if near and near[0] != name else ""
+def check_flag(name: str, value: Any, kind: Any) -> Any:
+    """Return the value of a flag as its type.
+
+    Raises:
+        UsageError: The value has another type.
+    """
+    return _check_flag(f"--{name}", value, kind, lambda *_: "")
 
 
-def hint_list(names: Iterable[str], kinds: Mapping[str, Any]) -> str:
-    """Return how to write the first of these flags that takes a list, or nothing."""
-    return next((f" Write a list as --{name}='[a, b]'." for name in names if _is_list(kinds.get(name))), "")
+def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return settings with changes merged in, as a JSON merge patch does (RFC 7396).
 
+    Objects merge key by key, at any depth. Null removes a setting. Any other value, also a list, replaces the old one.
 
-def list_choices(kind: Any) -> list[Any]:
-    """Return the values of a ``Literal``, alone or in a union."""
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    return [choice for each in _alternatives(kind) if each is not kind for choice in list_choices(each)]
+    Args:
+        settings: What is there.
+        changes: What is different.
+        name: Where the settings stand, for the error.
+
+    Raises:
+        UsageError: Null stands for a setting that is not there.
+    """
+    merged = dict(settings)
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            old = merged.get(key)
+            merged[key] = merge_settings(old if isinstance(old, Mapping) else {}, value, f"{name}.{key}")
+        elif value is not None:
+            merged[key] = value
+        elif key in merged:
+            del merged[key]
+        else:
+            raise UsageError(f"{name}.{key} is null, which removes a setting, but {name} does not have it.")
+    return merged
 
 
 def _read_value(name: str, content: str | list[str], kind: Any) -> Any:
-    if isinstance(content, list):
-        return content
-    is_text = all(each in (str, type(None)) or list_choices(each) for each in _alternatives(kind))
-    if is_text:
+    if is_list(kind):
+        return _read_items(name, [content] if isinstance(content, str) else content, kind)
+    assert isinstance(content, str)
+    if is_text(kind):
         return None if content in _NULLS else content
+    return _parse_yaml(name, content) if content.strip() else content
+
+
+def _read_items(name: str, contents: list[str], kind: Any) -> Any:
+    """Return the value of a flag that takes a list."""
+    item, first = item_kind(kind), contents[0]
+    if first.startswith("[") and len(contents) > 1:
+        raise UsageError(f"--{name}: a list in brackets is one argument. Write {list_example(f'--{name}', kind)}.")
+    if contents in [[null] for null in _NULLS]:
+        return None
+    if first.startswith("["):
+        return _parse_yaml(name, first)
+    if is_text(item):
+        return contents
+    parts = [part for each in contents for part in each.split(",")] if item in (int, float) else contents
+    return [_read_value(name, part, item) for part in parts]
+
+
+def _parse_yaml(name: str, content: str) -> Any:
     try:
         return parse_yaml(os.fsencode(content), f"--{name}", error=UsageError)
     except UsageError as error:
         # A flag has no lines to count.
-        raise UsageError(re.sub(r"^(--\w+):\d+: ", r"\1: ", str(error.args[0]))) from None
+        raise UsageError(re.sub(r"^(--[\w.]+):\d+: ", r"\1: ", str(error.args[0]))) from None
 
 
-def _check_flag(name: str, value: Any, kind: Any, place: str) -> Any:
+def _check_flag(name: str, value: Any, kind: Any, find_place: Callable[..., str]) -> Any:
+    """Return a value as its type. An error begins with the place of the flag, unless that is empty."""
+    if value is None and allows_null(kind):
+        return None
+    if is_list(kind) and value is not None and not isinstance(value, list):
+        value = [value]
     try:
-        return check_type({name: value}, dict[str, kind], place, error=UsageError)[name]
+        return check_type({name: value}, dict[str, without_null(kind)], "", error=UsageError)[name]
     except UsageError as error:
-        example = f"{name}='[a, b]'" if place == COMMAND_LINE else f"{name}: [a, b]"
-        hint = f" Write a list as {example}." if _is_list(kind) and isinstance(value, str | int | float) else ""
-        raise UsageError(f"{error}{hint}") from None
+        place = find_place(name)
+        raise UsageError(f"{place}: {error}" if place else str(error)) from None
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the types of a union, or the type alone."""
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _is_list(kind: Any) -> bool:
-    return any(get_origin(each) in (list, tuple) for each in _alternatives(kind))
+def _find_place(path: str, *keys: str) -> str:
+    """Return the place of a key in a YAML file, for an error."""
+    line = locate_key(path, keys)
+    return path if line is None else f"{path}:{line}"

@@ -6,17 +6,27 @@ from dataclasses import dataclass, field
 
 from text.artifacts import check_files
 from text.commands.cli import MAX_SEED, number
+from text.commands.model_paths import model_path
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
 from text.retrieval.plan import read_plan
+from text.retrieval.run_files import record_search
 
 
 @dataclass(frozen=True, kw_only=True)
 class MineFlags:
-    """Mine hard negatives for training rows, from a model, from runs, or from both."""
+    """Mine hard negatives for training rows, from a model, from runs, or from both.
+
+    Examples::
+
+        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --model=runs/nq/model \\
+            --embeddings=runs/nq-passages --output=mined.jsonl
+        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --runs dense.trec bm25.trec --num 1 1 \\
+            --output=mined.jsonl
+    """
 
     rows: str
     """Training rows in the DPR format."""
@@ -27,7 +37,7 @@ class MineFlags:
     counts them, and OUTPUT.trec is the run of --model."""
     runs: list[str] = field(default_factory=list)
     """TREC runs of the rows' questions (dpr-text search --with_positives). Each is a source of negatives."""
-    model: str | None = None
+    model: str | None = model_path(None)
     """Folder of a model to search with. Its run is the first source. Needs --embeddings."""
     embeddings: str | None = None
     """Folder of the embeddings of the collection that the model encoded."""
@@ -65,12 +75,13 @@ def mine(flags: MineFlags) -> None:
     """Search with the model if one is given, mine from all runs, and print a summary."""
     outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
     if flags.model is not None:
-        outputs.append(flags.model_run)
+        outputs += [flags.model_run, f"{flags.model_run}.json"]
     inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings]
     check_files(inputs, outputs, overwrite=flags.overwrite)
-    found = None
+    found = found_by = None
     if flags.model is not None and flags.embeddings is not None:
         k = flags.filters.last_rank
+        found_by = record_search(flags.model, flags.embeddings, "exact")
         found = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, tell=print)
         for line in describe_run(flags.model_run, found, min(k, read_plan(flags.embeddings).num_rows)):
             print(line)
@@ -85,11 +96,13 @@ def mine(flags: MineFlags) -> None:
         best_positive_first=flags.best_positive_first,
         seed=flags.seed,
         found=found,
+        found_by=found_by,
         overwrite=flags.overwrite,
     )
     if flags.filters.answers and summary.num_without_answers:
         print(f"{summary.num_without_answers} rows have no answers, so that their negatives may hold an answer")
     _print_summary(flags.output, summary)
+    print(f"\nwritten: {', '.join(outputs)}")
 
 
 def _print_summary(output: str, summary: MiningSummary) -> None:

@@ -16,6 +16,7 @@ from text.errors import (
     ArtifactError,
     DataError,
     InterruptedRun,
+    MissingPackageError,
     NonFiniteLossError,
     SettingsWarning,
     UsageError,
@@ -26,6 +27,7 @@ from text.errors import (
 # The first class that fits decides.
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UsageError, 2),
+    (MissingPackageError, 2),
     (DataError, 3),
     (ArtifactError, 5),
     (NonFiniteLossError, 6),
@@ -54,7 +56,7 @@ def call_command(program: str, work: Callable[[], object], *, debug: bool = Fals
         work: The command.
         debug: Raise every error, so that Python shows its traceback.
     """
-    with guard_streams(), _print_warnings(program), raise_on_signals():
+    with guard_streams(), _print_warnings(program), raise_on_signals(program, call_command.__code__):
         try:
             try:
                 work()

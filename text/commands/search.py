@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from text.artifacts import check_files, write_lines
-from text.commands.cli import number, translate_missing
+from text.artifacts import check_files
+from text.commands.cli import number
+from text.commands.model_paths import model_path
 from text.commands.streams import read_lines
 from text.errors import UsageError
+
+if TYPE_CHECKING:
+    from text.evaluation.run_source import SearchRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFlags:
-    """Search encoded passages, or a collection by BM25."""
+    """Search encoded passages, or a collection by BM25.
 
-    model: str = ""
+    Examples::
+
+        dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --questions=test.qa.csv --run=nq.trec
+        dpr-text search --bm25 --collection=psgs_w100.tsv --questions=test.qa.csv --run=bm25.trec
+        dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --interactive
+    """
+
+    model: str = model_path("")
     """Folder of the model that encoded the passages. Required unless --bm25."""
     embeddings: str = ""
     """Folder of the embeddings (dpr-text encode). Required unless --bm25."""
@@ -52,7 +63,8 @@ class SearchFlags:
     """The passages are windows (dpr-text windows). Score each document by its best window among the k (MaxP), and keep
     this many documents for each question."""
     run: str | None = None
-    """File for the TREC run. Required unless --interactive."""
+    """File for the TREC run. Required unless --interactive. RUN.json beside it says which model, collection and
+    questions the run belongs to."""
     overwrite: bool = False
     """Replace an earlier run."""
     encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -85,17 +97,18 @@ class SearchFlags:
 
 def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
-    from text.evaluation import format_run
+    from text.evaluation.run_source import source_path, write_sourced_run
     from text.retrieval import search_questions
     from text.retrieval.counts import describe_run, read_judged_questions
+    from text.retrieval.run_files import key_questions
 
     if flags.questions is None or flags.run is None:
         _answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
     inputs = [flags.questions, flags.collection, flags.qrels, flags.model or None, flags.embeddings or None]
-    check_files(inputs, [flags.run], overwrite=flags.overwrite)
+    check_files(inputs, [flags.run, source_path(flags.run)], overwrite=flags.overwrite)
     questions = read_judged_questions(flags.questions, flags.qrels, tell=print)
-    find, num_passages = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
+    find, num_passages, record = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
     run = search_questions(
         find,
         questions,
@@ -104,52 +117,59 @@ def search(flags: SearchFlags) -> None:
         max_passage_hits=flags.max_passage_hits,
         source=flags.questions,
     )
-    write_lines(flags.run, format_run(run), overwrite=flags.overwrite)
+    write_sourced_run(flags.run, run, [record], key_questions(questions), overwrite=flags.overwrite)
     for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, num_passages)):
         print(line)
 
 
-def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int]:
-    """Return the search by BM25, and the number of passages."""
+def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int, SearchRecord]:
+    """Return the search by BM25, the number of passages, and what the run says of the search."""
+    from text.artifacts import sha256
     from text.datasets import PassageCollection
-    from text.retrieval.counts import check_window, tell_counts
+    from text.evaluation.run_source import SearchRecord
+    from text.retrieval.bm25 import BM25
+    from text.retrieval.counts import check_window, tell_bm25_memory, tell_counts
 
-    with translate_missing("bm25"):
-        from text.retrieval.bm25 import BM25
     options = {name: value for name in ("k1", "b") if (value := getattr(flags, f"bm25_{name}")) is not None}
     collection = PassageCollection(str(flags.collection))
     if flags.max_passage_hits is not None and len(collection):
         check_window(str(flags.collection), collection[0].passage_id)
     tell_counts(collection, print)
-    return BM25(collection, **options).search, len(collection)
+    tell_bm25_memory(len(collection), print, least=1 << 30)
+    by_windows = flags.max_passage_hits is not None
+    record = SearchRecord("BM25", collection.path, sha256(collection.path), "", {}, by_windows)
+    return BM25(collection, **options).search, len(collection), record
 
 
-def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[..., Any], int]:
-    """Return the search of the model and the number of passages. Print how many questions are too long for it."""
+def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[..., Any], int, SearchRecord]:
+    """Return the same of the search with the model. Print how many questions are too long for it."""
     from text.retrieval.counts import check_window, describe_cut_questions
+    from text.retrieval.run_files import record_search
 
     retriever = _load_retriever(flags)
     if flags.max_passage_hits is not None:
         check_window(flags.embeddings, retriever.shards.passage_id(0))
     for line in describe_cut_questions(retriever.embedder, questions):
         print(line)
-    return retriever.search, len(retriever.shards)
+    engine = flags.index or ("Milvus" if flags.milvus is not None else "exact")
+    by_windows = flags.max_passage_hits is not None
+    record = record_search(flags.model, flags.embeddings, engine, by_windows=by_windows)
+    return retriever.search, len(retriever.shards), record
 
 
 def _load_retriever(flags: SearchFlags) -> Any:
     from text.retrieval import load_retriever
 
-    with translate_missing("faiss" if flags.milvus is None else "milvus"):
-        return load_retriever(
-            flags.model,
-            flags.embeddings,
-            index=flags.index,
-            index_parameters=flags.index_parameters,
-            milvus=flags.milvus,
-            precision=flags.encoder_precision,
-            device=flags.device,
-            check_hashes=flags.check_hashes,
-        )
+    return load_retriever(
+        flags.model,
+        flags.embeddings,
+        index=flags.index,
+        index_parameters=flags.index_parameters,
+        milvus=flags.milvus,
+        precision=flags.encoder_precision,
+        device=flags.device,
+        check_hashes=flags.check_hashes,
+    )
 
 
 def _answer_questions(retriever: Any, k: int) -> None:

@@ -10,7 +10,13 @@ from text.errors import escape_controls
 
 @dataclass(frozen=True, kw_only=True)
 class SelectFlags:
-    """Select the first usable rows of a raw DPR file."""
+    """Select the first usable rows of a raw DPR file.
+
+    Examples::
+
+        dpr-text select --raw_path=nq-train.json.gz --out_path=train.jsonl --num_items=1000
+        dpr-text select --raw_path=nq-train.json.gz --out_path=valid.jsonl --num_items=100 --skip_items=1000
+    """
 
     raw_path: str
     """Raw DPR file: a JSON array or JSON lines. It may be compressed by gzip or zstd."""

@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from text.commands.cli import number, translate_missing
+from text.commands.cli import number
+from text.commands.model_paths import model_path
 from text.errors import UsageError
 
 OPEN_TO_OTHERS = (
@@ -25,9 +26,14 @@ OPEN_TO_OTHERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ServeFlags:
-    """Serve a search page and a JSON interface over encoded passages."""
+    """Serve a search page and a JSON interface over encoded passages.
 
-    model: str
+    Examples::
+
+        dpr-text serve --model=runs/nq/model --embeddings=runs/nq-passages --bm25
+    """
+
+    model: str = model_path()
     """Folder of the model that encoded the passages."""
     embeddings: str
     """Folder of the embeddings (dpr-text encode). The collection must still be where it was."""
@@ -36,7 +42,7 @@ class ServeFlags:
     asked for. Without an index the search is exact."""
     index_parameters: str = ""
     """Search parameters of the FAISS index, such as efSearch=256."""
-    other_model: str | None = None
+    other_model: str | None = model_path(None)
     """Second model, whose results stand beside those of the first. It needs --other_embeddings."""
     other_embeddings: str | None = None
     """Folder of the embeddings of the second model."""
@@ -79,10 +85,10 @@ class ServeFlags:
 
 def serve(flags: ServeFlags) -> None:
     """Serve until a signal comes."""
-    with translate_missing("serve"):
-        from text.serving.app import make_app
-        from text.serving.hosts import read_host_names
-        from text.serving.server import bind_socket, format_address, is_loopback, make_server
+    from text.serving.app import make_app
+    from text.serving.hosts import read_host_names
+    from text.serving.server import bind_socket, format_address, is_loopback, make_server
+
     with bind_socket(flags.host, flags.port) as listener:
         allowed_hosts = read_host_names([flags.host, *flags.allowed_hosts])
         if not is_loopback(listener):
@@ -118,14 +124,13 @@ def load_searches(flags: ServeFlags) -> list[Any]:
         "device": flags.device,
         "check_hashes": flags.check_hashes,
     }
-    with translate_missing("faiss"):
-        index = {"index": flags.index, "index_parameters": flags.index_parameters}
-        searches = [load_search(flags.model, flags.embeddings, name=names[0], **index, **options)]
+    index = {"index": flags.index, "index_parameters": flags.index_parameters}
+    searches = [load_search(flags.model, flags.embeddings, name=names[0], **index, **options)]
     if flags.other_model is not None and flags.other_embeddings is not None:
         searches.append(load_search(flags.other_model, flags.other_embeddings, name=names[1], **options))
     if flags.bm25:
-        with translate_missing("bm25"):
-            from text.retrieval.bm25 import BM25
+        from text.retrieval.bm25 import BM25
+
         collection = searches[0].collection
         searches.append(Search("BM25", BM25(collection).search, collection))
     return searches

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import CodeType, FrameType
 from typing import Any
 
 from text.errors import InterruptedRun
@@ -23,14 +25,19 @@ _ONE_ACT = 1.0
 
 
 @contextmanager
-def raise_on_signals() -> Iterator[None]:
+def raise_on_signals(program: str, start: CodeType) -> Iterator[None]:
     """Raise ``InterruptedRun`` in the main thread at the first signal. A later one ends the process at once.
 
-    A signal that is ignored stays ignored, as ``nohup`` wants it.
+    A signal during an import ends the process, too, with one line: libraries written in C++ abort or go on if an
+    exception comes while they are imported. A signal that is ignored stays ignored, as ``nohup`` wants it.
+
+    Args:
+        program: Name that the line begins with.
+        start: Code that calls the command. An import that it is part of does not count.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        interrupt = _Interrupt()
+        interrupt = _Interrupt(program, start)
         for number in _SIGNALS:
             handler = signal.getsignal(number)
             if handler not in (signal.SIG_IGN, None):
@@ -45,18 +52,40 @@ def raise_on_signals() -> Iterator[None]:
 class _Interrupt:
     """A handler of signals."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str, start: CodeType) -> None:
+        self._program, self._start = program, start
         self._process = os.getpid()
         self._received_at: float | None = None
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             _end_worker(number)
         elif self._received_at is None:
             self._received_at = time.monotonic()
-            raise InterruptedRun(f"stopped by {signal.Signals(number).name}; run the same command again")
+            message = f"stopped by {signal.Signals(number).name}; run the same command again"
+            if _is_importing(frame, self._start):
+                _exit(f"{self._program}: error: {message}")
+            raise InterruptedRun(message)
         elif time.monotonic() - self._received_at > _ONE_ACT:
             _end_process(number)
+
+
+def _is_importing(frame: FrameType | None, start: CodeType) -> bool:
+    """Return whether a frame belongs to an import that began after ``start`` did."""
+    while frame is not None and frame.f_code is not start:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _exit(line: str) -> None:
+    """End the process with a line on stderr."""
+    with suppress(Exception):
+        print(line, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(143)
 
 
 def _end_worker(number: int) -> None:

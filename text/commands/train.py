@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from text.bundle import BiEncoderBundle
 from text.commands.cli import flag_values, pick_arguments
-from text.commands.train_flags import TrainFlags
+from text.commands.train_flags import TrainFlags, build_objective
 from text.datasets import (
     DPRDataPipe,
     check_negatives,
-    describe_split,
+    describe_files,
+    describe_splits,
     find_splits,
     leave_out_tokenless,
     open_splits,
@@ -19,6 +18,7 @@ from text.models import build_bi_encoder, check_encoder_name, choose_learning_ra
 from text.reports.run_results import write_run_results
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
+from text.runs.model_settings import choose_model_settings
 from text.runs.resume import check_resumed, find_tokenizer
 from text.training import (
     BiEncoderTask,
@@ -27,7 +27,9 @@ from text.training import (
     check_checkpoint,
     check_devices,
     check_schedule,
+    choose_monitor,
     fit_and_test,
+    print_lines,
     print_rank_zero,
     resolve_max_lengths,
     seed_everything_quietly,
@@ -40,23 +42,24 @@ def train(flags: TrainFlags) -> None:
     optimization, run = flags.optimization, flags.run
     check_encoder_name(flags.model.encoder)
     check_devices(run.gpus, run.num_nodes)
+    files = find_splits(**pick_arguments(find_splits, flags.data))
+    monitor = choose_monitor("valid" in files, **pick_arguments(choose_monitor, flags.data, run))
     with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
         seed_everything_quietly(run.seed)
+        print_lines(describe_files(files, **pick_arguments(describe_files, flags.data)))
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
         tokenizer = None if path is None else load_tokenizer(path)  # its errors come before all rows are read
-        pipes = _open_data(flags)
+        pipes = _open_data(flags, files)
         bundle = _build_bundle(flags, pipes["train"], tokenizer)
-        for line in leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)):
-            print_rank_zero(line)
+        print_lines(leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)))
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
         data = _build_data(flags, pipes, bundle)
-        objective = replace(flags.objective, all_positives=flags.data.num_positives > 1)
-        objective.check_width(bundle.encoder("question").embedding_dim)
+        objective = build_objective(flags, bundle)
         options = pick_arguments(BiEncoderTask, optimization)
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
-        settings = flag_values(flags) | bundle.limits
-        options = pick_arguments(build_trainer, optimization, run)
+        settings = flag_values(flags) | bundle.settings | {"monitor": monitor}
+        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, bundle.tokenizer)
         check_checkpoint(folder.checkpoint, trainer, task, data)
@@ -70,11 +73,9 @@ def train(flags: TrainFlags) -> None:
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=is_tied)
 
 
-def _open_data(flags: TrainFlags) -> dict[str, DPRDataPipe]:
-    files = find_splits(**pick_arguments(find_splits, flags.data))
+def _open_data(flags: TrainFlags, files: dict[str, list[str]]) -> dict[str, DPRDataPipe]:
     pipes = open_splits(files, seed=flags.run.seed, **pick_arguments(open_splits, flags.data))
-    for stage, pipe in pipes.items():
-        print_rank_zero(describe_split(stage, pipe))
+    print_lines(describe_splits(pipes))
     if not flags.data.allow_no_negatives:
         check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
     return pipes
@@ -83,17 +84,14 @@ def _open_data(flags: TrainFlags) -> dict[str, DPRDataPipe]:
 def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | None) -> BiEncoderBundle:
     tokenizer = tokenizer or load_or_train_tokenizer(None, pipe.texts, flags.model.vocab_size)
     limits = (flags.model.question_max_length, flags.model.passage_max_length)
-    options = pick_arguments(build_bi_encoder, flags.model, flags.optimization)
+    chosen = choose_model_settings(**pick_arguments(choose_model_settings, flags.model))
+    options = pick_arguments(build_bi_encoder, flags.model, flags.optimization, chosen)
     options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
     model = build_bi_encoder(**options, compile_layers=flags.optimization.compile)
-    return BiEncoderBundle(
-        model=model,
-        tokenizer=tokenizer,
-        **resolve_max_lengths(*limits, model),
-        titles=flags.model.titles,
-        similarity=flags.objective.similarity,
-        temperature=flags.objective.temperature,
-    )
+    limits = resolve_max_lengths(*limits, model, chosen.default_max_lengths)
+    bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, **limits, **pick_arguments(BiEncoderBundle, chosen))
+    print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
+    return bundle
 
 
 def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEncoderBundle) -> DPRDataModule:

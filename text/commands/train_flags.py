@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Literal
 
+from text.bundle import BiEncoderBundle
 from text.commands.cli import MAX_SEED, number
+from text.commands.model_paths import RANDOM_ENCODERS, model_path
 from text.errors import UsageError
 from text.training import Objective
 
@@ -26,16 +28,20 @@ class DataFlags:
     """Files, batches and negatives."""
 
     data_path: str | None = None
-    """Folder with train, valid and test: .jsonl in the DPR format, or .json with one array; plain or compressed (.gz,
-    .zst)."""
+    """Folder with train.jsonl, valid.jsonl (or dev.jsonl) and test.jsonl in the DPR format; or .json with one array;
+    plain or compressed (.gz, .zst). Only train is needed. A download folder of FAIR's DPR with one data set, such as
+    nq-train.json and nq-dev.json, is read too."""
     train_files: list[str] | None = None
     """Training files instead of the one in data_path. Several files are mixed."""
     train_rates: list[float] | None = None
     """How often each of train_files comes in an epoch. The default is once; FAIR's DPR takes small sets 4 times."""
     valid_file: str | None = None
-    """Validation file instead of the one in data_path."""
+    """Validation file instead of the one in data_path. Without validation data, the last checkpoint is the model."""
+    valid_share: float | None = number(None, above=0, below=1)
+    """Share of the training questions to hold out for validation, such as 0.05, if there is no validation file. Rows with
+    the same question stay together."""
     test_file: str | None = None
-    """Test file instead of the one in data_path."""
+    """Test file instead of the one in data_path. Without test data there are no test metrics."""
     collection: str | None = None
     """File of the passages that compact rows name by positive_ids and hard_negative_ids: psgs_w100.tsv or JSONL."""
     batch_size: int = number(5, least=1, most=1 << 20)
@@ -74,21 +80,27 @@ class DataFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    """Encoders and tokenizer."""
+    """Encoders, tokenizer and similarity."""
 
-    encoder: str = "tiny"
+    encoder: str = model_path("tiny", names=RANDOM_ENCODERS)
     """Where training starts: tiny, mini, small, base or large for random weights; a folder with a RoBERTa, XLM-RoBERTa,
-    BERT or DPR model of transformers, or with a model of sentence-transformers; the model/ of a run; or a checkpoint of
-    FAIR's DPR."""
-    tokenizer: str | None = None
+    BERT or DPR model of transformers, or with a model of sentence-transformers; the name of such a model in the cache
+    of Hugging Face; the model/ of a run; or a checkpoint of FAIR's DPR."""
+    tokenizer: str | None = model_path(None)
     """tokenizer.json, or a folder with it, with vocab.json and merges.txt, or with vocab.txt. The default is the
     encoder's tokenizer, or a byte-level BPE that is trained on the training file."""
     tokenizer_backend: Literal["tokenizers", "torchtext"] = "tokenizers"
     """Library that tokenizes. torchtext's GPT2BPETokenizer gives the same ids from the files of GPT-2 or RoBERTa."""
     vocab_size: int = number(8192, most=1 << 20)
     """Maximum entries of a tokenizer that is trained."""
-    tied: bool = False
-    """Use one encoder for questions and passages. By default two encoders start with the same weights."""
+    tied: bool | None = field(default=None, metadata={"bare": "true"})
+    """Use one encoder for questions and passages. The default is what the model in the folder does: one encoder for a
+    model of sentence-transformers, otherwise two encoders that start with the same weights."""
+    similarity: Literal["dot", "cosine"] | None = None
+    """How embeddings are compared: dot product or cosine similarity. The default is the model's own, or dot (DPR)."""
+    temperature: float | None = number(None, above=0)
+    """Divides the logits. The default is the one that a saved model of dpr-text was trained with; 0.05 for cosine
+    similarity or embeddings of length 1; otherwise 1 (DPR)."""
     freeze_question: bool = False
     """Do not train the question encoder."""
     freeze_passage: bool = False
@@ -103,22 +115,27 @@ class ModelFlags:
     dropout: float | None = number(None, least=0, below=1)
     """Share of activations that training drops. The default is the model's own, or 0.1."""
     question_max_length: int | None = number(None, least=1)
-    """Maximum tokens of a question, special tokens included. The default is 64, or the encoder's limit if lower. DPR
-    uses 256."""
+    """Maximum tokens of a question, special tokens included. The default is the limit of a model of
+    sentence-transformers or dpr-text; otherwise 64, or the encoder's limit if lower. DPR uses 256."""
     passage_max_length: int | None = number(None, least=1)
-    """Maximum tokens of a title and text together, special tokens included. The default is 256 (DPR), or the encoder's
-    limit if lower. A limit above the one in the model's folder may go up to the model's positions."""
+    """Maximum tokens of a title and text together, special tokens included. The default is the limit of a model of
+    sentence-transformers or dpr-text; otherwise 256 (DPR), or the encoder's limit if lower. A limit above the one in
+    the model's folder may go up to the model's positions."""
     question_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text before every question. The default is the prompt in the model's folder, or none."""
     passage_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text before every passage. The default is the prompt in the model's folder, or none."""
-    titles: Literal["pair", "join"] = "pair"
-    """Encode a passage's title and text as a pair (DPR), or join them by a space, as sentence-transformers models
-    usually do."""
+    titles: Literal["pair", "join"] | None = None
+    """Encode a passage's title and text as a pair (DPR), or join them by a space. The default is join for a model of
+    sentence-transformers, what a saved model of dpr-text was trained with, and otherwise pair."""
 
     def __post_init__(self) -> None:
         if self.freeze_question and self.freeze_passage:
             raise UsageError("--freeze_question and --freeze_passage leave nothing to train. Give at most one.")
+        if self.tied and (self.freeze_question or self.freeze_passage):
+            raise UsageError(
+                "--tied is one encoder, and no half of it can be frozen. Give --tied=false, or freeze none."
+            )
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
             lane = "an environment of locks/torchtext.txt"
             raise UsageError(f"--tokenizer_backend=torchtext: torchtext is not installed. Use {lane}.")
@@ -179,8 +196,8 @@ class RunFlags:
     validation."""
     validate_first: bool = False
     """Validate before the first step too. No checkpoint is saved then, unlike in other validations."""
-    monitor: Monitor = "valid_mrr@10"
-    """Validation metric that chooses the best checkpoint."""
+    monitor: Monitor | None = None
+    """Validation metric that chooses the best checkpoint. The default is valid_mrr@10."""
     early_stopping: int | None = number(None, least=1)
     """Validations without a better metric after which training stops. By default it does not stop."""
 
@@ -191,7 +208,14 @@ class RunFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags:
-    """Train a question encoder and a passage encoder for dense passage retrieval."""
+    """Train a question encoder and a passage encoder for dense passage retrieval.
+
+    Examples::
+
+        dpr-text train --data_path=data/nq --output_dir=runs/nq
+        dpr-text train --train_files nq.jsonl trivia.jsonl --valid_file=dev.jsonl --encoder=bert-base-uncased --gpus=1
+        dpr-text train --data_path=data/nq --output_dir=runs/nq --resume
+    """
 
     data: DataFlags = DataFlags()
     model: ModelFlags = ModelFlags()
@@ -212,3 +236,22 @@ class TrainFlags:
         ):
             if self.data.token_cache and is_given:
                 raise UsageError(f"--token_cache cannot be used with {flag}.")
+
+
+def build_objective(flags: TrainFlags, bundle: BiEncoderBundle) -> Objective:
+    """Return the objective that the flags ask for, with the similarity and temperature of the model.
+
+    Raises:
+        ValueError: As ``Objective.check_width``.
+    """
+    objective = replace(
+        flags.objective,
+        all_positives=flags.data.num_positives > 1,
+        similarity=bundle.similarity,
+        temperature=bundle.temperature,
+    )
+    objective.check_width(bundle.encoder("question").embedding_dim)
+    num_own = flags.data.num_positives + flags.data.num_hard_negatives + flags.data.num_other_negatives
+    num_passages = num_own * (flags.data.batch_size if objective.in_batch_negatives else 1)
+    objective.check_temperature(num_passages, is_unit_length=bundle.has_unit_length)
+    return objective

@@ -10,7 +10,12 @@ from text.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateFlags:
-    """Add, replace and remove passages of a collection by id."""
+    """Add, replace and remove passages of a collection by id.
+
+    Examples::
+
+        dpr-text update --collection=passages.jsonl --upsert=new.jsonl --output=passages-2.jsonl
+    """
 
     collection: str
     """File of passages. It is not changed."""

@@ -15,6 +15,10 @@ class WindowsFlags:
 
     Encode passages.jsonl, and mine from rows.jsonl with --best_positive_first, because only some windows of a positive
     answer the question. dpr-text search --max_passage_hits ranks documents by their best windows.
+
+    Examples::
+
+        dpr-text windows --collection=articles.jsonl --words=100 --stride=50 --output_dir=data/windows
     """
 
     collection: str

@@ -8,12 +8,13 @@ from text.datasets.dpr_file import DPRFile
 from text.datasets.prefetching import prefetch
 from text.datasets.questions import Question, read_positive_ids, read_questions
 from text.datasets.selection import Selection, select_rows
+from text.datasets.split_files import STAGES, describe_files, find_in_folder, find_splits
 from text.datasets.splits import (
-    STAGES,
     check_negatives,
     describe_split,
-    find_split,
-    find_splits,
+    describe_splits,
+    find_same_data,
+    hash_data,
     leave_out_tokenless,
     open_splits,
 )
@@ -30,9 +31,13 @@ __all__ = [
     "cut_collection",
     "cut_rows",
     "cut_windows",
+    "describe_files",
     "describe_split",
-    "find_split",
+    "describe_splits",
+    "find_in_folder",
+    "find_same_data",
     "find_splits",
+    "hash_data",
     "leave_out_tokenless",
     "open_splits",
     "prefetch",

@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from torch.utils.data import IterDataPipe, get_worker_info
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr_file import DPRFile, DPRReader
+from text.datasets.held_out import draw_held_out
 from text.datasets.identities import check_ids_across
 from text.datasets.order import EpochOrder
 from text.datasets.same_questions import SameQuestions
@@ -33,6 +35,7 @@ from text.errors import DataError
 from text.records import Example, TokenizedExample
 
 Reader = DPRReader | TokenReader
+T = TypeVar("T")
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -138,6 +141,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self.counts: Counter[str]
         """What the check of the rows found, by reason."""
         self._use_findings()
+        self._part = ""
+        """Identity of the rows that ``split`` left, by their numbers. Empty for all rows."""
         self._caches: list[TokenCache] | None = None
         self._epoch, self._first_batch = 0, 0
         self._rank, self._num_ranks = 0, 1
@@ -183,13 +188,26 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         )
 
     @property
+    def is_part(self) -> bool:
+        """Whether ``split`` has given other rows of the files to another pipe."""
+        return bool(self._part)
+
+    @property
     def fingerprint(self) -> str:
         """Identity of the data and of how it is mixed, by content; 16 hexadecimal digits."""
         order = self.order
         data = [(file.findings.sha256, rate) for file, rate in zip(self.files, order.rates, strict=True)]
         collection = [file.passages.sha256 for file in self.files if file.passages is not None]
-        described = repr((data, collection, order.one_set_per_batch, order.rows_together, order.drop_last))
+        described = repr((data, collection, order.one_set_per_batch, order.rows_together, order.drop_last)) + self._part
         return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    if TYPE_CHECKING:  # torch adds the method at run time, and its type says nothing of the results
+
+        def map(
+            self, fn: Callable[[list[Example]], T], input_col: Any = None, output_col: Any = None
+        ) -> IterDataPipe[T]:
+            """Return a pipe of the results of a function of each batch, such as a ``BiEncoderCollator``."""
+            ...
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch, also where ``start_row`` leaves some out."""
@@ -220,6 +238,31 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         places = [(self.files[source], row) for source, row in map(self.order.locate, items)]
         return [(file.path, file.rows.place(row)[0]) for file, row in places]
 
+    def split(
+        self, share: float, *, num_hard_negatives: int = 30, num_other_negatives: int = 30
+    ) -> tuple[DPRDataPipe, DPRDataPipe]:
+        """Return this pipe without a share of its questions, and a pipe of these questions for validation.
+
+        No question is on both sides: rows with the same question, or the same question id, go together. The seed of the
+        pipe decides which questions are held out. Both pipes read the same files.
+
+        Args:
+            share: Share of the different questions to hold out.
+            num_hard_negatives: Hard negatives of a question in validation.
+            num_other_negatives: Random passages of a question in validation.
+
+        Raises:
+            UsageError: ``share`` is not between 0 and 1, or one side would be empty.
+        """
+        rows = draw_held_out([file.index for file in self.files], share, self.seed)
+        part = hashlib.sha256(b"".join(np.array([len(each), *each], np.int64).tobytes() for each in rows)).hexdigest()
+        views = [file.split(each) for file, each in zip(self.files, rows, strict=True)]
+        rest = self._copy(files=[rest for rest, _ in views], _part=f"without {part}")
+        make_order = partial(EpochOrder, batch_size=self.batch_size, seed=self.seed)
+        numbers = {"num_hard_negatives": num_hard_negatives, "num_other_negatives": num_other_negatives}
+        options = {"train": False, "sample_positives": False, "_make_order": make_order}
+        return rest, self._copy(files=[part for _, part in views], _part=f"only {part}", **numbers, **options)
+
     def cache_tokens(self, tokenize: Tokenizes) -> None:
         """Give TokenizedExamples out of a token cache from now on. The cache is made first if it does not exist.
 
@@ -234,7 +277,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         if any(file.score_key is not None for file in self.files):
             raise ValueError("a token cache keeps no scores; expected no score_key with it")
         pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
-        self._caches = [TokenCache(file, tokenize, pools) for file in self.files]
+        self._caches = [TokenCache(file.whole, tokenize, pools) for file in self.files]
 
     def leave_out_tokenless(self, collate: FindsEmpty) -> list[str]:
         """Leave out rows whose question or positives have no tokens. They count as unusable rows.
@@ -297,6 +340,13 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                         if passage is not None:
                             yield passage.title
                             yield passage.text
+
+    def _copy(self, **attributes: Any) -> DPRDataPipe:
+        """Return a pipe that differs in some attributes."""
+        copied = object.__new__(DPRDataPipe)
+        vars(copied).update(vars(self) | attributes)
+        copied._use_findings()
+        return copied
 
     def _use_findings(self) -> None:
         """Set the order, the skipped rows and the counts from the findings of the files."""

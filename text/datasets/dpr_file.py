@@ -25,16 +25,18 @@ from text.datasets.formats.values import FieldError, split_reason
 from text.datasets.identities import check_ids, check_ids_in_collection
 from text.datasets.kept_findings import Findings, load_findings, save_findings
 from text.datasets.row_index import IndexBuilder, RowIndex
-from text.datasets.unusable import UnusableBuilder
+from text.datasets.unusable import UnusableBuilder, UnusableRows
 from text.errors import DataError
 from text.progress import show_file_progress
 from text.records import Passage, text_key
 from text.words import has_word
 
 BLANK = "blank line"
+ELSEWHERE = "in the other part of the data"
+"""Reason of a row that another pipe gives, since the rows of the file were split."""
 WORD = re.compile(r"\w")
 """What a text has if it has a letter or a digit."""
-_RULES = 5  # counts up when the check finds something else in the same rows
+_RULES = 6  # counts up when the check finds something else in the same rows
 
 
 class _NoCollectionError(DataError):
@@ -63,15 +65,41 @@ class DPRFile:
         self.score_key = score_key
         self.path = self.rows.path
         self.findings, self.index = self._look_up()
+        self._whole: DPRFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A data worker does not need the index, which is large.
-        return self.__dict__ | {"index": None}
+        return self.__dict__ | {"index": None, "_whole": None}
+
+    @property
+    def whole(self) -> DPRFile:
+        """The file with all its rows, if this is a view of it."""
+        return self._whole or self
 
     def usable(self) -> np.ndarray:
         """Return the numbers of the rows that can be used."""
         rows = np.arange(self.findings.num_rows)
         return np.delete(rows, self.findings.unusable.rows) if self.findings.unusable else rows
+
+    def split(self, rows: np.ndarray) -> tuple[DPRFile, DPRFile]:
+        """Return two views of the file: without some usable rows, and with these rows alone.
+
+        Rows that cannot be used belong to the first view, and so do the counts of the file.
+        """
+        rest, part = self._copy(), self._copy()
+        findings, part.score_key = self.findings, None
+        others = np.delete(np.arange(findings.num_rows), rows)
+        rest.findings = findings._replace(
+            unusable=findings.unusable.with_rows(rows, ELSEWHERE),
+            wordless=np.setdiff1d(findings.wordless, rows).tolist(),
+        )
+        part.findings = findings._replace(
+            unusable=UnusableRows(others, np.zeros(len(others)), [ELSEWHERE]),
+            counts={},
+            pool_sizes={name: {} for name in findings.pool_sizes},
+            wordless=np.intersect1d(findings.wordless, rows).tolist(),
+        )
+        return rest, part
 
     @contextmanager
     def open(self) -> Iterator[DPRReader]:
@@ -82,6 +110,11 @@ class DPRFile:
         """
         with self.rows.open() as reader:
             yield DPRReader(reader, self.passages, self.score_key)
+
+    def _copy(self) -> DPRFile:
+        copied = object.__new__(DPRFile)
+        vars(copied).update(vars(self) | {"_whole": self.whole})
+        return copied
 
     def _look_up(self) -> tuple[Findings, RowIndex]:
         """Return what the check found, from the sidecars if the file is large and was checked before."""
@@ -117,7 +150,7 @@ class DPRFile:
                     if _has_wordless(checked.row.question, passages):
                         wordless.append(row)
                         counts["passages with a title and an invisible text"] += sum(map(_is_invisible, passages))
-                    index.add_row(checked.row, () if checked.is_compact else passages)
+                    index.add_row(checked.row, () if checked.is_compact else passages, checked.question_id)
                 else:
                     unusable.add(row, checked)
                     index.add_row(None)

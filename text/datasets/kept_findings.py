@@ -27,6 +27,7 @@ _DTYPES = {
     "questions": np.int64,
     "positives": np.int64,
     "positive_ends": np.int64,
+    "question_ids": np.int64,
 }
 
 
@@ -92,7 +93,7 @@ def _fits(kept: _Kept, columns: dict[str, Column]) -> bool:
     return (
         kept.pool_sizes.keys() == {"hard_negatives", "other_negatives"}
         and all(re.fullmatch("[0-9]{1,9}", size) for size in sizes)
-        and lengths["questions"] == lengths["positive_ends"] - 1 == kept.num_rows
+        and lengths["questions"] == lengths["question_ids"] == lengths["positive_ends"] - 1 == kept.num_rows
         and lengths["positives"] % 2 == 0
         and lengths["ids"] == lengths["contents"] == lengths["has_title"] == lengths["rows"]
         and lengths["unusable_rows"] == lengths["unusable_codes"]

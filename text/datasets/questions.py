@@ -27,6 +27,7 @@ from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_o
 from text.datasets.formats.jsonl import JsonlFile
 from text.datasets.formats.lines import MAX_ROW_BYTES, read_lines
 from text.datasets.formats.values import (
+    QUESTION_ID_KEYS,
     FieldError,
     find_answers,
     find_id,
@@ -44,7 +45,6 @@ from text.words import compile_expression
 T = TypeVar("T")
 
 _QUESTION_KEYS = ("question", "query", "text")
-_ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
 _PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
 _CSV_FORM = 'Write question, tab and a list such as ["60", "sixty"].'
@@ -205,7 +205,7 @@ def _to_question(record: Object, number: int, counts: Counter[str]) -> Question:
     text = next((value for key in _QUESTION_KEYS if (value := record.get(key)) is not None), None)
     if text is None:
         raise FieldError(f"question: missing. Give one of the keys {', '.join(_QUESTION_KEYS)}; {list_keys(record)}")
-    id_key, question_id = find_id(record, _ID_KEYS)
+    id_key, question_id = find_id(record, QUESTION_ID_KEYS)
     return Question(
         str(number) if question_id is None else read_id(question_id, id_key, counts),
         read_string(text, "question", "questions", counts),

@@ -1,8 +1,9 @@
 """RowIndex: which passages and questions the rows of a file name, as compact arrays.
 
-The check of a file collects it in its one pass. It answers three questions: does an id stand with two texts
-(``text/datasets/identities.py``), which rows ask the same question (``text/datasets/same_questions.py``), and what
-do two files share (``dpr-text check``).
+The check of a file collects it in its one pass. It answers four questions: does an id stand with two texts
+(``text/datasets/identities.py``), which rows ask the same question (``text/datasets/same_questions.py``), which
+rows must stay together when validation data is held out (``text/datasets/held_out.py``), and what do two files share
+(``dpr-text check``).
 
 Dimensions: R rows of the file; N different pairs of id and content; M positives of all rows.
 """
@@ -38,6 +39,9 @@ class RowIndex(NamedTuple):
     positive_ends: np.ndarray
     """(R + 1,) int64. The positives of row r stand from entry r to entry r + 1 of this array."""
 
+    question_ids: np.ndarray
+    """(R,) int64, ``text_key`` of the id that each row gives its question; 0 for a row without one."""
+
     @property
     def has_row(self) -> np.ndarray:
         """(R,) bool, True for rows that can be used."""
@@ -49,15 +53,16 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._ids, self._contents, self._has_title = array("q"), array("I"), array("b")
-        self._questions, self._positives = array("q"), array("q")
+        self._questions, self._question_ids, self._positives = array("q"), array("q"), array("q")
         self._num_ids, self._num_positives = array("i"), array("i")  # of each row
 
-    def add_row(self, row: Row | None, passages: Sequence[Passage] = ()) -> None:
+    def add_row(self, row: Row | None, passages: Sequence[Passage] = (), question_id: str = "") -> None:
         """Add the next row. None stands for a row that cannot be used.
 
         Args:
             row: The row.
             passages: All passages of a full row, also the negatives. Those of a compact row stand in a collection.
+            question_id: Id that the row gives its question, or empty.
         """
         named = [passage for passage in passages if passage.passage_id]
         if named:
@@ -67,6 +72,7 @@ class IndexBuilder:
             self._has_title.extend(map(bool, titles))
         self._num_ids.append(len(named))
         self._questions.append(question_key(row.question) if row else 0)
+        self._question_ids.append(text_key(question_id) if question_id else 0)
         positives = row.positives if row else ()
         self._num_positives.append(len(positives))
         for passage in positives:
@@ -90,6 +96,7 @@ class IndexBuilder:
             np.asarray(self._questions),
             np.asarray(self._positives).reshape(-1, 2),
             np.concatenate([[0], np.cumsum(self._num_positives, dtype=np.int64)]),
+            np.asarray(self._question_ids),
         )
 
 

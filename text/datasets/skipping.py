@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from text.datasets.dpr_file import BLANK, DPRFile
+from text.datasets.dpr_file import BLANK, ELSEWHERE, DPRFile
 from text.datasets.formats.dpr_record import ID_POOLS, POOLS
 from text.datasets.formats.places import format_place
 from text.datasets.formats.values import split_reason
@@ -65,7 +65,7 @@ def check_skipped(
     for reason, count in found.items():
         reasons[split_reason(reason).kind] += 0 if reason in _expected(skip_no_positives) else count
     reasons = +reasons
-    num_rows = reasons.total() + num_usable
+    num_rows = reasons.total() + num_usable + found[ELSEWHERE]
     skipped = find_skipped(files, skip_no_positives)
     if not train and (num_blank := reasons[BLANK_QUESTION]):
         blank = (
@@ -109,7 +109,7 @@ def count_findings(
 
 def _expected(skip_no_positives: bool) -> tuple[str, ...]:
     """Return the reasons of rows that nobody has to hear of."""
-    return (BLANK, *(NO_POSITIVES if skip_no_positives else ()))
+    return (BLANK, ELSEWHERE, *(NO_POSITIVES if skip_no_positives else ()))
 
 
 def _list_rows(skipped: Iterator[SkippedRow], num_skipped: int) -> str:

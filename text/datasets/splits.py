@@ -1,12 +1,11 @@
-"""Find and open the files of a data set's splits."""
+"""Open the files of a data set's splits, and describe what is in them."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 
 from text.artifacts import check_readable
 from text.datasets.collection import PassageCollection
@@ -18,48 +17,6 @@ from text.errors import DataError, UsageError
 
 _NUM_SHOWN = 20
 """Places of rows that are printed."""
-STAGES = ("train", "valid", "test")
-
-
-def find_split(folder: str | os.PathLike[str], stage: str) -> str:
-    """Return the path of a split: the first that exists of JSONL and JSON, each plain, gzip or zstd.
-
-    Without any such file, the path of the plain JSONL file is returned, so that the reader's error names it.
-    """
-    names = [f"{stage}{ending}{packed}" for ending in (".jsonl", ".json") for packed in ("", ".gz", ".zst")]
-    paths = [os.path.join(folder, name) for name in names]
-    return next((path for path in paths if os.path.exists(path)), paths[0])
-
-
-def find_splits(
-    data_path: str | None,
-    *,
-    train_files: Sequence[str] | None = None,
-    valid_file: str | None = None,
-    test_file: str | None = None,
-) -> dict[str, list[str]]:
-    """Return the files of each stage.
-
-    Args:
-        data_path: Folder that holds every split that no other argument names.
-        train_files: Training files.
-        valid_file: Validation file.
-        test_file: Test file.
-
-    Raises:
-        UsageError: A split is named by nothing.
-    """
-    named = {
-        "train": train_files,
-        "valid": [valid_file] if valid_file else None,
-        "test": [test_file] if test_file else None,
-    }
-    missing = [stage for stage, paths in named.items() if not paths]
-    if missing and data_path is None:
-        raise UsageError(
-            f"no file for {', '.join(missing)}. Give --data_path, or --train_files, --valid_file, --test_file."
-        )
-    return {stage: list(paths or [find_split(data_path or "", stage)]) for stage, paths in named.items()}
 
 
 def open_splits(
@@ -77,10 +34,11 @@ def open_splits(
     num_hard_negatives: int = 1,
     num_other_negatives: int = 0,
     score_key: str | None = None,
+    valid_share: float | None = None,
     eval_hard_negatives: int = 30,
     eval_other_negatives: int = 30,
 ) -> dict[str, DPRDataPipe]:
-    """Return the pipe of each stage: shuffled for training, in the order of the file for evaluation.
+    """Return the pipe of each stage that has files: shuffled for training, in the order of the file for evaluation.
 
     Args:
         files: The files of each stage.
@@ -96,13 +54,20 @@ def open_splits(
         num_hard_negatives: Hard negatives of a question in training.
         num_other_negatives: Random passages of a question in training.
         score_key: Key of a teacher's score in the training rows.
+        valid_share: Share of the training questions to hold out for validation (``DPRDataPipe.split``).
         eval_hard_negatives: Hard negatives of a question in evaluation.
         eval_other_negatives: Random passages of a question in evaluation.
 
     Raises:
+        UsageError: ``valid_share`` is given with validation files, or as ``DPRDataPipe.split``.
         DataError: A passage id stands with two passages, in one file or in two; or as ``DPRDataPipe``.
         ValueError, OSError: As ``DPRDataPipe``.
     """
+    if valid_share is not None and "valid" in files:
+        raise UsageError(
+            f"--valid_share holds out training questions for validation, and there is {files['valid'][0]}. Leave out "
+            "--valid_share, or give --train_files instead of --data_path."
+        )
     for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
         check_readable(path)  # before the first file is checked row by row, which can take long
     passages = PassageCollection(collection) if collection else None
@@ -114,7 +79,7 @@ def open_splits(
         max_skipped=max_skipped,
         skip_no_positives=skip_no_positives,
     )
-    pipes = {}
+    pipes: dict[str, DPRDataPipe] = {}
     for stage, paths in files.items():
         if stage == "train":
             pipes[stage] = open_pipe(
@@ -128,6 +93,9 @@ def open_splits(
                 num_other_negatives=num_other_negatives,
                 score_key=score_key,
             )
+            if valid_share is not None:
+                numbers = {"num_hard_negatives": eval_hard_negatives, "num_other_negatives": eval_other_negatives}
+                pipes[stage], pipes["valid"] = pipes[stage].split(valid_share, **numbers)
         else:
             pipes[stage] = open_pipe(
                 paths, num_hard_negatives=eval_hard_negatives, num_other_negatives=eval_other_negatives
@@ -153,12 +121,47 @@ def check_negatives(train: DPRDataPipe, *, in_batch_negatives: bool = True) -> N
 
 def describe_split(stage: str, pipe: DPRDataPipe) -> str:
     """Return one or two lines that say what was found in the files of a stage."""
-    found = ", ".join(f"{count} {reason}" for reason, count in pipe.counts.items())
+    where = "in all rows of the file: " if pipe.is_part else ""
+    # Validation and test take the negatives that a row has, at most a number that nobody needs to give.
+    counts = {name: count for name, count in pipe.counts.items() if pipe.train or not name.endswith("than asked for")}
+    found = where + ", ".join(f"{count} {reason}" for reason, count in counts.items()) if counts else ""
     lines = [f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}"]
     if len(pipe.files) > 1:
         sets = zip(pipe.names, pipe.rows_per_set, strict=True)
         lines.append(f"{stage}: an epoch takes " + ", ".join(f"{num_rows} of {name}" for name, num_rows in sets))
     return "\n".join(lines)
+
+
+def describe_splits(pipes: Mapping[str, DPRDataPipe]) -> list[str]:
+    """Return a line for each stage, and a note for each two stages that read the same rows."""
+    lines = [describe_split(stage, pipe) for stage, pipe in pipes.items()]
+    return lines + [f"note: {sentence}" for sentence in find_same_data(hash_data(pipes))]
+
+
+def find_same_data(hashes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return a sentence for each two stages that read the same rows.
+
+    Args:
+        hashes: SHA-256 of the content of each file, by the name of the stage.
+
+    >>> find_same_data({"train": ["a"], "valid": ["b"], "test": ["b"]})
+    ['valid and test read the same rows: the test metrics are of questions that chose the best checkpoint.']
+    """
+    what = {"train": "that were trained on", "valid": "that chose the best checkpoint"}
+    return [
+        f"{one} and {other} read the same rows: the {other} metrics are of questions {what[one]}."
+        for one, other in combinations(hashes, 2)
+        if set(hashes[one]) & set(hashes[other])
+    ]
+
+
+def hash_data(pipes: Mapping[str, DPRDataPipe]) -> dict[str, list[str]]:
+    """Return the SHA-256 of the content of each file, by stage, for ``find_same_data``.
+
+    Validation data that was held out of the training data has no file of its own.
+    """
+    is_own = {stage: not (stage == "valid" and pipe.is_part) for stage, pipe in pipes.items()}
+    return {stage: [file.findings.sha256 for file in pipe.files if is_own[stage]] for stage, pipe in pipes.items()}
 
 
 def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: FindsEmpty) -> list[str]:

@@ -55,6 +55,13 @@ class UnusableRows(Mapping[int, str]):
         is_kept = ~np.isin(self.codes, codes)
         return UnusableRows(self.rows[is_kept], self.codes[is_kept], self.reasons)
 
+    def with_rows(self, rows: np.ndarray, reason: str) -> UnusableRows:
+        """Return these rows and others, which all have one reason."""
+        order = np.argsort(rows := np.concatenate([self.rows, rows]))
+        codes = np.full(len(rows), len(self.reasons), np.int32)
+        codes[: len(self)] = self.codes
+        return UnusableRows(rows[order], codes[order], [*self.reasons, reason])
+
     def merge(self, others: Mapping[int, str]) -> UnusableRows:
         """Return these rows and a few other ones."""
         reasons = list(dict.fromkeys([*self.reasons, *others.values()]))

@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from text.models import checkpoint, modules
 from text.models.files import check_saved_files
 from text.models.roberta import RobertaEncoder
+from text.models.roberta_config import RobertaOptions
 from text.records import TokenBatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 
 class BiEncoder(nn.Module):
@@ -55,7 +59,7 @@ class BiEncoder(nn.Module):
             encoder.requires_grad_(False).eval()  # modules are born in training mode
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Any) -> BiEncoder:
+    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Unpack[RobertaOptions]) -> BiEncoder:
         """Two encoders from where ``save_pretrained`` put them, or from a checkpoint of FAIR's DPR.
 
         Args:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from text.artifacts import read_json, write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import ENCODER, check_settings
 from text.models import keys, modules
 from text.models.files import named, read_weights, save_weights, weights_file
@@ -82,7 +82,8 @@ def read(path: str | os.PathLike[str], num_attention_heads: int | None = None) -
 
     Raises:
         FileNotFoundError: A file is missing.
-        ArtifactError: A file is corrupt, or describes what a RobertaEncoder cannot be.
+        ArtifactError: A file is corrupt, or its parts do not fit together.
+        UnsupportedModelError: The model is one that a RobertaEncoder cannot be.
     """
     path = Path(path)
     if path.is_file():
@@ -96,7 +97,8 @@ def files(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the files that ``read`` opens in a folder, but for those of its tokenizer.
 
     Raises:
-        ArtifactError: ``modules.json`` is damaged, or lists modules that are not supported.
+        ArtifactError: ``modules.json`` is damaged.
+        UnsupportedModelError: ``modules.json`` lists modules that are not supported.
     """
     folder = Path(folder)
     if (folder / "modules.json").exists():
@@ -109,7 +111,8 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It is corrupt, holds more than weights and plain values, or other encoders than BERT.
+        ArtifactError: It is corrupt, or holds more than weights and plain values.
+        UnsupportedModelError: It is another kind of checkpoint, or holds other encoders than BERT.
     """
     path = Path(path)
     content = read_weights(path)
@@ -118,7 +121,12 @@ def read_dpr(path: str | os.PathLike[str], num_attention_heads: int | None = Non
         raise ArtifactError(f"{path}: model_dict is a {type(weights).__name__}; expected a state dict")
     kind = _encoder_type(content.get("encoder_params"))
     if kind not in (None, "hf_bert"):
-        raise ArtifactError(f'{path}: encoder_model_type is "{kind}". Only checkpoints of hf_bert can be loaded.')
+        raise UnsupportedModelError.at(path, f'encoder_model_type is "{kind}". Only "hf_bert" is supported.')
+    if weights and not any(str(key).startswith(("question_model.", "ctx_model.")) for key in weights):
+        first = next(iter(weights))
+        raise UnsupportedModelError.at(
+            path, f"no checkpoint of FAIR's DPR: its first key is {first}, and none begins with question_model."
+        )
     sides: dict[str, dict[str, Any]] = {"question_model": {}, "ctx_model": {}}
     for key, tensor in weights.items():
         side = str(key).partition(".")[0]
@@ -145,6 +153,7 @@ def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attent
 
     Raises:
         ArtifactError: They are not all of an encoder.
+        UnsupportedModelError: The number of attention heads is not known.
     """
     weights = named(path, theirs, table)
 
@@ -156,7 +165,8 @@ def from_weights(path: Path, theirs: Mapping[str, Any], table: Table, num_attent
 
     hidden_size = size("embeddings.word.weight", 1)
     if num_attention_heads is None and hidden_size % 64:
-        raise ArtifactError(f"{path}: weights are {hidden_size} wide, no multiple of 64; expected num_attention_heads")
+        reason = f"the weights are {hidden_size} wide, no multiple of 64. Give num_attention_heads."
+        raise UnsupportedModelError.at(path, reason)
     fields: dict[str, Any] = {
         "vocab_size": size("embeddings.word.weight", 0),
         "hidden_size": hidden_size,
@@ -177,7 +187,8 @@ def _read_modules(folder: Path) -> Saved:
     transformer, fields, weights = modules.read(folder)
     saved = _read_hugging_face(transformer)
     if "projection_dim" in saved.fields:
-        raise ArtifactError(f"{saved.fields_path}: a DPR encoder with modules; expected one or the other")
+        reason = "a DPR encoder with modules of sentence-transformers. Only one of the two is supported."
+        raise UnsupportedModelError.at(saved.fields_path, reason)
     limit = fields.pop("max_seq_length")
     saved = saved._replace(fields={**saved.fields, **fields}, weights={**saved.weights, **weights})
     return _with_limit(saved, limit)
@@ -196,9 +207,8 @@ def _read_hugging_face(folder: Path) -> Saved:
     settings = read_json(path, dict[str, Any])
     kind = settings.get("model_type")
     if kind not in (*ARCHITECTURES, "dpr"):
-        raise ArtifactError(
-            f"{path}: model_type is {json.dumps(kind)}; expected one of {', '.join(ARCHITECTURES)}, dpr"
-        )
+        reason = f"model_type is {json.dumps(kind)}. Supported are {', '.join(ARCHITECTURES)} and dpr."
+        raise UnsupportedModelError.at(path, reason) if isinstance(kind, str) else ArtifactError(f"{path}: {reason}")
     check_settings(path, settings, ENCODER)
     model_type = "bert" if kind == "dpr" else kind
     if model_type == "bert" and settings.get("pad_token_id", 0) is None:

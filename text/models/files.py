@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
-from text.errors import ArtifactError, InterruptedRun, is_out_of_memory
+from text.errors import ArtifactError, InterruptedRun, UnsupportedModelError, is_out_of_memory
 from text.models import keys
 from text.models.keys import Table as KeyTable
 from text.models.torch_files import TensorFileError, check_pickle, check_torch_zip
@@ -42,15 +42,16 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It cannot be read, holds objects of other classes, or no dict; it would fill the memory; or this
-            PyTorch is too old to read it safely.
+        ArtifactError: It cannot be read, holds objects of other classes, or no dict; or it would fill the memory.
+        UnsupportedModelError: This PyTorch is too old to read the file safely.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
     if path.suffix != ".safetensors" and torch.__version__ < SAFE_TORCH:
-        raise ArtifactError(
-            f"{path}: torch {torch.__version__} cannot read such a file without the risk of running code in it "
-            "(CVE-2025-32434); expected .safetensors, or torch 2.10 or later"
+        raise UnsupportedModelError.at(
+            path,
+            f"torch {torch.__version__} cannot read such a file without the risk of running code in it "
+            f"(CVE-2025-32434). Use a .safetensors file, or torch {SAFE_TORCH} or later.",
         )
     try:
         with open(path, "rb") as file:

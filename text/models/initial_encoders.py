@@ -93,7 +93,8 @@ def build_bi_encoder(
     Raises:
         UsageError: The tokenizer has more entries than the encoder or another padding token, or ``encoder`` does not
             exist.
-        ArtifactError: The saved weights are damaged or not supported.
+        ArtifactError: The saved weights are damaged.
+        UnsupportedModelError: The saved model is not supported.
         ValueError: One side of tied encoders is to be frozen.
     """
     check_encoder_name(encoder)
@@ -104,12 +105,14 @@ def build_bi_encoder(
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
     }
-    overrides = {name: value for name, value in asked.items() if value is not None}
+    overrides: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     token_ids = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
     if encoder in SIZES:
         # RoBERTa's positions start behind the padding token's id: 514 rows where that is 1.
-        random = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": 513 + pad_token_id}
-        question_encoder = SIZES[encoder](**random, **{"pooling": "mean", **overrides})
+        places = 513 + pad_token_id
+        random: dict[str, Any] = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": places}
+        random["pooling"] = "mean"
+        question_encoder = SIZES[encoder](**(random | overrides))
         passage_encoder = question_encoder if tied else copy.deepcopy(question_encoder)
     else:
         question_encoder, passage_encoder = _load_encoders(encoder, overrides, tied=tied)
@@ -133,8 +136,9 @@ def _load_encoders(encoder: str, overrides: Mapping[str, Any], *, tied: bool) ->
     """Return the saved question and passage encoder, one object if they are tied."""
     passage_encoder = None
     if os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
-        limits = {} if os.path.isfile(encoder) else {"max_seq_length": None}  # those of the bundle do not bind training
-        saved = BiEncoder.from_pretrained(encoder, **limits, **overrides)
+        # The limits of a saved model do not bind training.
+        limits: dict[str, Any] = {} if os.path.isfile(encoder) else {"max_seq_length": None}
+        saved = BiEncoder.from_pretrained(encoder, **(limits | dict(overrides)))
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
     else:
         question_encoder = RobertaEncoder.from_pretrained(encoder, **overrides)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from text.artifacts import read_json, write_json
-from text.errors import ArtifactError, SettingsWarning
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 from text.foreign_settings import (
     DENSE,
     LAYER_NORM,
@@ -69,7 +69,8 @@ def read(folder: Path) -> Modules:
 
     Raises:
         FileNotFoundError: A file is missing.
-        ArtifactError: A file is corrupt, or there is a module that we do not have.
+        ArtifactError: A file is corrupt.
+        UnsupportedModelError: There is a module that we do not have, or a module has a setting that ours does not have.
     """
     (_, transformer), *others = _listed(folder)
     fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": _prompts(folder / _SETTINGS)}
@@ -85,7 +86,8 @@ def files(folder: Path) -> list[Path]:
     """Return the files that ``read`` opens in a folder, those of the transformer included.
 
     Raises:
-        ArtifactError: ``modules.json`` is damaged, or lists modules that we do not have.
+        ArtifactError: ``modules.json`` is damaged.
+        UnsupportedModelError: ``modules.json`` lists modules that we do not have.
     """
     (_, transformer), *others = _listed(folder)
     settings = [folder / _SETTINGS, *(transformer / name for name in SENTENCE_FILES)]
@@ -99,12 +101,15 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
     """Class and folder of each module."""
     path = folder / "modules.json"
     listed = read_modules(folder)
+    if not listed:
+        raise ArtifactError(f"{path}: it lists no modules.")
     types, kinds = [kind for kind, _ in listed], [kind.rpartition(".")[2] for kind, _ in listed]
     own = all(kind.startswith("sentence_transformers.") for kind in types)
     if not own or not ORDER.fullmatch(" ".join(kinds)):
-        raise ArtifactError(
-            f"{path}: modules {', '.join(kinds if own else types)}; expected sentence-transformers' Transformer and "
-            "Pooling, then none or more of Dense (with LayerNorm or without) and Normalize"
+        raise UnsupportedModelError.at(
+            path,
+            f"its modules are {', '.join(kinds if own else types)}. Supported are sentence-transformers' Transformer "
+            "and Pooling, then none or more of Dense (with or without LayerNorm) and Normalize.",
         )
     return list(zip(kinds, (inner for _, inner in listed), strict=True))
 
@@ -155,12 +160,12 @@ def read_similarity(folder: Path) -> str | None:
     """Return how a folder of sentence-transformers compares embeddings: "dot", "cosine", or None if it does not say.
 
     Raises:
-        ArtifactError: The folder names another similarity, such as "euclidean".
+        UnsupportedModelError: The folder names another similarity, such as "euclidean".
     """
     path = folder / _SETTINGS
     name = read_setting(path, SENTENCE_TRANSFORMERS, "similarity_fn_name")
     if name is not None and name not in _SIMILARITIES:
-        raise ArtifactError(f"{path}: similarity_fn_name is {json.dumps(name)}. Supported are dot and cosine.")
+        raise UnsupportedModelError.at(path, f"similarity_fn_name is {json.dumps(name)}. Supported are dot and cosine.")
     return name
 
 
@@ -175,7 +180,10 @@ def _pooling(folder: Path) -> Part:
     for name, pooling in POOLING.items():
         if modes in (name, [name]):
             return {"pooling": pooling}, {}
-    raise ArtifactError(f"{folder / 'config.json'}: pooling is {json.dumps(modes)}; expected cls or mean")
+    if not modes:
+        raise ArtifactError(f"{folder / 'config.json'}: it names no pooling.")
+    reason = f"the pooling is {json.dumps(modes)}. Supported are cls and mean."
+    raise UnsupportedModelError.at(folder / "config.json", reason)
 
 
 def _dense(folder: Path) -> Part:
@@ -187,13 +195,12 @@ def _dense(folder: Path) -> Part:
         raise ArtifactError(f"{file}: key linear.weight is missing or not a matrix; expected the weights of Dense")
     if settings["activation_function"] == "torch.nn.Identity":  # its other name
         settings["activation_function"] = _IDENTITY
-    expected = {
-        "out_features": len(weight),
-        "in_features": weight.shape[1],
-        "bias": "projection.bias" in weights,
-        "activation_function": _IDENTITY,
-    }
-    check_settings(path, settings, {**DENSE, **{name: Only((value,)) for name, value in expected.items()}})
+    check_settings(path, settings, {**DENSE, "activation_function": Only((_IDENTITY,))})
+    sizes = {"out_features": len(weight), "in_features": weight.shape[1], "bias": "projection.bias" in weights}
+    for name, value in sizes.items():
+        if settings.get(name, value) != value:
+            stated, found = json.dumps(settings[name]), json.dumps(value)
+            raise ArtifactError(f"{path}: {name} is {stated}, but the weights beside it have {found}.")
     fields = {"projection_dim": len(weight), "projection_norm": False}
     return fields, {"projection.bias": weight.new_zeros(len(weight)), **weights}
 

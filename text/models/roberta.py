@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,10 @@ from text.models import checkpoint
 from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, packed
 from text.models.chunks import cut_by_length, lengths_of
 from text.models.linear import Linear
-from text.models.roberta_config import RobertaConfig
+from text.models.roberta_config import RobertaConfig, RobertaOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 
 class RobertaEncoder(nn.Module):
@@ -56,7 +59,7 @@ class RobertaEncoder(nn.Module):
         self.apply(_initialize)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Any) -> RobertaEncoder:
+    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
         """An encoder from local files; the network is not asked.
 
         Args:
@@ -75,7 +78,7 @@ class RobertaEncoder(nn.Module):
         return cls.from_saved(checkpoint.read(path, overrides.get("num_attention_heads")), **overrides)
 
     @classmethod
-    def from_saved(cls, saved: checkpoint.Saved, **overrides: Any) -> RobertaEncoder:
+    def from_saved(cls, saved: checkpoint.Saved, **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
         """An encoder from what ``text.models.checkpoint`` has read; otherwise as ``from_pretrained``."""
         try:
             config = RobertaConfig(**saved.fields)
@@ -292,31 +295,31 @@ def _initialize(module: nn.Module) -> None:
             module.weight[module.padding_idx].zero_()
 
 
-def roberta_tiny(**options: Any) -> RobertaEncoder:
+def roberta_tiny(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
     """2 layers, 128 wide (the sizes below base are those of arXiv:1908.08962). Options: RobertaConfig's."""
     return _sized(options, num_hidden_layers=2, hidden_size=128, num_attention_heads=2)
 
 
-def roberta_mini(**options: Any) -> RobertaEncoder:
+def roberta_mini(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
     """4 layers, 256 wide."""
     return _sized(options, num_hidden_layers=4, hidden_size=256, num_attention_heads=4)
 
 
-def roberta_small(**options: Any) -> RobertaEncoder:
+def roberta_small(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
     """4 layers, 512 wide."""
     return _sized(options, num_hidden_layers=4, hidden_size=512, num_attention_heads=8)
 
 
-def roberta_base(**options: Any) -> RobertaEncoder:
+def roberta_base(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
     """12 layers, 768 wide (arXiv:1907.11692)."""
     return _sized(options, num_hidden_layers=12, hidden_size=768, num_attention_heads=12)
 
 
-def roberta_large(**options: Any) -> RobertaEncoder:
+def roberta_large(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
     """24 layers, 1024 wide (arXiv:1907.11692)."""
     return _sized(options, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16)
 
 
-def _sized(options: dict[str, Any], **sizes: Any) -> RobertaEncoder:
+def _sized(options: RobertaOptions, **sizes: Any) -> RobertaEncoder:
     feed_forward = {"intermediate_size": 4 * sizes["hidden_size"]}
     return RobertaEncoder(RobertaConfig(**{**feed_forward, **sizes, **options}))

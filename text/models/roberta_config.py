@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
@@ -91,3 +92,27 @@ class RobertaConfig:
     def first_position(self) -> int:
         """Position of a text's first token: BERT counts from 0, RoBERTa from behind its padding token's id."""
         return 0 if self.model_type == "bert" else self.pad_token_id + 1
+
+
+class RobertaOptions(TypedDict, total=False):
+    """The fields of ``RobertaConfig`` as keywords, so that a type checker finds a misspelled one."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    pad_token_id: int
+    bos_token_id: int | None
+    eos_token_id: int | None
+    layer_norm_eps: float
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    pooling: str
+    projection_dim: int | None
+    projection_norm: bool
+    normalize: bool
+    max_seq_length: int | None
+    prompts: Mapping[str, str]

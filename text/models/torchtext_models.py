@@ -8,16 +8,20 @@ Dimensions: B texts; L tokens; H hidden size.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from text.errors import ArtifactError
+from text.errors import UnsupportedModelError
 from text.models import checkpoint, keys
 from text.models.roberta import RobertaEncoder
+from text.models.roberta_config import RobertaOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 
-def from_torchtext(model: nn.Module, **overrides: Any) -> RobertaEncoder:
+def from_torchtext(model: nn.Module, **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
     """The encoder of a ``torchtext.models.RobertaModel``, in evaluation mode or training mode as it is.
 
     Args:
@@ -25,7 +29,8 @@ def from_torchtext(model: nn.Module, **overrides: Any) -> RobertaEncoder:
         overrides: Fields of RobertaConfig to set otherwise, such as ``pooling``.
 
     Raises:
-        ArtifactError: It normalizes before attention (``normalize_before``), or is no RobertaModel.
+        UnsupportedModelError: It normalizes before attention (``normalize_before``).
+        ArtifactError: It is no RobertaModel.
     """
     transformer: Any = model.get_submodule("encoder.transformer")
     layer = transformer.layers.layers[0]
@@ -36,7 +41,7 @@ def from_torchtext(model: nn.Module, **overrides: Any) -> RobertaEncoder:
     }
     name = Path("torchtext's RobertaModel")
     if layer.norm_first:
-        raise ArtifactError(f"{name}: normalize_before is True; expected False, as RoBERTa")
+        raise UnsupportedModelError.at(name, "normalize_before is True. Only False, as in RoBERTa, is supported.")
     saved = checkpoint.from_weights(name, model.state_dict(), keys.TORCHTEXT, layer.self_attn.num_heads)
     encoder = RobertaEncoder.from_saved(saved._replace(fields=saved.fields | fields), **overrides)
     return encoder.train(model.training)

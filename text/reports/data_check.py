@@ -13,19 +13,19 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from text.artifacts import atomic_write
-from text.datasets import DPRDataPipe, read_questions
-from text.errors import DataError
+from text.datasets import DPRDataPipe, find_same_data, hash_data, read_questions
+from text.errors import DataError, explain_missing
 from text.evaluation import has_answer
 from text.records import Example
 from text.runs.lengths import Lengths, length_bins
 from text.transforms import Tokenizer, train_tokenizer
 from text.words import has_unspaced
 
-_MAX_TRUNCATED = 0.05
-"""Largest share of truncated texts without a remark."""
+with explain_missing("report"):
+    from matplotlib.figure import Figure
+
 _VOCAB_SIZE = 8192
 _SOFTWARE = "dpr-text check"
 """By this name, in its head, a picture is known."""
@@ -81,6 +81,8 @@ def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
     A test on questions of the training data overrates the model.
     """
     pairs = list(combinations(contents, 2))
+    if not pairs:
+        return []
     lines = ["", _format_line("in both", *(f"{a}, {b}" for a, b in pairs))]
     questions = (len(contents[a].questions.keys() & contents[b].questions.keys()) for a, b in pairs)
     positives = (count_shared_positives(contents[b], contents[a]) for a, b in pairs)
@@ -152,13 +154,12 @@ def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
     return known, likely
 
 
-def find_remarks(
-    pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents], lengths: Sequence[Lengths]
-) -> Iterator[str]:
+def find_remarks(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents]) -> Iterator[str]:
     """Yield a line for each finding that should be dealt with before training."""
     for pipe in pipes.values():
         yield from _find_question_faults([file.path for file in pipe.files])
-    for stage in ("valid", "test"):
+    yield from (f"note: {sentence}" for sentence in find_same_data(hash_data(pipes)))
+    for stage in (name for name in contents if name != "train"):
         shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
         if shared:
             yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too good."
@@ -169,10 +170,6 @@ def find_remarks(
                 f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. The gain that {stage} "
                 "shows may come from these passages alone. Compare with the questions whose positives are not in train."
             )
-    for kind, tokens, limit in lengths:
-        share = _truncated_share(tokens, limit)
-        if share > _MAX_TRUNCATED:
-            yield f"note: {share:.0%} of the {kind} are truncated. A higher limit keeps their ends."
     if not pipes["train"].has_negatives:
         yield "note: no question of train has a hard negative. Its only negatives are passages of other questions."
 

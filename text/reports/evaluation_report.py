@@ -1,22 +1,21 @@
-"""The files of an evaluation: metrics, a picture of recall or accuracy over k, and one HTML page with both.
+"""The files of an evaluation: metrics, and one HTML page with them and a picture of recall or accuracy over k.
 
 All of them appear together, after everything is computed.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
 from text.artifacts import seal, write_together
 from text.evaluation import format_run
-from text.reports.pictures import Metrics, sort_by_cutoff
+from text.evaluation.run_source import RunSource, fill_source, source_path
+from text.reports.pictures import NUM_COLORS, LegendEntry, Metrics, draw_cutoffs
+from text.reports.summaries import describe_cutoffs
 from text.templates import render_template
 
 
@@ -53,18 +52,21 @@ def write_evaluation(
     results: Sequence[Mapping[str, Any]],
     report: Mapping[str, Any],
     fused_run: str | os.PathLike[str] | None = None,
+    fused: Sequence[RunSource | None] = (),
     run: Mapping[str, Mapping[str, float]],
     overwrite: bool = False,
 ) -> None:
     """Write all files of an evaluation. They appear together, and only if each of them could be written.
 
     Args:
-        folder: Folder of figures.json, questions.jsonl, accuracy.png, evaluation.html and results.json.
+        folder: Folder of figures.json, questions.jsonl, evaluation.html and results.json.
         figures: Content of figures.json, without its hash.
         questions: Metrics by question id.
         results: Content of results.json. If there are none, the file of an earlier evaluation is removed.
         report: Arguments of ``write_evaluation_report``.
         fused_run: File for ``run``, or None.
+        fused: What is known of the runs that were fused. If one of them is unknown, no file beside ``fused_run`` tells
+            its models.
         run: The run that was scored.
         overwrite: Earlier files may be replaced.
 
@@ -72,28 +74,33 @@ def write_evaluation(
         FileExistsError: A file exists, and ``overwrite`` is false.
         OSError: The files cannot be written.
     """
-    paths = {
-        name: Path(folder, name) for name in ("figures.json", "questions.jsonl", "accuracy.png", "evaluation.html")
-    }
+    paths = {name: Path(folder, name) for name in ("figures.json", "questions.jsonl", "evaluation.html")}
     paths |= {"results.json": Path(folder, "results.json")} if results else {}
-    paths |= {"run": Path(fused_run)} if fused_run is not None else {}
+    known = [source for source in fused if source is not None]
+    if fused_run is not None:
+        paths["run"] = Path(fused_run)
+        paths |= {"source": source_path(fused_run)} if len(known) == len(fused) else {}
     with write_together(list(paths.values()), overwrite=overwrite) as temporaries:
         files = dict(zip(paths, temporaries, strict=True))
         _write_lines(files["figures.json"], [_format_json(seal(figures))])
         lines = ({"question_id": question_id, **metrics} for question_id, metrics in questions.items())
         _write_lines(files["questions.jsonl"], (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        write_evaluation_report(files["evaluation.html"], files["accuracy.png"], **report)
+        write_evaluation_report(files["evaluation.html"], **report)
         if results:
             _write_lines(files["results.json"], [_format_json(results)])
         if fused_run is not None:
             _write_lines(files["run"], format_run(run))
+        if "source" in files:
+            keys = {question_id: key for source in known for question_id, key in source.questions.items()}
+            fill_source(files["source"], files["run"], [each for source in known for each in source.searches], keys)
+    if overwrite and fused_run is not None and "source" not in paths:
+        source_path(fused_run).unlink(missing_ok=True)
     if overwrite and not results:
         Path(folder, "results.json").unlink(missing_ok=True)  # It would belong to an earlier evaluation.
 
 
 def write_evaluation_report(
     page: str | os.PathLike[str],
-    picture: str | os.PathLike[str],
     *,
     summary: Sequence[str],
     sections: Sequence[Section],
@@ -101,11 +108,10 @@ def write_evaluation_report(
     measure: str,
     inputs: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Write a page that needs no other file, and its picture as a file too.
+    """Write a page that needs no other file.
 
     Args:
         page: HTML file to write.
-        picture: PNG file to write.
         summary: Lines above the picture, such as the number of questions.
         sections: The metrics of all questions, which are drawn too, and those of parts.
         names: Name of the run, and of the run that it is compared with.
@@ -113,15 +119,15 @@ def write_evaluation_report(
         inputs: "path" and "sha256" of the files that were read, by flag.
     """
     table = sections[0].table
-    _draw_cutoffs(picture, table, names, measure)
+    description = f"{measure} at k: {describe_cutoffs(table, measure)}"
     content = render_template(
         "evaluation.html",
-        title=names[0],
+        title=f"Evaluation of {' and '.join(names)}",
         summary=summary,
-        description=", ".join(
-            f"{name} {row['mean']:.3f}" for name, row in table.items() if name.startswith(("recall@", "accuracy@"))
-        ),
-        picture=base64.b64encode(Path(picture).read_bytes()).decode(),
+        num_colors=NUM_COLORS,
+        figure_title=f"{measure.capitalize()}@k",
+        picture=draw_cutoffs(measure, description, {0: table}, measure),
+        legend_entries=[LegendEntry(0, name, is_dashed=number > 0) for number, name in enumerate(names)],
         heads=["measure", names[0], "95 % interval", *([names[1], "p"] if len(names) > 1 else [])],
         sections=[(each.heading if each.name else "", _format_rows(each.table)) for each in sections],
         inputs=[(name, file["path"], file["sha256"]) for name, file in inputs.items()],
@@ -145,26 +151,3 @@ def _format_rows(table: Metrics) -> list[list[str]]:
         + ([f"{row['other']:.4f}", f"{row['p']:.4f}"] if "p" in row else [])
         for name, row in table.items()
     ]
-
-
-def _draw_cutoffs(path: str | os.PathLike[str], table: Metrics, names: Sequence[str], measure: str) -> None:
-    """Draw a measure over k as PNG, a line for each run, and the interval of the first."""
-    cutoffs = sort_by_cutoff(table, measure)
-    ks, rows = [k for k, _ in cutoffs], [row for _, row in cutoffs]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes: Any = figure.subplots()
-    for column, name in zip(("mean", "other"), names, strict=False):
-        axes.plot(ks, [row[column] for row in rows], marker="o", label=_shorten(name))
-    axes.fill_between(ks, [row["low"] for row in rows], [row["high"] for row in rows], alpha=0.2)
-    axes.set(xscale="log", xlabel="k", ylabel=f"{measure}@k", ylim=(0, 1))
-    axes.set_xticks(ks, [str(k) for k in ks], minor=False)
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    for name in axes.legend(fontsize="small").get_texts():
-        name.set_parse_math(False)  # A path with dollar signs is no formula.
-    figure.savefig(path, format="png", dpi=150)
-
-
-def _shorten(name: str) -> str:
-    """Return the name of a run in lines that fit into the picture: of a long path, the end."""
-    return "\n+ ".join(path if len(path) <= 60 else f"…{path[-59:]}" for path in name.split(" + "))

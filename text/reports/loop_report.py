@@ -1,4 +1,4 @@
-"""The report of a training loop: a Markdown table of the metrics of each round, and a picture."""
+"""The report of a training loop: the metrics of each round as JSON, as Markdown, and as a page with a picture."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
 
 from text.artifacts import check_writable, write_together
+from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
 from text.runs.stages import has_stages
+from text.templates import render_template
 
-_FILES = ("table.json", "table.md", "rounds.png")
+_FILES = ("table.json", "table.md", "models.json", "table.html")
 _BM25 = "BM25"
 RoundMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Metrics by round, split and measure. The round "BM25" is the baseline of all rounds."""
@@ -34,37 +33,93 @@ def check_loop_report(folder: str | os.PathLike[str]) -> None:
             )
 
 
-def write_loop_report(folder: str | os.PathLike[str], table: RoundMetrics, measures: Sequence[str]) -> None:
-    """Write ``table.json``, ``table.md`` and ``rounds.png`` together. The first measure is drawn."""
-    with write_together([Path(folder, name) for name in _FILES]) as [numbers, markdown, picture]:
+def write_loop_report(
+    folder: str | os.PathLike[str],
+    table: RoundMetrics,
+    measures: Sequence[str],
+    models: Mapping[str, str | os.PathLike[str]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write ``table.json``, ``table.md``, ``models.json`` and ``table.html`` together.
+
+    Args:
+        folder: Folder of the loop.
+        table: The metrics.
+        measures: Measures of the table. The first one is drawn.
+        models: Folder of each round's model.
+        notes: Sentences that a reader of the table should know.
+    """
+    places = {name: _shorten_path(path, folder) for name, path in models.items()}
+    with write_together([Path(folder, name) for name in _FILES]) as [numbers, markdown, model_paths, page]:
         numbers.write_text(json.dumps(table, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        markdown.write_text(format_markdown_table(table, measures), encoding="utf-8")
-        draw_rounds(picture, table, measures[0])
+        parts = [format_markdown_table(table, measures), _format_models(places), *(f"{note}\n" for note in notes)]
+        markdown.write_text("\n".join(parts), encoding="utf-8")
+        model_paths.write_text(json.dumps(places, indent=2) + "\n", encoding="utf-8")
+        page.write_text(
+            render_loop_report(Path(folder).resolve().name, table, measures, places, notes), encoding="utf-8"
+        )
 
 
 def format_markdown_table(table: RoundMetrics, measures: Sequence[str]) -> str:
     """Return a Markdown table with a row for each round and a column for each split and measure."""
-    splits = list(next(iter(table.values())))
-    lines = [
-        f"| | {' | '.join(f'{split} {measure}' for split in splits for measure in measures)} |",
-        "|---" * (1 + len(splits) * len(measures)) + "|",
-    ]
-    for name, metrics in table.items():
-        values = (metrics[split][measure] for split in splits for measure in measures)
-        lines.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |")
-    return "\n".join(lines) + "\n"
+    heads, rows = _list_cells(table, measures)
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def draw_rounds(path: str | os.PathLike[str], table: RoundMetrics, measure: str) -> None:
-    """Draw a measure over the rounds as PNG, a line for each split. Dashed lines show BM25."""
+def _format_models(places: Mapping[str, str]) -> str:
+    """Return a Markdown table of the model of each round."""
+    return "\n".join(["| | model |", "|---|---|", *(f"| {name} | {place} |" for name, place in places.items())]) + "\n"
+
+
+def _shorten_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
+    """Return a path relative to a folder if it lies in it, so that it holds where the folder is moved."""
+    return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else os.fspath(path)
+
+
+def render_loop_report(
+    name: str, table: RoundMetrics, measures: Sequence[str], models: Mapping[str, str], notes: Sequence[str] = ()
+) -> str:
+    """Return the page of a loop. It needs no other file.
+
+    Args:
+        name: Name of the loop's folder.
+        table: The metrics.
+        measures: Measures of the table. The first one is drawn.
+        models: Folder of each round's model.
+        notes: Sentences that a reader of the table should know.
+    """
+    heads, rows = _list_cells(table, measures)
+    picture, legend = _draw_table(table, measures[0])
+    return render_template(
+        "loop.html",
+        title=f"Rounds of {name}",
+        num_colors=NUM_COLORS,
+        figure_title=measures[0],
+        picture=picture,
+        legend_entries=legend,
+        table={"heads": ["round", *heads], "rows": rows},
+        models={"heads": ["round", "model"], "rows": models.items()},
+        notes=notes,
+    )
+
+
+def _list_cells(table: RoundMetrics, measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads of the columns, one for each split and measure, and the cells of each round after its name."""
+    columns = [(split, measure) for split in next(iter(table.values())) for measure in measures]
+    rows = [[name, *(f"{each[split][measure]:.4f}" for split, measure in columns)] for name, each in table.items()]
+    return [f"{split} {measure}" for split, measure in columns], rows
+
+
+def _draw_table(table: RoundMetrics, measure: str) -> tuple[str, list[LegendEntry]]:
+    """Return the picture of a measure over the rounds, and its legend: each split, and BM25 behind it."""
     rounds = [name for name in table if name != _BM25]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes: Any = figure.subplots()
-    for split in next(iter(table.values())):
-        [line] = axes.plot(rounds, [table[name][split][measure] for name in rounds], marker="o", label=split)
-        if _BM25 in table:
-            axes.axhline(table[_BM25][split][measure], color=line.get_color(), linestyle="--", label=f"{split}, BM25")
-    axes.set(ylabel=measure, ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, format="png", dpi=150)
+    lines, legend, words = [], [], []
+    for number, split in enumerate(next(iter(table.values()))):
+        values = [table[name][split][measure] for name in rounds]
+        baseline = table[_BM25][split][measure] if _BM25 in table else None
+        lines.append((values, baseline))
+        legend += [LegendEntry(number, split)]
+        legend += [LegendEntry(number, f"{split}, {_BM25}", is_dashed=True)] if baseline is not None else []
+        words.append(f"{split}: {', '.join(f'{table[name][split][measure]:.4f} {name}' for name in table)}")
+    return draw_rounds("rounds", f"{measure} of each round. {'; '.join(words)}", rounds, lines, measure), legend

@@ -1,7 +1,8 @@
-"""Draw the pictures of a run report as SVG elements of its page.
+"""Draw the pictures of pages as SVG elements.
 
 matplotlib draws with placeholder colors. These are replaced by CSS variables of the page, so that one picture fits a
-light screen, a dark screen and paper. The same data gives the same bytes.
+light screen, a dark screen and paper. The page has the legend, so that long names wrap. The same data gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from text.errors import explain_missing
 from text.runs.lengths import Lengths, length_bins
 from text.templates import safe_markup
+
+with explain_missing("report"):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 NUM_COLORS = 6
 MAX_POINTS = 500
@@ -33,6 +37,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "text.color": _INK,
     "axes.labelcolor": _INK,
+    "axes.labelpad": 2.5,
     "axes.edgecolor": _FAINT,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -58,6 +63,15 @@ Metrics = Mapping[str, Mapping[str, float]]
 """By metric: ``mean``, ``low`` and ``high`` of a run, and ``other``, the mean of the run that it is compared with."""
 
 
+class LegendEntry(NamedTuple):
+    """A line of a picture as the page's legend shows it."""
+
+    run: int
+    """Number of its color."""
+    name: str
+    is_dashed: bool = False
+
+
 class Curve(NamedTuple):
     """Values over steps, in the color of a run."""
 
@@ -74,8 +88,9 @@ def draw_curves(
     description: str,
     curves: Sequence[Curve],
     *,
+    y_label: str,
     last_step: int,
-    limits: Sequence[tuple[int, float]] = (),
+    limits: Sequence[tuple[int | None, float]] = (),
     y_range: tuple[float | None, float | None] = (None, None),
 ) -> str:
     """Draw curves over the steps of training.
@@ -84,8 +99,9 @@ def draw_curves(
         picture_id: Prefix of the ids of the picture. It is unique in the page.
         description: Text for readers who do not see the picture.
         curves: NaN and infinite values leave a gap.
+        y_label: Name of the vertical axis.
         last_step: End of the horizontal axis, the same in all pictures.
-        limits: Dashed horizontal lines: number of the run and height.
+        limits: Dashed horizontal lines: number of the run, or None for all runs, and height.
         y_range: Ends of the vertical axis. None fits the values.
     """
 
@@ -95,7 +111,7 @@ def draw_curves(
             has_markers = len(steps) <= 40 and not curve.is_faint
             _plot(axes, curve._replace(steps=steps, values=values), has_markers=has_markers)
         for run, height in limits:
-            axes.axhline(height, color=_run_color(run), linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.axhline(height, color=_LIMIT if run is None else _run_color(run), linewidth=0.9, linestyle=(0, (4, 3)))
         padding = max(1, last_step) * 0.02
         axes.set_xlim(-padding, last_step + padding)
         axes.set_ylim(*y_range)
@@ -103,7 +119,7 @@ def draw_curves(
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    return _render(picture_id, description, draw)
+    return _render(picture_id, description, draw, ("step", y_label))
 
 
 def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[int, Lengths]) -> str:
@@ -120,7 +136,7 @@ def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[i
         axes.set_xlim(0, None)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    return _render(picture_id, description, draw)
+    return _render(picture_id, description, draw, ("tokens", "share of texts"))
 
 
 def draw_cutoffs(picture_id: str, description: str, tables: Mapping[int, Metrics], measure: str) -> str:
@@ -143,7 +159,36 @@ def draw_cutoffs(picture_id: str, description: str, tables: Mapping[int, Metrics
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
 
-    return _render(picture_id, description, draw)
+    return _render(picture_id, description, draw, ("k", f"{measure}@k"))
+
+
+def draw_rounds(
+    picture_id: str,
+    description: str,
+    rounds: Sequence[str],
+    splits: Sequence[tuple[Sequence[float], float | None]],
+    measure: str,
+) -> str:
+    """Draw a measure over the rounds of a loop, a line for each split, and its baseline as a dashed line.
+
+    Args:
+        picture_id: Prefix of the ids of the picture. It is unique in the page.
+        description: Text for readers who do not see the picture.
+        rounds: Names of the rounds.
+        splits: For each split, the value of each round, and the value of the baseline or None.
+        measure: Name of the measure.
+    """
+
+    def draw(axes: Any) -> None:
+        for number, (values, baseline) in enumerate(splits):
+            _plot(axes, Curve(number, range(len(rounds)), values), has_markers=True)
+            if baseline is not None:
+                axes.axhline(baseline, color=_run_color(number), linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.set_xlim(-0.5, len(rounds) - 0.5)
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_locator(FixedLocator(range(len(rounds))))
+
+    return _render(picture_id, description, draw, ("round", measure), names=rounds)
 
 
 def sort_by_cutoff(table: Metrics, measure: str) -> list[tuple[int, Mapping[str, float]]]:
@@ -177,14 +222,33 @@ def _reduce_points(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
     return np.array([steps[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
 
 
-def _render(picture_id: str, description: str, draw: Callable[[Any], None]) -> str:
+def _render(
+    picture_id: str,
+    description: str,
+    draw: Callable[[Any], None],
+    labels: tuple[str, str],
+    names: Sequence[str] | None = None,
+) -> str:
+    """Return a picture.
+
+    Args:
+        picture_id: Prefix of its ids.
+        description: Its text for readers who do not see it.
+        draw: Draws into the axes.
+        labels: Names of the horizontal and the vertical axis.
+        names: Names of the places 0, 1, ... of the horizontal axis, if it shows no numbers.
+    """
     with rc_context({**_STYLE, "svg.hashsalt": picture_id}):
-        figure = Figure(figsize=(4.0, 2.2))
-        axes = figure.add_axes((0.115, 0.115, 0.87, 0.84))  # the same in all pictures, so that their axes line up
+        figure = Figure(figsize=(4.0, 2.35))
+        axes: Any = figure.add_axes((0.15, 0.175, 0.835, 0.785))  # the same in all pictures, so that their axes line up
         draw(axes)
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.yaxis.set_label_coords(-0.15, 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(_format_tick))
+        if names is not None:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: names[int(place)]))
         written = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=metadata)

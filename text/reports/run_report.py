@@ -11,7 +11,7 @@ from pathlib import Path
 
 from text.artifacts import check_writable, write_text
 from text.reports import run_sections
-from text.reports.pictures import NUM_COLORS
+from text.reports.pictures import NUM_COLORS, LegendEntry
 from text.runs.contents import GENERATOR, REPORT, is_run_report
 from text.runs.history import RunHistory, read_runs
 from text.runs.manifest import update_manifest
@@ -49,7 +49,7 @@ def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os
 
 def render_run_report(runs: Sequence[RunHistory]) -> str:
     """Return the HTML of a report."""
-    evaluation_figures, evaluation_notes = run_sections.draw_evaluations(runs)
+    evaluation_figures, evaluation_legend = run_sections.draw_evaluations(runs)
     different_settings, shared_settings = run_sections.list_settings(runs)
     return render_template(
         "run_report.html",
@@ -57,14 +57,17 @@ def render_run_report(runs: Sequence[RunHistory]) -> str:
         generator=GENERATOR,
         is_comparison=len(runs) > 1,
         num_colors=NUM_COLORS,
+        run_legend=[LegendEntry(number, run.name) for number, run in enumerate(runs)],
         overview=run_sections.list_overview(runs),
         panel_sections=run_sections.draw_panels(runs),
         evaluation_figures=evaluation_figures,
-        evaluation_notes=evaluation_notes,
+        evaluation_legend=evaluation_legend,
         length_figures=run_sections.draw_lengths(runs),
-        worst_questions=[(run.name, run_sections.list_worst_questions(run)) for run in runs],
+        worst_questions=[(run.name, run_sections.list_worst_questions(run)) for run in runs if run.has_validation],
         test=run_sections.list_test_metrics(runs),
+        has_no_test=run_sections.have_no_test(runs),
         data=run_sections.list_data(runs),
+        data_notes=run_sections.list_data_notes(runs),
         different_settings=different_settings,
         shared_settings=shared_settings,
         versions=run_sections.list_versions(runs),

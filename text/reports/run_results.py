@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from text.datasets import DPRDataPipe
-from text.reports.run_report import write_run_report
+from text.errors import MissingPackageError
 from text.runs.manifest import write_manifest
 from text.runs.model_card import write_model_card
 
@@ -22,6 +22,8 @@ def write_run_results(
 ) -> None:
     """Write the model card, ``manifest.json`` and ``report.html``, and print the test metrics.
 
+    Without matplotlib there is no ``report.html``, and a line says what to install.
+
     Args:
         folder: The run's folder, with the saved model in ``model/``.
         settings: All settings of the run.
@@ -32,6 +34,16 @@ def write_run_results(
     card = folder / "model" / "README.md"
     write_model_card(card, settings=settings, pipes=pipes, test_metrics=test_metrics, is_tied=is_tied)
     write_manifest(folder, pipes, test_metrics)
-    print(f"report: {write_run_report([str(folder)])}")
+    print(f"report: {_write_report(folder)}")
     print(f"model: {folder / 'model'}")
-    print("test: " + "  ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in test_metrics.items()))
+    if test_metrics:
+        print("test: " + "  ".join(f"{name.removeprefix('test_')} {value:.4f}" for name, value in test_metrics.items()))
+
+
+def _write_report(folder: Path) -> str:
+    """Write ``report.html`` and return its path, or why there is none."""
+    try:
+        from text.reports.run_report import write_run_report
+    except MissingPackageError as error:  # A training without pictures is a training.
+        return f"none. {error}"
+    return str(write_run_report([str(folder)]))

@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from text.reports.pictures import Curve, draw_curves, draw_cutoffs, draw_length_histograms, sort_by_cutoff
+from text.datasets import find_same_data
+from text.reports import pictures
+from text.reports.pictures import Curve, LegendEntry, sort_by_cutoff
 from text.reports.summaries import (
     ABSENT,
     describe_best_validation,
@@ -29,6 +31,10 @@ _MAX_CHARACTERS = 900
 """Maximum characters shown of a positive and of the first passage ranked above it."""
 _MAX_CHARACTERS_LATER = 160
 """Maximum characters shown of the second and later passages ranked above the positive."""
+
+
+_TRAINING = "Training"
+"""Heading of the panels of every run. The other panels are of validations."""
 
 
 class Panel(NamedTuple):
@@ -71,7 +77,7 @@ class Table(NamedTuple):
 
 
 PANELS = {
-    "Training": (
+    _TRAINING: (
         Panel("Loss", "in nats; pale: training, strong: validation", ("train_loss_step", "valid_loss")),
         Panel("Learning rate", "", ("learning_rate",), (0, None)),
         Panel("Gradient norm", "before clipping", ("gradient_norm",), (0, None), "gradient_clip_val"),
@@ -105,17 +111,19 @@ def list_overview(runs: Sequence[RunHistory]) -> list[list[str]]:
 
 
 def draw_panels(runs: Sequence[RunHistory]) -> list[PanelSection]:
-    """Draw every panel of ``PANELS`` that has values."""
+    """Draw every panel of ``PANELS`` that has values. Runs without validation have none of validations."""
     sections = []
     for heading, panels in PANELS.items():
+        if heading != _TRAINING and not any(run.has_validation for run in runs):
+            continue
         figures = {panel.title: _draw_panel(heading, panel, runs) for panel in panels}
         drawn = [figure for figure in figures.values() if figure is not None]
         sections.append(PanelSection(heading, drawn, [title for title, figure in figures.items() if figure is None]))
     return sections
 
 
-def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[str]]:
-    """Draw recall and accuracy over k of the runs that were evaluated, and say what each run's curves are."""
+def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[LegendEntry]]:
+    """Draw recall and accuracy over k of the runs that were evaluated, and return the legend of the curves."""
     evaluations = {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}
     tables = {number: each.tabulate() for number, each in evaluations.items()}
     figures = []
@@ -123,13 +131,14 @@ def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[str
         found = {number: table for number, table in tables.items() if sort_by_cutoff(table, measure)}
         if found:
             words = "; ".join(f"{runs[n].name}: {describe_cutoffs(table, measure)}" for n, table in found.items())
-            picture = draw_cutoffs(_picture_id("recall", measure), f"{measure} at k: {words}", found, measure)
-            figures.append(Figure(f"{measure.capitalize()}@k", "over k, with 95 % intervals", picture))
-    notes = []
-    for number, each in evaluations.items():
-        curves = [f"{style}: {name}" for style, name in zip(("solid", "dashed"), each.runs, strict=False)]
-        notes.append("; ".join([f"{runs[number].name}, {each.questions:,} questions", *curves]))
-    return figures, notes
+            picture = pictures.draw_cutoffs(_picture_id("recall", measure), f"{measure} at k: {words}", found, measure)
+            figures.append(Figure(f"{measure.capitalize()}@k", "band: 95 % interval", picture))
+    legend = [
+        LegendEntry(number, f"{runs[number].name}, {each.questions:,} questions: {name}", is_dashed=place > 0)
+        for number, each in evaluations.items()
+        for place, name in enumerate(each.name_runs())
+    ]
+    return figures, legend
 
 
 def draw_lengths(runs: Sequence[RunHistory]) -> list[Figure]:
@@ -141,7 +150,7 @@ def draw_lengths(runs: Sequence[RunHistory]) -> list[Figure]:
             named = [f"{runs[n].name}: {describe_lengths(each)}" for n, each in lengths.items()]
             details = named if len(runs) > 1 else [describe_lengths(lengths[0])]
             description = f"Lengths of {kind}: {'; '.join(named)}"
-            picture = draw_length_histograms(_picture_id("lengths", kind), description, lengths)
+            picture = pictures.draw_length_histograms(_picture_id("lengths", kind), description, lengths)
             note = "share of texts by number of tokens; dashed: the limit"
             figures.append(Figure(kind.capitalize(), note, picture, details=tuple(details)))
     return figures
@@ -193,6 +202,26 @@ def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
     ]
 
 
+def list_data_notes(runs: Sequence[RunHistory]) -> list[str]:
+    """Return sentences about runs whose data says less than it seems: splits with the same rows, or missing splits."""
+    notes = []
+    for run in runs:
+        name = f"{run.name}: " if len(runs) > 1 else ""
+        if run.manifest is not None:
+            hashes = {stage: [file.sha256 for file in data.files] for stage, data in run.manifest.data.items()}
+            if run.settings.get("valid_share") is not None:
+                hashes["valid"] = []  # of the training files, but other questions
+            notes += [f"{name}{sentence}" for sentence in find_same_data(hashes)]
+        if not run.has_validation:
+            notes.append(f"{name}there was no validation data, so the model is that of the last training step.")
+    return notes
+
+
+def have_no_test(runs: Sequence[RunHistory]) -> bool:
+    """Return whether all runs have ended, and none had test data."""
+    return all(run.manifest is not None and "test" not in run.manifest.data for run in runs)
+
+
 def list_settings(runs: Sequence[RunHistory]) -> tuple[Table, list[tuple[str, str]]]:
     """Return the settings that differ between runs, and the settings that all runs share."""
     names = _merge_names([run.settings for run in runs])
@@ -213,22 +242,24 @@ def _draw_panel(heading: str, panel: Panel, runs: Sequence[RunHistory]) -> Figur
     curves = list(_list_curves(panel, runs))
     if not curves:
         return None
-    limits = [
+    limits: list[tuple[int | None, float]] = [
         (number, float(run.settings[panel.limit]))
         for number, run in enumerate(runs)
         if panel.limit is not None and run.settings.get(panel.limit)
     ]
     if len({height for _, height in limits}) == 1:
-        limits = limits[:1]
-    picture = draw_curves(
+        limits = [(None, limits[0][1])]
+    picture = pictures.draw_curves(
         _picture_id(heading, panel.title),
         f"{panel.title}: {describe_series(panel.columns, runs)}",
         curves,
+        y_label=panel.title,
         last_step=max((int(row["step"]) for run in runs for row in run.rows), default=0),
         limits=limits,
         y_range=panel.y_range,
     )
-    note = f"{panel.note}; dashed: clipped to {limits[0][1]:g}" if limits else panel.note
+    clipped = ", ".join(f"{height:g}" for _, height in limits)
+    note = f"{panel.note}; dashed: clipped to {clipped}" if limits else panel.note
     return Figure(panel.title, note, picture, describe_non_finite(panel.columns, runs))
 
 

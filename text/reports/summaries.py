@@ -34,10 +34,15 @@ def describe_last_loss(run: RunHistory) -> str:
 def describe_best_validation(run: RunHistory) -> str:
     """Return the best value of the monitored metric and its step.
 
-    The first of equal values counts, because its checkpoint is the one that is kept.
+    The first of equal values counts, because its checkpoint is the one that is kept. The value before the first step
+    (``--validate_first``) has no checkpoint.
     """
+    if not run.has_validation:
+        return ABSENT
     monitor = str(run.settings.get("monitor", "valid_mrr@10"))
-    pairs = [pair for pair in zip(*run.get_series(monitor), strict=True) if math.isfinite(pair[1])]
+    steps, values = run.get_series(monitor)
+    is_before = bool(steps) and steps[0] == 0 and (run.settings.get("validate_first") is True or steps[1:2] == [0])
+    pairs = [pair for pair in zip(steps[is_before:], values[is_before:], strict=True) if math.isfinite(pair[1])]
     if not pairs:
         return ABSENT
     sign = -1 if monitor in _LOWER_IS_BETTER else 1

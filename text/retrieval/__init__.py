@@ -10,6 +10,7 @@ from text.retrieval.encoding_folder import check_encoding_folder, finish_encodin
 from text.retrieval.exact import Found, search_exact
 from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
 from text.retrieval.indexes import Index, open_index
+from text.retrieval.memory import MemoryEmbeddings
 from text.retrieval.mining import mine_hard_negatives, search_rows
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import Plan
@@ -24,6 +25,7 @@ __all__ = [
     "Filters",
     "Found",
     "Index",
+    "MemoryEmbeddings",
     "MinedRow",
     "MiningSummary",
     "Negative",

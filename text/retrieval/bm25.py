@@ -12,16 +12,18 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import bm25s
 import numpy as np
-import Stemmer
 
 from text.datasets import PassageCollection
-from text.errors import DataError
+from text.errors import DataError, explain_missing
 from text.progress import track
 from text.records import Passage
 from text.retrieval.exact import Found
 from text.words import split_bigrams
+
+with explain_missing("bm25"):
+    import bm25s
+    import Stemmer
 
 K1, B = 0.9, 0.4
 """As in Anserini, and in the figures of most papers."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from text.datasets import PassageCollection, Question, read_questions
-from text.errors import DataError
+from text.errors import DataError, SettingsWarning
 from text.evaluation import Run, read_qrels
 from text.retrieval.embedder import Embedder
+
+BM25_BYTES = 2450
+"""Memory of BM25 for a passage of 100 words, as measured."""
 
 
 def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str]:
@@ -73,6 +78,43 @@ def tell_counts(collection: PassageCollection, tell: Callable[[str], object]) ->
     """Tell each kind of unusual passages in a collection, such as those without text, with their number."""
     for name, count in collection.counts.items():
         tell(f"{count} {name} in {collection.path}")
+
+
+def tell_bm25_memory(num_passages: int, tell: Callable[[str], object], *, least: int = 0) -> None:
+    """Tell how much memory BM25 will need, and warn if this machine has less.
+
+    Args:
+        num_passages: Passages to be searched.
+        tell: Gets the line.
+        least: Bytes below which nothing is told.
+    """
+    needed, available = num_passages * BM25_BYTES, read_available_memory()
+    if needed >= least:
+        tell(f"BM25 needs about {format_bytes(needed)} of memory for {num_passages:,} passages")
+    if available is not None and needed > available:
+        message = (
+            f"{format_bytes(available)} of memory are available, and BM25 needs about {format_bytes(needed)}. "
+            "Take a machine with more memory, or leave BM25 out (loop --bm25=false)."
+        )
+        warnings.warn(message, SettingsWarning, stacklevel=2)
+
+
+def read_available_memory() -> int | None:
+    """Return how many bytes a new process can use without swapping (MemAvailable of Linux). None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes for people to read.
+
+    >>> format_bytes(51_487_543_800), format_bytes(220_500)
+    ('51.5 GB', '0.2 MB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def check_window(source: str, passage_id: str) -> None:

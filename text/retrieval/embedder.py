@@ -21,6 +21,8 @@ from text.models.chunks import MAX_TOKENS, cut_by_length, lengths_of
 from text.records import Passage, TokenBatch
 from text.transforms import Tokenize, title_and_text
 
+BLOCK_ROWS = 1 << 11
+"""Texts that are sorted by length and embedded together."""
 _PRECISIONS = {"float32": lambda encoder: encoder, "bfloat16": to_bfloat16, "int8": quantize_int8}
 PRECISIONS = tuple(_PRECISIONS)
 
@@ -155,9 +157,21 @@ class Embedder:
         if waiting is not None:
             yield waiting[0], waiting[1].cpu()
 
-    def __call__(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
-        """Return (N, D) float32 embeddings on the CPU."""
-        return self.embed(self.tokenize(texts))
+    def embed_texts(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
+        """Return (N, D) float32 embeddings of texts in memory, on the CPU.
+
+        A few thousand texts are tokenized at once, so that the tokens of all texts are never in memory together.
+
+        Args:
+            texts: Questions, or passages with or without titles.
+        """
+        if isinstance(texts, str):
+            raise ValueError("texts is a string; expected a list of them")
+        blocks = [texts[start : start + BLOCK_ROWS] for start in range(0, len(texts), BLOCK_ROWS)]
+        embeddings = [self.embed(self.tokenize(block)) for block in blocks]
+        return torch.cat(embeddings) if embeddings else torch.empty(0, self.encoder.embedding_dim)
+
+    __call__ = embed_texts
 
     @property
     def _device(self) -> torch.device:

@@ -19,7 +19,7 @@ from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.progress import show_progress
 from text.retrieval.devices import default_device
-from text.retrieval.embedder import Embedder
+from text.retrieval.embedder import BLOCK_ROWS, Embedder
 from text.retrieval.encoding_folder import finish_encoding, list_changes, start_encoding
 from text.retrieval.plan import DTYPES, DType, EncodedFile, Plan, Settings, read_plan
 from text.retrieval.reuse import KnownPassages
@@ -27,7 +27,6 @@ from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_finished
 from text.retrieval.shards import EmbeddingShards
 
 SHARD_ROWS = 1 << 18
-BLOCK_ROWS = 1 << 11
 
 
 def encode_collection(

@@ -24,6 +24,7 @@ from text.retrieval.plan import (
     Manifest,
     Plan,
     find_shard,
+    place_collection,
     read_plan,
     read_shard_manifest,
     shard_path,
@@ -65,6 +66,7 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
         OSError: The folder cannot be written, or the disk is too small for all embeddings.
     """
     check_encoding_folder(folder)
+    plan = place_collection(folder, plan)
     _check_places(folder, plan)
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from text.models.linear import multiply
 from text.progress import Progress, show_progress
-from text.retrieval.shards import EmbeddingShards
+from text.retrieval.memory import Embeddings
 
 BLOCK = 1 << 15
 """Passages compared at once."""
@@ -42,7 +42,7 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-def search_exact(shards: EmbeddingShards, questions: Tensor, k: int, *, device: str = "cpu") -> list[Found]:
+def search_exact(shards: Embeddings, questions: Tensor, k: int, *, device: str = "cpu") -> list[Found]:
     """The k passages with the largest dot product, for each question.
 
     Args:
@@ -68,7 +68,7 @@ def search_exact(shards: EmbeddingShards, questions: Tensor, k: int, *, device: 
 
 
 def with_passages(
-    shards: EmbeddingShards, questions: Tensor, found: Sequence[Found], also: Sequence[Sequence[str]]
+    shards: Embeddings, questions: Tensor, found: Sequence[Found], also: Sequence[Sequence[str]]
 ) -> list[Found]:
     """Return the found passages and, after them, more passages of each question with their scores.
 
@@ -85,7 +85,7 @@ def with_passages(
     return longer
 
 
-def check_questions(shards: EmbeddingShards, questions: Tensor, k: int) -> None:
+def check_questions(shards: Embeddings, questions: Tensor, k: int) -> None:
     """
     Raises:
         ValueError: k is below 1, there is no question, a question is not finite, or D is another.
@@ -94,20 +94,20 @@ def check_questions(shards: EmbeddingShards, questions: Tensor, k: int) -> None:
         raise ValueError(f"k is {k}; expected 1 or more")
     if not len(questions):
         raise ValueError("no questions; expected one or more")
-    if questions.shape[1] != shards.plan.embedding_dim:
-        raise ValueError(f"questions have {questions.shape[1]} dimensions, passages {shards.plan.embedding_dim}")
+    if questions.shape[1] != shards.embedding_dim:
+        raise ValueError(f"questions have {questions.shape[1]} dimensions, passages {shards.embedding_dim}")
     if not questions.isfinite().all():
         row = int((~questions.isfinite().all(dim=1)).nonzero()[0])
         raise ValueError(f"question {row}: its embedding is NaN or infinite; expected finite numbers")
 
 
-def in_order(shards: EmbeddingShards, question: Tensor, rows: np.ndarray, k: int) -> Found:
+def in_order(shards: Embeddings, question: Tensor, rows: np.ndarray, k: int) -> Found:
     """The first k of these rows, by score and id."""
     [kept] = _pairs(shards, question[None], rows[None])
     return _found(kept[:k])
 
 
-def _nearest(shards: EmbeddingShards, questions: Tensor, k: int, progress: Progress) -> tuple[Tensor, Tensor, float]:
+def _nearest(shards: Embeddings, questions: Tensor, k: int, progress: Progress) -> tuple[Tensor, Tensor, float]:
     """(N, C) scores, rounded, and rows, best first; of equal ones at the end, any. And the largest norm of all rows."""
     scores, largest_norm = torch.zeros(len(questions), 0, device=questions.device), 0.0
     rows = scores.to(torch.int64)
@@ -162,9 +162,7 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return found, places.flatten(1).gather(1, order)
 
 
-def _best(
-    shards: EmbeddingShards, questions: Tensor, lowest: Tensor, rows: Tensor, doubts: Tensor, k: int
-) -> list[Found]:
+def _best(shards: Embeddings, questions: Tensor, lowest: Tensor, rows: Tensor, doubts: Tensor, k: int) -> list[Found]:
     """The first k of (N, C) candidates, by scores that depend on nothing but the two embeddings, and by id.
 
     Products of matrices round differently at their edges: the candidates are multiplied again, in float64, and where
@@ -179,7 +177,7 @@ def _best(
     return found
 
 
-def _scan(shards: EmbeddingShards, question: Tensor, least: float, k: int) -> list[tuple[float, str]]:
+def _scan(shards: Embeddings, question: Tensor, least: float, k: int) -> list[tuple[float, str]]:
     """The first k of all rows whose rounded score is at least that, however many they are."""
     kept: list[tuple[float, str]] = []
     for first, block in shards.blocks(BLOCK):
@@ -189,7 +187,7 @@ def _scan(shards: EmbeddingShards, question: Tensor, least: float, k: int) -> li
     return kept
 
 
-def _pairs(shards: EmbeddingShards, questions: Tensor, rows: np.ndarray) -> list[list[tuple[float, str]]]:
+def _pairs(shards: Embeddings, questions: Tensor, rows: np.ndarray) -> list[list[tuple[float, str]]]:
     """Scores, each rounded once, and ids of (N, C) rows, best first.
 
     A sum along the last dimension has one order, for however many rows; a product of matrices has not.

@@ -10,17 +10,19 @@ import os
 import re
 from pathlib import Path
 
-import faiss
 import numpy as np
 from torch import Tensor
 
 from text.artifacts import atomic_write, check_facts, check_writable, read_facts, read_json, write_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, explain_missing
 from text.progress import show_progress
 from text.retrieval.exact import BLOCK, Found, check_questions, in_order
 from text.retrieval.index_files import INDEX, NOTE, IndexNote
 from text.retrieval.mapped_files import MappedFile
 from text.retrieval.shards import EmbeddingShards
+
+with explain_missing("faiss"):
+    import faiss
 
 _FATAL = re.compile(r"(?<!\d)0+(?!\d)|(HNSW1|NSG[12])(?!\d)")
 _FROM_ONE = re.compile(r"(nprobe|efSearch|k_factor\w*)$")

@@ -14,14 +14,16 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from pymilvus import DataType, MilvusClient, MilvusException
-from pymilvus.exceptions import ConnectionConfigException, ParamError
 from torch import Tensor
 
-from text.errors import ArtifactError
+from text.errors import ArtifactError, explain_missing
 from text.progress import show_progress
 from text.retrieval.exact import Found, check_questions
 from text.retrieval.shards import EmbeddingShards
+
+with explain_missing("milvus"):
+    from pymilvus import DataType, MilvusClient, MilvusException
+    from pymilvus.exceptions import ConnectionConfigException, ParamError
 
 _ROWS = 1 << 10
 """Sent at once."""

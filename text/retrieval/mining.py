@@ -20,6 +20,7 @@ from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_conte
 from text.datasets.same_questions import SameQuestions
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, format_run, read_run
+from text.evaluation.run_source import SearchRecord, check_same_collection, check_same_questions, fill_source
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import Passage
@@ -28,6 +29,7 @@ from text.retrieval.hard_negatives import Filters, Negative, Source, choose_hard
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import read_plan
 from text.retrieval.retriever import load_retriever, search_questions
+from text.retrieval.run_files import key_questions, read_sources
 
 
 def mine_hard_negatives(
@@ -42,6 +44,7 @@ def mine_hard_negatives(
     best_positive_first: bool = False,
     seed: int = 0,
     found: Run | None = None,
+    found_by: SearchRecord | None = None,
     overwrite: bool = True,
 ) -> MiningSummary:
     """Write training rows with hard negatives from runs.
@@ -61,6 +64,7 @@ def mine_hard_negatives(
             first one.
         seed: Seed of the sample in the summary.
         found: One more run, such as ``search_rows`` returns. It is the first source, and is written to ``OUTPUT.trec``.
+        found_by: What is known of this run (``record_search``), for the file beside it.
         overwrite: Replace earlier files.
 
     Raises:
@@ -68,6 +72,7 @@ def mine_hard_negatives(
         ValueError: Two runs have the same name, or there is not one number for each run.
         DataError: A file is malformed, no row is usable, a run is of other questions, or the collection lacks a passage
             of a run.
+        ArtifactError: A run is known to be of other questions or of another collection.
         OSError: A file cannot be read or written.
 
     >>> import tempfile
@@ -97,6 +102,16 @@ def mine_hard_negatives(
     for path, run in zip(paths, read, strict=True):
         check_common_questions(path, run, rows, ids)
         check_counted_questions(path, run, rows, ids)
+    inputs = {
+        "rows": describe_file(rows),
+        "collection": describe_file(collection.path),
+        "runs": [describe_file(path) for path in runs],
+    }
+    keys = key_questions(question for question, _ in questions)
+    for path, source in zip(runs, read_sources(runs), strict=True):
+        if source is not None:
+            check_same_questions(path, source.questions, rows, keys)
+            check_same_collection(path, source.searches, collection.path, inputs["collection"]["sha256"])
     mined = _mine_rows(
         file,
         questions,
@@ -107,19 +122,17 @@ def mine_hard_negatives(
         best_positive_first=best_positive_first,
         slow=summary.slow,
     )
-    inputs = {
-        "rows": describe_file(rows),
-        "collection": describe_file(collection.path),
-        "runs": [describe_file(path) for path in runs],
-    }
     options = {"num": list(num), "filters": asdict(filters), "sort_by_title": sort_by_title}
     options |= {"best_positive_first": best_positive_first, "seed": seed}
-    endings = [".rejected.jsonl", ".summary.json", *([".trec"] if found is not None else []), ""]
+    of_run = [".trec"] * (found is not None) + [".trec.json"] * (found_by is not None)
+    endings = [".rejected.jsonl", ".summary.json", *of_run, ""]
     with write_together([f"{output}{ending}" for ending in endings], overwrite=overwrite) as temporaries:
         files = dict(zip(endings, temporaries, strict=True))
         if found is not None:
             with open(files[".trec"], "w", encoding="utf-8") as file_of_run:
                 file_of_run.writelines(format_run(found))
+            if found_by is not None:
+                fill_source(files[".trec.json"], files[".trec"], [found_by], keys)
             inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": sha256(files[".trec"])})
         _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}

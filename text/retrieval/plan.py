@@ -43,6 +43,7 @@ class EncodedFile(NamedTuple):
     """The collection that was encoded."""
 
     path: str
+    """Relative to the folder of the embeddings, in ``plan.json``. An earlier version wrote it as it was given."""
     sha256: str
     num_passages: int
 
@@ -120,6 +121,27 @@ def find_shard(name: str, plan: Plan) -> int | None:
         return None
     shard = int(found[1])
     return shard if shard < plan.num_shards and shard_path("", shard, found[2]).name == name else None
+
+
+def place_collection(folder: str | os.PathLike[str], plan: Plan) -> Plan:
+    """Return a plan whose collection has its path relative to the folder of the embeddings.
+
+    The path then holds from any working directory, and wherever both are moved together.
+    """
+    path = os.path.relpath(os.path.realpath(plan.collection.path), os.path.realpath(folder))
+    return plan._replace(collection=plan.collection._replace(path=path))
+
+
+def find_collection(folder: str | os.PathLike[str], plan: Plan) -> str:
+    """Return the path of the collection that was encoded, absolute or relative to the working directory.
+
+    It need not exist. Embeddings of an earlier version may have it relative to the working directory of the encoding.
+    """
+    placed = os.path.normpath(os.path.join(os.path.realpath(folder), plan.collection.path))
+    if not os.path.exists(placed) and os.path.exists(plan.collection.path):
+        return plan.collection.path
+    inside = os.path.relpath(placed)
+    return placed if inside.startswith(os.pardir) else inside
 
 
 def write_plan(folder: str | os.PathLike[str], plan: Plan) -> None:

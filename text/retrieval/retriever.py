@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from text.datasets import Question
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, max_passage
+from text.records import Passage
 from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
 from text.retrieval.exact import Found, search_exact, with_passages
 from text.retrieval.indexes import Index, check_index, open_index
+from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
 from text.retrieval.shards import EmbeddingShards
 
+ShardsT = TypeVar("ShardsT", bound=Embeddings)
 
-class Retriever:
+
+class Retriever(Generic[ShardsT]):
     """Embed questions and search the embeddings of a collection. ``load_retriever`` opens both from their folders.
 
     >>> import tempfile
@@ -33,7 +38,7 @@ class Retriever:
     ['p1']
 
     Args:
-        shards: Embeddings of the passages.
+        shards: Embeddings of the passages, on disk or in memory.
         embedder: Embeds questions with the model that encoded the passages.
         index: Searches instead of exact search, such as a ``FaissIndex`` of these embeddings.
 
@@ -41,36 +46,28 @@ class Retriever:
         ArtifactError: The model is not the one that encoded the passages.
     """
 
-    def __init__(self, shards: EmbeddingShards, embedder: Embedder, index: Index | None = None) -> None:
-        if embedder.model != shards.plan.model:
-            names = {**embedder.model, **shards.plan.model}
-            other = [name for name in names if embedder.model.get(name) != shards.plan.model.get(name)]
-            raise ArtifactError(
-                f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
-                "Search with the model that encoded it."
-            )
-        ours, theirs = embedder.similarity, shards.plan.settings.similarity
-        if ours != theirs:
-            raise ArtifactError(f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}.")
-        self.shards = shards
+    def __init__(self, shards: ShardsT, embedder: Embedder, index: Index | None = None) -> None:
+        self.shards: ShardsT = shards
+        if isinstance(shards, EmbeddingShards):
+            _check_model(shards, embedder)
         self.embedder = embedder
         self.index = index
 
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
         model: str | os.PathLike[str],
+        embeddings: str | os.PathLike[str],
         *,
         precision: str = "float32",
         device: str = "cpu",
         check_hashes: bool = True,
-    ) -> Retriever:
-        """Load embeddings and the model that encoded them.
+    ) -> Retriever[EmbeddingShards]:
+        """Load a model and the embeddings that it encoded.
 
         Args:
-            folder: The folder of the embeddings.
             model: The folder of the model.
+            embeddings: The folder of the embeddings.
             precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
             device: Encodes questions and searches.
             check_hashes: As for ``EmbeddingShards``.
@@ -80,7 +77,48 @@ class Retriever:
             ArtifactError: A file is damaged, or the model did not encode the embeddings.
         """
         embedder = Embedder.from_pretrained(model, "question", precision=precision, device=device)
-        return cls(EmbeddingShards(folder, check_hashes=check_hashes), embedder)
+        return Retriever(EmbeddingShards(embeddings, check_hashes=check_hashes), embedder)
+
+    @classmethod
+    def from_texts(
+        cls,
+        model: str | os.PathLike[str],
+        texts: Sequence[str] | Sequence[Passage],
+        *,
+        precision: str = "float32",
+        device: str = "cpu",
+    ) -> Retriever[MemoryEmbeddings]:
+        """Embed texts in memory. Nothing is written to disk.
+
+        The scores are those of ``encode_collection`` with ``dtype="float32"``.
+
+        Args:
+            model: The folder of the model.
+            texts: Texts, or passages. A text without an id gets its place in the list, from "0" on.
+            precision: Precision of the encoders: "float32", "bfloat16" or "int8".
+            device: Encodes and searches.
+
+        Raises:
+            FileNotFoundError: A file of the model is missing.
+            ArtifactError, UnsupportedModelError: As ``Embedder.from_pretrained``.
+            ValueError: There are no texts, one is blank, or two have the same id.
+
+        >>> import tempfile
+        >>> from text.bundle import BiEncoderBundle
+        >>> from text.models import BiEncoder, roberta_tiny
+        >>> from text.transforms import train_tokenizer
+        >>> encoder, tokenizer = roberta_tiny(vocab_size=300, pooling="mean"), train_tokenizer(["oaks"], vocab_size=300)
+        >>> limits = {"question_max_length": 32, "passage_max_length": 64}
+        >>> with tempfile.TemporaryDirectory() as model:
+        ...     BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=tokenizer, **limits).save(model)
+        ...     retriever = Retriever.from_texts(model, ["a beetle ate the oak", "the elm is tall"])
+        >>> retriever.search(["a beetle ate the oak"], k=1)[0].passage_ids
+        ['0']
+        """
+        passages = number_passages(texts)
+        embedder = Embedder.from_pretrained(model, "passage", precision=precision, device=device)
+        embeddings = MemoryEmbeddings([passage.passage_id for passage in passages], embedder.embed_texts(passages))
+        return Retriever(embeddings, Embedder.from_pretrained(model, "question", precision=precision, device=device))
 
     def search(self, questions: Sequence[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
         """Return the k passages with the highest scores for each question.
@@ -106,6 +144,20 @@ class Retriever:
         return with_passages(self.shards, embeddings, found, also) if also is not None else found
 
 
+def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
+    """Check that a model is the one that encoded the passages."""
+    if embedder.model != shards.plan.model:
+        names = {**embedder.model, **shards.plan.model}
+        other = [name for name in names if embedder.model.get(name) != shards.plan.model.get(name)]
+        raise ArtifactError(
+            f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
+            "Search with the model that encoded it."
+        )
+    ours, theirs = embedder.similarity, shards.plan.settings.similarity
+    if ours != theirs:
+        raise ArtifactError(f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}.")
+
+
 def load_retriever(
     model: str | os.PathLike[str],
     embeddings: str | os.PathLike[str],
@@ -116,7 +168,7 @@ def load_retriever(
     precision: str = "float32",
     device: str | None = None,
     check_hashes: bool = True,
-) -> Retriever:
+) -> Retriever[EmbeddingShards]:
     """Load a model, the embeddings that it encoded, and an index if one is asked for.
 
     Args:
@@ -158,7 +210,7 @@ def load_retriever(
     device = device or default_device()
     check_index(embeddings, index=index, index_parameters=index_parameters, milvus=milvus)
     retriever = Retriever.from_pretrained(
-        embeddings, model, precision=precision, device=device, check_hashes=check_hashes
+        model, embeddings, precision=precision, device=device, check_hashes=check_hashes
     )
     retriever.index = open_index(retriever.shards, index=index, index_parameters=index_parameters, milvus=milvus)
     return retriever

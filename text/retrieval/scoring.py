@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from text.datasets import PassageCollection, Question, read_questions
@@ -17,17 +17,16 @@ from text.evaluation import (
     Qrels,
     Run,
     evaluate_run,
-    fuse_runs,
     has_answer,
     rank_passages,
     read_qrels,
-    read_run,
     top_k_accuracy,
-    without_self_matches,
 )
+from text.evaluation.run_source import check_same_questions
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import question_key
+from text.retrieval.run_files import key_questions, read_fused_run, read_sources
 from text.words import has_unspaced
 
 StrPath = str | os.PathLike[str]
@@ -92,6 +91,7 @@ def score_run(
         ValueError: Not exactly one kind of judgments is given, or a cut-off is below 1.
         DataError: A file is malformed, the files have no question in common, no judgment is positive, or the collection
             lacks a passage.
+        ArtifactError: A run is known to be of other questions, or of another collection than the run to fuse with.
         OSError: A file cannot be read.
 
     >>> import pathlib, tempfile
@@ -108,16 +108,22 @@ def score_run(
     if not k or min(k) < 1:
         raise ValueError(f"k is {list(k)}. Use numbers from 1 on.")
     notes, counts = list[str](), Counter[str]()
+    paths = [path] if fuse_with is None else [path, fuse_with]
+    sources = dict(zip(paths, read_sources(paths), strict=True))
     [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, tell=notes.append)
     name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
+    asked = [] if qrels is not None else read_questions(source, counts)
+    keys = key_questions(asked)
+    for each, known in sources.items():
+        changed = check_same_questions(each, known.questions, source, keys) if known is not None else 0
+        notes += [f"note: {changed} questions of {os.fspath(source)} have other words than in {each}"] * bool(changed)
     if collection is not None:
-        asked = read_questions(source, counts)
         scored = _score_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
         notes += [f"note: {count} {reason} in {os.fspath(source)}" for reason, count in counts.items()]
     elif qrels is not None:
         scored = _score_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
     else:
-        relevant = read_positives(source)
+        relevant = join_positives(source, asked)
         check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
         scored = _score_by_qrels(name, run, source, relevant, k, skip_missing)
     return scored._replace(notes=[*notes, *scored.notes], run=run)
@@ -197,49 +203,18 @@ def find_answerable(source: StrPath, questions: Sequence[Question]) -> list[Ques
     return answerable
 
 
-def read_fused_run(
-    path: StrPath,
-    fuse_with: StrPath | None = None,
-    *,
-    drop_self_matches: bool = False,
-    tell: Callable[[str], object] | None = None,
-) -> Run:
-    """Read a run, or fuse two runs by reciprocal ranks.
-
-    Args:
-        path: The run.
-        fuse_with: The other run, or None.
-        drop_self_matches: Remove passages whose id is the id of their question, before they take a rank.
-        tell: Gets a line about the questions that only one of the two runs has, if there are any.
-
-    Raises:
-        DataError: A run is malformed, or the two have no question in common.
-        OSError: A file cannot be read.
-    """
-    paths = [path] if fuse_with is None else [path, fuse_with]
-    runs = [read_run(each) for each in paths]
-    if drop_self_matches:
-        runs = [without_self_matches(run) for run in runs]
-    if fuse_with is None:
-        return runs[0]
-    run, other = runs
-    check_common_questions(fuse_with, other, path, run)
-    lacking, other_lacking = len(other.keys() - run.keys()), len(run.keys() - other.keys())
-    if tell is not None and lacking + other_lacking:
-        tell(
-            f"note: only one of the fused runs has {lacking + other_lacking} questions "
-            f"({os.fspath(path)} lacks {lacking}, {os.fspath(fuse_with)} lacks {other_lacking})"
-        )
-    return fuse_runs(runs)
-
-
 def read_positives(path: StrPath) -> Qrels:
     """Return the positives of training rows as qrels. Rows that ask the same question share their positives.
 
     Raises:
         DataError: The file is malformed, no positive has an id, or an id stands with two passages.
     """
-    qrels = _join_positives(read_questions(path))
+    return join_positives(path, read_questions(path))
+
+
+def join_positives(path: StrPath, questions: Sequence[Question]) -> Qrels:
+    """Return the positives of training rows that were read as questions, as ``read_positives`` does."""
+    qrels = _join_positives(questions)
     if not any(qrels.values()):
         raise DataError(f"{os.fspath(path)}: no positives with ids. Give rows whose positives have passage_id.")
     check_row_ids(path)

@@ -18,7 +18,7 @@ from text.artifacts import check_readable, sha256
 from text.datasets import PassageCollection
 from text.errors import ArtifactError
 from text.retrieval.mapped_files import MappedFile, map_array, read_array
-from text.retrieval.plan import CUT, IDS, KEYS, NUMBERS, SCALES, read_manifest, read_plan, shard_path
+from text.retrieval.plan import CUT, IDS, KEYS, NUMBERS, SCALES, find_collection, read_manifest, read_plan, shard_path
 
 NEWLINE_IN_ID = b"\xff"
 """Stands for a line break inside an id. UTF-8 never has this byte."""
@@ -55,6 +55,11 @@ class EmbeddingShards:
 
     def __len__(self) -> int:
         return self.plan.num_rows
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return self.plan.embedding_dim
 
     def check_unchanged(self) -> None:
         """Check that no file has been written to since the embeddings were opened.
@@ -147,11 +152,11 @@ def open_collection(shards: EmbeddingShards) -> PassageCollection:
         ValueError: Its file cannot be read.
         ArtifactError: Its file has changed since it was encoded.
     """
-    collection = shards.plan.collection
-    check_readable(collection.path)
-    if sha256(collection.path) != collection.sha256:
-        raise ArtifactError(f"{collection.path}: changed since it was encoded to {shards.folder}. Encode it again.")
-    return PassageCollection(collection.path)
+    path = find_collection(shards.folder, shards.plan)
+    check_readable(path)
+    if sha256(path) != shards.plan.collection.sha256:
+        raise ArtifactError(f"{path}: changed since it was encoded to {shards.folder}. Encode it again.")
+    return PassageCollection(path)
 
 
 def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from text.artifacts import read_sealed
 from text.errors import ArtifactError
+from text.evaluation.run_source import SearchRecord
 
 _NAME = re.compile(r"[a-z]+@[1-9]\d{0,8}|map")
 
@@ -52,6 +53,26 @@ class Figures(NamedTuple):
     options: dict[str, Any]
     seen: Part | None = None
     unseen: Part | None = None
+    searches: dict[str, list[SearchRecord]] | None = None
+    """What is known of the run, of the run that was fused with it, and of the other run, by flag. A run of which
+    nothing is known is missing. An earlier version has written a file without it."""
+
+    def name_runs(self) -> list[str]:
+        """Return the name of each run, with a remark if its model is not known."""
+        name, *others = self.runs
+        return [name if self.list_searches() else f"{name} (model unknown)", *others]
+
+    def list_searches(self) -> list[SearchRecord]:
+        """Return the searches of the run and of the run that was fused with it, as far as they are known."""
+        return [search for name in ("run", "fuse_with") for search in (self.searches or {}).get(name, [])]
+
+    def list_judgments(self) -> dict[str, str]:
+        """Return the SHA-256 of the files that say which passages are relevant, by flag."""
+        return {name: each.sha256 for name, each in self.inputs.items() if name in ("qrels", "positives", "questions")}
+
+    def list_collections(self) -> set[str]:
+        """Return the SHA-256 of the collections that were searched, as far as they are known."""
+        return {search.collection_sha256 for search in self.list_searches() if not search.by_windows}
 
     def tabulate(self) -> dict[str, dict[str, float]]:
         """Return the values of each metric by name, without those that it does not have."""

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import platform
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from text.artifacts import check_output_folder, list_facts, remove_leftovers, write_text, write_yaml
+from text.artifacts import list_facts, write_text, write_yaml
 from text.bundle import BiEncoderBundle
 from text.errors import ArtifactError, UsageError
 from text.runs.contents import (
@@ -31,71 +28,15 @@ from text.runs.contents import (
     read_ledger,
     write_ledger,
 )
+from text.runs.folder_lock import lock_folder
 from text.runs.manifest import read_manifest
 from text.runs.resume import SETTINGS, find_checkpoint
 from text.training import expected_size, is_rank_zero
 
-LOCK = ".dpr-text.lock"
 _IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
 """Settings that ``config.yaml`` has as if they had not been given: who reads it again does not ask to remove a run."""
 _CHECKPOINTS_AT_ONCE = 3
 """``best.ckpt``, ``last.ckpt``, and the new file that takes the place of one of them when it is complete."""
-
-
-@contextmanager
-def lock_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other runs out of a folder, and remove the temporary files of runs that were killed.
-
-    The folder is created if it is missing, and removed again if it is empty at the end. The lock belongs to the
-    process: it is gone when the process ends, so a file that a killed run left is no obstacle.
-
-    Raises:
-        UsageError: A part of the path is no folder.
-        BlockingIOError: Another run uses the folder.
-        OSError: The folder cannot be written.
-    """
-    check_output_folder(folder)
-    path = Path(folder)
-    created = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        with _open_lock(path / LOCK) as file:
-            try:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}\n")
-                file.flush()
-                if count := sum(remove_leftovers(each) for each in _list_folders(path)):
-                    print(f"{folder}: removed {count} temporary files of a run that was killed")
-                yield
-            finally:
-                (path / LOCK).unlink(missing_ok=True)
-    finally:
-        for each in created:
-            with suppress(OSError):  # It is not empty.
-                each.rmdir()
-
-
-def _open_lock(path: Path) -> TextIO:
-    """Return a lock file that this process holds."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise UsageError(f"{path} is a device or a pipe. Remove it.")
-        file = os.fdopen(descriptor, "r+", encoding="utf-8")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers would inherit the lock of flock
-        except OSError as error:
-            with file:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                owner = file.read().strip() or "another run"
-            message = f"{path.parent}: in use by {owner}. Take another --output_dir, or end that run."
-            raise BlockingIOError(message) from None
-        with suppress(FileNotFoundError):  # A run that has ended meanwhile has removed the file.
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                return file
-        file.close()
 
 
 class RunFolder:
@@ -249,8 +190,3 @@ def _remove_empty_folders(folder: Path) -> None:
         for root, _, _ in os.walk(folder / name, topdown=False):
             with suppress(OSError):  # It holds files that are not of a run.
                 os.rmdir(root)
-
-
-def _list_folders(folder: Path) -> list[Path]:
-    """Return a run's folder and the folders in it that belong to the run."""
-    return [folder, *(Path(root) for name in FOLDERS for root, _, _ in os.walk(folder / name))]

@@ -16,6 +16,7 @@ from text.artifacts import check_type, read_facts, read_json_lines, read_yaml
 from text.artifacts.json_files import read_bytes
 from text.errors import ArtifactError, UsageError
 from text.runs.contents import EVALUATION, read_ledger
+from text.runs.evaluations import check_comparable, check_evaluation
 from text.runs.figures import Figures, read_figures
 from text.runs.lengths import Lengths, read_lengths
 from text.runs.manifest import Manifest, check_run_file, read_manifest
@@ -76,6 +77,11 @@ class RunHistory(NamedTuple):
     evaluation: Figures | None
     """Content of ``evaluation/figures.json``. None if the run was not evaluated since it began."""
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether the run has validation data. Without, it monitors nothing."""
+        return self.settings.get("monitor", "") is not None
+
     def get_series(self, column: str) -> Series:
         """Return one column over the steps. It is empty if no row has the column."""
         pairs = [(int(row["step"]), row[column]) for row in self.rows if column in row]
@@ -87,12 +93,17 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[RunHistory]:
 
     Raises:
         UsageError: A folder holds no run.
-        ArtifactError: A file of a run is damaged.
+        ArtifactError: A file of a run is damaged, or an evaluation is of another model than its run, or of other data
+            than that of the first run.
     """
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [os.fspath(folder) for folder in folders]
-    return [_read_run(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    runs = [_read_run(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    check_comparable(
+        {os.fspath(folder): run.evaluation for folder, run in zip(folders, runs, strict=True) if run.evaluation}
+    )
+    return runs
 
 
 def _read_run(folder: Path, name: str) -> RunHistory:
@@ -105,8 +116,15 @@ def _read_run(folder: Path, name: str) -> RunHistory:
         lengths=_read(folder, "lengths.json", read_lengths, []),
         worst_questions=_read(folder, "worst_questions.jsonl", _read_worst_questions, None),
         manifest=read_manifest(folder),
-        evaluation=None if _is_earlier(folder) else _read(folder, EVALUATION, read_figures, None),
+        evaluation=_read_evaluation(folder),
     )
+
+
+def _read_evaluation(folder: Path) -> Figures | None:
+    figures = None if _is_earlier(folder) else _read(folder, EVALUATION, read_figures, None)
+    if figures is not None:
+        check_evaluation(folder, figures)
+    return figures
 
 
 def _read(folder: Path, name: str, reader: Callable[[Path], T], default: T) -> T:
@@ -133,7 +151,7 @@ class _ShownSettings(NamedTuple):
 
     max_epochs: int | None = None
     gradient_clip_val: float | None = None
-    monitor: str = ""
+    monitor: str | None = ""
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

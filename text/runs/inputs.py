@@ -15,6 +15,7 @@ from typing import Any
 from text.datasets import DPRFile, PassageCollection, open_splits, read_questions
 from text.datasets.dpr_rows import count_unusable_rows
 from text.models import check_encoder_name
+from text.retrieval.devices import check_gpus
 from text.retrieval.encoding import check_collection
 from text.retrieval.scoring import find_answerable, read_positives
 from text.runs.resume import find_tokenizer
@@ -75,6 +76,7 @@ def _check_train(settings: Settings) -> None:
 
 
 def _check_encode(settings: Settings) -> None:
+    check_gpus(settings["gpus"], settings["device"])
     if settings["collection"] is not None:
         check_collection(PassageCollection(settings["collection"]))
 
@@ -108,7 +110,7 @@ _DATA = [name for name in inspect.signature(open_splits).parameters if name != "
 _READ_BY = {
     "windows": ["rows", "collection"],
     "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA],
-    "encode": ["collection"],
+    "encode": ["collection", "gpus", "device"],
     "search": ["questions", "collection", "with_positives"],
     "evaluate": ["positives", "questions"],
     "mine": ["rows", "collection"],

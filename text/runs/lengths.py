@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -18,7 +19,7 @@ import numpy as np
 from text.artifacts import read_json, write_json
 from text.bundle import BiEncoderBundle
 from text.datasets import DPRDataPipe
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
 from text.records import Example, TokenizedExample
 from text.transforms import Tokenize, Tokenizer, title_and_text
 
@@ -29,6 +30,8 @@ _TEXTS_PER_CALL = 256
 _MAX_BINS = 60
 _MEASURED_QUESTIONS = 1000
 """Questions that training measures, with their passages."""
+_MAX_TRUNCATED = 0.1
+"""Share of truncated texts above which there is a warning."""
 _MAX_TEXTS = 10_000_000
 """Texts of a file that is read. Training measures far fewer."""
 
@@ -107,15 +110,47 @@ def write_lengths(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> N
     write_json(path, content)
 
 
+def warn_truncated(lengths: Sequence[Lengths], most: int | None = None) -> None:
+    """Warn for each kind of text of which more than a tenth is truncated, with the flags that mend it.
+
+    Args:
+        lengths: The lengths of texts.
+        most: Maximum number of tokens that the encoder takes, if it is known.
+    """
+    for kind, tokens, limit in lengths:
+        share = float((tokens > limit).mean())
+        if share > _MAX_TRUNCATED:
+            advice = _advise_limit(kind, tokens, limit, most)
+            message = f"{share:.0%} of the {kind} are longer than {limit} tokens and lose their end. {advice}"
+            warnings.warn(message, SettingsWarning, stacklevel=2)
+
+
+def _advise_limit(kind: str, tokens: np.ndarray, limit: int, most: int | None) -> str:
+    """Return what keeps the ends of more texts."""
+    flag, needed = f"--{kind.removesuffix('s')}_max_length", int(np.percentile(tokens, 95, method="higher"))
+    advice = "The encoder takes no more."
+    if most is None or needed <= most:
+        advice = f"{flag}={needed} keeps 95 % of them whole."
+    elif limit < most:
+        advice = f"{flag}={most} is the most that the encoder takes."
+    return f"{advice} dpr-text windows makes shorter passages." if kind == "passages" else advice
+
+
 def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bundle: BiEncoderBundle) -> None:
-    """Measure the texts of the first training batches, as a model reads them, and write their lengths."""
+    """Measure the texts of the first training batches, as a model reads them, and write their lengths.
+
+    Warn if many of them are truncated.
+    """
     limits = (bundle.question_max_length, bundle.passage_max_length)
     prompts = (
         bundle.encoder("question").config.find_prompt("question"),
         bundle.encoder("passage").config.find_prompt("passage"),
     )
     batches = sample_batches(pipe, _MEASURED_QUESTIONS)
-    write_lengths(path, measure_lengths(bundle.tokenizer, batches, limits, prompts, bundle.titles))
+    lengths = measure_lengths(bundle.tokenizer, batches, limits, prompts, bundle.titles)
+    write_lengths(path, lengths)
+    config = bundle.encoder("passage").config
+    warn_truncated(lengths, config.max_position_embeddings - config.first_position)
 
 
 def read_lengths(path: str | os.PathLike[str]) -> list[Lengths]:

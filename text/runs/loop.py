@@ -12,12 +12,18 @@ from typing import Any, NamedTuple
 
 from text.artifacts import check_readable
 from text.runs.figures import read_figures
-from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
+from text.runs.rounds import BM25, SPLITS, START, Round, RoundMetrics, find_cut_offs
 from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
 from text.runs.tracked import TrackedFile
 
 _NUM_WINDOWS = 1000
 """Windows to find for each question if documents are ranked by their best windows. More if a measure needs more."""
+
+
+def _find_file(path: str) -> str:
+    """Return a file, or if it does not exist, the same file compressed."""
+    compressed = [f"{path}{ending}" for ending in (".gz", ".zst") if os.path.isfile(f"{path}{ending}")]
+    return compressed[0] if len(compressed) == 1 and not os.path.exists(path) else path
 
 
 class LoopInputs(NamedTuple):
@@ -37,7 +43,7 @@ class LoopInputs(NamedTuple):
         *,
         train_file: str,
         valid_file: str,
-        test_file: str,
+        test_file: str | None,
         collection: str,
         valid_questions: str | None = None,
         test_questions: str | None = None,
@@ -48,7 +54,7 @@ class LoopInputs(NamedTuple):
             data_path: The folder.
             train_file: Training rows in the DPR format.
             valid_file: Validation rows.
-            test_file: Test rows.
+            test_file: Test rows. None if there are questions to test with, and training has no test rows.
             collection: Passages.
             valid_questions: Questions of the validation set, with answers.
             test_questions: Questions of the test set, with answers.
@@ -58,17 +64,22 @@ class LoopInputs(NamedTuple):
         """
 
         def read(name: str) -> TrackedFile:
-            path = os.path.join(data_path, name)
+            path = _find_file(os.path.join(data_path, name))
             check_readable(path)
             return TrackedFile.read(path)
 
+        rows = {"valid": valid_file, "test": test_file}
         questions = {"valid": valid_questions, "test": test_questions}
         return cls(
             read(train_file),
             read(collection),
-            {"valid": read(valid_file), "test": read(test_file)},
+            {split: read(name) for split, name in rows.items() if name is not None},
             {split: read(name) for split, name in questions.items() if name is not None},
         )
+
+    def list_scored(self) -> dict[str, TrackedFile]:
+        """Return the file that the table's metrics of each split are about."""
+        return {split: self.questions.get(split) or self.rows[split] for split in SPLITS}
 
 
 class _Encoded(NamedTuple):
@@ -89,6 +100,7 @@ class Loop:
         rounds: The training runs in their order.
         encoder: Where training starts: a name of random weights, or a path.
         score_start: Evaluate the encoder before the first training too, if it is a path.
+        score_bm25: Evaluate BM25 too.
         arguments: Flags of windows, train, encode, search and mine in all rounds, by command. If there are flags of
             windows, the collection and the rows are cut into windows first, and documents are ranked by their best
             windows. The table's BM25 ranks whole passages.
@@ -109,6 +121,7 @@ class Loop:
         *,
         encoder: str = "tiny",
         score_start: bool = True,
+        score_bm25: bool = True,
         arguments: Mapping[str, Arguments],
         start_arguments: Arguments,
         measures: Sequence[str],
@@ -118,7 +131,9 @@ class Loop:
     ) -> None:
         self.inputs, self.rounds, self.measures = inputs, rounds, measures
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
-        self.score_start, self.start_arguments = score_start, start_arguments
+        self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
+        self.models: dict[str, TrackedFile] = {}
+        """The model of each round, after ``measure_rounds``."""
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
@@ -141,14 +156,16 @@ class Loop:
         """
         if self.arguments["windows"]:
             self._cut_windows()
-        table, model = {BM25: self._evaluate(BM25, None)}, None
+        table, model = {BM25: self._evaluate(BM25, None)} if self.score_bm25 else {}, None
         if isinstance(self.encoder, TrackedFile) and self.score_start:
             model = self._encode(START, self.encoder, self.start_arguments)
+            self.models[START] = self.encoder
             table[START] = self._evaluate(START, model)
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
             rows = self._mine(name, each, model) if each.sources else self.train_rows
-            model = self._encode(name, self._train(name, each, rows, model), {})
+            self.models[name] = self._train(name, each, rows, model)
+            model = self._encode(name, self.models[name], {})
             table[name] = self._evaluate(name, model)
         return table
 
@@ -184,7 +201,7 @@ class Loop:
             "encoder": previous.model if settings.go_on and previous is not None else self.encoder,
             "train_files": [rows],
             "valid_file": self.inputs.rows["valid"],
-            "test_file": self.inputs.rows["test"],
+            "test_file": self.inputs.rows.get("test"),
             "collection": self.inputs.collection,
         }
         return self._do(name, "train", arguments).part("model")
@@ -210,11 +227,10 @@ class Loop:
         found, more = {}, {"k": max(self.k, self.cut_offs[-1])}
         if model is not None and self.arguments["windows"]:
             more = {"k": max(_NUM_WINDOWS, more["k"]), "max_passage_hits": self.cut_offs[-1]}
-        for split, rows in self.inputs.rows.items():
-            judgments: dict[str, Any] = {"positives": rows}
+        for split, questions in self.inputs.list_scored().items():
+            judgments: dict[str, Any] = {"positives": questions}
             if split in self.inputs.questions:
-                judgments = {"questions": self.inputs.questions[split], "collection": self.inputs.collection}
-            questions = self.inputs.questions.get(split, rows)
+                judgments = {"questions": questions, "collection": self.inputs.collection}
             run = self._search(name, questions, model, self.inputs.collection, more)
             folder = self._do(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
             if not self.is_rehearsal:

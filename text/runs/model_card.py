@@ -9,7 +9,7 @@ from typing import Any
 
 import text
 from text.artifacts import write_text
-from text.datasets import DPRDataPipe
+from text.datasets import DPRDataPipe, find_same_data, hash_data
 from text.templates import render_template
 
 # The card is handed on with the model, so it says nothing of where files are and how the machine was used.
@@ -35,7 +35,7 @@ def write_model_card(
         path: The card, ``README.md`` in the folder of the model.
         settings: All settings of the run. Settings that are None, empty or name the data are left out of the card.
         pipes: The data of each stage.
-        test_metrics: By name.
+        test_metrics: By name. Empty without test data.
         is_tied: One encoder embeds questions and passages.
     """
     page = render_template(
@@ -47,13 +47,29 @@ def write_model_card(
         passage_max_length=settings["passage_max_length"],
         example_passage='("its title", "its text")' if settings["titles"] == "pair" else '"its title its text"',
         files=[
-            (stage, Path(file.path).name, f"{pipe.num_rows:,}") for stage, pipe in pipes.items() for file in pipe.files
+            (stage, Path(file.path).name, f"{num_rows:,}")
+            for stage, pipe in pipes.items()
+            for file, num_rows in zip(pipe.files, pipe.rows_per_set, strict=True)
         ],
+        data_notes=_describe_data(pipes),
+        has_test="test" in pipes,
         results=[(name.removeprefix("test_"), f"{value:.4f}") for name, value in test_metrics.items()],
         settings=[
             (name, Path(value).name if name in _NAMED else value)
             for name, value in settings.items()
-            if name not in _LEFT_OUT and value not in (None, [])
+            if name not in _LEFT_OUT and value not in (None, [], "")
         ],
     )
     write_text(path, page)
+
+
+def _describe_data(pipes: Mapping[str, DPRDataPipe]) -> list[str]:
+    """Return sentences about validation and test data that a reader of the metrics has to know."""
+    notes = find_same_data(hash_data(pipes))
+    if "valid" not in pipes:
+        notes.append("There was no validation data: the model is that of the last training step.")
+    elif pipes["valid"].is_part:
+        notes.append("The validation questions are a share of the questions of the training files, and not trained on.")
+    if "test" not in pipes:
+        notes.append("There was no test data.")
+    return notes

@@ -36,12 +36,13 @@ class Round:
     """Start from the model of the round before instead of ``encoder``."""
 
 
-def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool) -> list[Round]:
+def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool, has_bm25: bool = True) -> list[Round]:
     """Return the rounds of a recipe.
 
     Args:
         rounds: Fields of ``Round``, by name.
         is_start_encoded: The collection is encoded before the first round too, so that this round can mine with it.
+        has_bm25: The loop uses BM25, so that rounds can mine from it.
 
     Raises:
         UsageError: A round has an unknown field or source, or uses a model that does not exist.
@@ -51,6 +52,8 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool)
     for number, each in enumerate(parsed, start=1):
         if unknown := each.sources.keys() - {"dense", "bm25"}:
             raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. Use dense and bm25.")
+        if "bm25" in each.sources and not has_bm25:
+            raise UsageError(f"round {number} mines from bm25. Leave out --bm25=false, or mine from dense.")
     if parsed and parsed[0].go_on:
         raise UsageError("round 1 has go_on, but there is no round before it. Give the model as --encoder.")
     if parsed and "dense" in parsed[0].sources and not is_start_encoded:
@@ -80,9 +83,10 @@ def find_cut_offs(measures: Sequence[str]) -> set[int]:
     return {int(name.partition("@")[2]) for name in measures if "@" in name}
 
 
-def name_rounds(num_rounds: int, *, has_start: bool) -> list[str]:
+def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True) -> list[str]:
     """Return the names of the rows of a table."""
-    return [BM25, *([START] if has_start else []), *(f"round {number + 1}" for number in range(num_rounds))]
+    rounds = (f"round {number + 1}" for number in range(num_rounds))
+    return [*[BM25] * has_bm25, *[START] * has_start, *rounds]
 
 
 def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequence[str]) -> None:
@@ -94,7 +98,10 @@ def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequ
     for name, split, measure, _ in _flatten(expected):
         if name not in rounds or split not in SPLITS or measure not in measures:
             known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
-            raise UsageError(f"--expected has {name}, {split}, {measure}. The table has {known}.")
+            raise UsageError(
+                f"--expected has {name}, {split}, {measure}. The table has {known}. "
+                f"--expected='{{{name}: null}}' removes what a recipe expects of {name}."
+            )
 
 
 def compare_metrics(table: RoundMetrics, expected: RoundMetrics, tolerance: float) -> int:

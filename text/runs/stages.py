@@ -50,6 +50,10 @@ _PASSED_OVER = {"train": ("checkpoints", "tensorboard", "report.html", "manifest
 """What the stages of a command leave that no later stage reads. It may be removed or written again."""
 
 
+_WITHOUT_EFFECT = {"encode": ("gpus",)}
+"""Flags of commands that change no byte of the result, so that the name of a stage's folder leaves them out."""
+
+
 class Done(NamedTuple):
     """Content of ``done.json``."""
 
@@ -79,7 +83,7 @@ def resolve_arguments(resolve_settings: ResolveSettings, command: str, arguments
         UsageError: The command does not take the arguments.
     """
     try:
-        return resolve_settings(command, _spell_arguments(arguments))
+        return resolve_settings(command, spell_arguments(arguments))
     except ValueError as error:
         raise UsageError(f"flags of {command}: {error}") from None
 
@@ -110,8 +114,10 @@ def plan_stage(
     given = {name: TrackedFile.read(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
     inputs = _find_inputs([*arguments.values(), *given.values()])
     keys = {name: key for name, value in {**arguments, **given}.items() if (key := _key(value)) != value}
-    folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, {**settings, **keys}])[:16]}")
-    spelled = _spell_arguments({**arguments, _OUTPUT[command]: folder / result})
+    left_out = _WITHOUT_EFFECT.get(command, ())
+    decisive = {name: value for name, value in {**settings, **keys}.items() if name not in left_out}
+    folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, decisive])[:16]}")
+    spelled = spell_arguments({**arguments, _OUTPUT[command]: folder / result})
     return Stage(command, spelled, folder, _find_result(folder, result), settings, inputs)
 
 
@@ -150,7 +156,7 @@ def run_stage(stage: Stage, title: str) -> TrackedFile:
     started = time.monotonic()
     # A second SIGTERM stops training at once. If the first one went to all processes, only another signal lets it save.
     stop_signal = signal.SIGUSR1 if stage.command == "train" else signal.SIGTERM
-    if code := _call([sys.executable, "-m", "text", *command], stop_signal):
+    if code := _call([sys.executable, "-m", "dpr_text", *command], stop_signal):
         message = f"{stage.command} ended with exit code {code}. Run the same command again to continue from there."
         print(f"{title}: {message}", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
@@ -249,10 +255,7 @@ def _call(command: list[str], stop_signal: signal.Signals) -> int:
 
     If this process is interrupted, the command gets ``stop_signal`` and this process waits for its end.
     """
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Without PYTHONSAFEPATH, ``-m text`` would prefer a package of that name in the working directory.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=build_environment())
     try:
         return process.wait()
     except InterruptedRun:
@@ -261,7 +264,14 @@ def _call(command: list[str], stop_signal: signal.Signals) -> int:
         raise
 
 
-def _spell_arguments(arguments: Arguments) -> list[str]:
+def build_environment() -> dict[str, str]:
+    """Return the variables with which ``python -m dpr_text`` runs this package in any working directory."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def spell_arguments(arguments: Arguments) -> list[str]:
+    """Return flags as a command line has them. Values that are None are left out."""
     return [f"--{name}={_spell(value)}" for name, value in arguments.items() if value is not None]
 
 

@@ -16,17 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from starlette.exceptions import HTTPException as StarletteHTTPException
-
 from text import __version__
+from text.errors import explain_missing
 from text.serving.batcher import Batcher, QueueFull
 from text.serving.health import Health
 from text.serving.hosts import HostCheck
 from text.serving.pages import SearchPage, render_docs_page, render_search_page
 from text.serving.searches import Search, SearchRequest, SearchResult, search_all
+
+with explain_missing("serve"):
+    from fastapi import FastAPI, HTTPException, Query, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
+    from starlette.exceptions import HTTPException as StarletteHTTPException
 
 RETRY_AFTER = 1
 """Seconds until a client should repeat a question that found the queue full."""

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
+from text.errors import explain_missing
 from text.serving.request_heads import HEAD_END, Fault, find_fault
+
+with explain_missing("serve"):
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import Response
+from text.errors import UsageError, explain_missing
 
-from text.errors import UsageError
+with explain_missing("serve"):
+    from fastapi import Request
+    from fastapi.responses import Response
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WILDCARDS = {"0.0.0.0", "::"}

@@ -14,13 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
-
-from text.errors import UsageError
+from text.errors import UsageError, explain_missing
 from text.serving.connections import ConnectionLimits, LimitedConnection
 from text.serving.pages import content_security_policy
 from text.serving.server_log import log_settings
+
+with explain_missing("serve"):
+    import uvicorn
+    from fastapi import FastAPI
 
 _BACKLOG = 2048
 """Connections that wait, as many as uvicorn lets wait."""

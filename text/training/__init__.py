@@ -1,5 +1,10 @@
 """Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
 
+from text.errors import explain_missing
+
+with explain_missing("train"):
+    import pytorch_lightning  # noqa: F401
+
 from text.training.best_checkpoint import best_and_last
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
 from text.training.checkpoints import AtomicCheckpointIO, check_hash, expected_size, newest_valid, read_checkpoint
@@ -17,7 +22,9 @@ from text.training.trainer import (
     check_checkpoint,
     check_devices,
     check_schedule,
+    choose_monitor,
     fit_and_test,
+    print_lines,
     print_rank_zero,
     resolve_max_lengths,
     seed_everything_quietly,
@@ -46,10 +53,12 @@ __all__ = [
     "check_devices",
     "check_hash",
     "check_schedule",
+    "choose_monitor",
     "expected_size",
     "fit_and_test",
     "is_rank_zero",
     "newest_valid",
+    "print_lines",
     "print_rank_zero",
     "read_checkpoint",
     "resolve_max_lengths",

@@ -23,13 +23,17 @@ from text.training.distributed import this_rank
 from text.training.saved_state import StateError, check_equal, check_keys, check_tensor, find_state
 
 
-def best_and_last(folder: str | os.PathLike[str], monitor: str, mode: str) -> list[ModelCheckpoint]:
+def best_and_last(folder: str | os.PathLike[str], monitor: str | None, mode: str = "min") -> list[ModelCheckpoint]:
     """Return the callbacks that keep ``best.ckpt`` and, after every validation, ``last.ckpt``.
+
+    Without a monitor there is no best checkpoint, and ``last.ckpt`` is saved after every epoch.
 
     ModelCheckpoint's own ``save_last`` saves only where the best is saved: a run would lose all since then.
     """
-    best = _Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    return [best, _Checkpoint(Path(folder), filename="last", enable_version_counter=False)]
+    last = _Checkpoint(Path(folder), filename="last", enable_version_counter=False)
+    if monitor is None:
+        return [last]
+    return [_Checkpoint(Path(folder), filename="best", monitor=monitor, mode=mode, enable_version_counter=False), last]
 
 
 def check_best(callbacks: Iterable[Any], checkpoint: str, states: Mapping[str, Any]) -> Path | None:

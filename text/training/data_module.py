@@ -33,8 +33,8 @@ class DPRDataModule(LightningDataModule):
     Args:
         collate: A list of Examples to a BiEncoderBatch.
         train: Shuffled anew each epoch if it is made with ``train=True``.
-        valid: Evaluated after each epoch.
-        test: Evaluated at the end.
+        valid: Evaluated after each epoch. None trains without validation.
+        test: Evaluated at the end. None leaves the test out.
         train_collate: The same for training, where that is another.
         num_workers: Processes that read and tokenize; with 0 a thread of this process does.
     """
@@ -44,8 +44,8 @@ class DPRDataModule(LightningDataModule):
         collate: Callable[[Sequence[Example]], BiEncoderBatch],
         *,
         train: DPRDataPipe,
-        valid: DPRDataPipe,
-        test: DPRDataPipe,
+        valid: DPRDataPipe | None = None,
+        test: DPRDataPipe | None = None,
         train_collate: Callable[[Sequence[Example]], BiEncoderBatch] | None = None,
         num_workers: int = 0,
     ) -> None:
@@ -59,11 +59,14 @@ class DPRDataModule(LightningDataModule):
     def train_dataloader(self) -> _EpochLoader:
         return _EpochLoader(self.train, self.train_collate, self.num_workers, self._position)
 
-    def val_dataloader(self) -> _EpochLoader:
+    def val_dataloader(self) -> _EpochLoader | list[_EpochLoader]:
+        if self.valid is None:
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks", category=UserWarning)
+            return []
         return _EpochLoader(self.valid, self.collate, self.num_workers)
 
-    def test_dataloader(self) -> _EpochLoader:
-        return _EpochLoader(self.test, self.collate, self.num_workers)
+    def test_dataloader(self) -> _EpochLoader | list[_EpochLoader]:
+        return [] if self.test is None else _EpochLoader(self.test, self.collate, self.num_workers)
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position of training: epoch and rows trained on, with all that must stay the same."""
@@ -127,7 +130,7 @@ class DPRDataModule(LightningDataModule):
     def _identity(self) -> dict[str, int | str]:
         """Return all that decides the order of training rows, and the fingerprint of the validation data."""
         order = {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}
-        return {**order, "valid": self.valid.fingerprint}
+        return {**order, "valid": self.valid.fingerprint if self.valid is not None else "none"}
 
     def _position(self) -> tuple[int, int]:
         """Epoch and first row of a pass of training that starts now."""
@@ -179,8 +182,10 @@ class _EpochLoader:
         yield from iterator
 
 
-def _describe(stage: str, pipe: DPRDataPipe) -> str:
+def _describe(stage: str, pipe: DPRDataPipe | None) -> str:
     """Return words for the fingerprint of a pipe's data."""
+    if pipe is None:
+        return f"the fingerprint of the {stage} data"
     return f"the fingerprint of the {stage} data ({', '.join(file.path for file in pipe.files)})"
 
 

@@ -35,7 +35,7 @@ def is_last_batch(trainer: Trainer) -> bool:
 def is_validation_next(trainer: Trainer) -> bool:
     """Return whether a validation follows the current training batch."""
     loop: Any = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return sum(trainer.num_val_batches) > 0 and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def validate_by_steps(trainer: Trainer, num_steps: int) -> None:

@@ -9,10 +9,11 @@ import csv
 import os
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.artifacts import write_text
@@ -75,6 +76,14 @@ class MetricsCSV(CSVLogger):
         names = [*SPEED, "epoch", "step"]
         lines = [names, *([row.get(name, "") for name in names] for row in kept)]
         write_text(self._speed, "".join(",".join(line) + "\n" for line in lines))
+
+
+def open_tensorboard(folder: str | os.PathLike[str]) -> list[TensorBoardLogger]:
+    """Return the logger that writes ``tensorboard/`` into a run's folder. There is none without TensorBoard."""
+    if find_spec("tensorboard") is not None:
+        return [TensorBoardLogger(folder, name="tensorboard", version="")]
+    rank_zero_only(print)('no logs for TensorBoard. To have them: pip install "dpr-text[tensorboard]"')
+    return []
 
 
 def _rows(path: str | os.PathLike[str], keep_steps: int) -> list[dict[str, str]]:

@@ -9,20 +9,23 @@ Dimensions: B questions and P passages of this rank; A passages, and C questions
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from text.losses import distillation_kl, in_batch_nll, likely_positives, multi_positive_nll
+from text.errors import SettingsWarning
+from text.losses import SIMILARITIES, distillation_kl, in_batch_nll, likely_positives, multi_positive_nll
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, gather_padded
 from text.transforms import known_positive_pairs
 
+_MOST_FLOOR = 0.1
+"""Share of the first loss below which the loss must be able to fall."""
 TILE = 1 << 24
 """Most logits at once: 64 MiB in float32."""
 
@@ -35,10 +38,10 @@ class Objective:
         ValueError: ``symmetric`` without ``in_batch_negatives``, or a number that is out of range.
     """
 
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata={"flag": False})
     """Divides the logits. DPR uses 1; cosine similarity needs about 0.05."""
-    similarity: Literal["dot", "cosine"] = "dot"
-    """How embeddings are compared: dot product or cosine similarity."""
+    similarity: str = field(default="dot", metadata={"flag": False})
+    """How embeddings are compared: dot product ("dot") or cosine similarity ("cosine")."""
     in_batch_negatives: bool = True
     """Use the passages of the other questions as negatives too. With false, a question is compared with the passages
     of its own row."""
@@ -61,6 +64,8 @@ class Objective:
         for name in ("temperature", "teacher_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f'similarity is "{self.similarity}". Supported are {" and ".join(SIMILARITIES)}.')
         if min(self.matryoshka_dims, default=1) < 1:
             raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; expected numbers from 1 on")
         if self.guide_margin is not None and not math.isfinite(self.guide_margin):
@@ -97,6 +102,29 @@ class Objective:
         num_scores = torch.zeros_like(losses).index_add(0, batch.owner, (~batch.scores.isnan()).to(losses))
         share = self.distillation * (num_scores > 1)
         return (1 - share) * losses + share * torch.stack([taught(dims) for dims in widths]).mean(dim=0)
+
+    def find_floor(self, num_passages: int) -> float:
+        """Return the lowest loss, in nats, of a question and P passages whose embeddings all have length 1.
+
+        The best case is a similarity of 1 with the positive and of -1 with the P - 1 other passages.
+        """
+        return math.log1p((num_passages - 1) * math.exp(-2 / self.temperature))
+
+    def check_temperature(self, num_passages: int, *, is_unit_length: bool) -> None:
+        """Warn if the loss stays near that of a model that has learned nothing, whatever the model learns.
+
+        Args:
+            num_passages: Passages that a question is compared with in a batch.
+            is_unit_length: The similarity lies between -1 and 1: it is cosine, or embeddings have length 1.
+        """
+        floor, start = self.find_floor(num_passages), math.log(max(1, num_passages))
+        if is_unit_length and self.distillation < 1 and floor > _MOST_FLOOR * start:
+            warnings.warn(
+                f"the loss cannot fall below {floor:.2f}, and is {start:.2f} before anything is learned: scores lie "
+                f"between -1 and 1, and the temperature is {self.temperature:g}. Use --temperature=0.05.",
+                SettingsWarning,
+                stacklevel=2,
+            )
 
     def check_width(self, width: int) -> None:
         """Check that embeddings have the dimensions that the objective uses.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.errors import UsageError
@@ -25,7 +23,8 @@ from text.training.early_stopping import EarlyStopping
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
 from text.training.lightning_internals import validate_by_steps
-from text.training.loggers import MetricsCSV
+from text.training.lightning_messages import hide_messages
+from text.training.loggers import MetricsCSV, open_tensorboard
 from text.training.pool import RECALL_AT
 from text.training.task import BiEncoderTask
 from text.training.worst_questions import WorstQuestions
@@ -39,11 +38,19 @@ print_rank_zero = rank_zero_only(print)
 """Print on rank 0 only."""
 
 
+@rank_zero_only
+def print_lines(lines: Iterable[str]) -> None:
+    """Print each line, on rank 0 only."""
+    for line in lines:
+        print(line)
+
+
 def seed_everything_quietly(seed: int) -> None:
     """Seed Python, NumPy and torch."""
     seed_everything(seed, verbose=False)
 
 
+@hide_messages()
 def build_trainer(
     output_dir: str | os.PathLike[str],
     *,
@@ -58,10 +65,10 @@ def build_trainer(
     accumulate_batches: int = 1,
     validate_every_n_steps: int | None = None,
     log_every_n_steps: int = 10,
-    monitor: str = "valid_mrr@10",
+    monitor: str | None = "valid_mrr@10",
     early_stopping: int | None = None,
 ) -> Trainer:
-    """Return a Trainer that logs into a run's folder and keeps the best and the last checkpoint.
+    """Return a Trainer that logs into a run's folder and keeps the last checkpoint, and the best one by a metric.
 
     Args:
         output_dir: The run's folder.
@@ -77,27 +84,31 @@ def build_trainer(
         validate_every_n_steps: Optimizer steps between validations. The end of the run is validated too. None validates
             after each epoch.
         log_every_n_steps: Optimizer steps between rows of ``metrics.csv``.
-        monitor: A name of ``MONITORS``; chooses the best checkpoint.
+        monitor: A name of ``MONITORS``; chooses the best checkpoint. None keeps the last checkpoint alone, for a run
+            without validation data.
         early_stopping: Validations without a better metric after which training stops. None never stops.
 
     Raises:
-        ValueError: ``monitor`` is unknown.
+        ValueError: ``monitor`` is unknown, or missing where it is needed.
         UsageError: There are fewer GPUs, or several machines without a launcher.
     """
-    if monitor not in MONITORS:
+    if monitor is not None and monitor not in MONITORS:
         raise ValueError(f"monitor is {monitor}. Use one of {', '.join(MONITORS)}.")
+    choose_monitor(monitor is not None, early_stopping=early_stopping, validate_every_n_steps=validate_every_n_steps)
     check_devices(gpus, num_nodes)
+    if not gpus and (num_gpus := torch.cuda.device_count()):
+        print_rank_zero(f"note: training on the CPU. This machine has {num_gpus} GPUs: --gpus={num_gpus} uses them.")
     folder = Path(output_dir)
     callbacks: list[Any] = [AccumulatedGradients(), RandomState(), Throughput(), ProgressBar(), StepFailures()]
     loggers: list[Any] = []
-    if early_stopping is not None:
+    if early_stopping is not None and monitor is not None:
         callbacks.append(EarlyStopping(monitor, patience=early_stopping, mode=MONITORS[monitor]))
     if not fast_dev_run:
         callbacks.append(WorstQuestions(folder / "worst_questions.jsonl"))
         callbacks.append(SaveOnSignal(folder / "checkpoints" / "last.ckpt"))
-        callbacks.extend(best_and_last(folder / "checkpoints", monitor, MONITORS[monitor]))
+        callbacks.extend(best_and_last(folder / "checkpoints", monitor, MONITORS.get(monitor or "", "min")))
         loggers.append(MetricsCSV(folder, keep_steps=_count_steps(checkpoint)))
-        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+        loggers.extend(open_tensorboard(folder))
     by_steps = {"val_check_interval": validate_every_n_steps, "check_val_every_n_epoch": None}
     trainer = Trainer(
         max_epochs=max_epochs,
@@ -108,6 +119,7 @@ def build_trainer(
         precision=precision,
         gradient_clip_val=gradient_clip_val,
         accumulate_grad_batches=accumulate_batches,
+        limit_val_batches=0 if monitor is None else None,
         **({} if validate_every_n_steps is None else by_steps),
         log_every_n_steps=min(log_every_n_steps, math.ceil(num_batches / accumulate_batches)),  # steps in an epoch
         default_root_dir=folder,
@@ -120,6 +132,41 @@ def build_trainer(
     if validate_every_n_steps is not None:
         validate_by_steps(trainer, validate_every_n_steps)
     return trainer
+
+
+def choose_monitor(
+    has_validation_file: bool,
+    *,
+    valid_share: float | None = None,
+    monitor: str | None = None,
+    early_stopping: int | None = None,
+    validate_every_n_steps: int | None = None,
+    validate_first: bool = False,
+) -> str | None:
+    """Return the metric that chooses the best checkpoint. A run without validation data has none.
+
+    Args:
+        has_validation_file: The run has a validation file.
+        valid_share: Share of the training questions that is held out for validation.
+        monitor: The metric that was asked for. The default is ``valid_mrr@10``.
+        early_stopping: As in ``build_trainer``.
+        validate_every_n_steps: As in ``build_trainer``.
+        validate_first: As in ``fit_and_test``.
+
+    Raises:
+        UsageError: The run has no validation data, and another setting needs it.
+    """
+    if has_validation_file or valid_share is not None:
+        return monitor or "valid_mrr@10"
+    needs = {
+        "--monitor": monitor is not None,
+        "--early_stopping": early_stopping is not None,
+        "--validate_every_n_steps": validate_every_n_steps is not None,
+        "--validate_first": validate_first,
+    }
+    if given := [flag for flag, is_given in needs.items() if is_given]:
+        raise UsageError(f"{given[0]} needs validation data. Give --valid_file or --valid_share, or leave it out.")
+    return None
 
 
 def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> None:
@@ -144,6 +191,7 @@ def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTa
         data.check_state(read_checkpoint(best).get(type(data).__qualname__, {}), str(best))
 
 
+@hide_messages()
 def fit_and_test(
     trainer: Trainer,
     task: BiEncoderTask,
@@ -152,11 +200,13 @@ def fit_and_test(
     checkpoint: str | None = None,
     validate_first: bool = False,
 ) -> Mapping[str, float]:
-    """Train, and return the test metrics of the best checkpoint.
+    """Train, and return the test metrics of the best checkpoint. Without test data there are none.
+
+    A run without validation data has no best checkpoint: its last weights are tested.
 
     Args:
         trainer: From ``build_trainer``.
-        task: What is trained. Afterwards it has the weights of the best checkpoint.
+        task: What is trained. Afterwards it has the weights of the best checkpoint, or the last ones.
         data: Batches of each stage.
         checkpoint: The checkpoint to resume from.
         validate_first: Validate before the first step too, unless the run resumes.
@@ -173,18 +223,26 @@ def fit_and_test(
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
         first_step = _count_steps(checkpoint)  # before training replaces the checkpoint
-        # A resumed run may leave early stopping out.
-        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`", category=UserWarning)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         _print_end(trainer, first_step)
         for name, share in trainer.callback_metrics.items():
             if name.endswith("_truncated"):
                 print_rank_zero(f"{name}: {share:.2%}")
-        best = trainer.checkpoint_callback  # the first callback of several
-        path = best.best_model_path if isinstance(best, ModelCheckpoint) else None
-        [metrics] = trainer.test(task, data, ckpt_path=path, weights_only=True, verbose=False)
+        metrics = _restore_best_and_test(trainer, task, data)
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         print_rank_zero("fast_dev_run: every stage ran, nothing was saved")
+    return metrics
+
+
+def _restore_best_and_test(trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> Mapping[str, float]:
+    """Put the weights of the best checkpoint into the task, and return its test metrics."""
+    best = trainer.checkpoint_callback  # the first callback of several
+    path = best.best_model_path if isinstance(best, ModelCheckpoint) and best.monitor is not None else ""
+    if data.test is None:
+        if path:
+            task.load_state_dict(AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"])
+        return {}
+    [metrics] = trainer.test(task, data, ckpt_path=path or None, weights_only=True, verbose=False)
     return metrics
 
 
@@ -202,22 +260,25 @@ def check_schedule(num_batches: int, *, max_epochs: int, accumulate_batches: int
         print_rank_zero(f"note: --warmup_steps is {warmup_steps}, the run has {num_steps} steps: the rate stays small")
 
 
-def resolve_max_lengths(question: int | None, passage: int | None, model: BiEncoder) -> dict[str, int]:
+def resolve_max_lengths(
+    question: int | None, passage: int | None, model: BiEncoder, defaults: tuple[int, int] = (64, 256)
+) -> dict[str, int]:
     """Return the limits of questions and passages, by the name of the setting.
-
-    The defaults are 64 and 256 tokens, or the encoder's limit if lower.
 
     Args:
         question: Maximum tokens of a question, or None.
         passage: Maximum tokens of a title and text together, or None.
         model: Its question encoder's limit holds for both sides.
+        defaults: Maximum tokens of a question and of a passage where None was asked for. The encoder's limit counts if
+            it is lower.
 
     Raises:
         UsageError: A limit is higher than the encoder's.
     """
     encoder_limit: int = model.question_encoder.max_length  # pyright: ignore[reportAssignmentType]
     limits = {}
-    for name, asked, default in (("question_max_length", question, 64), ("passage_max_length", passage, 256)):
+    asked_for = zip(("question_max_length", "passage_max_length"), (question, passage), defaults, strict=True)
+    for name, asked, default in asked_for:
         limits[name] = min(default, encoder_limit) if asked is None else asked
         if not 1 <= limits[name] <= encoder_limit:
             raise UsageError(f"--{name} is {limits[name]}. The encoder takes 1 to {encoder_limit} tokens.")

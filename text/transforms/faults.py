@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from text.errors import ArtifactError, InterruptedRun
+from text.errors import ArtifactError, InterruptedRun, UnsupportedModelError
 
 _MAX_BYTES = 1 << 28
 
@@ -30,7 +30,7 @@ def name_faults(files: Sequence[Path]) -> Iterator[None]:
     """
     try:
         yield
-    except (ArtifactError, InterruptedRun, MemoryError, KeyboardInterrupt, SystemExit):
+    except (ArtifactError, UnsupportedModelError, InterruptedRun, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 from text.transforms.byte_level_bpe import encode_batch
 from text.transforms.layout import Encode, Templates
 
@@ -17,12 +17,15 @@ def check_templates(tokenizer: Tokenizer, file: Path) -> None:
     """Check that a tokenizer puts special tokens around texts, and does no more.
 
     Raises:
-        ArtifactError: It does more, or has no token for a letter. The file is named.
+        UnsupportedModelError: It does more. The file is named.
+        ArtifactError: It has no token for a letter. The file is named.
     """
     if tokenizer.padding is not None or tokenizer.truncation is not None:
         tokenizer = copy_without_limits(tokenizer)
     try:
         find_templates(functools.partial(encode_batch, tokenizer), tokenizer)
+    except ValueError as error:
+        raise UnsupportedModelError.at(file, str(error)) from None
     except Exception as error:  # the library raises plain Exception for a word without a token
         raise ArtifactError(f"{file}: {error}") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 
 AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 BERT = (
@@ -42,7 +42,8 @@ def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], nam
     """Make a tokenizer what the class of this name makes of its file; "" if nothing says which class.
 
     Raises:
-        ArtifactError: ``tokenizer.json`` or an option contradicts the class.
+        ArtifactError: An option contradicts ``tokenizer.json``, or a special token is missing.
+        UnsupportedModelError: ``tokenizer.json`` has parts that the class does not have.
     """
     if name in BERT:
         _apply_bert(tokenizer, folder, options, name)
@@ -70,12 +71,15 @@ def bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> norm
     """Return the normalizer that BERT's tokenizers of transformers build, whatever ``tokenizer.json`` has.
 
     Raises:
-        ArtifactError: A tokenizer of DPR shall not lower-case. Releases of transformers differ in whether it does.
+        UnsupportedModelError: A tokenizer of DPR shall not lower-case. Releases of transformers differ in whether it
+            does.
     """
     lowercase = options.get("do_lower_case", True)
     if name.startswith("DPR") and not lowercase:
         path = folder / "tokenizer_config.json"
-        raise ArtifactError(f"{path}: do_lower_case is false, which a {name} ignores. Make it a BertTokenizer.")
+        raise UnsupportedModelError.at(
+            path, f"do_lower_case is false, which a {name} ignores. Make it a BertTokenizer."
+        )
     return normalizers.BertNormalizer(
         lowercase=lowercase,
         strip_accents=options.get("strip_accents"),
@@ -195,9 +199,8 @@ def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
     if found != expected:
         found, expected = json.dumps(found), json.dumps(expected)
-        raise ArtifactError(
-            f"{folder / 'tokenizer.json'}: {part} is {found}, but transformers' {name} has {expected}. {FORCE}"
-        )
+        reason = f"{part} is {found}, but transformers' {name} has {expected}. {FORCE}"
+        raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
 
 
 def content_of(token: str | dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from text.artifacts import write_json, write_text
-from text.errors import ArtifactError
-from text.foreign_settings import TOKENIZER_MODEL, describe_unsupported, read_modules
+from text.errors import ArtifactError, UnsupportedModelError
+from text.foreign_settings import TOKENIZER_MODEL, check_settings, read_modules
 from text.transforms.faults import check_sizes, name_faults
 from text.transforms.frames import check_templates
 from text.transforms.tokenizer_classes import bert_normalizer
@@ -68,7 +68,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
     Raises:
         FileNotFoundError: Nothing of the kind is there.
-        ArtifactError: The files cannot be read as a tokenizer, or a vocabulary lacks RoBERTa's or
+        ArtifactError: The files cannot be read as a tokenizer.
+        UnsupportedModelError: The tokenizer is one that is not supported, such as a vocabulary without RoBERTa's or
             BERT's special tokens.
     """
     files = find_tokenizer_files(path)
@@ -144,8 +145,7 @@ def _load_whole(file: Path) -> Tokenizer:
     """Load a file in the form of tokenizers. The settings beside it count if it is a ``tokenizer.json``."""
     tokenizer = Tokenizer.from_file(str(file))
     dropout = round(getattr(tokenizer.model, "dropout", None) or 0.0, 6)
-    if unsupported := describe_unsupported({"dropout": dropout}, TOKENIZER_MODEL):
-        raise ArtifactError(f"{file}: model.{unsupported}")
+    check_settings(file, {"model.dropout": dropout}, {"model.dropout": TOKENIZER_MODEL["dropout"]})
     if file.name == "tokenizer.json":
         apply_settings(tokenizer, file.parent)
     return tokenizer
@@ -230,7 +230,7 @@ def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(entries, pairs))
     missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
-        raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected RoBERTa's special tokens in it")
+        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. RoBERTa's special tokens must be in it.")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     # transformers reads vocab.json, and gives "<mask>" no space unless a file beside it says so.
     tokenizer = _as_roberta(tokenizer, mask_takes_space=vocab.name != "vocab.json")
@@ -263,7 +263,7 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     missing = [token for token in _BERT_NAMES.values() if tokenizer.token_to_id(token) is None]
     if missing:
-        raise ArtifactError(f"{vocab}: lacks {', '.join(missing)}; expected BERT's special tokens in it")
+        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. BERT's special tokens must be in it.")
     tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
     tokenizer.normalizer = bert_normalizer(vocab.parent, options, class_name(vocab.parent, options))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -296,12 +296,13 @@ def padding_idx(tokenizer: Tokenizer) -> int:
     """Return the id of the padding token.
 
     Raises:
-        ArtifactError: The tokenizer has none.
+        UnsupportedModelError: The tokenizer has none.
     """
     index = find_padding(tokenizer)
     if index is None:
         names = " or ".join(PADDING_TOKENS)
-        raise ArtifactError(f"the tokenizer has no padding token. Add {names}, or name one in tokenizer_config.json.")
+        reason = f"it has no padding token. Add {names}, or name one in tokenizer_config.json."
+        raise UnsupportedModelError.at("the tokenizer", reason)
     return index
 
 
@@ -314,7 +315,7 @@ def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the settings of an encoder with random weights that its tokenizer decides.
 
     Raises:
-        ArtifactError: The tokenizer has no padding token.
+        UnsupportedModelError: The tokenizer has no padding token.
 
     >>> encoder_settings(train_tokenizer(["oak oak"], vocab_size=300))
     {'vocab_size': 263, 'pad_token_id': 1, 'bos_token_id': 0, 'eos_token_id': 2}

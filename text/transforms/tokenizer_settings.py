@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from text.artifacts import read_json
-from text.errors import ArtifactError
+from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import (
     ENCODER,
     SPECIAL_TOKENS,
@@ -47,12 +47,14 @@ def read_options(folder: Path) -> dict[str, Any]:
     """Return what the files beside a tokenizer say, special tokens included.
 
     Raises:
-        ArtifactError: A file is damaged, or a setting has a value that is not supported.
+        ArtifactError: A file is damaged.
+        UnsupportedModelError: A setting has a value that is not supported.
     """
     path = folder / "tokenizer_config.json"
     options = _without_null(read_optional_settings(path, TOKENIZER_OPTIONS))
     if "attention_mask" not in options.get("model_input_names", ["attention_mask"]):
-        raise ArtifactError(f"{path}: model_input_names lacks attention_mask. Padding would be part of the texts.")
+        reason = "model_input_names lacks attention_mask. Padding would be part of the texts."
+        raise UnsupportedModelError.at(path, reason)
     if "added_tokens_decoder" not in options:  # as transformers decides whether to read the older files
         older = folder / "special_tokens_map.json"
         options |= _without_null(read_optional_settings(older, SPECIAL_TOKENS_MAP))
@@ -77,7 +79,8 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
     """Make a ``tokenizer.json`` give the ids that transformers gives with the files beside it.
 
     Raises:
-        ArtifactError: A file is damaged, has a value that is not supported, or contradicts ``tokenizer.json``.
+        ArtifactError: A file is damaged, or contradicts ``tokenizer.json``.
+        UnsupportedModelError: A setting has a value that is not supported.
     """
     options = read_options(folder)
     _check_sides(tokenizer, folder, options)
@@ -93,7 +96,7 @@ def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[s
     """Return a tokenizer of a vocabulary with the flags of its tokens that the files beside it state.
 
     Raises:
-        ArtifactError: There are more or other tokens in them, or a space goes before each text. Neither is built here.
+        UnsupportedModelError: There are more or other tokens in them, or a space goes before each text.
     """
     options = read_options(folder)
     tokens, special = stated_tokens(folder, options), special_tokens(options)
@@ -101,7 +104,8 @@ def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[s
     more += [token for name, token in special.items() if token.content != names.get(name, token.content)]
     if more or options.get("add_prefix_space", False):
         found = f"token {more[0].content} beside the vocabulary" if more else "add_prefix_space is true"
-        raise ArtifactError(f"{folder}: {found}. Save it with transformers, which writes a tokenizer.json.")
+        reason = f"{found}. Save it with transformers, which writes a tokenizer.json."
+        raise UnsupportedModelError.at(folder, reason)
     tokenizer.add_tokens([*special.values(), *tokens.values()])
     return tokenizer
 
@@ -122,14 +126,15 @@ def class_name(folder: Path, options: dict[str, Any]) -> str:
     """Return the class by which transformers reads the files; "" if nothing says which.
 
     Raises:
-        ArtifactError: It is none that this library knows.
+        UnsupportedModelError: It is none that this library knows.
     """
     path = folder / "config.json"
     stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
     name = stated if stated is not None else CLASS_OF_MODEL.get(read_setting(path, ENCODER, "model_type"), "")
     name = name if name in AS_IT_IS else name.removesuffix("Fast")
     if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *AS_IT_IS):
-        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: tokenizer_class {name} is not supported. {FORCE}")
+        reason = f"tokenizer_class {name} is not supported. {FORCE}"
+        raise UnsupportedModelError.at(folder / "tokenizer_config.json", reason)
     return name
 
 
@@ -187,8 +192,8 @@ def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) ->
     """Refuse texts that are cut or padded on the left, which ``tokenizer.json`` can say too."""
     for name, setting in (("truncation", tokenizer.truncation), ("padding", tokenizer.padding)):
         if setting is not None and f"{name}_side" not in options and setting["direction"] != "right":
-            path = folder / "tokenizer.json"
-            raise ArtifactError(f"{path}: {name}.direction is {json.dumps(setting['direction'])}. It must be right.")
+            reason = f"{name}.direction is {json.dumps(setting['direction'])}. Only right is supported."
+            raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
 
 
 def _forget_lengths(tokenizer: Tokenizer) -> None:

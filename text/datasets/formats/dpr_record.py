@@ -19,6 +19,7 @@ from simdjson import Array, Object
 from text.datasets.formats.values import (
     FieldError,
     find_answers,
+    find_question_id,
     kind,
     list_keys,
     read_answers,
@@ -82,6 +83,8 @@ class CheckedRow(NamedTuple):
     """How many can be used."""
     is_compact: bool
     """Its passages stand in a collection."""
+    question_id: str
+    """Empty if the record has none."""
 
 
 class NegativePool(Sequence["Passage | None"]):
@@ -217,7 +220,8 @@ def check_row(
     counts[f"rows without {names[1]}"] += record.get(names[1]) is None
     num_hard_negatives = row.hard_negatives.count_usable(names[0], counts, visit)
     num_other_negatives = row.other_negatives.count_usable(names[1], counts, visit)
-    return CheckedRow(row, num_hard_negatives, num_other_negatives, is_compact=pools is ID_POOLS)
+    is_compact = pools is ID_POOLS
+    return CheckedRow(row, num_hard_negatives, num_other_negatives, is_compact, find_question_id(record))
 
 
 def named_passages(record: Object) -> Iterator[tuple[str, Passage]]:

@@ -27,6 +27,8 @@ _BRACKETS = re.compile(r"""\s*(\[.*\]|\(\s*['"].*\))\s*""", re.DOTALL)
 """A value that is no list, but may have been one."""
 TEXT_KEYS = ("text", "contents")
 """Where a passage has its text; ``contents`` is Pyserini's."""
+QUESTION_ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
+"""Where a question has its id."""
 _LOOKS_LIKE_LIST = "answers: a string that looks like a list. Give a list of strings"
 
 
@@ -151,6 +153,15 @@ def read_id(value: Any, field: str, counts: Counter[str]) -> str:
         raise FieldError(f"{field}: {kind(value)}. Give a string or an integer below 2^64")
     counts["ids such as 12.0, read as 12"] += 1
     return str(int(value))
+
+
+def find_question_id(record: Object) -> str:
+    """Return the id of a question as text. Empty if a row gives none, or one that is no string and no whole number."""
+    key, value = find_id(record, QUESTION_ID_KEYS)
+    try:
+        return "" if value is None else read_id(value, key, Counter())
+    except FieldError:
+        return ""
 
 
 def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:

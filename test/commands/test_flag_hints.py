@@ -1,0 +1,52 @@
+"""What an error says that a user may have meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from text.commands import COMMANDS, load_command
+from text.commands.cli import parse_flags
+from text.commands.flag_fields import flag_types
+from text.commands.flag_hints import _OTHER_NAMES
+from text.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("train --lr=1e-3", "Did you mean --learning_rate?"),
+        ("train --epochs 3", "Did you mean --max_epochs?"),
+        ("train --model_name_or_path=a", "Did you mean --encoder?"),
+        ("encode --model_name_or_path=a", "Did you mean --model?"),
+        ("train --per_device_train_batch_size=8", "Did you mean --batch_size?"),
+        ("train --output=a", "Did you mean --output_dir?"),
+        ("train --batch-size=8", "Did you mean --batch_size?"),
+        ("train --bach_size=8", "Did you mean --batch_size?"),
+        ("train -batch_size=8", "Did you mean --batch_size?"),
+        ("search --top_k=8", "Did you mean --k?"),
+        ("train batch_size=8", "Write --batch_size=8."),
+        ("train lr=8", "Did you mean --learning_rate?"),
+        ("check data", "--data_path=data"),
+        ("check data/train.jsonl", "--data_path=data"),
+        ("check train.jsonl", "--data_path=."),
+        ("train a.jsonl", "--train_files=a.jsonl"),
+        ("encode runs/nq/model", "--model=runs/nq/model"),
+        ("mine a.jsonl", "--rows=a.jsonl"),
+        ("select a.json.gz", "--raw_path=a.json.gz"),
+        ("loop --seed=1", "It is a flag of a step: --train.seed, --mine.seed."),
+        ("loop --train.sed=1", "Did you mean --train.seed?"),
+        ("loop --rounds.1.seed=1", "--rounds has no flags of its own."),
+    ],
+)
+def test_hints(line: str, hint: str) -> None:
+    name, *argv = line.split()
+    with pytest.raises(UsageError) as error:
+        parse_flags(load_command(name)[1], argv)
+    assert str(error.value).endswith(hint) or hint in str(error.value)
+
+
+def test_other_names_are_of_flags_and_none_is_a_flag_where_it_is_a_hint() -> None:
+    known = [flag_types(load_command(name)[1]) for name in COMMANDS]
+    for flag, others in _OTHER_NAMES.items():
+        assert any(flag in kinds for kinds in known)
+        assert not [other for other in others.split() if all(other in kinds for kinds in known if flag in kinds)]

@@ -1,0 +1,188 @@
+"""Which model, collection and questions a run and its results belong to: search, evaluation, mining and reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test.commands.conftest import NUM_PASSAGES
+from test.helpers import save_model, texts, write_collection, write_jsonl
+from test.reports.helpers import list_files, write_sample_run
+from text.artifacts import write_json
+from text.artifacts.sealed import seal
+from text.commands.cli import run_command
+from text.commands.evaluate import EvaluateFlags, evaluate
+from text.commands.mine import MineFlags, mine
+from text.commands.report import ReportFlags, report
+from text.commands.search import SearchFlags, search
+from text.evaluation.run_source import read_run_source
+from text.runs.contents import write_ledger
+from text.runs.figures import read_figures
+
+Fail = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def place(files: Path, tmp_path: Path) -> Path:
+    """A folder of its own with the runs of the model and of BM25."""
+    for name in ("run.trec", "run.trec.json"):
+        shutil.copy(files / name, tmp_path)
+    search_words(files, tmp_path / "bm25.trec", files / "questions.csv")
+    return tmp_path
+
+
+def search_words(files: Path, run: Path, questions: Path, collection: Path | None = None) -> None:
+    flags = ["--bm25", f"--collection={collection or files / 'corpus.jsonl'}", f"--questions={questions}"]
+    assert run_command(search, SearchFlags, [*flags, f"--run={run}"]) == 0
+
+
+def write_run_folder(folder: Path, model: Path) -> Path:
+    """Write what a training run leaves that reports and evaluations read."""
+    write_sample_run(folder)
+    shutil.copytree(model, folder / "model")
+    list_files(folder)
+    write_ledger(folder, {})
+    return folder
+
+
+def test_a_search_says_what_it_used(files: Path, place: Path) -> None:
+    dense, words = (read_run_source(place / name) for name in ("run.trec", "bm25.trec"))
+    assert dense is not None and words is not None
+    [found], [by_words] = dense.searches, words.searches
+    assert (found.engine, found.model) == ("exact", f"{files}/model") and found.model_files
+    assert (by_words.engine, by_words.model, by_words.model_files) == ("BM25", "", {})
+    assert found.collection == by_words.collection == f"{files}/corpus.jsonl"
+    assert found.collection_sha256 == by_words.collection_sha256
+    assert dense.questions == words.questions and list(dense.questions) == list("01234")
+
+
+def test_results_go_beside_their_run(files: Path, place: Path, capsys: pytest.CaptureFixture[str], fail: Fail) -> None:
+    for name, model in (("run", f"{files}/model (exact)"), ("bm25", "BM25")):
+        assert run_command(evaluate, EvaluateFlags, [f"--run={place}/{name}.trec", f"--qrels={files}/qrels.tsv"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == f"evaluation: {place}/{name}.evaluation/evaluation.html"
+        assert f"{place}/{name}.trec: {model} on {files}/corpus.jsonl" in lines
+        [search] = read_figures(place / f"{name}.evaluation" / "figures.json").list_searches()
+        assert str(search) in (place / f"{name}.evaluation" / "evaluation.html").read_text()
+    code, line = fail(evaluate, EvaluateFlags, f"--run={place}/run.trec", f"--qrels={files}/qrels.tsv")
+    assert code == 2 and f"{place}/run.evaluation/" in line and "--overwrite" in line
+
+
+@pytest.mark.parametrize(
+    ("run", "folder"),
+    [("a/b.trec", "a/b"), ("b.trec.gz", "b"), ("b.run", "b.run"), ("trec", "trec"), ("b.trec.trec", "b.trec")],
+)
+def test_the_default_folder_is_named_after_the_run(run: str, folder: str) -> None:
+    assert EvaluateFlags(run=run).folder == f"{folder}.evaluation"
+
+
+def test_a_run_of_another_program_has_an_unknown_model(
+    files: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "run.trec.json").unlink()
+    folder = write_run_folder(place / "trained", files / "model")
+    flags = [f"--run={place}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={folder}/evaluation"]
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+    assert f"{place}/run.trec: model unknown" in capsys.readouterr().out
+    assert run_command(report, ReportFlags, [str(folder)]) == 0
+    assert "model unknown" in (folder / "report.html").read_text()
+
+
+def test_runs_of_other_questions_or_passages_are_not_compared(files: Path, place: Path, fail: Fail) -> None:
+    names = [text.split()[0] for text in texts(5)]
+    (place / "dev.csv").write_text("".join(f"who ate the fig {n}\t['{name}']\n" for n, name in enumerate(names)))
+    search_words(files, place / "dev.trec", place / "dev.csv")
+    write_collection(place / "few.jsonl", [f"p{n}" for n in range(NUM_PASSAGES - 1)], texts(NUM_PASSAGES - 1))
+    search_words(files, place / "few.trec", files / "questions.csv", place / "few.jsonl")
+    flags = [f"--run={place}/run.trec", f"--qrels={files}/qrels.tsv"]
+    for other in ("dev", "few"):
+        for flag in ("other_run", "fuse_with"):
+            code, line = fail(evaluate, EvaluateFlags, *flags, f"--{flag}={place}/{other}.trec")
+            assert code == 5 and f"{place}/{other}.trec: " in line and f"{place}/run.trec" in line
+    by_answers = [f"--questions={place}/dev.csv", f"--collection={files}/corpus.jsonl"]
+    code, line = fail(evaluate, EvaluateFlags, flags[0], *by_answers)
+    assert code == 5 and f"{place}/run.trec: " in line and f"{place}/dev.csv" in line
+    by_answers = [f"--questions={files}/questions.csv", f"--collection={place}/few.jsonl"]
+    code, line = fail(evaluate, EvaluateFlags, flags[0], *by_answers)
+    assert code == 5 and f"{place}/run.trec: " in line and f"{place}/few.jsonl" in line
+    assert not (place / "run.evaluation").exists()
+
+
+def test_mining_refuses_runs_of_other_rows_or_passages(files: Path, place: Path, fail: Fail) -> None:
+    rows = [{"question": f"who ate the fig {n}", "answers": ["x"], "positive_ids": [f"p{n}"]} for n in range(5)]
+    write_jsonl(place / "rows.jsonl", rows)
+    flags = [f"--rows={place}/rows.jsonl", f"--output={place}/hard.jsonl"]
+    code, line = fail(mine, MineFlags, *flags, f"--collection={files}/corpus.jsonl", f"--runs=[{place}/bm25.trec]")
+    assert code == 5 and f"{place}/bm25.trec: " in line and f"{place}/rows.jsonl" in line
+    search_words(files, place / "rows.trec", place / "rows.jsonl")
+    write_collection(place / "more.jsonl", [f"p{n}" for n in range(NUM_PASSAGES + 1)], texts(NUM_PASSAGES + 1))
+    code, line = fail(mine, MineFlags, *flags, f"--collection={place}/more.jsonl", f"--runs=[{place}/rows.trec]")
+    assert code == 5 and f"{place}/rows.trec: " in line and f"{place}/more.jsonl" in line
+    assert not (place / "hard.jsonl").exists()
+
+
+def test_a_fused_run_remembers_both_searches(files: Path, place: Path) -> None:
+    flags = [f"--qrels={files}/qrels.tsv", f"--output_dir={place}/e", f"--fused_run={place}/fused.trec", "--overwrite"]
+    flags += [f"--run={place}/run.trec", f"--fuse_with={place}/bm25.trec"]
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+    source = read_run_source(place / "fused.trec")
+    assert source is not None and [search.engine for search in source.searches] == ["exact", "BM25"]
+    (place / "bm25.trec.json").unlink()
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+    assert read_run_source(place / "fused.trec") is None
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_only_the_model_of_a_training_run_is_evaluated_in_its_folder(
+    files: Path, place: Path, fail: Fail, has_ended: bool
+) -> None:
+    folder = write_run_folder(place / "trained", files / "model")
+    other = write_run_folder(place / "other", save_model(place / "other_model", seed=1))
+    for each in () if has_ended else (folder, other):
+        (each / "manifest.json").unlink()
+    flags = [f"--qrels={files}/qrels.tsv", "--overwrite", f"--output_dir={folder}/evaluation"]
+    assert run_command(evaluate, EvaluateFlags, [f"--run={place}/run.trec", *flags]) == 0
+    fused = [f"--run={place}/bm25.trec", f"--fuse_with={place}/run.trec", f"--other_run={place}/bm25.trec"]
+    assert run_command(evaluate, EvaluateFlags, [*fused, *flags]) == 0
+    code, line = fail(evaluate, EvaluateFlags, f"--run={place}/bm25.trec", *flags)
+    assert code == 5 and "BM25" in line and str(folder) in line and "--output_dir" in line
+    flags[2] = f"--output_dir={other}/inner/results"
+    code, line = fail(evaluate, EvaluateFlags, f"--run={place}/run.trec", *flags)
+    assert code == 5 and f"{files}/model" in line and str(other) in line
+    assert not (other / "inner").exists()
+
+
+def test_a_report_refuses_an_evaluation_of_another_model_or_other_data(files: Path, place: Path, fail: Fail) -> None:
+    ours = write_run_folder(place / "ours", files / "model")
+    flags = [f"--run={place}/run.trec", f"--output_dir={ours}/evaluation"]
+    assert run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"]) == 0
+    assert run_command(report, ReportFlags, [str(ours)]) == 0
+    theirs = write_run_folder(place / "theirs", save_model(place / "other_model", seed=1))
+    shutil.copytree(ours / "evaluation", theirs / "evaluation")
+    code, line = fail(report, ReportFlags, str(theirs))
+    assert code == 5 and f"{theirs}/evaluation/figures.json: " in line and f"{files}/model" in line
+
+    again = write_run_folder(place / "again", files / "model")
+    shutil.copytree(ours / "evaluation", again / "evaluation")
+    both = [str(ours), str(again), f"--output={place}/both.html"]
+    assert run_command(report, ReportFlags, both) == 0
+    (place / "qrels.tsv").write_text("0\t0\tp1\t1\n1\t0\tp1\t1\n")
+    flags = [flags[0], f"--output_dir={again}/evaluation", f"--qrels={place}/qrels.tsv", "--overwrite"]
+    assert run_command(evaluate, EvaluateFlags, flags) == 0
+    code, line = fail(report, ReportFlags, *both)
+    assert code == 5 and f"{again}/evaluation/figures.json: of other questions" in line
+    change_collection(again / "evaluation" / "figures.json", ours / "evaluation" / "figures.json")
+    code, line = fail(report, ReportFlags, *both)
+    assert code == 5 and f"{again}/evaluation/figures.json: of other passages" in line
+
+
+def change_collection(path: Path, source: Path) -> None:
+    """Write the figures of an evaluation as if another collection had been searched."""
+    content: dict[str, Any] = json.loads(source.read_text())
+    content["searches"]["run"][0]["collection_sha256"] = "0" * 64
+    write_json(path, seal(content))

@@ -1,0 +1,82 @@
+"""The file beside a run: what it says, what it is checked against, and runs of other questions and collections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text.errors import ArtifactError
+from text.evaluation import read_run
+from text.evaluation.run_source import (
+    SearchRecord,
+    check_same_collection,
+    check_same_questions,
+    key_words,
+    read_run_source,
+    source_path,
+    write_sourced_run,
+)
+
+SEARCH = SearchRecord("exact", "corpus.jsonl", "ab", "runs/nq/model", {"model.safetensors": "cd"})
+RUN = {"q1": {"p1": 2.0, "p2": 1.0}}
+
+
+def test_a_run_comes_back_with_its_source(tmp_path: Path) -> None:
+    write_sourced_run(tmp_path / "run.trec", RUN, [SEARCH], {"q1": key_words("who")})
+    source = read_run_source(tmp_path / "run.trec")
+    assert source is not None and source.searches == [SEARCH] and source.questions == {"q1": key_words("who")}
+    assert read_run(tmp_path / "run.trec") == RUN
+    with pytest.raises(FileExistsError):
+        write_sourced_run(tmp_path / "run.trec", RUN, [], {})
+    (tmp_path / "other.trec").write_bytes((tmp_path / "run.trec").read_bytes())
+    assert read_run_source(tmp_path / "other.trec") is None
+
+
+def test_a_run_or_source_that_was_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    write_sourced_run(path, RUN, [SEARCH], {})
+    for changed in (path, source_path(path)):
+        before = changed.read_text()
+        changed.write_text(before.replace("p1", "p3").replace("runs/nq", "runs/xx"))
+        with pytest.raises(ArtifactError) as error:
+            read_run_source(path)
+        assert str(error.value).startswith(f"{changed}: ") and f"remove {source_path(path)}" in str(error.value)
+        changed.write_text(before)
+
+
+@given(
+    ours=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
+    theirs=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
+)
+def test_most_common_ids_must_be_of_the_same_texts(ours: dict[str, int], theirs: dict[str, int]) -> None:
+    same = sum(1 for name in ours if name in theirs and ours[name] == theirs[name])
+    other = sum(1 for name in ours if name in theirs and ours[name] != theirs[name])
+    if other > same:
+        with pytest.raises(ArtifactError, match=r"a\.trec: .*b\.tsv"):
+            check_same_questions("a.trec", ours, "b.tsv", theirs)
+    else:
+        assert check_same_questions("a.trec", ours, "b.tsv", theirs) == other
+
+
+def test_another_collection_is_refused_unless_its_windows_were_searched() -> None:
+    check_same_collection("a.trec", [SEARCH], "corpus.jsonl", "ab")
+    check_same_collection("a.trec", [SEARCH._replace(by_windows=True)], "other.jsonl", "xy")
+    with pytest.raises(ArtifactError, match=r"a\.trec: .*corpus\.jsonl.*other\.jsonl"):
+        check_same_collection("a.trec", [SEARCH], "other.jsonl", "xy")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("who ate the oak", "Who ate the oak?", True),
+        ("rock 'n' roll , 1950 s", "Rock 'n' Roll, 1950s", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("who ate the oak", "who ate the elm", False),
+        ("谁吃了橡树", "谁吃了榆树", False),
+    ],
+)
+def test_spelling_without_words_makes_no_other_question(one: str, other: str, same: bool) -> None:
+    assert (key_words(one) == key_words(other)) == same

@@ -1,0 +1,121 @@
+"""The base install is a library: what is behind an extra says so in one line, and nothing else needs it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from test.helpers import records, save_model, write_collection, write_jsonl
+from test.pages import ROOT
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+FOR_USERS = [name for name in EXTRAS if name not in ("test", "bench", "docs", "dev", "torchtext")]
+WITHOUT_EXTRA = ("torchtext", "markupsafe", "starlette")  # a lane of its own; parts of jinja2 and of FastAPI
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Return the names of required distributions, those of our own extras included."""
+    found = set[str]()
+    for package in map(Requirement, requirements):
+        is_ours = package.name == PROJECT["name"]
+        found |= {canonicalize_name(package.name)} if not is_ours else set()
+        for extra in package.extras if is_ours else ():
+            found |= distributions(EXTRAS[extra])
+    return found
+
+
+def modules_of_extras() -> list[str]:
+    """Return the top-level modules that an install without extras does not have."""
+    optional = distributions([line for name in FOR_USERS for line in EXTRAS[name]])
+    found = {name for name, names in packages_distributions().items() if optional & set(map(canonicalize_name, names))}
+    return sorted(name for name in found if name.isidentifier())
+
+
+def foreign_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the top-level module of each import of another library that must succeed."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Try | ast.With) and "ModuleNotFoundError" in ast.unparse(node):
+            continue  # its absence is no error
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
+        yield from foreign_imports(node)
+
+
+def test_each_import_is_of_the_base_install_or_stands_behind_the_extra_that_has_it() -> None:
+    names, seen = packages_distributions(), set[str]()
+    for path in sorted((ROOT / "text").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        extras = re.findall(r'^with explain_missing\("(\w+)"\):$', source, flags=re.MULTILINE)
+        extras += ["train"] * (path.parent.name == "training")  # its __init__.py stands before all its modules
+        seen.update(extras)
+        allowed = distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
+        for module in set(foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
+            assert allowed & set(map(canonicalize_name, names[module])), f"{path} imports {module}"
+    assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus"}
+
+
+def test_the_extra_all_has_all_extras_for_users() -> None:
+    assert distributions(EXTRAS["all"]) == distributions([line for name in FOR_USERS for line in EXTRAS[name]])
+    assert distributions(EXTRAS["cli"]) == distributions([*EXTRAS["train"], *EXTRAS["report"]])
+
+
+WITHOUT_EXTRAS = """
+import io, json, sys
+from contextlib import redirect_stderr
+from pathlib import Path
+
+blocked, commands = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(blocked))
+import text.datasets, text.transforms, text.models, text.losses, text.evaluation, text.bundle, text.retrieval
+from text.commands import main
+
+for command in commands:
+    with redirect_stderr(io.StringIO()) as printed:
+        code = main(command)
+    print(json.dumps([code, printed.getvalue()]))
+"""
+
+
+def test_without_extras_the_library_works_and_a_command_says_what_to_install(tmp_path: Path) -> None:
+    model, embeddings = f"--model={save_model(tmp_path / 'model', 0)}", f"--embeddings={tmp_path}/embeddings"
+    rows, passages = write_jsonl(tmp_path / "train.jsonl", records(2)), tmp_path / "passages.jsonl"
+    write_collection(passages, ["a", "b"], ["x", "y"])
+    encode = ["encode", model, f"--collection={passages}", f"--output_dir={tmp_path}/embeddings"]
+    search = ["search", f"--questions={rows}", f"--run={tmp_path}/run.trec"]
+    commands = {
+        ("pytorch_lightning", "train"): ["train", f"--data_path={tmp_path}", f"--output_dir={tmp_path}/run"],
+        ("matplotlib", "report"): ["check", f"--data_path={tmp_path}", f"--picture={tmp_path}/lengths.png"],
+        ("bm25s", "bm25"): [*search, "--bm25", f"--collection={passages}", "--overwrite"],
+        ("faiss", "faiss"): [*search, model, embeddings, "--index=HNSW32", "--overwrite"],
+        ("pymilvus", "milvus"): [*search, model, embeddings, f"--milvus={tmp_path}/milvus.db", "--overwrite"],
+        ("fastapi", "serve"): ["serve", model, embeddings],
+    }
+    works = [encode, [*search, model, embeddings]]
+    arguments = json.dumps([modules_of_extras(), [*works, *commands.values()]])
+    python = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTRAS, arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(python, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert [code for code, _ in lines[: len(works)]] == [0] * len(works), lines
+    for ((package, extra), command), (code, printed) in zip(commands.items(), lines[len(works) :], strict=True):
+        assert code == 2 and printed.count("\n") == 1, printed
+        assert printed.startswith(f"dpr-text {command[0]}: error: {package} "), printed
+        assert f'pip install "dpr-text[{extra}]"' in printed

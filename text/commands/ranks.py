@@ -1,0 +1,53 @@
+"""Start several processes of one command, as torchrun does, without torchrun's own messages and exit codes."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from text.runs.stages import build_environment
+
+_SECONDS = 0.05
+"""Between two looks at the processes."""
+
+
+def run_ranks(arguments: Sequence[str], num_ranks: int) -> None:
+    """Run ``dpr-text`` in several processes that find each other by the variables of torchrun.
+
+    If one of them fails, or this process is interrupted, the others are killed.
+
+    Args:
+        arguments: Name of the command and its flags. It must survive being killed.
+        num_ranks: Number of processes.
+
+    Raises:
+        SystemExit: A process failed, with its exit code.
+        InterruptedRun: A signal came.
+    """
+    ranks = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_port())}
+    command = [sys.executable, "-m", "dpr_text", *arguments]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(num_ranks):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env={**build_environment(), **ranks, **own}))
+        while any(process.poll() is None for process in processes):
+            if failed := [process.returncode for process in processes if process.poll()]:
+                raise SystemExit(failed[0] if failed[0] > 0 else 128 - failed[0])
+            time.sleep(_SECONDS)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if failed := [process.returncode for process in processes if process.returncode]:
+        raise SystemExit(failed[0] if failed[0] > 0 else 128 - failed[0])
+
+
+def _find_port() -> int:
+    """Return a port of this machine that no process listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

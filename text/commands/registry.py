@@ -1,0 +1,29 @@
+"""The names of the commands of ``dpr-text``, and where each one lives. Nothing is imported before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+COMMANDS = {
+    "select": "Select the first usable rows of a raw DPR file.",
+    "check": "Check a data set before a long training run.",
+    "train": "Train a question encoder and a passage encoder.",
+    "encode": "Encode a collection of passages to embeddings on disk.",
+    "update": "Add, replace and remove passages of a collection.",
+    "search": "Search encoded passages, or a collection by BM25.",
+    "evaluate": "Score a run by qrels, positives or answers.",
+    "mine": "Mine hard negatives for the next training run.",
+    "windows": "Cut long passages into overlapping windows.",
+    "loop": "Train, encode, search, evaluate and mine, round after round.",
+    "report": "Write a page on one or several training runs.",
+    "serve": "Serve a search page and a JSON interface.",
+}
+"""One sentence on each command, by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
+
+
+def load_command(name: str) -> tuple[Callable[[Any], None], type]:
+    """Import a command and return its function and the class of its flags."""
+    module = import_module(f"text.commands.{name}")
+    return getattr(module, name), getattr(module, f"{name.capitalize()}Flags")

@@ -1,0 +1,93 @@
+"""Runs with what is known of them: their model, their collection and the texts of their questions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from text.datasets import Question
+from text.evaluation import Run, fuse_runs, read_run, without_self_matches
+from text.evaluation.run_source import (
+    RunSource,
+    SearchRecord,
+    check_same_collection,
+    check_same_questions,
+    key_words,
+    read_run_source,
+)
+from text.evaluation.trec import check_common_questions
+from text.retrieval.plan import find_collection, read_plan
+
+StrPath = str | os.PathLike[str]
+
+
+def read_fused_run(
+    path: StrPath,
+    fuse_with: StrPath | None = None,
+    *,
+    drop_self_matches: bool = False,
+    tell: Callable[[str], object] | None = None,
+) -> Run:
+    """Read a run, or fuse two runs by reciprocal ranks.
+
+    Args:
+        path: The run.
+        fuse_with: The other run, or None.
+        drop_self_matches: Remove passages whose id is the id of their question, before they take a rank.
+        tell: Gets a line about the questions that only one of the two runs has, if there are any.
+
+    Raises:
+        DataError: A run is malformed, or the two have no question in common.
+        OSError: A file cannot be read.
+    """
+    paths = [path] if fuse_with is None else [path, fuse_with]
+    runs = [read_run(each) for each in paths]
+    if drop_self_matches:
+        runs = [without_self_matches(run) for run in runs]
+    if fuse_with is None:
+        return runs[0]
+    run, other = runs
+    check_common_questions(fuse_with, other, path, run)
+    lacking, other_lacking = len(other.keys() - run.keys()), len(run.keys() - other.keys())
+    if tell is not None and lacking + other_lacking:
+        tell(
+            f"note: only one of the fused runs has {lacking + other_lacking} questions "
+            f"({os.fspath(path)} lacks {lacking}, {os.fspath(fuse_with)} lacks {other_lacking})"
+        )
+    return fuse_runs(runs)
+
+
+def key_questions(questions: Iterable[Question]) -> dict[str, int]:
+    """Return the ``key_words`` of each question by id."""
+    return {question.question_id: key_words(question.text) for question in questions}
+
+
+def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_windows: bool = False) -> SearchRecord:
+    """Return what a run says of a search with a model.
+
+    Args:
+        model: Folder of the model, as it was given.
+        embeddings: Folder of the embeddings.
+        engine: As in ``SearchRecord``.
+        by_windows: As in ``SearchRecord``.
+    """
+    plan = read_plan(embeddings)
+    path = find_collection(embeddings, plan)
+    return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), plan.model, by_windows)
+
+
+def read_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:
+    """Return what is known of runs that are compared or fused.
+
+    Raises:
+        ArtifactError: As ``read_run_source``. Or two runs are of different questions or collections.
+    """
+    sources = [read_run_source(path) for path in paths]
+    known = [(path, source) for path, source in zip(paths, sources, strict=True) if source is not None]
+    for path, source in known[1:]:
+        first_path, first = known[0]
+        check_same_questions(path, source.questions, first_path, first.questions)
+        for search in first.searches:
+            if not search.by_windows:
+                check_same_collection(path, source.searches, first_path, search.collection_sha256)
+    return sources
