@@ -129,6 +129,18 @@ def stand_ins(folder: Path) -> None:
     (folder / "squad_w100/test.qa.csv").write_text("who ate the oak\t['beetle']\n", encoding="utf-8")
     _beir(folder, passages)
     _fair(folder)
+    _download(folder / "downloads/data")
+
+
+def _download(folder: Path) -> None:
+    """Natural Questions as FAIR's script downloads it."""
+    (folder / "retriever/qas").mkdir(parents=True)
+    for stage, name in (("train", "nq-train"), ("valid", "nq-dev")):
+        rows = [json.loads(line) for line in (TINY / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()]
+        (folder / f"retriever/{name}.json").write_text(json.dumps(rows, indent=4), encoding="utf-8")
+    (folder / "retriever/qas/nq-test.csv").write_text("who ate the oak\t['beetle']\n", encoding="utf-8")
+    (folder / "wikipedia_split").mkdir()
+    shutil.copy(TINY / "passages.tsv", folder / "wikipedia_split/psgs_w100.tsv")
 
 
 def _beir(folder: Path, passages: str) -> None:

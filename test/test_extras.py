@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from test.helpers import records, save_model, write_collection, write_jsonl
 from test.pages import ROOT
+from text.commands import main
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
 
@@ -47,10 +48,12 @@ def modules_of_extras() -> list[str]:
 
 
 def foreign_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the top-level module of each import of another library that must succeed."""
+    """Yield the top-level module of each import of another library that must succeed at run time."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Try | ast.With) and "ModuleNotFoundError" in ast.unparse(node):
             continue  # its absence is no error
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -119,3 +122,13 @@ def test_without_extras_the_library_works_and_a_command_says_what_to_install(tmp
         assert code == 2 and printed.count("\n") == 1, printed
         assert printed.startswith(f"dpr-text {command[0]}: error: {package} "), printed
         assert f'pip install "dpr-text[{extra}]"' in printed
+
+
+def test_a_loop_without_bm25_ends_before_its_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    monkeypatch.delitem(sys.modules, "text.retrieval.bm25", raising=False)
+    assert main(["loop", "--config=tiny", f"--output_dir={tmp_path}/loop"]) == 2
+    assert 'pip install "dpr-text[bm25]"' in capsys.readouterr().err
+    assert not (tmp_path / "loop").exists()

@@ -128,6 +128,13 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
         assert not anchor or anchor in headings(target), (path, anchor)
 
 
+def test_the_page_of_the_wheel_does_not_link_into_the_repository() -> None:
+    [page] = re.findall(r'^readme = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for pair in re.findall(r"\]\(([^)]*)\)|(?:src|href)=[\"']([^\"']*)", text) for link in pair if link]
+    assert links and all(link.startswith("https://") for link in links)
+
+
 def headings(page: Path) -> set[str]:
     """As GitHub names them in addresses."""
     found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)

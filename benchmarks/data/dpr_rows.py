@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
@@ -76,6 +77,21 @@ def format_tsv(rows: Iterable[Sequence[Any]], line_end: str) -> bytes:
     file = io.StringIO(newline="")
     csv.writer(file, delimiter="\t", lineterminator=line_end).writerows(rows)
     return file.getvalue().encode()
+
+
+def finish(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    contents: Mapping[str, bytes],
+    expected: Mapping[str, Seal],
+) -> None:
+    """Write the files of a script. Exit with 2 if one exists, and with 1 if one is not the file behind the figures."""
+    try:
+        different = write_and_compare(arguments.output_dir, contents, expected, overwrite=arguments.overwrite)
+    except FileExistsError as error:
+        parser.error(f"{error}. Give --overwrite, or another --output_dir.")
+    if different:
+        parser.exit(1, f"{', '.join(different)}: not the files behind the figures. Compare the input and bm25s.\n")
 
 
 def write_and_compare(

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.data.dpr_rows import Seal, format_json_lines, format_tsv, search_bm25, to_context, write_and_compare
+from benchmarks.data.dpr_rows import Seal, finish, format_json_lines, format_tsv, search_bm25, to_context
 from text.records import Passage
 
 SEED = 7
@@ -70,9 +70,7 @@ def main() -> None:
     stories = read_stories(arguments.source / "data-by-train-split")
     if len(stories) != NUM_STORIES:
         parser.error(f"{arguments.source} has {len(stories)} stories in data-by-train-split. FairytaleQA has 278.")
-    contents = make_files(stories)
-    if different := write_and_compare(arguments.output_dir, contents, EXPECTED, overwrite=arguments.overwrite):
-        parser.exit(1, f"{', '.join(different)}: not the files behind the figures. Compare the input and bm25s.\n")
+    finish(parser, arguments, make_files(stories), EXPECTED)
 
 
 def read_stories(folder: Path) -> list[Story]:

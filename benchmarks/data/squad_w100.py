@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 from benchmarks.data.dpr_rows import (
     Hit,
     Seal,
+    finish,
     format_json_lines,
     format_tsv,
     search_bm25,
     to_context,
-    write_and_compare,
 )
 from text.evaluation import has_answer
 from text.records import Passage
@@ -84,9 +84,7 @@ def main() -> None:
     articles = json.loads(arguments.squad.read_text(encoding="utf-8"))["data"]
     if len(articles) != sum(ARTICLES.values()):
         parser.error(f"{arguments.squad} has {len(articles)} articles. dev-v1.1.json of SQuAD has 48.")
-    contents = make_files(articles)
-    if different := write_and_compare(arguments.output_dir, contents, EXPECTED, overwrite=arguments.overwrite):
-        parser.exit(1, f"{', '.join(different)}: not the files behind the figures. Compare the input and bm25s.\n")
+    finish(parser, arguments, make_files(articles), EXPECTED)
 
 
 def make_files(articles: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

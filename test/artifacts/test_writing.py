@@ -239,6 +239,11 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, name):
     assert os.stat(tmp_path / name) == before
 
 
+def write_new(path: Path) -> None:
+    with atomic_write(path, overwrite=False) as temporary:
+        temporary.write_text("mine")
+
+
 def test_a_file_that_another_process_makes_meanwhile_stays(tmp_path: Path):
     path = tmp_path / "a.txt"
     with pytest.raises(FileExistsError) as caught, atomic_write(path, overwrite=False) as temporary:
@@ -247,11 +252,11 @@ def test_a_file_that_another_process_makes_meanwhile_stays(tmp_path: Path):
     assert exit_code(caught.value) == 2
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "theirs")]
     with pytest.raises(FileExistsError):
-        write_text(path, "mine", overwrite=False)
+        write_new(path)
 
 
 def test_a_file_that_is_new_appears_once_without_overwrite(tmp_path: Path):
-    write_text(tmp_path / "a.txt", "mine", overwrite=False)
+    write_new(tmp_path / "a.txt")
     assert [(file.name, file.read_text(), file.stat().st_nlink) for file in tmp_path.iterdir()] == [
         ("a.txt", "mine", 1)
     ]

@@ -6,6 +6,7 @@ tests rebuild the inputs as far as possible, and compare every byte of what the 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from benchmarks.data import fairytaleqa, squad_w100
-from benchmarks.data.dpr_rows import Hit, search_bm25
+from benchmarks.data.dpr_rows import Hit, Seal, finish, search_bm25
 from test.helpers import shared_file
 from text.records import Passage
 
@@ -147,6 +148,27 @@ def test_stories_become_a_collection_and_rows(tmp_path: Path) -> None:
         "the-oak#1",
     ]
     assert row["hard_negative_ctxs"][0]["score"] == 0.0
+
+
+# Files
+
+
+def test_a_file_that_differs_is_named_and_the_exit_code_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    expected = {"a.gz": Seal(1, hashlib.sha256(b"x").hexdigest()), "b": Seal(1, hashlib.sha256(b"y").hexdigest())}
+    flags = argparse.Namespace(output_dir=tmp_path / "made", overwrite=False)
+    finish(parser, flags, {"a.gz": b"x", "b": b"y"}, expected)
+    assert gzip.decompress((tmp_path / "made" / "a.gz").read_bytes()) == b"x"
+    assert "DIFFERENT" not in capsys.readouterr().out
+    for overwrite, code in ((False, 2), (True, 1)):
+        again = argparse.Namespace(output_dir=tmp_path / "made", overwrite=overwrite)
+        with pytest.raises(SystemExit) as error:
+            finish(parser, again, {"a.gz": b"x", "b": b"z"}, expected)
+        assert error.value.code == code
+        assert (tmp_path / "made" / "b").read_bytes() == (b"z" if overwrite else b"y")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("b: ")
 
 
 # Every byte again

@@ -102,6 +102,8 @@ def read(folder: Path, content: dict[str, Any], *argv: str) -> SectionFlags:
             {"num_items": 1, "raw_path": "010", "overwrite": False},
         ),
         (["--select.num_items=null"], {"raw_path": "a"}),
+        (["--select=null"], {}),
+        (["--select=null", "--select.skip_items=3"], {"skip_items": 3}),
         (["--select={num_items: null, skip_items: 3}"], {"raw_path": "a", "skip_items": 3}),
         (
             ["--select.num_items=3", "--select={num_items: 2, skip_items: 4}"],

@@ -74,9 +74,9 @@ def fail(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
     ],
 )
 def test_an_invalid_flag_is_refused_before_anything_is_loaded(
-    capsys: pytest.CaptureFixture[str], flag: str, named: list[str]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str, named: list[str]
 ) -> None:
-    code, message = fail(capsys, "--model=nowhere", "--embeddings=nowhere", flag)
+    code, message = fail(capsys, f"--model={tmp_path}", "--embeddings=nowhere", flag)
     assert code == 2
     assert all(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", message) for each in named), message
 
@@ -88,10 +88,10 @@ def test_model_and_embeddings_are_required(capsys: pytest.CaptureFixture[str], m
     assert code == 2 and missing in message
 
 
-def test_a_taken_port_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with server.bind_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        code, message = fail(capsys, "--model=nowhere", "--embeddings=nowhere", f"--port={port}")
+        code, message = fail(capsys, f"--model={tmp_path}", "--embeddings=nowhere", f"--port={port}")
     assert code == 2 and message.startswith(f"127.0.0.1:{port}: ")
 
 

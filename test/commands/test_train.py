@@ -64,7 +64,7 @@ def bert(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--tied", "--passage_prompt=a: ", "--titles=join", "--activation_checkpointing"]]
+    "flags", [[], ["--tied=false", "--passage_prompt=a: ", "--titles=pair", "--activation_checkpointing"]]
 )
 def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: list[str]) -> None:
     run_folder = tmp_path / "run"
@@ -72,14 +72,36 @@ def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: 
     assert run_train(*arguments) == 0
     used = yaml.safe_load((run_folder / "config.yaml").read_text())
     assert (used["question_max_length"], used["passage_max_length"]) == (48, 48)
+    assert (used["similarity"], used["temperature"], used["tied"]) == ("cosine", 0.05, not flags)
+    assert (used["question_prompt"], used["passage_prompt"]) == ("query: ", "a: " if flags else "")
     model = BiEncoder.from_pretrained(run_folder / "model")
     assert isinstance(model.passage_encoder, RobertaEncoder)
     assert model.passage_encoder.config.pooling == "mean"
     assert model.passage_encoder.config.prompts == {"query": "query: ", "document": "a: " if flags else ""}
     assert load_tokenizer(run_folder / "model").to_str() == load_tokenizer(bert).to_str()
-    assert json.loads((run_folder / "model/config.json").read_text())["titles"] == ("join" if flags else "pair")
-    use = '"its title its text"' if flags else '("its title", "its text")'
+    assert json.loads((run_folder / "model/config.json").read_text())["titles"] == ("pair" if flags else "join")
+    use = '("its title", "its text")' if flags else '"its title its text"'
     assert f"model.encode_document([{use}])" in (run_folder / "model/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_resume_compares_the_settings_that_the_model_brought(bert: Path, tmp_path: Path, capsys: Capture) -> None:
+    flags = ["--encoder", str(bert), "--output_dir", str(tmp_path / "run"), *SMALL[:2]]
+    assert run_train(*flags, "--max_epochs=1") == 0
+    code, line = fail_train(capsys, *flags, "--max_epochs=2", "--resume", "--titles=pair")
+    assert code == 5 and "titles: join -> pair" in line
+    assert run_train(*flags, "--max_epochs=2", "--resume", "--titles=join", "--temperature=0.05") == 0
+
+
+@pytest.mark.filterwarnings("default:the loss cannot fall:text.errors.SettingsWarning")
+def test_a_run_that_cannot_learn_is_told_with_the_flag_that_mends_it(tmp_path: Path, capsys: Capture) -> None:
+    run = ["--fast_dev_run", f"--output_dir={tmp_path}", *SMALL]
+    assert run_train("--normalize", "--temperature=1", *run) == 0
+    # 5 questions with a positive and a negative each: log(1 + 9 / e^2) and log(10).
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "below 0.80" in line and "2.30" in line and "--temperature=0.05" in line
+    assert run_train("--normalize", *run) == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_training_from_a_checkpoint_of_fairs_dpr(bert: Path, tmp_path: Path, capsys: Capture) -> None:

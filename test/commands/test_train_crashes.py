@@ -16,7 +16,7 @@ from random import Random
 import pytest
 import yaml
 
-from benchmarks.kills import FLAGS, MOMENTS, attempt, disturbed, fork, left_by
+from benchmarks.kills import FLAGS, MOMENTS, TINY_SET, attempt, disturbed, fork, left_by
 from text.artifacts import seal, write_json
 from text.commands.cli import run_command
 from text.commands.train import train
@@ -85,6 +85,18 @@ def test_a_killed_run_resumes_to_the_same_files(whole: Path, tmp_path: Path, mom
 def test_a_run_killed_at_random_resumes_to_the_same_files(whole: Path, tmp_path: Path, number: int) -> None:
     disturbed(tmp_path / "run", Random(number), 3, in_save=number % 3 == 0)
     assert left_by(tmp_path / "run") == left_by(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--valid_share=0.3",)], ids=["no validation", "a share of the training data"])
+@pytest.mark.parametrize("number", [0, 1])  # killed inside the writing of a checkpoint, and by the clock
+def test_a_killed_run_of_training_data_alone_resumes_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], number: int
+) -> None:
+    monkeypatch.setattr("benchmarks.kills.FLAGS", (f"--train_files={TINY_SET}/train.jsonl", *FLAGS[1:], *flags))
+    assert attempt(tmp_path / "whole") == 0
+    disturbed(tmp_path / "run", Random(number), 3, in_save=number == 0)
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

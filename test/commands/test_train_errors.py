@@ -52,9 +52,9 @@ def test_a_token_cache_does_not_fit_other_flags(fails: Fails, flags: list[str]) 
 
 def test_no_data_is_named(fails: Fails, tmp_path: Path) -> None:
     config = tmp_path / "flags.yaml"
-    config.write_text(f"train_files: [{TINY_SET}/train.jsonl]\nfast_dev_run: true\n")
+    config.write_text(f"valid_file: {TINY_SET}/valid.jsonl\nfast_dev_run: true\n")
     line = fails(2, f"--config={config}")
-    assert "valid, test" in line and "--data_path" in line
+    assert "--train_files" in line and "--data_path" in line
 
 
 def test_an_empty_file(data: Path, fails: Fails) -> None:
@@ -195,11 +195,13 @@ def test_a_new_run_from_the_model_of_the_run_that_it_would_remove(tmp_path: Path
         ("--question_max_length=3", ["max_length is 3", "6"]),
         ("--passage_max_length=600", ["--passage_max_length is 600", "512"]),
         ("--vocab_size=9", ["vocab_size is 9", "261"]),
+        ("--train_rates=1,2", ["--train_rates has 2 numbers"]),
+        ("--train_rates=0", ["--train_rates is 0.0"]),
         ("--question_max_length=0", ["--question_max_length is 0"]),
         ("--matryoshka_dims=[64,256]", ["matryoshka_dims are [64, 256]", "128"]),
         ("--precision=fp16", ["precision"]),
         ("--monitor=loss", ["monitor", "valid_loss"]),
-        ("--encoder=Tiny", ["--encoder is Tiny", "tiny"]),
+        ("--encoder=Tiny", ["--encoder is Tiny", "tiny", "hf download Tiny"]),
         ("--num_nodes=2", ["--num_nodes is 2", "torchrun"]),
         ("--num_workers=-1", ["--num_workers is -1"]),
     ],

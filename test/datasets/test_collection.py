@@ -178,12 +178,8 @@ def test_ids_are_compared_as_they_are_written(path: Path) -> None:
     assert (passages.row("007"), passages.row("7")) == (0, 1)
 
 
-@pytest.mark.usefixtures("kept")
-def test_missing_id_is_refused_unless_ids_are_positions(path: Path) -> None:
-    content = '{"text": "a"}\n\n{"text": "b"}\n'
-    assert refusal(path, content) == (1, 0, "_id")
-    passages = collection(path, content, positional_ids=True)
-    assert ([passage.passage_id for passage in passages], passages.find("1").text) == (["0", "1"], "b")
+def test_missing_id_is_refused(path: Path) -> None:
+    assert refusal(path, '{"text": "a"}\n\n{"text": "b"}\n') == (1, 0, "_id")
 
 
 @pytest.mark.usefixtures("kept")

@@ -138,7 +138,7 @@ def test_compact_row_without_a_collection_is_refused_at_once(tmp_path: Path) -> 
 def test_kept_rows_of_another_file_are_found_anew(mixed: Path, kept: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Not only a hash is checked: whoever can write a note can write any hash."""
     first = DPRFile(mixed)
-    for kind, arrays in (("rows", [np.arange(7)]), ("checked-5", [np.zeros(0, np.int64)] * 11)):
+    for kind, arrays in (("rows", [np.arange(7)]), ("checked-6", [np.zeros(0, np.int64)] * 12)):
         [target] = [path for path in (mixed.parent / ".dpr-text").iterdir() if path.name.endswith(f".{kind}")]
         write_arrays(target, arrays)
         facts = read_facts(target)._asdict()

@@ -99,7 +99,8 @@ def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_p
     assert embeddings(projected).shape == (3, 8)
     projected.save_pretrained(tmp_path / "projected")
     assert_same_weights(RobertaEncoder.from_pretrained(tmp_path / "projected"), projected)
-    for override in ({"projection_dim": 9}, {"projection_dim": None}, {"projection_norm": False}):
+    overrides: list[dict[str, Any]] = [{"projection_dim": 9}, {"projection_dim": None}, {"projection_norm": False}]
+    for override in overrides:
         with pytest.raises(ArtifactError, match=r"key projection"):
             RobertaEncoder.from_pretrained(tmp_path / "projected", **override)
 

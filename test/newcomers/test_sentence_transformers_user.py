@@ -57,6 +57,6 @@ def test_from_triplets_to_a_model_that_sentence_transformers_loads(
         ours = dict(zip(found.passage_ids, found.scores, strict=True))
         in_order = [ours[str(number)] for number in range(len(texts))]
         np.testing.assert_allclose(in_order, similarities[row], atol=1e-5)
-    assert all(score <= 1 + 1e-6 for score in ours.values())
+        assert max(in_order) <= 1 + 1e-6
     # A few steps do not harm: each question still finds its own text.
     assert (similarities.argmax(axis=1) == np.arange(len(texts))).mean() > 0.8

@@ -24,6 +24,17 @@ return [...document.querySelectorAll('body *')].filter(
     each => !each.parentElement.closest('.scroll') && each.getBoundingClientRect().right > innerWidth + 0.5
 ).map(each => each.outerHTML.slice(0, 200));
 """
+# Names and numbers of a picture that reach beyond its edge, or that cover each other.
+CUT = """
+return [...document.querySelectorAll('svg')].flatMap(picture => {
+    const edge = picture.getBoundingClientRect(), texts = [...picture.querySelectorAll('text')];
+    const boxes = texts.map(each => each.getBoundingClientRect());
+    const isCut = box => box.left < edge.left || box.right > edge.right || box.bottom > edge.bottom || box.top < edge.top;
+    const isMet = (box, other) => box !== other && box.left < other.right && other.left < box.right
+        && box.top < other.bottom && other.top < box.bottom;
+    return texts.filter((_, i) => isCut(boxes[i]) || boxes.some(other => isMet(boxes[i], other)));
+}).map(each => each.textContent);
+"""
 # Of each table: whether it goes on beyond the window, whether it can be scrolled, and the shadow that tells so.
 TABLES = """
 return [...document.querySelectorAll('table')].map(each => {
@@ -71,6 +82,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, pages: list[Path]) -> No
             browser.get(page.as_uri())
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page.name
             assert browser.execute_script(TOO_WIDE) == [], page.name
+            assert browser.execute_script(CUT) == [], page.name
 
 
 def test_a_shadow_shows_that_a_table_goes_on(browser: Any, pages: list[Path]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from text.errors import SettingsWarning
 from text.records import Example, Passage
-from text.runs.lengths import Lengths, length_bins, measure_lengths, read_lengths, write_lengths
+from text.runs.lengths import Lengths, length_bins, measure_lengths, read_lengths, warn_truncated, write_lengths
 from text.transforms import train_tokenizer
 
 TEXTS = ("a b", "a", "b c", "a b c", "a b c d")
@@ -41,3 +43,27 @@ def test_lengths_count_special_tokens_titles_and_prompts_beyond_the_limits() -> 
     assert (questions.limit, passages.limit) == (4, 5)
     _, joined = measure_lengths(tokenizer, [[example]], (4, 5), titles="join")
     assert joined.tokens.tolist() == [words["a b c"] + 2, words["a b c d"] + 2]
+
+
+@pytest.mark.parametrize(
+    ("most", "part"),
+    [
+        (None, "--passage_max_length=19 keeps 95 %"),  # 19 of the 20 texts have at most 19 tokens
+        (512, "--passage_max_length=19 keeps 95 %"),
+        (18, "--passage_max_length=18 is the most"),
+        (17, "takes no more"),
+    ],
+)
+def test_more_than_a_tenth_of_truncated_texts_is_told_with_the_flag_that_mends_it(most: int | None, part: str) -> None:
+    lengths = Lengths("passages", np.arange(1, 21), 17)  # 18, 19 and 20 of 20 texts are longer
+    with pytest.warns(SettingsWarning, match=rf"^15% of the passages are longer than 17 tokens.*{part}.*windows"):
+        warn_truncated([lengths], most)
+    with pytest.warns(SettingsWarning, match="--question_max_length=19") as found:
+        warn_truncated([lengths._replace(kind="questions")])
+    assert "windows" not in str(found[0].message)
+
+
+def test_a_tenth_of_truncated_texts_is_not_told() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_truncated([Lengths("passages", np.arange(1, 21), 18)])

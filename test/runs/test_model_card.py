@@ -34,7 +34,8 @@ SETTINGS: dict[str, Any] = {
 def write_card(folder: Path, *, is_tied: bool = False, file_name: str = "train.jsonl", **settings: Any) -> list[str]:
     """Return the lines of a card."""
     write_jsonl(folder / file_name, records(3))
-    pipes = {"train": DPRDataPipe(str(folder / file_name), 2)}
+    write_jsonl(folder / "test.jsonl", records(2))
+    pipes = {"train": DPRDataPipe(str(folder / file_name), 2), "test": DPRDataPipe(str(folder / "test.jsonl"), 2)}
     path = folder / "model" / "README.md"
     test_metrics = {"test_mrr@10": 0.625}
     write_model_card(path, settings={**SETTINGS, **settings}, pipes=pipes, test_metrics=test_metrics, is_tied=is_tied)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
+from text.errors import SettingsWarning
 from text.losses import in_batch_nll, multi_positive_nll
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import Objective, objective
@@ -217,3 +220,34 @@ def test_number_out_of_range_is_refused_by_name(number: dict) -> None:
     [(name, value)] = number.items()
     with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(value).strip('()'))}"):
         Objective(**number)
+
+
+# A loss that cannot fall
+
+
+def test_the_floor_of_the_loss_by_hand() -> None:
+    # 10 passages, scores between -1 and 1: -log(e / (e + 9 / e)) = log(1 + 9 / e^2).
+    assert Objective().find_floor(10) == pytest.approx(math.log(1 + 9 / math.e**2)) == pytest.approx(0.797, abs=1e-3)
+    assert Objective(temperature=0.05).find_floor(10) == pytest.approx(9 * math.exp(-40))
+    assert Objective().find_floor(1) == 0
+
+
+def test_the_floor_is_reached_and_not_passed() -> None:
+    best = in_batch_nll(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0])
+    )
+    assert best.item() == pytest.approx(Objective().find_floor(3))
+    generator = torch.Generator().manual_seed(0)
+    sides = (torch.nn.functional.normalize(torch.randn(n, 4, generator=generator)) for n in (5, 8))
+    assert in_batch_nll(*sides, torch.arange(5), reduction="none").min() > Objective().find_floor(8)
+
+
+def test_a_temperature_with_which_nothing_is_learned_is_told() -> None:
+    with pytest.warns(SettingsWarning, match=r"0\.80.*2\.30.*--temperature=0\.05"):
+        Objective().check_temperature(10, is_unit_length=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Objective().check_temperature(10, is_unit_length=False)
+        Objective().check_temperature(1, is_unit_length=True)
+        Objective(temperature=0.05).check_temperature(1 << 20, is_unit_length=True)
+        Objective(distillation=1.0).check_temperature(10, is_unit_length=True)

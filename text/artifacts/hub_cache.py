@@ -43,7 +43,8 @@ def find_model(path: str, flag: str, names: Sequence[str] = ()) -> str:
     if snapshot is None:
         others = f"none of {', '.join(names)}, " if names else ""
         raise UsageError(
-            f"--{flag} is {path}: no file or folder, {others}and no model in the cache of Hugging Face ({cache}). To download a model of the hub: hf download {path} --local-dir {path}"
+            f"--{flag} is {path}: no file or folder, {others}and no model in the cache of Hugging Face ({cache}). "
+            f"To download a model of the hub: hf download {path} --local-dir {path}"
         )
     if flag != "tokenizer":
         _check_complete(snapshot, path)

@@ -122,32 +122,31 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 
 
-def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = True) -> None:
+def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Write a small UTF-8 text file, whole or not at all."""
-    with atomic_write(path, overwrite=overwrite) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str], *, overwrite: bool = True) -> int:
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     """Write a UTF-8 text file line by line, whole or not at all, and return the number of lines.
 
     Args:
         path: The file.
         lines: Lines that end in a newline. They may come from a generator, so the file need not fit into memory.
-        overwrite: Replace an earlier file.
     """
     count = 0
-    with atomic_write(path, overwrite=overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for line in lines:
             file.write(line)
             count += 1
     return count
 
 
-def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = True) -> None:
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write a small JSON file for people to read, whole or not at all. A named tuple becomes an object."""
     plain = json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, plain + "\n", overwrite=overwrite)
+    write_text(path, plain + "\n")
 
 
 def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -187,19 +187,23 @@ def _change_values(flags_class: type, values: Mapping[str, Any], texts: Mapping[
         if "positional" in fields[section].metadata:
             changed[name] = check_flag(name, texts[name], kinds[name])
         elif key or is_mapping(kinds[name]):
-            old = changed.get(section, default_value(fields[section]))
-            changes = _parse_changes(flags_class, name, texts[name])
-            changed[section] = check_flag(section, merge_settings(old, changes, f"--{section}"), kinds[section])
+            changes, default = _parse_changes(flags_class, name, texts[name]), default_value(fields[section])
+            old = changed.get(section, default)
+            merged = default if changes is None else merge_settings(old, changes, f"--{section}")
+            changed[section] = check_flag(section, merged, kinds[section])
         else:
             changed[name] = parse_flag(name, texts[name], kinds[name])
     return changed
 
 
-def _parse_changes(flags_class: type, name: str, content: Any) -> dict[str, Any]:
-    """Return what a flag such as ``--train='{gpus: 1}'`` or ``--train.gpus=1`` changes in its section."""
+def _parse_changes(flags_class: type, name: str, content: Any) -> dict[str, Any] | None:
+    """Return what a flag such as ``--train='{gpus: 1}'`` or ``--train.gpus=1`` changes in its section.
+
+    None stands for ``--train=null``, which removes the whole section.
+    """
     section, _, key = name.partition(".")
     if not key:
-        return parse_flag(name, content, dict[str, Any])
+        return parse_flag(name, content, dict[str, Any] | None)
     value = parse_flag(name, content, load_sections(flags_class)[section][key] | None)
     return {key: list(value) if isinstance(value, tuple) else value}  # as YAML gives it
 

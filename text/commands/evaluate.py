@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from text.artifacts import check_files, describe_file
 from text.commands.cli import MAX_SEED, number
-from text.errors import ArtifactError, UsageError
+from text.errors import UsageError
 
-if TYPE_CHECKING:
-    from text.evaluation.run_source import RunSource
-
-_OTHERS = {
-    "plan.json": "embeddings",
-    "run.json": "a training run",
-    "config.json": "a model",
-    "modules.json": "a model",
-}
-"""Files by which a folder of something else is known."""
 _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json")
 
 
@@ -89,14 +77,15 @@ def evaluate(flags: EvaluateFlags) -> None:
     from text.evaluation.run_source import source_path
     from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
+    from text.runs.evaluations import check_results_folder, describe_model, read_known
 
     inputs = _list_inputs(flags)
     outputs = [Path(flags.folder, name) for name in _OUTPUTS]
     outputs += [Path(flags.fused_run), source_path(flags.fused_run)] if flags.fused_run else []
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
-    _check_folder(flags.folder)
+    check_results_folder(flags.folder)
     described = {name: describe_file(path) for name, path in inputs.items()}
-    sources = _read_sources(flags, described)
+    sources = read_known(described, flags.folder)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
@@ -123,7 +112,7 @@ def evaluate(flags: EvaluateFlags) -> None:
         "searches": {name: source.searches for name, source in sources.items() if source is not None},
     }
     measure = "recall" if flags.questions is None else "accuracy"
-    models = [_describe_source(inputs[name], source) for name, source in sources.items()]
+    models = [describe_model(inputs[name], source) for name, source in sources.items()]
     report = {"summary": [summary, *models, *notes], "sections": sections, "names": names, "measure": measure}
     write_evaluation(
         flags.folder,
@@ -138,45 +127,6 @@ def evaluate(flags: EvaluateFlags) -> None:
     )
     print("\n".join([summary, *models, *notes, *format_table(sections)]))
     print(f"evaluation: {Path(flags.folder, 'evaluation.html')}")
-
-
-def _check_folder(folder: str) -> None:
-    """Refuse a folder of something else, which a file of an evaluation would damage or be taken for a part of."""
-    for name, what in _OTHERS.items():
-        if os.path.lexists(Path(folder, name)):
-            raise UsageError(f"{folder} holds {what} ({name}). Take another --output_dir, such as RUN/evaluation.")
-
-
-def _read_sources(flags: EvaluateFlags, inputs: Mapping[str, Mapping[str, str]]) -> dict[str, RunSource | None]:
-    """Return what is known of the run, the run to fuse with, and the other run, by flag.
-
-    Raises:
-        ArtifactError: A run is of other questions or another collection. Or the results would go into the folder of a
-            training run and are of another model.
-    """
-    from text.evaluation.run_source import check_same_collection
-    from text.retrieval.run_files import read_sources
-    from text.runs.evaluations import find_run_folder, is_of_run
-
-    names = [name for name in ("run", "fuse_with", "other_run") if name in inputs]
-    sources = dict(zip(names, read_sources([inputs[name]["path"] for name in names]), strict=True))
-    for name, source in sources.items():
-        if source is not None and flags.collection is not None:
-            sha256 = inputs["collection"]["sha256"]
-            check_same_collection(inputs[name]["path"], source.searches, flags.collection, sha256)
-    searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
-    folder = find_run_folder(flags.folder)
-    if folder is not None and searches and not is_of_run(folder, searches):
-        raise ArtifactError(
-            f"{flags.run}: found by {searches[0]}, which is not the model of the training run in {folder}. "
-            "Give an --output_dir that is not in its folder."
-        )
-    return sources
-
-
-def _describe_source(run: str, source: RunSource | None) -> str:
-    known = "model unknown, no file tells it" if source is None else " + ".join(map(str, source.searches))
-    return f"{run}: {known}"
 
 
 def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:

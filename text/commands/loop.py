@@ -25,6 +25,8 @@ class LoopFlags:
     """Train, encode, search, evaluate and mine, round after round.
 
     --config reads a recipe: a YAML file, or the name of one that comes with the package, such as tiny.
+    Flags change the recipe, and its other settings stay: --train.gpus=1 changes one flag of a section,
+    --train='{gpus: 1, seed: 2}' several, and null removes one. A list such as rounds is replaced as a whole.
 
     Each stage is a command of dpr-text in a folder of its own, which is named after everything that decides its result:
     flags and the content of its inputs. A complete stage is not run again. At the end the loop writes table.md,
@@ -159,6 +161,8 @@ def tell_bm25(rehearsal: Loop, inputs: LoopInputs) -> None:
 
     searches = [stage for stage in rehearsal.stages if stage.command == "search" and stage.settings["bm25"]]
     if not all(map(is_complete, searches)):
+        import text.retrieval.bm25  # noqa: F401  If its packages are missing, no stage runs.
+
         tell_bm25_memory(len(PassageCollection(inputs.collection.path)), print)
 
 

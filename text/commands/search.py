@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from text.artifacts import check_files
 from text.commands.cli import number
 from text.commands.model_paths import model_path
-from text.commands.streams import read_lines
+from text.commands.prompt import answer_questions
 from text.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def search(flags: SearchFlags) -> None:
     from text.retrieval.run_files import key_questions
 
     if flags.questions is None or flags.run is None:
-        _answer_questions(_load_retriever(flags), min(flags.k, 5))
+        answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
     inputs = [flags.questions, flags.collection, flags.qrels, flags.model or None, flags.embeddings or None]
     check_files(inputs, [flags.run, source_path(flags.run)], overwrite=flags.overwrite)
@@ -170,21 +170,3 @@ def _load_retriever(flags: SearchFlags) -> Any:
         device=flags.device,
         check_hashes=flags.check_hashes,
     )
-
-
-def _answer_questions(retriever: Any, k: int) -> None:
-    """Print passages for the questions on standard input, until it ends or nobody reads the answers."""
-    from text.retrieval import open_collection
-
-    collection = open_collection(retriever.shards)
-    print("question: ", end="", flush=True)
-    for line in read_lines():
-        if line.strip():
-            if retriever.embedder.count_truncated([line.strip()]):
-                print(f"\nonly {retriever.embedder.tokenize_texts.max_length} tokens of the question are used")
-            [found] = retriever.search([line.strip()], k)
-            for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
-                passage = collection.find(passage_id)
-                print(f"\n{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]\n    {passage.text}")
-        print("\nquestion: ", end="", flush=True)
-    print()

@@ -10,7 +10,7 @@ from text.bundle import BiEncoderBundle
 from text.commands.cli import MAX_SEED, number
 from text.commands.model_paths import RANDOM_ENCODERS, model_path
 from text.errors import UsageError
-from text.training import Objective
+from text.training import Objective, is_rank_zero
 
 Monitor = Literal[
     "valid_mrr@10",
@@ -33,13 +33,13 @@ class DataFlags:
     nq-train.json and nq-dev.json, is read too."""
     train_files: list[str] | None = None
     """Training files instead of the one in data_path. Several files are mixed."""
-    train_rates: list[float] | None = None
+    train_rates: list[float] | None = field(default=None, metadata={"above": 0, "below": 1000})
     """How often each of train_files comes in an epoch. The default is once; FAIR's DPR takes small sets 4 times."""
     valid_file: str | None = None
     """Validation file instead of the one in data_path. Without validation data, the last checkpoint is the model."""
     valid_share: float | None = number(None, above=0, below=1)
-    """Share of the training questions to hold out for validation, such as 0.05, if there is no validation file. Rows with
-    the same question stay together."""
+    """Share of the training questions to hold out for validation, such as 0.05, if there is no validation file. Rows
+    with the same question stay together."""
     test_file: str | None = None
     """Test file instead of the one in data_path. Without test data there are no test metrics."""
     collection: str | None = None
@@ -224,6 +224,10 @@ class TrainFlags:
     run: RunFlags = RunFlags()
 
     def __post_init__(self) -> None:
+        num_rates, num_files = (len(each or [""]) for each in (self.data.train_rates, self.data.train_files))
+        if self.data.train_rates is not None and num_rates != num_files:
+            numbers = f"{num_rates} numbers for {num_files} training files"
+            raise UsageError(f"--train_rates has {numbers}. Give one number for each of --train_files.")
         uses_scores = self.objective.guide_margin is not None or self.objective.distillation > 0
         if (self.data.score_key is not None) != uses_scores:
             raise UsageError(
@@ -253,5 +257,6 @@ def build_objective(flags: TrainFlags, bundle: BiEncoderBundle) -> Objective:
     objective.check_width(bundle.encoder("question").embedding_dim)
     num_own = flags.data.num_positives + flags.data.num_hard_negatives + flags.data.num_other_negatives
     num_passages = num_own * (flags.data.batch_size if objective.in_batch_negatives else 1)
-    objective.check_temperature(num_passages, is_unit_length=bundle.has_unit_length)
+    if is_rank_zero():
+        objective.check_temperature(num_passages, is_unit_length=bundle.has_unit_length)
     return objective

@@ -76,7 +76,6 @@ class PassageCollection(Sequence[Passage]):
 
     Args:
         path: TSV with a header that names ``id`` and ``text``, and maybe ``title``; or JSON lines.
-        positional_ids: JSON lines without ids are known by their number, from 0 on.
 
     Raises:
         DataError: A row cannot be read, an id or the field of the text is missing, or an id stands for two texts; with
@@ -84,12 +83,11 @@ class PassageCollection(Sequence[Passage]):
         OSError: The file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, positional_ids: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.rows = JsonlFile(path)
         self.path = self.rows.path
         self.key = data_key(self.rows.plain_path)
         """Names this state of the file."""
-        self._positional_ids = positional_ids
         with self.rows.open() as reader:
             head = reader.read(0)
         self._columns = None if head.lstrip().startswith(b"{") else self._header(head)
@@ -115,15 +113,15 @@ class PassageCollection(Sequence[Passage]):
         """
         if isinstance(row, slice):
             with self.rows.open() as reader:
-                return [self._read(reader, self._line(number), number) for number in range(len(self))[row]]
+                return [self._read(reader, self._line(number)) for number in range(len(self))[row]]
         with self.rows.open() as reader:
             row = range(len(self))[row]
-            return self._read(reader, self._line(row), row)
+            return self._read(reader, self._line(row))
 
     def __iter__(self) -> Iterator[Passage]:
         with self.rows.open() as reader:
             for row in range(len(self)):
-                yield self._read(reader, self._line(row), row)
+                yield self._read(reader, self._line(row))
 
     def row(self, passage_id: str) -> int:
         """The row of a passage.
@@ -181,14 +179,14 @@ class PassageCollection(Sequence[Passage]):
         """Number of the lines before each blank line that are not blank."""
         return self._checked.blank - np.arange(len(self._checked.blank))
 
-    def _read(self, reader: RowReader, line: int, row: int, counts: Counter[str] | None = None) -> Passage:
+    def _read(self, reader: RowReader, line: int, counts: Counter[str] | None = None) -> Passage:
         if self._columns is not None:
             return self._of_tsv(reader, line)
         try:
             record = reader.parse(line)
             if counts is not None:  # the one pass over all rows
                 refuse_repeated_key(list(record))
-            return self._of_json(record, row, Counter() if counts is None else counts)
+            return self._of_json(record, Counter() if counts is None else counts)
         except FieldError as error:
             raise DataError(f"{self.rows.where(line, split_reason(str(error)).field)} {error}.") from None
 
@@ -208,12 +206,10 @@ class PassageCollection(Sequence[Passage]):
             raise DataError(f"{self.rows.where(line)} id: empty. Give the passage an id.")
         return Passage(passage_id, title, text)
 
-    def _of_json(self, record: Object, row: int, counts: Counter[str]) -> Passage:
+    def _of_json(self, record: Object, counts: Counter[str]) -> Passage:
         name, value = find_id(record, _ID_KEYS)
-        if value is None and self._positional_ids:
-            value = row
         if value is None:
-            raise FieldError(f"_id: missing. Give one of the keys {', '.join(_ID_KEYS)}, or use positional_ids")
+            raise FieldError(f"_id: missing. Give one of the keys {', '.join(_ID_KEYS)}")
         passage_id = read_id(value, name, counts)
         if not passage_id:
             raise FieldError(f"{name}: empty. Give the passage an id")
@@ -249,7 +245,7 @@ class PassageCollection(Sequence[Passage]):
         """Return the findings of the check, from the sidecar if the file is large and was checked before."""
         if os.path.getsize(self.rows.plain_path) < INDEXED_BYTES:
             return self._check()
-        kind = f"passages-{_FORM}{'-positional' if self._positional_ids else ''}"
+        kind = f"passages-{_FORM}"
         with suppress(PermissionError):  # no folder for it: all is found anew each time
             return sidecar(self.rows.plain_path, kind, lambda path: _save(path, self._check()), self._load)
         return self._check()
@@ -277,7 +273,7 @@ class PassageCollection(Sequence[Passage]):
                     continue
                 digest.update(content)
                 row = len(keys)
-                passage = self._read(reader, line, row, counts)
+                passage = self._read(reader, line, counts)
                 if row == 0 and passage.passage_id in ("0", "1"):
                     first_id = int(passage.passage_id)
                 if first_id is not None and passage.passage_id != str(row + first_id):

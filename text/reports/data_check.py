@@ -202,8 +202,10 @@ def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) ->
     for axes, (kind, tokens, limit) in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
         axes.hist(tokens, bins=length_bins(tokens.max()), color="#4477aa")
         axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {_truncated_share(tokens, limit):.2%} are longer")
-        axes.set(title=f"{len(tokens)} {kind}", xlabel="tokens, special tokens included", ylabel="texts")
-        axes.legend()
+        axes.set_title(f"{len(tokens):,} {kind}", loc="left")
+        axes.set(xlabel="tokens, special tokens included", ylabel="texts")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # above the axes, where it covers nothing
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": _SOFTWARE})
 

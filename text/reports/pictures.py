@@ -133,7 +133,7 @@ def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[i
             axes.stairs(shares, edges, fill=True, color=_run_color(run), alpha=0.6 / len(lengths), linewidth=0)
             axes.stairs(shares, edges, color=_run_color(run), linewidth=1)
             axes.axvline(limit, color=_LIMIT if is_shared else _run_color(run), linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_xlim(0, None)
+        axes.set_xlim(0, 1.02 * axes.get_xlim()[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     return _render(picture_id, description, draw, ("tokens", "share of texts"))
@@ -240,10 +240,10 @@ def _render(
     """
     with rc_context({**_STYLE, "svg.hashsalt": picture_id}):
         figure = Figure(figsize=(4.0, 2.35))
-        axes: Any = figure.add_axes((0.15, 0.175, 0.835, 0.785))  # the same in all pictures, so that their axes line up
+        axes: Any = figure.add_axes((0.17, 0.175, 0.8, 0.785))  # the same in all pictures, so that their axes line up
         draw(axes)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.yaxis.set_label_coords(-0.15, 0.5)
+        axes.yaxis.set_label_coords(-0.158, 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(_format_tick))

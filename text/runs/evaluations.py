@@ -7,14 +7,65 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from text.artifacts import FileFacts, sha256
-from text.errors import ArtifactError
-from text.evaluation.run_source import SearchRecord
+from text.errors import ArtifactError, UsageError
+from text.evaluation.run_source import RunSource, SearchRecord, check_same_collection
+from text.retrieval.run_files import read_sources
 from text.runs.contents import EVALUATION, LEDGER, read_ledger
 from text.runs.figures import Figures
 from text.runs.manifest import read_manifest
 
+_OTHERS = {
+    "plan.json": "embeddings",
+    "run.json": "a training run",
+    "config.json": "a model",
+    "modules.json": "a model",
+}
+"""Files by which a folder of something else is known."""
 _PLACES = ("passage_encoder", "question_encoder", "")
 """Folders of a saved model. A search names the files of the passage encoder without their folder."""
+
+
+def check_results_folder(folder: str | os.PathLike[str]) -> None:
+    """Check that a folder can take the results of an evaluation.
+
+    Raises:
+        UsageError: It is that of something else, which a file of an evaluation would damage or be taken for a part of.
+    """
+    for name, what in _OTHERS.items():
+        if os.path.lexists(Path(folder, name)):
+            place = f"{os.fspath(folder)} holds {what} ({name})"
+            raise UsageError(f"{place}. Take another --output_dir, such as RUN/evaluation.")
+
+
+def read_known(inputs: Mapping[str, Mapping[str, str]], folder: str | os.PathLike[str]) -> dict[str, RunSource | None]:
+    """Return what is known of the runs that are evaluated, by flag, before any work.
+
+    Args:
+        inputs: "path" and "sha256" of the files that are read, by flag: run, fuse_with, other_run, collection.
+        folder: Folder for the results.
+
+    Raises:
+        ArtifactError: A run is of other questions or another collection. Or the results would go into the folder of a
+            training run and are of another model.
+    """
+    runs = {name: inputs[name]["path"] for name in ("run", "fuse_with", "other_run") if name in inputs}
+    sources = dict(zip(runs, read_sources(list(runs.values())), strict=True))
+    for name, source in sources.items():
+        if source is not None and (searched := inputs.get("collection")) is not None:
+            check_same_collection(runs[name], source.searches, searched["path"], searched["sha256"])
+    searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
+    run_folder = find_run_folder(folder)
+    if run_folder is not None and searches and not is_of_run(run_folder, searches):
+        raise ArtifactError(
+            f"{runs['run']}: found by {searches[0]}, which is not the model of the training run in {run_folder}. "
+            "Give an --output_dir that is not in its folder."
+        )
+    return sources
+
+
+def describe_model(run: str, source: RunSource | None) -> str:
+    """Return a line that says what found a run."""
+    return f"{run}: {'model unknown' if source is None else ' + '.join(map(str, source.searches))}"
 
 
 def find_run_folder(path: str | os.PathLike[str]) -> Path | None:

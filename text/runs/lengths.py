@@ -127,7 +127,7 @@ def warn_truncated(lengths: Sequence[Lengths], most: int | None = None) -> None:
 
 def _advise_limit(kind: str, tokens: np.ndarray, limit: int, most: int | None) -> str:
     """Return what keeps the ends of more texts."""
-    flag, needed = f"--{kind.removesuffix('s')}_max_length", int(np.percentile(tokens, 95, method="higher"))
+    flag, needed = f"--{kind.removesuffix('s')}_max_length", int(np.percentile(tokens, 95, method="inverted_cdf"))
     advice = "The encoder takes no more."
     if most is None or needed <= most:
         advice = f"{flag}={needed} keeps 95 % of them whole."

@@ -81,7 +81,7 @@ class MetricsCSV(CSVLogger):
 def open_tensorboard(folder: str | os.PathLike[str]) -> list[TensorBoardLogger]:
     """Return the logger that writes ``tensorboard/`` into a run's folder. There is none without TensorBoard."""
     if find_spec("tensorboard") is not None:
-        return [TensorBoardLogger(folder, name="tensorboard", version="")]
+        return [TensorBoardLogger(os.fspath(folder), name="tensorboard", version="")]
     rank_zero_only(print)('no logs for TensorBoard. To have them: pip install "dpr-text[tensorboard]"')
     return []
 

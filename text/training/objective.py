@@ -50,7 +50,7 @@ class Objective:
     symmetric: bool = False
     """Add the passage-to-question loss and average both directions."""
     matryoshka_dims: tuple[int, ...] = ()
-    """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as [256, 128, 64]."""
+    """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as 256, 128 and 64."""
     guide_margin: float | None = None
     """Remove a hard negative whose score is above the positive's score minus this margin: it may be a positive. Needs
     --score_key."""

@@ -97,7 +97,7 @@ def build_trainer(
     choose_monitor(monitor is not None, early_stopping=early_stopping, validate_every_n_steps=validate_every_n_steps)
     check_devices(gpus, num_nodes)
     if not gpus and (num_gpus := torch.cuda.device_count()):
-        print_rank_zero(f"note: training on the CPU. This machine has {num_gpus} GPUs: --gpus={num_gpus} uses them.")
+        print_rank_zero(f"note: training on the CPU. --gpus={num_gpus} uses all GPUs of this machine.")
     folder = Path(output_dir)
     callbacks: list[Any] = [AccumulatedGradients(), RandomState(), Throughput(), ProgressBar(), StepFailures()]
     loggers: list[Any] = []

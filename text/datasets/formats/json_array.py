@@ -25,7 +25,6 @@ from text.errors import DataError
 MAX_ELEMENT_BYTES = 1 << 24
 """The longest element that is read, with the white space before it. It is a row of 16 MiB when it is converted."""
 
-_QUOTE = ord('"')
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _BRACE_OR_QUOTE = re.compile(rb'[{}"]')
 _IN_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)

@@ -1,0 +1,53 @@
+"""Flags that name a model of the cache of Hugging Face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from test.helpers import save_model, write_jsonl
+from text.commands import main
+from text.commands.model_paths import locate_models
+from text.commands.train_flags import ModelFlags, TrainFlags
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The saved model org/model, in a cache."""
+    model = tmp_path / "hub" / "models--org--model"
+    folder = model / "snapshots" / "a1"
+    save_model(folder, 0)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("a1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_flag_in_a_group_is_looked_up_and_told(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = TrainFlags(model=ModelFlags(encoder="org/model"))
+    assert locate_models(flags).model.encoder == str(snapshot)
+    assert capsys.readouterr().out == f"--encoder: org/model is {snapshot}, from the cache of Hugging Face.\n"
+    assert locate_models(TrainFlags()) == TrainFlags()
+
+
+def test_a_collection_is_encoded_by_a_model_of_the_cache(snapshot: Path, tmp_path: Path) -> None:
+    passages = write_jsonl(tmp_path / "p.jsonl", [{"_id": "a", "text": "oak elm"}])
+    command = ["encode", f"--collection={passages}", f"--output_dir={tmp_path / 'e'}", "--device=cpu"]
+    assert main([*command, "--model=org/model"]) == 0
+    assert main([*command, "--model=org/absent"]) == 2
+
+
+def test_a_model_that_is_not_supported_ends_a_command_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    passages = write_jsonl(tmp_path / "p.jsonl", [{"_id": "a", "text": "oak elm"}])
+    code = main(["encode", f"--model={folder}", f"--collection={passages}", f"--output_dir={tmp_path / 'e'}"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert code == 2
+    for part in (str(folder / "config.json"), '"t5"', "xlm-roberta", "supported.md"):
+        assert part in line
