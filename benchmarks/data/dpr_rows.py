@@ -89,7 +89,7 @@ def finish(
     try:
         different = write_and_compare(arguments.output_dir, contents, expected, overwrite=arguments.overwrite)
     except FileExistsError as error:
-        parser.error(f"{error}. Give --overwrite, or another --output_dir.")
+        parser.error(str(error))
     if different:
         parser.exit(1, f"{', '.join(different)}: not the files behind the figures. Compare the input and bm25s.\n")
 

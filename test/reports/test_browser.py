@@ -29,7 +29,8 @@ CUT = """
 return [...document.querySelectorAll('svg')].flatMap(picture => {
     const edge = picture.getBoundingClientRect(), texts = [...picture.querySelectorAll('text')];
     const boxes = texts.map(each => each.getBoundingClientRect());
-    const isCut = box => box.left < edge.left || box.right > edge.right || box.bottom > edge.bottom || box.top < edge.top;
+    const isCut = box => box.left < edge.left || box.right > edge.right
+        || box.bottom > edge.bottom || box.top < edge.top;
     const isMet = (box, other) => box !== other && box.left < other.right && other.left < box.right
         && box.top < other.bottom && other.top < box.bottom;
     return texts.filter((_, i) => isCut(boxes[i]) || boxes.some(other => isMet(boxes[i], other)));

@@ -71,7 +71,7 @@ def test_a_saved_model_brings_what_it_was_trained_with(tmp_path: Path) -> None:
     assert changes(choose_model_settings(str(folder / "passage_encoder"))) == expected
     encoder = roberta_tiny(vocab_size=300)
     bundle = BiEncoderBundle.load(folder)
-    limits = {"question_max_length": 9, "passage_max_length": 10}
+    limits: dict[str, Any] = {"question_max_length": 9, "passage_max_length": 10}
     BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=bundle.tokenizer, **limits).save(tmp_path / "tied")
     assert changes(choose_model_settings(str(tmp_path / "tied"))) == {"tied": True, "default_max_lengths": (9, 10)}
 

@@ -60,8 +60,8 @@ class Run:
         torch.manual_seed(seed)
         encoder = roberta_tiny(vocab_size=tokenizer.get_vocab_size(), pooling="mean", max_position_embeddings=34)
         self.task = BiEncoderTask(BiEncoder(encoder, encoder), learning_rate=1e-3, warmup_steps=2)
-        evaluated = {"valid": valid, "test": valid} if validate else {}
-        self.data = DPRDataModule(collate, train=train, **evaluated, num_workers=num_workers)
+        evaluated = valid if validate else None
+        self.data = DPRDataModule(collate, train=train, valid=evaluated, test=evaluated, num_workers=num_workers)
         options = {
             "max_epochs": 3,
             "accelerator": "cpu",

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback
 
 from test.training.conftest import Run
 from test.training.test_interrupt import LosesLast, SignalAt, assert_same_run, equal
+from text.datasets import DPRDataPipe
 from text.errors import ArtifactError, InterruptedRun
 from text.training import AtomicCheckpointIO, build_trainer, fit_and_test
 
@@ -236,8 +237,8 @@ def test_checkpoint_of_another_monitor_or_validation_file_is_refused(rows: Path,
         train(rows, tmp_path, resume=tmp_path, monitor="valid_mrr@10", max_epochs=4)
     other = Run(rows, tmp_path / "other")
     (tmp_path / "other.jsonl").write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
-    other.data.valid = type(other.data.valid)(tmp_path / "other.jsonl", 4)
-    fingerprints = (Run(rows, tmp_path / "same").data.valid.fingerprint, other.data.valid.fingerprint)
+    other.data.valid = DPRDataPipe(tmp_path / "other.jsonl", 4)
+    fingerprints = (DPRDataPipe(rows, 4).fingerprint, other.data.valid.fingerprint)
     with pytest.raises(ArtifactError, match=rf"^{last}: .*other\.jsonl.*{fingerprints[0]}.*{fingerprints[1]}"):
         other.fit(last)
 
