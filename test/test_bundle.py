@@ -214,10 +214,12 @@ def test_two_tokenizers_are_refused(tmp_path: Path) -> None:
 def test_sentence_transformers_cuts_texts_at_the_same_limits(tmp_path: Path) -> None:
     make_bundle(similarity="cosine", titles="join").save(tmp_path)
     theirs, long = SentenceTransformer(str(tmp_path), device="cpu"), "who ate the oak and the elm " * 5
-    ours = Embedder.from_pretrained(tmp_path, "question")([long])
+    with pytest.warns(SettingsWarning, match="^1 of 1 texts"):
+        ours = Embedder.from_pretrained(tmp_path, "question")([long])
     expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_query([long])), dim=-1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-    passage = Embedder.from_pretrained(tmp_path, "passage")([Passage("", "", long)])
+    with pytest.warns(SettingsWarning, match="^1 of 1 texts"):
+        passage = Embedder.from_pretrained(tmp_path, "passage")([Passage("", "", long)])
     expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_document([long])), dim=-1)
     torch.testing.assert_close(passage, expected, rtol=1e-4, atol=1e-4)
 

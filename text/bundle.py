@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from text.artifacts import FileFacts, read_json
+from text.artifacts.hub_cache import describe_missing_model
 from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, RobertaEncoder
@@ -302,12 +303,14 @@ def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
     """Return the folder of the encoder of one side: the folder itself if it holds a single encoder.
 
     Raises:
-        FileNotFoundError: The folder holds a training run instead of a model.
+        FileNotFoundError: There is no folder, or it holds a training run instead of a model.
         ValueError: ``side`` is neither "question" nor "passage".
     """
     folder = Path(folder)
     if side not in SIDES:
         raise ValueError(f'side is "{side}". Use "question" or "passage".')
+    if not os.path.lexists(folder):
+        raise FileNotFoundError(describe_missing_model(folder))
     if (folder / "model" / "question_encoder").is_dir():
         raise FileNotFoundError(f"{folder}: the folder of a training run. Use the model in it: {folder / 'model'}")
     own, shared = folder / f"{side}_encoder", folder / "question_encoder"

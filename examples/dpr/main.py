@@ -137,7 +137,7 @@ def train(flags: TrainFlags) -> None:
         bundle = BiEncoderBundle(
             model=model,
             tokenizer=tokenizer,
-            **resolve_max_lengths(*limits, model, chosen.default_max_lengths),
+            **resolve_max_lengths(*limits, model, tokenizer, chosen.default_max_lengths),
             **pick_arguments(BiEncoderBundle, chosen),
         )
         print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from text.artifacts.hub_cache import cache_folder, find_model, find_snapshot
+from text.artifacts.hub_cache import cache_folder, describe_missing_model, find_model, find_snapshot
 from text.errors import SettingsWarning, UsageError
 
 
@@ -65,7 +65,9 @@ def test_a_name_that_is_nowhere_is_refused_with_the_command_that_downloads_it(ca
     with pytest.raises(UsageError) as error:
         find_model("bert-base-uncased", "encoder", ("tiny",))
     message = str(error.value)
-    for part in ("--encoder", str(cache), "tiny", "hf download bert-base-uncased --local-dir bert-base-uncased"):
+    theirs = "hf download sentence-transformers/bert-base-uncased --local-dir bert-base-uncased"
+    ours = "hf download bert-base-uncased --local-dir bert-base-uncased"
+    for part in ("--encoder", str(cache), "tiny", ours, theirs):
         assert part in message
 
 
@@ -89,6 +91,30 @@ def test_a_snapshot_that_transformers_alone_downloaded_is_told(cache: Path) -> N
         known_absent.parent.mkdir(parents=True)
         known_absent.touch()
         find_model("bge", "encoder")
+        put(cache, "org/whole", "b2", "config.json", ".gitattributes")  # hf download gets this file, transformers not
+        find_model("org/whole", "encoder")
+
+
+def test_a_snapshot_without_weights_does_not_hide_another(cache: Path) -> None:
+    part = put(cache, "mini", "a1", "config.json", "tokenizer.json")
+    whole = put(cache, "sentence-transformers/mini", "b2", "modules.json", "model.safetensors")
+    assert find_model("mini", "encoder") == str(whole)
+    assert find_model("mini", "tokenizer") == str(part)
+
+
+def test_a_damaged_cache_is_told_with_the_command_that_mends_it(cache: Path) -> None:
+    put(cache, "sentence-transformers/mini", "a1", "modules.json", main=False)
+    with pytest.raises(UsageError, match=r"models--sentence-transformers--mini .*refs/main.*download sentence-"):
+        find_model("mini", "encoder")
+    snapshot = put(cache, "org/mini", "b2", "modules.json")
+    (snapshot / "model.safetensors").symlink_to(cache / "absent")
+    with pytest.raises(UsageError, match=rf"^{snapshot}/model.safetensors: .*hf download org/mini$"):
+        find_model("org/mini", "encoder")
+
+
+def test_a_missing_model_of_a_function_is_told_where_the_cache_has_it(cache: Path) -> None:
+    snapshot = put(cache, "sentence-transformers/mini", "a1", "modules.json", "model.safetensors")
+    assert describe_missing_model("mini").startswith("mini: ") and str(snapshot) in describe_missing_model("mini")
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_required_flag_is_required_by_the_parser() -> None:
     [
         ("output: a\noutput: b\n", r"c.yaml:2: .*output"),
         ("outptu: a\n", r"c.yaml:1: .* output\?"),
-        ("levels: 0\n", "--levels is 0"),
+        ("levels: 0\n", r"c.yaml:1: levels is 0"),
     ],
 )
 @pytest.mark.parametrize("is_apart", [False, True])

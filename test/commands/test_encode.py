@@ -60,6 +60,7 @@ def test_passages_that_are_cut_or_empty_are_counted(
         assert f"1 passages without text in {tmp_path}/c.jsonl" in out
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_and_the_same_command_continues(files: Path, tmp_path: Path) -> None:
     flags = encode_flags(files, tmp_path / "e")
 

@@ -14,6 +14,10 @@ from text.commands.cli import flag_fields, parse_flags
 from text.commands.flag_help import format_help, read_examples
 from text.commands.train_flags import TrainFlags
 
+NO_PATHS = set(
+    "allowed_hosts device host index index_parameters measures milvus passage_prompt question_prompt score_key".split()
+)
+"""Flags of a text that is no path."""
 ALL = [load_command(name)[1] for name in COMMANDS]
 
 
@@ -80,3 +84,8 @@ def test_help_shows_defaults_as_people_write_them() -> None:
     assert "--num N [N ...] Number of negatives from each source. (default: 1)" in shown["mine"]
     assert "--score_start={true,false}" in shown["loop"] and "(default: true)" in shown["loop"]
     assert "--train {NAME: VALUE}" in shown["loop"]
+
+
+def test_help_asks_for_a_path_wherever_a_flag_is_one() -> None:
+    shown = "\n".join(format_help(flags_class, "") for flags_class in ALL)
+    assert set(re.findall(r"^  --(\w+)\S* \[?TEXT", shown, flags=re.MULTILINE)) == NO_PATHS

@@ -35,6 +35,11 @@ from text.errors import UsageError
         ("select a.json.gz", "--raw_path=a.json.gz"),
         ("loop --seed=1", "It is a flag of a step: --train.seed, --mine.seed."),
         ("loop --train.sed=1", "Did you mean --train.seed?"),
+        ("loop --trian.gpus=1", "Did you mean --train.gpus?"),
+        ("loop --x.y=1", "Write a dot only after --windows, --train,"),
+        ("loop --train.a.b=1", "Write one flag of --train as --train.NAME=VALUE."),
+        ("train --train.gpus=1", "Did you mean --gpus?"),
+        ("evaluate --x.y=1", "No flag of this command has a dot."),
         ("loop --rounds.1.seed=1", "--rounds has no flags of its own."),
     ],
 )

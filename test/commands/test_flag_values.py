@@ -136,9 +136,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("numbers: " + "[" * 5000, "c.yaml: "),
         ("whole: 1\nname: x\nwhole: 2\n", "c.yaml:3: .*whole"),
         ("anything: {b: [{c: 1,\n c: 2}]}\n", "c.yaml:2: .*c is given twice"),
-        ("- whole\n", "c.yaml: "),
-        ("text\n", "c.yaml: "),
-        ("whole: 1\n---\nwhole: 2\n", "c.yaml:2: "),
+        ("# a list\n- whole\n", "c.yaml:2: .*name: value"),
+        ("text\n", "c.yaml:1: .*name: value"),
+        ("whole: 1\n---\nwhole: 2\n", "c.yaml:2: not valid YAML: more than one document"),
+        ("numbers:\n- 1\n- x\n", r"c.yaml:3: numbers\[1\]"),
+        ("names:\n- a\n- [b]\n", r"c.yaml:3: names\[1\]"),
+        ("name: x\npart: -1\n", "c.yaml:2: part is -1"),
         (b"name: \xff\n", "c.yaml: "),
         ("name: x\nwhole:\n", "c.yaml:2: whole is null"),
         ("name: x\n\nnested: {a: {b: x}}\n", "c.yaml:3: nested.a.b"),
@@ -158,6 +161,21 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(UsageError, match=str(path)):
             parse_flags(Flags, [f"--config={path}"])
+
+
+def test_the_command_line_may_correct_the_range_of_a_number_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("part: -1\n")
+    assert parse_flags(Flags, [f"--config={tmp_path}/c.yaml", "--part=1"]).part == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"), [("٣", '"٣"'), ("a\u200eb", r'"a\u200eb"'), ("a\x1bb", r'"a\u001bb"'), ("a\udcff", "udcff")]
+)
+def test_a_refused_value_is_shown_as_it_was_typed(content: str, shown: str) -> None:
+    """Characters that a terminal obeys are escaped."""
+    with pytest.raises(UsageError) as error:
+        parse_flags(Flags, [f"--choice={content}"])
+    assert shown in str(error.value)
 
 
 def test_an_empty_file_has_no_flags(tmp_path: Path) -> None:
@@ -213,6 +231,11 @@ def test_a_number_is_taken_or_refused_by_its_flag(name: str, flag: str, kind: An
             assert not is_large_whole
 
 
+def test_a_cut_off_of_0_is_refused_before_any_file_is_read() -> None:
+    with pytest.raises(UsageError, match="--k is 0"):
+        parse_flags(load_command("evaluate")[1], [*REQUIRED["evaluate"], "--positives=p", "--k", "5", "0"])
+
+
 def test_every_number_has_its_maximum() -> None:
     for flag, most in {"seed": 2**32 - 1, "num_workers": 256, "projection_dim": 2**16, "vocab_size": 2**20}.items():
         assert flag_values(parse_flags(load_command("train")[1], [f"--{flag}={most}"]))[flag] == most
@@ -240,9 +263,9 @@ def test_an_empty_text_is_refused_unless_it_means_something(name: str, flag: str
 
 
 def test_an_empty_text_in_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--name is empty"):
+    with pytest.raises(UsageError, match=r"c\.yaml:1: name is empty"):
         read(tmp_path, "name: ''\n")
-    with pytest.raises(UsageError, match="--config"):
+    with pytest.raises(UsageError, match="--config is empty"):
         parse_flags(Flags, ["--config="])
 
 
@@ -293,6 +316,9 @@ def test_a_recipe_is_for_a_loop_and_an_unknown_name_lists_recipes(
     for flags_class in (Flags, LoopFlags):
         with pytest.raises(UsageError, match=r"--config=tyni: .*nq-bert-base.*tiny"):
             parse_flags(flags_class, ["--config=tyni"])
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UsageError, match="--config=data: is a folder"):
+        parse_flags(Flags, ["--config=data"])
     (tmp_path / "tiny").write_text("whole: 7\n")
     assert parse_flags(Flags, ["--config=tiny"]).whole == 7
 

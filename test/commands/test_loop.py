@@ -22,7 +22,10 @@ import yaml
 
 from test.helpers import write_jsonl
 from test.reports.helpers import figures_json
-from text.commands.cli import RECIPES, parse_flags, run_command
+from text.commands import load_command
+from text.commands.cli import RECIPES, flag_sections, parse_flags, run_command
+from text.commands.flag_fields import flag_types
+from text.commands.flag_kinds import is_switch
 from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, tell_bm25
 from text.errors import DataError, SettingsWarning, UsageError
 from text.runs.inputs import check_inputs
@@ -119,6 +122,7 @@ def test_content_of_the_inputs_decides_and_not_their_place(tmp_path: Path) -> No
         ({"rounds": [{"sources": {"dense": 1}}]}, ["round 1", "dense", "--encoder"]),
         ({"rounds": [{"sources": {"dense": 1}}], "encoder": str(TINY), "score_start": False}, ["round 1", "dense"]),
         ({"rounds": [{"go_on": True}], "encoder": str(TINY)}, ["round 1", "go_on"]),
+        ({"rounds": [{}, {"mine": {"margin": 0.1}}]}, ["round 2", "mine", "sources"]),
         ({"rounds": [{"trains": {}}]}, ["round 1", "trains"]),
         ({"valid_questions": "q"}, ["--valid_questions", "--test_questions"]),
         ({"rounds": [{"train": 3}]}, ["round 1", "train"]),
@@ -135,6 +139,42 @@ def test_settings_that_do_not_fit_together_are_refused(changes: dict, names: lis
     with pytest.raises(UsageError) as error:
         loop_flags(**changes)
     assert all(name in str(error.value) for name in names)
+
+
+def find_given_flags() -> dict[str, set[str]]:
+    """Return the flags that a loop gives to the commands of its stages, by command, with those that continue one."""
+    given: dict[str, set[str]] = {"train": {"resume", "data_path"}}
+    rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "go_on": True}]
+    for stage in rehearse(loop_flags(rounds=rounds, windows={"words": 8})):
+        names = {each.partition("=")[0].removeprefix("--") for each in stage.arguments}
+        given.setdefault(stage.command, set()).update(names, {"overwrite"})
+    return given
+
+
+def test_a_flag_that_the_loop_gives_itself_is_refused_in_every_section() -> None:
+    given = find_given_flags()
+    given["windows"] -= {"words"}  # from this test
+    given["search"] -= {"k"}  # The loop raises it.
+    for section, command in flag_sections(LoopFlags).items():
+        kinds = flag_types(load_command(command)[1])
+        for name in given[command]:
+            argv = ["--collection=c", "--output_dir=o", f"--{section}.{name}={'true' if is_switch(kinds[name]) else 1}"]
+            with pytest.raises(UsageError, match=rf"^--{section}\.{name} is set by the loop"):
+                parse_flags(LoopFlags, argv if section == "windows" else [*argv, "--windows={words: 8}"])
+    for command, name, value in (("train", "output_dir", "a"), ("mine", "num", [1])):
+        with pytest.raises(UsageError, match=rf"^round 2, {command}\.{name} is set by the loop\. Give --"):
+            loop_flags(rounds=[{}, {"sources": {"bm25": 1}, command: {name: value}}])
+
+
+def test_a_first_round_may_mine_with_a_model_that_is_given_by_name() -> None:
+    flags = loop_flags(encoder="all-MiniLM-L6-v2", rounds=[{"sources": {"dense": 1}}])
+    assert flags.parsed_rounds[0].sources == {"dense": 1}
+
+
+def test_everything_expected_that_the_table_lacks_is_told_at_once() -> None:
+    with pytest.raises(UsageError) as error:
+        loop_flags(expected={"BM25": {"test": {"mrr@7": 1}}, "round 9": {"valid": {"map": 1}}})
+    assert all(part in str(error.value) for part in ("BM25, test, mrr@7; round 9, valid, map", "--expected=null"))
 
 
 def test_measures_by_default_and_their_cut_offs() -> None:
@@ -483,6 +523,7 @@ def read_log(folder: Path) -> str:
     return folder.with_suffix(".log").read_text()
 
 
+@pytest.mark.slow
 def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
     flags = ["--config=tiny", "--train={wrong: 1}", "--output_dir=loop"]
     process = subprocess.run(

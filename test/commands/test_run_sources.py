@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from test.commands.conftest import NUM_PASSAGES
-from test.helpers import save_model, texts, write_collection, write_jsonl
+from test.helpers import save_model, snapshot, texts, write_collection, write_jsonl
 from test.reports.helpers import list_files, write_sample_run
 from text.artifacts import write_json
 from text.artifacts.sealed import seal
@@ -20,7 +20,8 @@ from text.commands.evaluate import EvaluateFlags, evaluate
 from text.commands.mine import MineFlags, mine
 from text.commands.report import ReportFlags, report
 from text.commands.search import SearchFlags, search
-from text.evaluation.run_source import read_run_source
+from text.evaluation import read_run
+from text.evaluation.run_source import read_run_source, write_sourced_run
 from text.runs.contents import write_ledger
 from text.runs.figures import read_figures
 
@@ -66,11 +67,18 @@ def test_results_go_beside_their_run(files: Path, place: Path, capsys: pytest.Ca
         assert run_command(evaluate, EvaluateFlags, [f"--run={place}/{name}.trec", f"--qrels={files}/qrels.tsv"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1] == f"evaluation: {place}/{name}.evaluation/evaluation.html"
-        assert f"{place}/{name}.trec: {model} on {files}/corpus.jsonl" in lines
+        assert f"{place}/{name}.trec: {model} on corpus.jsonl" in lines
         [search] = read_figures(place / f"{name}.evaluation" / "figures.json").list_searches()
+        assert search.collection == "corpus.jsonl"  # without its folder, because other people read the page
         assert str(search) in (place / f"{name}.evaluation" / "evaluation.html").read_text()
     code, line = fail(evaluate, EvaluateFlags, f"--run={place}/run.trec", f"--qrels={files}/qrels.tsv")
     assert code == 2 and f"{place}/run.evaluation/" in line and "--overwrite" in line
+    shutil.copy(place / "run.trec", place / "run")  # has the same default folder
+    before = snapshot(place / "run.evaluation")
+    for more in ([], ["--overwrite"]):
+        code, line = fail(evaluate, EvaluateFlags, f"--run={place}/run", f"--qrels={files}/qrels.tsv", *more)
+        assert code == 2 and f"{place}/run.trec" in line and "--output_dir" in line
+    assert snapshot(place / "run.evaluation") == before
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,16 @@ def test_only_the_model_of_a_training_run_is_evaluated_in_its_folder(
     assert run_command(evaluate, EvaluateFlags, [f"--run={place}/run.trec", *flags]) == 0
     fused = [f"--run={place}/bm25.trec", f"--fuse_with={place}/run.trec", f"--other_run={place}/bm25.trec"]
     assert run_command(evaluate, EvaluateFlags, [*fused, *flags]) == 0
+    assert run_command(report, ReportFlags, [str(folder), f"--output={place}/page.html"]) == 0
+    assert f"(fused: BM25 on corpus.jsonl + {files}/model (exact) on " in (place / "page.html").read_text()
+    own = read_run_source(place / "run.trec")
+    assert own is not None
+    dense = own.searches[0]._replace(model="a/model", model_files={"config.json": "0" * 64})
+    write_sourced_run(place / "dense.trec", read_run(place / "run.trec"), [dense], own.questions)
+    for run, fuse_with in (("dense", "run"), ("run", "dense")):
+        fused = [f"--run={place}/{run}.trec", f"--fuse_with={place}/{fuse_with}.trec"]
+        code, line = fail(evaluate, EvaluateFlags, *fused, *flags)
+        assert code == 5 and f"{place}/dense.trec: found by a/model" in line and str(folder) in line
     code, line = fail(evaluate, EvaluateFlags, f"--run={place}/bm25.trec", *flags)
     assert code == 5 and "BM25" in line and str(folder) in line and "--output_dir" in line
     flags[2] = f"--output_dir={other}/inner/results"
@@ -175,7 +193,7 @@ def test_a_report_refuses_an_evaluation_of_another_model_or_other_data(files: Pa
     flags = [flags[0], f"--output_dir={again}/evaluation", f"--qrels={place}/qrels.tsv", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, flags) == 0
     code, line = fail(report, ReportFlags, *both)
-    assert code == 5 and f"{again}/evaluation/figures.json: of other questions" in line
+    assert code == 5 and f"{again}/evaluation/figures.json: of other judgments" in line
     change_collection(again / "evaluation" / "figures.json", ours / "evaluation" / "figures.json")
     code, line = fail(report, ReportFlags, *both)
     assert code == 5 and f"{again}/evaluation/figures.json: of other passages" in line

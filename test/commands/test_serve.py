@@ -175,6 +175,7 @@ def test_a_signal_ends_the_server_after_its_questions_are_answered(
     assert "Traceback" not in (tmp_path / "errors").read_text()
 
 
+@pytest.mark.slow
 def test_clients_that_are_silent_or_slow_leave_files_for_others(site: Path, tmp_path: Path) -> None:
     with start_server(site, tmp_path, max_files=64) as (process, port), ExitStack() as stack:
         for beginning in (b"", b"GET /search?q=oak HTTP/1.1\r\nHost: localhost\r\nX: a"):

@@ -55,6 +55,7 @@ def test_help_for_a_reader_that_goes() -> None:
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_path_that_the_terminal_cannot_show(tmp_path: Path) -> None:
     row = {"question": "q", "answers": ["a"]} | {
         key: [{"title": "t", "text": "x"}] for key in ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")

@@ -170,6 +170,7 @@ def test_fast_dev_run_saves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

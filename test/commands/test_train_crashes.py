@@ -99,10 +99,8 @@ def test_a_killed_run_of_training_data_alone_resumes_to_the_same_files(
     assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [signal.SIGTERM, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGINT, signal.SIGUSR1))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_stopped_run_resumes_with_another_number_of_workers(whole: Path, tmp_path: Path, signum: int) -> None:
     folder = tmp_path / "run"
     pid = started(folder, "--num_workers=2")
@@ -156,6 +154,7 @@ def test_a_damaged_checkpoint_is_refused_or_the_earlier_one_is_used(whole: Path,
     assert f"{last}: " in ends(5, folder, "--resume")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_writes_its_results_resumes_to_the_same_files(
     whole: Path, tmp_path: Path
 ) -> None:

@@ -192,7 +192,7 @@ def test_a_new_run_from_the_model_of_the_run_that_it_would_remove(tmp_path: Path
         ("--dropout=1", ["--dropout is 1.0"]),
         ("--gpus=2", ["--gpus is 2"]),
         ("--similarity=l2", ["similarity"]),
-        ("--question_max_length=3", ["max_length is 3", "6"]),
+        ("--question_max_length=3", ["--question_max_length is 3", "6"]),
         ("--passage_max_length=600", ["--passage_max_length is 600", "512"]),
         ("--vocab_size=9", ["vocab_size is 9", "261"]),
         ("--train_rates=1,2", ["--train_rates has 2 numbers"]),

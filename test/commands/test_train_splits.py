@@ -126,7 +126,8 @@ def test_data_is_required_and_one_side_must_not_be_empty(tmp_path: Path, capsys:
         ([f"--data_path={tmp_path}"], [str(tmp_path), "train.jsonl"]),
         ([f"--data_path={TRAIN}"], [TRAIN, "--train_files"]),
         ([FLAGS["train"], "--valid_share=0.01"], ["0.01"]),
-        ([FLAGS["train"], FLAGS["valid"], "--valid_share=0.5"], ["--valid_share", VALID]),
+        ([FLAGS["train"], FLAGS["valid"], "--valid_share=0.5"], ["--valid_share", "--valid_file", VALID]),
+        ([f"--train_files=[{TRAIN}, {TRAIN}]"], ["--train_rates", TRAIN]),
         ([f"--data_path={TINY_SET}", "--valid_share=0.5"], ["--valid_share", VALID]),
         ([FLAGS["train"], "--valid_share=1"], ["valid_share"]),
     ):

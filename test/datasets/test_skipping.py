@@ -99,7 +99,30 @@ def test_keys_that_are_found_instead_are_told(path: Path) -> None:
     write_jsonl(path, [{"query": "q", "pos": ["a"]}] * 3)
     message = refusal(path, max_skipped=1)
     assert place_of(message, path) == (1, 0, "question")
-    assert message.count("query, pos") == 1  # once, although three rows are listed
+    assert message.count("query, pos") == 1  # once, although three rows lack the key
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_key_that_all_rows_lack_is_told_once_with_the_keys_that_are_there(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"triplets{suffix}"
+    rows = [{"anchor": f"q{i}", "positive": "a", "negative": "b"} for i in range(30)]
+    lines = "\n".join(map(json.dumps, rows))
+    path.write_text(lines if suffix == ".jsonl" else json.dumps(rows))
+    message = refusal(path)
+    assert [field for _, field in places(message, path)] == ["question"]
+    for part in ("all 30 rows", "anchor, positive, negative", "docs/from/sentence-transformers.md"):
+        assert part in message
+    assert (Path(__file__).parents[2] / "docs/from/sentence-transformers.md").exists()
+    # One row that has the key makes it a fault of the others, which are listed.
+    write_jsonl(tmp_path / "rows.jsonl", [record("q"), *rows[:3]])
+    assert len(places(refusal(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl")) == 3
+
+
+def test_score_that_all_passages_lack_is_told_once(path: Path) -> None:
+    write_jsonl(path, records(5))
+    message = refusal(path, train=True, score_key="teacher")
+    assert "all 5 rows" in message and places(message, path) == [(1, "positive_ctxs[0].teacher")]
+    assert "sentence-transformers" not in message
 
 
 # Rows without a positive, as in FAIR's trivia-train

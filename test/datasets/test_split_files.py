@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,29 @@ def test_split_is_found_under_each_ending(tmp_path: Path, ending: str) -> None:
     assert find_in_folder(tmp_path)["valid"] == str(tmp_path / f"dev{ending}")
 
 
-def test_plain_jsonl_comes_first(tmp_path: Path) -> None:
-    for name in ("train.json.zst", "train.json", "train.jsonl.gz", "train.jsonl"):
+@pytest.mark.parametrize("prefix", ["", "nq-"])
+def test_plain_file_comes_before_its_packed_copies(tmp_path: Path, prefix: str) -> None:
+    for name in (f"{prefix}train.json{packing}" for packing in (".zst", ".gz", "")):
         assert find_in_folder(touch(tmp_path, name)) == {"train": str(tmp_path / name)}
+
+
+@pytest.mark.parametrize("prefix", ["", "nq-"])
+@pytest.mark.parametrize("stage", ["train", "test"])
+def test_rows_and_array_of_one_split_are_refused_unless_they_are_one_file(
+    tmp_path: Path, prefix: str, stage: str
+) -> None:
+    names = [f"{prefix}{stage}.jsonl", f"{prefix}{stage}.json.gz"]
+    touch(tmp_path, f"{prefix}train.jsonl", *names)
+    flag = {"train": "--train_files", "test": "--test_file"}[stage]
+    with pytest.raises(UsageError) as error:
+        find_splits(str(tmp_path))
+    assert all(part in str(error.value) for part in (*names, flag))
+    assert find_in_folder(tmp_path, {"train", "valid", "test"} - {stage}) == (
+        {} if stage == "train" else {"train": str(tmp_path / f"{prefix}train.jsonl")}
+    )
+    (tmp_path / names[1]).unlink()
+    (tmp_path / names[1]).symlink_to(names[0])
+    assert find_in_folder(tmp_path)[stage] == str(tmp_path / names[0])
 
 
 def test_valid_and_dev_in_one_folder_are_refused_unless_they_are_one_file(tmp_path: Path) -> None:
@@ -87,12 +108,63 @@ def test_several_data_sets_in_a_folder_are_refused_with_the_flags_of_each(tmp_pa
         assert flags in str(error.value)
 
 
+@pytest.mark.parametrize("flags", [{"train_files": ["nq-train.json"]}, {"valid_file": "trivia-dev.json"}], ids=str)
+def test_flag_for_one_split_does_not_take_the_others_of_another_data_set(
+    tmp_path: Path, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(touch(tmp_path, "nq-train.json", "trivia-dev.json"))
+    with pytest.raises(UsageError, match="nq, trivia"):
+        find_splits(".", **flags)
+    both = {"train_files": ["nq-train.json"], "valid_file": "trivia-dev.json"}
+    assert find_splits(".", **both) == {"train": ["nq-train.json"], "valid": ["trivia-dev.json"]}
+
+
+def test_flag_for_one_split_does_not_mix_names(tmp_path: Path) -> None:
+    touch(tmp_path, "train.jsonl", "nq-dev.json")
+    expected = {"train": [str(tmp_path / "train.jsonl")]}
+    assert find_splits(str(tmp_path)) == find_splits(str(tmp_path), train_files=expected["train"]) == expected
+    line = describe_files(expected, data_path=str(tmp_path))[1]
+    assert "nq-dev.json" in line and "NAME" not in line
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "test.jsonl"])
+def test_training_data_with_a_name_beside_other_files_without_is_refused_with_the_flags(
+    tmp_path: Path, name: str
+) -> None:
+    touch(tmp_path, "nq-train.json", name)
+    flag = f"--{'valid' if name == 'dev.jsonl' else 'test'}_file={tmp_path / name}"
+    with pytest.raises(UsageError) as error:
+        find_splits(str(tmp_path))
+    assert all(part in str(error.value) for part in (f"--train_files={tmp_path}/nq-train.json", flag))
+    files = find_splits(str(tmp_path), train_files=["a"])
+    assert list(files) == ["train", "valid" if name == "dev.jsonl" else "test"]
+
+
+def test_splits_of_one_data_set_in_two_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "nq-train.json", "data/retriever/nq-dev.json")
+    train, valid = f"{tmp_path}/nq-train.json", f"{tmp_path}/data/retriever/nq-dev.json"
+    assert find_splits(str(tmp_path)) == {"train": [train], "valid": [valid]}
+    touch(tmp_path, "downloads/data/retriever/nq-train.json")
+    with pytest.raises(UsageError) as error:
+        find_splits(str(tmp_path))
+    assert all(part in str(error.value) for part in (train, "downloads", "--train_files"))
+
+
+def test_training_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = str(touch(tmp_path, "a.jsonl") / "a.jsonl")
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    for other in (path, str(tmp_path / "link.jsonl")):
+        with pytest.raises(UsageError) as error:
+            find_splits(None, train_files=[path, "b.jsonl", other])
+        assert other in str(error.value) and "--train_rates" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
         ([], ["train.jsonl"]),
         (["trian.jsonl", "valid.jsonl"], ["trian.jsonl"]),
-        (["rows.jsonl.gz"], ["rows.jsonl.gz"]),
+        (["rows.jsonl.gz"], ["rows.jsonl.gz", "NAME-train.jsonl", "data/retriever"]),
     ],
 )
 def test_folder_without_training_data_says_what_was_looked_for_and_what_is_there(
@@ -116,6 +188,13 @@ def test_every_file_is_told_and_a_misspelled_one_too(tmp_path: Path) -> None:
     assert lines[0] == f"train data: {tmp_path}/train.jsonl"
     assert all(part in lines[1] for part in ("valid.jsonl", "dev.jsonl", "vaild.jsonl", "--valid_share"))
     assert "test.jsonl" in lines[2] and "vaild.jsonl" in lines[2]
+    (tmp_path / "train.jsonl").unlink()
+    touch(tmp_path, "biencoder-nq-train.json.gz", "biencoder-nq-dev.json.gz", "mine.jsonl")
+    for folder in (str(tmp_path), f"{tmp_path}/"):
+        files = find_splits(folder, test_file=str(tmp_path / "mine.jsonl"))
+        assert not any("vaild" in line for line in describe_files(files, data_path=folder))
+        line = describe_files(find_splits(folder), data_path=folder)[-1]
+        assert all(name in line for name in ("vaild.jsonl", "mine.jsonl", "NAME-test")) and "biencoder" not in line
     files = {"train": ["a", "b"], "valid": ["c"], "test": ["d"]}
     assert describe_files(files) == ["train data: a, b", "valid data: c", "test data: d"]
     assert "0.05" in describe_files({"train": ["a"]}, valid_share=0.05)[1]

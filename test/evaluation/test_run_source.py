@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from text.artifacts import sha256
 from text.errors import ArtifactError
 from text.evaluation import read_run
 from text.evaluation.run_source import (
@@ -66,6 +68,25 @@ def test_another_collection_is_refused_unless_its_windows_were_searched() -> Non
     check_same_collection("a.trec", [SEARCH._replace(by_windows=True)], "other.jsonl", "xy")
     with pytest.raises(ArtifactError, match=r"a\.trec: .*corpus\.jsonl.*other\.jsonl"):
         check_same_collection("a.trec", [SEARCH], "other.jsonl", "xy")
+
+
+def test_a_compressed_copy_is_the_same_collection(tmp_path: Path) -> None:
+    plain, packed, other = (tmp_path / name for name in ("c.tsv", "c.tsv.gz", "other.tsv.gz"))
+    plain.write_bytes(b"id\ttext\n1\toak\n")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    other.write_bytes(gzip.compress(b"id\ttext\n1\telm\n"))
+    for one, two, is_same in ((packed, plain, True), (plain, packed, True), (plain, other, False)):
+        search = SEARCH._replace(collection=str(one), collection_sha256=sha256(one))
+        for name, collection in ((two, None), ("b.trec", two)):
+            if is_same:
+                check_same_collection("a.trec", [search], name, sha256(two), collection=collection)
+            else:
+                with pytest.raises(ArtifactError):
+                    check_same_collection("a.trec", [search], name, sha256(two), collection=collection)
+    changed = SEARCH._replace(collection=str(packed), collection_sha256="ab")
+    for file in (packed, plain):
+        with pytest.raises(ArtifactError):
+            check_same_collection("a.trec", [changed], file, sha256(file))
 
 
 @pytest.mark.parametrize(

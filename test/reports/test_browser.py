@@ -44,6 +44,15 @@ return [...document.querySelectorAll('table')].map(each => {
             style.backgroundImage.split('linear-gradient').length - 1, style.overflowX];
 });
 """
+# Marks of a color that do not stand beside the first line of their name.
+ALONE = """
+return [...document.querySelectorAll('.key, .chip')].filter(each => {
+    const range = document.createRange();
+    range.selectNode(each.nextSibling);
+    const name = range.getClientRects()[0], mark = each.getBoundingClientRect();
+    return mark.top < name.top || mark.bottom > name.bottom || mark.right > name.left;
+}).map(each => each.parentElement.outerHTML.slice(0, 200));
+"""
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +93,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, pages: list[Path]) -> No
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page.name
             assert browser.execute_script(TOO_WIDE) == [], page.name
             assert browser.execute_script(CUT) == [], page.name
+            assert browser.execute_script(ALONE) == [], page.name
 
 
 def test_a_shadow_shows_that_a_table_goes_on(browser: Any, pages: list[Path]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from test.helpers import save_model, texts
 from text.datasets import PassageCollection, Question
-from text.errors import ArtifactError, DataError
+from text.errors import ArtifactError, DataError, SettingsWarning
 from text.records import Passage
 from text.retrieval import (
     Embedder,
@@ -48,7 +49,8 @@ def test_texts_in_memory_are_found_with_the_scores_of_the_files(
     questions, passages = texts(9)[4:], list(collection)
     expected = Retriever.from_pretrained(model, tmp_path / "e").search(questions, 7)
     also = [[passages[0].passage_id]] * len(questions)
-    retriever = Retriever.from_texts(model, passages)
+    with pytest.warns(SettingsWarning, match=r"^1 of 23 texts are longer than 32 tokens"):
+        retriever = Retriever.from_texts(model, passages)
     assert retriever.search(questions, 7) == expected  # ids and scores, to the last bit
     assert retriever.search(questions, 2, also=also) == Retriever.from_pretrained(model, tmp_path / "e").search(
         questions, 2, also=also
@@ -64,19 +66,65 @@ def test_texts_without_ids_are_known_by_their_place(model: Path) -> None:
     assert named == Found(["abcde"[int(name)] for name in found.passage_ids], found.scores)
 
 
+def test_texts_come_in_any_order_that_stays(model: Path) -> None:
+    contents = texts(9)[:5]
+    expected = Retriever.from_texts(model, contents).search(["oak", "elm"], 3)
+    for same in (tuple(contents), np.array(contents), iter(contents)):
+        assert Retriever.from_texts(model, same).search(iter(["oak", "elm"]), np.int64(3)) == expected
+
+
+SURROGATE = "oak \ud800"
+
+
 @pytest.mark.parametrize(
-    ("contents", "part"),
+    ("contents", "kind", "part"),
     [
-        ([], "no texts"),
-        ("oak", "no texts"),
-        (["oak", " "], "text 1"),
-        ([Passage("a", "", "oak"), Passage("a", "", "elm")], "id a"),
-        ([Passage("1", "", "oak"), Passage("", "", "elm")], "id 1"),
+        ([], ValueError, "no texts"),
+        (["oak", " "], ValueError, "^text 1 "),
+        ([Passage("a", "", "oak"), Passage("a", "", "elm")], ValueError, "^texts 0 and 1 have the id a"),
+        ([Passage("", "", "oak"), Passage("0", "", "elm")], ValueError, "^text 1 has the id 0, and text 0 has no id"),
+        (["elm", SURROGATE], ValueError, r"^text 1: .*ud800"),
+        ([Passage("a", SURROGATE, "elm")], ValueError, r"^title of text 0: .*ud800"),
+        ("oak", TypeError, "^texts is a str"),
+        ({"p1": "oak"}, TypeError, "^texts is a dict"),
+        ({"oak"}, TypeError, "^texts is a set"),
+        (Passage("a", "", "oak"), TypeError, "^texts is a Passage"),
+        (None, TypeError, "^texts is a NoneType"),
+        (["oak", {"text": "elm"}], TypeError, "^text 1 is a dict"),
+        ([float("nan")], TypeError, "^text 0 is a float"),
+        ([Passage("a", None, "oak")], TypeError, "^title of text 0 is a NoneType"),  # pyright: ignore
     ],
 )
-def test_texts_that_cannot_be_told_apart_or_are_blank_are_refused(model: Path, contents, part: str) -> None:
-    with pytest.raises(ValueError, match=part):
-        Retriever.from_texts(model, contents)
+def test_texts_that_cannot_be_embedded_or_told_apart_are_refused(contents, kind: type[Exception], part: str) -> None:
+    with pytest.raises(kind, match=part):
+        Retriever.from_texts("never read", contents)
+
+
+@pytest.mark.parametrize(
+    ("questions", "k", "part"),
+    [
+        ("oak", 1, "^questions is a str"),
+        ([Passage("a", "", "oak")], 1, "^question 0 is a Passage"),
+        (["oak", None], 1, "^question 1 is a NoneType"),
+        (["oak"], 2.5, "^k is 2.5"),
+    ],
+)
+def test_what_is_no_question_and_no_number_is_refused(model: Path, questions, k, part: str) -> None:
+    retriever = Retriever.from_texts(model, ["oak"])
+    with pytest.raises(TypeError, match=part):
+        retriever.search(questions, k)
+
+
+def test_a_name_in_place_of_a_folder_is_told_how_to_get_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    command = "hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir all-MiniLM-L6-v2"
+    with pytest.raises(FileNotFoundError, match=f"^all-MiniLM-L6-v2: .*{command}"):
+        Retriever.from_texts("all-MiniLM-L6-v2", ["oak"])
+    with pytest.raises(FileNotFoundError, match="^/models/absent: "):
+        Retriever.from_texts("/models/absent", ["oak"])
 
 
 def test_embeddings_that_are_not_finite_are_refused_by_id() -> None:
@@ -84,13 +132,17 @@ def test_embeddings_that_are_not_finite_are_refused_by_id() -> None:
         MemoryEmbeddings(["a", "b"], torch.tensor([[1.0], [torch.nan]]))
 
 
+@pytest.mark.filterwarnings("ignore:1 of 9 texts:text.errors.SettingsWarning")
 def test_embeddings_of_a_list_are_those_of_its_parts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder.from_pretrained(model, "question")
     whole = embedder.embed_texts(texts(9))
     assert whole.equal(embedder(texts(9))) and embedder.embed_texts([]).shape == (0, whole.shape[1])
     monkeypatch.setattr("text.retrieval.embedder.BLOCK_ROWS", 2)
     torch.testing.assert_close(embedder.embed_texts(texts(9)), whole)
-    with pytest.raises(ValueError, match="string"):
+    long = " ".join(["oak"] * 20)  # 22 tokens with the special ones; the limit is 16
+    with pytest.warns(SettingsWarning, match="^2 of 4 texts are longer than 16 tokens"):
+        embedder.embed_texts([long, "oak", "elm", long])
+    with pytest.raises(TypeError, match="^texts is a str"):
         embedder.embed_texts("oak")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test.helpers import law, save_model
 from test.retrieval.conftest import write_shards
 from text.datasets import PassageCollection
-from text.errors import ArtifactError
+from text.errors import ArtifactError, SettingsWarning
 from text.retrieval import (
     Embedder,
     EmbeddingShards,
@@ -134,7 +134,8 @@ def encoded(folder: Path, collection: PassageCollection, model: Path) -> Path:
 def test_a_question_by_the_question_encoder(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     retriever = Retriever.from_pretrained(model, encoded(tmp_path / "e", collection, model))
     questions = Embedder.from_pretrained(model, "question")(["how tall is the oak"])
-    passages = Embedder.from_pretrained(model, "passage")(list(collection))
+    with pytest.warns(SettingsWarning, match="1 of 23 texts"):
+        passages = Embedder.from_pretrained(model, "passage")(list(collection))
     expected = (questions @ passages.T)[0].topk(4)
     [found] = retriever.search(["how tall is the oak"], k=4)
     assert found.passage_ids == [f"p{row}" for row in expected.indices.tolist()]
@@ -287,6 +288,7 @@ def build_at_once(folder: Path, barrier: Any, results: Any) -> None:
     results.put([found.passage_ids for found in index.search(clustered()[1], 5)])
 
 
+@pytest.mark.slow
 def test_several_processes_that_need_an_index_at_once_build_one(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     shards = write_shards(tmp_path, clustered()[0], shard_rows=512, block_rows=256)

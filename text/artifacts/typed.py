@@ -138,5 +138,8 @@ def _name(kind: Any) -> str:
 
 
 def _describe(value: Any) -> str:
-    content = json.dumps(value, default=str)
+    """Return a value as it was written. Half characters, which no terminal can show, are escaped."""
+    content = json.dumps(value, default=str, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        content = json.dumps(value, default=str)
     return content if len(content) <= 60 else _NAMES.get(type(value), type(value).__name__)

@@ -51,29 +51,40 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as fault:
         mark = getattr(fault, "problem_mark", None)
         reason = getattr(fault, "problem", None) or " ".join(str(fault).split())
+        reason = "more than one document" if reason == "but found another document" else reason
         reason = "nested too deeply" if isinstance(fault, RecursionError) else reason
         line = f":{mark.line + 1}" if mark is not None else ""
         raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct it.") from None
 
 
-def locate_key(path: str | os.PathLike[str], keys: Sequence[str]) -> int | None:
-    """Return the line of a key of a YAML file that ``read_yaml`` has read, counted from 1.
+def locate_key(path: str | os.PathLike[str], keys: Sequence[str | int]) -> int | None:
+    """Return the line of a value of a YAML file that ``read_yaml`` has read, counted from 1.
 
     Args:
         path: The file.
-        keys: The key, after the keys of the objects around it.
+        keys: Where the value stands: keys of objects and indexes of lists, from the outside to the inside.
 
     Returns:
-        The line of the last of these keys that stands in the file itself, not in an alias. None if none does.
+        The line of the innermost of these keys and items that stands in the file itself, not in an alias. None if none
+        does. Without keys, the line of the content.
     """
-    node, line = _Loader(read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8")).get_single_node(), None
+    node = _Loader(read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8")).get_single_node()
+    line = None if keys or node is None else node.start_mark.line + 1
     for name in keys:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((key, value) for key, value in pairs if key.value == name), None)
+        found = _find_child(node, name)
         if found is None:
             break
         line, node = found[0].start_mark.line + 1, found[1]
     return line
+
+
+def _find_child(node: Any, name: str | int) -> tuple[Any, Any] | None:
+    """Return the key and the value of a name, or an item twice."""
+    if isinstance(name, int):
+        items = node.value if isinstance(node, yaml.SequenceNode) else []
+        return (items[name], items[name]) if name < len(items) else None
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next(((key, value) for key, value in pairs if key.value == name), None)
 
 
 def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

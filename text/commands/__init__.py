@@ -46,9 +46,11 @@ def _run(name: str, rest: Sequence[str], program: str) -> None:
     elif name in COMMANDS:
         # The imports are part of the command: a signal may come in between.
         from text.commands.cli import parse_and_call
+        from text.commands.extras import name_all_missing
 
-        function, flags_class = load_command(name)
-        parse_and_call(function, flags_class, rest, program=program)
+        with name_all_missing(name, rest):
+            function, flags_class = load_command(name)
+            parse_and_call(function, flags_class, rest, program=program)
     else:
         from text.commands.flag_hints import hint_command
         from text.errors import UsageError

@@ -48,7 +48,7 @@ from text.commands.flag_fields import (
 from text.commands.flag_help import format_help
 from text.commands.flag_kinds import is_mapping
 from text.commands.flag_parser import find_flags
-from text.commands.flag_values import check_flag, check_flags, merge_settings, parse_flag, read_flags
+from text.commands.flag_values import check_flag, check_flags, find_place, merge_settings, parse_flag, read_flags
 from text.commands.model_paths import locate_models
 from text.commands.privacy import keep_private
 from text.commands.running import call_command, exit_code, one_line
@@ -119,7 +119,11 @@ def parse_flags(flags_class: type, argv: Sequence[str], *, program: str | None =
     config = texts.pop("config", None)
     values = {}
     if config is not None:
-        values = read_flags(_find_config(config, kinds), kinds, lambda: load_sections(flags_class))
+        path = _find_config(config, kinds)
+        values = read_flags(path, kinds, lambda: load_sections(flags_class))
+        fields = flag_fields(flags_class)
+        for name in values.keys() - texts.keys():
+            check_value(fields[name], values[name], f"{find_place(path, name)}: {name}")
     values = _change_values(flags_class, values, texts)
     _check_required(flags_class, values)
     with name_flags(flag_fields(flags_class)):
@@ -249,7 +253,9 @@ def _find_config(name: str, kinds: Mapping[str, Any]) -> str:
     Raises:
         UsageError: The name is neither a file nor a recipe of the command.
     """
-    if os.path.isfile(name) or (name and not re.fullmatch(r"[\w-]+", name)):
+    if not name:
+        raise UsageError("--config is empty. Give a file, or leave the flag out.")
+    if os.path.isfile(name) or not re.fullmatch(r"[\w-]+", name):
         return name
     recipes = {path.stem: str(path) for path in RECIPES.glob("*.yaml")}
     if name in recipes and "rounds" in kinds:  # Only a loop has rounds.
@@ -257,4 +263,5 @@ def _find_config(name: str, kinds: Mapping[str, Any]) -> str:
     if name in recipes:
         raise UsageError(f"--config={name} is a recipe of dpr-text loop. Give a file with flags of this command.")
     asked = f"a file with flags. dpr-text loop also takes the recipes {', '.join(sorted(recipes))}"
-    raise UsageError(f"--config={name}: no such file or recipe. Give {asked}.")
+    found = "is a folder" if os.path.isdir(name) else "no such file or recipe"
+    raise UsageError(f"--config={name}: {found}. Give {asked}.")

@@ -35,7 +35,7 @@ class EvaluateFlags:
     """Questions with answers. A passage is relevant if it contains an answer. Needs --collection."""
     collection: str | None = None
     """File of the passages that were searched."""
-    k: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 100])
+    k: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 100], metadata={"least": 1})
     """Cut-offs of the metrics."""
     other_run: str | None = None
     """Another run of the same questions to compare with, by a paired randomization test."""
@@ -74,7 +74,7 @@ class EvaluateFlags:
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics. Write it as a file and as a page, with the metrics of each question."""
-    from text.evaluation.run_source import source_path
+    from text.evaluation.run_source import name_collections, source_path
     from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
     from text.runs.evaluations import check_results_folder, describe_model, read_known
@@ -82,8 +82,8 @@ def evaluate(flags: EvaluateFlags) -> None:
     inputs = _list_inputs(flags)
     outputs = [Path(flags.folder, name) for name in _OUTPUTS]
     outputs += [Path(flags.fused_run), source_path(flags.fused_run)] if flags.fused_run else []
+    check_results_folder(flags.folder, default_of=flags.run if flags.output_dir is None else None)
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
-    check_results_folder(flags.folder)
     described = {name: describe_file(path) for name, path in inputs.items()}
     sources = read_known(described, flags.folder)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
@@ -109,7 +109,7 @@ def evaluate(flags: EvaluateFlags) -> None:
         "notes": notes,
         "inputs": described,
         "options": {**options, "seed": flags.seed},
-        "searches": {name: source.searches for name, source in sources.items() if source is not None},
+        "searches": {name: name_collections(source.searches) for name, source in sources.items() if source is not None},
     }
     measure = "recall" if flags.questions is None else "accuracy"
     models = [describe_model(inputs[name], source) for name, source in sources.items()]

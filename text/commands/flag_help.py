@@ -24,8 +24,9 @@ _GENERAL = {
     "--debug": "Show the traceback of an error.",
 }
 _PATHS = (
-    "collection embeddings encoder fuse_with model other_model other_run picture positives qrels questions resume rows "
-    "run runs seen tokenizer train_files upsert valid_questions test_questions reuse exclude"
+    "collection delete embeddings encoder exclude fuse_with fused_run model other_embeddings other_model other_run "
+    "picture positives qrels questions resume reuse rows run runs seen test_questions tokenizer train_files upsert "
+    "valid_questions"
 ).split()
 """Flags of paths, besides those whose name ends in file, dir, path or output."""
 

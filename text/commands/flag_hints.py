@@ -106,6 +106,22 @@ def hint_section(name: str, sections: Mapping[str, Mapping[str, Any]]) -> str:
     return f" It is a flag of a step: {', '.join(found)}."
 
 
+def hint_dotted(section: str, key: str, kinds: Mapping[str, Any], sections: Sequence[str]) -> str:
+    """Return what may have been meant by ``--section.key``, whose section the command does not have.
+
+    Args:
+        section: What stands before the first dot.
+        key: What stands after it.
+        kinds: Type of every flag.
+        sections: Flags of the command that hold flags of another command.
+    """
+    if near := difflib.get_close_matches(section, sections, n=1):
+        return f" Did you mean --{near[0]}.{key}?"
+    if sections:
+        return f" Write a dot only after {', '.join(f'--{each}' for each in sections)}."
+    return hint_flag(key, kinds) or hint_flag(section, kinds) or " No flag of this command has a dot."
+
+
 def hint_arguments(arguments: Sequence[str], given: Iterable[str], kinds: Mapping[str, Any]) -> str:
     """Return how to write arguments that have no flag.
 

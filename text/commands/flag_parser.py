@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from text.commands.flag_fields import flag_fields, flag_sections, flag_types, load_sections
-from text.commands.flag_hints import hint_arguments, hint_flag, hint_section
+from text.commands.flag_hints import hint_arguments, hint_dotted, hint_flag, hint_section
 from text.commands.flag_kinds import is_list, is_switch, list_example
 from text.commands.registry import load_command
 from text.errors import UsageError
@@ -42,9 +42,12 @@ def _hint(unknown: Sequence[str], texts: dict[str, Any], flags_class: type) -> s
     name = unknown[0].partition("=")[0].lstrip("-")
     section, _, key = name.partition(".")
     if key and section in flag_sections(flags_class):
-        return hint_flag(key, load_sections(flags_class)[section]).replace("--", f"--{section}.")
+        near = hint_flag(key, load_sections(flags_class)[section]).replace("--", f"--{section}.")
+        return near or f" Write one flag of --{section} as --{section}.NAME=VALUE."
     if key and section in kinds:
         return f" --{section} has no flags of its own. It is given as a whole."
+    if key:
+        return hint_dotted(section, key, kinds, list(flag_sections(flags_class)))
     return hint_section(name, load_sections(flags_class)) or hint_flag(name, kinds)
 
 

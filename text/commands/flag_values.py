@@ -42,18 +42,21 @@ def read_flags(
         UsageError: The file cannot be read, is no YAML, or has a wrong or unknown flag; with the line.
     """
     check_readable(path)
-    found = read_yaml(path, dict[str, Any] | None, error=UsageError) or {}  # type: ignore[arg-type]
+    found: Any = read_yaml(path, Any, error=UsageError)  # pyright: ignore[reportArgumentType]: any type
+    if not isinstance(found, dict | None):
+        raise UsageError(f"{find_place(path)}: no flags, but a value alone. Write each flag on a line, as name: value.")
+    found = found or {}
     if unknown := [name for name in found if name not in kinds]:
         hint = hint_section(unknown[0], load_sections()) or hint_flag(unknown[0], kinds, dashes="")
-        raise UsageError(f"{_find_place(path, unknown[0])}: {unknown[0]} is not a flag.{hint}")
+        raise UsageError(f"{find_place(path, unknown[0])}: {unknown[0]} is not a flag.{hint}")
     values = {
-        name: _check_flag(name, found[name], kinds[name], lambda *keys: _find_place(path, *keys)) for name in found
+        name: _check_flag(name, found[name], kinds[name], lambda *keys: find_place(path, *keys)) for name in found
     }
     if any(is_mapping(kinds[name]) for name in values):
         for section, section_kinds in load_sections().items():
             for name in values.get(section, {}):
                 check_flags(
-                    {name: values[section][name]}, section_kinds, f"{_find_place(path, section, name)}: {section}"
+                    {name: values[section][name]}, section_kinds, f"{find_place(path, section, name)}: {section}"
                 )
     return values
 
@@ -166,11 +169,12 @@ def _check_flag(name: str, value: Any, kind: Any, find_place: Callable[..., str]
     try:
         return check_type({name: value}, dict[str, without_null(kind)], "", error=UsageError)[name]
     except UsageError as error:
-        place = find_place(name)
+        items = re.match(rf"{re.escape(name)}((?:\[\d+\])*)", str(error))
+        place = find_place(name, *map(int, re.findall(r"\d+", items[1] if items else "")))
         raise UsageError(f"{place}: {error}" if place else str(error)) from None
 
 
-def _find_place(path: str, *keys: str) -> str:
-    """Return the place of a key in a YAML file, for an error."""
+def find_place(path: str, *keys: str | int) -> str:
+    """Return the place of a key or an item in a YAML file, for an error."""
     line = locate_key(path, keys)
     return path if line is None else f"{path}:{line}"

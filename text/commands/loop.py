@@ -13,11 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from text.commands import load_command
-from text.commands.cli import RECIPES, check_flags_of, flag_sections, flag_values, number, parse_flags, pick_arguments
+from text.commands.cli import (
+    RECIPES,
+    check_flags_of,
+    flag_fields,
+    flag_sections,
+    flag_values,
+    number,
+    parse_flags,
+    pick_arguments,
+)
 from text.commands.model_paths import RANDOM_ENCODERS, model_path
 from text.errors import UsageError
 from text.runs.loop import Loop, LoopInputs
-from text.runs.rounds import Round, check_expected, choose_measures, compare_metrics, name_rounds, parse_rounds
+from text.runs.rounds import (
+    Round,
+    check_expected,
+    check_own_flags,
+    choose_measures,
+    compare_metrics,
+    name_rounds,
+    parse_rounds,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +96,11 @@ class LoopFlags:
     start: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})
     """Flags of dpr-text encode for the encoder before the first training, such as titles: join."""
     measures: list[str] = field(default_factory=list)
-    """Metrics of the table. The first one is drawn. The default is nDCG@10, recall@100 and MRR@10, or accuracy@1, @20
-    and @100 if there are questions with answers."""
+    """Metrics of the table. The first one is drawn. The default is ndcg@10, recall@100 and mrr@10; or accuracy@1,
+    accuracy@20 and accuracy@100 if there are questions with answers."""
     expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Metrics that the table should have, by round, split and measure. null removes those of a recipe whose settings
-    you change: --expected='{round 2: null}'."""
+    you change: --expected='{round 2: null}'. --expected=null removes all."""
     tolerance: float = number(0.01, least=0)
     """Maximum difference from an expected metric."""
     output_dir: str
@@ -96,16 +113,21 @@ class LoopFlags:
             raise UsageError("--test_file is null. Give a file, or --valid_questions and --test_questions.")
         for name, command in flag_sections(LoopFlags).items():
             _check_arguments(command, getattr(self, name), f"--{name}")
+            check_own_flags(command, getattr(self, name), f"--{name}", flag_fields(LoopFlags))
+        if self.windows and "max_passage_hits" in self.search:
+            raise UsageError("--search.max_passage_hits is set by the loop if there are --windows. Leave it out.")
         for position, each in enumerate(self.parsed_rounds, start=1):
-            _check_arguments("train", each.train, f"round {position}")
-            _check_arguments("mine", each.mine, f"round {position}")
+            for command, arguments in (("train", each.train), ("mine", each.mine)):
+                _check_arguments(command, arguments, f"round {position}")
+                check_own_flags(command, arguments, f"round {position}, {command}", flag_fields(LoopFlags))
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
         check_expected(self.expected, names, self.table_measures)
 
     @property
     def parsed_rounds(self) -> list[Round]:
         """Rounds with default values."""
-        is_start_encoded = self.score_start and os.path.exists(self.encoder)
+        is_random = self.encoder in RANDOM_ENCODERS and not os.path.exists(self.encoder)
+        is_start_encoded = self.score_start and not is_random  # A name is looked up, and may be missing, later.
         return parse_rounds(self.rounds, is_start_encoded=is_start_encoded, has_bm25=self.bm25)
 
     @property

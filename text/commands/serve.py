@@ -89,6 +89,7 @@ def serve(flags: ServeFlags) -> None:
     from text.serving.hosts import read_host_names
     from text.serving.server import bind_socket, format_address, is_loopback, make_server
 
+    _import_searches(flags)
     with bind_socket(flags.host, flags.port) as listener:
         allowed_hosts = read_host_names([flags.host, *flags.allowed_hosts])
         if not is_loopback(listener):
@@ -105,6 +106,14 @@ def serve(flags: ServeFlags) -> None:
         server = make_server(app)
         print(f"http://{format_address(listener)}/", flush=True)
         server.run([listener])
+
+
+def _import_searches(flags: ServeFlags) -> None:
+    """Import what the searches need. If its packages are missing, no model is loaded."""
+    if flags.bm25:
+        import text.retrieval.bm25
+    if flags.index is not None:
+        import text.retrieval.faiss_index  # noqa: F401
 
 
 def load_searches(flags: ServeFlags) -> list[Any]:

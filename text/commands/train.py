@@ -88,7 +88,7 @@ def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | N
     options = pick_arguments(build_bi_encoder, flags.model, flags.optimization, chosen)
     options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
     model = build_bi_encoder(**options, compile_layers=flags.optimization.compile)
-    limits = resolve_max_lengths(*limits, model, chosen.default_max_lengths)
+    limits = resolve_max_lengths(*limits, model, tokenizer, chosen.default_max_lengths)
     bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, **limits, **pick_arguments(BiEncoderBundle, chosen))
     print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
     return bundle

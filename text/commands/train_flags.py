@@ -228,11 +228,13 @@ class TrainFlags:
         if self.data.train_rates is not None and num_rates != num_files:
             numbers = f"{num_rates} numbers for {num_files} training files"
             raise UsageError(f"--train_rates has {numbers}. Give one number for each of --train_files.")
-        uses_scores = self.objective.guide_margin is not None or self.objective.distillation > 0
-        if (self.data.score_key is not None) != uses_scores:
-            raise UsageError(
-                "--score_key names the scores, --guide_margin and --distillation use them. Give both or neither."
-            )
+        uses = {"--guide_margin": self.objective.guide_margin is not None}
+        uses["--distillation"] = self.objective.distillation > 0
+        given = [flag for flag, is_given in uses.items() if is_given]
+        if given and self.data.score_key is None:
+            raise UsageError(f"{given[0]} needs the scores of passages. Give their key in the rows by --score_key.")
+        if self.data.score_key is not None and not given:
+            raise UsageError("--score_key names scores that nothing uses. Give --guide_margin or --distillation too.")
         for is_given, flag in (
             (self.data.score_key is not None, "--score_key"),
             (self.model.tokenizer_backend == "torchtext", "--tokenizer_backend=torchtext"),

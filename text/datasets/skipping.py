@@ -16,6 +16,8 @@ from text.errors import DataError
 BLANK_QUESTION = "blank question"
 NO_POSITIVES = (f"no {POOLS[0]}", f"no {ID_POOLS[0]}")
 """Reasons of rows whose pool of positives is empty or missing."""
+_NO_QUESTION = "question: missing"
+_COLUMNS_HINT = "; docs/from/sentence-transformers.md makes rows of columns such as anchor, positive and negative"
 _NUM_LISTED = 20
 
 
@@ -77,6 +79,13 @@ def check_skipped(
         )
     if num_rows == 0:
         raise DataError(f"{paths}: no rows, only blank lines or rows without a positive. Give one JSON object a line.")
+    if num_usable == 0 and num_rows > 1 and len(reasons) == 1 and next(iter(reasons)).endswith(": missing"):
+        hint = _COLUMNS_HINT if _NO_QUESTION in reasons else ""
+        first = _list_rows(islice(skipped, 1), 1)
+        raise DataError(
+            f"{first} The key is missing in all {num_rows} rows of {paths}. Add it, or rename the key that has its "
+            f"value{hint}."
+        )
     if num_usable == 0 or reasons.total() / num_rows > max_skipped:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         hint = "; skip_no_positives leaves out rows without a positive" if reasons.keys() & set(NO_POSITIVES) else ""

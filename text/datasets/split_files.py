@@ -1,23 +1,32 @@
 """Find the files of the splits train, valid and test.
 
 A folder has a file for each split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Or it is a
-download of FAIR's DPR, whose script writes ``downloads/data/retriever/nq-train.json`` and ``nq-dev.json``.
+download of FAIR's DPR, whose script writes ``downloads/data/retriever/nq-train.json`` and ``nq-dev.json``. All files
+that are taken from a folder belong to one data set.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 from text.errors import UsageError
 
 STAGES = ("train", "valid", "test")
 _NAMES = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
 """Names of the file of each stage, without ending."""
-_ENDINGS = tuple(f"{ending}{packed}" for ending in (".jsonl", ".json") for packed in ("", ".gz", ".zst"))
-"""Endings of files of rows. Of several files that differ only in the ending, the first one is taken."""
+_FLAGS = {"train": "--train_files", "valid": "--valid_file", "test": "--test_file"}
+_ENDINGS = (".jsonl", ".json")
+_PACKINGS = ("", ".gz", ".zst")
+"""Endings of compressed files. A file that differs from another one only in these is its copy; the first is taken."""
+_ALL_ENDINGS = tuple(ending + packing for ending, packing in product(_ENDINGS, _PACKINGS))
 _FAIR_FOLDERS = ("", "data/retriever", "downloads/data/retriever")
 """Where FAIR's files may be in a folder."""
+
+_Files = dict[str, list[str]]
+"""The files that may be the split of each stage: one, or several that are to be chosen from."""
 
 
 def find_splits(
@@ -31,25 +40,31 @@ def find_splits(
 
     Args:
         data_path: Folder that may hold every split that no other argument names.
-        train_files: Training files.
+        train_files: Training files, each once.
         valid_file: Validation file.
         test_file: Test file.
 
     Raises:
-        UsageError: There is no training file, or the folder has several files for one stage.
+        UsageError: There is no training file, or one is named twice; or as ``find_in_folder``.
     """
     named = {
         "train": list(train_files or ()),
         "valid": [valid_file] if valid_file else [],
         "test": [test_file] if test_file else [],
     }
+    counts = Counter(map(os.path.realpath, named["train"]))
+    twice = [path for path in named["train"] if counts[os.path.realpath(path)] > 1]
+    if twice:
+        raise UsageError(
+            f"--train_files names {twice[-1]} twice. Give it once, with --train_rates to take it more often."
+        )
     wanted = [stage for stage, paths in named.items() if not paths]
     found = {} if data_path is None else find_in_folder(data_path, wanted)
     files = {stage: paths or ([found[stage]] if stage in found else []) for stage, paths in named.items()}
     if not files["train"]:
         if data_path is None:
             raise UsageError("no training data. Give --data_path, a folder with train.jsonl, or --train_files.")
-        looked = describe_missing("train", data_path)
+        looked = _describe_missing("train", data_path, files)
         raise UsageError(f"no training data. {looked} Correct --data_path, or give --train_files.")
     return {stage: paths for stage, paths in files.items() if paths}
 
@@ -58,51 +73,26 @@ def find_in_folder(folder: str | os.PathLike[str], stages: Iterable[str] = STAGE
     """Return the file of each of some stages in a folder. A stage without a file is left out.
 
     Raises:
-        UsageError: The folder does not exist, or has several files for one stage.
+        UsageError: The folder does not exist, has several data sets, or several files for one stage.
     """
     if not os.path.isdir(folder):
         hint = " It is a file: give it as --train_files." if os.path.isfile(folder) else ""
         raise UsageError(f"--data_path: {os.fspath(folder)} is no folder.{hint}")
     stages = list(stages)
-    found = {stage: path for stage in stages if (path := find_split(folder, stage)) is not None}
-    if found:
-        return found
-    sets = _find_fair_sets(folder, stages)
-    if len(sets) > 1:
+    plain, named = _list_splits([folder], ""), _find_named_sets(folder)
+    has_named_train = any("train" in files for files in named.values())
+    if plain and "train" in stages and "train" not in plain and has_named_train:
         raise UsageError(
-            f"{os.fspath(folder)} holds several data sets: {', '.join(name.rstrip('-') for name in sets)}. Choose by "
-            f"flags instead of --data_path: {'; or '.join(map(_spell_flags, sets.values()))}."
+            f"{os.fspath(folder)} holds {', '.join(map(os.path.basename, _flatten(plain)))} without a name before the "
+            f"split, and training data with one: {', '.join(named)}. Both are not read together. "
+            f"{_spell_choices([{**plain, **files} for files in named.values() if 'train' in files])}"
         )
-    return next(iter(sets.values()), {})
-
-
-def find_split(folder: str | os.PathLike[str], stage: str, prefix: str = "") -> str | None:
-    """Return the path of a split: the first that exists of JSONL and JSON, each plain, gzip or zstd.
-
-    Args:
-        folder: Where to look.
-        stage: train, valid or test. The file of valid may also be named dev.
-        prefix: Name of the data set before the name of the split, such as ``nq-``.
-
-    Raises:
-        UsageError: The folder has files of both names, and they are two files.
-    """
-    found = []
-    for name in _NAMES[stage]:
-        paths = [os.path.join(folder, f"{prefix}{name}{ending}") for ending in _ENDINGS]
-        found += [path for path in paths if os.path.lexists(path)][:1]  # a link to nothing is an error later on
-    if len(found) > 1 and os.path.realpath(found[0]) != os.path.realpath(found[1]):
-        raise UsageError(f"{found[0]} and {found[1]} are both there. Remove one, or choose by --{stage}_file.")
-    return found[0] if found else None
-
-
-def describe_missing(stage: str, folder: str | os.PathLike[str]) -> str:
-    """Return sentences about a stage that has no file in a folder: names looked for, and files that were not read."""
-    names = " and ".join(f"{name}.jsonl" for name in _NAMES[stage])
-    known = {os.path.basename(path) for each in STAGES if (path := find_split(folder, each)) is not None}
-    others = sorted(name for name in os.listdir(folder) if name.endswith(_ENDINGS) and name not in known)
-    unread = f" Not read: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}." if others else ""
-    return f"Looked in {os.fspath(folder)} for {names} (or .json; plain, .gz or .zst).{unread}"
+    if not plain and len(named) > 1 and any(stage in files for files in named.values() for stage in stages):
+        raise UsageError(
+            f"{os.fspath(folder)} holds several data sets: {', '.join(named)}. {_spell_choices(named.values())}"
+        )
+    files = plain or next(iter(named.values()), {})
+    return {stage: _choose(stage, files[stage]) for stage in stages if stage in files}
 
 
 def describe_files(
@@ -116,7 +106,7 @@ def describe_files(
         valid_share: Share of the training questions that is held out for validation.
     """
     lines = {stage: f"{stage} data: {', '.join(files.get(stage, ['none']))}" for stage in STAGES}
-    looked = {stage: f" {describe_missing(stage, data_path)}" if data_path else "" for stage in STAGES}
+    looked = {stage: f" {_describe_missing(stage, data_path, files)}" if data_path else "" for stage in STAGES}
     if "valid" not in files and valid_share is not None:
         lines["valid"] = f"valid data: {valid_share:.6g} of the training questions (--valid_share)"
     elif "valid" not in files:
@@ -127,24 +117,67 @@ def describe_files(
     return list(lines.values())
 
 
-def _find_fair_sets(folder: str | os.PathLike[str], stages: Sequence[str]) -> dict[str, dict[str, str]]:
+def _describe_missing(stage: str, folder: str | os.PathLike[str], files: Mapping[str, Sequence[str]]) -> str:
+    """Return sentences about a stage without a file in a folder: names looked for, and files that are no split."""
+    names = " and ".join(f"{name}.jsonl" for name in _NAMES[stage])
+    in_sets = " and ".join(f"NAME-{name}.jsonl" for name in _NAMES[stage])
+    places = " and in ".join(_FAIR_FOLDERS[1:])
+    named = "" if _list_splits([folder], "") else f", and for {in_sets} there, in {places}"
+    read = set(map(os.path.realpath, _flatten(files)))
+    others = sorted(
+        name
+        for name in os.listdir(folder)
+        if name.endswith(_ALL_ENDINGS) and os.path.realpath(os.path.join(folder, name)) not in read
+    )
+    unread = f" Taken as no split: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}." if others else ""
+    return f"Looked in {os.fspath(folder)} for {names} (or .json; plain, .gz or .zst){named}.{unread}"
+
+
+def _find_named_sets(folder: str | os.PathLike[str]) -> dict[str, _Files]:
     """Return the files of each data set whose name stands before the name of the split, such as ``nq-train.json``."""
-    sets: dict[str, dict[str, str]] = {}
-    for place in (os.path.normpath(os.path.join(folder, each)) for each in _FAIR_FOLDERS):
-        for prefix in _find_prefixes(place):
-            paths = {stage: path for stage in stages if (path := find_split(place, stage, prefix)) is not None}
-            sets |= {prefix: paths} if paths and prefix not in sets else {}
-    return sets
+    places = [os.path.normpath(os.path.join(folder, each)) for each in _FAIR_FOLDERS]
+    prefixes = sorted({prefix for place in places for prefix in _find_prefixes(place)})
+    return {prefix.rstrip("-"): _list_splits(places, prefix) for prefix in prefixes}
 
 
 def _find_prefixes(folder: str) -> list[str]:
     """Return what stands before ``train``, ``dev`` and the other names of splits in a folder, with the hyphen."""
     if not os.path.isdir(folder):
         return []
-    stems = [name[: -len(ending)] for name in os.listdir(folder) for ending in _ENDINGS if name.endswith(ending)]
+    stems = [name[: -len(ending)] for name in os.listdir(folder) for ending in _ALL_ENDINGS if name.endswith(ending)]
     ends = [f"-{name}" for names in _NAMES.values() for name in names]
-    return sorted({stem[: -len(end) + 1] for stem in stems for end in ends if stem.endswith(end)})
+    return [stem[: -len(end) + 1] for stem in stems for end in ends if stem.endswith(end)]
 
 
-def _spell_flags(files: Mapping[str, str]) -> str:
-    return " ".join(f"--{stage}_{'files' if stage == 'train' else 'file'}={path}" for stage, path in files.items())
+def _list_splits(places: Iterable[str | os.PathLike[str]], prefix: str) -> _Files:
+    """Return the files of each stage that has any in some folders, without packed copies and second links to a file.
+
+    Args:
+        places: Folders.
+        prefix: Name of the data set before the name of the split, such as ``nq-``.
+    """
+    files: _Files = {}
+    for stage, place in product(STAGES, places):
+        for name, ending in product(_NAMES[stage], _ENDINGS):
+            paths = [os.path.join(place, f"{prefix}{name}{ending}{packing}") for packing in _PACKINGS]
+            found = [path for path in paths if os.path.lexists(path)][:1]  # a link to nothing is an error later on
+            known = set(map(os.path.realpath, files.get(stage, ())))
+            if found and os.path.realpath(found[0]) not in known:
+                files.setdefault(stage, []).append(found[0])
+    return files
+
+
+def _choose(stage: str, paths: Sequence[str]) -> str:
+    if len(paths) > 1:
+        raise UsageError(f"{paths[0]} and {paths[1]} are both there. Remove one, or choose by {_FLAGS[stage]}.")
+    return paths[0]
+
+
+def _flatten(files: Mapping[str, Sequence[str]]) -> list[str]:
+    return [path for paths in files.values() for path in paths]
+
+
+def _spell_choices(sets: Iterable[_Files]) -> str:
+    """Return a sentence with the flags that choose each data set."""
+    flags = [" ".join(f"{_FLAGS[stage]}={paths[0]}" for stage, paths in files.items()) for files in sets]
+    return f"Choose by flags instead of --data_path: {'; or '.join(flags)}."

@@ -66,7 +66,7 @@ def open_splits(
     if valid_share is not None and "valid" in files:
         raise UsageError(
             f"--valid_share holds out training questions for validation, and there is {files['valid'][0]}. Leave out "
-            "--valid_share, or give --train_files instead of --data_path."
+            "--valid_share or --valid_file. If the file is in the folder of --data_path, give --train_files instead."
         )
     for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
         check_readable(path)  # before the first file is checked row by row, which can take long

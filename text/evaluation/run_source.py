@@ -6,6 +6,7 @@ file: its model is then unknown, and nothing is refused.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import unicodedata
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from text.artifacts import FileFacts, check_facts, read_facts, read_sealed, seal, write_together
-from text.errors import ArtifactError
+from text.artifacts import sha256 as hash_file
+from text.datasets.formats.compressed_files import form_of, read_chunks
+from text.errors import ArtifactError, DataError, UsageError
 from text.evaluation.trec import Run, format_run
 from text.records import text_key
 
@@ -36,7 +39,7 @@ class SearchRecord(NamedTuple):
 
     def __str__(self) -> str:
         by = "BM25" if not self.model else f"{self.model} ({self.engine})"
-        return f"{by} on {self.collection}"
+        return f"{by} on {Path(self.collection).name}"
 
 
 class RunSource(NamedTuple):
@@ -48,6 +51,11 @@ class RunSource(NamedTuple):
     """The search that found the passages, or the searches of the runs that were fused."""
     questions: dict[str, int]
     """``key_words`` of the text of each question, by id."""
+
+
+def name_collections(searches: Iterable[SearchRecord]) -> list[SearchRecord]:
+    """Return searches without the folders of their collections, for results that are passed on to other people."""
+    return [search._replace(collection=Path(search.collection).name) for search in searches]
 
 
 def key_words(question: str) -> int:
@@ -154,22 +162,50 @@ def check_same_questions(
 
 
 def check_same_collection(
-    run: str | os.PathLike[str], searches: Iterable[SearchRecord], other: str | os.PathLike[str], sha256: str
+    run: str | os.PathLike[str],
+    searches: Iterable[SearchRecord],
+    other: str | os.PathLike[str],
+    sha256: str,
+    *,
+    collection: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Check that a run has passages of this collection.
+    """Check that a run has passages of this collection. A compressed copy counts as the same collection.
 
     Args:
         run: The file of the run.
         searches: What is known of it.
         other: Another run, or the file of the collection.
         sha256: SHA-256 of the collection.
+        collection: The file of the collection, if ``other`` is a run.
 
     Raises:
         ArtifactError: Another collection was searched.
     """
     for search in searches:
-        if not search.by_windows and search.collection_sha256 != sha256:
+        if search.by_windows or search.collection_sha256 == sha256:
+            continue
+        if not _is_copy(search.collection, search.collection_sha256, collection or other, sha256):
             raise ArtifactError(
                 f"{os.fspath(run)}: found in {search.collection}, which is another collection than that of "
                 f"{os.fspath(other)}. Search the same collection for both."
             )
+
+
+def _is_copy(path: str, sha256: str, other: str | os.PathLike[str], other_sha256: str) -> bool:
+    """Return whether one file is a compressed copy of another, and both are as they were when they were hashed."""
+    copies = [(path, sha256), (os.fspath(other), other_sha256)]
+    try:
+        if all(form_of(each).compression is None for each, _ in copies):
+            return False
+        is_unchanged = all(hash_file(each) == digest for each, digest in copies)
+        return is_unchanged and _hash_unpacked(path) == _hash_unpacked(os.fspath(other))
+    except (DataError, OSError, UsageError):  # The file that was searched is not there any more, or is another one.
+        return False
+
+
+def _hash_unpacked(path: str) -> str:
+    """Return the SHA-256 of a file's content without compression."""
+    digest = hashlib.sha256()
+    for chunk in read_chunks(path, form_of(path)):
+        digest.update(chunk)
+    return digest.hexdigest()

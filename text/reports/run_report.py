@@ -12,6 +12,7 @@ from pathlib import Path
 from text.artifacts import check_writable, write_text
 from text.reports import run_sections
 from text.reports.pictures import NUM_COLORS, LegendEntry
+from text.reports.summaries import describe_other_data
 from text.runs.contents import GENERATOR, REPORT, is_run_report
 from text.runs.history import RunHistory, read_runs
 from text.runs.manifest import update_manifest
@@ -59,6 +60,7 @@ def render_run_report(runs: Sequence[RunHistory]) -> str:
         num_colors=NUM_COLORS,
         run_legend=[LegendEntry(number, run.name) for number, run in enumerate(runs)],
         overview=run_sections.list_overview(runs),
+        other_data=list(describe_other_data(runs)),
         panel_sections=run_sections.draw_panels(runs),
         evaluation_figures=evaluation_figures,
         evaluation_legend=evaluation_legend,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -48,6 +48,31 @@ def describe_best_validation(run: RunHistory) -> str:
     sign = -1 if monitor in _LOWER_IS_BETTER else 1
     step, value = max(pairs, key=lambda pair: sign * pair[1])
     return f"{monitor.removeprefix('valid_')} {value:.4g} at step {step}"
+
+
+def describe_other_data(runs: Sequence[RunHistory]) -> Iterator[str]:
+    """Yield a sentence for validation and for test if runs have other data than the first run that has any."""
+    for stage, name in (("valid", "validation"), ("test", "test")):
+        known = [(run.name, data) for run in runs if (data := _identify_data(run, stage))]
+        others = [run for run, data in known[1:] if any(known[0][1].get(key, data[key]) != data[key] for key in data)]
+        if others:
+            first = known[0][0]
+            yield (
+                f"{', '.join(others)}: other {name} questions or passages than {first}. The {name} metrics cannot be "
+                f"compared with those of {first}."
+            )
+
+
+def _identify_data(run: RunHistory, stage: str) -> dict[str, object]:
+    """Return what is known of the data of a split. Before a run has ended, it is the size of the validation pool."""
+    known: dict[str, object] = {}
+    if run.manifest is not None and stage in run.manifest.data:
+        data = run.manifest.data[stage]
+        share = run.settings.get("valid_share") if stage == "valid" else None
+        known["questions"] = (sorted(file.sha256 for file in data.files), data.questions, share)
+    if pools := run.get_series(f"{stage}_pool_passages").values:
+        known["pool"] = pools[-1]
+    return known
 
 
 def describe_series(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:

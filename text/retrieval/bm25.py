@@ -18,6 +18,7 @@ from text.datasets import PassageCollection
 from text.errors import DataError, explain_missing
 from text.progress import track
 from text.records import Passage
+from text.retrieval.arguments import check_k, list_questions
 from text.retrieval.exact import Found
 from text.words import split_bigrams
 
@@ -59,7 +60,7 @@ class BM25:
         self._index = bm25s.BM25(k1=k1, b=b)
         self._index.index((tokens, self._words.get_vocab_dict()), show_progress=False)
 
-    def search(self, questions: Sequence[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
+    def search(self, questions: Iterable[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
         """The k passages with the largest scores, for each question; those that share no word with it are not found.
 
         Args:
@@ -68,12 +69,12 @@ class BM25:
             also: Ids of passages of each question that come behind them, with their scores, if they are not among them.
 
         Raises:
+            TypeError: ``questions`` is no list, a question is no string, or k is no whole number.
             ValueError: k is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}; expected 1 or more")
+        k, listed = check_k(k), list_questions(questions)
         tokens: Any = self._words.tokenize(
-            list(questions), update_vocab=False, return_as="ids", show_progress=False, allow_empty=False
+            listed, update_vocab=False, return_as="ids", show_progress=False, allow_empty=False
         )
         others = also if also is not None else [()] * len(tokens)
         pairs = zip(track(tokens, "BM25", "questions"), others, strict=True)

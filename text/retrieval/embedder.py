@@ -6,7 +6,8 @@ Dimensions: N texts; D width of an embedding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 
 from text.artifacts import sha256
 from text.bundle import encoder_folder, load_side, model_files
+from text.errors import SettingsWarning
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import MAX_TOKENS, cut_by_length, lengths_of
 from text.records import Passage, TokenBatch
+from text.retrieval.arguments import list_texts
 from text.transforms import Tokenize, title_and_text
 
 BLOCK_ROWS = 1 << 11
@@ -112,7 +115,7 @@ class Embedder:
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
         """Questions, or passages, (N, L)."""
         if isinstance(texts, str):
-            raise ValueError("texts is a string; expected a list of them")
+            raise TypeError("texts is a str. Give a list of texts.")
         parts = [text if isinstance(text, str) else title_and_text(text, self.titles) for text in texts]
         return self.tokenize_texts(parts)
 
@@ -157,19 +160,40 @@ class Embedder:
         if waiting is not None:
             yield waiting[0], waiting[1].cpu()
 
-    def embed_texts(self, texts: Sequence[str] | Sequence[Passage]) -> Tensor:
+    def embed_texts(self, texts: Iterable[str] | Iterable[Passage]) -> Tensor:
         """Return (N, D) float32 embeddings of texts in memory, on the CPU.
 
-        A few thousand texts are tokenized at once, so that the tokens of all texts are never in memory together.
+        Warns of texts that are longer than the limit, so that their end is not embedded.
 
         Args:
             texts: Questions, or passages with or without titles.
+
+        Raises:
+            TypeError: ``texts`` is no list, or one of the texts is neither a string nor a passage; with its place.
+            ValueError: A text has half of a surrogate pair.
         """
-        if isinstance(texts, str):
-            raise ValueError("texts is a string; expected a list of them")
-        blocks = [texts[start : start + BLOCK_ROWS] for start in range(0, len(texts), BLOCK_ROWS)]
-        embeddings = [self.embed(self.tokenize(block)) for block in blocks]
-        return torch.cat(embeddings) if embeddings else torch.empty(0, self.encoder.embedding_dim)
+        listed = list_texts(texts)
+        embeddings, num_cut = self.embed_list(listed)
+        if num_cut:
+            warnings.warn(
+                f"{num_cut} of {len(listed)} texts are longer than {self.tokenize_texts.max_length} tokens, so their end "
+                "is cut off. Cut long texts into windows (text.datasets.cut_windows).",
+                SettingsWarning,
+                stacklevel=2,
+            )
+        return embeddings
+
+    def embed_list(self, texts: Sequence[str] | Sequence[Passage]) -> tuple[Tensor, int]:
+        """Return (N, D) float32 embeddings of a list of texts, and the number of texts whose end was cut off.
+
+        A few thousand texts are tokenized at once, so that the tokens of all texts are never in memory together.
+        """
+        embeddings, num_cut = [torch.empty(0, self.encoder.embedding_dim)], 0
+        for start in range(0, len(texts), BLOCK_ROWS):
+            tokens = self.tokenize(texts[start : start + BLOCK_ROWS])
+            num_cut += int(tokens.truncated.sum())
+            embeddings.append(self.embed(tokens))
+        return torch.cat(embeddings), num_cut
 
     __call__ = embed_texts
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from text.models.linear import multiply
 from text.progress import Progress, show_progress
+from text.retrieval.arguments import check_k
 from text.retrieval.memory import Embeddings
 
 BLOCK = 1 << 15
@@ -88,10 +89,10 @@ def with_passages(
 def check_questions(shards: Embeddings, questions: Tensor, k: int) -> None:
     """
     Raises:
+        TypeError: k is no whole number.
         ValueError: k is below 1, there is no question, a question is not finite, or D is another.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; expected 1 or more")
+    check_k(k)
     if not len(questions):
         raise ValueError("no questions; expected one or more")
     if questions.shape[1] != shards.embedding_dim:

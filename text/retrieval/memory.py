@@ -6,13 +6,14 @@ Dimensions: R texts; D width of an embedding; N rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from text.records import Passage
+from text.retrieval.arguments import list_texts
 
 
 class Embeddings(Protocol):
@@ -90,19 +91,35 @@ class MemoryEmbeddings:
         return self._ids[rows].tolist()
 
 
-def number_passages(texts: Sequence[str] | Sequence[Passage]) -> list[Passage]:
+def number_passages(texts: Iterable[str] | Iterable[Passage]) -> list[Passage]:
     """Return passages with ids. Where there is none, the place in the list is the id, from "0" on.
 
     Raises:
-        ValueError: There are no texts, or one is blank.
+        TypeError: As ``list_texts``.
+        ValueError: There are no texts, one is blank, or two have the same id.
 
     >>> number_passages(["an oak"])
     [Passage(passage_id='0', title='', text='an oak', score=None)]
     """
-    if isinstance(texts, str) or not texts:
+    passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in list_texts(texts)]
+    if not passages:
         raise ValueError("texts has no texts. Give a list of them.")
-    passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in texts]
     for row, passage in enumerate(passages):
         if not (passage.title.strip() or passage.text.strip()):
             raise ValueError(f"text {row} is blank.")
+    _check_ids(passages)
     return [passage._replace(passage_id=passage.passage_id or str(row)) for row, passage in enumerate(passages)]
+
+
+def _check_ids(passages: Sequence[Passage]) -> None:
+    """Check that no id stands twice, and that none is the place of a passage without an id."""
+    places: dict[str, int] = {}
+    for row, passage in enumerate(passages):
+        if passage.passage_id and (other := places.setdefault(passage.passage_id, row)) != row:
+            raise ValueError(f"texts {other} and {row} have the id {passage.passage_id}. Give each an id of its own.")
+    for row, passage in enumerate(passages):
+        if not passage.passage_id and (other := places.get(str(row))) is not None:
+            raise ValueError(
+                f"text {other} has the id {row}, and text {row} has no id, so that its place would be its id. "
+                "Give each passage an id, or none."
+            )

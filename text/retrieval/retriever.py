@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from text.datasets import Question
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, max_passage
 from text.records import Passage
+from text.retrieval.arguments import list_questions
 from text.retrieval.devices import default_device
 from text.retrieval.embedder import Embedder
 from text.retrieval.exact import Found, search_exact, with_passages
@@ -83,14 +84,15 @@ class Retriever(Generic[ShardsT]):
     def from_texts(
         cls,
         model: str | os.PathLike[str],
-        texts: Sequence[str] | Sequence[Passage],
+        texts: Iterable[str] | Iterable[Passage],
         *,
         precision: str = "float32",
         device: str = "cpu",
     ) -> Retriever[MemoryEmbeddings]:
         """Embed texts in memory. Nothing is written to disk.
 
-        The scores are those of ``encode_collection`` with ``dtype="float32"``.
+        The scores are those of ``encode_collection`` with ``dtype="float32"``. Warns of texts that are longer than the
+        model's limit, so that their end is not embedded.
 
         Args:
             model: The folder of the model.
@@ -99,8 +101,9 @@ class Retriever(Generic[ShardsT]):
             device: Encodes and searches.
 
         Raises:
-            FileNotFoundError: A file of the model is missing.
+            FileNotFoundError: The folder, or a file of the model, is missing.
             ArtifactError, UnsupportedModelError: As ``Embedder.from_pretrained``.
+            TypeError: ``texts`` is no list, or one of the texts is neither a string nor a passage; with its place.
             ValueError: There are no texts, one is blank, or two have the same id.
 
         >>> import tempfile
@@ -120,22 +123,24 @@ class Retriever(Generic[ShardsT]):
         embeddings = MemoryEmbeddings([passage.passage_id for passage in passages], embedder.embed_texts(passages))
         return Retriever(embeddings, Embedder.from_pretrained(model, "question", precision=precision, device=device))
 
-    def search(self, questions: Sequence[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
+    def search(self, questions: Iterable[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
         """Return the k passages with the highest scores for each question.
 
         Args:
-            questions: Texts of the questions.
+            questions: Texts of the questions. ``embedder.count_truncated`` counts the ones whose end is cut off.
             k: Passages for each question. A smaller collection gives all its passages.
             also: Passage ids for each question. These passages follow the k best ones with their scores, unless they
                 are among them.
 
         Raises:
+            TypeError: ``questions`` is no list, a question is no string, or k is no whole number.
             ValueError: k is below 1, or a question is blank.
         """
-        for row, question in enumerate(questions):
+        listed = list_questions(questions)
+        for row, question in enumerate(listed):
             if not question.strip():
                 raise ValueError(f"question {row} is blank.")
-        embeddings = self.embedder(questions)
+        embeddings, _ = self.embedder.embed_list(listed)
         if self.index is not None:
             found = self.index.search(embeddings, k)
         else:

@@ -89,5 +89,7 @@ def read_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:
         check_same_questions(path, source.questions, first_path, first.questions)
         for search in first.searches:
             if not search.by_windows:
-                check_same_collection(path, source.searches, first_path, search.collection_sha256)
+                check_same_collection(
+                    path, source.searches, first_path, search.collection_sha256, collection=search.collection
+                )
     return sources

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from text.artifacts import FileFacts, sha256
@@ -11,7 +12,7 @@ from text.errors import ArtifactError, UsageError
 from text.evaluation.run_source import RunSource, SearchRecord, check_same_collection
 from text.retrieval.run_files import read_sources
 from text.runs.contents import EVALUATION, LEDGER, read_ledger
-from text.runs.figures import Figures
+from text.runs.figures import Figures, read_figures
 from text.runs.manifest import read_manifest
 
 _OTHERS = {
@@ -25,16 +26,26 @@ _PLACES = ("passage_encoder", "question_encoder", "")
 """Folders of a saved model. A search names the files of the passage encoder without their folder."""
 
 
-def check_results_folder(folder: str | os.PathLike[str]) -> None:
+def check_results_folder(folder: str | os.PathLike[str], *, default_of: str | None = None) -> None:
     """Check that a folder can take the results of an evaluation.
 
+    Args:
+        folder: Folder for the results.
+        default_of: Run that the folder is named after. None if the user has named the folder.
+
     Raises:
-        UsageError: It is that of something else, which a file of an evaluation would damage or be taken for a part of.
+        UsageError: It is the folder of something else, which an evaluation would damage or be taken for a part of. Or
+            it is named after the run and holds the evaluation of another run, such as ``nq`` beside ``nq.trec``.
     """
     for name, what in _OTHERS.items():
         if os.path.lexists(Path(folder, name)):
             place = f"{os.fspath(folder)} holds {what} ({name})"
             raise UsageError(f"{place}. Take another --output_dir, such as RUN/evaluation.")
+    held = None if default_of is None else _find_evaluated(folder)
+    if held is not None and Path(held).name != Path(str(default_of)).name:
+        raise UsageError(
+            f"{os.fspath(folder)}: holds the evaluation of another run, {held}. Give an --output_dir for {default_of}."
+        )
 
 
 def read_known(inputs: Mapping[str, Mapping[str, str]], folder: str | os.PathLike[str]) -> dict[str, RunSource | None]:
@@ -55,9 +66,10 @@ def read_known(inputs: Mapping[str, Mapping[str, str]], folder: str | os.PathLik
             check_same_collection(runs[name], source.searches, searched["path"], searched["sha256"])
     searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
     run_folder = find_run_folder(folder)
-    if run_folder is not None and searches and not is_of_run(run_folder, searches):
+    if run_folder is not None and (other := find_other_search(run_folder, searches)) is not None:
+        given = next(name for name in ("run", "fuse_with") if (each := sources.get(name)) and other in each.searches)
         raise ArtifactError(
-            f"{runs['run']}: found by {searches[0]}, which is not the model of the training run in {run_folder}. "
+            f"{runs[given]}: found by {other}, which is not the model of the training run in {run_folder}. "
             "Give an --output_dir that is not in its folder."
         )
     return sources
@@ -74,48 +86,61 @@ def find_run_folder(path: str | os.PathLike[str]) -> Path | None:
     return next((each for each in (folder, *folder.parents) if _is_run_folder(each)), None)
 
 
-def is_of_run(folder: str | os.PathLike[str], searches: Sequence[SearchRecord]) -> bool:
-    """Return whether one of the searches used the model that a training run has saved."""
+def find_other_search(folder: str | os.PathLike[str], searches: Sequence[SearchRecord]) -> SearchRecord | None:
+    """Return a search because of which results do not belong to a training run. None if they belong to it.
+
+    Every dense search must have used the model that the run has saved. A search by BM25 may only be fused with one.
+    """
     manifest = read_manifest(folder)
     listed = {} if manifest is None else manifest.files
-    return any(search.model_files and _has_files(Path(folder), search.model_files, listed) for search in searches)
+    dense = [search for search in searches if search.model_files]
+    others = (search for search in dense if not _has_files(Path(folder), search.model_files, listed))
+    return next(others, None if dense else next(iter(searches), None))
 
 
 def check_evaluation(folder: str | os.PathLike[str], figures: Figures) -> None:
     """Check that the evaluation in a run's folder is of the run's model. An evaluation of an unknown model passes.
 
     Raises:
-        ArtifactError: It is of another model, or of BM25.
+        ArtifactError: It is of another model, or of BM25. Or another model's run is fused with that of the run's model.
     """
-    searches = figures.list_searches()
-    if searches and not is_of_run(folder, searches):
+    other = find_other_search(folder, figures.list_searches())
+    if other is not None:
         raise ArtifactError(
-            f"{Path(folder, EVALUATION)}: of another model than {Path(folder, 'model')}, {searches[0]}. Evaluate the "
+            f"{Path(folder, EVALUATION)}: of another model than {Path(folder, 'model')}, {other}. Evaluate the "
             "run's own model there (evaluate --overwrite), or move the evaluation."
         )
 
 
 def check_comparable(evaluations: Mapping[str, Figures]) -> None:
-    """Check that evaluations can be drawn in one picture: the same questions on the same collection.
+    """Check that evaluations can be drawn in one picture: the same judgments on the same collection.
 
     Args:
         evaluations: By the run's folder.
 
     Raises:
-        ArtifactError: Two of them have other judgments or another collection.
+        ArtifactError: Two of them have other judgments or another collection, or only one is without self matches.
     """
-    known = list(evaluations.items())
-    for folder, figures in known[1:]:
-        first_folder, first = known[0]
+    for (first_folder, first), (folder, figures) in combinations(evaluations.items(), 2):
         ours, theirs = figures.list_collections(), first.list_collections()
-        judged, first_judged = figures.list_judgments(), first.list_judgments()
-        others = ["questions" for name in judged.keys() & first_judged.keys() if judged[name] != first_judged[name]]
-        others += ["passages"] if ours and theirs and ours != theirs else []
+        others = ["of other judgments"] if figures.list_judgments() != first.list_judgments() else []
+        others += ["of other passages"] if ours and theirs and ours != theirs else []
+        option = "drop_self_matches"
+        others += [f"with another --{option}"] if figures.options.get(option) != first.options.get(option) else []
         if others:
             raise ArtifactError(
-                f"{Path(folder, EVALUATION)}: of other {others[0]} than {Path(first_folder, EVALUATION)}. Evaluate "
-                "both on the same data, or write a report for each run."
+                f"{Path(folder, EVALUATION)}: {others[0]} than {Path(first_folder, EVALUATION)}. Evaluate "
+                "both in the same way, or write a report for each run."
             )
+
+
+def _find_evaluated(folder: str | os.PathLike[str]) -> str | None:
+    """Return the run whose evaluation a folder holds. None if the folder holds none, or one that cannot be read."""
+    try:
+        run = read_figures(Path(folder, "figures.json")).inputs.get("run")
+    except (ArtifactError, OSError):
+        return None
+    return None if run is None else run.path
 
 
 def _is_run_folder(path: Path) -> bool:

@@ -58,9 +58,14 @@ class Figures(NamedTuple):
     nothing is known is missing. An earlier version has written a file without it."""
 
     def name_runs(self) -> list[str]:
-        """Return the name of each run, with a remark if its model is not known."""
+        """Return the name of each run, with a remark if runs were fused or a model is not known."""
         name, *others = self.runs
-        return [name if self.list_searches() else f"{name} (model unknown)", *others]
+        known = [str(search) for search in self.list_searches()]
+        given = [flag for flag in ("run", "fuse_with") if flag in self.inputs]
+        found = known + ["model unknown" for flag in given if flag not in (self.searches or {})]
+        if len(found) > 1:
+            return [f"{name} (fused: {' + '.join(found)})", *others]
+        return [name if known else f"{name} (model unknown)", *others]
 
     def list_searches(self) -> list[SearchRecord]:
         """Return the searches of the run and of the run that was fused with it, as far as they are known."""

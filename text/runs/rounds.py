@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,26 @@ START = "start"
 SPLITS = ("valid", "test")
 RoundMetrics = dict[str, dict[str, dict[str, float]]]
 """Metrics by round, split and measure."""
+SET_BY_LOOP = {
+    "windows": ("collection", "rows", "output_dir", "overwrite"),
+    "train": (
+        "data_path",
+        "train_files",
+        "valid_file",
+        "test_file",
+        "collection",
+        "encoder",
+        "output_dir",
+        "overwrite",
+        "resume",
+    ),
+    "encode": ("model", "collection", "output_dir", "overwrite"),
+    "search": ("model", "embeddings", "bm25", "collection", "questions", "with_positives", "run", "overwrite"),
+    "mine": ("rows", "collection", "output", "runs", "num", "overwrite"),
+}
+"""The flags of each command that the loop gives itself, so that no section or round may have them."""
+_INSTEAD = {"train_files": "train_file", "runs": "rounds", "num": "rounds", "rows": "train_file"}
+"""The flag of the loop that decides a flag of a command, where it has another name."""
 _BY_POSITIVES = ["ndcg@10", "recall@100", "mrr@10"]
 _BY_ANSWERS = ["accuracy@1", "accuracy@20", "accuracy@100"]
 
@@ -45,7 +65,7 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool,
         has_bm25: The loop uses BM25, so that rounds can mine from it.
 
     Raises:
-        UsageError: A round has an unknown field or source, or uses a model that does not exist.
+        UsageError: A round has an unknown field or source, flags without effect, or uses a model that does not exist.
     """
     numbered = enumerate(rounds, start=1)
     parsed = [check_type(dict(each), Round, f"round {number}", error=UsageError) for number, each in numbered]
@@ -54,11 +74,31 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool,
             raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. Use dense and bm25.")
         if "bm25" in each.sources and not has_bm25:
             raise UsageError(f"round {number} mines from bm25. Leave out --bm25=false, or mine from dense.")
+        if each.mine and not each.sources:
+            raise UsageError(f"round {number} has flags of mine, but no sources to mine from. Give it sources.")
     if parsed and parsed[0].go_on:
         raise UsageError("round 1 has go_on, but there is no round before it. Give the model as --encoder.")
     if parsed and "dense" in parsed[0].sources and not is_start_encoded:
         raise UsageError("round 1 mines from dense. Give a pretrained --encoder and leave --score_start on.")
     return parsed
+
+
+def check_own_flags(command: str, given: Iterable[str], place: str, known: Collection[str]) -> None:
+    """Refuse flags of a command that the loop gives itself, because it would not honour them.
+
+    Args:
+        command: The command.
+        given: Names of the flags that a recipe has for it.
+        place: Where they stand, for the error.
+        known: Flags of the loop.
+
+    Raises:
+        UsageError: A flag is the loop's; with the one to give instead.
+    """
+    if name := next((name for name in given if name in SET_BY_LOOP[command]), None):
+        instead = _INSTEAD.get(name, name)
+        advice = f"Give --{instead} instead." if instead in known else "Leave it out."
+        raise UsageError(f"{place}.{name} is set by the loop. {advice}")
 
 
 def choose_measures(measures: Sequence[str], *, by_answers: bool) -> list[str]:
@@ -93,15 +133,19 @@ def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequ
     """Check that the table will have the metrics that a recipe expects.
 
     Raises:
-        UsageError: A round, a split or a measure is not in the table.
+        UsageError: A round, a split or a measure is not in the table; with all of them.
     """
-    for name, split, measure, _ in _flatten(expected):
-        if name not in rounds or split not in SPLITS or measure not in measures:
-            known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
-            raise UsageError(
-                f"--expected has {name}, {split}, {measure}. The table has {known}. "
-                f"--expected='{{{name}: null}}' removes what a recipe expects of {name}."
-            )
+    wrong = [
+        f"{name}, {split}, {measure}"
+        for name, split, measure, _ in _flatten(expected)
+        if name not in rounds or split not in SPLITS or measure not in measures
+    ]
+    if wrong:
+        known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
+        raise UsageError(
+            f"--expected has {'; '.join(wrong)}. The table has {known}. --expected=null removes all that a recipe "
+            f"expects, --expected='{{{wrong[0].partition(',')[0]}: null}}' what it expects of one round."
+        )
 
 
 def compare_metrics(table: RoundMetrics, expected: RoundMetrics, tolerance: float) -> int:

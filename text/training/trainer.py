@@ -28,6 +28,7 @@ from text.training.loggers import MetricsCSV, open_tensorboard
 from text.training.pool import RECALL_AT
 from text.training.task import BiEncoderTask
 from text.training.worst_questions import WorstQuestions
+from text.transforms import Tokenizer
 
 MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "max"} | {
     f"valid_recall@{k}": "max" for k in RECALL_AT
@@ -261,7 +262,11 @@ def check_schedule(num_batches: int, *, max_epochs: int, accumulate_batches: int
 
 
 def resolve_max_lengths(
-    question: int | None, passage: int | None, model: BiEncoder, defaults: tuple[int, int] = (64, 256)
+    question: int | None,
+    passage: int | None,
+    model: BiEncoder,
+    tokenizer: Tokenizer,
+    defaults: tuple[int, int] = (64, 256),
 ) -> dict[str, int]:
     """Return the limits of questions and passages, by the name of the setting.
 
@@ -269,19 +274,22 @@ def resolve_max_lengths(
         question: Maximum tokens of a question, or None.
         passage: Maximum tokens of a title and text together, or None.
         model: Its question encoder's limit holds for both sides.
+        tokenizer: Its special tokens, and a token each of a title and a text, have to fit.
         defaults: Maximum tokens of a question and of a passage where None was asked for. The encoder's limit counts if
             it is lower.
 
     Raises:
-        UsageError: A limit is higher than the encoder's.
+        UsageError: A limit is higher than the encoder's, or too low for a text.
     """
+    least = tokenizer.num_special_tokens_to_add(True) + 2
     encoder_limit: int = model.question_encoder.max_length  # pyright: ignore[reportAssignmentType]
     limits = {}
     asked_for = zip(("question_max_length", "passage_max_length"), (question, passage), defaults, strict=True)
     for name, asked, default in asked_for:
         limits[name] = min(default, encoder_limit) if asked is None else asked
-        if not 1 <= limits[name] <= encoder_limit:
-            raise UsageError(f"--{name} is {limits[name]}. The encoder takes 1 to {encoder_limit} tokens.")
+        if not least <= limits[name] <= encoder_limit:
+            numbers = f"{least} to {encoder_limit} tokens, special tokens included"
+            raise UsageError(f"--{name} is {limits[name]}. Give {numbers}.")
     return limits
 
 

@@ -63,7 +63,8 @@ class TokenLayout(nn.Module):
         self._templates = {1: (start, end, _NOTHING), 2: tuple(templates.pair)}
         least = sum(map(len, self._templates[2])) + len(self._prompt) + 2
         if max_length < least:
-            raise ValueError(f"max_length is {max_length}; expected {least} or more, to hold a title and a text")
+            needs = "special tokens, the prompt, and a token each of a title and a text"
+            raise ValueError(f"max_length is {max_length}. Give {least} or more, to hold {needs}.")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text: int32, whole, without prompt and special tokens. ``forward`` takes them, too."""

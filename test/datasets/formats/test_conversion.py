@@ -144,6 +144,7 @@ def test_array_that_is_cut_is_refused(tmp_path: Path) -> None:
 # Compression. Every cut of the packed file is an error, and nothing of it is published.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", PACKED)
 def test_every_cut_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
     packed = PACKED[suffix](ROWS)
