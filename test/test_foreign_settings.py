@@ -191,7 +191,11 @@ def copy(folders: dict[str, Path], kind: str, tmp_path: Path) -> Path:
 
 def ours(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
     passages = [Passage("", "", text) for text in texts]
-    return Embedder.from_pretrained(folder, "question")(texts), Embedder.from_pretrained(folder, "passage")(passages)
+    (questions, _), (of_passages, _) = (
+        Embedder.from_pretrained(folder, side).embed_list(each)
+        for side, each in (("question", texts), ("passage", passages))
+    )
+    return questions, of_passages
 
 
 def theirs(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:

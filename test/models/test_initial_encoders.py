@@ -59,7 +59,7 @@ def assert_every_reader_agrees(folder: Path, tokenizer: Tokenizer) -> None:
     config = json.loads((folder / "question_encoder" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == tuple(around)
     assert (config["pad_token_id"], config["vocab_size"]) == (padding, tokenizer.get_vocab_size())
-    ours = Embedder.from_pretrained(folder, "question")(TEXTS)
+    ours, _ = Embedder.from_pretrained(folder, "question").embed_list(TEXTS)
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     torch.testing.assert_close(ours, torch.from_numpy(model.encode_query(TEXTS)), rtol=1e-5, atol=1e-5)
     encoder = transformers.AutoModel.from_pretrained(folder / "question_encoder").eval()

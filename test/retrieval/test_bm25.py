@@ -106,7 +106,7 @@ def test_ties_words_that_are_unknown_and_stems() -> None:
     assert index.search(["oak"], 2)[0].passage_ids == ["3", "2"]
     with pytest.raises(ValueError, match="k is 0; expected 1 or more"):
         index.search(["oak"], 0)
-    with pytest.raises(TypeError, match="^questions is a str"):
+    with pytest.raises(TypeError, match=r"^questions is a str"):
         index.search("oak")
     with pytest.raises(DataError, match="no passages with words"):
         BM25([])

@@ -175,12 +175,10 @@ class Embedder:
         listed = list_texts(texts)
         embeddings, num_cut = self.embed_list(listed)
         if num_cut:
-            warnings.warn(
-                f"{num_cut} of {len(listed)} texts are longer than {self.tokenize_texts.max_length} tokens, so their end "
-                "is cut off. Cut long texts into windows (text.datasets.cut_windows).",
-                SettingsWarning,
-                stacklevel=2,
-            )
+            limit = f"{self.tokenize_texts.max_length} tokens, so their end is cut off"
+            message = f"{num_cut} of {len(listed)} texts are longer than {limit}."
+            advice = "Cut long texts into windows (text.datasets.cut_windows)."
+            warnings.warn(f"{message} {advice}", SettingsWarning, stacklevel=2)
         return embeddings
 
     def embed_list(self, texts: Sequence[str] | Sequence[Passage]) -> tuple[Tensor, int]:
