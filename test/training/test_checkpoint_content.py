@@ -124,7 +124,8 @@ def test_content_that_a_run_cannot_go_on_from_is_refused_with_its_key(
 
 def test_other_encoder_is_refused_with_the_weight_that_differs(stopped: Stopped) -> None:
     run = stopped.run()
-    size = run.task.model.question_encoder.embeddings.word.num_embeddings  # pyright: ignore
+    word: Any = run.task.model.question_encoder.embeddings.word  # pyright: ignore
+    size = int(word.num_embeddings)
     sides = [roberta_tiny(vocab_size=size, pooling="mean", max_position_embeddings=n) for n in (40, 34)]
     for encoders, key in (((sides[0], sides[0]), "position.weight"), ((sides[1], roberta_tiny(vocab_size=size)), "")):
         run = stopped.run()
@@ -135,7 +136,8 @@ def test_other_encoder_is_refused_with_the_weight_that_differs(stopped: Stopped)
 
 def test_untied_encoders_are_refused(stopped: Stopped) -> None:
     run = stopped.run()
-    size = run.task.model.question_encoder.embeddings.word.num_embeddings  # pyright: ignore
+    word: Any = run.task.model.question_encoder.embeddings.word  # pyright: ignore
+    size = int(word.num_embeddings)
     sides = [roberta_tiny(vocab_size=size, pooling="mean", max_position_embeddings=34) for _ in range(2)]
     run.task = BiEncoderTask(BiEncoder(*sides), learning_rate=1e-3, warmup_steps=2)
     with pytest.raises(ArtifactError, match=r"param_groups\[0\]\.params"):

@@ -26,8 +26,10 @@ def tokens(lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
 
 def encoder(dropout: float) -> RobertaEncoder:
     torch.manual_seed(0)
-    options = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return roberta_tiny(vocab_size=50, pooling="mean", **options).train()
+    made = roberta_tiny(
+        vocab_size=50, pooling="mean", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+    )
+    return made.train()
 
 
 def gradients(model: RobertaEncoder, embeddings: Tensor) -> list[Tensor]:

@@ -238,8 +238,8 @@ def test_the_floor_is_reached_and_not_passed() -> None:
     )
     assert best.item() == pytest.approx(Objective().find_floor(3))
     generator = torch.Generator().manual_seed(0)
-    sides = (torch.nn.functional.normalize(torch.randn(n, 4, generator=generator)) for n in (5, 8))
-    assert in_batch_nll(*sides, torch.arange(5), reduction="none").min() > Objective().find_floor(8)
+    questions, passages = (torch.nn.functional.normalize(torch.randn(n, 4, generator=generator)) for n in (5, 8))
+    assert in_batch_nll(questions, passages, torch.arange(5), reduction="none").min() > Objective().find_floor(8)
 
 
 def test_a_temperature_with_which_nothing_is_learned_is_told() -> None:
