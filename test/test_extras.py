@@ -120,7 +120,7 @@ def test_without_extras_the_library_works_and_a_command_says_what_to_install(tmp
     assert [code for code, _ in lines[: len(works)]] == [0] * len(works), lines
     for ((package, extra), command), (code, printed) in zip(commands.items(), lines[len(works) :], strict=True):
         assert code == 2 and printed.count("\n") == 1, printed
-        assert printed.startswith(f"dpr-text {command[0]}: error: {package} "), printed
+        assert re.match(rf"dpr-text {command[0]}: error: {package}\b", printed), printed
         assert f'pip install "dpr-text[{extra}]"' in printed
 
 
