@@ -310,13 +310,26 @@ def test_a_signal_in_a_call_from_an_import_raises(tmp_path: Path) -> None:
     )
 
 
+SAYS_WHEN_IT_STARTS = """
+import os, sys, dpr_text
+
+class Start:
+    def find_spec(self, name, path=None, target=None):
+        if name == "text.commands":
+            sys.meta_path.remove(self)
+            os.write(1, b"ready\\n")
+
+sys.meta_path.insert(0, Start())
+sys.exit(dpr_text.main())
+"""
+"""``dpr-text``, which prints a line before its first import."""
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_any_time_after_the_start_of_python_is_one_line(tmp_path: Path) -> None:
     data = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
     flags = [f"--data_path={data}", f"--output_dir={tmp_path}/run", "--tied", "--vocab_size=500", "--overwrite"]
-    # The first line of this program says that Python itself has started.
-    code = "import os; os.write(1, b'ready\\n'); import sys, dpr_text; sys.exit(dpr_text.main())"
-    command = [sys.executable, "-c", code, "train", *flags, "--max_epochs=1000"]
+    command = [sys.executable, "-c", SAYS_WHEN_IT_STARTS, "train", *flags, "--max_epochs=1000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     for delay in range(0, 3000, 150):
         with subprocess.Popen(command, env=ENVIRONMENT, text=True, preexec_fn=listen, **pipes) as process:  # type: ignore[call-overload]
