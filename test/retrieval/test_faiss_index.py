@@ -102,6 +102,24 @@ def test_an_index_that_changes_while_it_is_in_use_is_an_error(shards: EmbeddingS
     assert_one_line(error.value, index_folder(shards) / "index.faiss")
 
 
+def test_no_thread_reads_the_index_after_a_search(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, np.tile(ROWS, (10, 1)), shard_rows=1024, block_rows=1024)
+    assert open_index(shards, index="IVF64,Flat") is not None
+    [path] = shards.folder.glob("index-*/index.faiss")
+    content = path.read_bytes()
+
+    def search_then_cut() -> None:
+        index = open_index(shards, index="IVF64,Flat", index_parameters="nprobe=64")
+        assert index is not None
+        index.search(QUESTIONS, 3)
+        os.truncate(path, 1)
+        del index  # FAISS waits for its threads.
+
+    for _ in range(10):  # With threads that read ahead, a bus error ends about every second process.
+        assert forked(search_then_cut) == 0
+        path.write_bytes(content)
+
+
 def test_a_full_disk_leaves_no_index(shards: EmbeddingShards) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))

@@ -108,6 +108,7 @@ class FaissIndex:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
         except RuntimeError as error:
             raise ArtifactError(f"{path}: no index of FAISS ({_reason(error)}). Remove {folder}.") from None
+        _stop_reading_ahead(index)
         return cls(index, shards, file)
 
     def set_parameters(self, parameters: str) -> None:
@@ -167,6 +168,18 @@ def make_index(factory: str, width: int, parameters: str = "") -> faiss.Index:
         raise ValueError(f"{message} ({_reason(error)}). Use a factory string such as HNSW32.") from None
     _set_parameters(index, parameters)
     return index
+
+
+def _stop_reading_ahead(index: faiss.Index) -> None:
+    """Let only searches read a mapped index.
+
+    FAISS otherwise starts threads that read the lists of a search ahead. They go on after the search has returned, when
+    nobody looks at the size of the file any more: a file that becomes shorter then kills the process (SIGBUS).
+    """
+    ivf = faiss.try_extract_index_ivf(index)
+    lists = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
+    if isinstance(lists, faiss.OnDiskInvertedLists):
+        lists.prefetch_nthread = 0
 
 
 def _write_index(index: faiss.Index, temporary: Path, path: Path) -> None:
