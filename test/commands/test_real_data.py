@@ -27,6 +27,7 @@ def metric(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nq_dev_10", "squad1_dev_10"])
 def test_selects_from_real_rows_and_trains(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "data"

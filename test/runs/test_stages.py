@@ -92,13 +92,24 @@ def windows_stage(tmp_path: Path, *arguments: str, inputs: Sequence[TrackedFile]
 PASSAGES = "id\ttext\ttitle\n1\tone two three\ttitle\n"
 
 
+def make_stage(folder: Path) -> Stage:
+    collection = write(folder / "passages.tsv", PASSAGES)
+    return windows_stage(folder, f"--collection={collection}", inputs=[collection])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a complete stage."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_stage(make_stage(folder), "first")
+    return folder
+
+
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    """A complete stage."""
-    collection = write(tmp_path / "passages.tsv", PASSAGES)
-    stage = windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])
-    run_stage(stage, "first")
-    return stage
+def stage(finished: Path, tmp_path: Path) -> Stage:
+    """A complete stage, to be spoiled."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return make_stage(tmp_path)
 
 
 def test_a_stage_runs_once_in_any_working_directory(

@@ -163,6 +163,7 @@ def fill_memory(rows: Path, folder: Path) -> None:
         (folder / "error").write_text(str(error))
 
 
+@pytest.mark.slow
 def test_memory_that_is_full_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=fill_memory, args=(rows, tmp_path))
     process.start()
@@ -219,6 +220,7 @@ def lose_a_rank(rank: int, folder: Path) -> None:
             os._exit(0)  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_process_that_has_ended_is_told_by_the_others(tmp_path: Path) -> None:
     multiprocessing.spawn(lose_a_rank, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     [line] = (tmp_path / "error").read_text().splitlines()

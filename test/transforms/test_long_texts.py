@@ -58,6 +58,7 @@ def test_rows_of_long_texts(name: str, prompt: str, text: str) -> None:
     assert batch.truncated.tolist() == [len(whole) > 64 - 2, False, len(whole) > 64 - 2]
 
 
+@pytest.mark.slow
 def test_no_call_of_the_tokenizer_gets_a_long_text() -> None:
     for name, text in (("byte_level_bpe", "a" * 3_000_000), ("word_piece", "ab " * 1_000_000)):
         seen: list[int] = []
