@@ -177,7 +177,7 @@ def _stop_reading_ahead(index: faiss.Index) -> None:
     nobody looks at the size of the file any more: a file that becomes shorter then kills the process (SIGBUS).
     """
     ivf = faiss.try_extract_index_ivf(index)
-    lists = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
+    lists = None if ivf is None or ivf.invlists is None else faiss.downcast_InvertedLists(ivf.invlists)
     if isinstance(lists, faiss.OnDiskInvertedLists):
         lists.prefetch_nthread = 0
 
