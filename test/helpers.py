@@ -16,6 +16,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from text.bundle import BiEncoderBundle
+from text.commands.flag_help import format_help
 from text.datasets import PassageCollection
 from text.models import BiEncoder, roberta_tiny
 from text.records import Example
@@ -27,6 +28,15 @@ law = hypothesis_settings(
     derandomize=True,  # the same examples in every run
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example writes the files of the folder anew
 )
+
+
+# Command lines
+
+
+def read_examples(flags_class: type) -> list[str]:
+    """The command lines at the end of a command's help. Each may have several lines."""
+    examples = format_help(flags_class, None).partition("\nexamples:\n")[2].replace("\\\n", " ")
+    return [line.strip() for line in examples.splitlines() if line.strip()]
 
 
 # Rows in the DPR format

@@ -79,6 +79,14 @@ def format_tsv(rows: Iterable[Sequence[Any]], line_end: str) -> bytes:
     return file.getvalue().encode()
 
 
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags that ``finish`` reads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--overwrite", action="store_true")
+    return parser
+
+
 def finish(
     parser: argparse.ArgumentParser,
     arguments: argparse.Namespace,

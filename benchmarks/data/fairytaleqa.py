@@ -12,7 +12,6 @@ undone, the rules give every byte again. docs/reference/benchmarks.md says what 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.data.dpr_rows import Seal, finish, format_json_lines, format_tsv, search_bm25, to_context
+from benchmarks.data.dpr_rows import Seal, finish, format_json_lines, format_tsv, make_parser, search_bm25, to_context
 from text.records import Passage
 
 SEED = 7
@@ -62,10 +61,8 @@ class Story(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--source", type=Path, required=True, help="checkout of FairytaleQAData")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
     stories = read_stories(arguments.source / "data-by-train-split")
     if len(stories) != NUM_STORIES:

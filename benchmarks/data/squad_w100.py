@@ -13,7 +13,6 @@ order of their rows undone, the rules give every byte again. docs/reference/benc
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from benchmarks.data.dpr_rows import (
     finish,
     format_json_lines,
     format_tsv,
+    make_parser,
     search_bm25,
     to_context,
 )
@@ -76,10 +76,8 @@ class Window(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--squad", type=Path, required=True, help="dev-v1.1.json of SQuAD")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
     articles = json.loads(arguments.squad.read_text(encoding="utf-8"))["data"]
     if len(articles) != sum(ARTICLES.values()):

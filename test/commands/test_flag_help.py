@@ -9,9 +9,10 @@ import textwrap
 import pytest
 
 from test.commands.test_cli import Flags
+from test.helpers import read_examples
 from text.commands import COMMANDS, load_command, main
 from text.commands.cli import flag_fields, parse_flags
-from text.commands.flag_help import format_help, read_examples
+from text.commands.flag_help import format_help
 from text.commands.train_flags import TrainFlags
 
 NO_PATHS = set(

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from examples.dpr.main import ExampleFlags, main
+from test.helpers import read_examples
 from text.bundle import BiEncoderBundle
 from text.commands.cli import parse_flags, run_command
-from text.commands.flag_help import read_examples
 from text.commands.train import train
 from text.commands.train_flags import TrainFlags
 

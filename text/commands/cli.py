@@ -163,13 +163,9 @@ def name_flags(flags: Iterable[str]) -> Iterator[None]:
     inside = re.compile(rf"(?<![\w./'\"\-])((?=\w*_)(?:{names}))(?![\w/'\"\[]|\.\w)")
     try:
         yield
-    except (UsageError, DataError) as error:
-        error.args = (inside.sub(r"--\1", start.sub(r"--\1", str(error.args[0]))), *error.args[1:])
-        raise
     except ValueError as error:
-        if type(error) is not ValueError or not error.args:
-            raise
-        error.args = (inside.sub(r"--\1", start.sub(r"--\1", str(error))), *error.args[1:])
+        if error.args and (isinstance(error, UsageError | DataError) or type(error) is ValueError):
+            error.args = (inside.sub(r"--\1", start.sub(r"--\1", str(error.args[0]))), *error.args[1:])
         raise
 
 

@@ -52,12 +52,6 @@ def format_help(flags_class: type, program: str | None) -> str:
     return "\n\n".join(parts)
 
 
-def read_examples(flags_class: type) -> list[str]:
-    """Return the command lines below ``Examples::`` in the docstring of a dataclass of flags. Each may have lines."""
-    examples = (inspect.getdoc(flags_class) or "").partition(_EXAMPLES)[2]
-    return [line for line in textwrap.dedent(examples).replace("\\\n", " ").strip().split("\n") if line]
-
-
 def _format_groups(flags_class: type) -> Iterator[str]:
     """Yield the text of each group: required flags, other flags of the command itself, and its groups."""
     own = [field for field in dataclasses.fields(flags_class) if field.name in flag_fields(flags_class)]

@@ -9,6 +9,7 @@ from text.commands.cli import MAX_SEED, number
 from text.commands.model_paths import model_path
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
+from text.evaluation.run_source import source_path
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
@@ -75,7 +76,7 @@ def mine(flags: MineFlags) -> None:
     """Search with the model if one is given, mine from all runs, and print a summary."""
     outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
     if flags.model is not None:
-        outputs += [flags.model_run, f"{flags.model_run}.json"]
+        outputs += [flags.model_run, str(source_path(flags.model_run))]
     inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings]
     check_files(inputs, outputs, overwrite=flags.overwrite)
     found = found_by = None

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from text.runs.stages import build_environment
+from text.runs.stages import build_environment, to_exit_code
 
 _SECONDS = 0.05
 """Between two looks at the processes."""
@@ -35,15 +35,19 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> None:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen(command, env={**build_environment(), **ranks, **own}))
         while any(process.poll() is None for process in processes):
-            if failed := [process.returncode for process in processes if process.poll()]:
-                raise SystemExit(failed[0] if failed[0] > 0 else 128 - failed[0])
+            _check_ended(processes)
             time.sleep(_SECONDS)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    if failed := [process.returncode for process in processes if process.returncode]:
-        raise SystemExit(failed[0] if failed[0] > 0 else 128 - failed[0])
+    _check_ended(processes)
+
+
+def _check_ended(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Raise SystemExit with the exit code of the first process that has failed, if one has."""
+    if failed := [process.returncode for process in processes if process.poll()]:
+        raise SystemExit(to_exit_code(failed[0]))
 
 
 def _find_port() -> int:

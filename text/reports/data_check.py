@@ -92,9 +92,9 @@ def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
 def format_lengths(lengths: Sequence[Lengths]) -> list[str]:
     """Return lines with percentiles of the token counts and the share of truncated texts."""
     lines = ["", _format_line("tokens of the train texts", "median", "95 %", "longest", "limit", "truncated")]
-    for kind, tokens, limit in lengths:
-        median, most, longest = np.percentile(tokens, [50, 95, 100]).astype(int)
-        lines.append(_format_line(kind, median, most, longest, limit, f"{_truncated_share(tokens, limit):.2%}"))
+    for each in lengths:
+        median, most, longest = np.percentile(each.tokens, [50, 95, 100]).astype(int)
+        lines.append(_format_line(each.kind, median, most, longest, each.limit, f"{each.truncated_share:.2%}"))
     return lines
 
 
@@ -199,19 +199,16 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
     """Draw a histogram of each kind of text with its limit, as PNG."""
     figure = Figure(figsize=(10, 3.5), layout="constrained")
-    for axes, (kind, tokens, limit) in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
+    for axes, each in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
+        kind, tokens, limit = each
         axes.hist(tokens, bins=length_bins(tokens.max()), color="#4477aa")
-        axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {_truncated_share(tokens, limit):.2%} are longer")
+        axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {each.truncated_share:.2%} are longer")
         axes.set_title(f"{len(tokens):,} {kind}", loc="left")
         axes.set(xlabel="tokens, special tokens included", ylabel="texts")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # above the axes, where it covers nothing
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": _SOFTWARE})
-
-
-def _truncated_share(tokens: np.ndarray, limit: int) -> float:
-    return float((tokens > limit).mean())
 
 
 def _format_line(name: str, *values: object) -> str:

@@ -46,6 +46,11 @@ class Lengths(NamedTuple):
     limit: int
     """Maximum number of tokens that the encoder gets."""
 
+    @property
+    def truncated_share(self) -> float:
+        """Share of the texts that are longer than the limit."""
+        return float((self.tokens > self.limit).mean())
+
 
 class _KindLengths(NamedTuple):
     """The texts of one kind in ``lengths.json``."""
@@ -117,11 +122,10 @@ def warn_truncated(lengths: Sequence[Lengths], most: int | None = None) -> None:
         lengths: The lengths of texts.
         most: Maximum number of tokens that the encoder takes, if it is known.
     """
-    for kind, tokens, limit in lengths:
-        share = float((tokens > limit).mean())
-        if share > _MAX_TRUNCATED:
-            advice = _advise_limit(kind, tokens, limit, most)
-            message = f"{share:.0%} of the {kind} are longer than {limit} tokens and lose their end. {advice}"
+    for each in lengths:
+        if (share := each.truncated_share) > _MAX_TRUNCATED:
+            advice = _advise_limit(*each, most)
+            message = f"{share:.0%} of the {each.kind} are longer than {each.limit} tokens and lose their end. {advice}"
             warnings.warn(message, SettingsWarning, stacklevel=2)
 
 

@@ -159,7 +159,7 @@ def run_stage(stage: Stage, title: str) -> TrackedFile:
     if code := _call([sys.executable, "-m", "dpr_text", *command], stop_signal):
         message = f"{stage.command} ended with exit code {code}. Run the same command again to continue from there."
         print(f"{title}: {message}", file=sys.stderr)
-        raise SystemExit(code if code > 0 else 128 - code)
+        raise SystemExit(to_exit_code(code))
     for each in stage.inputs:
         each.check_unchanged()
     return write_done(stage, ["dpr-text", *command], round(time.monotonic() - started, 1))
@@ -268,6 +268,15 @@ def build_environment() -> dict[str, str]:
     """Return the variables with which ``python -m dpr_text`` runs this package in any working directory."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def to_exit_code(returncode: int) -> int:
+    """Return the exit code of a process as a shell has it: 128 and the signal's number if a signal ended it.
+
+    >>> to_exit_code(3), to_exit_code(-9)
+    (3, 137)
+    """
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def spell_arguments(arguments: Arguments) -> list[str]:
