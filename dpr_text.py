@@ -1,8 +1,8 @@
-"""Start the command ``dpr-text``. The library is the package ``text``, which lies beside this file.
+"""Entry point of the command ``dpr-text`` and of ``python -m dpr_text``.
 
-The name ``text`` is common. A package or module of the user with this name hides the library if its folder stands
-earlier on Python's path (``PYTHONPATH=.``, or ``python -m text`` in its folder). This file therefore loads the library
-from its own folder. ``python -m dpr_text`` is the same as ``dpr-text``.
+The library is the package ``text`` in the same folder. The name is common: another package or module called ``text``
+hides the library if its folder comes earlier on Python's path, for example with ``PYTHONPATH=.``. This file therefore
+loads the library from its own folder.
 """
 
 import os
@@ -15,12 +15,12 @@ def main() -> int:
     """Run ``dpr-text`` and return the exit code."""
     try:
         if other := _load_library():
-            print(f"dpr-text: error: {other} is not the library of dpr-text. {_ADVICE}", file=sys.stderr)
+            print(f"dpr-text: error: {other} hides the library of dpr-text. {_ADVICE}", file=sys.stderr)
             return 4
         from text.commands import main as run
 
         return run()
-    except KeyboardInterrupt:  # The command handles signals itself, from its first imports on.
+    except KeyboardInterrupt:  # The command handles signals itself after its first imports.
         print("dpr-text: error: stopped by SIGINT", file=sys.stderr)
         return 143
 
@@ -29,12 +29,12 @@ _ADVICE = "Rename the package or module called text, or install dpr-text into an
 
 
 def _load_library() -> str | None:
-    """Load the package ``text`` beside this file. Return the place of another package that took its name, if any."""
+    """Load the package ``text`` in this folder. If another package has taken its name, return the path of that package."""
     from importlib.util import module_from_spec, spec_from_file_location
 
     start = os.path.join(_LIBRARY, "__init__.py")
     if not os.path.isfile(os.path.join(_LIBRARY, "commands", "__init__.py")):
-        return _LIBRARY  # Another distribution wrote over it.
+        return _LIBRARY  # Another distribution has overwritten the library.
     if "text" in sys.modules:
         found = sys.modules["text"].__file__ or "a namespace package called text"
         return None if found == start else found

@@ -36,8 +36,8 @@ from sentence_transformers.base import BatchSamplers
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import nn
 
-from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, minilm
-from benchmarks.report import hardware, versions, write_result
+from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, find_minilm
+from benchmarks.report import describe_hardware, describe_versions, write_result
 from text.datasets import DPRDataPipe
 
 MEASURES = ("ndcg@10", "mrr@10", "recall@100")
@@ -93,8 +93,8 @@ def page(data: str, num_questions: int, outcomes: list[Outcome]) -> str:
     """What was done, and a table with a line for each outcome, then for each side."""
     lines = [
         f"# Fine-tuning with one budget: {data}\n",
-        f"{hardware()}; {torch.get_num_threads()} threads. "
-        f"{versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
+        f"{describe_hardware()}; {torch.get_num_threads()} threads. "
+        f"{describe_versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
         f"{num_questions:,} training questions, once, in batches of {BATCH_SIZE}; "
         f"peak learning rate {LEARNING_RATE:g} after {WARMUP_STEPS} steps, temperature {TEMPERATURE}, "
         f"{MAX_LENGTH} tokens; all questions of the test over all passages.\n",
@@ -138,7 +138,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
         "train_files": json.dumps([str(rows)]),
         "valid_file": few,
         "test_file": few,
-        "encoder": minilm(),
+        "encoder": find_minilm(),
         "tied": "true",
         "titles": "join",
         "dropout": 0.0,
@@ -164,7 +164,7 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
 
 def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
     """Model and seconds of SentenceTransformerTrainer."""
-    model = SentenceTransformer(str(minilm()), device="cpu")
+    model = SentenceTransformer(str(find_minilm()), device="cpu")
     model.max_seq_length = MAX_LENGTH
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -1,12 +1,12 @@
-"""Runs killed at random moments and resumed, beside one that nothing disturbed: is all that they leave the same?
+"""Kill training runs at random moments, resume them, and compare their files with an undisturbed run.
 
     PYTHONPATH=. python -m benchmarks.kills
 
-Each run is killed up to three times by SIGKILL, by a clock or, in each third run, inside the writing of a checkpoint;
-after that it goes on with --resume, or from the start where no checkpoint was left, until it ends. What is compared:
-weights, state of the optimizer, the schedule, the data and the random numbers in both checkpoints; the model handed
-on; test figures; and the rows of every step, those made twice too. Processes are forked from one that has PyTorch
-imported; nothing in the library knows of the kills. Writes benchmarks/results/kills-DATE.md.
+Each run is killed up to three times by SIGKILL: at a random time or, in every third run, while it writes a checkpoint.
+Then it continues until the end, with --resume, or from the start if there is no checkpoint. The script compares both
+checkpoints (weights, states of the optimizer, the schedule, the data and the random generators), the exported model, the
+test metrics and the rows of every step, including repeated steps. The runs are forked from a process that has imported
+PyTorch. The library itself has no code for this benchmark. The script writes benchmarks/results/kills-DATE.md.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.report import hardware, versions, write_result
-from text.artifacts import sha256
+from benchmarks.report import describe_hardware, describe_versions, write_result
+from text.artifacts import hash_file
 from text.commands.cli import run_command
 from text.commands.train import train
 from text.commands.train_flags import TrainFlags
-from text.training import AtomicCheckpointIO, BiEncoderTask, checkpoints, newest_valid
+from text.training import AtomicCheckpointIO, BiEncoderTask, checkpoints, find_valid_checkpoint
 
 TINY_SET = Path(__file__).parents[1] / "examples/dpr/data/nq3_tiny/data/retriever"
 FLAGS = (
@@ -46,86 +46,89 @@ FLAGS = (
     "--eval_hard_negatives=2",
     "--eval_other_negatives=0",
 )
-MOST_KILLS = 3
+MAX_KILLS = 3
+"""Maximum number of kills per run."""
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "DPRDataModule")
 OTHER_DISK = "/dev/shm"
 MOMENTS = ("write", "flush of the file", "rename", "flush of the folder")
+"""Steps of the writing of a checkpoint at which a run can be killed."""
 
 
-def bench() -> None:
+def main() -> None:
+    """Run the benchmark. Exit with 1 if a run differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=int, default=60, help="number of runs to kill")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         whole = Path(root, "whole")
         started = time.perf_counter()
-        assert attempt(whole) == 0, log(whole)
+        assert attempt(whole) == 0, read_log(whole)
         seconds = time.perf_counter() - started
-        expected, counts, same = left_by(whole), Counter[str](), 0
+        expected, counts, num_identical = collect_outputs(whole), Counter[str](), 0
         for number in range(arguments.runs):
             folder = Path(root, str(number))
-            counts += disturbed(folder, Random(arguments.seed * 1000 + number), seconds, in_save=number % 3 == 0)
-            found = left_by(folder)
-            same += found == expected
-            differs = [name for name in expected if found.get(name) != expected[name]]
-            print(f"{number}: {', '.join(differs) or 'identical'}", flush=True)
+            counts += run_with_kills(folder, Random(arguments.seed * 1000 + number), seconds, in_save=number % 3 == 0)
+            found = collect_outputs(folder)
+            num_identical += found == expected
+            different = [name for name in expected if found.get(name) != expected[name]]
+            print(f"{number}: {', '.join(different) or 'identical'}", flush=True)
             shutil.rmtree(folder)
-    print(f"{same} of {arguments.runs} identical")
-    write_result("kills", page(arguments, same, counts))
-    sys.exit(same != arguments.runs)
+    print(f"{num_identical} of {arguments.runs} identical")
+    write_result("kills", format_page(arguments, num_identical, counts))
+    sys.exit(num_identical != arguments.runs)
 
 
-def disturbed(folder: Path, random: Random, seconds: float, *, in_save: bool) -> Counter[str]:
-    """Kills a run again and again, then lets it end; counts the kills, by moment.
+def run_with_kills(folder: Path, random: Random, seconds: float, *, in_save: bool) -> Counter[str]:
+    """Kill a run several times and then complete it. Return the number of kills by moment.
 
     Args:
-        folder: Of the run.
-        random: Decides the moments.
-        seconds: That an undisturbed run takes.
-        in_save: Kill inside the writing of a checkpoint; otherwise by the clock.
+        folder: Output folder of the run.
+        random: Random generator for the moments.
+        seconds: Duration of an undisturbed run.
+        in_save: Kill the run while it writes a checkpoint. Otherwise kill it at a random time.
     """
     counts = Counter[str]()
     flags = [f"--num_workers={random.choice((0, 0, 0, 2))}"]
     variables = {"TMPDIR": OTHER_DISK} if random.random() < 0.5 and os.path.isdir(OTHER_DISK) else {}
-    for _ in range(MOST_KILLS):
+    for _ in range(MAX_KILLS):
         moment = random.choice(MOMENTS) if in_save else "clock"
         kill = random.randint(1, 4) if in_save else random.uniform(0, seconds)
         code = attempt(folder, *flags, moment=moment, kill=kill, variables=variables)
-        assert code in (0, -signal.SIGKILL), log(folder)
+        assert code in (0, -signal.SIGKILL), read_log(folder)
         if code == 0:
             break
         counts[moment] += 1
         counts["with TMPDIR on another disk"] += bool(variables)
         counts["with data workers"] += flags[0][-1] != "0"
     else:
-        assert attempt(folder, *flags, variables=variables) == 0, log(folder)
+        assert attempt(folder, *flags, variables=variables) == 0, read_log(folder)
     return counts
 
 
 def attempt(
     folder: Path, *flags: str, moment: str = "", kill: float = 0, variables: dict[str, str] | None = None
 ) -> int:
-    """Starts a run, or goes on with what is there; its exit code, negative for a signal.
+    """Start or resume a run. Return its exit code, which is negative for a signal.
 
     Args:
-        folder: Of the run.
-        flags: Besides FLAGS.
-        moment: One of MOMENTS, or "clock", or none.
-        kill: The how-manieth checkpoint, from 1 on, or seconds.
-        variables: Of the environment.
+        folder: Output folder of the run.
+        flags: Flags in addition to FLAGS.
+        moment: One of MOMENTS, "clock", or empty for no kill.
+        kill: Number of the checkpoint to kill at, from 1. For "clock" the time in seconds.
+        variables: Environment variables.
     """
     is_resumed = True
     try:
-        newest_valid(folder / "checkpoints")
+        find_valid_checkpoint(folder / "checkpoints")
     except FileNotFoundError:
         is_resumed = False
     argv = [*FLAGS, *flags, f"--output_dir={folder}", "--resume" if is_resumed else "--overwrite"]
 
     def work() -> int:
         os.environ.update(variables or {})
-        tempfile.tempdir = None  # that of the environment
-        note_rows(folder.with_suffix(".rows"))
+        tempfile.tempdir = None  # Read TMPDIR again.
+        record_rows(folder.with_suffix(".rows"))
         if moment in MOMENTS:
             kill_in_save(moment, int(kill))
         return run_command(train, TrainFlags, argv)
@@ -139,14 +142,14 @@ def attempt(
 
 
 def fork(work: Callable[[], int], output: Path) -> int:
-    """The id of a process like this one that does the work in one thread; what it prints goes to a file."""
+    """Fork this process, do the work there in one thread, and return the process id. Its output goes to a file."""
     sys.stdout.flush()
     if pid := os.fork():
         return pid
     code = 1
     try:
-        torch.set_num_threads(1)  # the threads of this process are not in that one, which would wait for them
-        tqdm.set_lock(threading.RLock())  # its own is shared by forked processes, and kept by one that is killed
+        torch.set_num_threads(1)  # A fork has no worker threads, so PyTorch would wait for them forever.
+        tqdm.set_lock(threading.RLock())  # Forks share the default lock, and a killed process would never release it.
         descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -157,7 +160,7 @@ def fork(work: Callable[[], int], output: Path) -> int:
 
 
 def kill_in_save(moment: str, number: int) -> None:
-    """Makes this process kill itself while it writes its nth checkpoint."""
+    """Make this process kill itself while it writes its nth checkpoint."""
     writer, replace, fsync = checkpoints._HashingWriter.__init__, os.replace, os.fsync
     begun = renamed = 0
 
@@ -187,71 +190,72 @@ def kill_in_save(moment: str, number: int) -> None:
     os.fsync, os.replace = flush, rename
 
 
-def note_rows(path: Path) -> None:
-    """Makes this process note what each step of training is made of."""
+def record_rows(path: Path) -> None:
+    """Make this process append a hash of the rows of each training step to a file."""
     step = BiEncoderTask.training_step
 
-    def noted(self: BiEncoderTask, batch: Any, batch_index: int) -> Any:
+    def record_step(self: BiEncoderTask, batch: Any, batch_index: int) -> Any:
         content = repr((batch.questions.input_ids.tolist(), batch.passages.input_ids.tolist()))
         with open(path, "a") as file:
             file.write(f"{self.global_step} {hashlib.sha256(content.encode()).hexdigest()}\n")
         return step(self, batch, batch_index)
 
-    BiEncoderTask.training_step = noted
+    BiEncoderTask.training_step = record_step
 
 
-def left_by(folder: Path) -> dict[str, Any]:
-    """All that must be the same, by name."""
-    left: dict[str, Any] = {}
-    for path in sorted(folder.glob("checkpoints/*.ckpt")):  # a run without validation has no best.ckpt
+def collect_outputs(folder: Path) -> dict[str, Any]:
+    """Return everything that must be equal to the undisturbed run, by name."""
+    outputs: dict[str, Any] = {}
+    for path in sorted(folder.glob("checkpoints/*.ckpt")):  # A run without validation has no best.ckpt.
         state, name = AtomicCheckpointIO().load_checkpoint(path), path.stem
         kept = {part: state[part] for part in STATE} | {"random": state["callbacks"]["RandomState"]}
-        left |= {f"{name}: {part}": digest(value) for part, value in kept.items()}
+        outputs |= {f"{name}: {part}": compute_digest(value) for part, value in kept.items()}
     for file in sorted(Path(folder, "model").rglob("*.safetensors")):
-        left[file.relative_to(folder).as_posix()] = sha256(file)
-    left["test"] = json.loads((folder / "manifest.json").read_text())["test"]
-    left["rows"] = sorted(set(folder.with_suffix(".rows").read_text().splitlines()))
-    left["litter"] = sorted(path.name for path in folder.rglob(".dpr-text-*"))
-    return left
+        outputs[file.relative_to(folder).as_posix()] = hash_file(file)
+    outputs["test"] = json.loads((folder / "manifest.json").read_text())["test"]
+    outputs["rows"] = sorted(set(folder.with_suffix(".rows").read_text().splitlines()))
+    outputs["temporary files"] = sorted(path.name for path in folder.rglob(".dpr-text-*"))
+    return outputs
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of nested tensors and plain values, bit for bit."""
+def compute_digest(value: Any) -> str:
+    """Return the SHA-256 of nested tensors and plain values, bit for bit."""
     if isinstance(value, dict):
-        return digest([[name, digest(part)] for name, part in sorted(value.items(), key=repr)])
+        return compute_digest([[name, compute_digest(part)] for name, part in sorted(value.items(), key=repr)])
     if isinstance(value, list | tuple):
-        return hashlib.sha256("".join(map(digest, value)).encode()).hexdigest()
+        return hashlib.sha256("".join(map(compute_digest, value)).encode()).hexdigest()
     content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def log(folder: Path) -> str:
-    """What the last process of a run printed."""
+def read_log(folder: Path) -> str:
+    """Return the end of the output of a run."""
     return folder.with_suffix(".log").read_text()[-2000:]
 
 
-def page(arguments: argparse.Namespace, same: int, counts: Counter[str]) -> str:
+def format_page(arguments: argparse.Namespace, num_identical: int, counts: Counter[str]) -> str:
+    """Return the page of results."""
     kills = sum(counts[moment] for moment in (*MOMENTS, "clock"))
     rows = "\n".join(f"| {moment} | {counts[moment]} |" for moment in (*MOMENTS, "clock"))
     return f"""# Runs killed and resumed
 
-**{same} of {arguments.runs} identical** to the run that nothing disturbed, bit for bit: weights, optimizer, schedule,
-position and random state in both checkpoints, the model handed on, test figures, the rows of every step; no litter.
+**{num_identical} of {arguments.runs} identical** to the undisturbed run, bit for bit: weights, optimizer, schedule, data position
+and random state in both checkpoints, the exported model, test metrics and the rows of every step. No temporary files.
 
-{kills} kills by SIGKILL, at most {MOST_KILLS} a run;
+{kills} kills by SIGKILL, at most {MAX_KILLS} per run;
 {counts["with TMPDIR on another disk"]} with TMPDIR on another file
 system, {counts["with data workers"]} with two data workers.
 
-| killed at | kills |
+| moment | kills |
 |---|---|
 {rows}
 
-- The tiny set, {" ".join(FLAGS[1:])}: 16 steps with dropout; checkpoints after each epoch.
+- The tiny set, {" ".join(FLAGS[1:])}: 16 steps with dropout and a checkpoint after each epoch.
 - `PYTHONPATH=. python -m benchmarks.kills --runs={arguments.runs} --seed={arguments.seed}`
-- {hardware()}
-- {versions("torch", "pytorch-lightning")}
+- {describe_hardware()}
+- {describe_versions("torch", "pytorch-lightning")}
 """
 
 
 if __name__ == "__main__":
-    bench()
+    main()

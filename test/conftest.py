@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 
 import pytest
 
-# Tests fork, and a process with threads of gRPC (Milvus) may hang in its handlers of a fork.
+# Tests fork, and a process with gRPC threads (Milvus) may hang in its fork handlers.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: files side by side, a core for each
+    os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported: one core per worker
 
 from test.pages import warm_python
 from text.models import files
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests train on short texts with lower limits, for less work. That most of the texts are cut is no fault there."""
-    config.addinivalue_line("filterwarnings", "ignore:.*lose their end:text.errors.SettingsWarning")
+    """Ignore warnings about truncated texts. Tests train with low length limits, so most texts are truncated."""
+    config.addinivalue_line("filterwarnings", "ignore:.*tokens and are truncated:text.errors.SettingsWarning")
 
 
 @pytest.fixture(autouse=True)
-def any_torch_reads_what_a_test_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of ``torch.save`` are refused on an old PyTorch because others may have made them; here no other has."""
+def trust_torch_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load files of ``torch.save`` on an old PyTorch too. The library refuses them there, but tests write their own."""
     monkeypatch.setattr(files, "SAFE_TORCH", "2.3")
 
 
 @pytest.fixture(scope="session")
 def python() -> Iterator[Path]:
-    """A command that starts at once, for pages of documentation."""
+    """Yield the path of a ``python`` that starts at once, for documentation pages."""
     with warm_python() as path:
         yield path

@@ -1,4 +1,4 @@
-"""Rows, collections, models and places of errors that tests of several folders share."""
+"""Rows, collections, models and error checks for the tests of several folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ law = hypothesis_settings(
     max_examples=60,
     deadline=None,
     derandomize=True,  # the same examples in every run
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example writes the files of the folder anew
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example rewrites the files in the folder
 )
 
 
@@ -34,7 +34,7 @@ law = hypothesis_settings(
 
 
 def read_examples(flags_class: type) -> list[str]:
-    """The command lines at the end of a command's help. Each may have several lines."""
+    """Return the command lines at the end of a command's help. A command may span several lines there."""
     examples = format_help(flags_class, None).partition("\nexamples:\n")[2].replace("\\\n", " ")
     return [line.strip() for line in examples.splitlines() if line.strip()]
 
@@ -47,7 +47,7 @@ def context(name: str) -> dict[str, str]:
 
 
 def record(question: Any = "q", *, positives: int = 1, hard: int = 2, other: int = 2, **fields: Any) -> dict[str, Any]:
-    """A row whose passages bear the question in their ids: ``q+0``, ``q-0``, ``q-1``, ``q~0``, ``q~1``."""
+    """Return a row. Its passage ids start with the question: ``q+0``, ``q-0``, ``q-1``, ``q~0``, ``q~1``."""
     return {
         "question": question,
         "answers": ["an answer"],
@@ -59,11 +59,11 @@ def record(question: Any = "q", *, positives: int = 1, hard: int = 2, other: int
 
 
 def records(n: int, **options: Any) -> list[dict[str, Any]]:
-    """Rows with the questions q0, q1, ..."""
+    """Return rows with the questions q0, q1, ..."""
     return [record(f"q{i}", **options) for i in range(n)]
 
 
-def without(row: dict[str, Any], *fields: str) -> dict[str, Any]:
+def drop_fields(row: dict[str, Any], *fields: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in fields}
 
 
@@ -72,12 +72,12 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
-def questions(batches: Iterable[Sequence[Example]]) -> list[list[str]]:
+def list_questions(batches: Iterable[Sequence[Example]]) -> list[list[str]]:
     return [[example.question for example in batch] for batch in batches]
 
 
-class Bytes:
-    """Tokenizes a text to its UTF-8 bytes; has what a token cache needs of a tokenizer."""
+class ByteTokenizer:
+    """Tokenizer whose ids are the UTF-8 bytes of a text. It has the attributes that a token cache needs."""
 
     fingerprint = "bytes" * 13
     vocab_size = 256
@@ -98,7 +98,7 @@ WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall 
 
 
 def texts(num: int) -> list[str]:
-    """Texts of 1 to 9 words."""
+    """Return texts of 1 to 9 words."""
     random = np.random.default_rng(0)
     return [" ".join(random.choice(WORDS, size=1 + number % 9)) for number in range(num)]
 
@@ -106,7 +106,7 @@ def texts(num: int) -> list[str]:
 def random_ids(
     *lengths: int, vocab_size: int = 100, seed: int = 0, width: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, (B, L), of random texts from ``<s>`` to ``</s>`` with padding on the right."""
+    """Return (B, L) ids and mask of random texts from ``<s>`` to ``</s>``, padded on the right."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.full((len(lengths), width or max(lengths, default=1)), 1)
     for row, length in enumerate(lengths):
@@ -121,7 +121,7 @@ def write_collection(path: Path, ids: Sequence[str], contents: Sequence[str]) ->
 
 
 def save_model(folder: Path, seed: int, **settings: Any) -> Path:
-    """Save two small encoders with random weights, and a tokenizer of ``texts``."""
+    """Save two small encoders with random weights, and a tokenizer that is trained on ``texts``."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(texts(50), 300)
     size = tokenizer.get_vocab_size()
@@ -131,17 +131,17 @@ def save_model(folder: Path, seed: int, **settings: Any) -> Path:
     return folder
 
 
-# Files of others
+# External files
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def shared_file(name: str) -> Path:
-    """Return the path of a file that belongs to others, or skip the test where it is not there."""
+    """Return the path of a shared data file, or skip the test if the file does not exist."""
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"{path} is not there: it belongs to others and is not in the repository")
+        pytest.skip(f"{path} does not exist: shared data is not part of the repository")
     return path
 
 
@@ -149,7 +149,7 @@ def shared_file(name: str) -> Path:
 
 
 class Place(NamedTuple):
-    """Where an error says that a fault is."""
+    """Place of a fault in a file, as an error message gives it."""
 
     line: int
     byte: int
@@ -157,16 +157,16 @@ class Place(NamedTuple):
 
 
 def assert_one_line(error: BaseException, path: str | os.PathLike[str], *parts: str) -> None:
-    """An error is one line that begins with a path and names the given keys, fields or values."""
+    """Check that an error is one line that begins with a path and names the given keys, fields or values."""
     message = str(error)
     assert message.startswith(f"{os.fspath(path)}: ") and "\n" not in message, message
     assert all(part in message for part in parts), message
 
 
-def place_of(error: object, path: str | os.PathLike[str]) -> Place:
-    """Return the place in an error about a file, ``PATH:LINE (byte BYTE) FIELD: ...``. The field may be missing."""
+def parse_place(error: object, path: str | os.PathLike[str]) -> Place:
+    """Parse the place in an error about a file, ``PATH:LINE (byte BYTE) FIELD: ...``. The field may be missing."""
     found = re.fullmatch(rf"{re.escape(os.fspath(path))}:(\d+) \(byte (\d+)\)(?: (\S+?))?: .+", str(error))
-    assert found, f"not one line with a place: {error}"
+    assert found, f"not a single line with a place: {error}"
     return Place(int(found[1]), int(found[2]), found[3] or "")
 
 

@@ -1,11 +1,11 @@
-"""Pages of documentation, run as they stand: every block of bash and Python, in the order of the page.
+"""Run the code blocks of documentation pages: every bash and Python block, in the order of the page.
 
-A page is run in a folder of its own, in which small stand-ins have the names that pages use. A block of ``output`` says
-what the block before it prints: each of its lines is printed, in this order; ``...`` stands for anything. In what
-commands print, numbers with a decimal point may differ: they are measurements, of this machine.
+A page runs in its own folder, which contains small stand-ins for the files that pages name. An ``output`` block shows
+the output of the block before it: each of its lines must be printed in this order, and ``...`` matches anything. In
+the output of commands, numbers with a decimal point may differ, because they are measurements.
 
 Starting Python and importing torch takes seconds, and pages have many commands. Therefore the commands ``python`` and
-``dpr-text`` of a page are clients of one process that has imported the library. It forks for each call.
+``dpr-text`` of a page are clients of a server process that has imported the library and forks for each call.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 class Block(NamedTuple):
-    """Code of a page."""
+    """Code block of a page."""
 
     language: str
     """bash or python."""
     code: str
     line: int
-    """Of the page, where the code starts."""
+    """Line of the page on which the code starts."""
     is_slow: bool
     printed: str | None
-    """What the page shows of it."""
+    """Content of the ``output`` block after the code, if there is one."""
 
 
-def blocks(page: str) -> list[Block]:
-    """The blocks of a page that run, each with what is shown behind it."""
+def find_blocks(page: str) -> list[Block]:
+    """Return the bash and Python blocks of a page, each with the output that the page shows."""
     found: list[Block] = []
     for block in _BLOCK.finditer(page):
         indent, language, slow, code = block.groups()
@@ -74,8 +74,8 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-def run(code: Sequence[Block], folder: Path, python: Path) -> list[str]:
-    """What blocks print, one after the other; those of Python share their names."""
+def run_blocks(code: Sequence[Block], folder: Path, python: Path) -> list[str]:
+    """Run blocks in a folder and return the output of each block. Python blocks share their variables."""
     calls, results = folder / ".blocks.json", folder / ".printed.json"
     calls.write_text(json.dumps(code), encoding="utf-8")
     command = [python, "-m", "test.pages", calls, results]
@@ -85,24 +85,24 @@ def run(code: Sequence[Block], folder: Path, python: Path) -> list[str]:
     return json.loads(results.read_text(encoding="utf-8"))
 
 
-def not_printed(block: Block, printed: str) -> str | None:
-    """The first line that a page shows and its code does not print."""
-    lines = (_plain(block, line) for line in printed.splitlines())
+def find_missing_line(block: Block, printed: str) -> str | None:
+    """Return the first line that the page shows and its code does not print."""
+    lines = (_normalize_line(block, line) for line in printed.splitlines())
     for shown in (block.printed or "").splitlines():
-        pattern = re.escape(_plain(block, shown)).replace(r"\.\.\.", ".*")
+        pattern = re.escape(_normalize_line(block, shown)).replace(r"\.\.\.", ".*")
         if not any(re.fullmatch(pattern, line) for line in lines):
             return shown
     return None
 
 
-def _plain(block: Block, line: str) -> str:
-    """A line without a progress bar before it, and without what is not compared."""
+def _normalize_line(block: Block, line: str) -> str:
+    """Return a line without a progress bar before it. Measured numbers become ``#``."""
     line = " ".join(line.rpartition("\r")[2].split())
     return _MEASURED.sub("#", line) if block.language == "bash" else line
 
 
-def stand_ins(folder: Path) -> None:
-    """Puts what pages name into a folder: data, and models of a form but not of a size."""
+def write_stand_ins(folder: Path) -> None:
+    """Write small versions of the data and models that pages name into a folder."""
     import torch
 
     from text.models import roberta_tiny
@@ -127,13 +127,13 @@ def stand_ins(folder: Path) -> None:
     passages = "id\ttext\ttitle\n1\ta beetle did\toaks\n2\tnobody ate\tashes\n3\tit grew\telms\n"
     (folder / "squad_w100/passages.tsv").write_text(passages, encoding="utf-8")
     (folder / "squad_w100/test.qa.csv").write_text("who ate the oak\t['beetle']\n", encoding="utf-8")
-    _beir(folder, passages)
-    _fair(folder)
-    _download(folder / "downloads/data")
+    _write_beir_set(folder, passages)
+    _write_fair_checkpoint(folder)
+    _write_downloads(folder / "downloads/data")
 
 
-def _download(folder: Path) -> None:
-    """Natural Questions as FAIR's script downloads it."""
+def _write_downloads(folder: Path) -> None:
+    """Write Natural Questions in the layout of FAIR's download script."""
     (folder / "retriever/qas").mkdir(parents=True)
     for stage, name in (("train", "nq-train"), ("valid", "nq-dev")):
         rows = [json.loads(line) for line in (TINY / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -143,8 +143,8 @@ def _download(folder: Path) -> None:
     shutil.copy(TINY / "passages.tsv", folder / "wikipedia_split/psgs_w100.tsv")
 
 
-def _beir(folder: Path, passages: str) -> None:
-    """A set in BEIR's layout."""
+def _write_beir_set(folder: Path, passages: str) -> None:
+    """Write a data set in BEIR's layout."""
     rows = [line.split("\t") for line in passages.splitlines()[1:]]
     lines = [json.dumps({"_id": name, "title": title, "text": text}) + "\n" for name, text, title in rows]
     (folder / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -153,27 +153,27 @@ def _beir(folder: Path, passages: str) -> None:
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\t1\t1\n", encoding="utf-8")
 
 
-def _fair(folder: Path) -> None:
-    """BERT's vocabulary, and a checkpoint as FAIR's DPR saves it."""
+def _write_fair_checkpoint(folder: Path) -> None:
+    """Write a BERT vocabulary and a checkpoint in the format of FAIR's DPR."""
     import torch
 
     from text.models import roberta_tiny
-    from text.models.keys import DPR, to_theirs, with_token_types
+    from text.models.keys import DPR, add_token_types, to_external_keys
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
     words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     (folder / "bert-base-uncased").mkdir()
     (folder / "bert-base-uncased/vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     encoder = roberta_tiny(vocab_size=len(words), model_type="bert", pad_token_id=0, max_position_embeddings=512)
-    theirs = to_theirs(with_token_types(encoder.state_dict(), 2), DPR)
+    theirs = to_external_keys(add_token_types(encoder.state_dict(), 2), DPR)
     sides = {f"{side}.{key}": tensor for side in ("question_model", "ctx_model") for key, tensor in theirs.items()}
     torch.save({"model_dict": sides, "offset": 0, "epoch": 39}, folder / "dpr_biencoder.39")
 
 
 @contextmanager
 def warm_python() -> Iterator[Path]:
-    """Yield the path of a ``python`` that starts at once. Beside it is ``dpr-text``, its ``python -m text``."""
-    with tempfile.TemporaryDirectory() as folder:  # of a short name, which the address of a socket must have
+    """Yield the path of a ``python`` that starts at once. Next to it is ``dpr-text``, which runs ``python -m text``."""
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket must be short
         address, client = f"{folder}/socket", Path(folder, "python")
         for name, module in (("python", []), ("dpr-text", ["-m", "text"])):
             code = _CLIENT.format(python=sys.executable, address=address, client=str(client), module=module)
@@ -186,11 +186,11 @@ def warm_python() -> Iterator[Path]:
                 assert server.stdout is not None and server.stdout.readline() == b"ready\n"
                 yield client
             finally:
-                os.killpg(server.pid, signal.SIGTERM)  # with what it may still run
+                os.killpg(server.pid, signal.SIGTERM)  # and the calls that are still running
 
 
 def _serve(address: str) -> None:
-    """Forks for each call of a client."""
+    """Serve clients, with a forked process for each call."""
     for name in COMMANDS:
         importlib.import_module(f"text.commands.{name}")
     for name in ("text.retrieval", "text.reports.run_report", "text.retrieval.faiss_index", "text.retrieval.bm25"):
@@ -212,7 +212,7 @@ def _serve(address: str) -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Does in this process what the client was called for; ends it."""
+    """Run the call of a client in this process, and end the process."""
     code = 1
     try:
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
@@ -224,16 +224,16 @@ def _answer(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(call["environment"])
         os.chdir(call["folder"])
-        sys.executable = call["client"]  # for commands that call commands
-        code = _interpret(call["arguments"])
+        sys.executable = call["client"]  # for commands that start commands
+        code = _run_python(call["arguments"])
     finally:
         sys.stdout.flush()
         connection.send(bytes([code % 256]))
         os._exit(0)
 
 
-def _interpret(arguments: list[str]) -> int:
-    """As Python does: -c code, -m module, or a script; its exit code."""
+def _run_python(arguments: list[str]) -> int:
+    """Run code (-c), a module (-m) or a script like Python does, and return the exit code."""
     kind, *rest = arguments
     sys.argv = rest if kind in ("-c", "-m") else arguments
     try:
@@ -253,14 +253,14 @@ def _interpret(arguments: list[str]) -> int:
     return 0
 
 
-def _run_blocks(calls: str, results: str) -> None:
-    """In a process of its own: runs blocks, writes what each prints."""
+def _execute_blocks(calls: str, results: str) -> None:
+    """Run blocks in this process, and write the output of each block to a file."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    printed = [_run_block(Block(*block), names) for block in json.loads(Path(calls).read_text(encoding="utf-8"))]
+    printed = [_execute_block(Block(*block), names) for block in json.loads(Path(calls).read_text(encoding="utf-8"))]
     Path(results).write_text(json.dumps(printed), encoding="utf-8")
 
 
-def _run_block(block: Block, names: dict[str, Any]) -> str:
+def _execute_block(block: Block, names: dict[str, Any]) -> str:
     if block.language == "python":
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile("\n" * (block.line - 1) + block.code, "<page>", "exec"), names)
@@ -273,4 +273,4 @@ def _run_block(block: Block, names: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:]) if len(sys.argv) == 2 else _run_blocks(*sys.argv[1:])
+    _serve(*sys.argv[1:]) if len(sys.argv) == 2 else _execute_blocks(*sys.argv[1:])

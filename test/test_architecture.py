@@ -1,6 +1,6 @@
-"""The six rules of the library's layout. Each rule holds for the whole tree, and finds a violation that is put into it.
+"""Six rules of the library's layout. Each rule must hold for the whole tree and must find an injected violation.
 
-A tree is a mapping of paths to source texts. Each function of a rule yields its violations, ``path: message``.
+A tree maps paths to source texts. The function of a rule yields its violations, ``path: message``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LEVELS = {
     "commands": 6,
     "__main__": 7,
 }
-DOORS = {
+OWNERS = {
     "yaml": "artifacts",
     "jinja2": "templates",
     "torchdata": "datasets",
@@ -76,19 +76,19 @@ DOORS = {
 }
 FLAGS_ALLOWED = ("text/commands/", "examples/dpr/main.py", "test/", "benchmarks/")
 COMMAND_FILES = [f"text/commands/{name}.py" for name in COMMANDS] + ["examples/dpr/main.py"]
-MOST_LINES = 60
+MAX_LINES = 60
 INTERNALS = ("text/models/torch_internals.py", "text/training/lightning_internals.py")
-NAMED_TUPLE = {"_asdict", "_fields", "_field_defaults", "_replace"}  # public, in spite of the underscore
-UNDOCUMENTED = {"fit_loop"}  # Lightning's loops, whose names change between versions
+NAMED_TUPLE_NAMES = {"_asdict", "_fields", "_field_defaults", "_replace"}  # public despite the underscore
+UNDOCUMENTED = {"fit_loop"}  # Lightning's loops are renamed between versions
 
 
 class Import(NamedTuple):
-    """A name that a file imports, wherever in the file the import stands."""
+    """Name that a file imports, at the top or inside a function."""
 
     module: str
-    """``a.b`` of ``from a.b import c`` and of ``import a.b``."""
+    """``a.b`` in ``from a.b import c`` and in ``import a.b``."""
     name: str
-    """``c`` of ``from a.b import c``; empty for ``import a.b``."""
+    """``c`` in ``from a.b import c``. Empty for ``import a.b``."""
 
     @property
     def full_name(self) -> str:
@@ -98,36 +98,40 @@ class Import(NamedTuple):
 # The rules
 
 
-def not_downwards(tree: Tree) -> Iterator[str]:
-    """Rule 1: imports run strictly downwards, and there is no circle."""
-    for path in library(tree):
-        for each in imports(tree[path]):
+def find_upward_imports(tree: Tree) -> Iterator[str]:
+    """Check rule 1: imports go strictly to lower levels, without cycles."""
+    for path in list_library_files(tree):
+        for each in list_imports(tree[path]):
             package, _, rest = each.full_name.partition(".")
-            part, other = part_of(path), rest.partition(".")[0]
-            if package == "text" and part != other and not level(other) < level(part):
+            part, other = get_part(path), rest.partition(".")[0]
+            if package == "text" and part != other and not get_level(other) < get_level(part):
                 yield f"{path}: imports {each.full_name}, which is not on a lower level"
-            in_formats, is_formats = (name.startswith("text/datasets/formats/") for name in (path, target(tree, each)))
-            if in_formats and target(tree, each).startswith("text/datasets/") and not is_formats:
+            in_formats, is_formats = (
+                name.startswith("text/datasets/formats/") for name in (path, resolve_import(tree, each))
+            )
+            if in_formats and resolve_import(tree, each).startswith("text/datasets/") and not is_formats:
                 yield f"{path}: imports {each.full_name}, which is above text.datasets.formats"
             others = {f"text/commands/{name}.py" for name in COMMANDS} - {path}
-            if path in COMMAND_FILES and path != "text/commands/loop.py" and target(tree, each) in others:
+            if path in COMMAND_FILES and path != "text/commands/loop.py" and resolve_import(tree, each) in others:
                 yield f"{path}: imports {each.full_name}, another command"
-    yield from circles(tree)
+    yield from find_import_cycles(tree)
 
 
-def not_through_doors(tree: Tree) -> Iterator[str]:
-    """Rule 2: one package imports a heavy dependency, and one file uses the private parts of torch or Lightning."""
-    for path in library(tree):
-        for each in imports(tree[path]):
-            door = DOORS.get(each.module.partition(".")[0], part_of(path))
-            if part_of(path) != door:
-                yield f"{path}: imports {each.full_name}, whose door is text/{door}"
+def find_misplaced_dependencies(tree: Tree) -> Iterator[str]:
+    """Check rule 2: only one package imports a heavy dependency, and one file uses private names of torch or Lightning."""
+    for path in list_library_files(tree):
+        for each in list_imports(tree[path]):
+            owner = OWNERS.get(each.module.partition(".")[0], get_part(path))
+            if get_part(path) != owner:
+                yield f"{path}: imports {each.full_name}, which only text/{owner} may import"
         if path not in INTERNALS:
-            yield from (f"{path}: uses {name}, a private part of another library" for name in private_parts(tree[path]))
+            yield from (
+                f"{path}: uses {name}, a private name of another library" for name in find_private_names(tree[path])
+            )
 
 
-def knowing_flags(tree: Tree) -> Iterator[str]:
-    """Rule 3: only commands take configuration objects."""
+def find_configuration_objects(tree: Tree) -> Iterator[str]:
+    """Check rule 3: only commands take configuration objects."""
     for path in tree:
         if path.startswith(FLAGS_ALLOWED):
             continue
@@ -140,8 +144,8 @@ def knowing_flags(tree: Tree) -> Iterator[str]:
                 yield f"{path}: {ast.unparse(node.target)} is a configuration object"
 
 
-def importing_outwards(tree: Tree) -> Iterator[str]:
-    """Rule 4: nothing imports the examples; examples and benchmarks import only the library."""
+def find_outward_imports(tree: Tree) -> Iterator[str]:
+    """Check rule 4: nothing imports the examples, and examples and benchmarks import only the library."""
     own = {
         "text": {"text"},
         "examples": {"text"},
@@ -151,40 +155,40 @@ def importing_outwards(tree: Tree) -> Iterator[str]:
     for path, source in tree.items():
         folder = "test/examples" if path.startswith("test/examples/") else path.partition("/")[0]
         allowed = own["test"] | {"examples"} if folder == "test/examples" else own[folder]
-        for each in imports(source):
+        for each in list_imports(source):
             package = each.module.partition(".")[0]
             if package in own and package not in allowed:
-                yield f"{path}: imports {each.full_name}, which {folder} does not know"
+                yield f"{path}: imports {each.full_name}, which {folder} may not import"
 
 
-def long_commands(tree: Tree) -> Iterator[str]:
-    """Rule 5: a command only wires."""
+def find_long_commands(tree: Tree) -> Iterator[str]:
+    """Check rule 5: a command is short, because it only connects parts of the library."""
     for path in COMMAND_FILES:
-        if path in tree and (num_lines := count_lines(tree[path])) > MOST_LINES:
-            yield f"{path}: {num_lines} lines of code; expected at most {MOST_LINES}"
+        if path in tree and (num_lines := count_lines(tree[path])) > MAX_LINES:
+            yield f"{path}: {num_lines} lines of code, more than {MAX_LINES}"
 
 
-def modules_with_exported_names(tree: Tree) -> Iterator[str]:
-    """Rule 6: a module that has the name of an exported function cannot be imported as a module."""
-    for path in library(tree):
+def find_shadowed_modules(tree: Tree) -> Iterator[str]:
+    """Check rule 6: no module has the name of an exported function, which would hide the module."""
+    for path in list_library_files(tree):
         folder = PurePosixPath(path).parent
         if PurePosixPath(path).name == "__init__.py":
             modules = {
                 PurePosixPath(other).relative_to(folder).parts[0].removesuffix(".py"): other
-                for other in library(tree)
+                for other in list_library_files(tree)
                 if PurePosixPath(other).is_relative_to(folder)
             }
-            for name in sorted(exported_names(tree[path], str(folder).replace("/", ".")) & modules.keys()):
+            for name in sorted(list_exported_names(tree[path], str(folder).replace("/", ".")) & modules.keys()):
                 yield f"{path}: exports {name}, which is also the module {modules[name]}"
 
 
 RULES = (
-    not_downwards,
-    not_through_doors,
-    knowing_flags,
-    importing_outwards,
-    long_commands,
-    modules_with_exported_names,
+    find_upward_imports,
+    find_misplaced_dependencies,
+    find_configuration_objects,
+    find_outward_imports,
+    find_long_commands,
+    find_shadowed_modules,
 )
 
 
@@ -200,61 +204,91 @@ def test_rule_holds(rule, tree: Tree) -> None:
 
 
 def test_every_part_has_a_level(tree: Tree) -> None:
-    assert {part_of(path) for path in library(tree)} == LEVELS.keys()
+    assert {get_part(path) for path in list_library_files(tree)} == LEVELS.keys()
 
 
 @pytest.mark.parametrize(
     ("rule", "path", "lines", "message"),
     [
-        (not_downwards, "text/losses.py", "from text.training import BiEncoderTask", "not on a lower level"),
-        (not_downwards, "text/models/roberta.py", "from text.transforms.tokenize import Tokenize", "not on a lower"),
-        (not_downwards, "text/records.py", "import text.losses", "not on a lower level"),
-        (not_downwards, "text/__init__.py", "from text.datasets import DPRDataPipe", "not on a lower level"),
-        (not_downwards, "text/bundle.py", "from text import retrieval", "not on a lower level"),
-        (not_downwards, "text/serving/new.py", "from text.runs import folder", "not on a lower level"),
-        (not_downwards, "text/runs/new.py", "def f():\n    from text.commands import main", "not on a lower level"),
-        (not_downwards, "text/datasets/formats/jsonl.py", "from text.datasets import order", "above"),
-        (not_downwards, "text/commands/encode.py", "from text.commands.search import search", "another command"),
-        (not_downwards, "text/models/linear.py", "from text.models.roberta import RobertaEncoder", "circle"),
-        (not_downwards, "text/losses.py", "import text.losses", "circle"),
+        (find_upward_imports, "text/losses.py", "from text.training import BiEncoderTask", "not on a lower level"),
         (
-            not_downwards,
+            find_upward_imports,
+            "text/models/roberta.py",
+            "from text.transforms.tokenize import Tokenize",
+            "not on a lower",
+        ),
+        (find_upward_imports, "text/records.py", "import text.losses", "not on a lower level"),
+        (find_upward_imports, "text/__init__.py", "from text.datasets import DPRDataPipe", "not on a lower level"),
+        (find_upward_imports, "text/bundle.py", "from text import retrieval", "not on a lower level"),
+        (find_upward_imports, "text/serving/new.py", "from text.runs import folder", "not on a lower level"),
+        (
+            find_upward_imports,
+            "text/runs/new.py",
+            "def f():\n    from text.commands import main",
+            "not on a lower level",
+        ),
+        (find_upward_imports, "text/datasets/formats/jsonl.py", "from text.datasets import order", "above"),
+        (find_upward_imports, "text/commands/encode.py", "from text.commands.search import search", "another command"),
+        (find_upward_imports, "text/models/linear.py", "from text.models.roberta import RobertaEncoder", "cycle"),
+        (find_upward_imports, "text/losses.py", "import text.losses", "cycle"),
+        (
+            find_upward_imports,
             "text/models/linear.py",
             "if TYPE_CHECKING:\n    from text.models.roberta import RobertaEncoder",
-            "circle",
+            "cycle",
         ),
-        (not_downwards, "text/datasets/order.py", "def f():\n    from text.datasets import DPRDataPipe", "circle"),
-        (not_through_doors, "text/datasets/dpr.py", "def f():\n    import pytorch_lightning as pl", "text/training"),
-        (not_through_doors, "text/training/task.py", "import safetensors.torch", "text/models"),
-        (not_through_doors, "text/commands/train.py", "from pytorch_lightning import Trainer", "text/training"),
-        (not_through_doors, "text/reports/new.py", "from jinja2 import Environment", "text/templates"),
-        (not_through_doors, "text/runs/new.py", "import matplotlib.pyplot as plt", "text/reports"),
-        (not_through_doors, "text/commands/serve.py", "import uvicorn", "text/serving"),
-        (not_through_doors, "text/retrieval/new.py", "from argparse import ArgumentParser", "text/commands"),
-        (not_through_doors, "text/training/task.py", "x = trainer._logger_connector", "trainer._logger_connector"),
-        (not_through_doors, "text/training/task.py", "x = trainer.fit_loop", "trainer.fit_loop"),
-        (not_through_doors, "text/training/task.py", 'x = getattr(it, "_workers", ())', "_workers"),
-        (not_through_doors, "text/models/linear.py", "x = torch.ops.mkldnn", "torch.ops"),
-        (not_through_doors, "text/models/linear.py", "from torch import ops", "torch.ops"),
-        (not_through_doors, "text/commands/train.py", "import lightning as L", "text/training"),
-        (not_through_doors, "text/models/linear.py", "from torch.nn.modules.utils import _pair", "_pair"),
-        (not_through_doors, "text/models/linear.py", "import torch._dynamo", "torch._dynamo"),
-        (knowing_flags, "text/training/task.py", "def f(flags): ...", "f takes flags"),
-        (knowing_flags, "text/runs/new.py", "def f(x: TrainFlags | None): ...", "f takes x"),
-        (knowing_flags, "text/runs/new.py", "def f(*, train_config): ...", "f takes train_config"),
-        (knowing_flags, "text/runs/new.py", "class A:\n    settings: TrainFlags", "settings is"),
-        (knowing_flags, "text/models/new.py", "def f(x: RobertaConfig | TrainFlags): ...", "f takes x"),
-        (knowing_flags, "text/models/new.py", "class A:\n    def f(self, config: dict): ...", "f takes config"),
-        (importing_outwards, "text/datasets/dpr.py", "from examples.dpr.main import train", "text does not know"),
-        (importing_outwards, "test/test_losses.py", "import examples.dpr.main", "test does not know"),
-        (importing_outwards, "benchmarks/report.py", "from test.pages import Page", "benchmarks does not know"),
-        (importing_outwards, "examples/dpr/main.py", "from examples.dpr import other", "examples does not know"),
-        (long_commands, "text/commands/select.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
-        (long_commands, "examples/dpr/main.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
-        (modules_with_exported_names, "text/datasets/prefetch.py", "", "text/datasets/prefetch.py"),
-        (modules_with_exported_names, "text/models/__init__.py", "from torch import roll as roberta", "roberta.py"),
-        (modules_with_exported_names, "text/models/__init__.py", "def linear(): ...", "text/models/linear.py"),
-        (modules_with_exported_names, "text/models/__init__.py", "linear = 1", "text/models/linear.py"),
+        (find_upward_imports, "text/datasets/order.py", "def f():\n    from text.datasets import DPRDataPipe", "cycle"),
+        (
+            find_misplaced_dependencies,
+            "text/datasets/dpr.py",
+            "def f():\n    import pytorch_lightning as pl",
+            "text/training",
+        ),
+        (find_misplaced_dependencies, "text/training/task.py", "import safetensors.torch", "text/models"),
+        (
+            find_misplaced_dependencies,
+            "text/commands/train.py",
+            "from pytorch_lightning import Trainer",
+            "text/training",
+        ),
+        (find_misplaced_dependencies, "text/reports/new.py", "from jinja2 import Environment", "text/templates"),
+        (find_misplaced_dependencies, "text/runs/new.py", "import matplotlib.pyplot as plt", "text/reports"),
+        (find_misplaced_dependencies, "text/commands/serve.py", "import uvicorn", "text/serving"),
+        (find_misplaced_dependencies, "text/retrieval/new.py", "from argparse import ArgumentParser", "text/commands"),
+        (
+            find_misplaced_dependencies,
+            "text/training/task.py",
+            "x = trainer._logger_connector",
+            "trainer._logger_connector",
+        ),
+        (find_misplaced_dependencies, "text/training/task.py", "x = trainer.fit_loop", "trainer.fit_loop"),
+        (find_misplaced_dependencies, "text/training/task.py", 'x = getattr(it, "_workers", ())', "_workers"),
+        (find_misplaced_dependencies, "text/models/linear.py", "x = torch.ops.mkldnn", "torch.ops"),
+        (find_misplaced_dependencies, "text/models/linear.py", "from torch import ops", "torch.ops"),
+        (find_misplaced_dependencies, "text/commands/train.py", "import lightning as L", "text/training"),
+        (find_misplaced_dependencies, "text/models/linear.py", "from torch.nn.modules.utils import _pair", "_pair"),
+        (find_misplaced_dependencies, "text/models/linear.py", "import torch._dynamo", "torch._dynamo"),
+        (find_configuration_objects, "text/training/task.py", "def f(flags): ...", "f takes flags"),
+        (find_configuration_objects, "text/runs/new.py", "def f(x: TrainFlags | None): ...", "f takes x"),
+        (find_configuration_objects, "text/runs/new.py", "def f(*, train_config): ...", "f takes train_config"),
+        (find_configuration_objects, "text/runs/new.py", "class A:\n    settings: TrainFlags", "settings is"),
+        (find_configuration_objects, "text/models/new.py", "def f(x: RobertaConfig | TrainFlags): ...", "f takes x"),
+        (
+            find_configuration_objects,
+            "text/models/new.py",
+            "class A:\n    def f(self, config: dict): ...",
+            "f takes config",
+        ),
+        (find_outward_imports, "text/datasets/dpr.py", "from examples.dpr.main import train", "text may not"),
+        (find_outward_imports, "test/test_losses.py", "import examples.dpr.main", "test may not"),
+        (find_outward_imports, "benchmarks/report.py", "from test.pages import Page", "benchmarks may not"),
+        (find_outward_imports, "examples/dpr/main.py", "from examples.dpr import other", "examples may not"),
+        (find_long_commands, "text/commands/select.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
+        (find_long_commands, "examples/dpr/main.py", "\n".join(["def f():", *["    x = 1"] * 60]), "lines of code"),
+        (find_shadowed_modules, "text/datasets/prefetch.py", "", "text/datasets/prefetch.py"),
+        (find_shadowed_modules, "text/models/__init__.py", "from torch import roll as roberta", "roberta.py"),
+        (find_shadowed_modules, "text/models/__init__.py", "def linear(): ...", "text/models/linear.py"),
+        (find_shadowed_modules, "text/models/__init__.py", "linear = 1", "text/models/linear.py"),
     ],
 )
 def test_an_injected_violation_is_found(rule, path: str, lines: str, message: str, tree: Tree) -> None:
@@ -295,7 +329,7 @@ def select(flags: SelectFlags) -> None:  # 1
     assert count_lines(source) == 9
 
 
-# What an import loads
+# Modules that an import loads
 
 
 @pytest.mark.parametrize(
@@ -333,22 +367,22 @@ def parse(source: str) -> ast.Module:
     return ast.parse(source)
 
 
-def library(tree: Tree) -> list[str]:
+def list_library_files(tree: Tree) -> list[str]:
     return [path for path in tree if path.startswith("text/")]
 
 
-def part_of(path: str) -> str:
-    """Return the package or module right below ``text/`` that a file belongs to."""
+def get_part(path: str) -> str:
+    """Return the package or module directly below ``text/`` that contains a file."""
     return path.split("/")[1].removesuffix(".py")
 
 
-def level(part: str) -> int:
-    """Return the level of a part. ``text`` itself has names on the lowest level only."""
+def get_level(part: str) -> int:
+    """Return the level of a part. Names of ``text`` itself are on the level of ``__init__``."""
     return LEVELS.get(part, LEVELS["__init__"])
 
 
 @functools.cache
-def imports(source: str) -> tuple[Import, ...]:
+def list_imports(source: str) -> tuple[Import, ...]:
     found = []
     for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
@@ -359,8 +393,8 @@ def imports(source: str) -> tuple[Import, ...]:
     return tuple(found)
 
 
-def target(tree: Tree, each: Import) -> str:
-    """Return the path of the file that an import names; empty for another library."""
+def resolve_import(tree: Tree, each: Import) -> str:
+    """Return the path of the imported file, or an empty text for another library."""
     for module in (each.full_name, each.module):
         for path in (f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"):
             if path in tree:
@@ -368,38 +402,40 @@ def target(tree: Tree, each: Import) -> str:
     return ""
 
 
-def circles(tree: Tree) -> Iterator[str]:
-    """Yield files of one part of the library that import each other, also by way of others.
+def find_import_cycles(tree: Tree) -> Iterator[str]:
+    """Yield import cycles between files of one part, also indirect ones.
 
-    Files of several parts cannot, since imports between parts run downwards.
+    Cycles between parts are impossible, because imports between parts go to lower levels.
     """
-    edges = {path: {target(tree, each) for each in imports(tree[path])} for path in library(tree)}
-    reached = {path: reachable(path, edges) for path in edges}
+    edges = {
+        path: {resolve_import(tree, each) for each in list_imports(tree[path])} for path in list_library_files(tree)
+    }
+    reached = {path: find_reachable(path, edges) for path in edges}
     groups = {
         tuple(sorted(other for other in reached[path] if path in reached[other]))
         for path in edges
         if path in reached[path]
     }
-    yield from (f"{', '.join(group)}: circle of imports" for group in sorted(groups))
+    yield from (f"{', '.join(group)}: import cycle" for group in sorted(groups))
 
 
-def reachable(path: str, edges: Mapping[str, set[str]]) -> set[str]:
+def find_reachable(path: str, edges: Mapping[str, set[str]]) -> set[str]:
     found: set[str] = set()
     waiting = [path]
     while waiting:
-        new = {other for other in edges[waiting.pop()] if other in edges and part_of(other) == part_of(path)} - found
+        new = {other for other in edges[waiting.pop()] if other in edges and get_part(other) == get_part(path)} - found
         found |= new
         waiting += new
     return found
 
 
-def private_parts(source: str) -> Iterator[str]:
-    """Yield what a file uses of other libraries that begins with an underscore, and torch's operators by name."""
+def find_private_names(source: str) -> Iterator[str]:
+    """Yield private names of other libraries that a file uses, and names of torch's operators."""
     module = parse(source)
     own = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute) and is_self(node.value)}
     own |= {node.name for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= NAMED_TUPLE
-    for each in imports(source):
+    own |= NAMED_TUPLE_NAMES
+    for each in list_imports(source):
         is_foreign = not each.module.startswith("text.")
         if is_foreign and (any(map(is_private, each.full_name.split("."))) or each.full_name == "torch.ops"):
             yield each.full_name
@@ -423,23 +459,23 @@ def is_self(node: ast.expr) -> bool:
 
 
 def is_configuration(name: str, annotation: ast.expr | None) -> bool:
-    """Return whether a name is an object of flags, by its annotation or itself. RobertaConfig is a model's shape."""
+    """Return whether a name or its annotation denotes a configuration object. RobertaConfig is allowed."""
     kinds = re.findall(r"\w+", ast.unparse(annotation) if annotation else "")
     names = [name.lower(), *kinds] if "RobertaConfig" not in kinds else set(kinds) - {"RobertaConfig"}
     return any(re.fullmatch(r"(\w+_)?(flags|config)|\w*(Flags|Config)", each) for each in names)
 
 
 def count_lines(source: str) -> int:
-    """Return the lines of code of a command, without imports, docstrings, comments and classes of flags."""
+    """Count the lines of code of a command, without imports, docstrings, comments and flag classes."""
     module = parse(source)
     left_out: set[int] = set()
     for node in ast.walk(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            left_out.update(lines_of(node))
+            left_out.update(get_line_numbers(node))
         elif isinstance(node, ast.ClassDef) and node.name.endswith("Flags"):
-            left_out.update(*map(lines_of, [node, *node.decorator_list]))
+            left_out.update(*map(get_line_numbers, [node, *node.decorator_list]))
         elif isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            left_out.update(lines_of(node.body[0]))
+            left_out.update(get_line_numbers(node.body[0]))
     no_code = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -448,12 +484,12 @@ def count_lines(source: str) -> int:
     return len(lines - left_out)
 
 
-def lines_of(node: ast.stmt | ast.expr) -> range:
+def get_line_numbers(node: ast.stmt | ast.expr) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-def exported_names(source: str, package: str) -> set[str]:
-    """Return the names that a package's ``__init__`` defines or imports, without its own modules."""
+def list_exported_names(source: str, package: str) -> set[str]:
+    """Return the names that a package's ``__init__`` defines or imports, except its own modules."""
     names = set()
     for node in ast.walk(parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module != package:

@@ -1,4 +1,4 @@
-"""The base install is a library: what is behind an extra says so in one line, and nothing else needs it."""
+"""The base install works as a library. Code that needs an extra reports the missing extra in one line."""
 
 from __future__ import annotations
 
@@ -25,58 +25,64 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_USERS = [name for name in EXTRAS if name not in ("test", "bench", "docs", "dev", "torchtext")]
-WITHOUT_EXTRA = ("torchtext", "markupsafe", "starlette")  # a lane of its own; parts of jinja2 and of FastAPI
+USER_EXTRAS = [name for name in EXTRAS if name not in ("test", "bench", "docs", "dev", "torchtext")]
+WITHOUT_EXTRA = (
+    "torchtext",
+    "markupsafe",
+    "starlette",
+)  # torchtext has its own lane; the others are parts of jinja2 and FastAPI
 
 
-def distributions(requirements: list[str]) -> set[str]:
-    """Return the names of required distributions, those of our own extras included."""
+def list_distributions(requirements: list[str]) -> set[str]:
+    """Return the names of required distributions, including those of our own extras."""
     found = set[str]()
     for package in map(Requirement, requirements):
         is_ours = package.name == PROJECT["name"]
         found |= {canonicalize_name(package.name)} if not is_ours else set()
         for extra in package.extras if is_ours else ():
-            found |= distributions(EXTRAS[extra])
+            found |= list_distributions(EXTRAS[extra])
     return found
 
 
-def modules_of_extras() -> list[str]:
-    """Return the top-level modules that an install without extras does not have."""
-    optional = distributions([line for name in FOR_USERS for line in EXTRAS[name]])
+def list_extra_modules() -> list[str]:
+    """Return the top-level modules that are missing from an install without extras."""
+    optional = list_distributions([line for name in USER_EXTRAS for line in EXTRAS[name]])
     found = {name for name, names in packages_distributions().items() if optional & set(map(canonicalize_name, names))}
     return sorted(name for name in found if name.isidentifier())
 
 
-def foreign_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the top-level module of each import of another library that must succeed at run time."""
+def list_foreign_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the top-level module of each import that must succeed at run time."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Try | ast.With) and "ModuleNotFoundError" in ast.unparse(node):
-            continue  # its absence is no error
+            continue  # the import may fail
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield str(node.module).partition(".")[0]
-        yield from foreign_imports(node)
+        yield from list_foreign_imports(node)
 
 
-def test_each_import_is_of_the_base_install_or_stands_behind_the_extra_that_has_it() -> None:
+def test_each_imported_package_is_in_the_base_install_or_in_the_extra_of_its_module() -> None:
     names, seen = packages_distributions(), set[str]()
     for path in sorted((ROOT / "text").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         extras = re.findall(r'^with explain_missing\("(\w+)"\):$', source, flags=re.MULTILINE)
-        extras += ["train"] * (path.parent.name == "training")  # its __init__.py stands before all its modules
+        extras += ["train"] * (path.parent.name == "training")  # text/training/__init__.py guards all its modules
         seen.update(extras)
-        allowed = distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
-        for module in set(foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
+        allowed = list_distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
+        for module in set(list_foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
             assert allowed & set(map(canonicalize_name, names[module])), f"{path} imports {module}"
     assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus"}
 
 
 def test_the_extra_all_has_all_extras_for_users() -> None:
-    assert distributions(EXTRAS["all"]) == distributions([line for name in FOR_USERS for line in EXTRAS[name]])
-    assert distributions(EXTRAS["cli"]) == distributions([*EXTRAS["train"], *EXTRAS["report"]])
+    assert list_distributions(EXTRAS["all"]) == list_distributions(
+        [line for name in USER_EXTRAS for line in EXTRAS[name]]
+    )
+    assert list_distributions(EXTRAS["cli"]) == list_distributions([*EXTRAS["train"], *EXTRAS["report"]])
 
 
 WITHOUT_EXTRAS = """
@@ -96,7 +102,7 @@ for command in commands:
 """
 
 
-def test_without_extras_the_library_works_and_a_command_says_what_to_install(tmp_path: Path) -> None:
+def test_without_extras_the_library_works_and_commands_name_the_extra_to_install(tmp_path: Path) -> None:
     model, embeddings = f"--model={save_model(tmp_path / 'model', 0)}", f"--embeddings={tmp_path}/embeddings"
     rows, passages = write_jsonl(tmp_path / "train.jsonl", records(2)), tmp_path / "passages.jsonl"
     write_collection(passages, ["a", "b"], ["x", "y"])
@@ -111,7 +117,7 @@ def test_without_extras_the_library_works_and_a_command_says_what_to_install(tmp
         ("fastapi", "serve"): ["serve", model, embeddings],
     }
     works = [encode, [*search, model, embeddings]]
-    arguments = json.dumps([modules_of_extras(), [*works, *commands.values()]])
+    arguments = json.dumps([list_extra_modules(), [*works, *commands.values()]])
     python = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTRAS, arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(python, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from test.models.helpers import BERT, SIZES, randomize
 from text.bundle import load_side
-from text.commands.running import exit_code
+from text.commands.running import get_exit_code
 from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 from text.foreign_settings import (
     DENSE,
@@ -413,7 +413,7 @@ def refusal(
     with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         load_side(folder, "question")
     message = str(caught.value)
-    assert exit_code(caught.value) == code and str(folder) in message and "\n" not in message
+    assert get_exit_code(caught.value) == code and str(folder) in message and "\n" not in message
     return message
 
 

@@ -1,4 +1,4 @@
-"""The locks name all packages of their lanes, with hashes; what is installed is what they say."""
+"""The locks name all packages of their lanes with hashes, and the installed packages match their lock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INCLUDED = re.compile(r"-[cr] [a-z]+\.txt\n")
 
 
 class Lane(NamedTuple):
-    """What an environment is made of."""
+    """Lock file, extras and Python versions of an environment."""
 
     lock: str
     extras: tuple[str, ...]
@@ -46,8 +46,8 @@ LANES = (
 
 
 @cache
-def parts(lock: Path) -> tuple[str, ...]:
-    """Return the lines of a lock that name another file, and its packages with their hashes."""
+def parse_lock(lock: Path) -> tuple[str, ...]:
+    """Split a lock into lines that include another lock, and packages with their hashes."""
     text, found = lock.read_text(encoding="utf-8"), []
     while text:
         part = INCLUDED.match(text) or HASHED.match(text)
@@ -57,15 +57,15 @@ def parts(lock: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def locked(lock: str, python: str) -> dict[str, Version]:
-    """Return the versions that a lock, and the files that it includes, name for Linux on x86-64."""
+def read_locked_versions(lock: str, python: str) -> dict[str, Version]:
+    """Return the package versions for Linux on x86-64 in a lock and the locks that it includes."""
     environment = {"python_full_version": python, "implementation_name": "cpython"}
     environment["python_version"] = python.rpartition(".")[0]
     environment |= {"os_name": "posix", "sys_platform": "linux", "platform_machine": "x86_64"}
     found: dict[str, Version] = {}
-    for part in parts(LOCKS / lock):
+    for part in parse_lock(LOCKS / lock):
         if part.startswith("-"):
-            found |= locked(part.split()[1], python)
+            found |= read_locked_versions(part.split()[1], python)
             continue
         package = Requirement(part.split("\\")[0])
         if package.marker is None or package.marker.evaluate(environment):
@@ -74,19 +74,19 @@ def locked(lock: str, python: str) -> dict[str, Version]:
     return found
 
 
-def asked(project: dict[str, Any], extras: tuple[str, ...]) -> list[Requirement]:
-    """Return the requirements of the project with these extras, those of the extras' own extras included."""
+def list_requirements(project: dict[str, Any], extras: tuple[str, ...]) -> list[Requirement]:
+    """Return the requirements of the project with these extras, including nested extras."""
     found = [Requirement(text) for text in project["dependencies"]]
     for extra in extras:
         for package in map(Requirement, project["optional-dependencies"][extra]):
             own = package.name == project["name"]
-            found += asked(project, tuple(package.extras)) if own else [package]
+            found += list_requirements(project, tuple(package.extras)) if own else [package]
     return found
 
 
 @pytest.mark.parametrize("lock", sorted(file.name for file in LOCKS.iterdir() if file.name != "cpu.txt"))
-def test_each_package_has_a_version_and_hashes_and_nothing_else(lock: str) -> None:
-    assert any("--hash" in part for part in parts(LOCKS / lock))
+def test_each_locked_package_has_a_version_and_hashes(lock: str) -> None:
+    assert any("--hash" in part for part in parse_lock(LOCKS / lock))
 
 
 @pytest.mark.parametrize(
@@ -99,38 +99,41 @@ def test_each_package_has_a_version_and_hashes_and_nothing_else(lock: str) -> No
         "torch @ https://example.org/torch.whl \\\n    --hash=sha256:" + "0" * 64 + "\n",
     ],
 )
-def test_a_line_without_version_or_hash_is_found(text: str, tmp_path: Path) -> None:
+def test_a_line_without_version_or_hash_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError, match=r"x\.txt"):
-        parts(tmp_path / "x.txt")
+        parse_lock(tmp_path / "x.txt")
 
 
 @pytest.mark.parametrize(("lane", "python"), [(lane, python) for lane in LANES for python in lane.pythons])
-def test_a_lock_has_what_pyproject_asks_for(lane: Lane, python: str) -> None:
+def test_a_lock_satisfies_the_requirements_of_pyproject(lane: Lane, python: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    have = locked(lane.lock, python)
-    for package in [*asked(settings["project"], lane.extras), *map(Requirement, settings["build-system"]["requires"])]:
+    have = read_locked_versions(lane.lock, python)
+    for package in [
+        *list_requirements(settings["project"], lane.extras),
+        *map(Requirement, settings["build-system"]["requires"]),
+    ]:
         if package.marker is None or package.marker.evaluate({"python_version": python.rpartition(".")[0]}):
             assert package.specifier.contains(have[canonicalize_name(package.name)]), (str(package), have)
 
 
-def test_the_build_without_cuda_is_the_version_of_the_lock() -> None:
+def test_the_cpu_build_of_torch_has_the_locked_version() -> None:
     [line] = [line for line in (LOCKS / "cpu.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
     [pin] = Requirement(line).specifier
-    assert pin.contains(Version(f"{locked('base.txt', '3.11.9')['torch']}+cpu"))
+    assert pin.contains(Version(f"{read_locked_versions('base.txt', '3.11.9')['torch']}+cpu"))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchtext") is not None, reason="another lock")
-def test_what_is_installed_is_what_the_lock_says() -> None:
-    """In the environment of the README's second command."""
+def test_installed_versions_match_the_lock() -> None:
+    """Check the environment of the README's second command."""
     python = platform.python_version()
     installed: dict[str, Version] = {
         canonicalize_name(found.metadata["Name"]): Version(found.version) for found in distributions()
     }
-    need = locked("all.txt", python) | locked("pip.txt", python)
+    need = read_locked_versions("all.txt", python) | read_locked_versions("pip.txt", python)
     if not torch.version.cuda:
-        need = {name: version for name, version in need.items() if name not in locked("cuda.txt", python)}
+        need = {name: version for name, version in need.items() if name not in read_locked_versions("cuda.txt", python)}
     assert {name: Version(installed[name].public) for name in need} == need
 
 

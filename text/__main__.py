@@ -1,4 +1,4 @@
-"""``python -m text`` is the same as ``dpr-text``."""
+"""Entry point of ``python -m text``, which is the same as ``dpr-text``."""
 
 import sys
 

@@ -1,9 +1,13 @@
-"""A saved model: two encoders, their tokenizer, and every setting that decides embeddings and scores.
+"""Saved models: two encoders, their tokenizer, and all settings that decide embeddings and scores.
 
-Training writes the folder and retrieval reads it, through this file alone. The folder of ``BiEncoderBundle.save`` holds
-``config.json`` (length limits, how titles are joined, similarity, temperature, tied or not, and the size and hash of
-the files that decide embeddings), the tokenizer, and one folder for each encoder in the form of ``transformers`` and
-sentence-transformers. ``load`` also opens folders of other libraries; then both sides use the same encoder.
+Training writes the folder of a model and retrieval reads it, both with this module only. The folder contains:
+
+- ``config.json``: length limits, treatment of titles, similarity, temperature, whether the encoders are tied, and the
+  size and hash of each file that decides embeddings;
+- the tokenizer;
+- one folder for each encoder, in the format of ``transformers`` and sentence-transformers.
+
+``BiEncoderBundle.load`` also opens folders of other libraries. Both sides then use the same encoder.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from text.artifacts.hub_cache import describe_missing_model
 from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, RobertaEncoder
-from text.models.checkpoint import files as encoder_files
+from text.models.checkpoint import list_encoder_files
 from text.models.files import begin_saving, check_saved_files, end_saving
 from text.models.modules import read_similarity
 from text.transforms import (
@@ -33,15 +37,16 @@ from text.transforms import (
     save_tokenizer,
     torchtext_bpe,
 )
-from text.transforms.tokenizer_files import count_ids, padding_idx, tokenizer_files
+from text.transforms.tokenizer_files import count_ids, get_padding_idx, list_tokenizer_files
 
 SIDES = ("question", "passage")
+"""Names of the two sides of a model."""
 _CONFIG = "config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 class _Settings(NamedTuple):
-    """``config.json``."""
+    """Content of ``config.json``."""
 
     question_max_length: int
     passage_max_length: int
@@ -50,16 +55,16 @@ class _Settings(NamedTuple):
     temperature: float
     tied: bool
     files: dict[str, FileFacts] | None = None
-    """Facts of the files that decide embeddings, and of the tokenizer. A folder without them is not checked."""
+    """Size and hash of each file that decides embeddings, by its path. None turns the check of files off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiEncoderBundle:
-    """A bi-encoder with its tokenizer and the settings that belong to it.
+    """A bi-encoder with its tokenizer and settings.
 
     Args:
-        model: The encoders, one object twice if they are tied. Their prompts are in ``encoder.config.prompts``.
-        tokenizer: Serves both encoders.
+        model: The encoders. Their prompts are in ``encoder.config.prompts``.
+        tokenizer: Tokenizer of both encoders.
         question_max_length: Maximum tokens of a question, special tokens included.
         passage_max_length: Maximum tokens of a title and text together, special tokens included.
         titles: "pair" encodes title and text as a pair (DPR). "join" puts the title before the text.
@@ -67,8 +72,8 @@ class BiEncoderBundle:
         temperature: Divides the logits in training. It does not change the order of passages.
 
     Raises:
-        ValueError: A setting has an unknown value, a limit is higher than the encoder allows, or the tokenizer has
-            more entries than an encoder or another padding token (``text.transforms.encoder_settings``).
+        ValueError: A setting has an unknown value, a limit is higher than the encoder allows, or the tokenizer does not
+            fit an encoder (see ``text.transforms.encoder_settings``).
 
     >>> import tempfile
     >>> from text.models import roberta_tiny
@@ -102,16 +107,16 @@ class BiEncoderBundle:
                 raise ValueError(f'{name} is "{getattr(self, name)}". Supported are {" and ".join(values)}.')
         for side in SIDES:
             _check_limit(f"{side}_max_length", getattr(self, f"{side}_max_length"), self.encoder(side))
-            self.encoder(side).fit_tokenizer(count_ids(self.tokenizer), padding_idx(self.tokenizer))
+            self.encoder(side).fit_tokenizer(count_ids(self.tokenizer), get_padding_idx(self.tokenizer))
 
     @property
     def limits(self) -> dict[str, int]:
-        """Maximum tokens of questions and passages, by the name of the setting."""
+        """Maximum tokens of a question and of a passage, by the name of the setting."""
         return {"question_max_length": self.question_max_length, "passage_max_length": self.passage_max_length}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting that decides embeddings and scores besides the weights, by the name of its flag."""
+        """Settings that decide embeddings and scores, by the name of the command-line flag."""
         return {
             **self.limits,
             "titles": self.titles,
@@ -123,11 +128,11 @@ class BiEncoderBundle:
 
     @property
     def has_unit_length(self) -> bool:
-        """Whether scores lie between -1 and 1: by cosine similarity, or because embeddings have length 1."""
+        """True if scores lie between -1 and 1, because similarity is cosine or embeddings have length 1."""
         return self.similarity == "cosine" or all(self.encoder(side).config.normalize for side in SIDES)
 
     def describe(self) -> str:
-        """Return one line with the settings."""
+        """Return a one-line description of the settings."""
         prompts = [f"{side}s begin with {json.dumps(self._prompt(side))}" for side in SIDES if self._prompt(side)]
         parts = (
             "cosine similarity" if self.similarity == "cosine" else "dot product",
@@ -147,11 +152,11 @@ class BiEncoderBundle:
         return encoder
 
     def transform(self, side: str, backend: str = "tokenizers") -> Tokenize | TorchtextTokenize:
-        """Return the transform of one side: texts to token ids, with the side's limit and prompt.
+        """Return the transform of one side, which turns texts into token ids with the limit and the prompt of the side.
 
         Args:
             side: "question" or "passage".
-            backend: "tokenizers", or "torchtext" for torchtext's GPT2BPETokenizer, which gives the same ids.
+            backend: "tokenizers" or "torchtext" (GPT2BPETokenizer). Both give the same ids.
         """
         limit, prompt = self.limits[f"{side}_max_length"], self._prompt(side)
         if backend == "torchtext":
@@ -159,30 +164,31 @@ class BiEncoderBundle:
         return Tokenize(self.tokenizer, limit, prompt)
 
     def build_collator(self, num_positives: int = 1, backend: str = "tokenizers") -> BiEncoderCollator:
-        """Return the collator that turns Examples into the batches which the encoders take.
+        """Return the collator that turns Examples into batches for the encoders.
 
         Args:
-            num_positives: Positives of a question in a batch, as far as it has them.
-            backend: As in ``transform``.
+            num_positives: Maximum number of positives of a question in a batch.
+            backend: "tokenizers" or "torchtext". See ``transform``.
         """
         question_transform, passage_transform = (self.transform(side, backend) for side in SIDES)
         return BiEncoderCollator(question_transform, passage_transform, num_positives, titles=self.titles)
 
-    def token_cache_transform(self) -> Tokenize:
-        """Return the transform that tokenizes texts once for a token cache (``DPRDataPipe.cache_tokens``).
+    def build_token_cache_transform(self) -> Tokenize:
+        """Return the transform with which ``DPRDataPipe.cache_tokens`` tokenizes each text once.
 
         Raises:
-            UsageError: The tokenizer joins a prompt with the text behind it, or titles are joined with texts. No cached
-                tokens fit then.
+            UsageError: Titles are joined with texts, or the tokenizer merges a prompt with the text after it. The
+                tokens of a text then depend on what precedes it, so they cannot be cached.
         """
         if self.titles == "join":
-            raise UsageError("--token_cache: titles are joined with texts. Leave it out, or give --titles=pair.")
+            raise UsageError("--token_cache does not support titles joined with texts. Use --titles=pair, or omit --token_cache.")
         transforms = [Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._prompt(side)) for side in SIDES]
         for transform in transforms:
             if not transform.takes_ids:
                 prompt = json.dumps(transform.prompt)
                 raise UsageError(
-                    f"--token_cache: the tokenizer joins the prompt {prompt} with each text. Leave it out."
+                    f"--token_cache does not support the prompt {prompt}, which the tokenizer merges with each text. "
+                    "Omit --token_cache."
                 )
         return transforms[-1]
 
@@ -190,17 +196,17 @@ class BiEncoderBundle:
         return self.encoder(side).config.find_prompt(side)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the folder of a saved model. ``transformers`` and sentence-transformers read it too.
+        """Write the model to a folder that ``load``, ``transformers`` and sentence-transformers can read.
 
-        ``config.json`` is written last. Until then the folder does not load, so that files of two models never mix.
+        ``config.json`` is written last. Until then the folder does not load, so files of two models never mix.
 
         Raises:
-            FileExistsError: The folder holds the passage encoder of another model, and these encoders are tied.
+            FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.
             OSError: The folder cannot be written.
         """
         folder = Path(folder)
         limits = {"question_encoder": self.question_max_length, "passage_encoder": self.passage_max_length}
-        if self.model.is_tied:  # one limit for the shared encoder
+        if self.model.is_tied:  # The shared encoder has one limit.
             limits = {"question_encoder": self.passage_max_length}
         self.model.check_folder(folder)
         begin_saving(folder)
@@ -210,25 +216,25 @@ class BiEncoderBundle:
             save_tokenizer(self.tokenizer, folder / name, max_length=limit)
         names = [name for name in _Settings._fields if name not in ("tied", "files")]
         settings = {name: getattr(self, name) for name in names} | {"tied": self.model.is_tied}
-        files = {path for side in SIDES for path in model_files(folder, side)}
+        files = {path for side in SIDES for path in list_model_files(folder, side)}
         end_saving(folder, settings, [*files, *(folder / name for name in _TOKENIZER)])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> BiEncoderBundle:
-        """Return a saved model.
+        """Load a saved model.
 
         Args:
-            folder: A folder that ``save`` wrote; or a folder of ``transformers`` or sentence-transformers that
-                ``RobertaEncoder.from_pretrained`` opens, with its tokenizer.
+            folder: A folder that ``save`` wrote; or a folder of ``transformers`` or sentence-transformers, with its
+                tokenizer, that ``RobertaEncoder.from_pretrained`` can load.
 
         Raises:
-            FileNotFoundError: A file is missing, or the folder holds a training run instead of a model.
+            FileNotFoundError: A file is missing, or the folder contains a training run instead of a model.
             ArtifactError: A file is damaged, or two settings contradict each other.
             UnsupportedModelError: The model or a setting is not supported.
         """
         question = load_side(folder, "question")
         settings = _read_settings(folder)
-        if encoder_folder(folder, "passage") == encoder_folder(folder, "question"):
+        if find_encoder_folder(folder, "passage") == find_encoder_folder(folder, "question"):
             passage = question._replace(max_length=_read_limit(folder, settings, "passage", question))
         else:
             passage = load_side(folder, "passage")
@@ -246,48 +252,50 @@ class BiEncoderBundle:
 
 
 class BundleSide(NamedTuple):
-    """One side of a saved model: all that is needed to embed its texts."""
+    """One side of a saved model: the encoder, tokenizer and settings that embed its texts."""
 
     encoder: RobertaEncoder
     tokenizer: Tokenizer
     max_length: int
     """Maximum tokens of a text, special tokens included."""
     prompt: str
-    """Is put before every text."""
+    """Text before every question or passage."""
     titles: str
+    """"pair" or "join"."""
     similarity: str
+    """"dot" or "cosine"."""
 
 
 class ModelDefaults(NamedTuple):
-    """Settings of a saved model that are not in its encoders."""
+    """Settings of a saved model that its encoders do not contain."""
 
     titles: str
     similarity: str
     temperature: float | None
-    """None if the model does not say it."""
+    """None if the model does not state it."""
     tied: bool
     max_lengths: tuple[int, int] | None
-    """Maximum tokens of a question and of a passage. None if the encoders' limits count."""
+    """Maximum tokens of a question and of a passage. None if the limits of the encoders apply."""
 
 
 def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
-    """Return one side of a saved model, "question" or "passage", without loading the other.
+    """Load one side of a saved model, "question" or "passage". The other side is not loaded.
 
     Raises:
-        FileNotFoundError: As ``BiEncoderBundle.load``.
-        ArtifactError, UnsupportedModelError: As ``BiEncoderBundle.load``.
-        ValueError: ``side`` is another word.
+        FileNotFoundError: See ``BiEncoderBundle.load``.
+        ArtifactError, UnsupportedModelError: See ``BiEncoderBundle.load``.
+        ValueError: ``side`` is neither "question" nor "passage".
     """
-    inner = encoder_folder(folder, side)
+    inner = find_encoder_folder(folder, side)
     _check_files(Path(folder), inner, side)
-    # The limits of a bundle are in its config.json. Those of its encoders' folders are for sentence-transformers.
+    # The config.json of a bundle contains its limits. The limits in the encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
-    lifted: dict[str, Any] = {"max_seq_length": None} if settings else {}
-    encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **lifted), load_tokenizer(inner)
+    unlimited: dict[str, Any] = {"max_seq_length": None} if settings else {}
+    encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **unlimited), load_tokenizer(inner)
     try:
-        encoder.fit_tokenizer(count_ids(tokenizer), padding_idx(tokenizer))
+        encoder.fit_tokenizer(count_ids(tokenizer), get_padding_idx(tokenizer))
     except ValueError as error:
-        raise ArtifactError(f"{inner}: {error} They belong to different models.") from None
+        raise ArtifactError(f"{inner}: {error} The tokenizer belongs to another model.") from None
     loaded = BundleSide(
         encoder,
         tokenizer,
@@ -299,11 +307,11 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     return loaded._replace(max_length=_read_limit(folder, settings, side, loaded))
 
 
-def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
-    """Return the folder of the encoder of one side: the folder itself if it holds a single encoder.
+def find_encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
+    """Return the folder of the encoder of one side. A folder with a single encoder is returned itself.
 
     Raises:
-        FileNotFoundError: There is no folder, or it holds a training run instead of a model.
+        FileNotFoundError: The folder is missing, or contains a training run instead of a model.
         ValueError: ``side`` is neither "question" nor "passage".
     """
     folder = Path(folder)
@@ -312,40 +320,40 @@ def encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
     if not os.path.lexists(folder):
         raise FileNotFoundError(describe_missing_model(folder))
     if (folder / "model" / "question_encoder").is_dir():
-        raise FileNotFoundError(f"{folder}: the folder of a training run. Use the model in it: {folder / 'model'}")
-    own, shared = folder / f"{side}_encoder", folder / "question_encoder"
-    return own if own.is_dir() else shared if shared.is_dir() else folder
+        raise FileNotFoundError(f"{folder} is the folder of a training run. Use its model: {folder / 'model'}")
+    separate, shared = folder / f"{side}_encoder", folder / "question_encoder"
+    return separate if separate.is_dir() else shared if shared.is_dir() else folder
 
 
-def model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
-    """Return the files of one side of a saved model that decide its embeddings, each once.
+def list_model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
+    """Return the files that decide the embeddings of one side of a saved model.
 
-    ``config.json`` of the bundle is not among them: ``BundleSide`` has the settings in it.
+    The ``config.json`` of the bundle is not included, because ``BundleSide`` contains its settings.
 
     Raises:
-        FileNotFoundError: As ``BiEncoderBundle.load``.
-        ArtifactError: As ``BiEncoderBundle.load``.
+        FileNotFoundError: See ``BiEncoderBundle.load``.
+        ArtifactError: See ``BiEncoderBundle.load``.
     """
-    inner = encoder_folder(folder, side)
-    return sorted({*encoder_files(inner), *tokenizer_files(inner)})
+    inner = find_encoder_folder(folder, side)
+    return sorted({*list_encoder_files(inner), *list_tokenizer_files(inner)})
 
 
 def _check_files(folder: Path, inner: Path, side: str) -> None:
-    """Check that the files of one side are those that were saved, and that no other file decides embeddings, too."""
-    known = check_saved_files(folder, f"{inner.name}/")
-    if known is None:
+    """Check that the files of one side are unchanged, and that no file that decides embeddings was added."""
+    listed = check_saved_files(folder, f"{inner.name}/")
+    if listed is None:
         return
-    for path in model_files(folder, side):
-        if path.relative_to(folder).as_posix() not in known:
+    for path in list_model_files(folder, side):
+        if path.relative_to(folder).as_posix() not in listed:
             config = folder / _CONFIG
             raise ArtifactError(
-                f"{path}: {config} does not list it, so it came after the model was saved. Remove this file, or "
-                f'"files" from {config}.'
+                f"{path}: this file was added after the model was saved. Remove it, or, if you added it on purpose, "
+                f'remove "files" from {config}.'
             )
 
 
 def _read_settings(folder: str | os.PathLike[str]) -> _Settings | None:
-    """Return ``config.json`` of a saved model; None for a folder of another library.
+    """Return the ``config.json`` of a saved model. For a folder of another library, return None.
 
     Raises:
         ArtifactError: A setting is missing, has the wrong type or an unknown value, or saving was interrupted.
@@ -358,12 +366,12 @@ def _read_settings(folder: str | os.PathLike[str]) -> _Settings | None:
         raise ArtifactError(f"{path}: temperature is {settings.temperature}. It must be above 0.")
     if settings.tied == Path(folder, "passage_encoder").is_dir():
         found = "there is" if settings.tied else "there is no"
-        raise ArtifactError(f"{path}: tied is {json.dumps(settings.tied)}, but {found} passage_encoder beside it.")
+        raise ArtifactError(f"{path}: tied is {json.dumps(settings.tied)}, but {found} passage_encoder in the folder.")
     return settings
 
 
 def _read_limit(folder: str | os.PathLike[str], settings: _Settings | None, side: str, loaded: BundleSide) -> int:
-    """Return the maximum tokens of one side. They must hold a title and a text of a token each."""
+    """Return the maximum tokens of one side. A title and a text of one token each must fit."""
     name = f"{side}_max_length"
     limit = loaded.encoder.max_length if settings is None else getattr(settings, name)
     prompt = loaded.encoder.config.find_prompt(side).rstrip()
@@ -382,16 +390,15 @@ def _check_limit(name: str, limit: int, encoder: RobertaEncoder, least: int = 1)
 
 
 def read_defaults(folder: str | os.PathLike[str]) -> ModelDefaults | None:
-    """Return the settings of a saved model that training goes on with. None if its files say nothing about them.
+    """Return the settings with which training continues from a saved model. None if its files state none.
 
-    A folder of sentence-transformers has one encoder, and titles are joined with texts. It is compared by cosine
-    similarity if it does not say otherwise.
+    A sentence-transformers model has one encoder, and titles are joined with texts. Its default similarity is cosine.
 
     Args:
         folder: The folder of a saved model, of one of its encoders, or of another library.
 
     Raises:
-        ArtifactError, UnsupportedModelError: As ``BiEncoderBundle.load``.
+        ArtifactError, UnsupportedModelError: See ``BiEncoderBundle.load``.
     """
     folder = Path(folder)
     bundle = _find_bundle(folder)
@@ -405,7 +412,7 @@ def read_defaults(folder: str | os.PathLike[str]) -> ModelDefaults | None:
 
 
 def _find_bundle(folder: Path) -> Path | None:
-    """Return the folder of the saved model that a folder is, or is an encoder of."""
+    """Return the folder of a saved model, given this folder or the folder of one of its encoders. Otherwise None."""
     if (folder / "question_encoder").is_dir():
         return folder
     resolved = folder.resolve()
@@ -414,34 +421,34 @@ def _find_bundle(folder: Path) -> Path | None:
 
 
 def _read_titles(folder: Path, settings: _Settings | None) -> str:
-    """Return "pair" or "join", as a saved model says it or as the library of the folder has titles."""
+    """Return "pair" or "join", as a saved model states it or as the other library treats titles."""
     if settings is None and (defaults := read_defaults(folder)) is not None:
         return defaults.titles
     return settings.titles if settings else "pair"
 
 
 def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaEncoder) -> str:
-    """Return "dot" or "cosine", as the folder says it or as its library compares embeddings."""
+    """Return "dot" or "cosine", as the folder states it or as its library compares embeddings by default."""
     ours, theirs = settings.similarity if settings else None, read_similarity(folder)
     if ours is not None:
         if theirs not in (None, ours):
             theirs_file = "config_sentence_transformers.json"
-            raise ArtifactError(f'{folder}: config.json says "{ours}" similarity, {theirs_file} says "{theirs}".')
+            raise ArtifactError(f'{folder}: similarity is "{ours}" in config.json, but "{theirs}" in {theirs_file}.')
         return ours
     is_ours = (folder / "question_encoder").is_dir()
     if is_ours:
-        message = f"{folder} has no config.json. Titles are encoded as pairs, texts up to the encoders' limits."
-        warnings.warn(f"{message} Save a model by BiEncoderBundle.save.", SettingsWarning, stacklevel=4)
-    if encoder.config.normalize:  # both give the same scores
+        message = f"{folder} has no config.json. Using titles=pair and the maximum lengths of the encoders."
+        warnings.warn(f"{message} Save the model with BiEncoderBundle.save.", SettingsWarning, stacklevel=4)
+    if encoder.config.normalize:  # Dot product and cosine are equal.
         return "dot"
     if theirs is not None:
         return theirs
-    if not (is_ours or (folder / "modules.json").is_file()):  # a plain encoder, which DPR compares by dot product
+    if not (is_ours or (folder / "modules.json").is_file()):  # DPR compares plain encoders by dot product.
         return "dot"
     default = "dot" if is_ours else "cosine"
     warnings.warn(
-        f"{folder} does not say how its embeddings are compared. {default} is used. "
-        'Write "similarity_fn_name" into config_sentence_transformers.json to choose.',
+        f"{folder} does not state a similarity. Using {default}. "
+        'To choose another one, set "similarity_fn_name" in config_sentence_transformers.json.',
         SettingsWarning,
         stacklevel=4,
     )

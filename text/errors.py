@@ -1,7 +1,7 @@
-"""Errors that a run can end with, one class for each exit code.
+"""Errors of the library and the commands. Each class has an exit code.
 
-Every message is one line that says what is wrong, where, and what to do. ``text/commands/cli.py`` turns each kind into
-its exit code.
+Every message is one line that states the problem, its place and a remedy. ``text/commands/running.py`` maps the classes
+to exit codes.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that a terminal would obey: control characters, line separators and marks of the reading direction."""
+"""Characters that control a terminal: control characters, line separators and marks of the reading direction."""
 
 _NO_MEMORY = re.compile(
     r"allocate memory|not enough memory|could not create a (primitive|memory)|out of memory|bad_alloc|start new thread",
     re.IGNORECASE,
 )
-"""Words of a RuntimeError."""
+"""Words in the message of a RuntimeError that mean that memory is exhausted."""
 
 
 def escape_controls(text: str) -> str:
-    """Return a text from data as one line, with escapes for the characters that a terminal would obey.
+    r"""Return a text from data as one line, with the characters that control a terminal escaped.
 
-    >>> escape_controls("a\\x1b[2Jb")
-    'a\\\\x1b[2Jb'
+    >>> escape_controls("a\x1b[2Jb")
+    'a\\x1b[2Jb'
     """
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is full. PyTorch, oneDNN and FAISS have no class for it on a CPU.
+    """Return whether an error means that memory is exhausted.
+
+    PyTorch, oneDNN and FAISS raise a plain RuntimeError for this on a CPU.
 
     >>> is_out_of_memory(RuntimeError("could not create a primitive"))
     True
@@ -42,7 +44,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class _OneLineError(ValueError):
-    """An error whose message may hold paths, ids and texts from data: it is shown as one line without control codes."""
+    """Base class of errors whose messages contain texts from data. They print as one line without control codes."""
 
     def __str__(self) -> str:
         return escape_controls(super().__str__())
@@ -53,12 +55,12 @@ class UsageError(_OneLineError):
 
 
 class UnsupportedModelError(UsageError):
-    """A healthy model or tokenizer that this library cannot load. Exit code 2."""
+    """A valid model or tokenizer that this library does not support. Exit code 2."""
 
     @classmethod
     def at(cls, place: str | os.PathLike[str], reason: str) -> UnsupportedModelError:
-        """Return the error for a file or folder, with a sentence about what is supported instead."""
-        return cls(f"{os.fspath(place)}: {reason} docs/reference/supported.md lists what loads.")
+        """Return the error for a file or folder, with a reference to the list of supported models."""
+        return cls(f"{os.fspath(place)}: {reason} docs/reference/supported.md lists the supported models.")
 
 
 class DataError(_OneLineError):
@@ -66,15 +68,15 @@ class DataError(_OneLineError):
 
 
 class ArtifactError(_OneLineError):
-    """A saved model, tokenizer, checkpoint or result that is damaged or belongs to something else. Exit code 5."""
+    """A damaged or mismatched model, tokenizer, checkpoint or result. Exit code 5."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss, or a series of gradients, that is NaN or infinite. The weights were not updated. Exit code 6."""
+    """A loss or gradients that are NaN or infinite. The weights were not updated. Exit code 6."""
 
 
 class MissingPackageError(ModuleNotFoundError):
-    """A package of an extra of this library is not installed. Exit code 2."""
+    """A missing package that an extra of this library installs. Exit code 2."""
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def explain_missing(extra: str) -> Iterator[None]:
 
 
 class SettingsWarning(UserWarning):
-    """A setting that decides results and that a file does not state. Commands print it as one line."""
+    """A warning about a setting that affects results. Commands print it as one line."""
 
 
 class InterruptedRun(BaseException):

@@ -1,8 +1,12 @@
-"""The settings in files of transformers, sentence-transformers and tokenizers, and what this library does with each.
+"""Rules for the settings in files of transformers, sentence-transformers and tokenizers.
 
-A table has a line for each setting of a kind of file. A ``Kind`` says what a setting must be that the readers in
-``text/models`` and ``text/transforms`` use. ``Only`` lists the values that an encoder of this library can have. A text
-says why the setting does not change an embedding. Other values are refused, and settings that no table knows are named.
+A table has one rule for each setting of a file:
+
+- a ``ValueCheck`` checks a setting that the readers in ``text/models`` and ``text/transforms`` use;
+- ``Only`` lists the supported values;
+- a text states why the setting does not change embeddings.
+
+Unsupported values raise an error. Settings that are in no table cause a warning.
 """
 
 from __future__ import annotations
@@ -19,24 +23,26 @@ from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 
 
 class Only(NamedTuple):
-    """Values of a setting that are supported. A missing setting and null are supported too."""
+    """Supported values of a setting. A missing setting and null are also supported."""
 
     values: tuple[Any, ...]
 
 
-class Kind(NamedTuple):
-    """Type and range of a setting. A missing setting and null are supported too."""
+class ValueCheck(NamedTuple):
+    """Type and range of a setting. A missing setting and null are also valid."""
 
     name: str
-    holds: Callable[[Any], bool]
+    """Description of valid values, for error messages."""
+    is_valid: Callable[[Any], bool]
 
 
-def _whole(low: int, high: int = (1 << 31) - 1) -> Kind:
-    return Kind(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+def _check_integer(low: int, high: int = (1 << 31) - 1) -> ValueCheck:
+    """Return the check for an integer in a range."""
+    return ValueCheck(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
 def _is_limit(value: Any) -> bool:
-    """Return whether a value is a maximum number of tokens. 16.0 is 16."""
+    """Return whether a value is a maximum number of tokens. 16.0 counts as 16."""
     return (type(value) is int or (type(value) is float and value.is_integer())) and value >= 1
 
 
@@ -44,73 +50,74 @@ def _is_token(value: Any) -> bool:
     return isinstance(value.get("content") if isinstance(value, dict) else value, str)
 
 
-def _are_tokens(value: Any) -> bool:
+def _is_token_list(value: Any) -> bool:
     return isinstance(value, list | dict) and all(map(_is_token, value.values() if isinstance(value, dict) else value))
 
 
-def _are_texts(value: Any) -> bool:
+def _is_text_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-READ = "It is read, by the library whose file it is."
-_SIZE = _whole(1)
-_ID = _whole(0)
-_TEXT = Kind("a text", lambda value: isinstance(value, str))
-_TEXTS = Kind("a list of texts", _are_texts)
-_LIMIT = Kind("a positive whole number", _is_limit)
-_SHARE = Kind("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
-_EPSILON = Kind("a number above 0 and at most 0.1", lambda value: type(value) is float and 0 < value <= 0.1)
-_TOKEN = Kind("a token", _is_token)
-_TOKENS = Kind("a list of tokens", _are_tokens)
-_SWITCH = Kind("true or false", lambda value: type(value) is bool)
-_TRAINING = "It is about training, or about the first weights."
-_GENERATION = "It is about generating text."
-_HEADS = "It is about heads, which an encoder does not have."
-_OUTPUT = "It is about the form of the output."
-_RECORD = "It is a record of how the file came to be."
-_SPEED = "It is about speed or memory."
-_DECODING = "It is about turning ids into text."
-_PADDING = "It is about padding, which an embedding does not depend on."
-_OWN_CUT = "Texts are cut by longest_first to model_max_length, whatever it says."
-_CHAT = "It is about chats."
+READ = "The library that owns the file reads it."
+_SIZE = _check_integer(1)
+_ID = _check_integer(0)
+_TEXT = ValueCheck("a text", lambda value: isinstance(value, str))
+_TEXTS = ValueCheck("a list of texts", _is_text_list)
+_LIMIT = ValueCheck("a positive whole number", _is_limit)
+_SHARE = ValueCheck("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
+_EPSILON = ValueCheck("a number above 0 and at most 0.1", lambda value: type(value) is float and 0 < value <= 0.1)
+_TOKEN = ValueCheck("a token", _is_token)
+_TOKENS = ValueCheck("a list of tokens", _is_token_list)
+_SWITCH = ValueCheck("true or false", lambda value: type(value) is bool)
+_TRAINING = "It affects training and initial weights only."
+_GENERATION = "It affects text generation only."
+_HEADS = "It affects heads only, which an encoder lacks."
+_OUTPUT = "It affects the format of the output only."
+_RECORD = "It describes the origin of the file."
+_SPEED = "It affects speed or memory only."
+_DECODING = "It affects decoding only."
+_PADDING = "It affects padding only, and embeddings do not depend on padding."
+_TRUNCATION = "Texts are always truncated to model_max_length by longest_first."
+_CHAT = "It affects chats only."
 
-Rule = str | Only | Kind
+Rule = str | Only | ValueCheck
 Table = Mapping[str, Rule]
 
 
-def _same(reason: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), reason)
+def _assign_rule(rule: Rule, names: str) -> dict[str, Rule]:
+    """Return a table that gives the same rule to each of several settings."""
+    return dict.fromkeys(names.split(), rule)
 
 
 ENCODER: Table = {
-    **_same(_TEXT, "model_type tokenizer_class"),
-    **_same(_SIZE, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"),
-    **_same(_SIZE, "max_position_embeddings"),
-    **_same(_ID, "pad_token_id bos_token_id eos_token_id projection_dim"),
-    **_same(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob"),
-    "type_vocab_size": _whole(1, 1 << 10),
+    **_assign_rule(_TEXT, "model_type tokenizer_class"),
+    **_assign_rule(_SIZE, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"),
+    **_assign_rule(_SIZE, "max_position_embeddings"),
+    **_assign_rule(_ID, "pad_token_id bos_token_id eos_token_id projection_dim"),
+    **_assign_rule(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob"),
+    "type_vocab_size": _check_integer(1, 1 << 10),
     "layer_norm_eps": _EPSILON,
-    "hidden_act": Only(("gelu", "gelu_python")),  # one function
+    "hidden_act": Only(("gelu", "gelu_python")),  # Two names of one function.
     "position_embedding_type": Only(("absolute",)),
     "pruned_heads": Only(({},)),
     "quantization_config": Only(()),
     "auto_map": Only(()),
-    **_same(Only((False,)), "is_decoder is_causal is_encoder_decoder add_cross_attention"),
-    **_same(Only((False,)), "use_bfloat16 tie_encoder_decoder"),
-    **_same(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
-    **_same(
+    **_assign_rule(Only((False,)), "is_decoder is_causal is_encoder_decoder add_cross_attention"),
+    **_assign_rule(Only((False,)), "use_bfloat16 tie_encoder_decoder"),
+    **_assign_rule(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
+    **_assign_rule(
         _HEADS, "classifier_dropout id2label label2id num_labels problem_type finetuning_task task_specific_params"
     ),
-    **_same(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
-    **_same(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
-    **_same(
+    **_assign_rule(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
+    **_assign_rule(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
+    **_assign_rule(
         _SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation xla_device"
     ),
-    **_same("The tokenizer has its own.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"),
-    **_same("Embeddings are computed in float32, or as --precision says.", "dtype torch_dtype"),
-    **_same("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
-    **_same("BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"),
-    **_same(
+    **_assign_rule("The ids come from the tokenizer.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"),
+    **_assign_rule("The dtype is float32, or the one that --precision chooses.", "dtype torch_dtype"),
+    **_assign_rule("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
+    **_assign_rule("BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"),
+    **_assign_rule(
         _GENERATION,
         "bad_words_ids begin_suppress_tokens cross_attention_hidden_size decoder_start_token_id diversity_penalty "
         "do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id "
@@ -119,17 +126,17 @@ ENCODER: Table = {
         "suppress_tokens temperature tf_legacy_loss top_k top_p typical_p",
     ),
 }
-"""``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
+"""Rules for ``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
 
 MODULE: Table = {
-    **_same(_TEXT, "path type"),
-    **_same("The order in the file counts.", "idx name"),
+    **_assign_rule(_TEXT, "path type"),
+    **_assign_rule("The order of the file decides.", "idx name"),
     "kwargs": Only(([],)),
 }
-"""One entry of ``modules.json``."""
+"""Rules for an entry of ``modules.json``."""
 
 SENTENCE_FILES = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "xlm-roberta"))
-"""Names of the file that sentence-transformers has for a transformer and its tokenizer."""
+"""Possible names of the file with the settings of a transformer and its tokenizer in sentence-transformers."""
 TRANSFORMER: Table = {
     "max_seq_length": _LIMIT,
     "do_lower_case": _SWITCH,
@@ -137,27 +144,27 @@ TRANSFORMER: Table = {
     "module_output_name": Only(("token_embeddings",)),
     "modality_config": Only(({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},)),
     "processing_kwargs": Only(({},)),
-    **_same(Only(()), "query_length document_length query_expansion tokenizer_name_or_path"),
-    **_same(Only(({},)), "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"),
-    **_same(_SPEED, "unpad_inputs backend"),
-    **_same(_RECORD, "cache_dir"),
+    **_assign_rule(Only(()), "query_length document_length query_expansion tokenizer_name_or_path"),
+    **_assign_rule(Only(({},)), "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"),
+    **_assign_rule(_SPEED, "unpad_inputs backend"),
+    **_assign_rule(_RECORD, "cache_dir"),
 }
-"""``sentence_bert_config.json``, or another one of ``SENTENCE_FILES``."""
+"""Rules for ``sentence_bert_config.json`` and the other ``SENTENCE_FILES``."""
 
 POOLING: Table = {
-    "pooling_mode": Kind("a text or a list of texts", lambda value: isinstance(value, str) or _are_texts(value)),
-    **_same(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
-    **_same(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
-    **_same(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
+    "pooling_mode": ValueCheck("a text or a list of texts", lambda value: isinstance(value, str) or _is_text_list(value)),
+    **_assign_rule(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
+    **_assign_rule(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
+    **_assign_rule(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
     "include_prompt": Only((True,)),
-    **_same("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
+    **_assign_rule("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
 }
 _NAMES = {
     "module_input_name": Only(("sentence_embedding",)),
     "module_output_name": Only(("sentence_embedding",)),
 }
 DENSE: Table = {
-    **_same(_SIZE, "in_features out_features"),
+    **_assign_rule(_SIZE, "in_features out_features"),
     "bias": _SWITCH,
     "activation_function": _TEXT,
     "use_residual": Only((False,)),
@@ -165,19 +172,19 @@ DENSE: Table = {
 }
 LAYER_NORM: Table = {"dimension": "The weights decide the width.", **_NAMES}
 NORMALIZE: Table = _NAMES
-"""``config.json`` in the folder of a module of sentence-transformers."""
+"""Rules for ``config.json`` in the folder of a sentence-transformers module, here and above."""
 
 SENTENCE_TRANSFORMERS: Table = {
-    "prompts": Kind(
-        "an object of texts by name",
+    "prompts": ValueCheck(
+        "an object with a text for each name",
         lambda value: isinstance(value, dict) and all(isinstance(each, str | None) for each in value.values()),
     ),
-    **_same(_TEXT, "default_prompt_name similarity_fn_name"),
+    **_assign_rule(_TEXT, "default_prompt_name similarity_fn_name"),
     "model_type": Only(("SentenceTransformer",)),
     "truncate_dim": Only(()),
-    **_same(_RECORD, "__version__ requirements"),
+    **_assign_rule(_RECORD, "__version__ requirements"),
 }
-"""``config_sentence_transformers.json``."""
+"""Rules for ``config_sentence_transformers.json``."""
 
 SPECIAL_TOKENS = (
     "bos_token",
@@ -190,18 +197,18 @@ SPECIAL_TOKENS = (
 )
 SPECIAL_TOKENS_MAP: Table = {
     **dict.fromkeys(SPECIAL_TOKENS, _TOKEN),
-    **_same(_TOKENS, "additional_special_tokens extra_special_tokens"),
+    **_assign_rule(_TOKENS, "additional_special_tokens extra_special_tokens"),
 }
-"""``special_tokens_map.json``."""
+"""Rules for ``special_tokens_map.json``."""
 
 TOKENIZER_OPTIONS: Table = {
     **SPECIAL_TOKENS_MAP,
     "tokenizer_class": _TEXT,
-    **_same(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
-    "added_tokens_decoder": Kind(
-        "an object of tokens by id", lambda value: isinstance(value, dict) and _are_tokens(list(value.values()))
+    **_assign_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
+    "added_tokens_decoder": ValueCheck(
+        "an object with a token for each id", lambda value: isinstance(value, dict) and _is_token_list(list(value.values()))
     ),
-    **_same(_LIMIT, "model_max_length max_len"),
+    **_assign_rule(_LIMIT, "model_max_length max_len"),
     "model_input_names": _TEXTS,
     "truncation_side": Only(("right",)),
     "padding_side": Only(("right",)),
@@ -214,34 +221,34 @@ TOKENIZER_OPTIONS: Table = {
     "init_inputs": Only(([],)),
     "model_specific_special_tokens": Only(({},)),
     "tokenizer_file": _RECORD,
-    **_same("tokenizer.json, or the template of the class, counts.", "add_bos_token add_eos_token"),
-    **_same(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
+    **_assign_rule("tokenizer.json or the template of the class decides.", "add_bos_token add_eos_token"),
+    **_assign_rule(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": _DECODING,
-    **_same("It is about offsets.", "trim_offsets"),
-    **_same(_OWN_CUT, "max_length stride truncation_strategy truncation"),
-    **_same(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
-    **_same(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
-    **_same(_RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"),
-    **_same(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
-    "sp_model_kwargs": "tokenizer.json has its own copy.",
+    **_assign_rule("It affects offsets only.", "trim_offsets"),
+    **_assign_rule(_TRUNCATION, "max_length stride truncation_strategy truncation"),
+    **_assign_rule(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
+    **_assign_rule(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
+    **_assign_rule(_RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"),
+    **_assign_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
+    "sp_model_kwargs": "tokenizer.json contains a copy.",
 }
-"""``tokenizer_config.json``."""
+"""Rules for ``tokenizer_config.json``."""
 
 TOKENIZER: Table = {
-    **_same(READ, "added_tokens normalizer pre_tokenizer post_processor model"),
-    **_same(_OWN_CUT, "truncation"),
+    **_assign_rule(READ, "added_tokens normalizer pre_tokenizer post_processor model"),
+    **_assign_rule(_TRUNCATION, "truncation"),
     "padding": READ,
     "decoder": _DECODING,
     "version": _RECORD,
 }
-"""``tokenizer.json``."""
+"""Rules for ``tokenizer.json``."""
 
 TOKENIZER_MODEL: Table = {
-    **_same(READ, "type vocab merges unk_token unk_id fuse_unk byte_fallback ignore_merges"),
-    **_same(READ, "continuing_subword_prefix end_of_word_suffix max_input_chars_per_word"),
-    "dropout": Only((0.0,)),  # else a text has other ids each time
+    **_assign_rule(READ, "type vocab merges unk_token unk_id fuse_unk byte_fallback ignore_merges"),
+    **_assign_rule(READ, "continuing_subword_prefix end_of_word_suffix max_input_chars_per_word"),
+    "dropout": Only((0.0,)),  # Otherwise the ids of a text would be random.
 }
-"""``model`` in ``tokenizer.json``: BPE, WordPiece, Unigram or WordLevel. A class of transformers can have its own."""
+"""Rules for ``model`` in ``tokenizer.json``: BPE, WordPiece, Unigram or WordLevel."""
 
 
 def read_settings(path: Path, table: Table) -> dict[str, Any]:
@@ -258,17 +265,17 @@ def read_settings(path: Path, table: Table) -> dict[str, Any]:
 
 
 def find_sentence_file(folder: Path) -> Path | None:
-    """Return the file of sentence-transformers with the settings of its transformer, or None if there is none."""
+    """Return the path of the first file of ``SENTENCE_FILES`` in a folder, or None if there is none."""
     return next((folder / name for name in SENTENCE_FILES if os.path.lexists(folder / name)), None)
 
 
 def read_optional_settings(path: Path, table: Table) -> dict[str, Any]:
-    """Return the same, or no settings if there is no such file. A symbolic link to a missing file is an error."""
+    """Return the checked settings in a file that may be missing. A symbolic link to a missing file is an error."""
     return read_settings(path, table) if os.path.lexists(path) else {}
 
 
 def read_setting(path: Path, table: Table, *names: str) -> Any:
-    """Return the first setting of these names in a file that may be missing, checked against a table; or None."""
+    """Return the first of several settings that a file contains, checked against a table. Otherwise return None."""
     settings = read_json(path, dict[str, Any]) if os.path.lexists(path) else {}
     name = next((name for name in names if name in settings), None)
     if name is None:
@@ -278,7 +285,7 @@ def read_setting(path: Path, table: Table, *names: str) -> Any:
 
 
 def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> None:
-    """Refuse settings with values that are not supported, and warn of settings that the table lacks.
+    """Check settings against a table, and warn about settings that the table lacks.
 
     Raises:
         ArtifactError: A setting has a value that no library would write.
@@ -286,42 +293,42 @@ def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> Non
     """
     for name, value in settings.items():
         rule = table.get(name)
-        if isinstance(rule, Kind) and value is not None and not rule.holds(value):
+        if isinstance(rule, ValueCheck) and value is not None and not rule.is_valid(value):
             raise ArtifactError(f"{path}: {name} is {_show(value)}. It must be {rule.name}.")
         if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
             supported = " or ".join(map(json.dumps, rule.values)) or "null"
             raise UnsupportedModelError.at(path, f"{name} is {_show(value)}. Only {supported} is supported.")
     if unknown := [name for name in settings if name not in table and not name.startswith("_")]:
-        message = f"nothing is known of {', '.join(unknown)}. It is ignored: compare embeddings."
+        message = f"unknown settings are ignored: {', '.join(unknown)}. Compare embeddings with those of the other library."
         warnings.warn(f"{path}: {message}", SettingsWarning, stacklevel=3)
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return the class and the folder of each module that ``modules.json`` of sentence-transformers lists.
+    """Return the class and the folder of each module in the ``modules.json`` of sentence-transformers.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It is damaged, or a module lies outside the folder.
+        ArtifactError: The file is damaged, or a module is outside the folder.
     """
     path = folder / "modules.json"
     modules = []
     for module in read_json(path, list[dict[str, Any]]):
         check_settings(path, module, MODULE)
         if module.get("type") is None or module.get("path") is None:
-            raise ArtifactError(f"{path}: a module has no type or no path. It must have both.")
-        # A file may be a symbolic link, as in the cache of Hugging Face. A path that leads out is no part of a model.
+            raise ArtifactError(f"{path}: a module has no type or no path. Each module needs both.")
+        # A file may be a symbolic link, as in the cache of Hugging Face, but a path must not leave the folder.
         if os.path.isabs(module["path"]) or ".." in Path(module["path"]).parts or "\0" in module["path"]:
-            raise ArtifactError(f"{path}: path is {_show(module['path'])}. It must be a folder in the same folder.")
+            raise ArtifactError(f"{path}: path is {_show(module['path'])}. It must be a folder inside the model.")
         modules.append((module["type"], folder / module["path"]))
     return modules
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    """Return whether two values are equal and of one type. In Python 0 equals False."""
+    """Return whether two values have the same type and are equal. In Python, 0 equals False."""
     return type(value) is type(other) and value == other
 
 
 def _show(value: Any) -> str:
-    """Return a value for an error, cut to a length that a terminal can show."""
+    """Return a value as JSON for an error message, truncated to 200 characters."""
     content = json.dumps(value)
     return content if len(content) <= 200 else f"{content[:200]}..."

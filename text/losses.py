@@ -1,11 +1,11 @@
 """Training objectives over one batch of question and passage embeddings.
 
-Pure functions of tensors: no model, no other process, so that a value can be checked with a
-pencil. Who counts as a negative of whom comes in as ``ignore``. Each row stands for itself, so that many
-questions can be done a few at a time (``text/training/objective.py``). From passages to questions (CLIP,
-arXiv:2103.00020), it is ``in_batch_nll`` with the two sides exchanged.
+The functions are pure: they use no model and no other process, so a value can be checked with a pencil. ``ignore``
+excludes passages from the negatives of a question. Questions are independent, so a large batch can be processed in
+parts (``text/training/objective.py``). For the passage-to-question direction (CLIP, arXiv:2103.00020), call
+``in_batch_nll`` with the two sides exchanged.
 
-Dimensions: B questions; P passages, all positives and negatives of the batch; D width.
+Dimensions: B questions; P passages, all positives and hard negatives of the batch; D embedding width.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIMILARITIES = ("dot", "cosine")
+"""Supported similarities of two embeddings."""
 _LEAST = torch.finfo(torch.float32).min / 2
-"""A logit that counts for nothing. Not -inf: where all are, gradients would be NaN."""
+"""Logit of an excluded passage. With -inf, gradients would be NaN if all passages were excluded."""
 
 
 def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *, similarity: str = "dot") -> Tensor:
-    """How similar every question is to every passage.
+    """Return the similarity of each question to each passage.
 
     Args:
         question_embeddings: (B, D) float.
-        passage_embeddings: (P, D) float, same device.
+        passage_embeddings: (P, D) float, on the same device.
         similarity: "dot" (arXiv:2004.04906, eq. 1) or "cosine".
 
     Returns:
-        (B, P), in float32 at least, in mixed precision, too; within -1 and 1 for "cosine".
+        (B, P). float32 or float64, also under mixed precision. Between -1 and 1 for "cosine".
 
     Raises:
-        ValueError: The embeddings are not (B, D) and (P, D) with one D, or ``similarity`` is unknown.
+        ValueError: The embeddings are not (B, D) and (P, D) with the same D, or ``similarity`` is unknown.
 
     >>> similarity_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0], [8.0, -6.0]]))
     tensor([[25.,  0.]])
@@ -40,14 +41,14 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
     """
     if question_embeddings.ndim != 2 or question_embeddings.shape[1:] != passage_embeddings.shape[1:]:
         raise ValueError(
-            "expected question_embeddings (B, D) and passage_embeddings (P, D) with one D, "
-            f"got {tuple(question_embeddings.shape)} and {tuple(passage_embeddings.shape)}"
+            f"question_embeddings are {tuple(question_embeddings.shape)} and passage_embeddings "
+            f"{tuple(passage_embeddings.shape)}. They must be (B, D) and (P, D) with the same D."
         )
     if similarity not in SIMILARITIES:
-        raise ValueError(f'similarity is "{similarity}"; expected one of {", ".join(SIMILARITIES)}')
-    # Between 128 and 256, where dot products of trained encoders are, bfloat16 has steps of 1.
+        raise ValueError(f'similarity is "{similarity}". Supported are {" and ".join(SIMILARITIES)}.')
+    # Dot products of trained encoders lie between 128 and 256, where bfloat16 can represent integers only.
     with torch.autocast(question_embeddings.device.type, enabled=False):
-        questions, passages = _precise(question_embeddings), _precise(passage_embeddings)
+        questions, passages = _to_full_precision(question_embeddings), _to_full_precision(passage_embeddings)
         if similarity == "cosine":
             questions, passages = F.normalize(questions, dim=-1), F.normalize(passages, dim=-1)
         return questions @ passages.T
@@ -63,29 +64,27 @@ def in_batch_nll(
     similarity: str = "dot",
     reduction: str = "mean",
 ) -> Tensor:
-    """Mean negative log-likelihood of each question's positive passage.
+    """Return the negative log-likelihood of each question's positive passage.
 
-    Other questions' passages are its in-batch negatives (arXiv:2004.04906, eq. 2), save those
-    that ``ignore`` takes out.
+    The passages of the other questions are in-batch negatives (arXiv:2004.04906, eq. 2).
 
     Args:
         question_embeddings: (B, D) float.
-        passage_embeddings: (P, D) float, same device.
-        positive_index: (B,) int64, the row of ``passage_embeddings`` that answers each question.
-        ignore: (B, P) bool. True takes a passage out of that question's softmax: another known
-            positive, or a passage of another question where only its own shall count. The
-            question's own positive always stays in.
-        temperature: Divides the logits; no unit, positive. DPR uses 1.
+        passage_embeddings: (P, D) float, on the same device.
+        positive_index: (B,) int64. Row of ``passage_embeddings`` that answers each question.
+        ignore: (B, P) bool. True removes a passage from that question's softmax, such as another known positive. The
+            question's own positive is never removed.
+        temperature: Divides the logits. Positive, without unit. DPR uses 1.
         similarity: "dot" or "cosine".
         reduction: "mean" over the questions, or "none".
 
     Returns:
-        Scalar, or (B,), in nats; log(P) when all logits are equal and nothing is ignored.
+        Scalar for "mean" or (B,) for "none", in nats. log(P) if all logits are equal and ``ignore`` is None.
 
     Raises:
-        ValueError: As ``similarity_logits``.
+        ValueError: The shapes do not match, or ``similarity`` is unknown. See ``similarity_logits``.
 
-    Logits are the identity, so that each question costs -log(e / (e + 1)) = log(1 + 1 / e):
+    In the example the logits are the identity, so each question costs -log(e / (e + 1)) = log(1 + 1 / e):
 
     >>> in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
     tensor(0.3133)
@@ -94,8 +93,7 @@ def in_batch_nll(
     """
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     if ignore is not None:
-        # Two questions can share a positive: its copy must not count as a negative, yet a row
-        # without its own positive would have an infinite loss.
+        # ``ignore`` may include the question's own positive, without which the loss would be infinite.
         logits = logits.masked_fill(ignore.scatter(1, positive_index[:, None], False), -torch.inf)
     return F.cross_entropy(logits, positive_index, reduction=reduction)
 
@@ -110,34 +108,34 @@ def multi_positive_nll(
     similarity: str = "dot",
     reduction: str = "mean",
 ) -> Tensor:
-    """Mean negative log-likelihood of all of a question's positives, each of them against the negatives alone.
+    """Return the mean negative log-likelihood of each question's positives. Each is compared with the negatives only.
 
-    That is SupCon's L_out (arXiv:2004.11362, eq. 2) without the other positives in the denominator: they do not
-    compete. With one positive a question it is ``in_batch_nll``.
+    This is the L_out of SupCon (arXiv:2004.11362, eq. 2) without the other positives in the denominator, so positives
+    do not compete. If each question has one positive, the loss equals ``in_batch_nll``.
 
     Args:
         question_embeddings: (B, D) float.
-        passage_embeddings: (P, D) float, same device.
-        is_positive: (B, P) bool, True where the passage answers the question; each question has one.
-        ignore: (B, P) bool. True takes a passage out, unless it is a positive.
-        temperature: Divides the logits; no unit, positive.
+        passage_embeddings: (P, D) float, on the same device.
+        is_positive: (B, P) bool. True if the passage answers the question. Each question needs at least one positive.
+        ignore: (B, P) bool. True removes a passage from the negatives of that question. Positives are never removed.
+        temperature: Divides the logits. Positive, without unit.
         similarity: "dot" or "cosine".
         reduction: "mean" over the questions, or "none".
 
     Returns:
-        Scalar, or (B,), in nats.
+        Scalar for "mean" or (B,) for "none", in nats.
 
     Raises:
-        ValueError: A question has no positive; or as ``similarity_logits``.
+        ValueError: A question has no positive, the shapes do not match, or ``similarity`` is unknown.
 
-    All logits are 0: each of the two positives has one negative, and costs log 2.
+    In the example all logits are 0, so each of the two positives costs log 2 against its one negative:
 
     >>> multi_positive_nll(torch.zeros(1, 2), torch.ones(3, 2), torch.tensor([[True, True, False]]))
     tensor(0.6931)
     """
     num_positives = is_positive.sum(dim=1)
     if not num_positives.all():
-        raise ValueError(f"question {int(num_positives.argmin())} has no positive; expected one or more of each")
+        raise ValueError(f"question {int(num_positives.argmin())} has no positive. Each question needs at least one.")
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     left_out = is_positive if ignore is None else is_positive | ignore
     negatives = logits.masked_fill(left_out, _LEAST).logsumexp(dim=1, keepdim=True)
@@ -155,26 +153,27 @@ def distillation_kl(
     similarity: str = "dot",
     reduction: str = "mean",
 ) -> Tensor:
-    """How far a question's passages are from the order that a teacher gives them: KL(teacher || student).
+    """Return the distillation loss of each question, KL(teacher || student).
 
-    Both are softmaxes over those passages that have a teacher's score (RocketQAv2, arXiv:2110.07367, eq. 4).
+    Teacher and student are softmaxes over the passages with a teacher score (RocketQAv2, arXiv:2110.07367, eq. 4).
 
     Args:
         question_embeddings: (B, D) float.
-        passage_embeddings: (P, D) float, same device.
-        teacher_scores: (B, P) float, larger is better; NaN where the teacher has none.
-        temperature: Divides the logits; no unit, positive.
-        teacher_temperature: Divides the teacher's scores; no unit, positive.
+        passage_embeddings: (P, D) float, on the same device.
+        teacher_scores: (B, P) float. Larger is better. NaN if the teacher has no score for the passage.
+        temperature: Divides the logits of the student. Positive, without unit.
+        teacher_temperature: Divides the teacher scores. Positive, without unit.
         similarity: "dot" or "cosine".
         reduction: "mean" over the questions, or "none".
 
     Returns:
-        Scalar, or (B,), in nats; 0 where fewer than two passages have a score.
+        Scalar for "mean" or (B,) for "none", in nats. 0 for a question with fewer than two teacher scores.
 
     Raises:
-        ValueError: As ``similarity_logits``.
+        ValueError: The shapes do not match, or ``similarity`` is unknown. See ``similarity_logits``.
 
-    A student to whom both passages look alike, and a teacher who is nearly sure: log 2 less the teacher's entropy.
+    In the example the student scores both passages equally and the teacher is almost certain. The loss is log 2 minus
+    the entropy of the teacher, which is almost 0:
 
     >>> distillation_kl(torch.zeros(1, 2), torch.ones(2, 2), torch.tensor([[20.0, 0.0]]))
     tensor(0.6931)
@@ -188,28 +187,28 @@ def distillation_kl(
 
 
 def likely_positives(scores: Tensor, owner: Tensor, positive_index: Tensor, margin: float) -> Tensor:
-    """Which of a question's own passages a guide scores so high that they may answer it, too.
+    """Return which passages a guide model scores almost as high as their question's positive, or higher.
 
-    These are to be taken out of its negatives (NV-Retriever, arXiv:2407.15831, TopK-MarginPos; GISTEmbed,
-    arXiv:2402.16829, with a margin of 0).
+    Such passages may answer the question, so they are removed from its negatives. The rule is TopK-MarginPos of
+    NV-Retriever (arXiv:2407.15831). With a margin of 0 it is the rule of GISTEmbed (arXiv:2402.16829).
 
     Args:
-        scores: (P,) float, a guide's score of each passage for the question of its row; NaN where there is none.
-        owner: (P,) int64, that question.
-        positive_index: (B,) int64, the passage that answers each question.
-        margin: What a negative must stay below the positive's score.
+        scores: (P,) float. Guide's score of each passage for the question that owns it. NaN if there is none.
+        owner: (P,) int64. Question that owns each passage.
+        positive_index: (B,) int64. Positive passage of each question.
+        margin: Minimum distance between the scores of a negative and the positive.
 
     Returns:
-        (P,) bool; False where a score is not known, and for the positives themselves.
+        (P,) bool. True for a likely positive. False for the positives themselves and for passages without a score.
 
     >>> scores = torch.tensor([0.9, 0.85, 0.2])
     >>> likely_positives(scores, torch.tensor([0, 0, 0]), torch.tensor([0]), margin=0.1)
     tensor([False,  True, False])
     """
-    found = scores > scores[positive_index[owner]] - margin
-    return found.scatter(0, positive_index, False)
+    is_likely = scores > scores[positive_index[owner]] - margin
+    return is_likely.scatter(0, positive_index, False)
 
 
-def _precise(embeddings: Tensor) -> Tensor:
-    """In float32 at least."""
+def _to_full_precision(embeddings: Tensor) -> Tensor:
+    """Return embeddings in float32, or in float64 if they are float64."""
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()

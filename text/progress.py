@@ -1,4 +1,4 @@
-"""Show how far a long loop is: a bar on a terminal, and a line now and then in a log file."""
+"""Progress of long loops: a bar on a terminal, or regular lines in a log file."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TextIO, TypeVar
 from tqdm import tqdm
 
 SECONDS = 30.0
-"""Seconds from one line to the next."""
+"""Default interval of progress lines in seconds."""
 _DELAY = 2
-"""Seconds that a loop runs before its bar appears."""
+"""Seconds before the bar of a loop appears."""
 _Item = TypeVar("_Item")
 
 
 class ProgressLines:
-    """Print a line to a stream every few seconds: what is done, the rate and the time that is left.
+    """Progress of a loop as lines of text, with the items done, the rate and the remaining time.
 
     Args:
-        name: What the loop does, such as "Encoding".
-        total: Number of items of the whole loop.
+        name: Description of the loop, such as "Encoding".
+        total: Total number of items.
         unit: Name of the items, such as "passages", or "B" for bytes.
-        stream: Where the lines go.
-        seconds: Seconds from one line to the next. With 0 each update prints a line.
+        stream: Output stream.
+        seconds: Seconds between two lines. With 0 each update prints a line.
     """
 
     def __init__(self, name: str, total: int, unit: str, stream: TextIO, seconds: float = SECONDS) -> None:
@@ -40,7 +40,7 @@ class ProgressLines:
         pass
 
     def update(self, n: int = 1) -> None:
-        """Count items that are done."""
+        """Add completed items, and print a line if one is due."""
         self.n += n
         now = time.monotonic()
         if now - self._printed >= self.seconds:
@@ -48,11 +48,15 @@ class ProgressLines:
             print(self.describe(now - self._started), file=self.stream, flush=True)
 
     def skip(self, n: int) -> None:
-        """Count items that were done before. They do not count for the rate."""
+        """Add items that were completed before this loop. They do not count for the rate."""
         self.n, self.initial = self.n + n, self.initial + n
 
     def describe(self, elapsed: float) -> str:
-        """Return the line that is printed so many seconds after the start."""
+        """Return the progress line.
+
+        Args:
+            elapsed: Seconds since the start of the loop.
+        """
         rate = (self.n - self.initial) / max(elapsed, 1e-9)
         left = tqdm.format_interval((self.total - self.n) / rate) if rate else "?"
         share = f"{self.n / max(self.total, 1):.0%}"
@@ -65,10 +69,10 @@ class ProgressLines:
 
 
 class ProgressBar(tqdm):
-    """A bar on a terminal."""
+    """A progress bar on a terminal."""
 
     def skip(self, n: int) -> None:
-        """Count items that were done before. They do not count for the rate."""
+        """Add items that were completed before this loop. They do not count for the rate."""
         self.initial, self.n, self.last_print_n = self.initial + n, self.n + n, self.last_print_n + n
 
 
@@ -78,15 +82,15 @@ Progress = ProgressBar | ProgressLines
 def show_progress(
     name: str, total: int, unit: str, *, position: int = 0, seconds: float = SECONDS, stream: TextIO | None = None
 ) -> Progress:
-    """Return what shows the progress of a loop. Use it in a ``with`` block and call ``update`` for the items.
+    """Return the progress display of a loop. Use it in a ``with`` block and call ``update`` after each item.
 
     Args:
-        name: What the loop does, such as "Encoding".
-        total: Number of items of the whole loop.
+        name: Description of the loop, such as "Encoding".
+        total: Total number of items.
         unit: Name of the items, such as "passages", or "B" for bytes.
-        position: Line of the bar, if several processes share a terminal.
-        seconds: Seconds from one line to the next where there is no terminal.
-        stream: Where the progress goes. By default stderr.
+        position: Line of the bar if several processes share a terminal.
+        seconds: Seconds between two lines if the stream is not a terminal.
+        stream: Output stream. The default is stderr.
 
     >>> with show_progress("Encoding", 4, "passages", seconds=0, stream=sys.stdout) as progress:
     ...     progress.skip(3)
@@ -109,9 +113,14 @@ def show_progress(
     )
 
 
-def show_file_progress(path: str, doing: str) -> Progress:
-    """Return what shows the progress over the bytes of a file. Call ``update`` with the number of bytes."""
-    return show_progress(f"{doing} {os.path.basename(path)}", os.path.getsize(path), "B")
+def show_file_progress(path: str, action: str) -> Progress:
+    """Return the progress display of reading a file. Call ``update`` with the number of bytes read.
+
+    Args:
+        path: The file.
+        action: Description of the loop, such as "Reading".
+    """
+    return show_progress(f"{action} {os.path.basename(path)}", os.path.getsize(path), "B")
 
 
 def track(items: Collection[_Item], name: str, unit: str) -> Iterator[_Item]:

@@ -31,9 +31,9 @@ class Passage(NamedTuple):
 
         A passage without id is known by its content alone. One text under two titles is two passages.
         """
-        content = text_key(f"{len(self.title)} {self.title}{self.text}")
+        content = hash_text(f"{len(self.title)} {self.title}{self.text}")
         # The prefix keeps an id apart from a content that reads like it.
-        return text_key(f"id {self.passage_id}") if self.passage_id else content, content
+        return hash_text(f"id {self.passage_id}") if self.passage_id else content, content
 
 
 class TokenizedPassage(NamedTuple):
@@ -123,20 +123,20 @@ class BiEncoderBatch(NamedTuple):
     """Texts left out of this batch, by reason."""
 
 
-def question_key(question: str) -> int:
+def hash_question(question: str) -> int:
     """Return the identity of a question, hashed to 64 bits.
 
     Case, white space and the Unicode form (NFC or NFD) make no difference. Punctuation does.
 
-    >>> question_key("Who ate  the oak?") == question_key("who ate the oak? ")
+    >>> hash_question("Who ate  the oak?") == hash_question("who ate the oak? ")
     True
-    >>> question_key("who ate the oak?") == question_key("who ate the oak")
+    >>> hash_question("who ate the oak?") == hash_question("who ate the oak")
     False
     """
     composed = question if question.isascii() else unicodedata.normalize("NFC", question)
-    return text_key(" ".join(composed.casefold().split()))
+    return hash_text(" ".join(composed.casefold().split()))
 
 
-def text_key(value: str) -> int:
+def hash_text(value: str) -> int:
     """A text's identity, hashed to 64 bits."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)

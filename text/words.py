@@ -1,8 +1,8 @@
-"""Words of a text as DPR finds them, and units of scripts that put no spaces between words.
+"""Words of a text as in DPR, and units of scripts without spaces between words.
 
-Such scripts are Chinese, Japanese, Thai and Korean, for example. A letter of these scripts, with the marks behind it,
-is a unit: a text is compared unit by unit, as a string. Korean has spaces, but joins particles to its nouns. Digits,
-and the letters of all other scripts, still make words.
+Examples of such scripts are Chinese, Japanese and Thai. Korean has spaces, but joins particles to nouns, so it is
+included. A unit is a letter of such a script with its combining marks. These texts are compared unit by unit. Digits
+and the letters of all other scripts form words.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import regex
 _SCRIPTS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Hangul}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
-    r"\u30FC\uFF70\uFF9E\uFF9F"  # Marks of Japanese that no script claims.
+    r"\u30FC\uFF70\uFF9E\uFF9F"  # Japanese marks that belong to no script in Unicode.
 )
 _LETTER = rf"[[{_SCRIPTS}]&&[\p{{L}}\u3007]]"
-# A syllable of Hangul comes apart in NFD. It is one unit in each form.
+# NFD splits a Hangul syllable into several characters. It is one unit in both forms.
 _HANGUL = r"[\u1100-\u115F\uA960-\uA97C]+[\u1160-\u11A7\uD7B0-\uD7C6]+[\u11A8-\u11FF\uD7CB-\uD7FB]*"
 _UNIT = rf"(?:{_HANGUL}|{_LETTER})\p{{M}}*"
 _FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE
@@ -30,13 +30,13 @@ _WORDS_AND_UNITS = regex.compile(
     rf"{_UNIT}|(?:(?!{_UNIT})[\p{{L}}\p{{N}}\p{{M}}])+|[^\p{{Z}}\p{{C}}]", _FLAGS | regex.VERSION1
 )
 _PIECES = regex.compile(rf"\p{{P}}*{_UNIT}\p{{P}}*|(?:(?!{_UNIT})\S)+", regex.VERSION1)
-"""Units with the punctuation around them, and what stands between two spaces or units."""
+"""Pattern of a unit with the punctuation around it, or of other characters between spaces or units."""
 _CANDIDATES = re.compile("[\u0e00-\u1aff\u2e80-\ud7ff\uf900-\uffdc\U0001aff0-\U0003ffff]")
-"""Blocks that hold all units. Most texts have no character of them, which is quick to see."""
+"""Unicode blocks that contain all units. This pattern quickly skips most texts, which contain none."""
 
 
 def has_unspaced(text: str) -> bool:
-    """Return whether a text has a letter of a script without spaces.
+    """Return whether a text contains a letter of a script without spaces.
 
     >>> has_unspaced("Paris"), has_unspaced("在Paris")
     (False, True)
@@ -54,7 +54,7 @@ def separate_units(text: str) -> str:
 
 
 def split_bigrams(text: str) -> tuple[str, list[str]]:
-    """Return the rest of a text, and the pairs of neighbouring units. A unit without a neighbour stands alone.
+    """Return a text without its units, and the pairs of adjacent units. A unit without a neighbour is returned alone.
 
     >>> split_bigrams("長城は在Paris")
     (' Paris', ['長城', '城は', 'は在'])
@@ -67,21 +67,21 @@ def split_bigrams(text: str) -> tuple[str, list[str]]:
 
 
 def has_word(text: str) -> bool:
-    """Return whether a text has a word or a symbol: any character that is neither a space nor invisible.
+    """Return whether a text contains a visible character other than a space.
 
     >>> has_word("?"), has_word(" \u200b\ufeff")
     (True, False)
     """
-    return text[:1].isalnum() or _WORDS.search(text) is not None  # most texts begin with a letter, quick to see
+    return text[:1].isalnum() or _WORDS.search(text) is not None  # The first test is fast, and most texts begin with a letter.
 
 
 def word_pattern(text: str) -> regex.Pattern[str]:
-    """Return the pattern that finds the words of a text in NFD, as DPR does, and its units if it has any."""
+    """Return the pattern of words as in DPR, for a text in NFD. It also matches units if the text has any."""
     return _WORDS_AND_UNITS if has_unspaced(text) else _WORDS
 
 
 def find_pieces(text: str) -> list[tuple[int, int]]:
-    """Return the start and end of each unit, and of each word between spaces or units. No visible character is lost.
+    """Return the start and end of each unit, and of each word between spaces or units. Visible characters are kept.
 
     >>> text = "1985年、東京 Tokyo!"
     >>> [text[start:end] for start, end in find_pieces(text)]
@@ -92,7 +92,7 @@ def find_pieces(text: str) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1 << 12)
 def compile_expression(pattern: str) -> regex.Pattern[str] | None:
-    """Compile a regular expression that is an answer, or return None if it is not valid."""
+    """Compile a regular expression that is given as an answer. Return None if it is invalid."""
     try:
         return regex.compile(pattern, _FLAGS)
     except (regex.error, RecursionError):

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, fields
 
 from text.bundle import BiEncoderBundle
-from text.commands.cli import flag_values, pick_arguments, run_command
+from text.commands.cli import get_flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
 from text.commands.train_flags import DataFlags, TrainFlags, build_objective
 from text.datasets import (
@@ -147,7 +147,7 @@ def train(flags: TrainFlags) -> None:
         print_lines(leave_out_tokenless(pipes, collate))
         train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
         for pipe in pipes.values() if flags.data.token_cache else ():
-            pipe.cache_tokens(bundle.token_cache_transform())
+            pipe.cache_tokens(bundle.build_token_cache_transform())
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
         # Objective: each question's positive against the other passages of the batch.
@@ -157,7 +157,7 @@ def train(flags: TrainFlags) -> None:
         task = BiEncoderTask(model, objective, **options, set_names=pipes["train"].names)
 
         # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
-        settings = flag_values(flags) | bundle.settings | {"monitor": monitor}
+        settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
         options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, tokenizer)

@@ -1,4 +1,4 @@
-"""A file is trusted by its size and its SHA-256."""
+"""Sizes and SHA-256 hashes that identify files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from text.artifacts import FileFacts, check_facts, check_listed, list_facts, read_facts, read_json, sha256, write_json
+from text.artifacts import (
+    FileFacts,
+    check_facts,
+    check_listed,
+    hash_file,
+    list_facts,
+    read_facts,
+    read_json,
+    write_json,
+)
 from text.errors import ArtifactError
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
-def test_sha256_equals_hashlib(tmp_path: Path, size):
+def test_hash_file_equals_hashlib(tmp_path: Path, size):
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     (tmp_path / "a.bin").write_bytes(content)
-    assert sha256(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
+    assert hash_file(tmp_path / "a.bin") == hashlib.sha256(content).hexdigest()
 
 
-def test_sha256_by_hand(tmp_path: Path):
+def test_hash_file_by_hand(tmp_path: Path):
     # FIPS 180-2, appendix B.1: the message "abc".
     (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hash_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_facts_there_and_back(tmp_path: Path):
+def test_facts_survive_a_round_trip(tmp_path: Path):
     (tmp_path / "x").mkdir()
     paths = [tmp_path / "x" / "b.bin", tmp_path / "a.bin"]
     for path in paths:
@@ -38,7 +47,7 @@ def test_facts_there_and_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"1234", b"12345x", b"1234x", None])
-def test_a_file_that_differs_is_refused_by_name(tmp_path: Path, content):
+def test_the_error_names_a_file_that_changed(tmp_path: Path, content):
     path = tmp_path / "a.bin"
     path.write_bytes(b"12345")
     listed = list_facts(tmp_path, [path])
@@ -47,7 +56,7 @@ def test_a_file_that_differs_is_refused_by_name(tmp_path: Path, content):
         check_listed(tmp_path, listed)
 
 
-def test_sizes_alone_are_compared_if_hashes_are_not_asked_for(tmp_path: Path):
+def test_only_sizes_are_compared_without_check_hash(tmp_path: Path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"12345")
     facts = read_facts(path)
@@ -59,7 +68,7 @@ def test_sizes_alone_are_compared_if_hashes_are_not_asked_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["../a.bin", "/etc/hostname", "x/../../a.bin"])
-def test_a_manifest_names_no_file_outside_its_folder(tmp_path: Path, name):
+def test_a_manifest_entry_outside_its_folder_is_refused(tmp_path: Path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.bin").write_bytes(b"12345")
     with pytest.raises(ArtifactError, match="folder"):

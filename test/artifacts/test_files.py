@@ -1,4 +1,4 @@
-"""JSON and YAML that is damaged or hostile is one typed error with its path, and ends at once."""
+"""Reading JSON and YAML files. Damaged and hostile files raise one error that names the path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from text.artifacts import read_json, read_json_lines, read_yaml, write_yaml
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.errors import ArtifactError, UsageError
 
 BAD_JSON = [
@@ -35,37 +35,37 @@ BAD_JSON = [
 
 
 @pytest.mark.parametrize("content", BAD_JSON, ids=lambda content: repr(content[:20]))
-def test_a_bad_json_file_is_refused_with_its_path(tmp_path: Path, content):
+def test_the_error_names_a_bad_json_file(tmp_path: Path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=str(path)) as caught:
         read_json(path, dict[str, Any])
-    assert exit_code(caught.value) == 5 and len(str(caught.value).splitlines()) == 1
+    assert get_exit_code(caught.value) == 5 and len(str(caught.value).splitlines()) == 1
     with pytest.raises(UsageError, match=str(path)):
         read_json(path, dict[str, Any], error=UsageError)
 
 
-def test_a_json_file_that_is_missing_is_told_apart_from_a_damaged_one(tmp_path: Path):
+def test_a_missing_json_file_raises_file_not_found(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "a.json", dict)
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml, read_json_lines])
-def test_a_pipe_without_a_writer_and_a_folder_end_at_once(tmp_path: Path, read):
+def test_a_pipe_device_or_folder_is_refused_at_once(tmp_path: Path, read):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
         with pytest.raises(ArtifactError, match=str(path)):
             read(path, dict)
 
 
-def test_json_lines_there_and_back(tmp_path: Path):
+def test_json_lines_survive_a_round_trip(tmp_path: Path):
     rows = [{"a": 1, "text": "one\u2028line"}, {"a": 2, "text": ""}]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert read_json_lines(path, dict[str, Any]) == rows
 
 
-def test_a_bad_line_is_refused_with_its_number(tmp_path: Path):
+def test_the_error_names_a_bad_line(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": "x"}\n')
     with pytest.raises(ArtifactError, match=f"^{path}:2: a "):
@@ -89,7 +89,7 @@ BAD_YAML = [
 
 
 @pytest.mark.parametrize(("content", "line"), BAD_YAML)
-def test_a_bad_yaml_file_is_refused_with_its_line(tmp_path: Path, content, line):
+def test_the_error_names_the_line_of_a_bad_yaml_file(tmp_path: Path, content, line):
     path = tmp_path / "a.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match=f"^{path}:{line}: "):
@@ -99,14 +99,14 @@ def test_a_bad_yaml_file_is_refused_with_its_line(tmp_path: Path, content, line)
 @pytest.mark.parametrize(
     "content", ["", "- 1", "x", "[" * 5000, "a: '\0'", "a: \x1b[2J", "a: !!int x", "a: !!timestamp 2020-99-01"]
 )
-def test_another_yaml_file_is_refused_with_its_path(tmp_path: Path, content):
+def test_the_error_names_a_yaml_file_that_is_not_a_valid_object(tmp_path: Path, content):
     path = tmp_path / "a.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match=f"^{path}"):
         read_yaml(path, dict[str, Any], error=UsageError)
 
 
-def test_an_alias_bomb_ends_at_once(tmp_path: Path):
+def test_an_alias_bomb_is_refused_at_once(tmp_path: Path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "a.yaml").write_text("\n".join(lines))
@@ -114,14 +114,14 @@ def test_an_alias_bomb_ends_at_once(tmp_path: Path):
         read_yaml(tmp_path / "a.yaml", dict)
 
 
-def test_words_and_numbers_of_yaml_are_those_of_yaml_1_2(tmp_path: Path):
+def test_words_and_numbers_are_read_as_in_yaml_1_2(tmp_path: Path):
     path = tmp_path / "a.yaml"
     path.write_text("a: 010\nb: 1e-5\nc: yes\nd:\ne: 2020-01-01\nf: .5\ng: 0x10\nh: true\ni: 1_000\nj: ~\nk: '1'\n")
     expected = {"a": 10, "b": 1e-5, "c": "yes", "d": None, "e": "2020-01-01", "f": 0.5, "g": "0x10", "h": True}
     assert read_yaml(path, dict) == {**expected, "i": "1_000", "j": None, "k": "1"}
 
 
-def test_yaml_there_and_back(tmp_path: Path):
+def test_yaml_survives_a_round_trip(tmp_path: Path):
     content = {"z": 1, "a": [1.5, None, True, "yes", "010", "1e5", "~", "0x10", "2020-01-01", ""], "ü": {"x": 1e-7}}
     write_yaml(tmp_path / "a.yaml", content)
     assert read_yaml(tmp_path / "a.yaml", dict) == content

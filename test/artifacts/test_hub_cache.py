@@ -1,4 +1,4 @@
-"""Names of models, found in a cache of Hugging Face that is laid out by hand."""
+"""Lookup of model names in a Hugging Face cache that the tests create by hand."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from text.artifacts.hub_cache import cache_folder, describe_missing_model, find_model, find_snapshot
+from text.artifacts.hub_cache import describe_missing_model, find_model, find_snapshot, get_cache_folder
 from text.errors import SettingsWarning, UsageError
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a working directory without any model."""
+    """Return an empty cache, and change to a working directory without models."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "hub"
 
 
-def put(cache: Path, name: str, commit: str, *files: str, main: bool = True) -> Path:
-    """Put a snapshot of a model into a cache, as huggingface_hub does."""
+def create_snapshot(cache: Path, name: str, commit: str, *files: str, main: bool = True) -> Path:
+    """Create the snapshot of a model in a cache, as huggingface_hub does."""
     model = cache / f"models--{name.replace('/', '--')}"
     snapshot = model / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -35,33 +35,33 @@ def put(cache: Path, name: str, commit: str, *files: str, main: bool = True) -> 
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "org/model-v1.5"])
-def test_a_name_is_the_snapshot_that_was_downloaded_last(cache: Path, name: str) -> None:
-    put(cache, name, "a1", "modules.json", main=False)
-    newest = put(cache, name, "b2", "modules.json")
+def test_a_name_gives_the_last_downloaded_snapshot(cache: Path, name: str) -> None:
+    create_snapshot(cache, name, "a1", "modules.json", main=False)
+    newest = create_snapshot(cache, name, "b2", "modules.json")
     assert find_model(name, "encoder") == str(newest)
 
 
-def test_a_name_without_an_organization_is_also_one_of_sentence_transformers(cache: Path) -> None:
-    theirs = put(cache, "sentence-transformers/all-MiniLM-L6-v2", "c3", "modules.json")
+def test_a_name_without_an_organization_is_also_looked_up_under_sentence_transformers(cache: Path) -> None:
+    theirs = create_snapshot(cache, "sentence-transformers/all-MiniLM-L6-v2", "c3", "modules.json")
     assert find_model("all-MiniLM-L6-v2", "model") == str(theirs)
-    own = put(cache, "all-MiniLM-L6-v2", "d4", "modules.json")
+    own = create_snapshot(cache, "all-MiniLM-L6-v2", "d4", "modules.json")
     assert find_model("all-MiniLM-L6-v2", "model") == str(own)
 
 
-def test_a_path_that_exists_and_another_value_of_the_flag_go_before_the_cache(cache: Path) -> None:
-    put(cache, "tiny", "a1")
-    put(cache, "bert", "a1")
+def test_existing_paths_and_other_values_of_the_flag_take_precedence(cache: Path) -> None:
+    create_snapshot(cache, "tiny", "a1")
+    create_snapshot(cache, "bert", "a1")
     Path("bert").mkdir()
     assert find_model("bert", "encoder") == "bert"
     assert find_model("tiny", "encoder", ("tiny", "base")) == "tiny"
 
 
 @pytest.mark.parametrize("path", ["/models/bert", "./bert", "a/b/c", "dpr.cp", "tokenizer.json", ""])
-def test_what_is_no_name_of_the_hub_is_left_to_the_command(cache: Path, path: str) -> None:
+def test_a_path_that_cannot_be_a_hub_name_is_returned_unchanged(cache: Path, path: str) -> None:
     assert find_model(path, "encoder") == path
 
 
-def test_a_name_that_is_nowhere_is_refused_with_the_command_that_downloads_it(cache: Path) -> None:
+def test_the_error_for_an_unknown_name_shows_the_download_command(cache: Path) -> None:
     with pytest.raises(UsageError) as error:
         find_model("bert-base-uncased", "encoder", ("tiny",))
     message = str(error.value)
@@ -72,48 +72,50 @@ def test_a_name_that_is_nowhere_is_refused_with_the_command_that_downloads_it(ca
 
 
 @pytest.mark.parametrize("ref", [None, "", "../other", "missing"])
-def test_a_cache_that_is_incomplete_has_no_snapshot(cache: Path, ref: str | None) -> None:
-    put(cache, "bert", "a1", main=False)
+def test_an_incomplete_cache_has_no_snapshot(cache: Path, ref: str | None) -> None:
+    create_snapshot(cache, "bert", "a1", main=False)
     (cache / "models--bert" / "other").mkdir()
     if ref is not None:
         (cache / "models--bert" / "refs" / "main").write_text(ref)
     assert find_snapshot(cache, "bert") is None
 
 
-def test_a_snapshot_that_transformers_alone_downloaded_is_told(cache: Path) -> None:
-    snapshot = put(cache, "bge", "a1", "config.json")
+def test_a_snapshot_without_modules_json_gives_a_warning(cache: Path) -> None:
+    snapshot = create_snapshot(cache, "bge", "a1", "config.json")
     with pytest.warns(SettingsWarning, match=r"modules\.json.*hf download bge"):
         find_model("bge", "encoder")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        find_model("bge", "tokenizer")  # modules are no part of a tokenizer
+        find_model("bge", "tokenizer")  # a tokenizer needs no modules.json
         known_absent = snapshot.parents[1] / ".no_exist" / "a1" / "modules.json"
         known_absent.parent.mkdir(parents=True)
         known_absent.touch()
         find_model("bge", "encoder")
-        put(cache, "org/whole", "b2", "config.json", ".gitattributes")  # hf download gets this file, transformers not
+        create_snapshot(
+            cache, "org/whole", "b2", "config.json", ".gitattributes"
+        )  # only hf download fetches .gitattributes
         find_model("org/whole", "encoder")
 
 
-def test_a_snapshot_without_weights_does_not_hide_another(cache: Path) -> None:
-    part = put(cache, "mini", "a1", "config.json", "tokenizer.json")
-    whole = put(cache, "sentence-transformers/mini", "b2", "modules.json", "model.safetensors")
+def test_a_snapshot_with_weights_is_preferred(cache: Path) -> None:
+    part = create_snapshot(cache, "mini", "a1", "config.json", "tokenizer.json")
+    whole = create_snapshot(cache, "sentence-transformers/mini", "b2", "modules.json", "model.safetensors")
     assert find_model("mini", "encoder") == str(whole)
     assert find_model("mini", "tokenizer") == str(part)
 
 
-def test_a_damaged_cache_is_told_with_the_command_that_mends_it(cache: Path) -> None:
-    put(cache, "sentence-transformers/mini", "a1", "modules.json", main=False)
+def test_the_error_for_a_damaged_cache_shows_the_download_command(cache: Path) -> None:
+    create_snapshot(cache, "sentence-transformers/mini", "a1", "modules.json", main=False)
     with pytest.raises(UsageError, match=r"models--sentence-transformers--mini .*refs/main.*download sentence-"):
         find_model("mini", "encoder")
-    snapshot = put(cache, "org/mini", "b2", "modules.json")
+    snapshot = create_snapshot(cache, "org/mini", "b2", "modules.json")
     (snapshot / "model.safetensors").symlink_to(cache / "absent")
     with pytest.raises(UsageError, match=rf"^{snapshot}/model.safetensors: .*hf download org/mini$"):
         find_model("org/mini", "encoder")
 
 
-def test_a_missing_model_of_a_function_is_told_where_the_cache_has_it(cache: Path) -> None:
-    snapshot = put(cache, "sentence-transformers/mini", "a1", "modules.json", "model.safetensors")
+def test_the_error_for_a_missing_model_shows_its_cached_folder(cache: Path) -> None:
+    snapshot = create_snapshot(cache, "sentence-transformers/mini", "a1", "modules.json", "model.safetensors")
     assert describe_missing_model("mini").startswith("mini: ") and str(snapshot) in describe_missing_model("mini")
 
 
@@ -126,10 +128,10 @@ def test_a_missing_model_of_a_function_is_told_where_the_cache_has_it(cache: Pat
         ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
     ],
 )
-def test_the_folder_of_the_cache(environment: dict[str, str], expected: str) -> None:
-    assert cache_folder(environment) == Path(expected)
+def test_cache_folder_by_environment(environment: dict[str, str], expected: str) -> None:
+    assert get_cache_folder(environment) == Path(expected)
 
 
-def test_the_folder_of_the_cache_is_that_of_huggingface_hub() -> None:
+def test_cache_folder_equals_that_of_huggingface_hub() -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
-    assert str(cache_folder(os.environ)) == constants.HF_HUB_CACHE
+    assert str(get_cache_folder(os.environ)) == constants.HF_HUB_CACHE

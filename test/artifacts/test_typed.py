@@ -1,4 +1,4 @@
-"""Values from files have the type that is asked for, or are an error with the path of the key."""
+"""Checks of values from files against a type. Errors name the key."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_an_object_becomes_a_record_with_its_records():
+def test_an_object_becomes_a_named_tuple_with_nested_named_tuples():
     found = check_type({**GOOD, "sizes": [1, 2], "prompt": None, "free": [None]}, Record, "a.json")
     assert found == Record(3, 1.0, "dot", ["a"], {"x": FileFacts(1, "ab")}, (1, 2), None, [None])
     assert type(found.score) is float and type(found.files["x"]) is FileFacts
 
 
-def test_an_object_becomes_a_dataclass_with_its_default_values():
+def test_an_object_becomes_a_dataclass_with_default_values():
     assert check_type({"rows": 3}, Settings, "a.json") == Settings(3)
 
 
@@ -73,24 +73,24 @@ def test_an_object_becomes_a_dataclass_with_its_default_values():
         ({"more": 1}, "more"),
     ],
 )
-def test_another_value_is_an_error_with_its_key(changed, key):
+def test_the_error_names_the_key_of_a_wrong_value(changed, key):
     with pytest.raises(ArtifactError, match=f"^a.json: {key} "):
         check_type({**GOOD, **changed}, Record, "a.json")
 
 
 @pytest.mark.parametrize("missing", ["rows", "score", "similarity", "names", "files"])
-def test_a_key_that_is_missing_is_an_error(missing):
+def test_the_error_names_a_missing_key(missing):
     with pytest.raises(ArtifactError, match=f"^a.json: {missing} "):
         check_type({name: value for name, value in GOOD.items() if name != missing}, Record, "a.json")
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1])
-def test_another_form_is_an_error_of_the_class_that_is_asked_for(value):
+def test_the_error_has_the_requested_class(value):
     with pytest.raises(UsageError, match=r"^a.yaml: "):
         check_type(value, Record, "a.yaml", error=UsageError)
 
 
-def test_a_fault_in_one_form_of_a_union_is_told_with_its_inner_key():
+def test_the_error_names_the_inner_key_in_a_union():
     with pytest.raises(ArtifactError, match=r"^a.json: x\[0\] "):
         check_type({"x": ["a"]}, dict[str, list[int] | None], "a.json")
     with pytest.raises(ArtifactError, match=r"^a.json: x is true"):

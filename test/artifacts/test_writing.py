@@ -1,4 +1,4 @@
-"""Files are whole or absent, readable by whom the umask says, and leave nothing beside them."""
+"""Atomic writes: files are complete or absent, follow the umask, and leave no temporary files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from text.artifacts import (
     write_text,
     write_together,
 )
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def test_atomic_write_puts_the_file_in_place(tmp_path: Path):
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"new")
         assert temporary.parent == path.parent, "rename is atomic within one folder only"
-        assert not path.exists(), "the final name appeared before the content was whole"
+        assert not path.exists(), "the final name appeared before the content was complete"
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -52,14 +52,14 @@ def test_atomic_write_that_fails_changes_nothing(tmp_path: Path, error, old):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if old is None else [old])
 
 
-def test_atomic_write_onto_a_folder_leaves_no_litter(tmp_path: Path):
+def test_atomic_write_to_a_folder_leaves_no_temporary_file(tmp_path: Path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError), atomic_write(tmp_path / "taken") as temporary:
         temporary.write_bytes(b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_atomic_write_replaces(tmp_path: Path):
+def test_atomic_write_replaces_a_longer_file(tmp_path: Path):
     path = tmp_path / "a.txt"
     write_text(path, "a long first version\n")
     write_text(path, "short\n")
@@ -71,7 +71,7 @@ def test_atomic_write_creates_the_folder(tmp_path: Path):
     assert (tmp_path / "x" / "y" / "a.txt").read_text() == "in"
 
 
-def test_atomic_write_takes_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_atomic_write_accepts_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_text("a.txt", "here")
     assert (tmp_path / "a.txt").read_text() == "here"
@@ -85,23 +85,23 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask, mode):
     finally:
         left = os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
-    assert left == umask, "the process has another umask now"
+    assert left == umask, "the umask of the process changed"
 
 
 @pytest.mark.parametrize("content", ["", "ünï\u2028cödé 🦆\n", "no newline at the end", "\r\n kept"])
-def test_write_text_there_and_back(tmp_path: Path, content):
+def test_write_text_survives_a_round_trip(tmp_path: Path, content):
     write_text(tmp_path / "a.txt", content)
     assert (tmp_path / "a.txt").read_bytes() == content.encode()
 
 
-def test_write_text_of_half_a_character_keeps_the_old(tmp_path: Path):
+def test_write_text_keeps_the_old_file_if_encoding_fails(tmp_path: Path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a.txt", "\ud800")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-def test_write_lines_counts_them_and_keeps_the_old_file_if_one_fails(tmp_path: Path):
+def test_write_lines_counts_lines_and_keeps_the_old_file_on_failure(tmp_path: Path):
     path = tmp_path / "a.txt"
     assert write_lines(path, (f"{word}\n" for word in ("ünï", "two"))) == 2
     assert path.read_bytes() == "ünï\ntwo\n".encode()
@@ -110,42 +110,42 @@ def test_write_lines_counts_them_and_keeps_the_old_file_if_one_fails(tmp_path: P
     assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [("a.txt", "ünï\ntwo\n")]
 
 
-def test_write_json_there_and_back(tmp_path: Path):
+def test_write_json_survives_a_round_trip(tmp_path: Path):
     content = {"ключ": [1, 0.1, None, True], "nested": {"": "é"}}
     write_json(tmp_path / "a.json", content)
     written = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(written) == content
-    assert "ключ" in written and written.endswith("}\n"), "meant for people to read"
+    assert "ключ" in written and written.endswith("}\n"), "the file is not readable for people"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_write_json_refuses_what_json_has_not(tmp_path: Path, value):
+def test_write_json_refuses_nan_and_infinity(tmp_path: Path, value):
     write_json(tmp_path / "a.json", {"loss": 1.0})
     with pytest.raises(ValueError, match=r"nan|inf|JSON"):
         write_json(tmp_path / "a.json", {"loss": value})
     assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.0}
 
 
-def in_another_process(work: Callable[[], int]) -> int:
-    """Return the number that the work gives in a process that knows nothing of this one's files."""
+def run_forked(work: Callable[[], int]) -> int:
+    """Run a function in a forked process and return its result as the exit code."""
     pid = os.fork()
     if pid == 0:
         os._exit(work())
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tmp_path: Path):
+def test_temporary_files_of_dead_processes_are_removed_and_of_live_ones_kept(tmp_path: Path):
     def die_while_writing() -> int:
         with atomic_write(tmp_path / "a.bin"):
             os._exit(7)
 
-    assert in_another_process(die_while_writing) == 7
+    assert run_forked(die_while_writing) == 7
     assert len(list(tmp_path.iterdir())) == 1
     with atomic_write(tmp_path / "b.bin") as temporary:
-        assert list(tmp_path.iterdir()) == [temporary], "the first writer in the folder cleans up"
-        assert in_another_process(die_while_writing) == 7
+        assert list(tmp_path.iterdir()) == [temporary], "the first writer in the folder did not clean up"
+        assert run_forked(die_while_writing) == 7
         temporary.write_bytes(b"half")
-        assert in_another_process(lambda: remove_leftovers(tmp_path)) == 1
+        assert run_forked(lambda: remove_leftovers(tmp_path)) == 1
         assert remove_leftovers(tmp_path) == 0
         assert list(tmp_path.iterdir()) == [temporary]
         temporary.write_bytes(b"whole")
@@ -153,7 +153,7 @@ def test_leftovers_of_a_dead_process_are_removed_and_files_of_a_live_one_stay(tm
     assert remove_leftovers(tmp_path) == 0
 
 
-def test_a_file_of_a_user_is_no_leftover(tmp_path: Path):
+def test_files_of_users_are_not_removed(tmp_path: Path):
     for name in (".dpr-text-notes.md", ".dpr-text-0123456789abcdef0", ".dpr-text-0123456789ABCDEF"):
         (tmp_path / name).write_text("notes")
     (tmp_path / ".dpr-text-0123456789abcdef").write_text("half")
@@ -161,19 +161,19 @@ def test_a_file_of_a_user_is_no_leftover(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_lock_is_held_by_one_and_free_after_a_death(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_lock_is_exclusive_and_released_when_its_process_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def die_with_the_lock() -> int:
         with wait_for_lock(tmp_path / "lock", "waits"):
             os._exit(7)
 
-    assert in_another_process(die_with_the_lock) == 7
+    assert run_forked(die_with_the_lock) == 7
     for _ in range(2):
         with wait_for_lock(tmp_path / "lock", "waits"), open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path):
+def test_a_process_prints_a_line_before_it_waits_for_a_lock(tmp_path: Path):
     code = "import sys; from text.artifacts import wait_for_lock\nwith wait_for_lock(sys.argv[1], 'waits'): pass"
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -186,7 +186,7 @@ def test_a_process_says_that_it_waits_for_a_lock(tmp_path: Path):
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
-def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, umask, mode):
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path, umask, mode):
     path = tmp_path / "a.txt"
     path.write_text("old")
     path.chmod(mode)
@@ -194,23 +194,23 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, umask, mode):
     try:
         with atomic_write(path) as temporary:
             temporary.write_text("new")
-            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600, "others could read a private file for a moment"
+            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600, "others could briefly read a private file"
     finally:
         os.umask(before)
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
 
 
-@pytest.mark.parametrize(("of_source", "expected"), [(0o600, 0o600), (0o640, 0o640), (0o400, 0o600), (0o666, 0o644)])
-def test_a_file_made_from_a_private_one_is_private(tmp_path: Path, of_source, expected):
+@pytest.mark.parametrize(("source_mode", "expected"), [(0o600, 0o600), (0o640, 0o640), (0o400, 0o600), (0o666, 0o644)])
+def test_a_file_made_from_a_private_file_is_private(tmp_path: Path, source_mode, expected):
     source = tmp_path / "source"
     source.touch()
-    source.chmod(of_source)
+    source.chmod(source_mode)
     with atomic_write(tmp_path / "a.txt", private_as=source) as temporary:
-        assert stat.S_IMODE(temporary.stat().st_mode) == expected, "never readable for others, not even for a moment"
+        assert stat.S_IMODE(temporary.stat().st_mode) == expected, "others could briefly read a private file"
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == expected
 
 
-def test_the_file_behind_a_symbolic_link_is_replaced(tmp_path: Path):
+def test_the_target_of_a_symbolic_link_is_replaced(tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.txt").write_text("old")
     (tmp_path / "link").symlink_to("elsewhere/a.txt")
@@ -223,7 +223,7 @@ def test_the_file_behind_a_symbolic_link_is_replaced(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["fifo", "null", "socket", "link"])
-def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, name):
+def test_devices_pipes_and_sockets_are_never_replaced(tmp_path: Path, name):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("fifo")
     with socket.socket(socket.AF_UNIX) as server:
@@ -244,25 +244,25 @@ def write_new(path: Path) -> None:
         temporary.write_text("mine")
 
 
-def test_a_file_that_another_process_makes_meanwhile_stays(tmp_path: Path):
+def test_a_file_that_another_process_creates_meanwhile_is_kept(tmp_path: Path):
     path = tmp_path / "a.txt"
     with pytest.raises(FileExistsError) as caught, atomic_write(path, overwrite=False) as temporary:
         temporary.write_text("mine")
-        assert in_another_process(lambda: write_text(path, "theirs") or 0) == 0
-    assert exit_code(caught.value) == 2
+        assert run_forked(lambda: write_text(path, "theirs") or 0) == 0
+    assert get_exit_code(caught.value) == 2
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "theirs")]
     with pytest.raises(FileExistsError):
         write_new(path)
 
 
-def test_a_file_that_is_new_appears_once_without_overwrite(tmp_path: Path):
+def test_a_new_file_has_one_link_without_overwrite(tmp_path: Path):
     write_new(tmp_path / "a.txt")
     assert [(file.name, file.read_text(), file.stat().st_nlink) for file in tmp_path.iterdir()] == [
         ("a.txt", "mine", 1)
     ]
 
 
-def test_files_that_are_written_together_appear_together_or_not_at_all(tmp_path: Path):
+def test_files_written_together_appear_together_or_not_at_all(tmp_path: Path):
     paths = [tmp_path / "a.txt", tmp_path / "x" / "b.txt"]
     with pytest.raises(KeyError), write_together(paths) as temporaries:
         temporaries[0].write_text("a")
@@ -275,25 +275,25 @@ def test_files_that_are_written_together_appear_together_or_not_at_all(tmp_path:
     assert [path.read_text() for path in paths] == ["a.txt", "b.txt"]
     paths[0].unlink()
     with pytest.raises(FileExistsError), write_together(paths, overwrite=False):
-        raise AssertionError("the block ran, though its second file exists")
+        raise AssertionError("the block ran although its second file exists")
     assert [file.name for file in sorted(tmp_path.rglob("*"))] == ["x", "b.txt"]
 
 
-def test_a_disk_that_is_full_is_an_error_with_the_path(tmp_path: Path):
+def test_the_error_of_a_full_disk_names_the_path(tmp_path: Path):
     def write_too_much() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
             write_text(tmp_path / "a.txt", "x" * 5000)
         except OSError as error:
-            return (exit_code(error) or 1) if error.filename == str(tmp_path / "a.txt") and error.strerror else 1
+            return (get_exit_code(error) or 1) if error.filename == str(tmp_path / "a.txt") and error.strerror else 1
         return 0
 
-    assert in_another_process(write_too_much) == 4
+    assert run_forked(write_too_much) == 4
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_that_raises_removes_the_temporary_file(tmp_path: Path):
+def test_a_signal_handler_that_raises_removes_the_temporary_file(tmp_path: Path):
     code = """
 import signal, sys, time
 from text.artifacts import atomic_write

@@ -14,10 +14,10 @@ import yaml
 from text import __version__
 from text.commands import COMMANDS, main
 from text.commands.cli import (
-    flag_fields,
-    flag_values,
+    get_flag_fields,
+    get_flag_values,
     name_flags,
-    number,
+    number_field,
     parse_flags,
     pick_arguments,
 )
@@ -33,7 +33,7 @@ class Depth:
 
     deep: bool = False
     """Look into folders of folders."""
-    levels: int = number(1, least=1, below=9)
+    levels: int = number_field(1, least=1, below=9)
     """Levels to look into."""
     inner: int = field(default=3, metadata={"flag": False})
     """Not a flag."""
@@ -129,14 +129,14 @@ def test_a_file_of_flags_and_the_command_line_go_together(tmp_path: Path) -> Non
 
 
 def test_values_of_flags_go_there_and_back() -> None:
-    values = flag_values(parse_flags(TrainFlags, ["--matryoshka_dims=[8, 4]", "--tied"]))
+    values = get_flag_values(parse_flags(TrainFlags, ["--matryoshka_dims=[8, 4]", "--tied"]))
     assert values["matryoshka_dims"] == [8, 4] and values["tied"] is True
-    assert set(values) == set(flag_fields(TrainFlags))
+    assert set(values) == set(get_flag_fields(TrainFlags))
     assert "all_positives" not in values
     argv = [
         f"--{name}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}" for name, value in values.items()
     ]
-    assert flag_values(parse_flags(TrainFlags, argv)) == values
+    assert get_flag_values(parse_flags(TrainFlags, argv)) == values
 
 
 def test_without_flags_all_have_their_defaults() -> None:

@@ -11,7 +11,7 @@ import pytest
 from test.commands.test_cli import Flags
 from test.helpers import read_examples
 from text.commands import COMMANDS, load_command, main
-from text.commands.cli import flag_fields, parse_flags
+from text.commands.cli import get_flag_fields, parse_flags
 from text.commands.flag_help import format_help
 from text.commands.train_flags import TrainFlags
 
@@ -54,7 +54,7 @@ def test_groups_of_train() -> None:
 @pytest.mark.parametrize("flags_class", ALL)
 def test_every_flag_has_help_and_no_type_of_python(flags_class: type) -> None:
     shown = format_help(flags_class, "dpr-text")
-    for name, field in flag_fields(flags_class).items():
+    for name, field in get_flag_fields(flags_class).items():
         flag = re.escape(field.metadata.get("positional") or f"--{name}")
         assert re.search(rf"^  {flag}\b[^\n]*?(\n +|  +)\w", shown, flags=re.MULTILINE), name
     flags = shown.partition("general:")[0]

@@ -6,7 +6,7 @@ import pytest
 
 from text.commands import COMMANDS, load_command
 from text.commands.cli import parse_flags
-from text.commands.flag_fields import flag_types
+from text.commands.flag_fields import get_flag_types
 from text.commands.flag_hints import _OTHER_NAMES
 from text.errors import UsageError
 
@@ -51,7 +51,7 @@ def test_hints(line: str, hint: str) -> None:
 
 
 def test_other_names_are_of_flags_and_none_is_a_flag_where_it_is_a_hint() -> None:
-    known = [flag_types(load_command(name)[1]) for name in COMMANDS]
+    known = [get_flag_types(load_command(name)[1]) for name in COMMANDS]
     for flag, others in _OTHER_NAMES.items():
         assert any(flag in kinds for kinds in known)
         assert not [other for other in others.split() if all(other in kinds for kinds in known if flag in kinds)]

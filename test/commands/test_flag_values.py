@@ -16,8 +16,8 @@ import pytest
 
 from text.artifacts import dump_yaml, parse_yaml
 from text.commands import COMMANDS, load_command
-from text.commands.cli import flag_values, number, parse_flags
-from text.commands.flag_fields import flag_types
+from text.commands.cli import get_flag_values, number_field, parse_flags
+from text.commands.flag_fields import get_flag_types
 from text.commands.flag_values import check_flags, parse_flag
 from text.commands.loop import LoopFlags
 from text.commands.report import ReportFlags
@@ -26,7 +26,7 @@ from text.errors import UsageError
 ALL_FLAGS = [
     pytest.param(name, flag, kind, id=f"{name}-{flag}")
     for name in COMMANDS
-    for flag, kind in flag_types(load_command(name)[1]).items()
+    for flag, kind in get_flag_types(load_command(name)[1]).items()
 ]
 NUMERIC = [param for param in ALL_FLAGS if re.search(r"\b(int|float)\b", str(param.values[2]))]
 LOOP = ["--collection=c", "--output_dir=o"]
@@ -51,7 +51,7 @@ class Flags:
     """One flag of each type."""
 
     whole: int = 1
-    part: float = number(0.5, least=0)
+    part: float = number_field(0.5, least=0)
     is_on: bool = False
     name: str = "n"
     maybe: str | None = None
@@ -202,7 +202,7 @@ def test_null_is_refused_unless_the_type_has_it(name: str, flag: str, kind: Any)
         assert parse_flag(flag, "null", kind) is None
         return
     with pytest.raises(UsageError, match=f"c.yaml: {flag} is null"):
-        check_flags({flag: None}, flag_types(load_command(name)[1]), "c.yaml")
+        check_flags({flag: None}, get_flag_types(load_command(name)[1]), "c.yaml")
     with pytest.raises(UsageError, match=f"--{flag} is null"):
         parse_flag(flag, "null", kind)
 
@@ -238,7 +238,7 @@ def test_a_cut_off_of_0_is_refused_before_any_file_is_read() -> None:
 
 def test_every_number_has_its_maximum() -> None:
     for flag, most in {"seed": 2**32 - 1, "num_workers": 256, "projection_dim": 2**16, "vocab_size": 2**20}.items():
-        assert flag_values(parse_flags(load_command("train")[1], [f"--{flag}={most}"]))[flag] == most
+        assert get_flag_values(parse_flags(load_command("train")[1], [f"--{flag}={most}"]))[flag] == most
         with pytest.raises(UsageError, match=f"--{flag} is {most + 1}.*at most {most}"):
             parse_flags(load_command("train")[1], [f"--{flag}={most + 1}"])
 
@@ -256,7 +256,7 @@ def test_an_empty_text_is_refused_unless_it_means_something(name: str, flag: str
     else:
         argv = [*others, f"--{flag}=" + ("['']" if "[" in str(kind) else "")]
     if flag in ("question_prompt", "passage_prompt") or (flag == "index_parameters"):
-        assert flag_values(parse_flags(load_command(name)[1], argv))[flag] == ""
+        assert get_flag_values(parse_flags(load_command(name)[1], argv))[flag] == ""
         return
     with pytest.raises(UsageError, match=f"--{flag}"):
         parse_flags(load_command(name)[1], argv)
@@ -357,7 +357,7 @@ def test_the_environment_sets_no_flags() -> None:
 
 def test_values_of_all_types_go_there_and_back() -> None:
     flags = Flags(name="010", maybe="null", names=["~", "1e5"], anything={"a": [None, True, 1e-5, "yes"]})
-    printed = parse_yaml(dump_yaml(flag_values(flags)).encode(), "c.yaml")
-    assert Flags(**check_flags(printed, flag_types(Flags), "c.yaml")) == flags
-    argv = [f"--{name}={json.dumps(value)}" for name, value in flag_values(flags).items() if not isinstance(value, str)]
+    printed = parse_yaml(dump_yaml(get_flag_values(flags)).encode(), "c.yaml")
+    assert Flags(**check_flags(printed, get_flag_types(Flags), "c.yaml")) == flags
+    argv = [f"--{name}={json.dumps(value)}" for name, value in get_flag_values(flags).items() if not isinstance(value, str)]
     assert dataclasses.replace(parse_flags(Flags, argv), name="010", maybe="null") == flags

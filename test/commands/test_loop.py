@@ -23,10 +23,10 @@ import yaml
 from test.helpers import write_jsonl
 from test.reports.helpers import figures_json
 from text.commands import load_command
-from text.commands.cli import RECIPES, flag_sections, parse_flags, run_command
-from text.commands.flag_fields import flag_types
+from text.commands.cli import RECIPES, get_flag_sections, parse_flags, run_command
+from text.commands.flag_fields import get_flag_types
 from text.commands.flag_kinds import is_switch
-from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, tell_bm25
+from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, print_bm25_memory
 from text.errors import DataError, SettingsWarning, UsageError
 from text.runs.inputs import check_inputs
 from text.runs.stages import Stage, is_complete, write_done
@@ -155,14 +155,14 @@ def test_a_flag_that_the_loop_gives_itself_is_refused_in_every_section() -> None
     given = find_given_flags()
     given["windows"] -= {"words"}  # from this test
     given["search"] -= {"k"}  # The loop raises it.
-    for section, command in flag_sections(LoopFlags).items():
-        kinds = flag_types(load_command(command)[1])
+    for section, command in get_flag_sections(LoopFlags).items():
+        kinds = get_flag_types(load_command(command)[1])
         for name in given[command]:
             argv = ["--collection=c", "--output_dir=o", f"--{section}.{name}={'true' if is_switch(kinds[name]) else 1}"]
             with pytest.raises(UsageError, match=rf"^--{section}\.{name} is set by the loop"):
                 parse_flags(LoopFlags, argv if section == "windows" else [*argv, "--windows={words: 8}"])
     for command, name, value in (("train", "output_dir", "a"), ("mine", "num", [1])):
-        with pytest.raises(UsageError, match=rf"^round 2, {command}\.{name} is set by the loop\. Give --"):
+        with pytest.raises(UsageError, match=rf"^round 2, {command}\.{name} is set by the loop\. Use --"):
             loop_flags(rounds=[{}, {"sources": {"bm25": 1}, command: {name: value}}])
 
 
@@ -423,11 +423,11 @@ def test_the_memory_of_bm25_is_told_before_it_is_needed(
     rehearsal = build_loop(flags, inputs, is_rehearsal=True)
     rehearsal.measure_rounds()
     with pytest.warns(SettingsWarning, match="--bm25=false"):
-        tell_bm25(rehearsal, inputs)
+        print_bm25_memory(rehearsal, inputs)
     assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 of 2.45 KB
     for stage in complete_all(flags, {}):
         assert is_complete(stage)
-    tell_bm25(rehearsal, inputs)
+    print_bm25_memory(rehearsal, inputs)
     assert capsys.readouterr().out == ""
 
 
@@ -551,7 +551,7 @@ def test_the_table_of_complete_stages(tmp_path: Path, capsys: pytest.CaptureFixt
         ]
         assert run_command(loop, LoopFlags, [*arguments, *given]) == code
     out = capsys.readouterr().out
-    assert out.count("is there") == 2 * len(stages)
+    assert out.count("already complete") == 2 * len(stages)
     [trained] = [stage for stage in stages if stage.command == "train"]
     assert f"model of round 1: {trained.folder}/model\n" in out and f"table: {tmp_path}/table.md" in out
     assert json.loads((tmp_path / "table.json").read_text()) == {
@@ -613,4 +613,4 @@ def test_a_loop_that_is_killed_ten_times_gives_the_same_table(tmp_path: Path) ->
     done = [json.loads(path.read_text()) for path in killed.glob("*/done.json")]
     assert len(done) == len(list(whole.glob("*/done.json")))
     again = start_loop(whole, *train_for(2))
-    assert again.wait() == 0 and read_log(whole).count("is there") == len(done)
+    assert again.wait() == 0 and read_log(whole).count("already complete") == len(done)

@@ -28,7 +28,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_flag_in_a_group_is_looked_up_and_told(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = TrainFlags(model=ModelFlags(encoder="org/model"))
     assert locate_models(flags).model.encoder == str(snapshot)
-    assert capsys.readouterr().out == f"--encoder: org/model is {snapshot}, from the cache of Hugging Face.\n"
+    assert capsys.readouterr().out == f"--encoder: org/model is {snapshot} in the Hugging Face cache\n"
     assert locate_models(TrainFlags()) == TrainFlags()
 
 

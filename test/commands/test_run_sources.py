@@ -166,7 +166,7 @@ def test_only_the_model_of_a_training_run_is_evaluated_in_its_folder(
     for run, fuse_with in (("dense", "run"), ("run", "dense")):
         fused = [f"--run={place}/{run}.trec", f"--fuse_with={place}/{fuse_with}.trec"]
         code, line = fail(evaluate, EvaluateFlags, *fused, *flags)
-        assert code == 5 and f"{place}/dense.trec: found by a/model" in line and str(folder) in line
+        assert code == 5 and f"{place}/dense.trec: made by a/model" in line and str(folder) in line
     code, line = fail(evaluate, EvaluateFlags, f"--run={place}/bm25.trec", *flags)
     assert code == 5 and "BM25" in line and str(folder) in line and "--output_dir" in line
     flags[2] = f"--output_dir={other}/inner/results"
@@ -193,10 +193,10 @@ def test_a_report_refuses_an_evaluation_of_another_model_or_other_data(files: Pa
     flags = [flags[0], f"--output_dir={again}/evaluation", f"--qrels={place}/qrels.tsv", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, flags) == 0
     code, line = fail(report, ReportFlags, *both)
-    assert code == 5 and f"{again}/evaluation/figures.json: of other judgments" in line
+    assert code == 5 and f"{again}/evaluation/figures.json: other judgments" in line
     change_collection(again / "evaluation" / "figures.json", ours / "evaluation" / "figures.json")
     code, line = fail(report, ReportFlags, *both)
-    assert code == 5 and f"{again}/evaluation/figures.json: of other passages" in line
+    assert code == 5 and f"{again}/evaluation/figures.json: other passages" in line
 
 
 def change_collection(path: Path, source: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from text.commands.running import call_command, exit_code, one_line
+from text.commands.running import call_command, format_error, get_exit_code
 from text.errors import (
     ArtifactError,
     DataError,
@@ -95,7 +95,7 @@ sys.exit(call_command("parent", work))
     ],
 )
 def test_exit_codes(error: BaseException, code: int | None) -> None:
-    assert exit_code(error) == code
+    assert get_exit_code(error) == code
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_exit_codes(error: BaseException, code: int | None) -> None:
     ],
 )
 def test_an_error_is_one_line_that_no_terminal_obeys(error: BaseException, line: str) -> None:
-    assert one_line(error) == line
+    assert format_error(error) == line
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("could not create a primitive\nException raised from f()"), MemoryError()]
 )
 def test_an_error_of_memory_says_what_to_do(error: BaseException) -> None:
-    assert "memory: " in one_line(error) and "--device" in one_line(error) and "raised" not in one_line(error)
+    assert "memory: " in format_error(error) and "--device" in format_error(error) and "raised" not in format_error(error)
 
 
 @pytest.mark.parametrize("kind", [DataError, OSError, ValueError])
@@ -134,7 +134,7 @@ def test_the_error_of_a_data_worker_is_one_line(kind: type[Exception]) -> None:
         '  File "dpr.py", line 1, in f\ntext.errors.DataError: a.jsonl:1 (byte 0): cut\n'
         "This exception is thrown by __iter__ of MapperIterDataPipe()"
     )
-    assert one_line(error) == "a.jsonl:1 (byte 0): cut"
+    assert format_error(error) == "a.jsonl:1 (byte 0): cut"
 
 
 def test_an_error_of_the_library_is_raised_and_debug_raises_all() -> None:

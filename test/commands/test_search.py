@@ -182,7 +182,7 @@ def test_the_questions_of_one_split_are_searched(
     assert run_command(search, SearchFlags, flags) == 0
     assert list(read_run(tmp_path / "r")) == ["test1", "test2"]
     out = capsys.readouterr().out
-    assert f"2 of 3 questions are in {qrels}, 1 are left out" in out and f"1 questions of {qrels} are not in" in out
+    assert f"2 of 3 questions have judgments in {qrels}, 1 skipped" in out and f"1 questions in {qrels} are not in" in out
     assert "1 of 2 questions (50.0 %) are longer than 16 tokens" in out
     qrels.write_text("other\t0\tp1\t1\n")
     code, line = fail(search, SearchFlags, *flags, "--overwrite")

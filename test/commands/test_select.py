@@ -33,7 +33,7 @@ def test_the_first_usable_rows_are_kept_and_counted(
     flags = [f"--raw_path={raw}", f"--out_path={out}"]
     assert run_command(select, SelectFlags, [*flags, "--num_items=1", "--skip_items=1"]) == 0
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{out}: kept 1 rows; passed over 1; dropped: 1 ")
+    assert line.startswith(f"{out}: kept 1 rows; skipped 1; dropped: 1 ")
     assert [json.loads(row)["question"] for row in out.read_text().splitlines()] == ["q2"]
     assert run_command(select, SelectFlags, [*flags, "--overwrite"]) == 0
     assert f"{raw}: only 3 of the 10 rows" in capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_rows_without_negative_ctxs_are_kept_on_request(
     flags = [f"--raw_path={raw}", f"--out_path={tmp_path / 'out.jsonl'}", "--overwrite"]
     assert run_command(select, SelectFlags, flags) == 0
     dropped = "dropped: 1 no hard_negative_ctxs, 1 no negative_ctxs, 1 positive_ctxs.text: a list"
-    assert f"kept 1 rows; passed over 0; {dropped}" in capsys.readouterr().out
+    assert f"kept 1 rows; skipped 0; {dropped}" in capsys.readouterr().out
     assert run_command(select, SelectFlags, [*flags, "--keep_without_negatives"]) == 0
     assert "kept 2 rows" in capsys.readouterr().out
 

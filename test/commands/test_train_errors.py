@@ -138,7 +138,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path, fails: Fails) -
 
 def test_an_output_folder_that_is_a_file(tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "file").write_text("")
-    assert f"{tmp_path}/file is no folder" in fails(2, f"--output_dir={tmp_path / 'file'}")
+    assert f"{tmp_path}/file is not a folder" in fails(2, f"--output_dir={tmp_path / 'file'}")
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, fails: Fails) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from test.commands.training import SMALL, TINY_SET, fail_train, read_metrics, run_train
-from text.training import AtomicCheckpointIO, newest_valid
+from text.training import AtomicCheckpointIO, find_valid_checkpoint
 
 Capture = pytest.CaptureFixture[str]
 
@@ -52,7 +52,7 @@ def snapshot(run: Path) -> dict[Path, bytes]:
 def test_other_validation_data_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
     rows = (TINY_SET / "valid.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "other.jsonl").write_text("".join(rows[1:]), encoding="utf-8")
-    checkpoint, _ = newest_valid(run / "checkpoints")
+    checkpoint, _ = find_valid_checkpoint(run / "checkpoints")
     saved = AtomicCheckpointIO().load_checkpoint(checkpoint)["DPRDataModule"]["valid"]
     line = refuse(capsys, 5, run, f"--valid_file={tmp_path}/other.jsonl")
     assert f"{checkpoint}: " in line and f"{tmp_path}/other.jsonl" in line and saved in line

@@ -68,13 +68,13 @@ def test_no_input_and_no_earlier_result_is_replaced(old: Path, fail: Fail) -> No
 def test_of_two_updates_to_one_new_file_the_second_is_refused(
     old: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = collection_update.beir_line
+    write = collection_update.format_beir_line
 
     def write_line(passage: Passage) -> str:
         (old / "new.jsonl").write_text("of another process")
         return write(passage)
 
-    monkeypatch.setattr(collection_update, "beir_line", write_line)
+    monkeypatch.setattr(collection_update, "format_beir_line", write_line)
     flags = [f"--collection={old}/old.jsonl", f"--delete={old}/ids.txt", f"--output={old}/new.jsonl"]
     code, line = fail(update, UpdateFlags, *flags)
     assert code == 2 and f"{old}/new.jsonl" in line and (old / "new.jsonl").read_text() == "of another process"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.helpers import Place, law, place_of, record, shared_file, write_jsonl
+from test.helpers import Place, law, parse_place, record, shared_file, write_jsonl
 from text.artifacts import read_facts
 from text.datasets import DPRDataPipe, PassageCollection
 from text.datasets.formats.array_files import write_arrays
@@ -34,7 +34,7 @@ def refusal(path: Path, content: str | bytes) -> Place:
     """The place that the error names."""
     with pytest.raises(DataError) as caught:
         collection(path, content)
-    return place_of(caught.value, path)
+    return parse_place(caught.value, path)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_tsv_by_hand(path: Path) -> None:
         assert (list(found), len(found), found[1], found[-1], found[0:2]) == (
             EXPECTED, 3, EXPECTED[1], EXPECTED[2], EXPECTED[:2],
         )  # fmt: skip
-        assert [found.row(name) for name in "123"] == [0, 1, 2]
+        assert [found.find_row(name) for name in "123"] == [0, 1, 2]
         assert [found.find(name) for name in "123"] == EXPECTED
         for name in ("0", "4", "01", "", "x", "²", "-1", "9" * 400):
             with pytest.raises(KeyError):
@@ -80,7 +80,7 @@ def test_json_lines_by_hand(path: Path, key: str) -> None:
     rows = [{key: "b", "title": "t", "text": "x"}, {key: 7, "title": None, "text": "y"}, {key: "a", "text": None}]
     passages = collection(path, "\ufeff" + "".join(json.dumps(row) + "\n" for row in rows))
     assert list(passages) == [Passage("b", "t", "x"), Passage("7", "", "y"), Passage("a", "", "")]
-    assert [passages.row(name) for name in ("a", "b", "7")] == [2, 0, 1]
+    assert [passages.find_row(name) for name in ("a", "b", "7")] == [2, 0, 1]
     assert passages.counts == {"passages without text": 1}
 
 
@@ -97,10 +97,10 @@ def test_what_was_found_is_kept(path: Path, kept: bool, monkeypatch: pytest.Monk
     if kept:
         monkeypatch.setattr("text.datasets.collection.PassageCollection._check", None)
         again = PassageCollection(path)
-        assert (list(again), again.row("three"), again.counts) == (list(first), 2, first.counts)
+        assert (list(again), again.find_row("three"), again.counts) == (list(first), 2, first.counts)
     changed = path.read_text() + "4\tz\tz\n"
     monkeypatch.undo()
-    assert collection(path, changed).row("4") == 3
+    assert collection(path, changed).find_row("4") == 3
     with pytest.raises(DataError, match=re.escape(str(path))):
         first.find("three")
 
@@ -117,7 +117,7 @@ def test_tsv_equals_csv(tmp_path: Path, rows: list[tuple[str, str, str]]) -> Non
     csv.writer(file, delimiter="\t", lineterminator="\n").writerows([("id", "text", "title"), *rows])
     passages = collection(tmp_path / "p.tsv", file.getvalue())
     assert list(passages) == [Passage(name, title, text) for name, text, title in rows]
-    assert [passages.row(name) for name, _, _ in rows] == list(range(len(rows)))
+    assert [passages.find_row(name) for name, _, _ in rows] == list(range(len(rows)))
 
 
 # Faults
@@ -136,7 +136,7 @@ def test_raw_nul_is_refused(path: Path) -> None:
 def test_blank_lines_are_passed_over_and_counted(path: Path) -> None:
     passages = collection(path, "id\ttext\n\nb\tx\n \n\na\ty\n\n")
     assert [passage.passage_id for passage in passages] == ["b", "a"]
-    assert (len(passages), passages.row("a"), passages[1].text) == (2, 1, "y")
+    assert (len(passages), passages.find_row("a"), passages[1].text) == (2, 1, "y")
     assert passages.counts == {"blank lines": 4}
 
 
@@ -175,7 +175,7 @@ def test_id_of_the_wrong_type_is_refused(path: Path, value: Any) -> None:
 
 def test_ids_are_compared_as_they_are_written(path: Path) -> None:
     passages = collection(path, "id\ttext\n007\ta\n7\tb\n")
-    assert (passages.row("007"), passages.row("7")) == (0, 1)
+    assert (passages.find_row("007"), passages.find_row("7")) == (0, 1)
 
 
 def test_missing_id_is_refused(path: Path) -> None:
@@ -238,16 +238,16 @@ def test_field_that_is_no_string_is_refused(path: Path, field: str) -> None:
 @pytest.mark.usefixtures("kept")
 def test_repeated_id_is_counted_and_with_another_text_refused(path: Path) -> None:
     passages = collection(path, "id\ttext\nx\ta\ny\tb\nx\ta\nx\ta\n")
-    assert (passages.counts, passages.row("x"), len(passages)) == ({"duplicate passages": 2}, 0, 4)
+    assert (passages.counts, passages.find_row("x"), len(passages)) == ({"duplicate passages": 2}, 0, 4)
     with pytest.raises(DataError, match=r'passages:4 \(byte 16\) id: "x" .*\bline 2\b'):
         collection(path, "id\ttext\nx\ta\ny\tb\nx\tc\n")
 
 
 @pytest.mark.usefixtures("kept")
 def test_equal_hashes_of_different_ids(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text.datasets.collection.text_key", lambda text: 7)
+    monkeypatch.setattr("text.datasets.collection.hash_text", lambda text: 7)
     passages = collection(path, "id\ttext\nb\tx\na\ty\nc\tz\na\ty\n")
-    assert [passages.row(name) for name in "abc"] == [1, 0, 2]
+    assert [passages.find_row(name) for name in "abc"] == [1, 0, 2]
     assert passages.counts == {"duplicate passages": 1}
     with pytest.raises(DataError, match=r'passages:5 \(byte \d+\) id: "a" .*\bline 3\b'):
         collection(path, "id\ttext\nb\tx\na\ty\nc\tz\na\tw\n")
@@ -321,7 +321,7 @@ def test_collection_with_many_blank_lines(tmp_path: Path) -> None:
     collection = PassageCollection(path)
     assert [each.passage_id for each in collection] == [f"p{n}" for n in range(100)]
     line = 1 + "".join(rows[:77]).count("\n")
-    assert collection.find("p77").text == "oak 77" and f":{line} " in collection.where("p77")
+    assert collection.find("p77").text == "oak 77" and f":{line} " in collection.describe_place("p77")
 
 
 def test_kept_ids_of_another_collection_are_found_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,18 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _sharding_worker_init_fn
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from test.helpers import Bytes, context, law, place_of, questions, record, records, shared_file, without, write_jsonl
+from test.helpers import (
+    ByteTokenizer,
+    context,
+    drop_fields,
+    law,
+    list_questions,
+    parse_place,
+    record,
+    records,
+    shared_file,
+    write_jsonl,
+)
 from test.ranks import process_group
 from text.datasets import DPRDataPipe, prefetch
 from text.datasets.skipping import SkippedRow
@@ -34,7 +45,7 @@ def names(n: int) -> list[str]:
 
 
 def flat(batches: Iterable[list[Example]]) -> list[str]:
-    return list(chain.from_iterable(questions(batches)))
+    return list(chain.from_iterable(list_questions(batches)))
 
 
 def epoch(pipe: DPRDataPipe, number: int, start_row: int = 0) -> list[list[Example]]:
@@ -69,7 +80,7 @@ def eleven(path: Path) -> Path:
 def test_evaluation_by_hand(path: Path) -> None:
     write_jsonl(path, records(5))
     pipe = DPRDataPipe(path, 2)
-    assert questions(pipe) == [["q0", "q1"], ["q2", "q3"], ["q4"]]
+    assert list_questions(pipe) == [["q0", "q1"], ["q2", "q3"], ["q4"]]
     assert (len(pipe), pipe.num_rows, pipe.skipped) == (3, 5, [])
     example = next(iter(pipe))[1]
     assert (example.question, example.answers) == ("q1", ["an answer"])
@@ -123,8 +134,8 @@ def test_start_row_gives_the_rest_of_the_epoch(eleven: Path, train: bool, drop_l
     whole = epoch(pipe, 3)
     assert len(whole) == (5 if drop_last else 6)
     for k in range(len(whole) + 1):
-        assert pipe.rows_before(3, k) == min(2 * k, 11)
-        assert epoch(pipe, 3, start_row=pipe.rows_before(3, k)) == whole[k:]
+        assert pipe.count_rows_before(3, k) == min(2 * k, 11)
+        assert epoch(pipe, 3, start_row=pipe.count_rows_before(3, k)) == whole[k:]
     assert epoch(pipe, 3) == whole
 
 
@@ -132,7 +143,7 @@ def test_start_row_with_two_workers(eleven: Path) -> None:
     pipe = DPRDataPipe(eleven, 2, train=True)
     whole = epoch(pipe, 1)
     for k in range(len(whole) + 1):
-        pipe.set_epoch(1, start_row=pipe.rows_before(1, k))
+        pipe.set_epoch(1, start_row=pipe.count_rows_before(1, k))
         assert list(loader(pipe, 2)) == whole[k:]
 
 
@@ -161,11 +172,11 @@ def test_same_batches_for_any_number_of_workers(eleven: Path, train: bool, num_w
 
 def test_error_in_a_worker_keeps_its_sentence(eleven: Path) -> None:
     pipe = DPRDataPipe(eleven, 4)
-    os.truncate(eleven, pipe.files[0].rows.offset(9) + 5)
+    os.truncate(eleven, pipe.files[0].rows.get_offset(9) + 5)
     with pytest.raises(DataError) as caught:
         list(pipe)
     sentence = str(caught.value)
-    assert place_of(sentence, eleven) == (1, 0, "")
+    assert parse_place(sentence, eleven) == (1, 0, "")
     with pytest.raises(DataError) as caught:
         list(loader(pipe, 1))
     assert sentence in str(caught.value).splitlines()[-1]
@@ -188,12 +199,12 @@ def test_shares_by_hand(path: Path) -> None:
     write_jsonl(path, records(6))
     pipe = DPRDataPipe(path, 4)
     pipe.apply_sharding(2, 0)
-    assert questions(pipe) == [["q0", "q1"], ["q4"]]
+    assert list_questions(pipe) == [["q0", "q1"], ["q4"]]
     pipe.apply_sharding(2, 1)
-    assert questions(pipe) == [["q2", "q3"], ["q5"]]
+    assert list_questions(pipe) == [["q2", "q3"], ["q5"]]
     pipe.apply_sharding(1, 0)
     pipe.apply_sharding(2, 1, SHARDING_PRIORITIES.MULTIPROCESSING)
-    assert questions(pipe) == [["q4", "q5"]]  # a worker takes whole batches
+    assert list_questions(pipe) == [["q4", "q5"]]  # a worker takes whole batches
 
 
 @settings(law, max_examples=30)
@@ -246,7 +257,7 @@ def test_ranks_and_workers_by_torchs_formula(eleven: Path, num_ranks: int) -> No
 def _write_share(rank: int, num_ranks: int, pipe: DPRDataPipe, folder: Path) -> None:
     with process_group(rank, num_ranks, folder):
         for num_workers in (0, 2):
-            share = questions(loader(pipe, num_workers))
+            share = list_questions(loader(pipe, num_workers))
             (folder / f"{num_workers}-{rank}.json").write_text(json.dumps(share))
 
 
@@ -257,7 +268,7 @@ def test_ranks_of_a_process_group(eleven: Path, tmp_path: Path) -> None:
     start_processes(_write_share, args=(2, pipe, tmp_path), nprocs=2, start_method="fork")
     for num_workers in (0, 2):
         shares = [json.loads((tmp_path / f"{num_workers}-{rank}.json").read_text()) for rank in range(2)]
-        assert joined(shares) == questions(pipe)
+        assert joined(shares) == list_questions(pipe)
 
 
 # Several files
@@ -394,26 +405,26 @@ def test_texts_are_all_texts(path: Path) -> None:
 def test_error_has_path_line_byte_and_field(path: Path) -> None:
     write_jsonl(path, [record("a"), record(question=True)])
     byte = path.read_bytes().index(b"\n") + 1
-    assert place_of(refusal(path), path) == (2, byte, "question")
+    assert parse_place(refusal(path), path) == (2, byte, "question")
 
 
 def test_error_in_a_second_file_has_its_path(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / "a.jsonl", records(3)), tmp_path / "b.jsonl"]
     paths[1].write_text('\n{"query": "q"}\n')
     message = refusal(paths)
-    assert place_of(message, paths[1]) == (2, 1, "question")
+    assert parse_place(message, paths[1]) == (2, 1, "question")
     assert "query" in message
 
 
 def test_error_of_syntax_has_its_byte(path: Path) -> None:
     path.write_bytes(b"\n{'question': 'q'}\n")
-    assert place_of(refusal(path), path) == (2, 2, "")
+    assert parse_place(refusal(path), path) == (2, 2, "")
 
 
 def test_blank_question_in_evaluation_is_refused(path: Path) -> None:
     write_jsonl(path, [record("a"), record(" ")])
     byte = path.read_bytes().index(b"\n") + 1
-    assert place_of(refusal(path, max_skipped=1), path) == (2, byte, "question")
+    assert parse_place(refusal(path, max_skipped=1), path) == (2, byte, "question")
 
 
 def test_blank_question_in_training_is_skipped(path: Path) -> None:
@@ -426,7 +437,7 @@ def test_blank_question_in_training_is_skipped(path: Path) -> None:
 
 @pytest.mark.parametrize("train", [True, False])
 def test_row_without_positive_is_skipped(path: Path, train: bool) -> None:
-    write_jsonl(path, [record("a", positives=0), record("b"), without(record("c"), "positive_ctxs")])
+    write_jsonl(path, [record("a", positives=0), record("b"), drop_fields(record("c"), "positive_ctxs")])
     third = [i for i, byte in enumerate(path.read_bytes()) if byte == ord("\n")][1] + 1
     pipe = DPRDataPipe(path, 2, train=train, max_skipped=0.9)
     ((example,),) = pipe
@@ -442,7 +453,7 @@ def test_skipped_rows_of_several_files(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [record(name), record(positives=0)]) for name in "ab"]
     pipe = DPRDataPipe(paths, 2, max_skipped=0.5)
     assert [(row.path, row.line) for row in pipe.skipped] == [(str(paths[0]), 2), (str(paths[1]), 2)]
-    assert questions(pipe) == [["a", "b"]]
+    assert list_questions(pipe) == [["a", "b"]]
 
 
 def test_rows_with_fewer_negatives_than_asked_for_are_counted(path: Path) -> None:
@@ -457,7 +468,7 @@ def test_rows_with_fewer_negatives_than_asked_for_are_counted(path: Path) -> Non
 
 def test_missing_pools_and_left_out_passages_are_counted(path: Path) -> None:
     rows = [
-        without(record("a"), "negative_ctxs"),
+        drop_fields(record("a"), "negative_ctxs"),
         record("b", hard_negative_ctxs=None),
         record("c", hard_negative_ctxs=[context("x"), {"text": ""}, context("c+0")]),
     ]
@@ -477,7 +488,7 @@ def test_missing_pools_and_left_out_passages_are_counted(path: Path) -> None:
 def test_blank_lines_are_counted(path: Path) -> None:
     path.write_text("\n" + json.dumps(record("a")) + "\n \n\r\n" + json.dumps(record("b")))
     pipe = DPRDataPipe(path, 2, max_skipped=0)  # they are not rows
-    assert questions(pipe) == [["a", "b"]]
+    assert list_questions(pipe) == [["a", "b"]]
     assert (pipe.counts, pipe.skipped) == ({"blank lines, left out": 3}, [])
 
 
@@ -486,7 +497,7 @@ def test_blank_lines_are_counted(path: Path) -> None:
 
 def test_empty_file_is_refused(path: Path) -> None:
     path.write_bytes(b"")
-    assert place_of(refusal(path), path) == (1, 0, "")
+    assert parse_place(refusal(path), path) == (1, 0, "")
 
 
 def test_file_of_blank_lines_is_refused(path: Path) -> None:
@@ -498,7 +509,7 @@ def test_file_of_blank_lines_is_refused(path: Path) -> None:
 def test_file_without_usable_rows_is_refused_with_the_reasons(path: Path, max_skipped: float) -> None:
     write_jsonl(path, [record(""), record(positives=0), record(positives=0)])
     message = refusal(path, train=True, max_skipped=max_skipped)
-    assert place_of(message, path) == (1, 0, "")
+    assert parse_place(message, path) == (1, 0, "")
     assert "3 of 3 rows" in message and "1 blank question, 2 no positive_ctxs" in message
 
 
@@ -518,7 +529,7 @@ def test_more_ranks_than_rows_take_one_step_each(path: Path) -> None:
     shares = []
     for rank in range(3):
         pipe.apply_sharding(3, rank)
-        shares.append(questions(pipe))
+        shares.append(list_questions(pipe))
     assert sorted(shares) == [[[]], [["q0"]], [["q1"]]]  # one step each
 
 
@@ -585,7 +596,7 @@ def test_file_that_changes_between_epochs_is_refused(path: Path, cached: bool) -
     write_jsonl(path, records(4))
     pipe = DPRDataPipe(path, 2)
     if cached:
-        pipe.cache_tokens(Bytes())
+        pipe.cache_tokens(ByteTokenizer())
     assert len(list(pipe)) == 2
     os.utime(path, ns=(1, 1))  # the size is the same
     for changed in (pipe, pipe.texts()):
@@ -606,8 +617,8 @@ def test_file_that_shrinks_while_it_is_read_is_refused(path: Path) -> None:
     write_jsonl(path, records(4))
     pipe = DPRDataPipe(path, 2)
     batches = iter(pipe)
-    assert questions([next(batches)]) == [["q0", "q1"]]
-    os.truncate(path, pipe.files[0].rows.offset(2))
+    assert list_questions([next(batches)]) == [["q0", "q1"]]
+    os.truncate(path, pipe.files[0].rows.get_offset(2))
     with pytest.raises(DataError, match=r"rows\.jsonl:3 \(byte \d+\): "):
         next(batches)
 
@@ -649,7 +660,7 @@ def test_torchdatas_own_methods(eleven: Path) -> None:
     buckets = list(single.bucketbatch(batch_size=3, batch_num=2, sort_key=by_question, use_in_batch_shuffle=False))
     assert all(len(bucket) <= 3 for bucket in buckets)
     assert sorted(flat(buckets)) == sorted(names(11))
-    for bucket in questions(buckets):
+    for bucket in list_questions(buckets):
         assert all(a < b for a, b in pairwise(bucket))
 
 
@@ -678,6 +689,6 @@ def test_real_data(name: str, num_rows: int, train: bool) -> None:
 
 def test_real_rows_whose_ids_stand_with_two_texts_are_refused() -> None:
     path = shared_file("dpr/dpr_scale_9.jsonl")
-    with pytest.raises(DataError, match=r'passage id "2" also stands in ') as caught:
+    with pytest.raises(DataError, match=r'passage id "2" is also the id of ') as caught:
         DPRDataPipe(path, 4)
-    assert place_of(caught.value, path)[::2] == (2, "positive_ctxs[0]")
+    assert parse_place(caught.value, path)[::2] == (2, "positive_ctxs[0]")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from test.helpers import context, record, records, without, write_jsonl
+from test.helpers import context, drop_fields, record, records, write_jsonl
 from text.artifacts import read_facts
 from text.datasets import DPRDataPipe
 from text.datasets.dpr_file import DPRFile
@@ -30,7 +30,7 @@ def mixed(tmp_path: Path) -> Path:
             record("a", hard=3),
             record(" "),
             record("b", positives=0),
-            without(record("c"), "negative_ctxs"),
+            drop_fields(record("c"), "negative_ctxs"),
             record("d", hard_negative_ctxs=[context("d+0"), {"text": ""}, context("x")]),
         ],
     )
@@ -56,7 +56,7 @@ def test_findings_by_hand(mixed: Path) -> None:
         "hard_negative_ctxs that are positives, left out": 1,
         "hard_negative_ctxs without text, left out": 1,
     }
-    assert DPRFile(mixed).usable().tolist() == [0, 3, 4]
+    assert DPRFile(mixed).find_usable_rows().tolist() == [0, 3, 4]
 
 
 @pytest.mark.usefixtures("kept")
@@ -66,7 +66,7 @@ def test_findings_are_kept(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(name, None)
     again = DPRFile(mixed)
     assert again.findings == first.findings
-    assert [again.rows.offset(row) for row in range(7)] == [first.rows.offset(row) for row in range(7)]
+    assert [again.rows.get_offset(row) for row in range(7)] == [first.rows.get_offset(row) for row in range(7)]
 
 
 @pytest.mark.usefixtures("kept")
@@ -145,7 +145,7 @@ def test_kept_rows_of_another_file_are_found_anew(mixed: Path, kept: None, capsy
         Path(f"{target}.facts.json").write_text(json.dumps({"name": target.name, "facts": facts}))
         again = DPRFile(mixed)
         assert again.findings == first.findings
-        assert [again.rows.offset(row) for row in range(7)] == [first.rows.offset(row) for row in range(7)]
+        assert [again.rows.get_offset(row) for row in range(7)] == [first.rows.get_offset(row) for row in range(7)]
         assert str(target) in capsys.readouterr().err
 
 

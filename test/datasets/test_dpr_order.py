@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
-from test.helpers import Bytes, record, records, write_jsonl
+from test.helpers import ByteTokenizer, record, records, write_jsonl
 from text.datasets import DPRDataPipe, PassageCollection
 from text.records import Example
 
@@ -24,7 +24,7 @@ Batches = list[list[Example]]
 
 def epoch(pipe: DPRDataPipe, number: int, first_batch: int = 0) -> Batches:
     """From a batch on, found by its row as a checkpoint has it."""
-    pipe.set_epoch(number, pipe.rows_before(number, first_batch))
+    pipe.set_epoch(number, pipe.count_rows_before(number, first_batch))
     return list(pipe)
 
 
@@ -58,7 +58,7 @@ def pipe_of(kind: str, path: Path, batch_size: int = 5, **options: Any) -> DPRDa
         options["rows_together"] = 4
     pipe = DPRDataPipe(path, batch_size, train=True, sample_positives=True, seed=7, **options)
     if kind == "tokens":
-        pipe.cache_tokens(Bytes())
+        pipe.cache_tokens(ByteTokenizer())
     return pipe
 
 

@@ -15,7 +15,7 @@ from text.datasets import DPRDataPipe, check_negatives, describe_split, find_sam
 from text.datasets.formats import jsonl
 from text.datasets.held_out import draw_held_out
 from text.errors import UsageError
-from text.records import question_key
+from text.records import hash_question
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 MASK = (1 << 64) - 1
@@ -37,14 +37,14 @@ def draw_in_plain_python(rows: list[tuple[str, str]], share: float, seed: int) -
         for group in list(groups):
             others = [rows[each] for each in group]
             is_same = any(
-                question_key(question) == question_key(other) or (question_id and question_id == other_id)
+                hash_question(question) == hash_question(other) or (question_id and question_id == other_id)
                 for other, other_id in others
             )
             if is_same:
                 groups.remove(group)
                 joined |= group
         groups.append(joined)
-    groups.sort(key=lambda group: splitmix(min(question_key(rows[each][0]) for each in group) & MASK, seed))
+    groups.sort(key=lambda group: splitmix(min(hash_question(rows[each][0]) for each in group) & MASK, seed))
     return {number for group in groups[: round(share * len(groups))] for number in group}
 
 

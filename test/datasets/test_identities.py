@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.helpers import law, place_of, records, shared_file, write_jsonl
+from test.helpers import law, parse_place, records, shared_file, write_jsonl
 from text.datasets import DPRDataPipe, DPRFile, PassageCollection, open_splits
 from text.datasets.identities import is_same_passage
 from text.errors import DataError
@@ -28,7 +28,7 @@ def row(positive: dict[str, Any], *hard: dict[str, Any], question: str = "q") ->
 
 def other_place(error: BaseException) -> str:
     """The second place that an error names."""
-    found = re.search(r"also stands in (\S+ \(byte \d+\) \S+) with", str(error))
+    found = re.search(r"is also the id of a passage .+ at (\S+ \(byte \d+\) \S+)\. ", str(error))
     assert found, error
     return found[1]
 
@@ -44,7 +44,7 @@ def test_placeholder_is_refused_with_two_places(tmp_path: Path, placeholder: Any
     with pytest.raises(DataError, match="placeholder") as caught:
         DPRFile(path)
     byte = len(path.read_bytes().splitlines(keepends=True)[0])
-    assert place_of(caught.value, path) == (2, byte, "positive_ctxs[0]")
+    assert parse_place(caught.value, path) == (2, byte, "positive_ctxs[0]")
     assert other_place(caught.value) == f"{path}:1 (byte 0) positive_ctxs[0]"
 
 
@@ -57,7 +57,7 @@ def test_ids_that_start_anew_in_each_pool_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         DPRFile(path)
     assert "placeholder" not in str(caught.value)
-    assert place_of(caught.value, path)[:2] == (1, 0)
+    assert parse_place(caught.value, path)[:2] == (1, 0)
 
 
 @pytest.mark.parametrize("absent", [None, ""])
@@ -80,7 +80,7 @@ def test_one_id_with_one_text_and_two_titles_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError) as caught:
         DPRFile(path)
-    assert place_of(caught.value, path)[:2] == (1, 0)
+    assert parse_place(caught.value, path)[:2] == (1, 0)
 
 
 def test_the_same_text_under_another_title_is_a_negative(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_an_id_with_two_texts_in_two_splits_is_refused(tmp_path: Path, stages: t
     files = splits(tmp_path, **dict.fromkeys(stages, "1"))
     with pytest.raises(DataError) as caught:
         open_splits(files, batch_size=1)
-    assert place_of(caught.value, files[stages[1]][0]) == (1, 0, "positive_ctxs[0]")
+    assert parse_place(caught.value, files[stages[1]][0]) == (1, 0, "positive_ctxs[0]")
     assert other_place(caught.value) == f"{files[stages[0]][0]}:1 (byte 0) positive_ctxs[0]"
 
 
@@ -187,7 +187,7 @@ def test_an_id_with_two_texts_in_two_training_files_is_refused(tmp_path: Path) -
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [row(passage(name, id="1"))]) for name in "ab"]
     with pytest.raises(DataError) as caught:
         DPRDataPipe(paths, 1)
-    assert place_of(caught.value, paths[1]) == (1, 0, "positive_ctxs[0]")
+    assert parse_place(caught.value, paths[1]) == (1, 0, "positive_ctxs[0]")
 
 
 def test_splits_may_share_passages(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_rows_and_collection_must_agree(tmp_path: Path) -> None:
     bad = write_jsonl(tmp_path / "bad.jsonl", [compact, row(passage("An elm.", id="1"))])
     with pytest.raises(DataError, match=re.escape(str(collection))) as caught:
         DPRFile(bad, PassageCollection(collection))
-    assert place_of(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
-    assert f"also stands in {collection}:1 (byte 0) with" in str(caught.value)
+    assert parse_place(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
+    assert f" at {collection}:1 (byte 0). " in str(caught.value)
 
 
 def test_findings_that_are_kept_are_compared_across_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_findings_that_are_kept_are_compared_across_files(tmp_path: Path, monkey
     for _ in range(2):  # the second time from the sidecars
         with pytest.raises(DataError) as caught:
             open_splits(files, batch_size=1)
-        assert place_of(caught.value, files["valid"][0]) == (1, 0, "positive_ctxs[0]")
+        assert parse_place(caught.value, files["valid"][0]) == (1, 0, "positive_ctxs[0]")
 
 
 @pytest.mark.parametrize("folder", ["squad_w100", "fairytaleqa"])

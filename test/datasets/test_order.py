@@ -20,11 +20,11 @@ Batches = list[list[int]]
 
 
 def batches(order: EpochOrder, epoch: int = 0) -> Batches:
-    return [items.tolist() for items in order.batches(epoch)]
+    return [items.tolist() for items in order.iter_batches(epoch)]
 
 
 def flat(order: EpochOrder, epoch: int = 0) -> list[int]:
-    return list(chain.from_iterable(order.batches(epoch)))
+    return list(chain.from_iterable(order.iter_batches(epoch)))
 
 
 def joined_shares(order: EpochOrder, epoch: int, first_batch: int, num_ranks: int, num_workers: int) -> Batches:
@@ -32,7 +32,7 @@ def joined_shares(order: EpochOrder, epoch: int, first_batch: int, num_ranks: in
     ranks = []
     for rank in range(num_ranks):
         options = {"rank": rank, "num_ranks": num_ranks, "num_workers": num_workers}
-        workers = [order.shares(epoch, first_batch, worker=worker, **options) for worker in range(num_workers)]
+        workers = [order.iter_shares(epoch, first_batch, worker=worker, **options) for worker in range(num_workers)]
         in_turn = chain.from_iterable(zip_longest(*workers))
         ranks.append([share for share in in_turn if share is not None])
     assert len({len(shares) for shares in ranks}) == 1  # no rank waits for another at the end
@@ -49,7 +49,7 @@ def test_order_without_shuffling_by_hand() -> None:
     order = EpochOrder([3, 2], 2, unusable=[{1}, {}])
     assert batches(order, 0) == batches(order, 5) == [[0, 2], [3, 4]]
     assert [order.locate(item) for item in (0, 2, 3, 4)] == [(0, 0), (0, 2), (1, 0), (1, 1)]
-    assert (order.num_rows, order.rows_per_set, order.batch_sizes(0)) == (4, [2, 2], [2, 2])
+    assert (order.num_rows, order.rows_per_set, order.get_batch_sizes(0)) == (4, [2, 2], [2, 2])
 
 
 def test_shuffled_order_stays_what_it_was() -> None:
@@ -70,7 +70,7 @@ def test_every_row_comes_once_an_epoch(
     found = batches(order, epoch)
     whole, rest = num_rows // batch_size, num_rows % batch_size
     sizes = [batch_size] * whole + [rest] * (rest > 0 and not drop_last)
-    assert [len(batch) for batch in found] == order.batch_sizes(epoch) == sizes
+    assert [len(batch) for batch in found] == order.get_batch_sizes(epoch) == sizes
     items = list(chain.from_iterable(found))
     if not shuffle:
         assert items == list(range(len(items)))
@@ -132,9 +132,9 @@ def test_an_epoch_begins_at_any_batch(shuffle: bool, drop_last: bool) -> None:
     whole = batches(order, 3)
     assert len(whole) == (5 if drop_last else 6)
     for batch in range(len(whole) + 1):
-        assert order.rows_before(3, batch) == min(2 * batch, 11)
-        assert order.find_batch(3, order.rows_before(3, batch)) == batch
-        assert list(order.shares(3, batch)) == whole[batch:]
+        assert order.count_rows_before(3, batch) == min(2 * batch, 11)
+        assert order.find_batch(3, order.count_rows_before(3, batch)) == batch
+        assert list(order.iter_shares(3, batch)) == whole[batch:]
 
 
 @pytest.mark.parametrize("start_row", [1, 5, -1, -4, 12])
@@ -148,9 +148,9 @@ def test_start_row_within_a_batch_is_refused(start_row: int) -> None:
 
 def test_shares_by_hand() -> None:
     order = EpochOrder([6], 4)
-    assert list(order.shares(0, rank=0, num_ranks=2)) == [[0, 1], [4]]
-    assert list(order.shares(0, rank=1, num_ranks=2)) == [[2, 3], [5]]
-    assert list(order.shares(0, worker=1, num_workers=2)) == [[4, 5]]  # a worker takes whole batches
+    assert list(order.iter_shares(0, rank=0, num_ranks=2)) == [[0, 1], [4]]
+    assert list(order.iter_shares(0, rank=1, num_ranks=2)) == [[2, 3], [5]]
+    assert list(order.iter_shares(0, worker=1, num_workers=2)) == [[4, 5]]  # a worker takes whole batches
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -246,7 +246,7 @@ def test_a_mixed_batch_holds_several_sets() -> None:
 
 def test_drop_last_drops_the_short_batch_of_each_set() -> None:
     order = EpochOrder([6, 5], 4, one_set_per_batch=True, drop_last=True, shuffle=True)
-    assert order.batch_sizes(0) == [len(batch) for batch in batches(order)] == [4, 4]
+    assert order.get_batch_sizes(0) == [len(batch) for batch in batches(order)] == [4, 4]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from test.helpers import Bytes, law, write_jsonl
+from test.helpers import ByteTokenizer, law, write_jsonl
 from text.datasets import DPRDataPipe
 from text.records import BiEncoderBatch, Example, Passage
 from text.training import Objective, PassagePool
@@ -62,7 +62,7 @@ def test_a_perfect_model_has_a_perfect_score(tmp_path: Path) -> None:
         pool = PassagePool()
         for examples in DPRDataPipe(path, batch_size, num_hard_negatives=2):
             pool.add(collate(examples), *perfect_embeddings(examples))
-        assert pool.metrics()["mrr@10"] == pool.metrics()["recall@1"] == 1.0
+        assert pool.compute_metrics()["mrr@10"] == pool.compute_metrics()["recall@1"] == 1.0
         assert pool.num_passages == 2 * QUESTIONS * POSITIVES
 
 
@@ -103,7 +103,7 @@ def test_rows_of_several_files_ask_the_same_question(tmp_path: Path) -> None:
 def test_the_token_cache_knows_them_too(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
     plain, cached = (DPRDataPipe(path, 5, train=True) for _ in range(2))
-    cached.cache_tokens(Bytes())
+    cached.cache_tokens(ByteTokenizer())
     for ours, theirs in zip(plain, cached, strict=True):
         assert [e.same_question_positives for e in ours] == [e.same_question_positives for e in theirs]
         assert [[p.keys for p in e.hard_negatives] for e in ours] == [

@@ -8,7 +8,7 @@ import re
 import pytest
 import zstandard
 
-from test.helpers import place_of, record
+from test.helpers import parse_place, record
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.selection import select_rows
 from text.errors import DataError
@@ -85,7 +85,7 @@ def refusal(raw, content, out):
     with pytest.raises(DataError) as caught:
         select_rows(raw, out, 100)
     assert not out.parent.exists()
-    return place_of(caught.value, raw)
+    return parse_place(caught.value, raw)
 
 
 def second(place, form):
@@ -279,11 +279,11 @@ def test_row_with_a_value_that_can_be_repaired_is_kept_as_it_is(raw, out, form, 
         (row(1, positive_ctxs=[{"title": "a", "body": "b"}]), "positive_ctxs.text: missing"),
         (
             row(1, extra=0).replace('"extra": 0', '"extra": {"a": 1, "b": 2, "a": 1}'),
-            "a: key stands twice in one object",
+            "a: key occurs twice in one object",
         ),
         (
             row(1, extra=0).replace('"extra": 0', '"extra": [{"a": {}, "\\u0061": 2}]'),
-            "a: key stands twice in one object",
+            "a: key occurs twice in one object",
         ),
         ('{"query": "q", "pos": []}', "question: missing"),
     ],
@@ -372,7 +372,7 @@ def test_name_that_contradicts_the_content_is_refused(raw, out):
     raw.write_bytes(gzip.compress(jsonl([row(0)])))
     with pytest.raises(DataError) as caught:
         select_rows(raw, out, 1)
-    assert place_of(caught.value, raw) == (1, 0, "")
+    assert parse_place(caught.value, raw) == (1, 0, "")
 
 
 def test_gzip_members_are_read_and_garbage_is_refused(raw, out):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from test.helpers import place_of, record, records, without, write_jsonl
+from test.helpers import drop_fields, parse_place, record, records, write_jsonl
 from text.datasets import DPRDataPipe, describe_split, open_splits
 from text.datasets.skipping import SkippedRow
 from text.errors import DataError
@@ -33,7 +33,7 @@ def places(message: str, path: Path) -> list[tuple[int, str]]:
 
 
 FAULTS = [
-    without(record("a"), "question"),
+    drop_fields(record("a"), "question"),
     record("b", positive_ctxs=[{"text": [7]}]),
     record("c", positives=0),
     record("d", positive_ctxs=[{"title": "only a title", "text": None}]),
@@ -98,7 +98,7 @@ def test_blank_questions_in_evaluation_are_listed_at_once(path: Path) -> None:
 def test_keys_that_are_found_instead_are_told(path: Path) -> None:
     write_jsonl(path, [{"query": "q", "pos": ["a"]}] * 3)
     message = refusal(path, max_skipped=1)
-    assert place_of(message, path) == (1, 0, "question")
+    assert parse_place(message, path) == (1, 0, "question")
     assert message.count("query, pos") == 1  # once, although three rows lack the key
 
 
@@ -128,7 +128,12 @@ def test_score_that_all_passages_lack_is_told_once(path: Path) -> None:
 # Rows without a positive, as in FAIR's trivia-train
 
 
-TRIVIA = [record("a", positives=0), *records(5), without(record("b"), "positive_ctxs"), record("c", positive_ctxs=None)]
+TRIVIA = [
+    record("a", positives=0),
+    *records(5),
+    drop_fields(record("b"), "positive_ctxs"),
+    record("c", positive_ctxs=None),
+]
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -180,4 +185,4 @@ def test_skipped_rows_of_an_array_have_the_places_of_the_users_file(tmp_path: Pa
         SkippedRow(str(path), *place(content.rindex('{\n    "question"')), "no positive_ctxs"),
     ]
     starts = [match.start() for match in re.finditer(r'\{\s+"question"', content)]
-    assert pipe.lines(0, 0) == [(str(path), place(starts[int(example.question[1])])[0]) for example in next(iter(pipe))]
+    assert pipe.find_lines(0, 0) == [(str(path), place(starts[int(example.question[1])])[0]) for example in next(iter(pipe))]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from test.helpers import place_of, record, write_jsonl
-from text.commands.cli import exit_code, run_command
+from test.helpers import parse_place, record, write_jsonl
+from text.commands.cli import get_exit_code, run_command
 from text.commands.update import UpdateFlags, update
 from text.datasets import DPRDataPipe, PassageCollection, read_ids, read_positive_ids, read_questions, select_rows
 from text.errors import DataError, UsageError
@@ -54,7 +54,7 @@ def test_refused_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     MAKERS[kind](Path("x"))
     with pytest.raises(UsageError) as caught:
         READERS[reader](Path("x"))
-    assert str(caught.value).startswith("x") and exit_code(caught.value) == 2
+    assert str(caught.value).startswith("x") and get_exit_code(caught.value) == 2
 
 
 @pytest.mark.timeout(60)
@@ -103,7 +103,7 @@ def test_row_above_16_mib_ends_a_conversion_where_it_is_met(tmp_path: Path, bomb
     with pytest.raises(DataError) as caught:
         READERS[reader](path)
     # Nobody comes to see the damage behind it.
-    assert place_of(caught.value, path) == (2, len(FIRST), "row")
+    assert parse_place(caught.value, path) == (2, len(FIRST), "row")
 
 
 @pytest.mark.parametrize("blanks", [10 << 20, 20 << 20])
@@ -119,7 +119,7 @@ def test_white_space_in_an_array_is_the_same_for_select_and_training(tmp_path: P
         except DataError as error:
             found.append(str(error))
     assert found[0] == found[1]
-    assert not found[0] if blanks < 1 << 24 else place_of(found[0], path).line == 1
+    assert not found[0] if blanks < 1 << 24 else parse_place(found[0], path).line == 1
 
 
 def test_frames_to_skip_are_read_as_zstd(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_sparse_file_of_a_terabyte_is_refused_after_16_mib(tmp_path: Path, reade
     os.truncate(path, 1 << 40)
     with pytest.raises(DataError) as caught:
         READERS[reader](path)
-    assert place_of(caught.value, path) == (2, len(FIRST), "row")
+    assert parse_place(caught.value, path) == (2, len(FIRST), "row")

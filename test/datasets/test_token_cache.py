@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from test.helpers import Bytes, context, law, record, records, write_jsonl
+from test.helpers import ByteTokenizer, context, law, record, records, write_jsonl
 from text.datasets import DPRDataPipe
 from text.errors import DataError
 from text.records import Example, Passage, TokenizedExample, TokenizedPassage
@@ -65,7 +65,7 @@ def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) 
     if not options.get("train"):
         path = write_jsonl(path, [row for row in rows if row["question"].strip()])
     plain, cached = DPRDataPipe(path, 3, **options), DPRDataPipe(path, 3, **options)
-    cached.cache_tokens(Bytes())
+    cached.cache_tokens(ByteTokenizer())
     for number in range(3):
         assert epoch(cached, number) == epoch(plain, number)
     in_workers = DataLoader(cached, batch_size=None, num_workers=2, collate_fn=list)
@@ -86,18 +86,18 @@ def test_same_passages_for_any_texts(tmp_path: Path, negatives: list[tuple[str, 
     rows = [record("q", hard_negative_ctxs=contexts), record("r", positive_ctxs=[context("d")])]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     plain, cached = (DPRDataPipe(path, 2, num_hard_negatives=9) for _ in range(2))
-    cached.cache_tokens(Bytes())
+    cached.cache_tokens(ByteTokenizer())
     assert epoch(cached, 0) == epoch(plain, 0)
 
 
 def test_each_different_text_is_tokenized_once(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [record("a"), record("a"), record("b", answers=["not this"])])
-    tokenize = Bytes()
+    tokenize = ByteTokenizer()
     pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1)
     pipe.cache_tokens(tokenize)
     assert len(tokenize.texts) == len(set(tokenize.texts))
     assert set(tokenize.texts) == set(pipe.texts())
-    again = Bytes()
+    again = ByteTokenizer()
     DPRDataPipe(path, 2, train=True, num_other_negatives=1).cache_tokens(again)
     list(pipe)
     assert again.texts == []
@@ -105,7 +105,7 @@ def test_each_different_text_is_tokenized_once(tmp_path: Path) -> None:
 
 def test_pools_that_are_not_asked_for_are_not_tokenized(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(2))
-    tokenize = Bytes()
+    tokenize = ByteTokenizer()
     DPRDataPipe(path, 2, train=True, num_hard_negatives=0, num_other_negatives=1).cache_tokens(tokenize)
     assert not any("-" in text for text in tokenize.texts)
     assert any("~" in text for text in tokenize.texts)
@@ -114,8 +114,8 @@ def test_pools_that_are_not_asked_for_are_not_tokenized(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["fingerprint", "data"])
 def test_made_anew_for_another_tokenizer_and_for_other_data(tmp_path: Path, field: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(3))
-    DPRDataPipe(path, 2).cache_tokens(Bytes())
-    other = Bytes()
+    DPRDataPipe(path, 2).cache_tokens(ByteTokenizer())
+    other = ByteTokenizer()
     if field == "data":
         write_jsonl(path, records(4))
     else:
@@ -127,7 +127,7 @@ def test_made_anew_for_another_tokenizer_and_for_other_data(tmp_path: Path, fiel
 
 
 def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wide(Bytes):
+    class Wide(ByteTokenizer):
         vocab_size = 100_000
 
         def encode(self, texts: Any) -> list[np.ndarray]:
@@ -146,7 +146,7 @@ def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.Mon
 def test_tokens_are_views_and_the_cache_is_not_pickled(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(2))
     pipe = DPRDataPipe(path, 2)
-    pipe.cache_tokens(Bytes())
+    pipe.cache_tokens(ByteTokenizer())
     [[example, _]] = list(pipe)
     assert isinstance(example, TokenizedExample)
     text = example.positives[0].text
@@ -164,13 +164,13 @@ def test_a_cache_keeps_no_scores(tmp_path: Path) -> None:
     pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 2, score_key="score")
     assert [passage.score for batch in pipe for each in batch for passage in each.positives] == [1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="score_key"):
-        pipe.cache_tokens(Bytes())
+        pipe.cache_tokens(ByteTokenizer())
 
 
 def test_cache_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(50))
     pipe = DPRDataPipe(path, 2)
-    pipe.cache_tokens(Bytes())
+    pipe.cache_tokens(ByteTokenizer())
     [cache] = [each for each in (tmp_path / ".dpr-text").iterdir() if each.suffix != ".json"]
     batches = iter(pipe)
     next(batches)
@@ -182,10 +182,10 @@ def test_cache_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:
 def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(5))
     pipe = DPRDataPipe(path, 2)
-    pipe.cache_tokens(Bytes())
+    pipe.cache_tokens(ByteTokenizer())
     expected = epoch(pipe, 0)
     [cache] = [each for each in (tmp_path / ".dpr-text").iterdir() if each.suffix != ".json"]
     cache.write_bytes(cache.read_bytes().replace(b"t\0e\0x\0t", b"t\0a\0x\0t"))
     again = DPRDataPipe(path, 2)
-    again.cache_tokens(Bytes())
+    again.cache_tokens(ByteTokenizer())
     assert epoch(again, 0) == expected

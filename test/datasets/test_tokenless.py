@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from test.helpers import Bytes, place_of, record, write_jsonl
+from test.helpers import ByteTokenizer, parse_place, record, write_jsonl
 from text.datasets import DPRDataPipe, PassageCollection, leave_out_tokenless
 from text.datasets.tokenless import find_tokenless
 from text.errors import DataError
@@ -112,7 +112,7 @@ def test_they_count_as_unusable_rows(path: Path) -> None:
     pipe = DPRDataPipe(path, 2, max_skipped=0.3)
     with pytest.raises(DataError) as caught:
         pipe.leave_out_tokenless(collator())
-    assert place_of(caught.value, path)[::2] == (2, "question")
+    assert parse_place(caught.value, path)[::2] == (2, "question")
 
 
 def test_a_prompt_gives_no_tokens_to_a_text(path: Path) -> None:
@@ -152,7 +152,7 @@ def test_lines_name_the_rows_of_each_stage(path: Path, tmp_path: Path) -> None:
 
 def test_the_token_cache_holds_the_same_rows(path: Path) -> None:
     plain, cached = (DPRDataPipe(path, 2, train=True, max_skipped=0.5) for _ in range(2))
-    cached.cache_tokens(Bytes())
+    cached.cache_tokens(ByteTokenizer())
     for pipe in (plain, cached):
         pipe.leave_out_tokenless(collator())
     keys = [[[[p.keys for p in e.positives] for e in batch] for batch in pipe] for pipe in (plain, cached)]

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from test.drills.mutations import VALUES, mutate_bytes, mutations
 from test.training.conftest import Interrupt, Run, SaveAndStop, write_rows
-from text.commands.running import exit_code
+from text.commands.running import get_exit_code
 from text.errors import ArtifactError
-from text.training import AtomicCheckpointIO, StepFailures, best_and_last
+from text.training import AtomicCheckpointIO, StepFailures, build_checkpoint_callbacks
 from text.training.checkpoint_content import check_head
 from text.training.early_stopping import EarlyStopping
 
@@ -53,7 +53,7 @@ class Drill:
         keep = [
             StepFailures(),
             EarlyStopping("valid_loss", patience=9),
-            *best_and_last(self.folder, "valid_loss", "min"),
+            *build_checkpoint_callbacks(self.folder, "valid_loss", "min"),
         ]
         return Run(self.rows, self.folder, callbacks=[*callbacks, *keep], enable_checkpointing=True)
 
@@ -63,7 +63,7 @@ class Drill:
             check_head(content, "stopped.ckpt")
             self.checked.task.check_checkpoint(content, "stopped.ckpt", self.checked.trainer, self.checked.data)
         except ArtifactError as error:
-            assert str(error).startswith("stopped.ckpt: ") and "\n" not in str(error) and exit_code(error) == 5
+            assert str(error).startswith("stopped.ckpt: ") and "\n" not in str(error) and get_exit_code(error) == 5
             return False
         return True
 

@@ -13,8 +13,8 @@ import pytest
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from text.artifacts import check_type, dump_yaml, read_yaml
 from text.commands import COMMANDS, load_command
-from text.commands.cli import RECIPES, exit_code, flag_values, one_line, parse_flags
-from text.commands.flag_fields import flag_types
+from text.commands.cli import RECIPES, format_error, get_exit_code, get_flag_values, parse_flags
+from text.commands.flag_fields import get_flag_types
 from text.commands.loop import LoopFlags
 from text.commands.train_flags import TrainFlags
 from text.errors import escape_controls
@@ -28,11 +28,11 @@ def check(flags_class: type, argv: Sequence[str]) -> bool:
     try:
         flags = parse_flags(flags_class, argv)
     except Exception as error:
-        assert exit_code(error) == 2, f"{type(error).__name__}: {error}"
-        assert one_line(error) == escape_controls(one_line(error))
+        assert get_exit_code(error) == 2, f"{type(error).__name__}: {error}"
+        assert format_error(error) == escape_controls(format_error(error))
         return False
-    kinds = flag_types(flags_class)
-    for name, value in flag_values(flags).items():
+    kinds = get_flag_types(flags_class)
+    for name, value in get_flag_values(flags).items():
         check_type({name: value}, dict[str, kinds[name]], name)
     assert type(flags) is flags_class
     return True
@@ -46,7 +46,7 @@ def change_value(document: dict[str, Any], random: Random) -> bytes:
 @pytest.fixture(scope="module")
 def sources() -> dict[str, tuple[type, bytes]]:
     """The flags of a training, and a recipe with values of every kind."""
-    flags = flag_values(TrainFlags())
+    flags = get_flag_values(TrainFlags())
     recipe = (RECIPES / "squad_w100-minilm.yaml").read_bytes()
     return {"train": (TrainFlags, dump_yaml(flags).encode()), "recipe": (LoopFlags, recipe)}
 
@@ -79,7 +79,7 @@ def test_mutated_command_lines() -> None:
     num_read = 0
     for random in mutations(3, COUNT):
         flags_class = load_command(random.choice(list(COMMANDS)))[1]
-        kinds = flag_types(flags_class)
+        kinds = get_flag_types(flags_class)
         argv = [f"--{name}={_spell(kind, random)}" for name, kind in kinds.items() if random.random() < 0.9]
         place = random.randrange(len(argv))
         if random.random() < 0.7:

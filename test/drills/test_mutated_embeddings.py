@@ -16,12 +16,12 @@ import torch
 
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from test.helpers import save_model, texts, write_collection
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.datasets import PassageCollection
 from text.retrieval import (
     Embedder,
     EmbeddingShards,
-    Found,
+    Hits,
     encode_collection,
     encode_shards,
     open_index,
@@ -43,7 +43,7 @@ class Made(NamedTuple):
     finished: Path
     begun: Path
     """Embeddings whose encoding was killed in the last shard."""
-    found: list[Found]
+    found: list[Hits]
 
 
 class Killed(Exception):
@@ -121,7 +121,7 @@ def check_search(made: Made, folder: Path, what: str) -> None:
         shards = EmbeddingShards(folder)
         found = search_exact(shards, QUESTIONS, 10)
     except Exception as error:
-        assert exit_code(error) == 5, (what, repr(error))
+        assert get_exit_code(error) == 5, (what, repr(error))
         assert str(folder) in str(error) and "\n" not in str(error), (what, repr(error))
     else:
         assert found == made.found, what
@@ -132,7 +132,7 @@ def check_resume(made: Made, folder: Path, expected: dict[str, bytes], what: str
     try:
         encode_collection(made.embedder, made.collection, folder, **OPTIONS)
     except Exception as error:
-        assert exit_code(error) == 5, (what, repr(error))
+        assert get_exit_code(error) == 5, (what, repr(error))
         assert str(folder) in str(error) and "\n" not in str(error), (what, repr(error))
         return False
     assert read_files(folder) == expected, what
@@ -196,10 +196,10 @@ def test_mutated_shards_without_a_look_at_their_hashes(made: Made, tmp_path: Pat
         try:
             shards = EmbeddingShards(path.parent, check_hashes=False)
             search_exact(shards, QUESTIONS, 10)
-            assert len(list(shards.passage_ids())) == NUM_PASSAGES
-            shards.passage_keys()
+            assert len(list(shards.iter_passage_ids())) == NUM_PASSAGES
+            shards.read_passage_keys()
         except Exception as error:
-            assert exit_code(error) == 5, (what, repr(error))
+            assert get_exit_code(error) == 5, (what, repr(error))
 
 
 def test_mutated_indexes(made: Made, tmp_path: Path) -> None:
@@ -215,5 +215,5 @@ def test_mutated_indexes(made: Made, tmp_path: Path) -> None:
             found = open_index(shards, index="HNSW4")
             assert found is not None and found.search(QUESTIONS, 5) == expected, what
         except Exception as error:
-            assert exit_code(error) == 5, (what, repr(error))
+            assert get_exit_code(error) == 5, (what, repr(error))
         copy(tmp_path / "before", inner)

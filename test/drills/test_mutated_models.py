@@ -24,7 +24,7 @@ from torch import Tensor
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from test.models.helpers import BERT, encoder, randomize
 from text.bundle import BiEncoderBundle, load_side
-from text.commands.running import exit_code
+from text.commands.running import get_exit_code
 from text.errors import UnsupportedModelError
 from text.models import BiEncoder
 from text.transforms import Tokenize, save_tokenizer, train_tokenizer
@@ -104,7 +104,7 @@ def outcome(folder: Path) -> Any:
     try:
         return embed(folder)
     except BaseException as error:
-        if exit_code(error) != 5 and not isinstance(error, FileNotFoundError | UnsupportedModelError):
+        if get_exit_code(error) != 5 and not isinstance(error, FileNotFoundError | UnsupportedModelError):
             raise
         assert "\n" not in str(error) and str(folder) in str(error), str(error)
         return None

@@ -12,7 +12,7 @@ import pytest
 
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from test.helpers import records
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.datasets import DPRDataPipe, PassageCollection, read_ids, read_questions, select_rows
 from text.errors import DataError
 from text.evaluation import read_qrels, read_run
@@ -28,7 +28,7 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except DataError as error:
         message = str(error)
-        assert exit_code(error) == 3
+        assert get_exit_code(error) == 3
         assert str(path) in message and message.isprintable(), message
         return None
 

@@ -19,7 +19,7 @@ from test.drills.mutations import mutate_bytes, mutate_json, mutations
 from test.reports.helpers import figures_json, list_files, write_sample_run
 from text.artifacts import parse_yaml
 from text.bundle import BiEncoderBundle
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.models import BiEncoder, roberta_tiny
 from text.reports.run_report import render_run_report
 from text.runs.contents import EVALUATION, write_ledger
@@ -77,7 +77,7 @@ def attempt(work: Callable[[], Any], codes: Sequence[int], path: Path) -> Any:
     try:
         return work()
     except Exception as error:
-        assert exit_code(error) in codes, f"{type(error).__name__}: {error}"
+        assert get_exit_code(error) in codes, f"{type(error).__name__}: {error}"
         assert str(path.parent) in str(error) and "\n" not in str(error), str(error)
         return None
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from test.drills.mutations import mutate_bytes, mutate_json, mutations
-from test.helpers import Bytes, records, write_jsonl
-from text.commands.cli import exit_code
+from test.helpers import ByteTokenizer, records, write_jsonl
+from text.commands.cli import get_exit_code
 from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import DataError
 
@@ -28,7 +28,7 @@ def epoch(path: Path) -> list[Any]:
     """Return the batches of a file with their tokens, and what the check found."""
     pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1, max_skipped=0.9)
     texts = [(example.question, example.positives, example.hard_negatives) for batch in pipe for example in batch]
-    pipe.cache_tokens(Bytes())
+    pipe.cache_tokens(ByteTokenizer())
     tokens = [
         [np.asarray(text).tolist() for text in (example.question, *(each.text for each in example.positives))]
         for batch in pipe
@@ -133,6 +133,6 @@ def test_damage_with_a_right_hash_ends_in_a_typed_error(
         try:
             read(path)
         except (DataError, KeyError) as error:  # KeyError: the id that is looked for is not there.
-            assert isinstance(error, KeyError) or exit_code(error) == 3
+            assert isinstance(error, KeyError) or get_exit_code(error) == 3
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "whole", folder)

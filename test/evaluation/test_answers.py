@@ -11,7 +11,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text.evaluation import answer_spans, has_answer, top_k_accuracy
+from text.evaluation import find_answer_spans, has_answer, top_k_accuracy
 from text.words import has_unspaced
 
 
@@ -101,7 +101,7 @@ def test_other_scripts_are_compared_as_dpr_does(text: str, answer: str) -> None:
 def test_scripts_without_spaces_by_hand(answer: str, text: str, expected: bool) -> None:
     assert has_answer([answer], text) is expected
     assert has_answer([unicodedata.normalize("NFD", answer)], unicodedata.normalize("NFC", text)) is expected
-    assert bool(answer_spans([answer], text)) is expected
+    assert bool(find_answer_spans([answer], text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_scripts_without_spaces_by_hand(answer: str, text: str, expected: bool) 
     ],
 )
 def test_spans_by_hand(answers: list[str], text: str, expected: list[str]) -> None:
-    assert [text[start:end] for start, end in answer_spans(answers, text)] == expected
+    assert [text[start:end] for start, end in find_answer_spans(answers, text)] == expected
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(pieces | st.text(max_size=4), pieces | st.text(max_size=12))
 def test_spans_are_where_answers_are_found(answer: str, text: str) -> None:
-    spans = answer_spans([answer], text)
+    spans = find_answer_spans([answer], text)
     if has_answer([answer], ""):  # no word at all
         assert spans == []
     else:

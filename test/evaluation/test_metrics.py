@@ -16,7 +16,7 @@ from text.evaluation import (
     max_passage,
     mean_metrics,
     paired_randomization,
-    without_self_matches,
+    remove_self_matches,
 )
 
 CUT_OFFS = (1, 3, 10)
@@ -86,7 +86,7 @@ def test_equals_trec_eval(num_runs: int) -> None:
 
 
 def test_self_matches_by_hand() -> None:
-    assert without_self_matches({"a": {"a": 1.0, "b": 0.5}, "c": {"a": 0.1}}) == {"a": {"b": 0.5}, "c": {"a": 0.1}}
+    assert remove_self_matches({"a": {"a": 1.0, "b": 0.5}, "c": {"a": 0.1}}) == {"a": {"b": 0.5}, "c": {"a": 0.1}}
 
 
 def test_fusion_by_hand() -> None:

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text.artifacts import sha256
+from text.artifacts import hash_file
 from text.errors import ArtifactError
 from text.evaluation import read_run
 from text.evaluation.run_source import (
     SearchRecord,
     check_same_collection,
     check_same_questions,
-    key_words,
+    get_source_path,
+    hash_words,
     read_run_source,
-    source_path,
     write_sourced_run,
 )
 
@@ -27,9 +27,9 @@ RUN = {"q1": {"p1": 2.0, "p2": 1.0}}
 
 
 def test_a_run_comes_back_with_its_source(tmp_path: Path) -> None:
-    write_sourced_run(tmp_path / "run.trec", RUN, [SEARCH], {"q1": key_words("who")})
+    write_sourced_run(tmp_path / "run.trec", RUN, [SEARCH], {"q1": hash_words("who")})
     source = read_run_source(tmp_path / "run.trec")
-    assert source is not None and source.searches == [SEARCH] and source.questions == {"q1": key_words("who")}
+    assert source is not None and source.searches == [SEARCH] and source.questions == {"q1": hash_words("who")}
     assert read_run(tmp_path / "run.trec") == RUN
     with pytest.raises(FileExistsError):
         write_sourced_run(tmp_path / "run.trec", RUN, [], {})
@@ -40,12 +40,12 @@ def test_a_run_comes_back_with_its_source(tmp_path: Path) -> None:
 def test_a_run_or_source_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     write_sourced_run(path, RUN, [SEARCH], {})
-    for changed in (path, source_path(path)):
+    for changed in (path, get_source_path(path)):
         before = changed.read_text()
         changed.write_text(before.replace("p1", "p3").replace("runs/nq", "runs/xx"))
         with pytest.raises(ArtifactError) as error:
             read_run_source(path)
-        assert str(error.value).startswith(f"{changed}: ") and f"remove {source_path(path)}" in str(error.value)
+        assert str(error.value).startswith(f"{changed}: ") and f"remove {get_source_path(path)}" in str(error.value)
         changed.write_text(before)
 
 
@@ -76,17 +76,17 @@ def test_a_compressed_copy_is_the_same_collection(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     other.write_bytes(gzip.compress(b"id\ttext\n1\telm\n"))
     for one, two, is_same in ((packed, plain, True), (plain, packed, True), (plain, other, False)):
-        search = SEARCH._replace(collection=str(one), collection_sha256=sha256(one))
+        search = SEARCH._replace(collection=str(one), collection_sha256=hash_file(one))
         for name, collection in ((two, None), ("b.trec", two)):
             if is_same:
-                check_same_collection("a.trec", [search], name, sha256(two), collection=collection)
+                check_same_collection("a.trec", [search], name, hash_file(two), collection=collection)
             else:
                 with pytest.raises(ArtifactError):
-                    check_same_collection("a.trec", [search], name, sha256(two), collection=collection)
+                    check_same_collection("a.trec", [search], name, hash_file(two), collection=collection)
     changed = SEARCH._replace(collection=str(packed), collection_sha256="ab")
     for file in (packed, plain):
         with pytest.raises(ArtifactError):
-            check_same_collection("a.trec", [changed], file, sha256(file))
+            check_same_collection("a.trec", [changed], file, hash_file(file))
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_a_compressed_copy_is_the_same_collection(tmp_path: Path) -> None:
     ],
 )
 def test_spelling_without_words_makes_no_other_question(one: str, other: str, same: bool) -> None:
-    assert (key_words(one) == key_words(other)) == same
+    assert (hash_words(one) == hash_words(other)) == same

@@ -22,7 +22,7 @@ import atheris  # pyright: ignore[reportMissingImports]
 
 with atheris.instrument_imports(include=["text"]):  # pyright: ignore[reportAttributeAccessIssue]
     from text.datasets.formats.dpr_record import SkipRow, check_row
-    from text.datasets.formats.json_array import elements
+    from text.datasets.formats.json_array import read_elements
     from text.datasets.formats.jsonl import JsonlFile
     from text.datasets.formats.values import FieldError
     from text.errors import DataError
@@ -103,7 +103,7 @@ def read_lines(data: bytes) -> None:
 def read_array(data: bytes, size: int) -> None:
     """All elements of an array that comes in pieces, or a refusal; each is at its byte."""
     chunks = (data[start : start + size] for start in range(0, len(data), size))
-    for element in elements(chunks, PATH):
+    for element in read_elements(chunks, PATH):
         assert data[element.byte :].startswith(element.content)
         assert element.line == data.count(b"\n", 0, element.byte) + 1
         with suppress(RecursionError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from test.helpers import assert_one_line
-from text.commands.running import exit_code
+from text.commands.running import get_exit_code
 from text.errors import ArtifactError, UnsupportedModelError
 from text.models import RobertaConfig, RobertaEncoder
 from text.models.attention import HAS_PACKED
@@ -59,7 +59,7 @@ def hidden_states(model: nn.Module, padding: int = 1) -> Tensor:
     model.eval()
     with torch.no_grad():
         if isinstance(model, RobertaEncoder):
-            return model.hidden_states(input_ids, mask)[mask]
+            return model.compute_hidden_states(input_ids, mask)[mask]
         return model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask]
 
 
@@ -77,7 +77,7 @@ def assert_refused(folder: Path, file: str, part: str, *, code: int = 5) -> None
     with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         RobertaEncoder.from_pretrained(folder)
     assert_one_line(caught.value, folder / file, part)
-    assert exit_code(caught.value) == code
+    assert get_exit_code(caught.value) == code
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:

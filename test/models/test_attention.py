@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from test.models.helpers import needs_packed
-from text.models.attention import PaddedTexts, dropout, packed
+from text.models.attention import PaddedTexts, dropout, pack_texts
 
 LENGTHS = (7, 3, 1, 5)
 
@@ -73,7 +73,7 @@ def test_packed_equals_padded():
     qkv.requires_grad_()
     target = torch.randn(int(mask.sum()), 16, generator=torch.Generator().manual_seed(1))
     by_rows = PaddedTexts(mask).attend(qkv, 0.0)[mask]
-    one_after_another = packed(mask).attend(qkv[mask], 0.0)
+    one_after_another = pack_texts(mask).attend(qkv[mask], 0.0)
     torch.testing.assert_close(one_after_another, by_rows)
     expected, gradient = (torch.autograd.grad((seen * target).sum(), qkv)[0] for seen in (by_rows, one_after_another))
     assert expected.any()
@@ -81,14 +81,14 @@ def test_packed_equals_padded():
 
 
 def test_packed_by_hand():
-    texts = packed(torch.tensor([[True, True, False], [True, True, True]]))
+    texts = pack_texts(torch.tensor([[True, True, False], [True, True, True]]))
     assert (texts.offsets.tolist(), texts.max_length) == ([0, 2, 5], 3)
 
 
 def test_no_text_sees_nothing_packed_and_padded():
     # The share of some ranks in a short batch; their gradients must exist, and be nothing.
     mask, qkv = torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, 1, 3, 2, 8, requires_grad=True)
-    for seen in (packed(mask).attend(qkv[mask], 0.1), PaddedTexts(None).attend(qkv, 0.1).flatten(0, 1)):
+    for seen in (pack_texts(mask).attend(qkv[mask], 0.1), PaddedTexts(None).attend(qkv, 0.1).flatten(0, 1)):
         assert seen.shape == (0, 16)
         [gradient] = torch.autograd.grad(seen.sum(), qkv)
         assert gradient.shape == qkv.shape
@@ -136,6 +136,6 @@ def test_packed_dropout():
     """Of all values, so that a share of the weights is missing; in expectation the same."""
     torch.manual_seed(0)
     qkv, mask = batch()
-    expected = packed(mask).attend(qkv[mask], 0.0)
-    mean = torch.stack([packed(mask).attend(qkv[mask], 0.2) for _ in range(2000)]).mean(0)
+    expected = pack_texts(mask).attend(qkv[mask], 0.0)
+    mean = torch.stack([pack_texts(mask).attend(qkv[mask], 0.2) for _ in range(2000)]).mean(0)
     torch.testing.assert_close(mean, expected, atol=0.1, rtol=0)

@@ -29,7 +29,7 @@ from test.models.helpers import (
 from text.errors import ArtifactError, UnsupportedModelError
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder, files
 from text.models.keys import BERT as BERT_KEYS
-from text.models.keys import TORCHTEXT, to_ours, to_theirs, without_token_types
+from text.models.keys import TORCHTEXT, merge_token_types, to_encoder_keys, to_external_keys
 
 FILES = ["1_Pooling", "config.json", "config_sentence_transformers.json", "model.safetensors", "modules.json"]
 FILES += ["sentence_bert_config.json"]
@@ -256,10 +256,10 @@ def test_we_load_torchtexts_roberta(tmp_path: Path):
 
 def test_heads_are_64_wide_if_nobody_says_otherwise(tmp_path: Path):
     wide = encoder(hidden_size=128)
-    torch.save(to_theirs(wide.state_dict(), TORCHTEXT), tmp_path / "wide.pt")
+    torch.save(to_external_keys(wide.state_dict(), TORCHTEXT), tmp_path / "wide.pt")
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt").config.num_attention_heads == 2
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt", num_attention_heads=8).config.num_attention_heads == 8
-    torch.save(to_theirs(encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
+    torch.save(to_external_keys(encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
     with pytest.raises(UnsupportedModelError, match=r"narrow\.pt: .*\b32\b.*num_attention_heads"):
         RobertaEncoder.from_pretrained(tmp_path / "narrow.pt")
 
@@ -325,7 +325,7 @@ def test_a_pickle_is_not_opened(saved: Path):
 def test_an_old_torch_reads_safetensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where its own reader would run what is in a file of others."""
     monkeypatch.setattr(files, "SAFE_TORCH", "99")
-    weights = to_theirs(encoder().state_dict(), TORCHTEXT)
+    weights = to_external_keys(encoder().state_dict(), TORCHTEXT)
     torch.save(weights, tmp_path / "roberta.pt")
     with pytest.raises(UnsupportedModelError, match=r"roberta\.pt: torch 2\..*\.safetensors"):
         RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
@@ -512,6 +512,6 @@ def test_weight_that_is_missing_on_one_side_is_named(tmp_path: Path):
 def test_token_types_fold_in_float32():
     """Half a weight's digits would be lost where both are added as they are saved."""
     weights = {key: tensor.to(torch.bfloat16) for key, tensor in peer("bert").state_dict().items()}
-    position = without_token_types(to_ours(weights, BERT_KEYS))["embeddings.position.weight"]
+    position = merge_token_types(to_encoder_keys(weights, BERT_KEYS))["embeddings.position.weight"]
     parts = [weights[f"embeddings.{part}_embeddings.weight"].float() for part in ("position", "token_type")]
     torch.testing.assert_close(position, parts[0] + parts[1][:1], rtol=0, atol=0)

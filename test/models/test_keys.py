@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from test.models.helpers import encoder
-from text.models.keys import BERT, DENSE, DPR, LAYER_NORM, TORCHTEXT, to_ours, to_theirs, with_token_types
+from text.models.keys import BERT, DENSE, DPR, LAYER_NORM, TORCHTEXT, add_token_types, to_encoder_keys, to_external_keys
 
 QUERY, KEY, VALUE = (f"encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key", "value"))
 
 
 def ours() -> dict[str, Tensor]:
-    return with_token_types(encoder(projection_dim=8).state_dict(), 2)
+    return add_token_types(encoder(projection_dim=8).state_dict(), 2)
 
 
 def theirs() -> dict[str, Tensor]:
-    return to_theirs(ours(), BERT)
+    return to_external_keys(ours(), BERT)
 
 
 @pytest.mark.parametrize("table", [BERT, DPR, TORCHTEXT, DENSE, LAYER_NORM])
 def test_there_and_back_is_the_identity(table):
-    again = to_ours(to_theirs(ours(), table), table)
+    again = to_encoder_keys(to_external_keys(ours(), table), table)
     parts = {key: value for key, value in ours().items() if any(key.startswith(stem.split("N")[0]) for stem in table)}
     assert again.keys() == parts.keys() and again
     assert all(tensor.equal(parts[name]) for name, tensor in again.items())
@@ -30,19 +30,19 @@ def test_there_and_back_is_the_identity(table):
 
 def test_all_of_an_encoder_is_in_a_table():
     """But BERT's has no projection, and torchtext's no token types."""
-    saved = {**to_ours(theirs(), BERT), **to_ours(to_theirs(ours(), DENSE), DENSE)}
-    assert saved.keys() | to_ours(to_theirs(ours(), LAYER_NORM), LAYER_NORM).keys() == ours().keys()
+    saved = {**to_encoder_keys(theirs(), BERT), **to_encoder_keys(to_external_keys(ours(), DENSE), DENSE)}
+    assert saved.keys() | to_encoder_keys(to_external_keys(ours(), LAYER_NORM), LAYER_NORM).keys() == ours().keys()
 
 
 def test_queries_keys_and_values_by_hand():
     """Theirs are three layers of one number each; ours is one, with their rows in this order."""
     weights = {f"encoder.layer.11.attention.self.{part}.bias": torch.tensor([number]) for part, number in PARTS}
-    [(name, tensor)] = to_ours(weights, BERT).items()
+    [(name, tensor)] = to_encoder_keys(weights, BERT).items()
     assert name == "layers.11.attention.qkv.bias" and tensor.tolist() == [1.0, 2.0, 3.0]
     packed = {"encoder.transformer.layers.layers.11.self_attn.in_proj_bias": tensor}
-    assert to_ours(packed, TORCHTEXT)[name] is not None
-    assert to_theirs({name: tensor}, TORCHTEXT).keys() == packed.keys()
-    assert to_theirs({name: tensor}, BERT) == weights
+    assert to_encoder_keys(packed, TORCHTEXT)[name] is not None
+    assert to_external_keys({name: tensor}, TORCHTEXT).keys() == packed.keys()
+    assert to_external_keys({name: tensor}, BERT) == weights
 
 
 PARTS = (("value", 3.0), ("query", 1.0), ("key", 2.0))
@@ -54,21 +54,21 @@ PARTS = (("value", 3.0), ("query", 1.0), ("key", 2.0))
 )
 def test_a_prefix_is_left_out(prefix):
     assert (
-        to_ours({prefix + key: tensor for key, tensor in theirs().items()}, BERT).keys()
-        == to_ours(theirs(), BERT).keys()
+        to_encoder_keys({prefix + key: tensor for key, tensor in theirs().items()}, BERT).keys()
+        == to_encoder_keys(theirs(), BERT).keys()
     )
 
 
 def test_what_an_encoder_does_not_have_is_dropped():
     heads = ("pooler.dense.bias", "lm_head.bias", "cls.predictions.bias", "bert.pooler.dense.weight", "classifier.bias")
     more = dict.fromkeys((*heads, "roberta.embeddings.position_ids", "head.out_proj.bias"), torch.zeros(1))
-    assert to_ours(theirs() | more, BERT).keys() == to_ours(theirs(), BERT).keys()
+    assert to_encoder_keys(theirs() | more, BERT).keys() == to_encoder_keys(theirs(), BERT).keys()
 
 
 def test_old_names():
     old = {key.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for key, v in theirs().items()}
     assert sum(key.endswith(("gamma", "beta")) for key in old) == 10
-    for name, tensor in to_ours(old, BERT).items():
+    for name, tensor in to_encoder_keys(old, BERT).items():
         assert tensor.equal(ours()[name])
 
 
@@ -89,4 +89,4 @@ def test_old_names():
 def test_keys_that_do_not_fit_are_refused_by_name(change, message):
     weights = {key: tensor for key, tensor in (theirs() | change).items() if tensor is not None}
     with pytest.raises(KeyError, match=message):
-        to_ours(weights, BERT)
+        to_encoder_keys(weights, BERT)

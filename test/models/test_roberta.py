@@ -23,8 +23,8 @@ from text.models import (
     roberta_small,
     roberta_tiny,
 )
-from text.models.attention import PaddedTexts, packed
-from text.models.keys import BERT, to_ours, without_token_types
+from text.models.attention import PaddedTexts, pack_texts
+from text.models.keys import BERT, merge_token_types, to_encoder_keys
 
 SIZES: dict[str, Any] = {
     "vocab_size": 200,
@@ -59,7 +59,7 @@ def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
     theirs.set_attn_implementation(attention)
     randomize(theirs)
     ours = RobertaEncoder(RobertaConfig(**SIZES)).eval()
-    ours.load_state_dict(without_token_types(to_ours(theirs.state_dict(), BERT)))
+    ours.load_state_dict(merge_token_types(to_encoder_keys(theirs.state_dict(), BERT)))
     return ours, theirs
 
 
@@ -77,7 +77,7 @@ def test_outputs_equal_transformers(attention, lengths):
     input_ids, mask = texts(*lengths)
     with torch.no_grad():
         expected = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
-        torch.testing.assert_close(ours.hidden_states(input_ids, mask)[mask], expected[mask])
+        torch.testing.assert_close(ours.compute_hidden_states(input_ids, mask)[mask], expected[mask])
         torch.testing.assert_close(ours(input_ids, mask), expected[:, 0])
 
 
@@ -87,12 +87,12 @@ def test_gradients_equal_transformers():
     input_ids, mask = texts(64, 3, 17)
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     # Times 100, so that gradients are of order 1 and the default tolerance says something.
-    (100 * nn.functional.mse_loss(ours.hidden_states(input_ids, mask)[mask], target)).backward()
+    (100 * nn.functional.mse_loss(ours.compute_hidden_states(input_ids, mask)[mask], target)).backward()
     hidden = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
     (100 * nn.functional.mse_loss(hidden[mask], target)).backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
     del gradients["embeddings.token_type_embeddings.weight"]  # ours is part of the positions
-    expected = to_ours(gradients, BERT)
+    expected = to_encoder_keys(gradients, BERT)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
         torch.testing.assert_close(parameter.grad, expected[name])
@@ -193,9 +193,9 @@ def test_packed_layers_equal_padded_ones():
     for is_packed in (False, True):
         hidden = ours.embeddings(ours.embeddings.word(input_ids), input_ids, mask)
         if is_packed:
-            tokens = ours._transform(hidden[mask], packed(mask))
+            tokens = ours._apply_layers(hidden[mask], pack_texts(mask))
         else:
-            tokens = ours._transform(hidden, PaddedTexts(mask))[mask]
+            tokens = ours._apply_layers(hidden, PaddedTexts(mask))[mask]
         ours.zero_grad()
         (100 * nn.functional.mse_loss(tokens, target)).backward()
         gradients = [parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None]
@@ -255,7 +255,7 @@ def test_mean_pooling_equals_plain_python():
     ours = encoder(pooling="mean")
     input_ids, mask = texts(4, 2, 7)
     with torch.no_grad():
-        embeddings, hidden = ours(input_ids, mask), ours.hidden_states(input_ids, mask)
+        embeddings, hidden = ours(input_ids, mask), ours.compute_hidden_states(input_ids, mask)
     for row, embedding in enumerate(embeddings.tolist()):
         real = [vector for vector, is_real in zip(hidden[row].tolist(), mask[row].tolist(), strict=True) if is_real]
         expected = [sum(values) / len(real) for values in zip(*real, strict=True)]

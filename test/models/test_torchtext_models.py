@@ -14,7 +14,7 @@ from test.models.helpers import BERT, SIZES, assert_same_weights, encoder, rando
 from text.errors import UnsupportedModelError
 from text.losses import in_batch_nll
 from text.models import BiEncoder, RobertaEncoder, TorchtextEncoder, from_torchtext, to_torchtext
-from text.models.keys import TORCHTEXT, to_ours
+from text.models.keys import TORCHTEXT, to_encoder_keys
 from text.records import TokenBatch
 
 pytestmark = [
@@ -72,7 +72,7 @@ def test_outputs_and_gradients_are_equal(options, mode):
         for output in (found, expected):
             output.square().mean().backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        for name, gradient in to_ours(gradients, TORCHTEXT).items():
+        for name, gradient in to_encoder_keys(gradients, TORCHTEXT).items():
             torch.testing.assert_close(ours.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from test.helpers import record, write_jsonl
 from text.datasets import DPRDataPipe
-from text.records import Example, Passage, question_key
+from text.records import Example, Passage, hash_question
 from text.reports.data_check import (
     SplitContents,
     check_picture,
@@ -84,7 +84,7 @@ def test_contents_of_a_split_equal_a_loop_over_its_rows(tmp_path: Path) -> None:
     pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 2, max_skipped=0.5)
     found = read_contents(pipe)
     examples = [example for batch in pipe for example in batch]
-    assert found.questions == Counter(question_key(example.question) for example in examples)
+    assert found.questions == Counter(hash_question(example.question) for example in examples)
     assert sorted(found.questions.values()) == [1, 2]
     keys = {passage.keys for example in examples for passage in example.positives}
     assert set(map(tuple, found.positives.tolist())) == keys and len(found.positives) == len(keys)

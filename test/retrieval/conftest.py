@@ -37,7 +37,7 @@ class Given(Embedder):
     def __init__(self, embeddings: np.ndarray) -> None:
         self.embeddings = torch.from_numpy(embeddings)
         self.encoder: Any = SimpleNamespace(embedding_dim=embeddings.shape[1])
-        self.model, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
+        self.model_hashes, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
 
     def tokenize(self, texts: Any) -> Any:
         rows = torch.tensor([int(passage.text) for passage in texts])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from test.helpers import WORDS, shared_file
-from text.commands.cli import exit_code
+from text.commands.cli import get_exit_code
 from text.datasets import PassageCollection, read_questions
 from text.errors import DataError
 from text.evaluation import evaluate_run, mean_metrics, read_qrels
@@ -89,7 +89,7 @@ def test_real_chinese_questions_find_passages() -> None:
 def test_more_passages_come_behind_with_their_scores() -> None:
     texts = ["oak elm", "oak", "elm elm fig", "fig"]
     index = BM25(Passage(f"p{row}", "", text) for row, text in enumerate(texts))
-    [of_all], [found] = index.search(["oak"], 4), index.search(["oak"], 1, also=[["p3", "p0", "p1", "other"]])
+    [of_all], [found] = index.search(["oak"], 4), index.search(["oak"], 1, extra_ids=[["p3", "p0", "p1", "other"]])
     assert found == (["p1", "p0", "p3"], [*of_all.scores, 0.0]) and len(of_all.scores) == 2
 
 
@@ -118,4 +118,4 @@ def test_a_collection_without_words_is_named(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(DataError) as caught:
             BM25(PassageCollection(path))
-        assert str(caught.value).startswith(f"{path}: ") and exit_code(caught.value) == 3
+        assert str(caught.value).startswith(f"{path}: ") and get_exit_code(caught.value) == 3

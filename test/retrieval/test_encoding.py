@@ -35,7 +35,7 @@ from text.retrieval import (
     plan_encoding,
     start_encoding,
 )
-from text.retrieval.shard_writer import quantize
+from text.retrieval.shard_writer import quantize_embeddings
 from text.transforms import Tokenize, load_tokenizer
 
 OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # of 23 passages: three shards, six blocks
@@ -55,18 +55,18 @@ def test_rows_are_those_of_the_encoder_one_by_one(tmp_path: Path, collection: Pa
     tokenize = Tokenize(load_tokenizer(model / "passage_encoder"), 32)
     with torch.no_grad():
         expected = [encoder(*tokenize([(passage.title, passage.text)])[:2])[0] for passage in collection]
-    found = shards.rows(np.arange(NUM_PASSAGES))
+    found = shards.read_rows(np.arange(NUM_PASSAGES))
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=0, atol=2e-6)
-    assert list(shards.passage_ids()) == [passage.passage_id for passage in collection]
-    assert [shards.passage_id(row) for row in (0, 8, 22)] == ["p0", "p8", "p22"]
-    assert np.array_equal(np.concatenate([block for _, block in shards.blocks(5)]), found)
-    assert [first for first, _ in shards.blocks(5)] == [0, 5, 8, 13, 16, 21]
+    assert list(shards.iter_passage_ids()) == [passage.passage_id for passage in collection]
+    assert [shards.get_passage_id(row) for row in (0, 8, 22)] == ["p0", "p8", "p22"]
+    assert np.array_equal(np.concatenate([block for _, block in shards.iter_blocks(5)]), found)
+    assert [first for first, _ in shards.iter_blocks(5)] == [0, 5, 8, 13, 16, 21]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_fewer_bits_are_near(tmp_path: Path, collection: PassageCollection, model: Path, dtype: str) -> None:
-    expected = whole(tmp_path / "float32", collection, model, dtype="float32").rows(np.arange(NUM_PASSAGES))
-    found = whole(tmp_path / dtype, collection, model, dtype=dtype).rows(np.arange(NUM_PASSAGES))
+    expected = whole(tmp_path / "float32", collection, model, dtype="float32").read_rows(np.arange(NUM_PASSAGES))
+    found = whole(tmp_path / dtype, collection, model, dtype=dtype).read_rows(np.arange(NUM_PASSAGES))
     bound = np.abs(expected).max(axis=1, keepdims=True) / (254 if dtype == "int8" else 2048)
     assert (np.abs(found - expected) <= bound * 1.001).all()
 
@@ -90,7 +90,7 @@ def test_a_model_of_pickled_weights_is_known_by_them(tmp_path: Path, model: Path
         torch.save(
             {key: value + (name == "b") for key, value in weights.items()}, tmp_path / name / "pytorch_model.bin"
         )
-        found.append(Embedder.from_pretrained(tmp_path / name, "passage").model)
+        found.append(Embedder.from_pretrained(tmp_path / name, "passage").model_hashes)
     assert found[0] != found[1]
 
 
@@ -117,7 +117,7 @@ def test_embedders_that_are_refused(model: Path, side: str, options: dict[str, s
 
 
 def test_int8_by_hand() -> None:
-    numbers, scales = quantize(np.array([[1.27, -0.5, 0.004], [0, 0, 0]], dtype=np.float32))
+    numbers, scales = quantize_embeddings(np.array([[1.27, -0.5, 0.004], [0, 0, 0]], dtype=np.float32))
     assert numbers.tolist() == [[127, -50, 0], [0, 0, 0]]
     assert scales[0] == pytest.approx(0.01)
 
@@ -225,19 +225,19 @@ def test_texts_that_were_cut_are_counted_wherever_the_work_stopped(tmp_path: Pat
     with pytest.raises(Broken):
         encode_shards(tmp_path / "e", plan, passages, embedder, save_seconds=0)
     shards = encode_collection(model, passages, tmp_path / "e", **OPTIONS)
-    assert shards.cut_marks(np.arange(10)).tolist() == [1, 0, 0] * 3 + [1]
-    assert shards.count_cut() == 4
+    assert shards.get_truncation_marks(np.arange(10)).tolist() == [1, 0, 0] * 3 + [1]
+    assert shards.count_truncated() == 4
     # Embeddings that are reused have the marks of the earlier texts.
     more = write_collection(tmp_path / "more.jsonl", ["new", *map(str, range(9, -1, -1))], ["oak", *contents[::-1]])
     shards = encode_collection(model, more, tmp_path / "more", **OPTIONS, reuse=shards)
-    assert shards.cut_marks(np.arange(11)).tolist() == [0] + [1, 0, 0] * 3 + [1]
+    assert shards.get_truncation_marks(np.arange(11)).tolist() == [0] + [1, 0, 0] * 3 + [1]
 
 
 def test_ids_with_line_breaks_and_spaces_are_read_back(tmp_path: Path) -> None:
     ids = ["a\nb", "\n", "c d", "\u2028", "e\r", "\n\nü"]
     shards = write_shards(tmp_path, np.ones((6, 3), dtype=np.float32), ids=ids)
-    assert list(shards.passage_ids()) == ids
-    assert shards.passage_ids_of(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
+    assert list(shards.iter_passage_ids()) == ids
+    assert shards.get_passage_ids(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
 
 
 def test_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
@@ -347,7 +347,7 @@ def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
 
 def test_cosine_makes_all_as_long_as_1(tmp_path: Path, collection: PassageCollection) -> None:
     shards = whole(tmp_path / "e", collection, save_model(tmp_path / "m", 0, similarity="cosine"), dtype="float32")
-    np.testing.assert_allclose(np.linalg.norm(shards.rows(np.arange(NUM_PASSAGES)), axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(shards.read_rows(np.arange(NUM_PASSAGES)), axis=1), 1, rtol=1e-6)
 
 
 # ---- an earlier state
@@ -378,8 +378,8 @@ def test_only_what_has_changed_is_encoded_again(tmp_path: Path, dtype: str) -> N
     assert found.plan.key != plan_encoding(now, embedder, dtype=dtype, **OPTIONS).key
     assert sorted(embedder.rows) == [40, 41]
     alone = write_shards(tmp_path / "alone", embeddings[[int(text) for text in texts]], dtype=dtype)
-    assert list(found.passage_ids()) == ids
-    assert np.array_equal(found.rows(np.arange(35)), alone.rows(np.arange(35)))
+    assert list(found.iter_passage_ids()) == ids
+    assert np.array_equal(found.read_rows(np.arange(35)), alone.read_rows(np.arange(35)))
 
 
 def test_embeddings_do_not_replace_the_ones_that_they_reuse(tmp_path: Path) -> None:

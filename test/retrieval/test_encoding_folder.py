@@ -277,7 +277,7 @@ def test_a_finished_shard_that_is_damaged_is_encoded_again(
 
 def test_a_shard_of_another_encoding_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, embedder = encode_rows(tmp_path, 1).folder, Given(np.full((20, 16), 2, dtype=np.float32))
-    embedder.model, other = {"weights": "others"}, tmp_path / "other"
+    embedder.model_hashes, other = {"weights": "others"}, tmp_path / "other"
     encode_collection(embedder, tmp_path / "corpus.jsonl", other, dtype="float32", **OPTIONS)
     before = content(folder)
     (folder / "manifest.json").unlink()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from test.helpers import place_of, write_collection
+from test.helpers import parse_place, write_collection
 from text.errors import DataError
 from text.evaluation import read_run, write_run
 from text.records import Passage
-from text.retrieval import Filters, MinedRow, MiningSummary, Negative, Rejected, mine_hard_negatives
+from text.retrieval import Filters, MinedRow, MiningSummary, Negative, RejectedCandidate, mine_hard_negatives
 from text.retrieval.mining import name_sources
 
 TEXTS = {"p1": "a toad sang", "p2": "an oak fell", "p3": "the king slept", "p4": "snow on the hill", "p5": "a mole dug"}
@@ -95,7 +95,7 @@ def test_rows_that_name_other_passages_than_the_collection_are_refused(folder: P
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError) as caught:
         mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
-    assert place_of(caught.value, folder / "rows.jsonl")[::2] == (1, "positive_ctxs[0]")
+    assert parse_place(caught.value, folder / "rows.jsonl")[::2] == (1, "positive_ctxs[0]")
     assert f"{folder}/corpus.jsonl" in str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_a_summary_samples_every_negative_with_the_same_probability() -> None:
         summary = MiningSummary(2, Counter(), seed)
         for first, second in zip(passages[::2], passages[1::2], strict=True):
             negatives = [Negative(each, "bm25", 1, 1.0) for each in (first, second)]
-            summary.add(MinedRow("q", {}, [], negatives, [Rejected("p", "bm25", 1, 1.0, "a positive")]))
+            summary.add(MinedRow("q", {}, [], negatives, [RejectedCandidate("p", "bm25", 1, 1.0, "a positive")]))
         assert len(summary.sample) == 10 and summary.negatives == {"bm25": 40}
         counts.update(negative.passage.passage_id for _, negative in summary.sample)
     # Each is expected 100 times, with a standard deviation of 8.7.
@@ -165,7 +165,7 @@ def test_sources_that_are_refused(runs: list[str], num: list[int], message: str)
 def test_a_run_in_memory_is_a_source_and_is_written_with_the_rows(folder: Path) -> None:
     arguments = (folder / "rows.jsonl", folder / "corpus.jsonl")
     found = read_run(folder / "dense.trec")
-    summary = mine_hard_negatives(*arguments, [folder / "bm25.trec"], folder / "out", num=[2, 1], found=found)
+    summary = mine_hard_negatives(*arguments, [folder / "bm25.trec"], folder / "out", num=[2, 1], model_run=found)
     assert summary.negatives == {"out": 2, "bm25": 1}
     assert (folder / "out.trec").read_bytes() == (folder / "dense.trec").read_bytes()
     again = mine_hard_negatives(*arguments, [folder / "out.trec", folder / "bm25.trec"], folder / "again", num=[2, 1])
@@ -183,11 +183,11 @@ def test_mining_leaves_all_of_its_files_or_none(folder: Path, monkeypatch: pytes
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(MiningSummary, "add", stop)
-        mine_hard_negatives(*arguments, found=found, overwrite=False)
+        mine_hard_negatives(*arguments, model_run=found, overwrite=False)
     assert not [path for path in folder.iterdir() if "out" in path.name or path.name.startswith(".dpr")]
-    mine_hard_negatives(*arguments, found=found, overwrite=False)  # The same call is not refused.
+    mine_hard_negatives(*arguments, model_run=found, overwrite=False)  # The same call is not refused.
     before = {path: path.read_bytes() for path in folder.glob("out*")}
     assert len(before) == 4
     with pytest.raises(FileExistsError):
-        mine_hard_negatives(*arguments, found=found, overwrite=False)
+        mine_hard_negatives(*arguments, model_run=found, overwrite=False)
     assert {path: path.read_bytes() for path in folder.glob("out*")} == before

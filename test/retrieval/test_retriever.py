@@ -14,7 +14,7 @@ from text.errors import ArtifactError, DataError, SettingsWarning
 from text.records import Passage
 from text.retrieval import (
     Embedder,
-    Found,
+    Hits,
     MemoryEmbeddings,
     Retriever,
     encode_collection,
@@ -48,13 +48,13 @@ def test_texts_in_memory_are_found_with_the_scores_of_the_files(
     encode_collection(model, collection, tmp_path / "e", dtype="float32")
     questions, passages = texts(9)[4:], list(collection)
     expected = Retriever.from_pretrained(model, tmp_path / "e").search(questions, 7)
-    also = [[passages[0].passage_id]] * len(questions)
+    extra_ids = [[passages[0].passage_id]] * len(questions)
     with pytest.warns(SettingsWarning, match=r"^1 of 23 texts are longer than 32 tokens"):
         retriever = Retriever.from_texts(model, passages)
     assert retriever.search(questions, 7) == expected  # ids and scores, to the last bit
-    assert retriever.search(questions, 2, also=also) == Retriever.from_pretrained(model, tmp_path / "e").search(
-        questions, 2, also=also
-    )
+    assert retriever.search(questions, 2, extra_ids=extra_ids) == Retriever.from_pretrained(
+        model, tmp_path / "e"
+    ).search(questions, 2, extra_ids=extra_ids)
 
 
 def test_texts_without_ids_are_known_by_their_place(model: Path) -> None:
@@ -63,7 +63,7 @@ def test_texts_without_ids_are_known_by_their_place(model: Path) -> None:
     assert sorted(found.passage_ids) == ["0", "1", "2", "3", "4"]
     own = [Passage(name, "", text) for name, text in zip("abcde", contents, strict=True)]
     named = Retriever.from_texts(model, own).search(["oak"], 9)[0]
-    assert named == Found(["abcde"[int(name)] for name in found.passage_ids], found.scores)
+    assert named == Hits(["abcde"[int(name)] for name in found.passage_ids], found.scores)
 
 
 def test_texts_come_in_any_order_that_stays(model: Path) -> None:
@@ -159,12 +159,12 @@ def test_a_collection_that_has_changed_is_not_opened(
         open_collection(shards)
 
 
-def find_by_name(questions: list[str], k: int, also: list[tuple[str, ...]] | None) -> list[Found]:
+def find_by_name(questions: list[str], k: int, extra_ids: list[tuple[str, ...]] | None) -> list[Hits]:
     """Find windows of two documents, and the passages that are asked for, too."""
     ids = [["a#1", "b#0", "a#0", "c#2"][:k] for _ in questions]
     return [
-        Found(of_question + list(more), [float(-place) for place in range(len(of_question) + len(more))])
-        for of_question, more in zip(ids, also or [()] * len(ids), strict=True)
+        Hits(of_question + list(more), [float(-place) for place in range(len(of_question) + len(more))])
+        for of_question, more in zip(ids, extra_ids or [()] * len(ids), strict=True)
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_run_by_hand() -> None:
 
 
 def test_rows_without_ids_of_positives_are_refused_before_the_search() -> None:
-    def search(*_: object, **__: object) -> list[Found]:
+    def search(*_: object, **__: object) -> list[Hits]:
         raise AssertionError
 
     with pytest.raises(DataError, match=r"^rows.jsonl: "):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test.helpers import place_of, write_collection
+from test.helpers import parse_place, write_collection
 from text.datasets import PassageCollection, Question
 from text.errors import DataError
 from text.evaluation import write_run
@@ -189,7 +189,7 @@ def test_rows_whose_ids_contradict_each_other_are_refused(folder: Path) -> None:
     for check in (lambda: score_run(folder / "run.trec", positives=bad), lambda: split_seen(scored, bad)):
         with pytest.raises(DataError) as caught:
             check()
-        assert place_of(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
+        assert parse_place(caught.value, bad)[::2] == (2, "positive_ctxs[0]")
         assert f"{bad}:1 (byte 0) positive_ctxs[0]" in str(caught.value)
 
 

@@ -204,7 +204,7 @@ def test_parts_of_another_encoding_are_not_taken_over(whole: Path, begun: Path, 
     shutil.copytree(begun, tmp_path / "other")
     plan = json.loads((begun / "plan.json").read_text())
     embedder, collection = Stops(), whole.parent / "corpus.jsonl"
-    embedder.model = {"weights": "others"}
+    embedder.model_hashes = {"weights": "others"}
     other = tmp_path / "mixed"
     start_encoding(other, plan_encoding(PassageCollection(collection), embedder, dtype=plan["dtype"], **OPTIONS))
     for path in begun.glob("shard-*"):

@@ -21,15 +21,15 @@ from text.retrieval.mapped_files import MappedFile, map_array, read_array
 ROWS = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32)
 USES: list[Callable[[EmbeddingShards], object]] = [
     lambda shards: search_exact(shards, torch.ones(1, 64), 3),
-    lambda shards: list(shards.blocks(4)),
-    lambda shards: shards.rows(np.array([0, 9, 19])),
+    lambda shards: list(shards.iter_blocks(4)),
+    lambda shards: shards.read_rows(np.array([0, 9, 19])),
     lambda shards: shards.check_unchanged(),
 ]
 USES_OF_IDS: list[Callable[[EmbeddingShards], object]] = [
     lambda shards: search_exact(shards, torch.ones(1, 64), 20),
-    lambda shards: list(shards.passage_ids()),
-    lambda shards: shards.passage_id(9),
-    lambda shards: shards.passage_ids_of(np.array([9])),
+    lambda shards: list(shards.iter_passage_ids()),
+    lambda shards: shards.get_passage_id(9),
+    lambda shards: shards.get_passage_ids(np.array([9])),
     lambda shards: shards.check_unchanged(),
 ]
 

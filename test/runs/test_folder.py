@@ -21,7 +21,7 @@ from text.runs.contents import find_foreign_files, find_run_files
 from text.runs.folder import RunFolder
 from text.runs.folder_lock import LOCK, lock_folder
 from text.runs.manifest import write_manifest
-from text.training import expected_size
+from text.training import estimate_checkpoint_size
 from text.transforms import train_tokenizer
 
 WRITTEN = (
@@ -191,7 +191,7 @@ def test_a_full_disk_is_found_before_anything_is_removed(finished: Path, bundle:
     before = snapshot(finished)
     with torch.device("meta"):
         large = roberta_tiny(vocab_size=1 << 40)
-    assert expected_size(large) > shutil.disk_usage(finished).total
+    assert estimate_checkpoint_size(large) > shutil.disk_usage(finished).total
     with pytest.raises(OSError, match=str(finished)), RunFolder.open(str(finished), overwrite=True) as run:
         run.start({"encoder": "tiny"}, make_bundle(large, large))
     assert snapshot(finished) == before

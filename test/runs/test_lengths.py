@@ -10,7 +10,7 @@ import pytest
 
 from text.errors import SettingsWarning
 from text.records import Example, Passage
-from text.runs.lengths import Lengths, length_bins, measure_lengths, read_lengths, warn_truncated, write_lengths
+from text.runs.lengths import Lengths, get_length_bins, measure_lengths, read_lengths, warn_truncated, write_lengths
 from text.transforms import train_tokenizer
 
 TEXTS = ("a b", "a", "b c", "a b c", "a b c d")
@@ -26,7 +26,7 @@ def test_written_lengths_are_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("longest", [0, 1, 59, 60, 61, 500])
 def test_every_bin_holds_the_same_number_of_lengths(longest: int) -> None:
-    edges = np.array(length_bins(longest))
+    edges = np.array(get_length_bins(longest))
     assert len(edges) <= 62
     assert edges[0] < 0 and edges[-1] > longest
     assert len(set(np.histogram(np.arange(len(edges) * 100), edges)[0].tolist())) == 1

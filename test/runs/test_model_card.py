@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from test.helpers import records, write_jsonl
-from text.commands.cli import flag_fields
+from text.commands.cli import get_flag_fields
 from text.commands.train_flags import TrainFlags
 from text.datasets import DPRDataPipe
 from text.runs.model_card import write_model_card
@@ -62,7 +62,7 @@ TEXTS = {"score_key", "question_prompt", "passage_prompt"}
 
 
 def test_no_flag_brings_the_path_of_a_file_into_the_card(tmp_path: Path) -> None:
-    free = {name: field.type for name, field in flag_fields(TrainFlags).items() if "str" in str(field.type)}
+    free = {name: field.type for name, field in get_flag_fields(TrainFlags).items() if "str" in str(field.type)}
     assert {"encoder", "tokenizer", "train_files", "test_file", "output_dir", "resume"} <= free.keys()
     for name in free.keys() - TEXTS:
         value: Any = ["/home/secret/file"] if "list" in str(free[name]) else "/home/secret/file"

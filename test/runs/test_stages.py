@@ -59,9 +59,9 @@ def test_content_of_a_path_that_the_user_gives_decides(tmp_path: Path) -> None:
 def test_a_part_of_a_result_has_a_key_of_its_own(tmp_path: Path) -> None:
     stage = plan(tmp_path, words=8)
     assert stage.result.path == stage.folder
-    keys = [stage.result.key, stage.result.part("a").key, stage.result.part("b").key]
+    keys = [stage.result.key, stage.result.get_part("a").key, stage.result.get_part("b").key]
     assert len(set(keys)) == 3 and all(stage.folder.name in key for key in keys)
-    folders = [plan(tmp_path, rows=stage.result.part(name)).folder for name in "ab"]
+    folders = [plan(tmp_path, rows=stage.result.get_part(name)).folder for name in "ab"]
     assert folders[0] != folders[1]
 
 
@@ -131,9 +131,9 @@ def test_a_stage_runs_once_in_any_working_directory(
     capfd.readouterr()
     before = (stage.folder / "passages.jsonl").stat()
     assert run_stage(stage, "second") == first
-    assert f"{stage.folder} is there" in capfd.readouterr().out
+    assert f"already complete in {stage.folder}" in capfd.readouterr().out
     assert (stage.folder / "passages.jsonl").stat() == before
-    assert first.part("passages.jsonl").key == facts["sha256"]
+    assert first.get_part("passages.jsonl").key == facts["sha256"]
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
@@ -174,19 +174,19 @@ def test_a_stage_of_an_earlier_version_runs_again(stage: Stage, capfd: pytest.Ca
     (stage.folder / "passages.jsonl").write_text("half")
     assert not is_complete(stage)
     run_stage(stage, "again")
-    assert is_complete(stage) and "is there" not in capfd.readouterr().out
+    assert is_complete(stage) and "already complete" not in capfd.readouterr().out
 
 
 def test_the_content_of_a_result_decides_the_folders_of_later_stages(tmp_path: Path, stage: Stage) -> None:
     result = run_stage(stage, "again")
-    one = plan(tmp_path, rows=result.part("passages.jsonl"))
+    one = plan(tmp_path, rows=result.get_part("passages.jsonl"))
     shutil.rmtree(stage.folder)
     (tmp_path / "passages.tsv").write_text(PASSAGES.replace("two", "six"))
     collection = TrackedFile.read(tmp_path / "passages.tsv")
     other = run_stage(windows_stage(tmp_path, f"--collection={collection}", inputs=[collection]), "other")
-    assert plan(tmp_path, rows=other.part("passages.jsonl")).folder != one.folder
+    assert plan(tmp_path, rows=other.get_part("passages.jsonl")).folder != one.folder
     same = write(tmp_path / "copy.jsonl", (stage.folder / "passages.jsonl").read_text())
-    assert plan(tmp_path, rows=same).folder == plan(tmp_path, rows=other.part("passages.jsonl")).folder
+    assert plan(tmp_path, rows=same).folder == plan(tmp_path, rows=other.get_part("passages.jsonl")).folder
 
 
 def test_an_input_that_changes_while_the_loop_runs_is_noticed(tmp_path: Path) -> None:

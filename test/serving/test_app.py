@@ -29,7 +29,7 @@ from test.serving.helpers import (
     wait_until,
 )
 from text.errors import DataError, UsageError
-from text.retrieval import Found, Retriever
+from text.retrieval import Hits, Retriever
 from text.serving import Search, load_search
 
 
@@ -92,7 +92,7 @@ class GatedSearch:
     def __init__(self, search: Search) -> None:
         self.is_open, self.batches, self._search = threading.Event(), [], search
 
-    def find(self, questions: Sequence[str], k: int) -> list[Found]:
+    def find(self, questions: Sequence[str], k: int) -> list[Hits]:
         self.batches.append(len(questions))
         self.is_open.wait()
         if "bad" in questions:

@@ -13,7 +13,7 @@ import pytest
 
 from test.helpers import write_collection
 from test.serving.helpers import exchange, get, open_connection, read_all, run_server
-from text.retrieval import Found
+from text.retrieval import Hits
 from text.serving import Search
 
 QUESTION = b"GET /search?q=oak HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -32,8 +32,8 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     return Search("some", find_first, write_collection(path, ["p0"], ["an oak " * 10_000]))
 
 
-def find_first(questions: Sequence[str], k: int) -> list[Found]:
-    return [Found(["p0"] * k, [0.0] * k) for _ in questions]
+def find_first(questions: Sequence[str], k: int) -> list[Hits]:
+    return [Hits(["p0"] * k, [0.0] * k) for _ in questions]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ class Gate:
     def __init__(self) -> None:
         self.asked, self.is_open = threading.Semaphore(0), threading.Event()
 
-    def find(self, questions: Sequence[str], k: int) -> list[Found]:
+    def find(self, questions: Sequence[str], k: int) -> list[Hits]:
         self.asked.release()
         self.is_open.wait()
         return find_first(questions, k)

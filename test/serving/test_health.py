@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from test.serving.helpers import Page, get, make_site, run_server
-from text.retrieval import Found
+from text.retrieval import Hits
 from text.serving import Search, load_search
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_has_changed_fails_searches(site: Path, search: Search, capf
 
 
 def test_an_unknown_error_is_a_state_until_a_question_is_answered(site: Path, search: Search, capfd: Any) -> None:
-    def find(questions: Sequence[str], k: int) -> list[Found]:
+    def find(questions: Sequence[str], k: int) -> list[Hits]:
         if "bad" in questions:
             raise RuntimeError(f"{site}: \x1b[2J")
         return search.find(questions, k)

@@ -10,7 +10,7 @@ import pytest
 from test.helpers import write_collection
 from test.serving.helpers import Page, exchange, run_server
 from text.errors import UsageError
-from text.retrieval import Found
+from text.retrieval import Hits
 from text.serving import Search
 from text.serving.hosts import read_host_names
 
@@ -22,9 +22,9 @@ def asked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Search:
-    def find(questions: Sequence[str], k: int) -> list[Found]:
+    def find(questions: Sequence[str], k: int) -> list[Hits]:
         asked.extend(questions)
-        return [Found(["p0"], [0.0]) for _ in questions]
+        return [Hits(["p0"], [0.0]) for _ in questions]
 
     path = tmp_path_factory.mktemp("hosts") / "corpus.jsonl"
     return Search("some", find, write_collection(path, ["p0"], ["an oak"]))

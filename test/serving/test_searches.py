@@ -10,14 +10,14 @@ import pytest
 
 from test.helpers import write_collection
 from text.errors import DataError
-from text.retrieval import Found
+from text.retrieval import Hits
 from text.serving import Search, SearchRequest, search_all
-from text.serving.searches import find_together
+from text.serving.searches import find_in_batch
 
 
-def find_numbered(questions: Sequence[str], k: int) -> list[Found]:
+def find_numbered(questions: Sequence[str], k: int) -> list[Hits]:
     """Find the passages a0, a1, ... for the question a."""
-    return [Found([f"{each}{rank}" for rank in range(k)], [-float(rank) for rank in range(k)]) for each in questions]
+    return [Hits([f"{each}{rank}" for rank in range(k)], [-float(rank) for rank in range(k)]) for each in questions]
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def test_an_exact_search_is_called_once_and_another_once_for_each_k(
 ) -> None:
     asked: list[tuple[list[str], int]] = []
 
-    def find(questions: Sequence[str], k: int) -> list[Found]:
+    def find(questions: Sequence[str], k: int) -> list[Hits]:
         asked.append((list(questions), k))
         return find_numbered(questions, k)
 
     no_passages: Any = None
     search = Search("some", find, no_passages, is_exact)
     requests = [SearchRequest("a", 2), SearchRequest("b", 3), SearchRequest("c", 2), SearchRequest("d", 1)]
-    found = find_together(search, requests)
+    found = find_in_batch(search, requests)
     assert [each.passage_ids for each in found] == [["a0", "a1"], ["b0", "b1", "b2"], ["c0", "c1"], ["d0"]]
     assert [len(each.scores) for each in found] == [2, 3, 2, 1]
     assert asked == calls

@@ -12,7 +12,7 @@ import torch
 from test.training.conftest import Interrupt, Run, SaveAndStop, write_rows
 from text.errors import ArtifactError
 from text.models import BiEncoder, roberta_tiny
-from text.training import AtomicCheckpointIO, BiEncoderTask, StepFailures, best_and_last
+from text.training import AtomicCheckpointIO, BiEncoderTask, StepFailures, build_checkpoint_callbacks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
@@ -34,7 +34,7 @@ class Stopped:
             self.run(SaveAndStop(4, self.checkpoint)).fit()
 
     def run(self, *callbacks: Any, **options: Any) -> Run:
-        keep = [StepFailures(), *best_and_last(self.folder, "valid_loss", "min")]
+        keep = [StepFailures(), *build_checkpoint_callbacks(self.folder, "valid_loss", "min")]
         return Run(self.rows, self.folder, callbacks=[*callbacks, *keep], enable_checkpointing=True, **options)
 
     def change(self, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -191,7 +191,7 @@ def test_best_checkpoint_of_a_worse_figure_is_refused(stopped: Stopped, tmp_path
 
 def test_run_in_another_folder_takes_the_best_checkpoint_along(stopped: Stopped, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    keep = [StepFailures(), *best_and_last(moved, "valid_loss", "min")]
+    keep = [StepFailures(), *build_checkpoint_callbacks(moved, "valid_loss", "min")]
     best = (stopped.folder / "best.ckpt").read_bytes()
     with pytest.raises(Interrupt):
         Run(stopped.rows, moved, callbacks=[SaveAndStop(5, moved / "x.ckpt"), *keep], enable_checkpointing=True).fit(

@@ -24,7 +24,7 @@ import torch
 
 from text.artifacts import remove_leftovers
 from text.errors import ArtifactError
-from text.training import AtomicCheckpointIO, check_hash, expected_size, newest_valid, read_checkpoint
+from text.training import AtomicCheckpointIO, check_hash, estimate_checkpoint_size, find_valid_checkpoint, read_checkpoint
 
 
 def content(size: int, step: int) -> dict[str, Any]:
@@ -155,26 +155,26 @@ def test_deep_nesting_and_a_list_in_itself_are_refused(tmp_path: Path) -> None:
 def test_newest_valid(tmp_path: Path) -> None:
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     with pytest.raises(FileNotFoundError, match=r"last\.ckpt.*best\.ckpt"):
-        newest_valid(tmp_path)
+        find_valid_checkpoint(tmp_path)
     save(NEW, last)
     save(OLD, best)
-    assert newest_valid(tmp_path) == (last, [])
+    assert find_valid_checkpoint(tmp_path) == (last, [])
     last.write_bytes(b"")
-    path, [fault] = newest_valid(tmp_path)
+    path, [fault] = find_valid_checkpoint(tmp_path)
     assert path == best and str(last) in fault
     best.write_bytes(best.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match=r"last\.ckpt: .*best\.ckpt: "):
-        newest_valid(tmp_path)
+        find_valid_checkpoint(tmp_path)
     last.unlink()
     save(OLD, best)
-    assert newest_valid(tmp_path) == (best, [])
+    assert find_valid_checkpoint(tmp_path) == (best, [])
 
 
 def test_expected_size_by_hand() -> None:
     model = torch.nn.Linear(3, 2)  # 8 numbers of 4 bytes, and two moments of each
-    assert expected_size(model) == 96
+    assert estimate_checkpoint_size(model) == 96
     model.bias.requires_grad_(False)
-    assert expected_size(model) == 80
+    assert estimate_checkpoint_size(model) == 80
 
 
 # Faults of the disk, and kills: in a process forked from this one, under strace.

@@ -12,7 +12,7 @@ from torch import Tensor, multiprocessing
 from test.ranks import process_group
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import PassagePool
-from text.training.distributed import AllRanks, num_ranks, this_rank, to_backward, total
+from text.training.distributed import AllRanks, get_world_size, get_rank, scale_for_backward, sum_over_ranks
 
 NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
 SIZES = ([2, 0, 1], [1, 3, 2])
@@ -21,9 +21,9 @@ SIZES = ([2, 0, 1], [1, 3, 2])
 def test_one_process_is_one_rank() -> None:
     rows = torch.randn(3, 2)
     ranks = AllRanks(3, rows.device)
-    assert (num_ranks(), this_rank(), ranks.sizes, ranks.start) == (1, 0, [3], 0)
-    assert ranks.gather(rows) is rows and total(rows).equal(rows)
-    assert to_backward(torch.tensor([1.0, 2.0]), 4).item() == 0.75
+    assert (get_world_size(), get_rank(), ranks.sizes, ranks.start) == (1, 0, [3], 0)
+    assert ranks.gather(rows) is rows and sum_over_ranks(rows).equal(rows)
+    assert scale_for_backward(torch.tensor([1.0, 2.0]), 4).item() == 0.75
 
 
 def gather_by_hand(rank: int, size: int, folder: str) -> None:
@@ -44,9 +44,9 @@ def gather_by_hand(rank: int, size: int, folder: str) -> None:
             assert keys.dtype == torch.int64 and keys[:, 0, 0].tolist() == [
                 r for r, n in enumerate(sizes) for _ in range(n)
             ]
-            assert total(torch.tensor(rank + 1.0)).item() == everyone
+            assert sum_over_ranks(torch.tensor(rank + 1.0)).item() == everyone
             torch.testing.assert_close(
-                to_backward(torch.ones(sizes[rank]), sum(sizes)).item(), size * sizes[rank] / sum(sizes)
+                scale_for_backward(torch.ones(sizes[rank]), sum(sizes)).item(), size * sizes[rank] / sum(sizes)
             )
 
 
@@ -86,10 +86,10 @@ def evaluate() -> dict[str, Any]:
     """Of three batches."""
     pool = PassagePool()
     for batch in range(3):
-        rank, size = this_rank(), num_ranks()
+        rank, size = get_rank(), get_world_size()
         pool.add(*share(batch, 5 * rank // size, 5 * (rank + 1) // size))
-    ranks = pool.ranks().tolist()
-    return {"ranks": ranks, "worst": repr(pool.worst(7, 2)), **pool.metrics()}
+    ranks = pool.compute_ranks().tolist()
+    return {"ranks": ranks, "worst": repr(pool.find_worst(7, 2)), **pool.compute_metrics()}
 
 
 def evaluate_on_rank(rank: int, size: int, folder: str) -> None:

@@ -19,8 +19,8 @@ from torch import distributed, multiprocessing
 from test.ranks import process_group
 from test.training.conftest import Interrupt, Run, SaveAndStop
 from text.errors import NonFiniteLossError
-from text.training import AtomicCheckpointIO, ProgressBar, StepFailures, best_and_last
-from text.training.failures import MOST_SKIPPED
+from text.training import AtomicCheckpointIO, ProgressBar, StepFailures, build_checkpoint_callbacks
+from text.training.failures import MAX_SKIPPED_STEPS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -47,12 +47,12 @@ def poison(task: torch.nn.Module) -> None:
 
 def test_non_finite_loss_names_its_rows_and_the_last_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    keep = best_and_last(folder, "valid_loss", "min")
+    keep = build_checkpoint_callbacks(folder, "valid_loss", "min")
     run = Run(rows, tmp_path / "run", callbacks=[At(5, poison), *keep], enable_checkpointing=True)
     with pytest.raises(NonFiniteLossError) as failed:
         run.fit()
     # The second batch of 4 of the second epoch: the pipe says which lines these are.
-    lines = ",".join(str(line) for _, line in run.data.train.lines(1, 1))
+    lines = ",".join(str(line) for _, line in run.data.train.find_lines(1, 1))
     assert str(failed.value).startswith("step 4, training batch 1: ")
     assert f"{rows}:{lines}" in str(failed.value)
     for file in ("best.ckpt", "last.ckpt"):
@@ -67,7 +67,7 @@ def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> N
     for epoch in (0, 1):
         pipe.set_epoch(epoch)
         for number, examples in enumerate(pipe):
-            found = [subjects[line - 1] for path, line in pipe.lines(epoch, number) if path == str(rows)]
+            found = [subjects[line - 1] for path, line in pipe.find_lines(epoch, number) if path == str(rows)]
             assert found == [example.question.split()[-1] for example in examples]
 
 
@@ -100,17 +100,17 @@ needs_float16 = [
     "num_bad",
     [
         pytest.param(3, marks=needs_float16),
-        pytest.param(MOST_SKIPPED, marks=[*needs_float16, pytest.mark.slow]),
+        pytest.param(MAX_SKIPPED_STEPS, marks=[*needs_float16, pytest.mark.slow]),
     ],
 )
 def test_gradients_that_float16_cannot_hold_skip_steps(rows: Path, tmp_path: Path, num_bad: int) -> None:
     run = run_in_float16(rows, tmp_path, Overflow(num_bad))
-    if num_bad < MOST_SKIPPED:
+    if num_bad < MAX_SKIPPED_STEPS:
         run.fit()
         assert run.trainer.logged_metrics["skipped_steps"] == num_bad
         assert all(weights.isfinite().all() for weights in run.weights().values())
     else:
-        with pytest.raises(NonFiniteLossError, match=rf"\b{MOST_SKIPPED} steps\b"):
+        with pytest.raises(NonFiniteLossError, match=rf"\b{MAX_SKIPPED_STEPS} steps\b"):
             run.fit()
         assert all(weights.isfinite().all() for weights in run.weights().values())
 

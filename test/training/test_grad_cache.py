@@ -10,7 +10,7 @@ from torch import Tensor
 
 from test.helpers import random_ids
 from text.models import RobertaEncoder, roberta_tiny
-from text.models.chunks import cut_by_length, lengths_of
+from text.models.chunks import cut_by_length, get_lengths
 from text.records import TokenBatch
 from text.training import grad_cache
 from text.training.grad_cache import embed_in_chunks
@@ -40,7 +40,7 @@ def gradients(model: RobertaEncoder, embeddings: Tensor) -> list[Tensor]:
 
 def plainly(model: RobertaEncoder, batch: TokenBatch) -> Tensor:
     """The same chunks, with all activations kept."""
-    chunks = cut_by_length(lengths_of(batch.attention_mask), CHUNK_TOKENS)
+    chunks = cut_by_length(get_lengths(batch.attention_mask), CHUNK_TOKENS)
     embeddings = torch.zeros(len(LENGTHS), model.embedding_dim)
     for rows, length in chunks:
         chunk = model(batch.input_ids[rows, :length], batch.attention_mask[rows, :length])

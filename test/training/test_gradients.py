@@ -81,7 +81,7 @@ def batches(case: Case) -> list[BiEncoderBatch]:
     """This rank's shares."""
     tokenizer = train_tokenizer([], 261)
     collate = BiEncoderCollator(Tokenize(tokenizer, 40), Tokenize(tokenizer, 48))
-    rank, num_ranks = ours.this_rank(), ours.num_ranks()
+    rank, num_ranks = ours.get_rank(), ours.get_world_size()
     return [
         collate(batch[len(batch) * rank // num_ranks : len(batch) * (rank + 1) // num_ranks])
         for batch in examples(case.num_hard_negatives)
@@ -113,14 +113,14 @@ class Loss(torch.nn.Module):
 
     def forward(self, batch: BiEncoderBatch) -> Tensor:
         losses = self.task.objective(batch, *self.task._embed(batch))
-        return ours.to_backward(losses, self.task._mean(losses)[1])
+        return ours.scale_for_backward(losses, self.task._average_over_ranks(losses)[1])
 
 
 def train(case: Case) -> dict[str, Tensor]:
     """The gradient of the last step and the parameters after it, flat."""
     model = Loss(case)
     parameters = list(model.parameters())
-    wrapped = DistributedDataParallel(model) if ours.num_ranks() > 1 else model
+    wrapped = DistributedDataParallel(model) if ours.get_world_size() > 1 else model
     # AdamW makes steps of the rounding of gradients that are zero, those of key biases: small ones at such a rate.
     optimizer = getattr(torch.optim, case.optimizer)(parameters, lr={"SGD": 1e-2, "AdamW": 1e-4}[case.optimizer])
     shares = batches(case)
@@ -152,13 +152,13 @@ def plant(fault: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(ours.AllRanks, "__init__", wrong)
     elif fault == "missing number of ranks":
         for module in (ours, task):
-            patch.setattr(module, "to_backward", lambda losses, num_questions: losses.sum() / num_questions)
+            patch.setattr(module, "scale_for_backward", lambda losses, num_questions: losses.sum() / num_questions)
     elif fault == "known positives of this rank only":
         right_pairs = objective.known_positive_pairs
 
         def own(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
-            size = len(passage_keys) // ours.num_ranks()
-            start = size * ours.this_rank()
+            size = len(passage_keys) // ours.get_world_size()
+            start = size * ours.get_rank()
             pairs = right_pairs(known_positives, passage_keys)
             return pairs[(pairs[:, 1] >= start) & (pairs[:, 1] < start + size)]
 

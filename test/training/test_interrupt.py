@@ -18,7 +18,7 @@ from torch import multiprocessing
 
 from test.training.conftest import Run
 from text.errors import InterruptedRun
-from text.training import AtomicCheckpointIO, SaveOnSignal, best_and_last
+from text.training import AtomicCheckpointIO, SaveOnSignal, build_checkpoint_callbacks
 from text.training.interrupt import SIGNALS
 from text.training.lightning_internals import validate_by_steps
 
@@ -56,7 +56,7 @@ class CountedIO(AtomicCheckpointIO):
 
 def make(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
     monitor = "valid_loss" if options.get("validate", True) else None
-    callbacks = (SaveOnSignal(folder / "last.ckpt"), *best_and_last(folder, monitor), *callbacks)
+    callbacks = (SaveOnSignal(folder / "last.ckpt"), *build_checkpoint_callbacks(folder, monitor), *callbacks)
     return Run(rows, folder, callbacks=list(callbacks), enable_checkpointing=True, **options)
 
 

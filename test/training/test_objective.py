@@ -69,8 +69,8 @@ def test_own_passages_only() -> None:
 @pytest.mark.parametrize("in_batch_negatives", [True, False])
 def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch, in_batch_negatives: bool, tile: int) -> None:
     results = []
-    for size in (objective.TILE, tile):
-        monkeypatch.setattr(objective, "TILE", size)
+    for size in (objective.TILE_SIZE, tile):
+        monkeypatch.setattr(objective, "TILE_SIZE", size)
         sides = embeddings()
         losses = Objective(similarity="cosine", in_batch_negatives=in_batch_negatives)(batch(), *sides)
         results.append([losses, *torch.autograd.grad(losses.square().sum(), sides)])
@@ -192,7 +192,7 @@ def test_a_known_positive_stays_one_whatever_a_guide_says() -> None:
 @pytest.mark.parametrize("tile", [1, 1 << 24])
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, tile: int, share: float) -> None:
-    monkeypatch.setattr(objective, "TILE", tile)
+    monkeypatch.setattr(objective, "TILE_SIZE", tile)
     questions, passages = embeddings()
     plain = Objective(temperature=0.5)(batch(), questions, passages)
     expected = []

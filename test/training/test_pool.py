@@ -57,9 +57,9 @@ def test_ranks_count_passages_of_other_batches() -> None:
     pool.add(batch([0], [1, 2], [[1]]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
     pool.add(batch([1], [3, 4], [[4]]), torch.tensor([[1.0]]), torch.tensor([[5.0], [2.0]]))
     # Scores are 3 1 5 2: the first positive (3) is behind 5; the second (2) is behind 3 and 5.
-    assert pool.ranks().tolist() == [1, 2]
+    assert pool.compute_ranks().tolist() == [1, 2]
     assert pool.num_passages == 4
-    figures = pool.metrics()
+    figures = pool.compute_metrics()
     assert figures["average_rank"] == 1.5
     assert figures["mrr@10"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert (figures["recall@1"], figures["recall@5"]) == (0.0, 1.0)
@@ -70,7 +70,7 @@ def test_a_known_positive_in_another_batch_does_not_count() -> None:
     # Passage 9, which scores highest, is known to answer the first question, not the second.
     pool.add(batch([0], [1], [[1, 9]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     pool.add(batch([0], [2, 9], [[2]]), torch.tensor([[1.0]]), torch.tensor([[2.0], [7.0]]))
-    assert pool.ranks().tolist() == [1, 1]  # the first is behind 2 only, the second behind 9
+    assert pool.compute_ranks().tolist() == [1, 1]  # the first is behind 2 only, the second behind 9
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -99,7 +99,7 @@ def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], simila
     for q, scores in enumerate(questions @ passages.T):
         best_first = sorted(sorted(first_place.values()), key=lambda p: -float(scores[p]))
         expected.append(best_first.index(first_place[int(keys[3 * q])]))
-    assert pool.ranks().tolist() == expected
+    assert pool.compute_ranks().tolist() == expected
     assert pool.num_passages == len(first_place)
 
 
@@ -108,14 +108,14 @@ def test_a_passage_that_stands_in_many_rows_counts_once() -> None:
     for question_key in (1, 2, 3):  # passage 9 is everyone's hard negative, and scores higher
         pool.add(batch([0], [question_key, 9], [[question_key]]), torch.tensor([[1.0]]), torch.tensor([[1.0], [5.0]]))
     assert pool.num_passages == 4
-    assert pool.ranks().tolist() == [1, 2, 3]  # behind 9; then, by the tie rule, behind the earlier ones
+    assert pool.compute_ranks().tolist() == [1, 2, 3]  # behind 9; then, by the tie rule, behind the earlier ones
 
 
 def test_nan_embedding_is_refused() -> None:
     pool = PassagePool()
     pool.add(batch([0], [1], [[1]]), torch.tensor([[torch.nan]]), torch.tensor([[1.0]]))
     with pytest.raises(ValueError, match="scores"):
-        pool.ranks()
+        pool.compute_ranks()
 
 
 def test_worst_questions_by_hand() -> None:
@@ -127,8 +127,8 @@ def test_worst_questions_by_hand() -> None:
         torch.tensor([[6.0], [1.0], [2.0], [7.0]]),
     )
     pool.add(batch([0], [4, 10], [[4]], owner=[0, 0], first_row=2), torch.tensor([[1.0]]), torch.tensor([[2.0], [5.0]]))
-    assert pool.ranks().tolist() == [1, 2, 4]  # behind 7; behind 7 and 6, 10 being known; behind 7, 6, 5 and a tie
-    last, middle = pool.worst(2, 3)
+    assert pool.compute_ranks().tolist() == [1, 2, 4]  # behind 7; behind 7 and 6, 10 being known; behind 7, 6, 5 and a tie
+    last, middle = pool.find_worst(2, 3)
     assert (last.place, last.num_above) == ((0, 2), 4)
     assert last.positive == PooledPassage((0, 2), (4, 4), 2.0)
     assert last.above == [
@@ -137,14 +137,14 @@ def test_worst_questions_by_hand() -> None:
         PooledPassage((0, 2), (10, 10), 5.0),
     ]
     assert (middle.place, middle.num_above, len(middle.above)) == ((0, 1), 2, 2)
-    assert [len(outranked.above) for outranked in pool.worst(9, 1)] == [1, 1, 1]
+    assert [len(outranked.above) for outranked in pool.find_worst(9, 1)] == [1, 1, 1]
 
 
 def test_questions_that_rank_first_are_not_among_the_worst() -> None:
     pool = PassagePool()
     pool.add(batch([0], [1, 2], [[1]], owner=[0, 0]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
-    pool.ranks()
-    assert pool.worst(5, 3) == []
+    pool.compute_ranks()
+    assert pool.find_worst(5, 3) == []
 
 
 def test_a_batch_without_questions_changes_nothing() -> None:
@@ -158,4 +158,4 @@ def test_a_batch_without_questions_changes_nothing() -> None:
         (nothing, torch.zeros(0, 1), torch.zeros(0, 1)),
     ):
         other.add(*part)
-    assert other.metrics() == pool.metrics()
+    assert other.metrics() == pool.compute_metrics()

@@ -18,7 +18,7 @@ from text.errors import NonFiniteLossError
 from text.models import BiEncoder, roberta_tiny
 from text.records import BiEncoderBatch, Example
 from text.training import BiEncoderTask
-from text.training.task import norm_of_gradient, share_of_peak
+from text.training.task import compute_gradient_norm, compute_lr_factor
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 pytestmark = [
@@ -29,18 +29,18 @@ pytestmark = [
 
 def test_schedules_by_hand() -> None:
     def shares(schedule: str) -> list[float]:
-        return [round(share_of_peak(schedule, step, 2, 6), 6) for step in range(8)]
+        return [round(compute_lr_factor(schedule, step, 2, 6), 6) for step in range(8)]
 
     assert shares("linear") == [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]
     assert shares("cosine") == [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0, 0]
     assert shares("constant") == [0, 0.5, 1, 1, 1, 1, 1, 1]
-    assert share_of_peak("linear", 0, 0, 4) == 1
+    assert compute_lr_factor("linear", 0, 0, 4) == 1
 
 
 def test_decay_spares_biases_and_layer_norms() -> None:
     encoder = roberta_tiny(vocab_size=20, projection_dim=8)
     task = BiEncoderTask(BiEncoder(encoder, encoder), weight_decay=0.1)
-    decayed, exempt = task._parameter_groups()
+    decayed, exempt = task._build_parameter_groups()
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
     assert {p.ndim for p in decayed["params"]} == {2}
     assert {p.ndim for p in exempt["params"]} == {1}
@@ -139,7 +139,7 @@ def test_norm_of_a_gradient_by_hand() -> None:
     weights = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True), torch.zeros(1)]
     weights[0].grad, weights[1].grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
     optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:]}])
-    assert norm_of_gradient(optimizer).item() == 7.0
+    assert compute_gradient_norm(optimizer).item() == 7.0
 
 
 @pytest.mark.parametrize(("accumulated", "every", "steps"), [(1, 1, range(6)), (2, 1, range(4)), (1, 2, [1, 3, 5])])

@@ -1,4 +1,4 @@
-"""tiktoken_encoder: the same ids as tokenizers gives, or none at all."""
+"""build_tiktoken_encoder: the same ids as tokenizers gives, or none at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from test.helpers import SHARED
 from text.transforms import byte_level_bpe, load_tokenizer, train_tokenizer
-from text.transforms.byte_level_bpe import _BETWEEN, TiktokenEncoder, encode_batch, tiktoken_encoder
+from text.transforms.byte_level_bpe import _BETWEEN, TiktokenEncoder, build_tiktoken_encoder, encode_batch
 
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
 ROBERTA = pytest.param(
@@ -61,7 +61,7 @@ def tokenizer(request: pytest.FixtureRequest, trained: Tokenizer) -> Tokenizer:
 
 
 def encoder_of(tokenizer: Tokenizer) -> TiktokenEncoder:
-    encoder = tiktoken_encoder(tokenizer)
+    encoder = build_tiktoken_encoder(tokenizer)
     assert encoder is not None
     return encoder
 
@@ -136,7 +136,7 @@ def test_huge_runs(tokenizer: Tokenizer, text: str):
 
 
 def test_real_tokenizers_are_taken(tokenizer: Tokenizer):
-    assert tiktoken_encoder(tokenizer) is not None
+    assert build_tiktoken_encoder(tokenizer) is not None
 
 
 # ---- added tokens
@@ -196,7 +196,7 @@ def test_byte_symbols():
     ],
 )
 def test_merges_that_tiktoken_would_do_otherwise(merges: list[tuple[str, str]], learned: list[str]):
-    assert tiktoken_encoder(small_bpe(merges, {token: 300 + n for n, token in enumerate(learned)})) is None
+    assert build_tiktoken_encoder(small_bpe(merges, {token: 300 + n for n, token in enumerate(learned)})) is None
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_merges_that_tiktoken_would_do_otherwise(merges: list[tuple[str, str]], 
 )
 def test_settings_that_tiktoken_does_not_know(part: str, change: dict):
     config = json.loads(small_bpe([], {}).to_str())
-    assert tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is not None
+    assert build_tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is not None
     config[part] = (config[part] or {}) | change
-    assert tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is None
+    assert build_tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is None
 
 
 def test_settings_without_effect():
@@ -228,7 +228,7 @@ def test_settings_without_effect():
 def test_a_byte_that_the_vocabulary_lacks():
     config = json.loads(small_bpe([], {}).to_str())
     del config["model"]["vocab"]["a"]
-    assert tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is None
+    assert build_tiktoken_encoder(Tokenizer.from_str(json.dumps(config))) is None
 
 
 @pytest.mark.parametrize("split", [None, pre_tokenizers.Whitespace(), pre_tokenizers.Sequence([])])
@@ -239,13 +239,13 @@ def test_another_split(split):
         tokenizer = Tokenizer.from_str(json.dumps(config))
     else:
         tokenizer.pre_tokenizer = split
-    assert tiktoken_encoder(tokenizer) is None
+    assert build_tiktoken_encoder(tokenizer) is None
 
 
 def test_another_model():
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    assert tiktoken_encoder(tokenizer) is None
+    assert build_tiktoken_encoder(tokenizer) is None
 
 
 # ---- around it

@@ -1,8 +1,8 @@
-"""Read and write files: a result appears whole or not at all, takes the place of no input, and is checked when used.
+"""Read and write files safely: writes are atomic, never replace an input, and are verified when they are read.
 
-``writing`` is the one writer of all commands. ``json_files`` and ``yaml_files`` read what this library or a user wrote,
-checked by ``typed``. ``facts`` are the size and the SHA-256 by which a file is trusted, never its name; ``sealed``
-files hold their own hash. ``checks`` look at the paths of a command before any work.
+``writing`` holds the atomic writer that all commands use. ``json_files`` and ``yaml_files`` read files of this library
+or of a user, and ``typed`` checks their values. ``facts`` computes the size and SHA-256 that identify a file; file
+names are never trusted. ``sealed`` files contain their own hash. ``checks`` validates a command's paths before it runs.
 """
 
 from text.artifacts.checks import check_files, check_output_folder, check_readable, check_writable
@@ -11,10 +11,10 @@ from text.artifacts.facts import (
     check_facts,
     check_listed,
     describe_file,
+    hash_file,
     hash_json,
     list_facts,
     read_facts,
-    sha256,
 )
 from text.artifacts.json_files import parse_json, read_json, read_json_lines
 from text.artifacts.sealed import read_sealed, seal
@@ -43,6 +43,7 @@ __all__ = [
     "check_writable",
     "describe_file",
     "dump_yaml",
+    "hash_file",
     "hash_json",
     "is_disk_full",
     "list_facts",
@@ -56,7 +57,6 @@ __all__ = [
     "read_yaml",
     "remove_leftovers",
     "seal",
-    "sha256",
     "wait_for_lock",
     "write_json",
     "write_lines",

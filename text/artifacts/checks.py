@@ -1,4 +1,4 @@
-"""Check the paths of a command before any work: inputs can be read, and outputs take the place of nothing else."""
+"""Check the paths of a command before it runs: inputs are readable, and outputs do not replace other files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from text.errors import UsageError
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
-    """Check that a file can be read. A pipe or a device is refused without opening it.
+    """Check that a file can be read. Pipes and devices are refused without being opened.
 
     Raises:
-        UsageError: The file is missing, is a folder, a pipe or a device, or may not be read.
+        UsageError: The file is missing, unreadable, or a folder, pipe or device.
     """
     name = os.fspath(path)
     if os.path.exists(path) and not os.path.isfile(path):
-        kind = "a folder" if os.path.isdir(path) else "a pipe or a device, which may have no end"
-        raise UsageError(f"{name} is {kind}. Give a file.")
+        kind = "a folder" if os.path.isdir(path) else "a pipe or a device, which might never end"
+        raise UsageError(f"{name} is {kind}. Pass a regular file.")
     try:
         with open(path, "rb"):
             return
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"{name}: {reason}. Give a file that can be read.") from None
+        raise UsageError(f"{name}: {reason}. Pass a readable file.") from None
 
 
 def check_files(
@@ -34,9 +34,9 @@ def check_files(
     """Check that a command can read its inputs and write its outputs.
 
     Args:
-        inputs: Files and folders, or None.
-        outputs: Files. None of them may be an input, or lie in one.
-        overwrite: Earlier results may be replaced.
+        inputs: Files and folders. None is skipped.
+        outputs: Output files. An output must not be an input or lie inside an input folder.
+        overwrite: Allow outputs to replace existing files.
 
     Raises:
         UsageError, FileExistsError, OSError: As ``check_readable`` and ``check_writable``.
@@ -52,53 +52,51 @@ def check_files(
 def check_writable(
     path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = (), *, overwrite: bool
 ) -> None:
-    """Check that a result can be written and takes the place of no input, and of nothing else unless that is asked for.
-
-    Nothing is created.
+    """Check that an output file can be written and does not replace an input. Nothing is created.
 
     Args:
-        path: Path of the result.
-        inputs: Files and folders that exist.
-        overwrite: An earlier result may be replaced.
+        path: Path of the output.
+        inputs: Existing input files and folders.
+        overwrite: Allow the output to replace an existing file.
 
     Raises:
-        UsageError: The path is one of the inputs or lies in one, under whatever name; is empty, too long, a folder, a
-            device or a pipe; lies in a file; or its name promises a compressed file.
-        FileExistsError: The path exists.
-        OSError: Nothing can be written in its folder.
+        UsageError: The path is an input or lies inside an input folder, possibly through a link. It is empty, too
+            long, or a folder, device or pipe. Its parent is a file. Or its name ends in .gz or .zst.
+        FileExistsError: The path exists, and ``overwrite`` is false.
+        OSError: The folder is not writable.
     """
     name, real = os.fspath(path), Path(os.path.realpath(path))
     if not name or os.path.isdir(path):
-        raise UsageError(f"{name or 'the output'} is {'a folder' if name else 'empty'}. Give the name of a file.")
+        raise UsageError(f"{name or 'the output'} is {'a folder' if name else 'empty'}. Pass a file name.")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UsageError(f"{name} is a device, a pipe or a socket. Give the name of a file.")
+        raise UsageError(f"{name} is a device, a pipe or a socket. Pass a file name.")
     if os.path.islink(real):
-        raise UsageError(f"{name} is a link that leads to itself. Give the name of a file.")
+        raise UsageError(f"{name} is a symbolic link to itself. Pass a file name.")
     if name.endswith((".gz", ".zst")):
-        raise UsageError(f"{name} would not be compressed. Give a name that does not end in .gz or .zst.")
+        raise UsageError(f"{name} ends in .gz or .zst, but outputs are not compressed. Choose another file name.")
     check_output_folder(real.parent)
     exists = _exists(real)
     for each in inputs:
-        _refuse_input(name, real, each)
+        _check_not_input(name, real, each)
     if exists and not overwrite:
-        raise FileExistsError(f"{name} exists. Give a new file, or --overwrite.")
+        raise FileExistsError(f"{name} already exists. Choose another file, or pass --overwrite.")
 
 
 def check_output_folder(path: str | os.PathLike[str]) -> None:
-    """Check that files can be written in a folder, or that the folder can be created. Nothing is created.
+    """Check that a folder is writable or can be created. Nothing is created.
 
     Raises:
-        UsageError: A part of the path is no folder.
-        OSError: Nothing can be written there.
+        UsageError: A part of the path is not a folder.
+        OSError: The folder is not writable.
     """
     nearest = next(each for each in (Path(path), *Path(path).absolute().parents) if os.path.lexists(each))
     if not nearest.is_dir():
-        raise UsageError(f"{nearest} is no folder. Give another output.")
+        raise UsageError(f"{nearest} is not a folder. Choose another output path.")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except OSError as error:  # It names the temporary file.
-        raise OSError(error.errno, f"{error.strerror}: nothing can be written there", str(nearest)) from None
+    except OSError as error:  # The original error names the temporary file.
+        raise OSError(error.errno, f"{error.strerror}: the folder is not writable", str(nearest)) from None
 
 
 def _exists(path: Path) -> bool:
@@ -106,14 +104,14 @@ def _exists(path: Path) -> bool:
         return bool(os.stat(path))
     except FileNotFoundError:
         return False
-    except OSError as error:  # Such as a name that is too long.
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}. Give another output.") from None
+    except OSError as error:  # For example, the name is too long.
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}. Choose another output path.") from None
 
 
-def _refuse_input(name: str, output: Path, source: str | os.PathLike[str]) -> None:
-    """Refuse an output that is an input, or lies in a folder that is one."""
+def _check_not_input(name: str, output: Path, source: str | os.PathLike[str]) -> None:
+    """Raise an error if an output is an input or lies inside an input folder."""
     if os.path.isdir(source):
         if any(os.path.samefile(source, parent) for parent in output.parents if parent.exists()):
-            raise UsageError(f"{name} lies in {os.fspath(source)}, which is an input. Give another output.")
+            raise UsageError(f"{name} is inside {os.fspath(source)}, which is an input. Choose another output path.")
     elif output.exists() and os.path.samefile(source, output):
-        raise UsageError(f"{name} is an input too. Give another output.")
+        raise UsageError(f"{name} is also an input. Choose another output path.")

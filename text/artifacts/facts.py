@@ -1,4 +1,4 @@
-"""The size and the SHA-256 of files: a file that was made earlier is trusted by these, never by its name."""
+"""Sizes and SHA-256 hashes of files. They identify a file that was written earlier; its name is never trusted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from text.errors import ArtifactError
 
 
 class FileFacts(NamedTuple):
-    """What is known of a complete file."""
+    """Size and hash of a complete file."""
 
     bytes: int
     sha256: str
-    """In hexadecimal."""
+    """Hexadecimal digest."""
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal. The file need not fit into memory."""
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the hexadecimal SHA-256 of a file, which is read in chunks."""
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(1 << 20):
@@ -30,53 +30,53 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Return the SHA-256 of a value that JSON can hold, in hexadecimal. The order of keys makes no difference."""
+    """Return the hexadecimal SHA-256 of a JSON value. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def describe_file(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the path and the SHA-256 of a file, as a result names its inputs."""
-    return {"path": os.fspath(path), "sha256": sha256(path)}
+    """Return the path and SHA-256 of an input file, for the record in a result."""
+    return {"path": os.fspath(path), "sha256": hash_file(path)}
 
 
 def read_facts(path: str | os.PathLike[str]) -> FileFacts:
-    """Return the size and the SHA-256 of a file."""
-    return FileFacts(os.path.getsize(path), sha256(path))
+    """Return the size and SHA-256 of a file."""
+    return FileFacts(os.path.getsize(path), hash_file(path))
 
 
 def list_facts(folder: str | os.PathLike[str], paths: Iterable[str | os.PathLike[str]]) -> dict[str, FileFacts]:
-    """Return the facts of files in a folder, by their paths relative to it, in the order of these paths.
+    """Return the facts of files in a folder, sorted by path relative to the folder.
 
     Args:
         folder: The folder.
-        paths: Files in it or in its subfolders.
+        paths: Files in the folder or its subfolders.
     """
     relative = {Path(path).relative_to(folder).as_posix(): path for path in paths}
     return {name: read_facts(relative[name]) for name in sorted(relative)}
 
 
 def check_facts(path: str | os.PathLike[str], facts: FileFacts, *, check_hash: bool = True) -> None:
-    """Check that a file is the one that the facts were taken from.
+    """Check that a file still has its recorded size and hash.
 
     Args:
         path: The file.
-        facts: Its size and SHA-256 when it was written.
-        check_hash: Read the whole file. Otherwise only sizes are compared.
+        facts: Size and SHA-256 recorded when the file was written.
+        check_hash: Read the whole file and compare hashes. If false, compare only sizes.
 
     Raises:
         ArtifactError: The file is missing, or its size or hash differs.
     """
     if not os.path.isfile(path):
-        raise ArtifactError(f"{os.fspath(path)}: missing. Restore it, or make it again.")
+        raise ArtifactError(f"{os.fspath(path)}: missing. Restore it, or create it again.")
     if (size := os.path.getsize(path)) != facts.bytes:
         raise ArtifactError(
-            f"{os.fspath(path)}: {size} bytes instead of {facts.bytes}. It is damaged or was changed: "
-            "restore it, or make it again."
+            f"{os.fspath(path)}: {size} bytes instead of {facts.bytes}. The file is damaged or was changed: "
+            "restore it, or create it again."
         )
-    if check_hash and (found := sha256(path)) != facts.sha256:
+    if check_hash and (found := hash_file(path)) != facts.sha256:
         raise ArtifactError(
-            f"{os.fspath(path)}: SHA-256 is {found} instead of {facts.sha256}. It is damaged or was changed: "
-            "restore it, or make it again."
+            f"{os.fspath(path)}: SHA-256 is {found} instead of {facts.sha256}. The file is damaged or was changed: "
+            "restore it, or create it again."
         )
 
 
@@ -85,7 +85,7 @@ def check_listed(folder: str | os.PathLike[str], listed: Mapping[str, FileFacts]
 
     Args:
         folder: The manifest's folder.
-        listed: Facts by path relative to the folder.
+        listed: Facts of each file, by path relative to the folder.
         check_hashes: As in ``check_facts``.
 
     Raises:
@@ -93,5 +93,5 @@ def check_listed(folder: str | os.PathLike[str], listed: Mapping[str, FileFacts]
     """
     for name, facts in listed.items():
         if os.path.isabs(name) or ".." in Path(name).parts:
-            raise ArtifactError(f"{os.fspath(folder)}: its manifest lists {name}, which is not in this folder.")
+            raise ArtifactError(f"{os.fspath(folder)}: the manifest lists {name}, which is outside this folder.")
         check_facts(Path(folder, name), facts, check_hash=check_hashes)

@@ -1,4 +1,4 @@
-"""Read JSON files that this library or a user wrote: strict, of a sane size, and checked against a type."""
+"""Strict reader of JSON files: it limits the size and checks the content against a type."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def read_json(path: str | os.PathLike[str], kind: type[T], *, error: type[Except
 
     Args:
         path: UTF-8 file.
-        kind: What it holds (``check_type``).
-        error: Class of the error: ``ArtifactError`` for a file that this library wrote, ``UsageError`` for a
+        kind: Type of the content, see ``check_type``.
+        error: Exception class to raise: ``ArtifactError`` for a file that this library wrote, ``UsageError`` for a
             configuration.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: It is a device or a pipe, not JSON, or not of this type, or a key stands twice in it. Or
-            ``error``.
+        FileNotFoundError: The file does not exist.
+        ArtifactError: The file is a device or pipe, is not JSON, repeats a key, or has another type. The class is
+            ``error`` if given.
     """
     return check_type(parse_json(read_bytes(path, error=error), path, error=error), kind, path, error=error)
 
 
 def read_json_lines(path: str | os.PathLike[str], kind: type[T], *, error: type[Exception] = ArtifactError) -> list[T]:
-    """Return the lines of a JSONL file. Arguments and errors are those of ``read_json``, with the line."""
+    """Return the values in a JSONL file. Arguments and errors are as in ``read_json``; errors name the line."""
     found = []
     for number, line in enumerate(read_bytes(path, error=error).splitlines(), start=1):
         place = f"{os.fspath(path)}:{number}"
@@ -40,24 +40,24 @@ def read_json_lines(path: str | os.PathLike[str], kind: type[T], *, error: type[
 
 
 def parse_json(content: bytes, place: str | os.PathLike[str], *, error: type[Exception] = ArtifactError) -> Any:
-    """Return the value of strict JSON: UTF-8, no NaN, no key twice.
+    """Return the value of a strict JSON document: UTF-8, without NaN and repeated keys.
 
     Args:
         content: The document.
-        place: Where it comes from, for the error.
+        place: File or line of the document, for error messages.
         error: As in ``read_json``.
 
     Raises:
-        ArtifactError: It is not valid. Or ``error``.
+        ArtifactError: The document is invalid. The class is ``error`` if given.
     """
     try:
         text = content.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_refuse_repeated, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # An escaped half of a surrogate pair is no text.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # This rejects an escaped lone surrogate.
         return value
     except (ValueError, RecursionError) as fault:
         reason = "nested too deeply" if isinstance(fault, RecursionError) else " ".join(str(fault).split())
-        raise error(f"{os.fspath(place)}: not valid JSON: {reason}. It is damaged, or another kind of file.") from None
+        raise error(f"{os.fspath(place)}: not valid JSON: {reason}. The file is damaged or of another kind.") from None
 
 
 def read_bytes(
@@ -66,13 +66,14 @@ def read_bytes(
     """Return the content of a regular file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: It is a folder, a device or a pipe, or larger than ``max_bytes``. Or ``error``.
+        FileNotFoundError: The file does not exist.
+        ArtifactError: The path is a folder, device or pipe, or the file is larger than ``max_bytes``. The class is
+            ``error`` if given.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise error(f"{os.fspath(path)} is a folder, a device or a pipe. Give a file.")
+        raise error(f"{os.fspath(path)} is a folder, a device or a pipe. Pass a regular file.")
     if (size := os.path.getsize(path)) > max_bytes:
-        raise error(f"{os.fspath(path)} has {size} bytes, more than {max_bytes}. It is another kind of file.")
+        raise error(f"{os.fspath(path)} has {size} bytes; the limit is {max_bytes}. Check the path.")
     with open(path, "rb") as file:
         return file.read(max_bytes)
 
@@ -81,7 +82,7 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} stands twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} is repeated")
     return found
 
 

@@ -1,4 +1,4 @@
-"""JSON files that hold the SHA-256 of their own other content, so that a changed value is noticed."""
+"""JSON files that contain the SHA-256 of their own content, so that a changed value is detected."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SEAL = "sha256"
 
 
 def seal(content: Any) -> dict[str, Any]:
-    """Return the content of a JSON object with the hash of this content as ``sha256``.
+    """Return a JSON object with its SHA-256 added under the key ``sha256``.
 
     Args:
-        content: A dictionary or a named tuple. An earlier ``sha256`` is replaced.
+        content: A dictionary or named tuple. An existing ``sha256`` is replaced.
     """
     plain = to_plain(content)
     plain.pop(_SEAL, None)
@@ -27,23 +27,23 @@ def seal(content: Any) -> dict[str, Any]:
 
 
 def read_sealed(path: str | os.PathLike[str], kind: type[T]) -> T:
-    """Return the content of a file that was written by ``seal``, checked against a type without ``sha256``.
+    """Return the content of a sealed file, without ``sha256`` and checked against a type.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: As ``read_json``. Or the hash is missing, or is that of another content.
+        FileNotFoundError: The file does not exist.
+        ArtifactError: The file is invalid (``read_json``), or its hash is missing or does not match.
     """
     content = read_json(path, dict[str, Any])
     found = content.pop(_SEAL, None)
     typed = check_type(content, kind, path)
     if found is None:
         raise ArtifactError(
-            f"{os.fspath(path)}: {_SEAL} is missing. An earlier version wrote the file, or it is damaged: "
-            "restore it, or make it again."
+            f"{os.fspath(path)}: {_SEAL} is missing. The file is damaged, or an earlier version wrote it: "
+            "restore it, or create it again."
         )
     if found != hash_json(content):
         raise ArtifactError(
-            f"{os.fspath(path)}: {_SEAL} is not that of its content. It is damaged or was changed: "
-            "restore it, or make it again."
+            f"{os.fspath(path)}: {_SEAL} does not match the content. The file is damaged or was changed: "
+            "restore it, or create it again."
         )
     return typed

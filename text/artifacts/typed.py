@@ -1,7 +1,7 @@
-"""Check values that were read from a file against a type, each fault with the path of its key.
+"""Check of values from JSON and YAML files against a type. An error names the path of the wrong key.
 
-A caller says what a file holds by a type: a named tuple or dataclass for an object with fixed keys, ``dict[str, int]``,
-``list[str]``, ``Literal["dot", "cosine"]``, ``float | None``. Only a type with None allows null.
+The type describes the content of the file: a named tuple or dataclass for an object with fixed keys, or
+``dict[str, int]``, ``list[str]``, ``Literal["dot", "cosine"]`` or ``float | None``. Only a type with None allows null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _NAMES = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     int: "a whole number",
     float: "a finite number",
     bool: "true or false",
@@ -31,16 +31,16 @@ _NAMES = {
 def check_type(
     value: Any, kind: type[T], place: str | os.PathLike[str], *, error: type[Exception] = ArtifactError
 ) -> T:
-    """Return a value read from a file as the type that it must have. Objects become named tuples or dataclasses.
+    """Return a value from a file converted to a type. Objects become named tuples or dataclasses.
 
     Args:
-        value: Made of dict, list, str, int, float, bool and None.
-        kind: The type.
-        place: Path of the file, for the error. It may be empty.
-        error: Class of the error.
+        value: A value made of dict, list, str, int, float, bool and None.
+        kind: The required type.
+        place: Path of the file, for error messages. It may be empty.
+        error: Exception class to raise.
 
     Raises:
-        ArtifactError: The value is not of this type; with the path of the key. Or ``error``.
+        ArtifactError: The value has another type. The message names the key. The class is ``error`` if given.
     """
     try:
         return cast(T, _convert(value, kind, ""))
@@ -49,7 +49,7 @@ def check_type(
 
 
 class _MismatchError(Exception):
-    """A value is not of its type."""
+    """Error that a value does not have the required type."""
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
@@ -60,16 +60,16 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         return _convert_union(value, get_args(kind), key)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) < 1 << 1000 else math.inf
-    if type(value) is not _form(kind) or (kind is float and not math.isfinite(value)):
-        raise _MismatchError(f"{key or 'the content'} is {_describe(value)}. It must be {_name(kind)}.")
+    if type(value) is not _get_json_type(kind) or (kind is float and not math.isfinite(value)):
+        raise _MismatchError(f"{key or 'the content'} is {_format_value(value)}. It must be {_name_type(kind)}.")
     if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
-        raise _MismatchError(f"{key or 'the content'} is not UTF-8. Rename it, or use a UTF-8 locale.")
+        raise _MismatchError(f"{key or 'the content'} is not valid UTF-8. Rename the file, or use a UTF-8 locale.")
     if origin is Literal:
         return _convert_literal(value, get_args(kind), key)
     if _is_record(kind):
         return _convert_record(value, kind, key)
     if origin is dict:
-        return {name: _convert(each, get_args(kind)[1], _join(key, name)) for name, each in value.items()}
+        return {name: _convert(each, get_args(kind)[1], _join_keys(key, name)) for name, each in value.items()}
     if origin in (list, tuple):
         return origin(_convert(each, get_args(kind)[0], f"{key}[{n}]") for n, each in enumerate(value))
     return value
@@ -78,7 +78,7 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
 def _convert_literal(value: Any, values: tuple[Any, ...], key: str) -> Any:
     if value not in values:
         known = " or ".join(map(json.dumps, values))
-        raise _MismatchError(f"{key or 'the content'} is {_describe(value)}. It must be {known}.")
+        raise _MismatchError(f"{key or 'the content'} is {_format_value(value)}. It must be {known}.")
     return value
 
 
@@ -89,24 +89,24 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], key: str) -> Any:
             return _convert(value, kind, key)
         except _MismatchError as fault:
             faults.append((kind, fault))
-    if inner := [fault for kind, fault in faults if type(value) is _form(kind)]:
-        raise inner[0]  # The value has the right form, so this fault lies inside it.
-    expected = " or ".join(map(_name, kinds))
-    raise _MismatchError(f"{key or 'the content'} is {_describe(value)}. It must be {expected}.")
+    if inner := [fault for kind, fault in faults if type(value) is _get_json_type(kind)]:
+        raise inner[0]  # The outer type is right, so the error is inside the value.
+    expected = " or ".join(map(_name_type, kinds))
+    raise _MismatchError(f"{key or 'the content'} is {_format_value(value)}. It must be {expected}.")
 
 
 def _convert_record(value: dict[str, Any], kind: Any, key: str) -> Any:
-    """Return an object as an instance of a named tuple or dataclass. Its keys are the fields."""
-    hints, optional = _fields(kind)
+    """Return a JSON object as a named tuple or dataclass. The keys of the object are the fields."""
+    hints, optional = _get_fields(kind)
     if missing := [name for name in hints if name not in value and name not in optional]:
-        raise _MismatchError(f"{_join(key, missing[0])} is missing.")
+        raise _MismatchError(f"{_join_keys(key, missing[0])} is missing.")
     if unknown := [name for name in value if name not in hints]:
-        raise _MismatchError(f"{_join(key, unknown[0])} is not known. Known are {', '.join(hints)}.")
-    return kind(**{name: _convert(each, hints[name], _join(key, name)) for name, each in value.items()})
+        raise _MismatchError(f"{_join_keys(key, unknown[0])} is not a valid key. Valid keys: {', '.join(hints)}.")
+    return kind(**{name: _convert(each, hints[name], _join_keys(key, name)) for name, each in value.items()})
 
 
 @functools.cache
-def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+def _get_fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
     """Return the types of a record's fields, and the names of the fields with a default value."""
     if not dataclasses.is_dataclass(kind):
         return get_type_hints(kind), set(kind._field_defaults)
@@ -115,8 +115,8 @@ def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
     return get_type_hints(kind), {each.name for each in fields if (each.default, each.default_factory) != required}
 
 
-def _form(kind: Any) -> type:
-    """Return the type that the JSON reader gives to values of a type."""
+def _get_json_type(kind: Any) -> type:
+    """Return the Python type that the JSON reader produces for a required type."""
     origin = get_origin(kind)
     if origin is Literal:
         return type(get_args(kind)[0])
@@ -127,18 +127,18 @@ def _is_record(kind: Any) -> bool:
     return hasattr(kind, "_fields") or dataclasses.is_dataclass(kind)
 
 
-def _join(key: str, name: str) -> str:
+def _join_keys(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _name(kind: Any) -> str:
+def _name_type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(json.dumps, get_args(kind)))
-    return _NAMES[_form(kind)]
+    return _NAMES[_get_json_type(kind)]
 
 
-def _describe(value: Any) -> str:
-    """Return a value as it was written. Half characters, which no terminal can show, are escaped."""
+def _format_value(value: Any) -> str:
+    """Return a value as JSON for an error message. Lone surrogates, which terminals cannot show, are escaped."""
     content = json.dumps(value, default=str, ensure_ascii=False)
     if any("\ud800" <= character <= "\udfff" for character in content):
         content = json.dumps(value, default=str)

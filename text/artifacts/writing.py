@@ -1,8 +1,8 @@
-"""Write files whole or not at all.
+"""Atomic writes: a file appears complete under its final name, or not at all.
 
-A file appears under its final name only when every byte of it is on disk: it is written beside its final place,
-flushed, renamed, and the folder is flushed (design of ``rename(2)``). The temporary file is locked by the process that
-writes it. A temporary file without a lock was left by a killed process, and the next writer in the folder removes it.
+The content goes to a temporary file in the same folder. This file is flushed to disk and renamed (``rename(2)``), and
+then the folder is flushed. The writing process locks its temporary file. A temporary file without a lock was left by a
+killed process, and the next writer in the folder removes it.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from text.errors import UsageError
 
 _PREFIX = ".dpr-text-"
 _cleaned: set[str] = set()
-"""Folders in which this process has removed the temporary files of killed processes."""
+"""Folders where this process has already removed the temporary files of killed processes."""
 
 
 @contextmanager
 def atomic_write(
     path: str | os.PathLike[str], *, overwrite: bool = True, private_as: str | os.PathLike[str] | None = None
 ) -> Iterator[Path]:
-    """Give a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
+    """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
 
-    The folder is created if it is missing. If the block raises, the temporary file is removed and ``path`` stays as it
-    was. A file that is replaced keeps its mode. A symbolic link stays a link: the file that it names is replaced.
+    A missing folder is created. If the block raises, the temporary file is removed and ``path`` is unchanged. A
+    replaced file keeps its mode. A symbolic link is kept, and its target is replaced.
 
     Args:
-        path: The file.
-        overwrite: Replace an earlier file. Otherwise a file that another process makes meanwhile stays, too.
-        private_as: A file whose content goes into the new file. Who cannot read this file cannot read the new one.
+        path: The final path of the file.
+        overwrite: Replace an existing file. If false, a file that another process creates in the meantime is kept too.
+        private_as: A file that is copied into the new file. Users who cannot read it cannot read the new file.
 
     Raises:
         UsageError: ``path`` is a device, a pipe or a socket.
         FileExistsError: ``path`` exists, and ``overwrite`` is false.
-        OSError: The folder cannot be written, the disk is full, or ``path`` is a folder itself.
+        OSError: The folder is not writable, the disk is full, or ``path`` is a folder.
     """
     with write_together([path], overwrite=overwrite, private_as=private_as) as [temporary]:
         yield temporary
@@ -57,14 +57,14 @@ def write_together(
     overwrite: bool = True,
     private_as: str | os.PathLike[str] | None = None,
 ) -> Iterator[list[Path]]:
-    """Give one temporary path for each file, and rename all of them if the block succeeds.
+    """Yield a temporary path for each file, and rename all files if the block succeeds.
 
-    No file is renamed before all of them are on disk. Arguments and errors are those of ``atomic_write``.
+    Files are renamed only after all of them are on disk. Arguments and errors are as in ``atomic_write``.
     """
     targets = [_find_target(path, overwrite=overwrite) for path in paths]
     with ExitStack() as stack:
-        stack.enter_context(_name_place(paths[0]))
-        temporaries = [stack.enter_context(_temporary_file(target, private_as)) for target in targets]
+        stack.enter_context(_add_path_to_error(paths[0]))
+        temporaries = [stack.enter_context(_create_temporary_file(target, private_as)) for target in targets]
         yield temporaries
         for temporary, target in zip(temporaries, targets, strict=True):
             _keep_mode(temporary, target)
@@ -78,12 +78,12 @@ def write_together(
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:
     """Remove the temporary files that killed processes left in a folder, and return their number.
 
-    A file of a process that lives is locked and stays. So does every file on a file system without locks. Subfolders
-    are left alone.
+    The file of a running process is locked, so it is kept. A file system without locks keeps all files. Subfolders are
+    not searched.
     """
     count = 0
     for path in filter(_is_temporary, Path(folder).glob(f"{_PREFIX}*")):
-        with suppress(OSError):  # Another process may remove it, or still writes it.
+        with suppress(OSError):  # Another process may have removed the file, or may still be writing it.
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,13 +97,13 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 
 @contextmanager
 def wait_for_lock(path: str | os.PathLike[str], message: str) -> Iterator[None]:
-    """Hold the lock of a file, which is created if it is missing. Wait while another process holds it.
+    """Hold the lock of a file, and wait while another process holds it. A missing file is created.
 
-    The lock belongs to the process, so it is gone when the process ends in any way.
+    The lock belongs to the process, so it is released when the process ends for any reason.
 
     Args:
-        path: The file.
-        message: Line that is printed to stderr before waiting.
+        path: The lock file.
+        message: Line to print to stderr before waiting.
 
     Raises:
         OSError: The file cannot be created.
@@ -118,22 +118,22 @@ def wait_for_lock(path: str | os.PathLike[str], message: str) -> Iterator[None]:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Return whether a write failed for want of room. NumPy gives no reason, so this counts too."""
+    """Return whether a write failed because the disk is full. An error of NumPy without an errno counts as well."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Write a small UTF-8 text file, whole or not at all."""
+    """Write a small UTF-8 text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
-    """Write a UTF-8 text file line by line, whole or not at all, and return the number of lines.
+    """Write a UTF-8 text file line by line and atomically, and return the number of lines.
 
     Args:
         path: The file.
-        lines: Lines that end in a newline. They may come from a generator, so the file need not fit into memory.
+        lines: Lines that end in a newline. With a generator, the content need not fit into memory.
     """
     count = 0
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -144,41 +144,41 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a small JSON file for people to read, whole or not at all. A named tuple becomes an object."""
+    """Write a small, indented JSON file atomically. A named tuple becomes an object."""
     plain = json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, plain + "\n")
 
 
 def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Return the file that a path names, through symbolic links."""
+    """Return the file that a path refers to, with symbolic links resolved."""
     target = Path(os.path.realpath(path))
     if not target.exists():
         return target
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not target.is_file():
-        raise UsageError(f"{os.fspath(path)} is a device, a pipe or a socket. Give the path of a file.")
+        raise UsageError(f"{os.fspath(path)} is a device, a pipe or a socket. Pass the path of a file.")
     if not overwrite:
-        raise FileExistsError(f"{os.fspath(path)} exists. Give a new file, or --overwrite.")
+        raise FileExistsError(f"{os.fspath(path)} already exists. Choose another file, or pass --overwrite.")
     return target
 
 
 @contextmanager
-def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Create a locked file beside the target. It and new folders do not stay if the block fails."""
+def _create_temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Yield a new, locked file beside the target. Remove it and its new folders if the block fails."""
     created = [each for each in (target.parent, *target.parent.parents) if not each.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = os.fspath(target.parent)
     if folder not in _cleaned:
         _cleaned.add(folder)
         if count := remove_leftovers(folder):
-            print(f"{folder}: removed {count} temporary files of a process that was killed", file=sys.stderr)
-    # The file is private until it is complete if it replaces one, because this may have been private.
+            print(f"{folder}: removed {count} temporary files of a killed process", file=sys.stderr)
+    # A file that replaces another one stays private until it is complete, because the other one may be private.
     mode = 0o600 if target.exists() else 0o666
     if private_as is not None:
         mode &= os.stat(private_as).st_mode | 0o600
     path, descriptor = target.parent / f"{_PREFIX}{secrets.token_hex(8)}", None
-    try:  # A signal may come as soon as the file is there.
+    try:  # A signal may arrive as soon as the file exists.
         descriptor = _create_locked(path, mode)
         yield path
     finally:
@@ -186,7 +186,7 @@ def _temporary_file(target: Path, private_as: str | os.PathLike[str] | None) -> 
         if descriptor is not None:
             os.close(descriptor)
         for each in created:
-            with suppress(OSError):  # It is not empty.
+            with suppress(OSError):  # The folder is not empty.
                 each.rmdir()
 
 
@@ -195,14 +195,14 @@ def _create_locked(path: Path, mode: int) -> int:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode)
         with suppress(OSError):  # Some network file systems have no locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):  # Another process may have removed the file before it was locked.
+        with suppress(FileNotFoundError):  # Another process may have removed the file before the lock.
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return descriptor
         os.close(descriptor)
 
 
 def _keep_mode(temporary: Path, target: Path) -> None:
-    """Give the file that replaces another one its mode, and its owner if this process may do so."""
+    """Copy the mode of the replaced file, and its owner if this process is allowed to."""
     if target.exists():
         status = target.stat()
         with suppress(OSError):
@@ -215,18 +215,19 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
         temporary.replace(target)
         return
     try:
-        os.link(temporary, target)  # A rename would replace a file that another process has made meanwhile.
+        os.link(temporary, target)  # A rename would replace a file that another process just created.
     except FileExistsError:
-        raise FileExistsError(f"{target} was made by another process. Give a new file, or --overwrite.") from None
+        message = f"{target} was created by another process. Choose another file, or pass --overwrite."
+        raise FileExistsError(message) from None
     except OSError:  # Some file systems have no hard links.
         if target.exists():
-            raise FileExistsError(f"{target} exists. Give a new file, or --overwrite.") from None
+            raise FileExistsError(f"{target} already exists. Choose another file, or pass --overwrite.") from None
         temporary.replace(target)
 
 
 @contextmanager
-def _name_place(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Give the error of a write that failed for want of room the path of the file."""
+def _add_path_to_error(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Add the path of the file to the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -238,7 +239,7 @@ def _name_place(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _is_temporary(path: Path) -> bool:
-    """Return whether a file has a name that ``_create_locked`` gives."""
+    """Return whether a file has the name of a temporary file."""
     return re.fullmatch(rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}", path.name) is not None
 
 
@@ -251,7 +252,7 @@ def _flush(path: Path) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON has it: named tuples are objects, tuples are lists."""
+    """Return a value as plain JSON types: named tuples become objects, tuples become lists."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Read YAML that a user wrote. Words and numbers mean what they mean in JSON and YAML 1.2.
+"""Reader and writer of YAML files. Words and numbers are read as in YAML 1.2 and JSON.
 
-``yes`` is a text, ``010`` is ten and ``1e-5`` is a number. An empty value is null, which only a type with None allows.
+``yes`` is a string, ``010`` is ten and ``1e-5`` is a number. An empty value is null; only a type with None allows it.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from text.errors import ArtifactError
 T = TypeVar("T")
 _MAX_BYTES = 1 << 17
 _MAX_NODES = 100_000
-"""Values of the largest file, with every alias written out."""
+"""Maximum number of values in a file, with all aliases expanded."""
 
 
 def read_yaml(path: str | os.PathLike[str], kind: type[T], *, error: type[Exception] = ArtifactError) -> T:
     """Return the content of a YAML file, checked against a type.
 
-    Arguments and errors are those of ``read_json``.
+    Arguments and errors are as in ``read_json``.
     """
     content = read_bytes(path, max_bytes=_MAX_BYTES, error=error)
     return check_type(parse_yaml(content, path, error=error), kind, path, error=error)
 
 
 def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exception] = ArtifactError) -> Any:
-    """Return the value of a YAML document, None if it is empty.
+    """Return the value of a YAML document, or None for an empty document.
 
     Args:
-        content: UTF-8.
-        place: Where it comes from, for the error.
+        content: The document, in UTF-8.
+        place: File of the document, for error messages.
         error: As in ``read_json``.
 
     Raises:
-        ArtifactError: It is not YAML, a key stands twice, or its aliases have no end; with the line. Or ``error``.
+        ArtifactError: The document is not YAML, repeats a key, or has recursive aliases. The message names the line.
+            The class is ``error`` if given.
     """
     try:
         loader = _Loader(content.decode("utf-8"))
@@ -54,19 +55,19 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
         reason = "more than one document" if reason == "but found another document" else reason
         reason = "nested too deeply" if isinstance(fault, RecursionError) else reason
         line = f":{mark.line + 1}" if mark is not None else ""
-        raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct it.") from None
+        raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct the file.") from None
 
 
 def locate_key(path: str | os.PathLike[str], keys: Sequence[str | int]) -> int | None:
-    """Return the line of a value of a YAML file that ``read_yaml`` has read, counted from 1.
+    """Return the line number, counted from 1, of a value in a YAML file.
 
     Args:
-        path: The file.
-        keys: Where the value stands: keys of objects and indexes of lists, from the outside to the inside.
+        path: The file. ``read_yaml`` must accept it.
+        keys: Path to the value: keys of objects and indexes of lists, from the outermost to the innermost.
 
     Returns:
-        The line of the innermost of these keys and items that stands in the file itself, not in an alias. None if none
-        does. Without keys, the line of the content.
+        The line of the innermost key or item that is written in the file itself and not in an alias. None if there is
+        none. Without keys, the first line of the content.
     """
     node = _Loader(read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8")).get_single_node()
     line = None if keys or node is None else node.start_mark.line + 1
@@ -79,7 +80,7 @@ def locate_key(path: str | os.PathLike[str], keys: Sequence[str | int]) -> int |
 
 
 def _find_child(node: Any, name: str | int) -> tuple[Any, Any] | None:
-    """Return the key and the value of a name, or an item twice."""
+    """Return the key and value nodes of a name. For the index of a list, both are the item."""
     if isinstance(name, int):
         items = node.value if isinstance(node, yaml.SequenceNode) else []
         return (items[name], items[name]) if name < len(items) else None
@@ -88,23 +89,23 @@ def _find_child(node: Any, name: str | int) -> tuple[Any, Any] | None:
 
 
 def write_yaml(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write a small YAML file, whole or not at all. The keys keep their order."""
+    """Write a small YAML file atomically. The keys keep their order."""
     write_text(path, dump_yaml(content))
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """Return a YAML document that ``parse_yaml`` reads back. The keys keep their order."""
+    """Return a YAML document that ``parse_yaml`` can read. The keys keep their order."""
     return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain words and numbers as YAML 1.2 does. Dates stay texts."""
+    """Loader that reads plain words and numbers as in YAML 1.2. Dates stay strings."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]: as PyYAML has it
+    yaml_implicit_resolvers: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]: as in PyYAML
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that a reader of YAML 1.1 or 1.2 would take for another value."""
+    """Dumper that quotes every string that YAML 1.1 or 1.2 would read as another type."""
 
 
 for tag, pattern, first in (
@@ -119,7 +120,7 @@ for tag, pattern, first in (
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    number = int(loader.construct_scalar(node))  # In decimal: YAML 1.1 reads 010 as eight.
+    number = int(loader.construct_scalar(node))  # int() reads 010 as ten; YAML 1.1 reads it as eight.
     if number.bit_length() > 63:
         raise yaml.MarkedYAMLError(problem="a number has more than 64 bits", problem_mark=node.start_mark)
     return number
@@ -135,28 +136,29 @@ def _construct_bool(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 _KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
-"""Kinds of values that JSON has too. Dates, sets and bytes are refused."""
+"""Tags of the values that JSON has too. Dates, sets and bytes are refused."""
 
 
 def _check_nodes(root: Any) -> None:
-    """Refuse keys that stand twice, and aliases that hold themselves or grow without bound."""
+    """Raise an error for repeated keys, recursive aliases and too many values."""
     sizes: dict[int, int] = {}
 
     def measure(node: Any, above: frozenset[int]) -> int:
         if id(node) in above:
-            raise yaml.MarkedYAMLError(problem="an alias stands inside its own anchor", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="an alias is inside its own anchor", problem_mark=node.start_mark)
         if id(node) not in sizes:
             inner = above | {id(node)}
-            sizes[id(node)] = 1 + sum(measure(each, inner) for each in _children(node))
+            sizes[id(node)] = 1 + sum(measure(each, inner) for each in _check_children(node))
         return sizes[id(node)]
 
     if root is not None and measure(root, frozenset()) > _MAX_NODES:
-        raise yaml.MarkedYAMLError(problem=f"more than {_MAX_NODES} values, with its aliases written out")
+        raise yaml.MarkedYAMLError(problem=f"more than {_MAX_NODES} values, with all aliases expanded")
 
 
-def _children(node: Any) -> Iterator[Any]:
+def _check_children(node: Any) -> Iterator[Any]:
+    """Yield the values inside a node after a check of its tag and keys."""
     if node.tag not in _KINDS:
-        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not used here", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not supported", problem_mark=node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         yield from node.value
     elif isinstance(node, yaml.MappingNode):
@@ -164,7 +166,7 @@ def _children(node: Any) -> Iterator[Any]:
         for key, value in node.value:
             is_text = key.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
             if not (is_text and isinstance(key, yaml.ScalarNode)):
-                raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key is not a string", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
             seen.add(key.value)

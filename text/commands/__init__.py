@@ -1,6 +1,6 @@
-"""The ``dpr-text`` command. Each module holds one command: a dataclass of flags and a function that takes it.
+"""The ``dpr-text`` command line. Each command is a module with a dataclass of flags and a function that takes it.
 
-This file imports only what answers ``dpr-text --help`` at once.
+This file imports as little as possible, so that ``dpr-text --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dpr-text`` and return the exit code."""
     try:
         return _call(argv)
-    except KeyboardInterrupt:  # Before the handlers of signals are set, or after they are removed.
+    except KeyboardInterrupt:  # The signal handlers are not set yet, or already removed.
         print("dpr-text: error: stopped by SIGINT", file=sys.stderr)
         return 143
 
@@ -38,13 +38,13 @@ def _call(argv: Sequence[str] | None) -> int:
 
 def _run(name: str, rest: Sequence[str], program: str) -> None:
     if name in _HELP:
-        print(_help())
+        print(_format_help())
     elif name in _VERSION:
         from text import __version__
 
         print(f"dpr-text {__version__}")
     elif name in COMMANDS:
-        # The imports are part of the command: a signal may come in between.
+        # Import here, so that a signal during the import is handled like one during the command.
         from text.commands.cli import parse_and_call
         from text.commands.extras import name_all_missing
 
@@ -58,18 +58,18 @@ def _run(name: str, rest: Sequence[str], program: str) -> None:
         raise UsageError(f"{name} is not a command.{hint_command(name, rest)}")
 
 
-def _help() -> str:
+def _format_help() -> str:
     lines = (f"  {name:<10}{sentence}" for name, sentence in COMMANDS.items())
     return "\n".join(
         [
             "usage: dpr-text COMMAND [--flag=value ...]",
             "",
-            "Dense passage retrieval: train two encoders, encode a collection, search it.",
+            "Dense passage retrieval: train two encoders, encode a collection and search it.",
             "",
             "commands:",
             *lines,
             "",
-            "dpr-text COMMAND --help lists the flags of a command, with examples.",
+            "dpr-text COMMAND --help shows the flags of a command and examples.",
             "dpr-text --version prints the version.",
         ]
     )

@@ -1,20 +1,20 @@
-"""``dpr-text check``: look at a data set before a long training run."""
+"""``dpr-text check``: check a data set before a long training run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from text.artifacts import check_files
-from text.commands.cli import number, pick_arguments
-from text.commands.model_paths import model_path
+from text.commands.cli import number_field, pick_arguments
+from text.commands.model_paths import model_path_field
 from text.errors import escape_controls
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckFlags:
-    """Check a data set before a long training run, and print one page about it.
+    """Check a data set before a long training run, and print a one-page summary.
 
-    Exit code 3 means that training would fail or learn nothing: rows that cannot be read, or no negatives at all.
+    Exit code 3 means that training would fail or learn nothing: too many rows are unusable, or there are no negatives.
 
     Examples::
 
@@ -23,31 +23,31 @@ class CheckFlags:
     """
 
     data_path: str
-    """Folder with train.jsonl, valid.jsonl (or dev.jsonl) and test.jsonl, as for train. Only train is needed."""
+    """Folder with train.jsonl and optionally valid.jsonl (or dev.jsonl) and test.jsonl, as for dpr-text train."""
     collection: str | None = None
-    """File of passages that rows refer to by id."""
-    tokenizer: str | None = model_path(None)
-    """tokenizer.json, or a folder that has one. By default a tokenizer is trained on the sampled texts."""
-    batch_size: int = number(5, least=1, most=1 << 20)
-    """Questions per training batch. The default is that of dpr-text train."""
-    num_hard_negatives: int = number(1, least=0)
-    """Hard negatives per question in training."""
-    question_max_length: int = number(64, least=1)
-    """Maximum tokens of a question, special tokens included."""
-    passage_max_length: int = number(256, least=1)
-    """Maximum tokens of a title and text together, special tokens included."""
-    num_sampled: int = number(2000, least=1)
-    """Training questions whose texts and batches are measured. The rows are all checked."""
-    max_skipped: float = number(0.001, least=0)
-    """Largest share of rows that may be unusable."""
+    """Passage file for rows that list passages by id."""
+    tokenizer: str | None = model_path_field(None)
+    """tokenizer.json, or a folder that contains it. By default, a tokenizer is trained on the sampled texts."""
+    batch_size: int = number_field(5, least=1, most=1 << 20)
+    """Questions per training batch. Give the value that you will train with."""
+    num_hard_negatives: int = number_field(1, least=0)
+    """Hard negatives per training question."""
+    question_max_length: int = number_field(64, least=1)
+    """Maximum length of a question in tokens, including special tokens."""
+    passage_max_length: int = number_field(256, least=1)
+    """Maximum length of title and text in tokens, including special tokens."""
+    num_sampled: int = number_field(2000, least=1)
+    """Training questions to sample for text lengths and batches. All rows are checked."""
+    max_skipped: float = number_field(0.001, least=0)
+    """Maximum fraction of unusable rows."""
     skip_no_positives: bool = False
-    """Leave out rows without a positive, as FAIR's DPR does, and count them apart from max_skipped."""
+    """Skip rows without a positive, as FAIR's DPR does, and do not count them towards max_skipped."""
     picture: str = "runs/check/lengths.png"
-    """Picture to write: histograms of text lengths."""
+    """Output file for the histograms of text lengths."""
 
 
 def check(flags: CheckFlags) -> None:
-    """Print the page and write the picture."""
+    """Print the summary of a data set and write the histograms."""
     from text.datasets import check_negatives, describe_files, find_splits, leave_out_tokenless, open_splits
     from text.reports import data_check
     from text.runs.lengths import NO_LIMIT, measure_lengths, sample_batches, warn_truncated

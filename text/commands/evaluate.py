@@ -1,4 +1,4 @@
-"""Score a run by relevance judgments (qrels), by the positives of rows, or by the answers in passages, as DPR does."""
+"""``dpr-text evaluate``: score a run against relevance judgments, positives, or answers in passages (as DPR does)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from text.artifacts import check_files, describe_file
-from text.commands.cli import MAX_SEED, number
+from text.commands.cli import MAX_SEED, number_field
 from text.errors import UsageError
 
 _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json")
@@ -17,7 +17,7 @@ _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
-    """Score a run by one of --qrels, --positives, and --questions with --collection.
+    """Score a run against --qrels, --positives, or --questions with --collection.
 
     Examples::
 
@@ -26,66 +26,67 @@ class EvaluateFlags:
     """
 
     run: str
-    """TREC run (dpr-text search). Passages with equal scores rank by their ids, the larger one first."""
+    """TREC run (dpr-text search). Passages with equal scores rank by id, in descending order."""
     qrels: str | None = None
-    """Relevance judgments in the form of TREC or BEIR."""
+    """Relevance judgments (qrels) in the TREC or BEIR format."""
     positives: str | None = None
-    """Rows in the DPR format. The positives, by id, of all rows that ask a question are its relevant passages."""
+    """Rows in the DPR format. The positives of all rows with the same question are its relevant passages, matched by
+    id."""
     questions: str | None = None
-    """Questions with answers. A passage is relevant if it contains an answer. Needs --collection."""
+    """Questions with answers. A passage is relevant if it contains an answer. Requires --collection."""
     collection: str | None = None
-    """File of the passages that were searched."""
+    """Passage file that was searched."""
     k: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 100], metadata={"least": 1})
     """Cut-offs of the metrics."""
     other_run: str | None = None
-    """Another run of the same questions to compare with, by a paired randomization test."""
+    """Run of the same questions to compare with, by a paired randomization test."""
     fuse_with: str | None = None
-    """A run that is fused with --run by reciprocal ranks before it is scored."""
+    """Run to fuse with --run by reciprocal rank fusion before scoring."""
     fused_run: str | None = None
-    """File for the fused run as it is scored. Needs --fuse_with."""
+    """Output file for the fused run. Requires --fuse_with."""
     seen: str | None = None
-    """Training rows. Questions with a relevant passage that is a positive there, by id, are also scored apart from the
-    others. Needs --qrels or --positives, or --questions that are rows in the DPR format."""
+    """Training rows. Questions with a relevant passage that is also a training positive (by id) are scored separately
+    as well. Requires --qrels, --positives, or --questions in the DPR format."""
     drop_self_matches: bool = False
-    """Ignore passages whose id is the id of their question. They take no rank, also before runs are fused."""
+    """Ignore passages that have the id of their question. They take no rank, and they are removed before fusion."""
     skip_missing: bool = False
-    """Skip questions that the run does not have. Otherwise their metrics are 0."""
+    """Skip questions that are missing from the run. By default, their metrics are 0."""
     output_dir: str | None = None
-    """Folder for figures.json, questions.jsonl, evaluation.html and, with answers, results.json. They
-    appear together at the end. By default RUN.evaluation beside the run, without the ending .trec of RUN."""
+    """Output folder for figures.json, questions.jsonl, evaluation.html and, with answers, results.json. The default is
+    RUN.evaluation, where RUN is the path of the run without .trec."""
     overwrite: bool = False
-    """Replace these files, and --fused_run, of an earlier evaluation."""
-    seed: int = number(0, least=0, most=MAX_SEED)
-    """Seed of the bootstrap and of the randomization test."""
+    """Replace the files of an earlier evaluation, including --fused_run."""
+    seed: int = number_field(0, least=0, most=MAX_SEED)
+    """Random seed of the bootstrap and of the randomization test."""
 
     def __post_init__(self) -> None:
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
         outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
         if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
-            raise UsageError(f"--fused_run is {self.fused_run}, another output. Give another file.")
+            raise UsageError(f"--fused_run is {self.fused_run}, which the evaluation writes too. Give another file.")
 
     @property
     def folder(self) -> str:
-        """Folder for the results."""
+        """Output folder of the evaluation."""
         name = re.sub(r"(\.trec)?(\.gz|\.zst)?$", "", self.run)
         return self.output_dir if self.output_dir is not None else f"{name}.evaluation"
 
 
 def evaluate(flags: EvaluateFlags) -> None:
-    """Print a table of the metrics. Write it as a file and as a page, with the metrics of each question."""
-    from text.evaluation.run_source import name_collections, source_path
+    """Print a table of the metrics, and write the metrics as files and as an HTML page."""
+    from text.evaluation.run_source import get_source_path, name_collections
     from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
-    from text.runs.evaluations import check_results_folder, describe_model, read_known
+    from text.runs.evaluations import check_results_folder, describe_model, read_evaluation_sources
 
     inputs = _list_inputs(flags)
     outputs = [Path(flags.folder, name) for name in _OUTPUTS]
-    outputs += [Path(flags.fused_run), source_path(flags.fused_run)] if flags.fused_run else []
-    check_results_folder(flags.folder, default_of=flags.run if flags.output_dir is None else None)
+    outputs += [Path(flags.fused_run), get_source_path(flags.fused_run)] if flags.fused_run else []
+    check_results_folder(flags.folder, named_after=flags.run if flags.output_dir is None else None)
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
     described = {name: describe_file(path) for name, path in inputs.items()}
-    sources = read_known(described, flags.folder)
+    sources = read_evaluation_sources(described, flags.folder)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
@@ -130,6 +131,6 @@ def evaluate(flags: EvaluateFlags) -> None:
 
 
 def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:
-    """Return the paths of the files that are read, by flag."""
+    """Return the paths of the input files by flag name."""
     names = ("run", "fuse_with", "other_run", "qrels", "positives", "questions", "collection", "seen")
     return {name: path for name in names if (path := getattr(flags, name)) is not None}

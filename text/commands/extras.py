@@ -1,4 +1,4 @@
-"""The extras that a command needs. If one is missing, the error names all that are missing."""
+"""The extras that each command needs. An error about a missing package names all missing packages."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _PACKAGES = {
     "faiss": ("faiss",),
     "serve": ("fastapi", "uvicorn", "jinja2"),
 }
-"""The packages of an extra, as they are imported."""
+"""Import names of the packages in each extra."""
 
 
 @contextmanager
 def name_all_missing(command: str, argv: Sequence[str]) -> Iterator[None]:
-    """Let the error about the first missing package of a command name the others too.
+    """Extend an error about one missing package so that it names all missing packages of a command.
 
     Args:
-        command: Its name.
-        argv: Its arguments.
+        command: Name of the command.
+        argv: Arguments of the command.
 
     Raises:
-        MissingPackageError: The block has raised it; with all extras to install.
+        MissingPackageError: The block raised it. The message names all extras to install.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def name_all_missing(command: str, argv: Sequence[str]) -> Iterator[None]:
 
 
 def _list_extras(command: str, argv: Sequence[str]) -> list[str]:
-    """Return the extras that a command with these arguments needs, if it needs more than one."""
+    """Return the extras that a command with these arguments needs. The list is empty if it needs at most one."""
     if command == "loop":
         return ["train", "report", *["bm25"] * ("--bm25=false" not in argv)]
     if command == "serve":

@@ -1,4 +1,4 @@
-"""Say what a user may have meant: a similar name, the name in another tool, or the way to write it."""
+"""Suggest corrections for a wrong command line: a similar name, the name in another tool, or the right syntax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from text.commands.flag_kinds import is_list, is_text, list_example
+from text.commands.flag_kinds import format_list_example, is_list, is_text
 from text.commands.registry import COMMANDS
 
 GENERAL = ("config", "debug", "print_config", "help")
@@ -62,14 +62,14 @@ _OTHER_NAMES = {
     "device": "gpu cuda",
     "overwrite": "force overwrite_output_dir",
 }
-"""What other tools call a flag."""
+"""Names of a flag in other tools."""
 _FOLDERS = ("data_path", "model", "embeddings", "encoder", "output_dir")
 _FILES = ("train_files", "rows", "raw_path", "data_path", "run", "collection", "questions")
-"""Flags that a path without a flag may have been meant for, in this order."""
+"""Flags to suggest for a path without a flag, most likely flag first."""
 
 
 def hint_command(name: str, rest: Sequence[str]) -> str:
-    """Return what to write instead of a name that is no command."""
+    """Return a suggestion for a name that is not a command."""
     if name.startswith("-"):
         first = next((each for each in rest if each in COMMANDS), "COMMAND")
         return f" Write the command first: dpr-text {first} {name}"
@@ -78,12 +78,12 @@ def hint_command(name: str, rest: Sequence[str]) -> str:
 
 
 def hint_flag(name: str, kinds: Mapping[str, Any], dashes: str = "--") -> str:
-    """Return a question about the flag that was meant: of the same meaning or the most similar name. Or nothing.
+    """Suggest a flag with the same meaning or the most similar name. Return an empty text if there is none.
 
     Args:
-        name: The flag, which the command does not have.
+        name: Name that is not a flag of the command.
         kinds: Type of every flag.
-        dashes: What stands before a flag: nothing in a file.
+        dashes: Prefix of the suggested flag. It is empty for flags in a file.
     """
     plain = name.replace("-", "_")
     same = [plain] if plain in kinds else []
@@ -94,10 +94,10 @@ def hint_flag(name: str, kinds: Mapping[str, Any], dashes: str = "--") -> str:
 
 
 def hint_section(name: str, sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return how to set a flag of another command in a section of a recipe. Or nothing.
+    """Suggest how to set a flag in the sections of a recipe. Return an empty text if no section has the flag.
 
     Args:
-        name: The flag, which the command does not have.
+        name: Name that is not a flag of the command.
         sections: Types of the flags of each section.
     """
     found = [f"--{section}.{name}" for section, kinds in sections.items() if name in kinds]
@@ -107,13 +107,13 @@ def hint_section(name: str, sections: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def hint_dotted(section: str, key: str, kinds: Mapping[str, Any], sections: Sequence[str]) -> str:
-    """Return what may have been meant by ``--section.key``, whose section the command does not have.
+    """Suggest a correction for ``--section.key`` if the command does not have this section.
 
     Args:
-        section: What stands before the first dot.
-        key: What stands after it.
+        section: Text before the first dot.
+        key: Text after the first dot.
         kinds: Type of every flag.
-        sections: Flags of the command that hold flags of another command.
+        sections: Names of the command's sections.
     """
     if near := difflib.get_close_matches(section, sections, n=1):
         return f" Did you mean --{near[0]}.{key}?"
@@ -123,11 +123,11 @@ def hint_dotted(section: str, key: str, kinds: Mapping[str, Any], sections: Sequ
 
 
 def hint_arguments(arguments: Sequence[str], given: Iterable[str], kinds: Mapping[str, Any]) -> str:
-    """Return how to write arguments that have no flag.
+    """Suggest how to write positional arguments that the command does not take.
 
     Args:
-        arguments: Arguments that no flag takes.
-        given: Flags of the command line.
+        arguments: The unexpected arguments.
+        given: Names of the flags on the command line.
         kinds: Type of every flag.
     """
     first = arguments[0]
@@ -135,7 +135,7 @@ def hint_arguments(arguments: Sequence[str], given: Iterable[str], kinds: Mappin
     if "=" in first and (name in kinds or hint_flag(name, kinds)):
         return f" Write --{first}." if name in kinds else hint_flag(name, kinds)
     if lists := [each for each in given if is_list(kinds.get(each))]:
-        return f" Write a list as {list_example(f'--{lists[-1]}', kinds[lists[-1]])}."
+        return f" Write a list as {format_list_example(f'--{lists[-1]}', kinds[lists[-1]])}."
     paths = _FILES if os.path.splitext(first.rstrip("/"))[1] else _FOLDERS
     flags = [each for each in paths if each in kinds and (is_text(kinds[each]) or is_list(kinds[each]))]
     if not flags:

@@ -1,8 +1,8 @@
-"""Read the values of flags from a command line and from YAML files: one meaning, checked against the flag's type.
+"""Parse flag values from command lines and YAML files by the same rules, and check their types.
 
-A flag of text takes the text of a command line as it is. Any other value is YAML: ``010`` is ten, ``yes`` is a text,
-and ``null`` is None, which only a type with None allows. A single value for a list is a list of one item. A command
-line may give a list as ``[a, b]``, and a list of numbers as ``1,5``. Several arguments after the flag are a list too.
+A text flag takes its text from the command line unchanged. Any other value is parsed as YAML: ``010`` is ten, ``yes``
+is a text, and ``null`` is None, which the flag's type must allow. A single value for a list flag becomes a list with
+one item. On a command line, a list is ``[a, b]``, several arguments after the flag, or ``1,5`` for numbers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from text.artifacts import check_readable, check_type, locate_key, parse_yaml, read_yaml
 from text.commands.flag_hints import hint_flag, hint_section
 from text.commands.flag_kinds import (
-    allows_null,
+    format_list_example,
+    get_item_kind,
     is_list,
     is_mapping,
+    is_nullable,
     is_text,
-    item_kind,
-    list_example,
-    without_null,
+    remove_null,
 )
 from text.errors import UsageError
 
@@ -31,20 +31,20 @@ _NULLS = ("null", "Null", "NULL", "~")
 def read_flags(
     path: str, kinds: Mapping[str, Any], load_sections: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
 ) -> dict[str, Any]:
-    """Return the flags in a YAML file.
+    """Read the flags in a YAML file.
 
     Args:
-        path: The file.
-        kinds: Type of each flag that the file may have.
-        load_sections: Returns the types of the flags in each flag that is a section of another command's flags.
+        path: Path of the file.
+        kinds: Type of each allowed flag.
+        load_sections: Function that returns the types of the flags in each section.
 
     Raises:
-        UsageError: The file cannot be read, is no YAML, or has a wrong or unknown flag; with the line.
+        UsageError: The file cannot be read, is not YAML, or has a wrong or unknown flag. The message names the line.
     """
     check_readable(path)
     found: Any = read_yaml(path, Any, error=UsageError)  # pyright: ignore[reportArgumentType]: any type
     if not isinstance(found, dict | None):
-        raise UsageError(f"{find_place(path)}: no flags, but a value alone. Write each flag on a line, as name: value.")
+        raise UsageError(f"{find_place(path)}: the file has no flags. Write each flag on its own line, as name: value.")
     found = found or {}
     if unknown := [name for name in found if name not in kinds]:
         hint = hint_section(unknown[0], load_sections()) or hint_flag(unknown[0], kinds, dashes="")
@@ -62,12 +62,12 @@ def read_flags(
 
 
 def check_flags(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return flags with values of their types.
+    """Return flags with their values converted to the right types.
 
     Args:
-        values: Flags by name, as YAML gives them.
-        kinds: Type of each flag that may be there.
-        place: Where they come from, for the error.
+        values: Values by flag name, as parsed from YAML.
+        kinds: Type of each allowed flag.
+        place: Source of the values, for error messages.
 
     Raises:
         UsageError: A flag is unknown, or its value has another type.
@@ -79,12 +79,12 @@ def check_flags(values: Mapping[str, Any], kinds: Mapping[str, Any], place: str)
 
 
 def parse_flag(name: str, content: str | list[str], kind: Any) -> Any:
-    """Return the value of a flag on the command line.
+    """Parse the value of a flag on the command line.
 
     Args:
-        name: The flag.
-        content: Its text, or its texts if it takes a list.
-        kind: Its type.
+        name: Name of the flag.
+        content: Text of the flag, or texts if it takes a list.
+        kind: Type of the flag.
 
     Raises:
         UsageError: The value has another type.
@@ -93,7 +93,7 @@ def parse_flag(name: str, content: str | list[str], kind: Any) -> Any:
 
 
 def check_flag(name: str, value: Any, kind: Any) -> Any:
-    """Return the value of a flag as its type.
+    """Return the value of a flag, converted to its type.
 
     Raises:
         UsageError: The value has another type.
@@ -102,17 +102,18 @@ def check_flag(name: str, value: Any, kind: Any) -> Any:
 
 
 def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return settings with changes merged in, as a JSON merge patch does (RFC 7396).
+    """Merge changes into settings like a JSON merge patch (RFC 7396), and return the result.
 
-    Objects merge key by key, at any depth. Null removes a setting. Any other value, also a list, replaces the old one.
+    Mappings are merged key by key at any depth. Null removes a setting. Any other value, including a list, replaces
+    the old value.
 
     Args:
-        settings: What is there.
-        changes: What is different.
-        name: Where the settings stand, for the error.
+        settings: Old settings.
+        changes: Settings to change.
+        name: Name of the settings in error messages.
 
     Raises:
-        UsageError: Null stands for a setting that is not there.
+        UsageError: Null is given for a setting that does not exist.
     """
     merged = dict(settings)
     for key, value in changes.items():
@@ -124,7 +125,7 @@ def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any], name
         elif key in merged:
             del merged[key]
         else:
-            raise UsageError(f"{name}.{key} is null, which removes a setting, but {name} does not have it.")
+            raise UsageError(f"{name}.{key} is null, which removes a setting, but {name} has no setting {key}.")
     return merged
 
 
@@ -138,10 +139,11 @@ def _read_value(name: str, content: str | list[str], kind: Any) -> Any:
 
 
 def _read_items(name: str, contents: list[str], kind: Any) -> Any:
-    """Return the value of a flag that takes a list."""
-    item, first = item_kind(kind), contents[0]
+    """Parse the value of a list flag."""
+    item, first = get_item_kind(kind), contents[0]
     if first.startswith("[") and len(contents) > 1:
-        raise UsageError(f"--{name}: a list in brackets is one argument. Write {list_example(f'--{name}', kind)}.")
+        example = format_list_example(f"--{name}", kind)
+        raise UsageError(f"--{name}: a list in brackets must be one argument. Write {example}.")
     if contents in [[null] for null in _NULLS]:
         return None
     if first.startswith("["):
@@ -156,18 +158,18 @@ def _parse_yaml(name: str, content: str) -> Any:
     try:
         return parse_yaml(os.fsencode(content), f"--{name}", error=UsageError)
     except UsageError as error:
-        # A flag has no lines to count.
+        # A line number makes no sense for a flag.
         raise UsageError(re.sub(r"^(--[\w.]+):\d+: ", r"\1: ", str(error.args[0]))) from None
 
 
 def _check_flag(name: str, value: Any, kind: Any, find_place: Callable[..., str]) -> Any:
-    """Return a value as its type. An error begins with the place of the flag, unless that is empty."""
-    if value is None and allows_null(kind):
+    """Return a value, converted to its type. An error message begins with the place of the flag if there is one."""
+    if value is None and is_nullable(kind):
         return None
     if is_list(kind) and value is not None and not isinstance(value, list):
         value = [value]
     try:
-        return check_type({name: value}, dict[str, without_null(kind)], "", error=UsageError)[name]
+        return check_type({name: value}, dict[str, remove_null(kind)], "", error=UsageError)[name]
     except UsageError as error:
         items = re.match(rf"{re.escape(name)}((?:\[\d+\])*)", str(error))
         place = find_place(name, *map(int, re.findall(r"\d+", items[1] if items else "")))
@@ -175,6 +177,6 @@ def _check_flag(name: str, value: Any, kind: Any, find_place: Callable[..., str]
 
 
 def find_place(path: str, *keys: str | int) -> str:
-    """Return the place of a key or an item in a YAML file, for an error."""
+    """Return the path and line of a key or item in a YAML file, for error messages."""
     line = locate_key(path, keys)
     return path if line is None else f"{path}:{line}"

@@ -1,4 +1,4 @@
-"""Train, encode, search, evaluate and mine, round after round. The same command continues an interrupted loop.
+"""``dpr-text loop``: train, encode, search, evaluate and mine in rounds. Repeat the command to continue after a stop.
 
 ``dpr-text loop --config=tiny`` runs the recipe ``tiny``, which comes with the package.
 """
@@ -15,15 +15,15 @@ from typing import Any
 from text.commands import load_command
 from text.commands.cli import (
     RECIPES,
-    check_flags_of,
-    flag_fields,
-    flag_sections,
-    flag_values,
-    number,
+    check_partial_flags,
+    get_flag_fields,
+    get_flag_sections,
+    get_flag_values,
+    number_field,
     parse_flags,
     pick_arguments,
 )
-from text.commands.model_paths import RANDOM_ENCODERS, model_path
+from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.errors import UsageError
 from text.runs.loop import Loop, LoopInputs
 from text.runs.rounds import (
@@ -39,15 +39,15 @@ from text.runs.rounds import (
 
 @dataclass(frozen=True, kw_only=True)
 class LoopFlags:
-    """Train, encode, search, evaluate and mine, round after round.
+    """Train, encode, search, evaluate and mine in several rounds.
 
-    --config reads a recipe: a YAML file, or the name of one that comes with the package, such as tiny.
-    Flags change the recipe, and its other settings stay: --train.gpus=1 changes one flag of a section,
-    --train='{gpus: 1, seed: 2}' several, and null removes one. A list such as rounds is replaced as a whole.
+    --config reads a recipe: a YAML file, or the name of a recipe in the package, such as tiny. Other flags override
+    single settings of the recipe: --train.gpus=1 changes one flag of a section, --train='{gpus: 1, seed: 2}' changes
+    several, and null removes one. A list such as rounds is replaced as a whole.
 
-    Each stage is a command of dpr-text in a folder of its own, which is named after everything that decides its result:
-    flags and the content of its inputs. A complete stage is not run again. At the end the loop writes table.md,
-    table.json and table.html, and models.json with the folder of each round's model.
+    Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
+    files, so a complete stage is reused. At the end, the loop writes table.md, table.json and table.html, and
+    models.json with the model folder of each round.
 
     Examples::
 
@@ -57,87 +57,88 @@ class LoopFlags:
     """
 
     data_path: str = "."
-    """Folder of the files below. {recipes} stands for the folder of the recipes that come with the package."""
+    """Folder of the input files below. {recipes} stands for the package's folder of recipes."""
     train_file: str = "train.jsonl"
-    """Training rows in the DPR format. Their positives need passage ids. The file may be compressed."""
+    """Training rows in the DPR format, whose positives need passage ids. The file may be compressed."""
     valid_file: str = "valid.jsonl"
-    """Rows that choose the best checkpoint, and the first half of the table."""
+    """Validation rows, which choose the best checkpoint and are scored in the table."""
     test_file: str | None = "test.jsonl"
-    """Rows of the second half of the table. It may be null if there are test_questions. Training then tests nothing."""
+    """Test rows, which are scored in the table. null is allowed if test_questions is given; training then computes no
+    test metrics."""
     collection: str
-    """File of passages."""
+    """Passage file."""
     valid_questions: str | None = None
-    """Questions with answers for valid. A passage is then relevant if it contains an answer. Otherwise the positives of
-    the rows are relevant."""
+    """Validation questions with answers: a passage is then relevant if it contains an answer. By default, the positives
+    of the rows are relevant."""
     test_questions: str | None = None
-    """Questions with answers for test."""
-    encoder: str = model_path("tiny", names=RANDOM_ENCODERS)
-    """Where training starts, as in dpr-text train. A folder is also evaluated before the first training."""
+    """Test questions with answers, to be given together with valid_questions."""
+    encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
+    """Encoder to start from, as in dpr-text train. A model folder is also evaluated before the first training."""
     score_start: bool = True
-    """Evaluate the encoder before the first training. A first round that mines with it needs this."""
+    """Evaluate the encoder before the first training. This is required if round 1 mines with it."""
     bm25: bool = True
-    """Evaluate BM25 too. It holds the whole collection in memory, about 2.45 KB for a passage of 100 words: 51 GB for
-    21 million. Without BM25, no round can mine from it."""
+    """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
+    rounds cannot mine from BM25."""
     rounds: list[dict[str, Any]] = field(default_factory=lambda: [{}])
-    """Training runs in their order. Each has any of train and mine (flags for this round), sources (number of hard
-    negatives from each of dense and bm25) and go_on (start from the model of the round before)."""
+    """Training runs in order, each with any of: train and mine (flags of this round), sources (number of hard negatives
+    from dense and bm25), and go_on (start from the model of the previous round)."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
-    """Flags of dpr-text windows. If there are any, the loop trains on windows, encodes and mines them, and scores a
-    passage by its best window among 1,000 found. BM25 in the table ranks whole passages."""
+    """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows, and scores each passage by its
+    best window among the top 1,000; BM25 in the table ranks whole passages."""
     train: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
-    """Flags of dpr-text train in all rounds."""
+    """Flags of dpr-text train for all rounds."""
     encode: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})
-    """Flags of dpr-text encode in all rounds."""
+    """Flags of dpr-text encode for all rounds."""
     search: dict[str, Any] = field(default_factory=dict, metadata={"command": "search"})
-    """Flags of dpr-text search in all rounds. BM25 uses k, bm25_k1 and bm25_b only. The loop raises k to
-    the largest cut-off of a measure, and to last_rank of mine."""
+    """Flags of dpr-text search for all rounds; BM25 uses only k, bm25_k1 and bm25_b. The loop raises k to the largest
+    cut-off of the measures and to last_rank of mine."""
     mine: dict[str, Any] = field(default_factory=dict, metadata={"command": "mine"})
-    """Flags of dpr-text mine in all rounds."""
+    """Flags of dpr-text mine for all rounds."""
     start: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})
     """Flags of dpr-text encode for the encoder before the first training, such as titles: join."""
     measures: list[str] = field(default_factory=list)
-    """Metrics of the table. The first one is drawn. The default is ndcg@10, recall@100 and mrr@10; or accuracy@1,
-    accuracy@20 and accuracy@100 if there are questions with answers."""
+    """Metrics of the table; the first one is plotted. The default is ndcg@10, recall@100 and mrr@10, or accuracy@1,
+    accuracy@20 and accuracy@100 for questions with answers."""
     expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """Metrics that the table should have, by round, split and measure. null removes those of a recipe whose settings
-    you change: --expected='{round 2: null}'. --expected=null removes all."""
-    tolerance: float = number(0.01, least=0)
+    """Expected metrics by round, split and measure; a difference above tolerance is an error. null removes the metrics
+    of a recipe whose settings you change: --expected='{round 2: null}', or --expected=null for all."""
+    tolerance: float = number_field(0.01, least=0)
     """Maximum difference from an expected metric."""
     output_dir: str
-    """Folder of all stages. Loops may share it."""
+    """Output folder of all stages. Several loops may share it."""
 
     def __post_init__(self) -> None:
         if (self.valid_questions is None) != (self.test_questions is None):
-            raise UsageError("--valid_questions, --test_questions: give both of them or none.")
+            raise UsageError("--valid_questions, --test_questions: give both of them or neither.")
         if self.test_file is None and self.test_questions is None:
             raise UsageError("--test_file is null. Give a file, or --valid_questions and --test_questions.")
-        for name, command in flag_sections(LoopFlags).items():
+        for name, command in get_flag_sections(LoopFlags).items():
             _check_arguments(command, getattr(self, name), f"--{name}")
-            check_own_flags(command, getattr(self, name), f"--{name}", flag_fields(LoopFlags))
+            check_own_flags(command, getattr(self, name), f"--{name}", get_flag_fields(LoopFlags))
         if self.windows and "max_passage_hits" in self.search:
-            raise UsageError("--search.max_passage_hits is set by the loop if there are --windows. Leave it out.")
+            raise UsageError("--search.max_passage_hits is set by the loop when --windows is given. Leave it out.")
         for position, each in enumerate(self.parsed_rounds, start=1):
             for command, arguments in (("train", each.train), ("mine", each.mine)):
                 _check_arguments(command, arguments, f"round {position}")
-                check_own_flags(command, arguments, f"round {position}, {command}", flag_fields(LoopFlags))
+                check_own_flags(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
         check_expected(self.expected, names, self.table_measures)
 
     @property
     def parsed_rounds(self) -> list[Round]:
-        """Rounds with default values."""
+        """Parsed rounds, with defaults filled in."""
         is_random = self.encoder in RANDOM_ENCODERS and not os.path.exists(self.encoder)
-        is_start_encoded = self.score_start and not is_random  # A name is looked up, and may be missing, later.
+        is_start_encoded = self.score_start and not is_random  # A model name is looked up later.
         return parse_rounds(self.rounds, is_start_encoded=is_start_encoded, has_bm25=self.bm25)
 
     @property
     def table_measures(self) -> list[str]:
-        """Metrics of the table, the default ones if none are given."""
+        """Metrics of the table. The defaults apply if ``measures`` is empty."""
         return choose_measures(self.measures, by_answers=self.valid_questions is not None)
 
 
 def loop(flags: LoopFlags) -> None:
-    """Run the stages that have not been run. Write and print the table."""
+    """Run the stages that are not complete yet, and write and print the table."""
     from text.datasets import find_same_data
     from text.models import check_encoder_name
     from text.reports.loop_report import check_loop_report, format_markdown_table, write_loop_report
@@ -154,7 +155,7 @@ def loop(flags: LoopFlags) -> None:
         check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
         check_inputs(rehearsal.stages, folder)
         notes = find_same_data({split: [file.key] for split, file in inputs.list_scored().items()})
-        tell_bm25(rehearsal, inputs)
+        print_bm25_memory(rehearsal, inputs)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
         runner = build()
         table = runner.measure_rounds()
@@ -175,21 +176,21 @@ def open_inputs(flags: LoopFlags) -> LoopInputs:
     return LoopInputs.open(**arguments)
 
 
-def tell_bm25(rehearsal: Loop, inputs: LoopInputs) -> None:
-    """Print how much memory BM25 will need, if a stage that is not complete searches with it."""
+def print_bm25_memory(rehearsal: Loop, inputs: LoopInputs) -> None:
+    """Print how much memory BM25 needs, if an incomplete stage searches with it."""
     from text.datasets import PassageCollection
-    from text.retrieval.counts import tell_bm25_memory
+    from text.retrieval.counts import log_bm25_memory
     from text.runs.stages import is_complete
 
     searches = [stage for stage in rehearsal.stages if stage.command == "search" and stage.settings["bm25"]]
     if not all(map(is_complete, searches)):
-        import text.retrieval.bm25  # noqa: F401  If its packages are missing, no stage runs.
+        import text.retrieval.bm25  # noqa: F401  Report missing packages before a stage runs.
 
-        tell_bm25_memory(len(PassageCollection(inputs.collection.path)), print)
+        log_bm25_memory(len(PassageCollection(inputs.collection.path)), print)
 
 
 def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = False) -> Loop:
-    """Return the loop. A rehearsal runs no stage."""
+    """Build the loop. A rehearsal plans the stages and runs none."""
     return Loop(
         inputs,
         flags.parsed_rounds,
@@ -206,20 +207,20 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
 
 
 def _check_arguments(command: str, arguments: Mapping[str, Any], place: str) -> None:
-    """Check the types and ranges of some flags of a command. ``plan_stage`` checks that they go together.
+    """Check the types and ranges of some flags of a command. ``plan_stage`` checks their combination.
 
     Args:
-        command: The command.
-        arguments: Flags of the command, as a recipe has them.
-        place: Where they stand, for the error.
+        command: Name of the command.
+        arguments: Flags of the command, as given in a recipe.
+        place: Position in the recipe, for error messages.
 
     Raises:
         UsageError: A flag is unknown, or its value is wrong.
     """
-    check_flags_of(load_command(command)[1], arguments, f"{place}, flags of {command}")
+    check_partial_flags(load_command(command)[1], arguments, f"{place}, flags of {command}")
 
 
 def resolve_settings(name: str, arguments: Sequence[str]) -> Mapping[str, Any]:
     """Return the value of every flag of a command."""
     _, flags_class = load_command(name)
-    return flag_values(parse_flags(flags_class, arguments))
+    return get_flag_values(parse_flags(flags_class, arguments))

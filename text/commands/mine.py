@@ -1,15 +1,15 @@
-"""Mine hard negatives for training rows, from a model and its embeddings or from runs of any search."""
+"""``dpr-text mine``: mine hard negatives for training rows from a model's embeddings or from TREC runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from text.artifacts import check_files
-from text.commands.cli import MAX_SEED, number
-from text.commands.model_paths import model_path
+from text.commands.cli import MAX_SEED, number_field
+from text.commands.model_paths import model_path_field
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
-from text.evaluation.run_source import source_path
+from text.evaluation.run_source import get_source_path
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
@@ -19,56 +19,56 @@ from text.retrieval.run_files import record_search
 
 @dataclass(frozen=True, kw_only=True)
 class MineFlags:
-    """Mine hard negatives for training rows, from a model, from runs, or from both.
+    r"""Mine hard negatives for training rows from a model, from runs, or from both.
 
     Examples::
 
-        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --model=runs/nq/model \\
+        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --model=runs/nq/model \
             --embeddings=runs/nq-passages --output=mined.jsonl
-        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --runs dense.trec bm25.trec --num 1 1 \\
+        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --runs dense.trec bm25.trec --num 1 1 \
             --output=mined.jsonl
     """
 
     rows: str
     """Training rows in the DPR format."""
     collection: str
-    """File of the passages that were searched."""
+    """Passage file that was searched."""
     output: str
-    """File for the mined rows. OUTPUT.rejected.jsonl tells why other candidates were rejected, OUTPUT.summary.json
-    counts them, and OUTPUT.trec is the run of --model."""
+    """Output file for the mined rows. OUTPUT.rejected.jsonl lists the rejected candidates with reasons,
+    OUTPUT.summary.json counts them, and OUTPUT.trec is the run of --model."""
     runs: list[str] = field(default_factory=list)
-    """TREC runs of the rows' questions (dpr-text search --with_positives). Each is a source of negatives."""
-    model: str | None = model_path(None)
-    """Folder of a model to search with. Its run is the first source. Needs --embeddings."""
+    """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives."""
+    model: str | None = model_path_field(None)
+    """Folder of a model to search with. Its run becomes the first source. Requires --embeddings."""
     embeddings: str | None = None
-    """Folder of the embeddings of the collection that the model encoded."""
+    """Folder of the collection's embeddings from this model."""
     num: list[int] = field(default_factory=lambda: [1])
     """Number of negatives from each source."""
     filters: Filters = field(default_factory=Filters)
     """Conditions that a negative must meet."""
     sort_by_title: bool = False
-    """Put rows whose first positives have the same title next to each other, for dpr-text train --rows_together."""
+    """Sort rows by the title of their first positive, for dpr-text train --rows_together."""
     best_positive_first: bool = False
-    """Sort the positives of a row by their scores in the first source, because training uses the first one. Use it for
-    windows (dpr-text windows), of which only some answer the question."""
+    """Sort the positives of each row by their scores in the first source, because training uses the first positive. Use
+    it for windows (dpr-text windows), where only some windows answer the question."""
     overwrite: bool = False
     """Replace earlier results."""
-    seed: int = number(0, least=0, most=MAX_SEED)
-    """Seed of the sample of negatives that is printed."""
+    seed: int = number_field(0, least=0, most=MAX_SEED)
+    """Random seed for the sample of negatives that is printed."""
 
     def __post_init__(self) -> None:
         if (self.model is None) != (self.embeddings is None) or (self.model is None and not self.runs):
-            raise UsageError("--runs, --model with --embeddings: give one of the two, or both.")
+            raise UsageError("--runs, --model, --embeddings: give --runs, or --model with --embeddings, or all three.")
         name_sources(self.sources, self.num)
 
     @property
     def model_run(self) -> str:
-        """File for the run of the model."""
+        """Output file for the run of the model."""
         return f"{self.output}.trec"
 
     @property
     def sources(self) -> list[str]:
-        """Runs to mine from."""
+        """Run files to mine from."""
         return self.runs if self.model is None else [self.model_run, *self.runs]
 
 
@@ -76,14 +76,14 @@ def mine(flags: MineFlags) -> None:
     """Search with the model if one is given, mine from all runs, and print a summary."""
     outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
     if flags.model is not None:
-        outputs += [flags.model_run, str(source_path(flags.model_run))]
+        outputs += [flags.model_run, str(get_source_path(flags.model_run))]
     inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings]
     check_files(inputs, outputs, overwrite=flags.overwrite)
-    found = found_by = None
+    found = model_search = None
     if flags.model is not None and flags.embeddings is not None:
         k = flags.filters.last_rank
-        found_by = record_search(flags.model, flags.embeddings, "exact")
-        found = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, tell=print)
+        model_search = record_search(flags.model, flags.embeddings, "exact")
+        found = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, log=print)
         for line in describe_run(flags.model_run, found, min(k, read_plan(flags.embeddings).num_rows)):
             print(line)
     summary = mine_hard_negatives(
@@ -96,24 +96,24 @@ def mine(flags: MineFlags) -> None:
         sort_by_title=flags.sort_by_title,
         best_positive_first=flags.best_positive_first,
         seed=flags.seed,
-        found=found,
-        found_by=found_by,
+        model_run=found,
+        model_search=model_search,
         overwrite=flags.overwrite,
     )
     if flags.filters.answers and summary.num_without_answers:
-        print(f"{summary.num_without_answers} rows have no answers, so that their negatives may hold an answer")
+        print(f"{summary.num_without_answers} rows have no answers, so their negatives may contain the answer")
     _print_summary(flags.output, summary)
     print(f"\nwritten: {', '.join(outputs)}")
 
 
 def _print_summary(output: str, summary: MiningSummary) -> None:
-    """Print the counts, the reasons of rejection, and a sample of negatives to look at."""
+    """Print the counts, the reasons for rejection, and a sample of negatives."""
     short = f"{summary.num_short} with fewer than {summary.num_wanted} negatives"
     print(f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}")
     if summary.num_unspaced:
-        print(f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as strings")
+        print(f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as substrings")
     if summary.slow:
-        print(f"{len(summary.slow)} regular expressions take too long, which counts as not found")
+        print(f"{len(summary.slow)} regular expressions took too long and count as not found")
     for source, count in summary.negatives.items():
         print(f"{count:>10} from {source}")
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")

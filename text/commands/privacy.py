@@ -11,29 +11,31 @@ from typing import Any
 
 from text.errors import escape_controls
 
-_OTHERS = 0o077
+_NOT_OWNER = 0o077
+"""Permission bits of the group and of other users."""
 _MODELS = ("model", "other_model", "encoder", "tokenizer")
-"""Flags whose files do not count: safetensors' own writer gives every model's weights to their owner alone."""
+"""Flags whose files are ignored, because safetensors makes all weights readable by their owner only."""
 
 
 @contextmanager
 def keep_private(flags: Mapping[str, Any]) -> Iterator[None]:
-    """Give the files that are created in the block no reader whom a file that a flag names does not have.
+    """Create files in the block without read permission for users who cannot read the input files.
 
-    Of a folder, the files in it count, but not hidden ones and not those in its subfolders. Models do not count.
+    Input files are the files that flags name, and the visible files directly in a folder that a flag names. Models
+    are ignored.
 
     Args:
-        flags: Values of flags by name. A value, or an element of a list, that names no file is passed over.
+        flags: Values by flag name. Values and list items that do not name a file or folder are ignored.
     """
-    before = os.umask(_OTHERS)
+    before = os.umask(_NOT_OWNER)
     mask, source = before, None
     for path in _list_files(flags):
-        hidden = ~path.stat().st_mode & _OTHERS & ~mask & 0o044
+        hidden = ~path.stat().st_mode & _NOT_OWNER & ~mask & 0o044
         if hidden:
             mask, source = mask | hidden | hidden >> 1 | hidden >> 2, source or path
     os.umask(mask)
     if source is not None:
-        print(escape_controls(f"{source} is private, so results are private too"), file=sys.stderr)
+        print(escape_controls(f"{source} is private, so the results are private too"), file=sys.stderr)
     try:
         yield
     finally:

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def answer_questions(retriever: Retriever, k: int) -> None:
-    """Print passages for the questions on standard input, until it ends or nobody reads the answers."""
+    """Print passages for questions on standard input, until the input ends or the output has no reader.
+
+    Args:
+        retriever: Search over encoded passages.
+        k: Number of passages per question.
+    """
     from text.retrieval import open_collection
 
     collection = open_collection(retriever.shards)
@@ -19,7 +24,7 @@ def answer_questions(retriever: Retriever, k: int) -> None:
     for line in read_lines():
         if line.strip():
             if retriever.embedder.count_truncated([line.strip()]):
-                print(f"\nonly {retriever.embedder.tokenize_texts.max_length} tokens of the question are used")
+                print(f"\nthe question is truncated to {retriever.embedder.tokenize_texts.max_length} tokens")
             [found] = retriever.search([line.strip()], k)
             for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
                 passage = collection.find(passage_id)

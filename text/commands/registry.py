@@ -1,4 +1,4 @@
-"""The names of the commands of ``dpr-text``, and where each one lives. Nothing is imported before it is used."""
+"""Names of the ``dpr-text`` commands. A command is imported when it is used."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ COMMANDS = {
     "train": "Train a question encoder and a passage encoder.",
     "encode": "Encode a collection of passages to embeddings on disk.",
     "update": "Add, replace and remove passages of a collection.",
-    "search": "Search encoded passages, or a collection by BM25.",
-    "evaluate": "Score a run by qrels, positives or answers.",
+    "search": "Search encoded passages, or search with BM25.",
+    "evaluate": "Score a run against qrels, positives or answers.",
     "mine": "Mine hard negatives for the next training run.",
     "windows": "Cut long passages into overlapping windows.",
-    "loop": "Train, encode, search, evaluate and mine, round after round.",
-    "report": "Write a page on one or several training runs.",
+    "loop": "Train, encode, search, evaluate and mine in several rounds.",
+    "report": "Write an HTML report about one or several training runs.",
     "serve": "Serve a search page and a JSON interface.",
 }
-"""One sentence on each command, by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
+"""Description of each command by name. ``text.commands.NAME`` holds the function NAME and the class NameFlags."""
 
 
 def load_command(name: str) -> tuple[Callable[[Any], None], type]:
-    """Import a command and return its function and the class of its flags."""
+    """Import a command and return its function and its flags class."""
     module = import_module(f"text.commands.{name}")
     return getattr(module, name), getattr(module, f"{name.capitalize()}Flags")

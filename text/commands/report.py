@@ -1,4 +1,4 @@
-"""``dpr-text report``: write a page on training runs."""
+"""``dpr-text report``: write an HTML report about training runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from text.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFlags:
-    """Write a page on one training run, or on several runs in the same pictures.
+    """Write an HTML report about one training run, or compare several runs in the same plots.
 
-    The page shows curves, text lengths, worst questions, test metrics and settings. ``dpr-text train`` writes the page
-    of its run when it ends. A run that still trains or was interrupted is shown as far as it came. The page has a curve
-    of recall if the run was evaluated into RUN/evaluation.
+    The report shows curves, text lengths, worst questions, test metrics and settings. ``dpr-text train`` writes it at
+    the end of its run. A run that is still training or was interrupted is reported up to its last step. To add a plot
+    of recall, run evaluate with --output_dir=RUN/evaluation first.
 
     Examples::
 
@@ -22,20 +22,20 @@ class ReportFlags:
     """
 
     runs: list[str] = field(metadata={"positional": "RUN"})
-    """Folders of runs."""
+    """Run folders of dpr-text train."""
     output: str | None = None
-    """Page to write, a name that ends in .html. Required for several runs. By default report.html in the folder of the
-    run. An earlier report there is replaced, another file is not."""
+    """Output file, which must end in .html; required for several runs. The default is report.html in the run folder. An
+    earlier report is replaced, other files are not."""
 
     def __post_init__(self) -> None:
         if self.output is not None and not self.output.endswith(".html"):
             raise UsageError(f"--output is {self.output}. Give a name that ends in .html.")
         if self.output is None and len(self.runs) > 1:
-            raise UsageError(f"{len(self.runs)} runs, and no --output. Give a page for all of them: --output=both.html")
+            raise UsageError(f"{len(self.runs)} runs need an output file for their report, such as --output=both.html")
 
 
 def report(flags: ReportFlags) -> None:
-    """Write the page."""
+    """Write the report and print its path."""
     from text.reports.run_report import write_run_report
 
     print(f"report: {write_run_report(flags.runs, flags.output)}")

@@ -1,4 +1,4 @@
-"""Call a command: its errors and signals become one line on stderr and an exit code."""
+"""Call a command, and turn its errors and signals into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from text.errors import (
     is_out_of_memory,
 )
 
-# The first class that fits decides.
+# The first matching class decides.
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UsageError, 2),
     (MissingPackageError, 2),
@@ -47,14 +47,14 @@ _FREE_MEMORY = "Free memory, or use shorter texts, smaller blocks, a smaller mod
 
 
 def call_command(program: str, work: Callable[[], object], *, debug: bool = False) -> int:
-    """Do the work of a command and return the exit code.
+    """Run a command and return the exit code.
 
-    An error of the input is one line on stderr. An error of this library is raised.
+    A user error is printed as one line on stderr. A bug in the library is raised.
 
     Args:
-        program: Name that messages begin with.
-        work: The command.
-        debug: Raise every error, so that Python shows its traceback.
+        program: Program name at the start of messages.
+        work: Function that runs the command.
+        debug: Raise every error, so that Python shows the traceback.
     """
     with guard_streams(), _print_warnings(program), raise_on_signals(program, call_command.__code__):
         try:
@@ -68,24 +68,24 @@ def call_command(program: str, work: Callable[[], object], *, debug: bool = Fals
             return _report_error(program, error, debug=debug)
 
 
-def exit_code(error: BaseException) -> int | None:
-    """Return the exit code of an error; None for an error of this library."""
+def get_exit_code(error: BaseException) -> int | None:
+    """Return the exit code of an error, or None for a bug in the library."""
     if is_out_of_memory(error):
         return 4
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), None)
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line without control characters.
+def format_error(error: BaseException) -> str:
+    """Format an error as one line without control characters.
 
-    What a data worker or a DataPipe adds to the message is left out.
+    Text that a data worker or a DataPipe adds to the message is removed.
     """
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT"
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f"{_decode(error.filename)}: "
         return escape_controls(f"{place}{error.strerror.lower()}")
-    # An error of this library shows its lines as one. Those that a data worker adds stand in its argument.
+    # For our own errors, args[0] is the plain message. str(error) may have lines that a data worker added.
     is_own = type(error).__module__ == "text.errors"
     message = str(error.args[0] if is_own and error.args else error) or type(error).__name__
     if message.startswith("Caught "):
@@ -93,28 +93,28 @@ def one_line(error: BaseException) -> str:
         message = from_worker[-1] if from_worker else message
     is_whole = is_own or (type(error).__module__ == "builtins" and not isinstance(error, RuntimeError))
     line = escape_controls(message if is_whole else message.strip().split("\n")[0])
-    # PyTorch and oneDNN do not say what to do, and Python says nothing.
+    # PyTorch and oneDNN give no advice, and Python's MemoryError has no message at all.
     is_bare = isinstance(error, RuntimeError) or not error.args
     return f"out of memory: {line.rstrip('.')}. {_FREE_MEMORY}" if is_bare and is_out_of_memory(error) else line
 
 
 def _decode(path: object) -> str:
-    """Return the path of an OSError, which may be empty, or bytes, or the number of an open file."""
+    """Return the path of an OSError as text. It may be empty, bytes, or a file descriptor."""
     return (os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)) or "''"
 
 
 def _report_error(program: str, error: BaseException, *, debug: bool) -> int:
-    """Print an error and return its exit code, or raise it."""
-    code = exit_code(error)
+    """Print an error and return the exit code, or raise the error."""
+    code = get_exit_code(error)
     if debug or code is None:
         raise error
-    print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+    print(f"{program}: error: {format_error(error)}", file=sys.stderr)
     return code
 
 
 @contextmanager
 def _print_warnings(program: str) -> Iterator[None]:
-    """Print a SettingsWarning as one line, without the place in the code that it came from."""
+    """Print each SettingsWarning in the block as one line, without its position in the code."""
     show = warnings.showwarning
 
     def print_or_show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Search encoded passages, or a collection by BM25, and write a TREC run. Or answer questions at a prompt."""
+"""``dpr-text search``: write a TREC run by dense search or BM25, or answer questions at a prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from text.artifacts import check_files
-from text.commands.cli import number
-from text.commands.model_paths import model_path
+from text.commands.cli import number_field
+from text.commands.model_paths import model_path_field
 from text.commands.prompt import answer_questions
 from text.errors import UsageError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFlags:
-    """Search encoded passages, or a collection by BM25.
+    """Search encoded passages with a model, or search a collection with BM25.
 
     Examples::
 
@@ -27,68 +27,69 @@ class SearchFlags:
         dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --interactive
     """
 
-    model: str = model_path("")
-    """Folder of the model that encoded the passages. Required unless --bm25."""
+    model: str = model_path_field("")
+    """Folder of the model that encoded the passages. Required without --bm25."""
     embeddings: str = ""
-    """Folder of the embeddings (dpr-text encode). Required unless --bm25."""
+    """Folder of the embeddings (dpr-text encode). Required without --bm25."""
     index: str | None = None
-    """FAISS factory string, such as HNSW32 or IVF4096,SQ8. The index is built beside the embeddings when it is first
-    asked for. Without an index the search is exact."""
+    """FAISS factory string for approximate search, such as HNSW32 or IVF4096,SQ8. The index is built next to the
+    embeddings on first use; without an index, search is exact."""
     index_parameters: str = ""
-    """Search parameters of the FAISS index, such as efSearch=256."""
+    """Search-time parameters of the FAISS index, such as efSearch=256."""
     milvus: str | None = None
-    """Search in Milvus: a file that ends in .db, or the address of a server. Embeddings are uploaded when they are
-    first searched there."""
+    """Search with Milvus: a file name that ends in .db, or the address of a server. Embeddings are uploaded on first
+    use."""
     bm25: bool = False
-    """Search by BM25 instead of a model. Needs --collection."""
-    bm25_k1: float | None = number(None, least=0)
-    """Saturation of the frequency of a word in BM25. By default 0.9, as in Anserini. Needs --bm25."""
-    bm25_b: float | None = number(None, least=0)
-    """Weight of a passage's length in BM25, 0 to 1. By default 0.4, as in Anserini. Needs --bm25."""
+    """Search with BM25 instead of a model. Requires --collection."""
+    bm25_k1: float | None = number_field(None, least=0)
+    """Term frequency saturation of BM25. The default is 0.9, as in Anserini. Requires --bm25."""
+    bm25_b: float | None = number_field(None, least=0)
+    """Length normalization of BM25, 0 to 1. The default is 0.4, as in Anserini. Requires --bm25."""
     collection: str | None = None
-    """File of passages for --bm25."""
+    """Passage file to search with --bm25."""
     questions: str | None = None
-    """File of questions: DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
+    """Question file: DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
     qrels: str | None = None
-    """Search only for the questions that this file judges. BEIR has the questions of all splits in one file, and the
-    qrels of each split in a file of their own."""
+    """Search only the questions that are judged in this file. Use it for BEIR, whose question file covers all
+    splits."""
     interactive: bool = False
-    """Read questions from a prompt and print up to 5 passages for each."""
+    """Read questions from a prompt, and print up to 5 passages for each question."""
     with_positives: bool = False
-    """The questions are training rows. Add their positives to the run, whatever their rank, so that dpr-text mine can
-    compare scores with theirs."""
-    k: int = number(100, least=1)
-    """Passages for each question."""
+    """Add the positives of each question to the run at any rank, so that dpr-text mine can compare scores. The
+    questions must be training rows."""
+    k: int = number_field(100, least=1)
+    """Number of passages per question."""
     max_passage_hits: int | None = None
-    """The passages are windows (dpr-text windows). Score each document by its best window among the k (MaxP), and keep
-    this many documents for each question."""
+    """Score each document by its best window among the k passages (MaxP), and keep this many documents per question.
+    Use it if the passages are windows (dpr-text windows)."""
     run: str | None = None
-    """File for the TREC run. Required unless --interactive. RUN.json beside it says which model, collection and
-    questions the run belongs to."""
+    """Output file for the TREC run. RUN.json next to it records the model, collection and questions. Required without
+    --interactive."""
     overwrite: bool = False
-    """Replace an earlier run."""
+    """Replace an existing run."""
     encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the question encoder. int8 needs a CPU."""
     device: str | None = None
-    """Device of the encoder and the search, such as cpu or cuda. By default a GPU if there is one."""
+    """Device for the encoder and the search, such as cpu or cuda. By default, a GPU is used if there is one."""
     check_hashes: bool = True
-    """Read all embeddings once and compare their hashes. Otherwise only sizes are compared."""
+    """Verify the hashes of all embedding files at the start. With false, only the file sizes are verified, which is
+    faster."""
 
     def __post_init__(self) -> None:
         if (self.questions is None) == (not self.interactive):
-            raise UsageError("--questions, --interactive: give one of the two.")
+            raise UsageError("--questions, --interactive: give exactly one of them.")
         if (self.run is None) == (not self.interactive):
-            raise UsageError("--run is the file for the answers to --questions. Give both of them or none.")
+            raise UsageError("--run is the output file for --questions. Give both of them or neither.")
         if sum([self.index is not None, self.milvus is not None, self.bm25]) > 1:
             raise UsageError("--index, --milvus, --bm25: give at most one of them.")
         if self.bm25 != (self.collection is not None) or (self.bm25 and self.interactive):
             raise UsageError("--bm25 needs --collection and --questions, and --collection needs --bm25.")
         if not self.bm25 and (self.bm25_k1, self.bm25_b) != (None, None):
-            raise UsageError("--bm25_k1, --bm25_b: give them with --bm25.")
+            raise UsageError("--bm25_k1, --bm25_b: these flags need --bm25.")
         if self.qrels is not None and self.questions is None:
             raise UsageError("--qrels needs --questions.")
         if self.bm25 == bool(self.model) or self.bm25 == bool(self.embeddings):
-            raise UsageError("--model, --embeddings: give both of them, or --bm25 instead.")
+            raise UsageError("--model, --embeddings: give both of them, or use --bm25 instead.")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
@@ -97,17 +98,17 @@ class SearchFlags:
 
 def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
-    from text.evaluation.run_source import source_path, write_sourced_run
+    from text.evaluation.run_source import get_source_path, write_sourced_run
     from text.retrieval import search_questions
     from text.retrieval.counts import describe_run, read_judged_questions
-    from text.retrieval.run_files import key_questions
+    from text.retrieval.run_files import hash_question_words
 
     if flags.questions is None or flags.run is None:
         answer_questions(_load_retriever(flags), min(flags.k, 5))
         return
     inputs = [flags.questions, flags.collection, flags.qrels, flags.model or None, flags.embeddings or None]
-    check_files(inputs, [flags.run, source_path(flags.run)], overwrite=flags.overwrite)
-    questions = read_judged_questions(flags.questions, flags.qrels, tell=print)
+    check_files(inputs, [flags.run, get_source_path(flags.run)], overwrite=flags.overwrite)
+    questions = read_judged_questions(flags.questions, flags.qrels, log=print)
     find, num_passages, record = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
     run = search_questions(
         find,
@@ -117,39 +118,42 @@ def search(flags: SearchFlags) -> None:
         max_passage_hits=flags.max_passage_hits,
         source=flags.questions,
     )
-    write_sourced_run(flags.run, run, [record], key_questions(questions), overwrite=flags.overwrite)
+    write_sourced_run(flags.run, run, [record], hash_question_words(questions), overwrite=flags.overwrite)
     for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, num_passages)):
         print(line)
 
 
 def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int, SearchRecord]:
-    """Return the search by BM25, the number of passages, and what the run says of the search."""
-    from text.artifacts import sha256
+    """Return the BM25 search function, the number of passages, and the record of the search for the run."""
+    from text.artifacts import hash_file
     from text.datasets import PassageCollection
     from text.evaluation.run_source import SearchRecord
     from text.retrieval.bm25 import BM25
-    from text.retrieval.counts import check_window, tell_bm25_memory, tell_counts
+    from text.retrieval.counts import check_window, log_bm25_memory, log_unusual_passages
 
     options = {name: value for name in ("k1", "b") if (value := getattr(flags, f"bm25_{name}")) is not None}
     collection = PassageCollection(str(flags.collection))
     if flags.max_passage_hits is not None and len(collection):
         check_window(str(flags.collection), collection[0].passage_id)
-    tell_counts(collection, print)
-    tell_bm25_memory(len(collection), print, least=1 << 30)
+    log_unusual_passages(collection, print)
+    log_bm25_memory(len(collection), print, min_bytes=1 << 30)
     by_windows = flags.max_passage_hits is not None
-    record = SearchRecord("BM25", collection.path, sha256(collection.path), "", {}, by_windows)
+    record = SearchRecord("BM25", collection.path, hash_file(collection.path), "", {}, by_windows)
     return BM25(collection, **options).search, len(collection), record
 
 
 def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[..., Any], int, SearchRecord]:
-    """Return the same of the search with the model. Print how many questions are too long for it."""
-    from text.retrieval.counts import check_window, describe_cut_questions
+    """Return the dense search function, the number of passages, and the record of the search for the run.
+
+    Print how many questions are longer than the model's limit.
+    """
+    from text.retrieval.counts import check_window, describe_truncated_questions
     from text.retrieval.run_files import record_search
 
     retriever = _load_retriever(flags)
     if flags.max_passage_hits is not None:
-        check_window(flags.embeddings, retriever.shards.passage_id(0))
-    for line in describe_cut_questions(retriever.embedder, questions):
+        check_window(flags.embeddings, retriever.shards.get_passage_id(0))
+    for line in describe_truncated_questions(retriever.embedder, questions):
         print(line)
     engine = flags.index or ("Milvus" if flags.milvus is not None else "exact")
     by_windows = flags.max_passage_hits is not None

@@ -1,4 +1,4 @@
-"""Select the first usable rows of a raw DPR file. ``examples/dpr/main.py --sel_data`` does the same."""
+"""``dpr-text select``: select rows of a raw DPR file. ``examples/dpr/main.py --sel_data`` does the same."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ class SelectFlags:
     """
 
     raw_path: str
-    """Raw DPR file: a JSON array or JSON lines. It may be compressed by gzip or zstd."""
+    """Raw DPR file: a JSON array or JSON lines. It may be compressed with gzip or zstd."""
     out_path: str
-    """File for the selected rows, as JSON lines."""
+    """Output file for the selected rows, as JSON lines."""
     num_items: int = 10
-    """Rows to select: the first ones with positives, negatives and hard negatives."""
+    """Number of rows to select: the first rows with positives, negatives and hard negatives."""
     skip_items: int = 0
-    """Usable rows to skip first, so that several selections from one file have no row in common."""
+    """Number of usable rows to skip first. Use it to make several selections without common rows."""
     keep_without_negatives: bool = False
-    """Also keep rows without negative_ctxs, such as those of FAIR's trivia files. Training does not need them."""
+    """Also keep rows without negative_ctxs, such as those in FAIR's trivia files. Training does not need
+    negative_ctxs."""
     overwrite: bool = False
-    """Replace an earlier selection."""
+    """Replace an existing output file."""
 
 
 def select(flags: SelectFlags) -> None:
@@ -46,8 +47,8 @@ def select(flags: SelectFlags) -> None:
         overwrite=flags.overwrite,
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in selection.dropped.items()) or "none"
-    line = f"{flags.out_path}: kept {selection.kept} rows; passed over {selection.skipped}; dropped: {dropped}"
+    line = f"{flags.out_path}: kept {selection.kept} rows; skipped {selection.skipped}; dropped: {dropped}"
     print(escape_controls(line))
     if selection.kept < flags.num_items:
-        line = f"{flags.raw_path}: only {selection.kept} of the {flags.num_items} rows asked for are there"
+        line = f"{flags.raw_path}: only {selection.kept} of the {flags.num_items} requested rows were found"
         print(escape_controls(line))

@@ -1,10 +1,10 @@
-"""``dpr-text serve``: a search page for people and JSON for programs.
+"""``dpr-text serve``: a search page and a JSON interface.
 
     dpr-text serve --model=runs/nq/model --embeddings=runs/nq/embeddings
     dpr-text serve --model=a/model --embeddings=a/e --other_model=b/model --other_embeddings=b/e --bm25
 
-Several searches stand side by side. SIGTERM, SIGINT and SIGHUP end the server after it has answered the
-questions that it got.
+The page shows the results of several searches side by side. After SIGTERM, SIGINT or SIGHUP the server answers the
+pending questions and stops.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from text.commands.cli import number
-from text.commands.model_paths import model_path
+from text.commands.cli import number_field
+from text.commands.model_paths import model_path_field
 from text.errors import UsageError
 
 OPEN_TO_OTHERS = (
     "--host={host}: everyone who can reach this address can read the whole collection. There is no password and no "
-    "encryption. Use 127.0.0.1 behind a proxy that asks for a password."
+    "encryption. To require a password, use 127.0.0.1 behind a proxy."
 )
 
 
@@ -33,50 +33,51 @@ class ServeFlags:
         dpr-text serve --model=runs/nq/model --embeddings=runs/nq-passages --bm25
     """
 
-    model: str = model_path()
+    model: str = model_path_field()
     """Folder of the model that encoded the passages."""
     embeddings: str
-    """Folder of the embeddings (dpr-text encode). The collection must still be where it was."""
+    """Folder of the embeddings (dpr-text encode). Their collection must still be at its path."""
     index: str | None = None
-    """FAISS factory string, such as HNSW32 or IVF4096,SQ8. The index is built beside the embeddings when it is first
-    asked for. Without an index the search is exact."""
+    """FAISS factory string for approximate search, such as HNSW32 or IVF4096,SQ8. The index is built next to the
+    embeddings on first use; without an index, search is exact."""
     index_parameters: str = ""
-    """Search parameters of the FAISS index, such as efSearch=256."""
-    other_model: str | None = model_path(None)
-    """Second model, whose results stand beside those of the first. It needs --other_embeddings."""
+    """Search-time parameters of the FAISS index, such as efSearch=256."""
+    other_model: str | None = model_path_field(None)
+    """Second model, to show its results next to those of the first. Requires --other_embeddings."""
     other_embeddings: str | None = None
-    """Folder of the embeddings of the second model."""
+    """Folder of the second model's embeddings."""
     bm25: bool = False
-    """Also search the collection of --embeddings by BM25."""
+    """Also search the collection with BM25, and show these results too."""
     k: int = 10
-    """Number of passages for a question that does not give a number."""
+    """Number of passages per question if the request does not give a number."""
     max_k: int = 100
-    """Maximum number of passages that a question can ask for."""
-    max_characters: int = number(1000, least=1)
-    """Maximum length of a question. A longer question is refused."""
+    """Maximum number of passages that a request may ask for."""
+    max_characters: int = number_field(1000, least=1)
+    """Maximum length of a question in characters. Longer questions are refused."""
     host: str = "127.0.0.1"
-    """Address to listen at. There are no passwords: everyone who can reach the address can search."""
+    """Address to listen on. There is no password, so everyone who can reach the address can search."""
     allowed_hosts: list[str] = field(default_factory=list)
-    """Names by which clients reach the server through a proxy. Requests for any other name than these, --host and
-    localhost are refused, because a web page could otherwise read the collection (DNS rebinding)."""
-    port: int = number(8000, least=0, most=65535)
-    """Port to listen at. 0 takes any free port."""
-    max_batch: int = number(32, least=1)
-    """Maximum number of questions that are answered together."""
-    queue_size: int = number(256, least=1)
-    """Maximum number of questions that wait. Another question gets status 503."""
+    """Host names that clients use to reach the server through a proxy. Requests for names other than these, --host and
+    localhost are refused (protection against DNS rebinding)."""
+    port: int = number_field(8000, least=0, most=65535)
+    """Port to listen on. 0 picks a free port."""
+    max_batch: int = number_field(32, least=1)
+    """Maximum number of questions to encode and search together."""
+    queue_size: int = number_field(256, least=1)
+    """Maximum number of waiting questions. Further questions get status 503."""
     encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the question encoder. int8 needs a CPU."""
     device: str | None = None
-    """Device of the encoder and the search, such as cpu or cuda. By default a GPU if there is one."""
+    """Device for the encoder and the search, such as cpu or cuda. By default, a GPU is used if there is one."""
     check_hashes: bool = True
-    """Read all embeddings once and compare their hashes. Otherwise only sizes are compared."""
+    """Verify the hashes of all embedding files at the start. With false, only the file sizes are verified, which is
+    faster."""
 
     def __post_init__(self) -> None:
         if (self.other_model is None) != (self.other_embeddings is None):
-            raise UsageError("--other_model, --other_embeddings: give both of them or none.")
+            raise UsageError("--other_model, --other_embeddings: give both of them or neither.")
         if (self.other_model, self.other_embeddings) == (self.model, self.embeddings):
-            raise UsageError("--other_model, --other_embeddings: the same as the first. Give another model.")
+            raise UsageError("--other_model, --other_embeddings: same as the first model. Give another model.")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if not 1 <= self.k <= self.max_k:
@@ -84,7 +85,7 @@ class ServeFlags:
 
 
 def serve(flags: ServeFlags) -> None:
-    """Serve until a signal comes."""
+    """Run the server until a signal stops it."""
     from text.serving.app import make_app
     from text.serving.hosts import read_host_names
     from text.serving.server import bind_socket, format_address, is_loopback, make_server
@@ -109,7 +110,7 @@ def serve(flags: ServeFlags) -> None:
 
 
 def _import_searches(flags: ServeFlags) -> None:
-    """Import what the searches need. If its packages are missing, no model is loaded."""
+    """Import the optional search modules, so that a missing package is reported before a model is loaded."""
     if flags.bm25:
         import text.retrieval.bm25
     if flags.index is not None:
@@ -117,17 +118,17 @@ def _import_searches(flags: ServeFlags) -> None:
 
 
 def load_searches(flags: ServeFlags) -> list[Any]:
-    """Return a ``text.serving.Search`` for each model, and one for BM25 if it is asked for."""
+    """Return a ``text.serving.Search`` for each model, and one for BM25 if ``--bm25`` is given."""
     from text.retrieval.shards import read_plan
     from text.serving import Search, load_search, name_folders
 
     for model, embeddings in ((flags.model, flags.embeddings), (flags.other_model, flags.other_embeddings)):
-        if model is not None and embeddings is not None:  # A wrong path is found before the first model is loaded.
+        if model is not None and embeddings is not None:  # Report a wrong path before loading a model.
             read_plan(embeddings)
             os.listdir(model)
     models = [flags.model, *([flags.other_model] if flags.other_model is not None else [])]
     folders = [flags.embeddings, flags.other_embeddings or ""] if flags.other_model == flags.model else models
-    names = name_folders(folders)  # The folder that differs names a search.
+    names = name_folders(folders)  # Searches are named after the folder that differs.
     options: dict[str, Any] = {
         "precision": flags.encoder_precision,
         "device": flags.device,

@@ -1,7 +1,7 @@
-"""Turn the signals that stop a process into an exception, so that temporary files are removed and locks are given back.
+"""Turn stop signals into an exception, so that temporary files are removed and locks are released.
 
-``text.training`` replaces these handlers while it can save a checkpoint, and the server of ``dpr-text serve`` while it
-can answer.
+``text.training`` replaces these handlers while it can save a checkpoint. ``dpr-text serve`` replaces them while its
+server runs.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from typing import Any
 from text.errors import InterruptedRun
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals of a scheduler, of Ctrl-C, of a terminal that closes, and of SLURM or of a loop."""
-_ONE_ACT = 1.0
-"""Seconds in which several signals count as one. ``timeout`` and terminals send one to a process and to its group."""
+"""Signals from a scheduler, Ctrl-C, a terminal that closes, and SLURM or dpr-text loop."""
+_REPEAT_SECONDS = 1.0
+"""Period after a signal in which further signals are ignored. ``timeout`` and terminals signal a process twice: alone
+and as part of its group."""
 
 
 @contextmanager
 def raise_on_signals(program: str, start: CodeType) -> Iterator[None]:
-    """Raise ``InterruptedRun`` in the main thread at the first signal. A later one ends the process at once.
+    """Raise ``InterruptedRun`` in the main thread at the first signal. A later signal ends the process at once.
 
-    A signal during an import ends the process, too, with one line: libraries written in C++ abort or go on if an
-    exception comes while they are imported. A signal that is ignored stays ignored, as ``nohup`` wants it.
+    A signal during an import prints one line and ends the process, because C++ libraries may abort or swallow an
+    exception while they are imported. Ignored signals stay ignored, as ``nohup`` requires.
 
     Args:
-        program: Name that the line begins with.
-        start: Code that calls the command. An import that it is part of does not count.
+        program: Program name at the start of the line.
+        start: Code object of the function that calls the command. Imports that began before it do not count.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -50,7 +51,7 @@ def raise_on_signals(program: str, start: CodeType) -> Iterator[None]:
 
 
 class _Interrupt:
-    """A handler of signals."""
+    """Signal handler of the main process and its forked workers."""
 
     def __init__(self, program: str, start: CodeType) -> None:
         self._program, self._start = program, start
@@ -66,7 +67,7 @@ class _Interrupt:
             if _is_importing(frame, self._start):
                 _exit(f"{self._program}: error: {message}")
             raise InterruptedRun(message)
-        elif time.monotonic() - self._received_at > _ONE_ACT:
+        elif time.monotonic() - self._received_at > _REPEAT_SECONDS:
             _end_process(number)
 
 
@@ -80,7 +81,7 @@ def _is_importing(frame: FrameType | None, start: CodeType) -> bool:
 
 
 def _exit(line: str) -> None:
-    """End the process with a line on stderr."""
+    """Print a line on stderr and end the process with exit code 143."""
     with suppress(Exception):
         print(line, file=sys.stderr)
         sys.stdout.flush()
@@ -89,7 +90,7 @@ def _exit(line: str) -> None:
 
 
 def _end_worker(number: int) -> None:
-    """End a forked worker. Its parent has received Ctrl-C too, and reports it."""
+    """End a forked worker. Its parent receives Ctrl-C as well and reports it."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     _end_process(number)

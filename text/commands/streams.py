@@ -1,7 +1,7 @@
-"""Standard streams on which a command can print anything, whoever reads them.
+"""Safe standard streams for commands that print untrusted text.
 
-A line may hold an id, a text or a path of somebody else's data. The reader may be a terminal, which obeys control
-characters; ``head``, which ends early; or a stream that can show ASCII only, or that was closed.
+A line may contain ids, texts or paths from somebody else's data. The reader may be a terminal that interprets control
+characters, a program that ends early (``head``), a stream that supports only ASCII, or a closed stream.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, TextIO, cast
 from text.errors import escape_controls
 
 _READER_IS_GONE = (errno.EPIPE, errno.EIO)
-"""A pipe whose reader has ended, or a terminal that was closed."""
+"""Errors of a pipe whose reader has ended, and of a closed terminal."""
 _CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*")
-"""What a progress bar writes to reach its line. Data is never written alone."""
+"""Text that moves a progress bar to its line. Data never consists of such text alone."""
 
 
 @contextmanager
 def guard_streams() -> Iterator[None]:
-    """Print through a ``SafeStream`` to stdout and stderr in the block. Streams that were closed print to nowhere."""
+    """Replace stdout and stderr by a ``SafeStream`` in the block. Output to closed streams is dropped."""
     _open_missing()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, SafeStream(sys.stdout, "standard output"))
@@ -41,29 +41,29 @@ def guard_streams() -> Iterator[None]:
 
 
 class SafeStream:
-    """A text stream that escapes what a terminal would obey, and what its encoding cannot express.
+    """Text stream that escapes control characters and characters that its encoding does not support.
 
-    When the reader has gone, the rest of the text goes nowhere: the work of the command is worth more than its reader.
+    If the reader goes away, further text is dropped and the command continues.
 
     Args:
-        stream: The stream.
-        name: Name of the stream in the error of a full disk. Without a name the text is dropped instead.
+        stream: Stream to write to.
+        name: Name of the stream in errors such as a full disk. Without a name, such errors are ignored.
     """
 
     def __init__(self, stream: TextIO, name: str = "") -> None:
         self._stream = stream
         self._name = name
         self.has_reader = True
-        """Whether somebody may still read the text."""
+        """True until a write fails because the reader is gone."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text.
+        """Write a text and return its length.
 
         Raises:
-            OSError: The text cannot be written, such as to a file on a full disk.
+            OSError: The text cannot be written, for example because the disk is full.
         """
         encoding = self._stream.encoding or "utf-8"
         shown = _escape(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -76,7 +76,7 @@ class SafeStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what is buffered. Errors are those of ``write``."""
+        """Write the buffered text. Errors are those of ``write``."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, call: Callable[[], object]) -> None:
@@ -91,7 +91,7 @@ class SafeStream:
                 raise OSError(error.errno, error.strerror, self._name) from None
 
     def _redirect(self) -> None:
-        """Send everything to the null device, also what is buffered and what Python flushes when it ends."""
+        """Redirect the stream to the null device, including buffered text and Python's last flush."""
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
@@ -99,9 +99,9 @@ class SafeStream:
 
 
 def read_lines() -> Iterator[str]:
-    """Yield the lines of standard input, until it ends or nobody reads standard output."""
+    """Yield the lines of standard input, until it ends or standard output has no reader."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # A line that is not UTF-8 does not end the session.
+        sys.stdin.reconfigure(errors="replace")  # Invalid UTF-8 must not end the session.
     for line in sys.stdin:
         if not getattr(sys.stdout, "has_reader", True):
             return
@@ -109,21 +109,21 @@ def read_lines() -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    """Escape control characters, except those that end lines and columns or move a progress bar."""
+    """Escape control characters, except newlines, tabs, and the movements of a progress bar."""
     if _CURSOR.fullmatch(text):
         return text
-    start = "\r" if text.startswith("\r") else ""  # A progress bar writes over its line.
+    start = "\r" if text.startswith("\r") else ""  # A progress bar overwrites its line.
     pieces = re.split(r"([\n\t])", text[len(start) :])
     return start + "".join(piece if piece in ("\n", "\t") else escape_controls(piece) for piece in pieces)
 
 
 def _open_missing() -> None:
-    """Open the null device for standard streams that are closed, so that no file of the command takes their place."""
+    """Open the null device for closed standard streams, so that no other file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
+            os.open(os.devnull, os.O_RDWR)  # The new file gets the lowest free descriptor.
     sys.stdin, sys.stdout, sys.stderr = (
         stream or open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
         for stream, mode in ((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w"))

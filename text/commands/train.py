@@ -1,9 +1,9 @@
-"""``dpr-text train``: from rows in the DPR format to a saved model. ``examples/dpr/main.py`` shows the same parts."""
+"""``dpr-text train``: train a model on rows in the DPR format. ``examples/dpr/main.py`` uses the same parts."""
 
 from __future__ import annotations
 
 from text.bundle import BiEncoderBundle
-from text.commands.cli import flag_values, pick_arguments
+from text.commands.cli import get_flag_values, pick_arguments
 from text.commands.train_flags import TrainFlags, build_objective
 from text.datasets import (
     DPRDataPipe,
@@ -38,7 +38,7 @@ from text.transforms import Tokenizer, encoder_settings, load_or_train_tokenizer
 
 
 def train(flags: TrainFlags) -> None:
-    """Train two encoders, test the best checkpoint and save its model. Only rank 0 writes to the output folder."""
+    """Train the model, test the best checkpoint and save its model. Only rank 0 writes to the output folder."""
     optimization, run = flags.optimization, flags.run
     check_encoder_name(flags.model.encoder)
     check_devices(run.gpus, run.num_nodes)
@@ -48,7 +48,7 @@ def train(flags: TrainFlags) -> None:
         seed_everything_quietly(run.seed)
         print_lines(describe_files(files, **pick_arguments(describe_files, flags.data)))
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
-        tokenizer = None if path is None else load_tokenizer(path)  # its errors come before all rows are read
+        tokenizer = None if path is None else load_tokenizer(path)  # report its errors before reading all rows
         pipes = _open_data(flags, files)
         bundle = _build_bundle(flags, pipes["train"], tokenizer)
         print_lines(leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)))
@@ -58,7 +58,7 @@ def train(flags: TrainFlags) -> None:
         options = pick_arguments(BiEncoderTask, optimization)
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
-        settings = flag_values(flags) | bundle.settings | {"monitor": monitor}
+        settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
         options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, bundle.tokenizer)
@@ -98,5 +98,5 @@ def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEnco
     backend = flags.model.tokenizer_backend
     collate, train_collate = (bundle.build_collator(num, backend) for num in (1, flags.data.num_positives))
     for pipe in pipes.values() if flags.data.token_cache else ():
-        pipe.cache_tokens(bundle.token_cache_transform())
+        pipe.cache_tokens(bundle.build_token_cache_transform())
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)

@@ -1,4 +1,4 @@
-"""Add, replace and remove passages of a collection by id. ``dpr-text encode --reuse`` then encodes only the changes."""
+"""``dpr-text update``: update a collection by id. ``dpr-text encode --reuse`` then encodes only the changes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class UpdateFlags:
     """
 
     collection: str
-    """File of passages. It is not changed."""
+    """Passage file. It is not changed."""
     upsert: str | None = None
-    """File of passages. A passage with a known id replaces the passage of the collection, the others are added."""
+    """Passage file with changes. A passage with a known id replaces the old passage; other passages are added."""
     delete: str | None = None
-    """File of ids to remove, one a line."""
+    """File with the ids to remove, one per line."""
     output: str
-    """File for the updated collection, as JSON lines."""
+    """Output file for the updated collection, as JSON lines."""
     overwrite: bool = False
-    """Replace an earlier result."""
+    """Replace an existing output file."""
 
     def __post_init__(self) -> None:
         if self.upsert is None and self.delete is None:
@@ -34,7 +34,7 @@ class UpdateFlags:
 
 
 def update(flags: UpdateFlags) -> None:
-    """Write the updated collection and print what has changed."""
+    """Write the updated collection and print the number of changes."""
     from text.datasets import PassageCollection, read_ids, update_collection
 
     check_files([flags.collection, flags.upsert, flags.delete], [flags.output], overwrite=flags.overwrite)

@@ -1,4 +1,4 @@
-"""Cut passages into windows of words: a collection of windows, and training rows whose positives are windows."""
+"""``dpr-text windows``: cut passages, and the positives of training rows, into windows of words."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from text.artifacts import check_files
-from text.commands.cli import number
+from text.commands.cli import number_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowsFlags:
     """Cut passages into windows of words.
 
-    Encode passages.jsonl, and mine from rows.jsonl with --best_positive_first, because only some windows of a positive
-    answer the question. dpr-text search --max_passage_hits ranks documents by their best windows.
+    Use it for passages that are longer than the encoder's limit. Encode passages.jsonl, and mine rows.jsonl with
+    --best_positive_first, because only some windows of a positive answer the question. dpr-text search
+    --max_passage_hits then ranks documents by their best window (MaxP).
 
     Examples::
 
@@ -22,16 +23,16 @@ class WindowsFlags:
     """
 
     collection: str
-    """File of passages."""
+    """Passage file."""
     rows: str | None = None
-    """Training rows in the DPR format. All windows of a positive become positives. Negatives are dropped, so mine new
-    ones (dpr-text mine)."""
-    words: int = number(64, least=1)
-    """Words of a window."""
-    stride: int = number(32, least=1)
-    """Words from the start of a window to the start of the next one. At most --words."""
+    """Training rows in the DPR format. Each positive is replaced by all of its windows, and negatives are dropped, so
+    mine new negatives (dpr-text mine)."""
+    words: int = number_field(64, least=1)
+    """Words per window."""
+    stride: int = number_field(32, least=1)
+    """Words between the starts of two neighboring windows. At most --words."""
     output_dir: str
-    """Folder for passages.jsonl and rows.jsonl."""
+    """Output folder for passages.jsonl and rows.jsonl."""
     overwrite: bool = False
     """Replace earlier results."""
 

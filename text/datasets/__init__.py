@@ -1,6 +1,6 @@
-"""Data in the DPR format and collections of passages: read by byte offset, checked, cut into batches of Example."""
+"""Data sets in the DPR format and collections of passages: checking, random access and batches of examples."""
 
-import text.datasets.torchdata_pipes  # noqa: F401  adds its methods to pipes
+import text.datasets.torchdata_pipes  # noqa: F401  The import adds torchdata's methods to DataPipes.
 from text.datasets.collection import PassageCollection
 from text.datasets.collection_update import read_ids, update_collection
 from text.datasets.dpr import DPRDataPipe

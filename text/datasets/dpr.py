@@ -1,7 +1,7 @@
-"""DPRDataPipe: JSONL in the DPR format to batches of Example.
+"""DPRDataPipe, which reads files in the DPR format and yields batches of Example.
 
-``text/datasets/order.py`` decides which rows a batch holds. A row is read when its batch is due, by the process that
-needs it, and only with the passages that the step uses (``text/datasets/sampling.py``).
+``text/datasets/order.py`` decides which rows each batch holds. The process that uses a batch reads its rows, and only
+parses the passages that ``text/datasets/sampling.py`` chooses.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from text.datasets.order import EpochOrder
 from text.datasets.same_questions import SameQuestions
 from text.datasets.sampling import sample_first, sample_negatives
 from text.datasets.skipping import SkippedRow, check_skipped, count_findings, find_skipped
-from text.datasets.token_cache import TokenCache, Tokenizes, TokenReader, TokenRow
-from text.datasets.tokenless import FindsEmpty, find_tokenless
+from text.datasets.token_cache import TextTokenizer, TokenCache, TokenReader, TokenRow
+from text.datasets.tokenless import EmptyTextFinder, find_tokenless
 from text.errors import DataError
 from text.records import Example, TokenizedExample
 
@@ -41,48 +41,49 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class DPRDataPipe(IterDataPipe[list[Example]]):
-    """Batches of Examples from one or several files in the DPR format.
+    r"""DataPipe of batches of examples from one or several files in the DPR format.
 
-    All rows are checked once when the pipe is made, and the result of the check is kept beside a large file. Then
-    every usable row comes once an epoch. The batches are the same for any number of workers and ranks: a worker takes
-    whole batches in turn, a rank takes its share of each batch. Iterating again without ``set_epoch`` gives the same
-    batches again.
+    All rows are checked when the pipe is built. For a large file, the findings are kept in a sidecar file beside it.
+    Each epoch contains every usable row once, unless ``rates`` says otherwise. The batches do not depend on the number
+    of workers and ranks: workers take whole batches in turn, and each rank takes its share of every batch. Iterating
+    again without ``set_epoch`` repeats the same batches.
 
     >>> import json, tempfile
     >>> rows = [{"question": f"{n} + 1", "positive_ctxs": [{"title": "sum", "text": f"{n + 1}"}]} for n in range(5)]
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-    ...     _ = file.write("".join(json.dumps(row) + "\\n" for row in rows)), file.flush()
+    ...     _ = file.write("".join(json.dumps(row) + "\n" for row in rows)), file.flush()
     ...     pipe = DPRDataPipe(file.name, batch_size=2)
     ...     print([[example.question for example in batch] for batch in pipe])
     [['0 + 1', '1 + 1'], ['2 + 1', '3 + 1'], ['4 + 1']]
 
     Args:
-        paths: One file or several data sets; JSONL or a JSON array, plain or compressed by gzip or zstd.
-        batch_size: Questions per batch, over all ranks together.
-        train: True shuffles the rows, and samples hard and other negatives anew in each epoch.
-            False keeps the order of the files and takes the first negatives of each pool.
-        passages: Collection in which the passages of compact rows are looked up.
-        rates: How often each data set comes in an epoch of training, by default once. A fraction
-            takes that share of its rows, drawn anew in each epoch.
-        one_set_per_batch: In training, each batch holds rows of one data set, as in DPR. By default all are mixed.
-        rows_together: In training, this many neighbouring rows of a file stay together. If they are about one
-            article, each meets the passages of the others in its batch, which are harder to tell apart than
-            random ones (topic-aware batches, arXiv:2104.06967). 1 mixes all rows.
-        sample_positives: In training, train towards a random known positive instead of the first (gold) one.
-        num_hard_negatives: Passages from ``hard_negative_ctxs`` per question, or fewer if the pool holds fewer.
-        num_other_negatives: Passages from ``negative_ctxs`` per question, or fewer if the pool holds fewer.
-        score_key: Key of a guide's or teacher's score, which every passage must then have. By default no score is
+        paths: Path of each data set: JSONL or a JSON array, plain or compressed with gzip or zstd.
+        batch_size: Questions per batch, summed over all ranks.
+        train: True shuffles the rows and samples new negatives in each epoch. False keeps the order of the files and
+            takes the first negatives of each pool.
+        passages: Collection in which the passage ids of compact rows are looked up.
+        rates: Number of passes over each data set per epoch, by default 1. A fraction takes a random share of the rows,
+            drawn anew in each epoch. Training only.
+        one_set_per_batch: Fill each training batch from one data set, as DPR does. By default data sets are mixed.
+        rows_together: Number of consecutive rows of a file that stay together when training rows are shuffled. If
+            neighbouring rows are about the same topic, their passages are harder in-batch negatives than random ones
+            (topic-aware batches, arXiv:2104.06967). 1 shuffles single rows.
+        sample_positives: Train on a random known positive of each question instead of the first (gold) one.
+        num_hard_negatives: Maximum number of passages from ``hard_negative_ctxs`` per question.
+        num_other_negatives: Maximum number of passages from ``negative_ctxs`` per question.
+        score_key: Key of the score by a guide or teacher, which every passage must then have. By default no scores are
             read.
-        seed: Decides everything random, together with the epoch.
-        drop_last: Leave out the last batch of an epoch, or of each data set with ``one_set_per_batch``, if it is short.
-        max_skipped: Largest share of rows that may be unusable: a blank question in training, no positive, a field of
-            the wrong type.
-        skip_no_positives: Leave out rows whose pool of positives is empty, as DPR does, and count them apart from
+        seed: Seed of all random choices, together with the epoch.
+        drop_last: Drop the last batch of an epoch if it is smaller than ``batch_size``. With ``one_set_per_batch``,
+            this applies to the last batch of each data set.
+        max_skipped: Maximum share of unusable rows. A row is unusable if it has no positive, a field of the wrong type
+            or, in training, a blank question.
+        skip_no_positives: Skip rows whose pool of positives is empty, as DPR does. They do not count towards
             ``max_skipped``.
 
     Raises:
-        DataError: A row cannot be parsed, an id stands with two passages, too many rows are unusable, or there is not
-            one batch; with path, line, byte and field.
+        DataError: A row cannot be parsed, two different passages have the same id, too many rows are unusable, or the
+            rows do not fill one batch. The error gives path, line, byte and field.
         ValueError: A count, share or rate is out of range.
         OSError: A file cannot be read.
     """
@@ -124,7 +125,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             drop_last=drop_last,
             shuffle=train,
         )
-        self._make_order([0] * len(paths))  # Refuses a wrong option before the files are read, which may take minutes.
+        self._make_order(
+            [0] * len(paths)
+        )  # Raise errors for options before the files are read, which can take minutes.
         self.files = [DPRFile(path, passages, score_key) for path in paths]
         check_ids_across(self.files)
         self._same_questions = SameQuestions([file.index for file in self.files])
@@ -135,14 +138,14 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self._max_skipped, self._skip_no_positives = max_skipped, skip_no_positives
         self._without_tokens: frozenset[int] = frozenset()
         self.skipped: list[SkippedRow]
-        """The rows that no batch holds, without those that ``skip_no_positives`` leaves out."""
+        """Unusable rows, except those that ``skip_no_positives`` skips."""
         self.order: EpochOrder
-        """The order of the rows in each epoch, as numbers."""
+        """Order of the row numbers in each epoch."""
         self.counts: Counter[str]
-        """What the check of the rows found, by reason."""
+        """Number of findings of the check, by reason."""
         self._use_findings()
         self._part = ""
-        """Identity of the rows that ``split`` left, by their numbers. Empty for all rows."""
+        """Identity of the rows that this pipe took in a ``split``. Empty without a split."""
         self._caches: list[TokenCache] | None = None
         self._epoch, self._first_batch = 0, 0
         self._rank, self._num_ranks = 0, 1
@@ -150,7 +153,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     @property
     def names(self) -> list[str]:
-        """A name for each data set: its file, with the folder or the whole path where file names are the same."""
+        """Name of each data set: the file name, or a longer part of the path if file names are equal."""
         paths = [Path(file.path) for file in self.files]
         short = [path.name.split(".")[0] for path in paths]
         longer = [f"{path.parent.name}/{path.name}" for path in paths]
@@ -158,27 +161,27 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     @property
     def batch_size(self) -> int:
-        """Questions per batch, over all ranks together."""
+        """Questions per batch, summed over all ranks."""
         return self.order.batch_size
 
     @property
     def seed(self) -> int:
-        """Decides everything random, together with the epoch."""
+        """Seed of all random choices, together with the epoch."""
         return self.order.seed
 
     @property
     def rows_per_set(self) -> list[int]:
-        """Questions that each data set brings to an epoch."""
+        """Number of questions per epoch from each data set."""
         return self.order.rows_per_set
 
     @property
     def num_rows(self) -> int:
-        """Questions per epoch, before ``drop_last``."""
+        """Number of questions per epoch, before ``drop_last``."""
         return self.order.num_rows
 
     @property
     def has_negatives(self) -> bool:
-        """Whether any row brings a negative of its own."""
+        """True if any row has a negative of its own that batches use."""
         wanted = {"hard_negatives": self.num_hard_negatives, "other_negatives": self.num_other_negatives}
         return any(
             size > 0 and wanted[name] > 0
@@ -189,67 +192,70 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     @property
     def is_part(self) -> bool:
-        """Whether ``split`` has given other rows of the files to another pipe."""
+        """True if this pipe is one of the two that ``split`` returned."""
         return bool(self._part)
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the data and of how it is mixed, by content; 16 hexadecimal digits."""
+        """Hash of the content of the data and of the options that mix it; 16 hexadecimal digits."""
         order = self.order
         data = [(file.findings.sha256, rate) for file, rate in zip(self.files, order.rates, strict=True)]
         collection = [file.passages.sha256 for file in self.files if file.passages is not None]
         described = repr((data, collection, order.one_set_per_batch, order.rows_together, order.drop_last)) + self._part
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
-    if TYPE_CHECKING:  # torch adds the method at run time, and its type says nothing of the results
+    if TYPE_CHECKING:  # torch adds this method at run time, and its type does not cover the results.
 
         def map(
             self, fn: Callable[[list[Example]], T], input_col: Any = None, output_col: Any = None
         ) -> IterDataPipe[T]:
-            """Return a pipe of the results of a function of each batch, such as a ``BiEncoderCollator``."""
+            """Return a pipe that applies a function, such as a ``BiEncoderCollator``, to each batch."""
             ...
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch, also where ``start_row`` leaves some out."""
-        return len(self.order.batch_sizes(0))
+        """Return the number of batches in a whole epoch. ``start_row`` does not change it."""
+        return len(self.order.get_batch_sizes(0))
 
     def set_epoch(self, epoch: int, start_row: int = 0) -> None:
-        """Choose what the next iteration gives.
+        """Set the epoch and the row at which the next iteration starts.
 
-        With ``persistent_workers`` a DataLoader's workers keep the epoch that they started with:
-        make a new DataLoader, or a new iterator without that option, for each epoch.
+        The workers of a DataLoader with ``persistent_workers`` keep the epoch that they started with. Make a new
+        DataLoader for each epoch, or leave out that option.
 
         Args:
-            epoch: 0-based.
-            start_row: Rows of the epoch's order that were consumed before, in whole batches.
+            epoch: 0-based number of the epoch.
+            start_row: Number of rows to skip: the rows of the batches of this epoch that are already done.
 
         Raises:
-            ValueError: ``start_row`` would cut batches other than those of the whole epoch.
+            ValueError: ``start_row`` is not at the start of a batch.
         """
         self._epoch, self._first_batch = epoch, self.order.find_batch(epoch, start_row)
 
-    def rows_before(self, epoch: int, batch: int) -> int:
-        """Return the number of rows of an epoch that come before a batch: the ``start_row`` to continue with it."""
-        return self.order.rows_before(epoch, batch)
+    def count_rows_before(self, epoch: int, batch: int) -> int:
+        """Return the number of rows before a batch of an epoch: the ``start_row`` that continues with this batch."""
+        return self.order.count_rows_before(epoch, batch)
 
-    def lines(self, epoch: int, batch: int) -> list[tuple[str, int]]:
-        """Return the file and the 1-based line of each row of a batch of an epoch, of all ranks together."""
-        items = next(islice(self.order.batches(epoch), batch, None)).tolist()
+    def find_lines(self, epoch: int, batch: int) -> list[tuple[str, int]]:
+        """Return the file and the 1-based line of each row of a batch, for all ranks together."""
+        items = next(islice(self.order.iter_batches(epoch), batch, None)).tolist()
         places = [(self.files[source], row) for source, row in map(self.order.locate, items)]
-        return [(file.path, file.rows.place(row)[0]) for file, row in places]
+        return [(file.path, file.rows.find_place(row)[0]) for file, row in places]
 
     def split(
         self, share: float, *, num_hard_negatives: int = 30, num_other_negatives: int = 30
     ) -> tuple[DPRDataPipe, DPRDataPipe]:
-        """Return this pipe without a share of its questions, and a pipe of these questions for validation.
+        """Split the questions into a training pipe and a validation pipe. Both pipes read the same files.
 
-        No question is on both sides: rows with the same question, or the same question id, go together. The seed of the
-        pipe decides which questions are held out. Both pipes read the same files.
+        Rows with the same question, or the same question id, always go to the same pipe. The seed of the pipe decides
+        which questions are held out.
 
         Args:
-            share: Share of the different questions to hold out.
-            num_hard_negatives: Hard negatives of a question in validation.
-            num_other_negatives: Random passages of a question in validation.
+            share: Share of the distinct questions to hold out for validation, above 0 and below 1.
+            num_hard_negatives: Maximum number of hard negatives per question in validation.
+            num_other_negatives: Maximum number of other negatives per question in validation.
+
+        Returns:
+            The training pipe and the validation pipe.
 
         Raises:
             UsageError: ``share`` is not between 0 and 1, or one side would be empty.
@@ -263,36 +269,36 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         options = {"train": False, "sample_positives": False, "_make_order": make_order}
         return rest, self._copy(files=[part for _, part in views], _part=f"only {part}", **numbers, **options)
 
-    def cache_tokens(self, tokenize: Tokenizes) -> None:
-        """Give TokenizedExamples out of a token cache from now on. The cache is made first if it does not exist.
+    def cache_tokens(self, tokenize: TextTokenizer) -> None:
+        """Build or load a token cache, and yield TokenizedExamples from it from now on.
 
         Args:
-            tokenize: The tokenizer that the batches would be tokenized with later.
+            tokenize: Tokenizer of the model.
 
         Raises:
             DataError: A file has changed since it was checked.
-            ValueError: The pipe reads scores, which a token cache does not keep.
+            ValueError: The pipe reads scores, which a token cache does not store.
             OSError: The cache cannot be written, or the disk is full.
         """
         if any(file.score_key is not None for file in self.files):
-            raise ValueError("a token cache keeps no scores; expected no score_key with it")
+            raise ValueError("a token cache does not store scores. Leave out score_key, or train without the cache.")
         pools = (self.num_hard_negatives > 0, self.num_other_negatives > 0)
         self._caches = [TokenCache(file.whole, tokenize, pools) for file in self.files]
 
-    def leave_out_tokenless(self, collate: FindsEmpty) -> list[str]:
-        """Leave out rows whose question or positives have no tokens. They count as unusable rows.
+    def leave_out_tokenless(self, collate: EmptyTextFinder) -> list[str]:
+        """Skip rows whose question or positives have no tokens. They count as unusable rows.
 
-        Of several positives, only those without tokens are left out. Negatives without tokens are counted here, and
-        left out of each batch.
+        A positive without tokens is dropped if its row has other positives. Negatives without tokens are counted here,
+        and the collator drops them from each batch.
 
         Args:
-            collate: Knows the tokenizer, such as a ``BiEncoderCollator``.
+            collate: Collator with the tokenizer, such as a ``BiEncoderCollator``.
 
         Returns:
-            Places of the other rows with passages without tokens.
+            Places of the usable rows that have passages without tokens.
 
         Raises:
-            DataError: Too many rows are unusable, with the place of each; or a file has changed since it was checked.
+            DataError: Too many rows are unusable, or a file has changed since it was checked.
         """
         found = [find_tokenless(file, collate) for file in self.files]
         for file, tokenless in zip(self.files, found, strict=True):
@@ -302,7 +308,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self._without_tokens = frozenset[int]().union(*(tokenless.positives for tokenless in found))
         self._use_findings()
         return [
-            file.rows.where(row) for file, tokenless in zip(self.files, found, strict=True) for row in tokenless.rows
+            file.rows.describe_place(row)
+            for file, tokenless in zip(self.files, found, strict=True)
+            for row in tokenless.rows
         ]
 
     def apply_sharding(
@@ -311,9 +319,9 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         instance_id: int,
         sharding_group: SHARDING_PRIORITIES = SHARDING_PRIORITIES.DEFAULT,
     ) -> None:
-        """Take this process's share. torch's DataLoader calls this in each rank and worker.
+        """Restrict iteration to the share of this process. PyTorch's DataLoader calls this in each rank and worker.
 
-        By default torch counts ranks and workers as one group, worker by worker.
+        By default PyTorch numbers the workers of all ranks in one group, and the rank changes fastest.
         """
         if sharding_group == SHARDING_PRIORITIES.DISTRIBUTED:
             self._num_ranks, self._rank = num_of_instances, instance_id
@@ -326,14 +334,14 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             self._worker, self._rank = divmod(instance_id, self._num_ranks)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        # Not a generator itself: torch would append its own lines to the message of an error.
-        return self._batches()
+        # This is no generator, because torch would append its own lines to the messages of errors.
+        return self._iter_batches()
 
     def texts(self) -> Iterator[str]:
-        """Yield every question and passage text of the usable rows, in file order."""
+        """Yield each question, and the title and text of each passage, of the usable rows in file order."""
         for file in self.files:
             with file.open() as reader:
-                for number in file.usable().tolist():
+                for number in file.find_usable_rows().tolist():
                     row = reader.read(number)
                     yield row.question
                     for passage in (*row.positives, *row.hard_negatives, *row.other_negatives):
@@ -342,7 +350,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                             yield passage.text
 
     def _copy(self, **attributes: Any) -> DPRDataPipe:
-        """Return a pipe that differs in some attributes."""
+        """Return a copy of the pipe with other values of some attributes."""
         copied = object.__new__(DPRDataPipe)
         vars(copied).update(vars(self) | attributes)
         copied._use_findings()
@@ -356,18 +364,18 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         )
         check_skipped(self.files, self._max_skipped, skip_no_positives=self._skip_no_positives, train=self.train)
         self.skipped = list(find_skipped(self.files, self._skip_no_positives))
-        num_trained = sum(self.order.batch_sizes(0))
+        num_trained = sum(self.order.get_batch_sizes(0))
         if not num_trained:
             raise DataError(
-                f"{', '.join(file.path for file in self.files)}: {self.num_rows} rows make no batch of "
-                f"{self.batch_size} with drop_last. Take a smaller batch_size."
+                f"{', '.join(file.path for file in self.files)}: {self.num_rows} rows do not fill a batch of "
+                f"{self.batch_size}, and drop_last drops it. Use a smaller batch_size."
             )
         counts = count_findings(self.files, self.num_hard_negatives, self.num_other_negatives, self._skip_no_positives)
         counts["questions left out of each epoch by drop_last"] = self.num_rows - num_trained
         self.counts = +counts
 
-    def _batches(self) -> Iterator[list[Example]]:
-        shares = self.order.shares(
+    def _iter_batches(self) -> Iterator[list[Example]]:
+        shares = self.order.iter_shares(
             self._epoch,
             self._first_batch,
             rank=self._rank,
@@ -383,7 +391,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
                 yield [self._read_example(readers, item) for item in items]
 
     def _read_example(self, readers: Sequence[Reader], item: int) -> Example:
-        """Return an item with only the passages that one step uses."""
+        """Return the example of an item, with only the passages that one step uses."""
         source, number = self.order.locate(item)
         row = readers[source].read(number)
         random = Random((self.seed << 96) + (self._epoch << 64) + item) if self.train else None
@@ -396,7 +404,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         hard_negatives: list[Any] = sample_negatives(row.hard_negatives, self.num_hard_negatives, random)
         other_negatives: list[Any] = sample_negatives(row.other_negatives, self.num_other_negatives, random)
         passages = (positives, hard_negatives, other_negatives)
-        if isinstance(row, TokenRow):  # The collator takes both kinds alike.
+        if isinstance(row, TokenRow):  # The collator takes both kinds of examples.
             tokenized: Any = TokenizedExample(row.question, *passages, source, number, known)
             return tokenized
         return Example(row.question, row.answers, *passages, source, number, known)

@@ -1,4 +1,4 @@
-"""Write rows in the DPR format: passages as contexts, and rows with other contexts."""
+"""Build and count rows in the DPR format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 def passage_to_context(passage: Passage) -> Record:
-    """Return a passage as the DPR format writes it.
+    """Return a passage as a context of a DPR row.
 
     >>> passage_to_context(Passage("p1", "Oaks", "A beetle ate the oak."))
     {'passage_id': 'p1', 'title': 'Oaks', 'text': 'A beetle ate the oak.'}
@@ -26,7 +26,7 @@ def passage_to_context(passage: Passage) -> Record:
 
 
 def replace_contexts(record: Record, positives: Sequence[Record], hard_negatives: Sequence[Record]) -> Record:
-    """Return a row with these positives and hard negatives instead of its own, and without the ids of a compact row.
+    """Return a row with the given positives and hard negatives instead of its old contexts and passage ids.
 
     >>> replace_contexts({"question": "q", "positive_ids": ["p1"]}, [{"text": "a"}], [])
     {'question': 'q', 'positive_ctxs': [{'text': 'a'}], 'negative_ctxs': [], 'hard_negative_ctxs': []}
@@ -36,21 +36,23 @@ def replace_contexts(record: Record, positives: Sequence[Record], hard_negatives
 
 
 def count_unusable_rows(file: DPRFile) -> Counter[str]:
-    """Return how many rows training cannot use, by reason. Blank lines are not counted.
+    """Return the number of rows that training cannot use, by reason. Blank lines are not counted.
 
     Raises:
         DataError: The file has no usable row.
     """
     counts = Counter[str]()
-    for reason, count in file.findings.unusable.without([BLANK]).count_reasons().items():
+    for reason, count in file.findings.unusable.exclude_reasons([BLANK]).count_reasons().items():
         counts[split_reason(reason).kind] += count
-    if not len(file.usable()):
-        raise DataError(f"{file.path}: no usable row{format_counts(counts)}. A row needs a question with a positive.")
+    if not len(file.find_usable_rows()):
+        raise DataError(f"{file.path}: no usable row{format_counts(counts)}. A row needs a question and a positive.")
     return counts
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """Return counts of unusable rows as the end of a printed line, without control codes; nothing if there are none.
+    """Format the counts of unusable rows for the end of a printed line. Control characters are escaped.
+
+    Without unusable rows the result is empty.
 
     >>> format_counts({"no positive": 2})
     ', 2 left out (no positive)'

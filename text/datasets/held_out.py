@@ -1,9 +1,9 @@
 """Hold out a share of the questions of a data set for validation.
 
-A question is never on both sides: rows that ask the same question, or give their questions the same id, go together,
-also from file to file. Rows without a held-out question are the training data. Nothing is copied.
+Rows with the same question, or the same question id, always go to the same side, even from different files. All other
+rows are training data. No file is copied.
 
-Dimensions: R rows of all files; U usable rows; G groups of rows that go together.
+Dimensions: U usable rows of all files; G groups of rows with the same question or question id.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def draw_held_out(indexes: Sequence[RowIndex], share: float, seed: int) -> list[np.ndarray]:
-    """Return the rows of each file that are held out, in ascending order.
+    """Return the held-out rows of each file, in ascending order.
 
-    The choice depends on the questions, their ids and the seed, and not on the order of rows and files.
+    The choice depends on the questions, their ids and the seed. It does not depend on the order of rows and files.
 
     Args:
-        indexes: Indexes of the files.
-        share: Share of the groups of rows to hold out, rounded to a whole number of groups.
-        seed: Another seed gives another choice.
+        indexes: Index of each file.
+        share: Share of the groups to hold out, above 0 and below 1. Rounded to a whole number of groups.
+        seed: Seed of the choice.
 
     Raises:
         UsageError: ``share`` is not between 0 and 1, or one side would be empty.
@@ -44,8 +44,8 @@ def draw_held_out(indexes: Sequence[RowIndex], share: float, seed: int) -> list[
     if not 0 < num_held_out < len(names):
         side = "validation" if num_held_out == 0 else "training"
         raise UsageError(
-            f"valid_share is {share}, and {len(usable)} rows have {len(names)} different questions, which leaves no "
-            f"question for {side}. Take another share, or more rows. Rows with one question or one id go together."
+            f"valid_share is {share}, which leaves no question for {side}: the {len(usable)} rows have {len(names)} "
+            "different questions or question ids. Use another share, or more rows."
         )
     is_held_out = np.zeros(len(names), bool)
     is_held_out[np.argsort(_hash(names, seed), kind="stable")[:num_held_out]] = True
@@ -55,11 +55,11 @@ def draw_held_out(indexes: Sequence[RowIndex], share: float, seed: int) -> list[
 
 
 def _group(questions: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Return the smallest key of a question in the group of each row, (U,).
+    """Return the (U,) name of each row's group: the smallest key of its questions.
 
     Args:
-        questions: (U,) int64, key of the question of each row.
-        ids: (U,) int64, key of the question's id; 0 without one.
+        questions: (U,) int64. Key of the question of each row.
+        ids: (U,) int64. Key of the question id, or 0 for a question without an id.
     """
     has_id = np.flatnonzero(ids)
     if not len(has_id):
@@ -78,7 +78,7 @@ def _group(questions: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _hash(keys: np.ndarray, seed: int) -> np.ndarray:
-    """Return a hash of each key, uint64. Another seed gives other hashes."""
+    """Return the seeded SplitMix64 hash of each key, uint64."""
     values = keys.view(np.uint64) + np.uint64((seed + 1) * _MIX[0] % (1 << 64))
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_MIX[1])
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_MIX[2])

@@ -1,7 +1,7 @@
-"""Batches made ahead of time in a thread, which sleeps while there are enough.
+"""Prefetching: a thread makes batches ahead of time, and sleeps while the buffer is full.
 
-torchdata's Prefetcher asks ten thousand times a second whether there is room; where a step takes all cores, that was a
-quarter of the step's time.
+torchdata's Prefetcher polls its buffer ten thousand times a second instead. Where a training step uses all cores, the
+polling took a quarter of the step's time.
 """
 
 from __future__ import annotations
@@ -15,50 +15,59 @@ from torch.utils.data import IterDataPipe
 
 
 def prefetch(pipe: IterDataPipe, buffer_size: int) -> IterDataPipe:
-    """The same items; up to ``buffer_size`` of them are made before they are asked for.
+    """Return a pipe that yields the same items and prepares up to ``buffer_size`` of them in a thread.
 
     Raises:
         ValueError: ``buffer_size`` is below 1.
     """
     if buffer_size < 1:
         raise ValueError(f"buffer_size is {buffer_size}; expected 1 or more")
-    return _Prefetched(pipe, buffer_size)
+    return _PrefetchedPipe(pipe, buffer_size)
 
 
-class _Prefetched(IterDataPipe):
+class _PrefetchedPipe(IterDataPipe):
+    """A pipe whose items a thread prepares."""
+
     def __init__(self, pipe: IterDataPipe, buffer_size: int) -> None:
         self.pipe = pipe
         self.buffer_size = buffer_size
 
     def __len__(self) -> int:
-        return len(self.pipe)  # pyright: ignore[reportArgumentType]: a pipe without a length says so itself
+        return len(self.pipe)  # pyright: ignore[reportArgumentType]: A pipe without a length raises its own error.
 
     def __iter__(self) -> Iterator[Any]:
-        room, made, is_over = threading.Semaphore(self.buffer_size), SimpleQueue[_Made](), threading.Event()
+        free_slots, results, is_closed = (
+            threading.Semaphore(self.buffer_size),
+            SimpleQueue[_Result](),
+            threading.Event(),
+        )
 
-        def make() -> None:
+        def produce() -> None:
             try:
                 items = iter(self.pipe)
-                while room.acquire() and not is_over.is_set():
-                    made.put(_Made(next(items)))
+                while free_slots.acquire() and not is_closed.is_set():
+                    results.put(_Result(next(items)))
             except BaseException as error:
-                made.put(_Made(error=error))
+                results.put(_Result(error=error))
 
-        thread = threading.Thread(target=make, daemon=True, name="prefetch")
+        thread = threading.Thread(target=produce, daemon=True, name="prefetch")
         thread.start()
         try:
-            while (next_one := made.get()).error is None:
-                room.release()
-                yield next_one.item
-            if not isinstance(next_one.error, StopIteration):
-                raise next_one.error
+            while (result := results.get()).error is None:
+                free_slots.release()
+                yield result.item
+            if not isinstance(result.error, StopIteration):
+                raise result.error
         finally:
-            is_over.set()
-            room.release()
-            if thread is not threading.current_thread():  # which may be the one that collects a pass given up
+            is_closed.set()
+            free_slots.release()
+            # The garbage collector may close an unfinished iterator, and may run in the prefetching thread itself.
+            if thread is not threading.current_thread():
                 thread.join()
 
 
-class _Made(NamedTuple):
+class _Result(NamedTuple):
+    """An item, or the error that ended the iteration."""
+
     item: Any = None
     error: BaseException | None = None

@@ -1,8 +1,8 @@
-"""Questions to search for, with the answers that are known to be right.
+"""Questions to search for, with their known answers.
 
-Three forms, plain or compressed: DPR's ``qa.csv`` (question, tab, a list of strings as Python or JSON writes it; no
-header), JSON of DPR (``question``, ``answers``; its training rows, too), and BEIR's ``queries.jsonl`` (``_id``,
-``text``). ``query`` is another name of ``question``.
+Three formats are read, plain or compressed. DPR's ``qa.csv`` has a question, a tab and a list of strings in the syntax
+of Python or JSON, without a header. DPR's JSON has ``question`` and ``answers``, as DPR's training rows do. BEIR's
+``queries.jsonl`` has ``_id`` and ``text``. ``query`` is accepted in place of ``question``.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from simdjson import Array, Object
 
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, form_of, read_chunks
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, detect_form, read_chunks
 from text.datasets.formats.jsonl import JsonlFile
 from text.datasets.formats.lines import MAX_ROW_BYTES, read_lines
 from text.datasets.formats.values import (
     QUESTION_ID_KEYS,
     FieldError,
+    check_no_repeated_key,
+    describe_type,
     find_answers,
     find_id,
-    kind,
     list_keys,
     read_answers,
     read_id,
     read_string,
-    refuse_repeated_key,
     split_reason,
 )
 from text.errors import DataError
@@ -47,44 +47,45 @@ T = TypeVar("T")
 _QUESTION_KEYS = ("question", "query", "text")
 _PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
-_CSV_FORM = 'Write question, tab and a list such as ["60", "sixty"].'
+_CSV_HINT = 'Write the question, a tab and a list such as ["60", "sixty"].'
 _MAX_LITERAL = 1 << 20
-"""The longest list that is read as Python writes it. Python needs a hundred times its size."""
-_PANDAS = "pandas writes arrays of NumPy so: turn them into lists (.tolist()) and write the file again."
+"""Maximum length of a list in Python's syntax. Parsing it takes a hundred times its size in memory."""
+_PANDAS_HINT = "pandas writes NumPy arrays in this way. Convert them to lists with .tolist(), and write the file again."
 
 
 class Question(NamedTuple):
-    """Text of the question."""
+    """A question with its known answers."""
 
     question_id: str
-    """The number of its line, from 0 on, where the file gives none."""
+    """Id in the file, or the 0-based number of the line if the file gives no id."""
     text: str
+    """Text of the question."""
     answers: list[str]
-    """Blank ones left out; empty where the file gives none."""
+    """Known answers, without blank ones. Empty if the file gives none."""
     regular_expressions: bool = False
-    """Answers are such."""
+    """True if the answers are regular expressions."""
     positive_ids: tuple[str, ...] = ()
-    """Passages that are known to answer it, the first one first; of DPR's training rows."""
+    """Ids of the positive passages in a DPR training row, in the order of the row."""
 
 
 def read_questions(path: str | os.PathLike[str], counts: Counter[str] | None = None) -> list[Question]:
-    """Return all questions of a file, in its order. Blank lines are passed over.
+    """Return all questions of a file, in the order of the file. Blank lines are skipped.
 
     Args:
-        path: The file.
+        path: Path of the file.
         counts: Receives the number of unusual values, such as blank answers, by reason.
 
     Raises:
-        DataError: A line has another form, a question or an id is blank, an id stands twice, or a regular expression is
-            not valid; with path and line.
+        DataError: A line cannot be parsed, a question or an id is blank, an id occurs twice, or a regular expression is
+            not valid. The error gives path and line.
         OSError: The file cannot be read.
     """
     counts = Counter() if counts is None else counts
-    form = form_of(str(path))
+    form = detect_form(str(path))
     head = next(read_chunks(str(path), form), b"").removeprefix(BYTE_ORDER_MARK)
     read = list(_read_json(path, counts)) if head[:1] in _JSON else _read_csv(path, form, counts)
     if not read:
-        raise DataError(f"{Path(path)}: the file has no questions. Write one a line.")
+        raise DataError(f"{Path(path)}: the file has no questions. Write one question per line.")
     places: dict[str, str] = {}
     for where, question in read:
         _check_unicode(question, where)
@@ -95,47 +96,49 @@ def read_questions(path: str | os.PathLike[str], counts: Counter[str] | None = N
         if question.question_id in places:
             raise DataError(
                 f'{where} id: "{question.question_id}" is also the id of {places[question.question_id]}. Give each '
-                "question an id of its own. A question without one has the number of its line, from 0 on."
+                "question a unique id. A question without an id gets the number of its line, counted from 0."
             )
         places[question.question_id] = where
     return [question for _, question in read]
 
 
 def read_positive_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Return the ids of the positives of all training rows of a file. No other field is looked at.
+    """Return the ids of the positives of all training rows of a file. Other fields are not checked.
 
     Raises:
-        DataError: A line is no JSON object, or an id has the wrong type; with path and line.
+        DataError: A line is not a JSON object, or an id has the wrong type. The error gives path and line.
         OSError: The file cannot be read.
     """
-    return {passage_id for _, ids in _read_rows(path, lambda record, _: _positive_ids(record)) for passage_id in ids}
+    return {
+        passage_id for _, ids in _read_rows(path, lambda record, _: _find_positive_ids(record)) for passage_id in ids
+    }
 
 
 def _read_csv(path: str | os.PathLike[str], form: Form, counts: Counter[str]) -> list[tuple[str, Question]]:
-    """Return the questions of a table, with the place of each line."""
+    """Return the questions of a tab-separated file, with the place of each question."""
     rows = csv.reader(_read_text(path, form), delimiter="\t", strict=True)
     found: list[tuple[str, Question]] = []
     num_lines = 0
-    limit = csv.field_size_limit(MAX_ROW_BYTES)  # It holds for the whole process.
+    limit = csv.field_size_limit(MAX_ROW_BYTES)  # The limit applies to the whole process.
     try:
         for row in rows:
             where, num_lines = f"{Path(path)}:{num_lines + 1}", rows.line_num
             if not row:
                 continue
             if len(row) != 2:
-                raise DataError(f"{where}: the line has {len(row)} columns. {_CSV_FORM}")
+                raise DataError(f"{where}: the line has {len(row)} columns. {_CSV_HINT}")
             found.append((where, Question(str(len(found)), row[0], _parse_answers(row[1], where, counts))))
     except csv.Error as error:
-        quotes = "Put a field that begins with a quote in quotes, and double the quotes in it."
+        quotes = "Enclose a field that begins with a quote in quotes, and double the quotes inside."
         reason = "a carriage return without a newline" if "new-line character" in str(error) else error
-        raise DataError(f"{Path(path)}:{num_lines + 1}: {reason}. {_CSV_FORM} {quotes}") from None
+        raise DataError(f"{Path(path)}:{num_lines + 1}: {reason}. {_CSV_HINT} {quotes}") from None
     finally:
         csv.field_size_limit(limit)
     return found
 
 
 def _read_text(path: str | os.PathLike[str], form: Form) -> Iterator[str]:
-    """Yield the lines of a table with their newlines."""
+    """Yield the decoded lines of a file, with their newlines."""
     for number, (_, line) in enumerate(read_lines(read_chunks(str(path), form), str(path)), start=1):
         try:
             yield line.decode("utf-8")
@@ -144,32 +147,32 @@ def _read_text(path: str | os.PathLike[str], form: Form) -> Iterator[str]:
 
 
 def _parse_answers(literal: str, where: str, counts: Counter[str]) -> list[str]:
-    """Return the strings of a list that JSON or Python has written. Nothing is executed."""
+    """Return the strings of a list in the syntax of JSON or Python. No code is executed."""
     try:
         values = json.loads(literal, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         values = _parse_python_list(literal, where)
     try:
         if not isinstance(values, list | tuple):
-            raise FieldError("answers: no list")
+            raise FieldError("answers: not a list")
         return read_answers(list(values), counts)
     except FieldError as error:
         shown = " ".join(literal.split())[:100]
-        hint = f". {_PANDAS}" if shown == "nan" or shown.startswith("array(") else ""
-        raise DataError(f'{where} {error}. Write a list such as ["60", "sixty"] instead of {shown}{hint}') from None
+        hint = f" {_PANDAS_HINT}" if shown == "nan" or shown.startswith("array(") else ""
+        raise DataError(f'{where} {error}. Write a list such as ["60", "sixty"] instead of {shown}.{hint}') from None
 
 
 def _parse_python_list(literal: str, where: str) -> Any:
-    """Return the value of a Python literal, or None if it is none.
+    """Return the value of a Python literal, or None if the text is not a valid literal.
 
     Raises:
-        DataError: Two strings stand side by side, which Python joins.
+        DataError: A comma between two strings is missing, and Python would join the strings.
     """
     if len(literal) > _MAX_LITERAL:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of escapes that it does not know.
+            warnings.simplefilter("ignore")  # Python warns about unknown escape sequences.
             values = ast.literal_eval(literal)
         tokens = [token.type for token in tokenize.generate_tokens(io.StringIO(literal.strip()).readline)]
     except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
@@ -177,7 +180,8 @@ def _parse_python_list(literal: str, where: str) -> Any:
     strings = [token for token in tokens if token not in (tokenize.NL, tokenize.COMMENT)]
     if any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(strings)):
         raise DataError(
-            f"{where} answers: there is no comma between two strings in {' '.join(literal.split())[:100]}. {_PANDAS}"
+            f"{where} answers: a comma between two strings is missing in {' '.join(literal.split())[:100]}. "
+            f"{_PANDAS_HINT}"
         )
     return values
 
@@ -196,12 +200,12 @@ def _read_rows(path: str | os.PathLike[str], convert: Callable[[Object, int], T]
                 try:
                     converted = convert(reader.parse_line(number, line), number)
                 except FieldError as error:
-                    raise DataError(f"{rows.where(number, split_reason(str(error)).field)} {error}.") from None
-                yield rows.where(number), converted
+                    raise DataError(f"{rows.describe_place(number, split_reason(str(error)).field)} {error}.") from None
+                yield rows.describe_place(number), converted
 
 
 def _to_question(record: Object, number: int, counts: Counter[str]) -> Question:
-    refuse_repeated_key(list(record))
+    check_no_repeated_key(list(record))
     text = next((value for key in _QUESTION_KEYS if (value := record.get(key)) is not None), None)
     if text is None:
         raise FieldError(f"question: missing. Give one of the keys {', '.join(_QUESTION_KEYS)}; {list_keys(record)}")
@@ -210,15 +214,15 @@ def _to_question(record: Object, number: int, counts: Counter[str]) -> Question:
         str(number) if question_id is None else read_id(question_id, id_key, counts),
         read_string(text, "question", "questions", counts),
         read_answers(find_answers(record), counts),
-        _is_regex(record),
-        _positive_ids(record),
+        _has_regex_answers(record),
+        _find_positive_ids(record),
     )
 
 
-def _is_regex(record: Object) -> bool:
+def _has_regex_answers(record: Object) -> bool:
     value = record.get("answer_is_regex")
     if value is not None and type(value) is not bool:
-        raise FieldError(f"answer_is_regex: {kind(value)}. Give true, false or null")
+        raise FieldError(f"answer_is_regex: {describe_type(value)}. Give true, false or null")
     return bool(value)
 
 
@@ -229,13 +233,17 @@ def _check_expressions(question: Question, where: str, counts: Counter[str]) -> 
                 f"{where} answers: {' '.join(answer.split())[:100]} is not a valid regular expression. Correct it, or "
                 "set answer_is_regex to false."
             )
-        # CuratedTREC has such an expression. DPR finds it nowhere.
+        # CuratedTREC has an expression that is invalid after NFD normalization. DPR never finds it either.
         if compile_expression(unicodedata.normalize("NFD", answer)) is None:
             counts["regular expressions that are not valid in Unicode's NFD, never found"] += 1
 
 
 def _check_unicode(question: Question, where: str) -> None:
-    """Refuse half of a surrogate pair, which an escape of Python can stand for and no file can hold."""
+    """Check that texts have no half of a surrogate pair. Python's escapes can write one, but UTF-8 cannot.
+
+    Raises:
+        DataError: A text has half of a surrogate pair.
+    """
     try:
         for text in (question.text, *question.answers):
             text.encode()
@@ -244,18 +252,18 @@ def _check_unicode(question: Question, where: str) -> None:
         raise DataError(f"{where}: {found} is half of a surrogate pair. Write Unicode text.") from None
 
 
-def _positive_ids(record: Object) -> tuple[str, ...]:
-    """Return the ids of the positives that have one."""
-    ids = [(f"positive_ids[{i}]", passage_id) for i, passage_id in enumerate(_list(record, "positive_ids"))]
-    for i, context in enumerate(_list(record, "positive_ctxs") if not ids else ()):
+def _find_positive_ids(record: Object) -> tuple[str, ...]:
+    """Return the ids of the positives. Positives without an id are skipped."""
+    ids = [(f"positive_ids[{i}]", passage_id) for i, passage_id in enumerate(_get_list(record, "positive_ids"))]
+    for i, context in enumerate(_get_list(record, "positive_ctxs") if not ids else ()):
         if isinstance(context, Object):
             key, passage_id = find_id(context, _PASSAGE_ID_KEYS)
             ids.append((f"positive_ctxs[{i}].{key}", passage_id))
     return tuple(read_id(passage_id, field, Counter()) for field, passage_id in ids if passage_id not in (None, ""))
 
 
-def _list(record: Object, key: str) -> Array | tuple[()]:
+def _get_list(record: Object, key: str) -> Array | tuple[()]:
     values = record.get(key)
     if values is not None and not isinstance(values, Array):
-        raise FieldError(f"{key}: {kind(values)}. Give a list")
+        raise FieldError(f"{key}: {describe_type(values)}. Give a list")
     return values or ()

@@ -1,11 +1,11 @@
-"""RowIndex: which passages and questions the rows of a file name, as compact arrays.
+"""RowIndex: hashes of the passages and questions in the rows of a file, as compact arrays.
 
-The check of a file collects it in its one pass. It answers four questions: does an id stand with two texts
-(``text/datasets/identities.py``), which rows ask the same question (``text/datasets/same_questions.py``), which
-rows must stay together when validation data is held out (``text/datasets/held_out.py``), and what do two files share
+The check of a file builds the index. The index has four uses: it finds ids of two different passages
+(``text/datasets/identities.py``), rows with the same question (``text/datasets/same_questions.py``), rows that must
+stay together when validation data is held out (``text/datasets/held_out.py``), and the content that two files share
 (``dpr-text check``).
 
-Dimensions: R rows of the file; N different pairs of id and content; M positives of all rows.
+Dimensions: R rows of the file; N distinct pairs of id and content; M positives of all rows.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ from zlib import crc32
 import numpy as np
 
 from text.datasets.formats.dpr_record import Row
-from text.records import Passage, question_key, text_key
+from text.records import Passage, hash_question, hash_text
 
 
 class RowIndex(NamedTuple):
-    """Questions and passages of a file by hash."""
+    """Hashes of the questions and passages of a file."""
 
     ids: np.ndarray
-    """(N,) int64, ``id_key`` of passage ids, in ascending order."""
+    """(N,) int64, ``hash_passage_id`` of passage ids, in ascending order."""
     contents: np.ndarray
-    """(N,) uint32, hash of the title and text that stand with each id."""
+    """(N,) uint32, hash of the title and text of the passage with each id."""
     has_title: np.ndarray
-    """(N,) bool. Of the entries with one id, those with a title come first."""
+    """(N,) bool. Among entries with the same id, those with a title come first."""
     rows: np.ndarray
-    """(N,) int32, the first row that has this id with this content."""
+    """(N,) int32, first row with this pair of id and content."""
     questions: np.ndarray
-    """(R,) int64, ``question_key`` of each row; 0 for a row that cannot be used."""
+    """(R,) int64, ``hash_question`` of each row; 0 for an unusable row."""
     positives: np.ndarray
-    """(M, 2) int64, ``Passage.keys`` of all positives, row by row."""
+    """(M, 2) int64, ``Passage.keys`` of all positives, in the order of rows."""
     positive_ends: np.ndarray
-    """(R + 1,) int64. The positives of row r stand from entry r to entry r + 1 of this array."""
-
+    """(R + 1,) int64. The positives of row r are ``positives[positive_ends[r] : positive_ends[r + 1]]``."""
     question_ids: np.ndarray
-    """(R,) int64, ``text_key`` of the id that each row gives its question; 0 for a row without one."""
+    """(R,) int64, ``hash_text`` of the question id of each row; 0 for a row without a question id."""
 
     @property
     def has_row(self) -> np.ndarray:
-        """(R,) bool, True for rows that can be used."""
+        """(R,) bool, True for usable rows."""
         return np.diff(self.positive_ends) > 0
 
 
 class IndexBuilder:
-    """Collects the rows of a file, one after the other."""
+    """Builder of a RowIndex, which takes the rows of a file in order."""
 
     def __init__(self) -> None:
         self._ids, self._contents, self._has_title = array("q"), array("I"), array("b")
         self._questions, self._question_ids, self._positives = array("q"), array("q"), array("q")
-        self._num_ids, self._num_positives = array("i"), array("i")  # of each row
+        self._num_ids, self._num_positives = array("i"), array("i")  # Counts per row.
 
     def add_row(self, row: Row | None, passages: Sequence[Passage] = (), question_id: str = "") -> None:
-        """Add the next row. None stands for a row that cannot be used.
+        """Add the next row.
 
         Args:
-            row: The row.
-            passages: All passages of a full row, also the negatives. Those of a compact row stand in a collection.
-            question_id: Id that the row gives its question, or empty.
+            row: The row, or None for an unusable row.
+            passages: All passages of a full row, including negatives. Empty for a compact row, whose passages are in a
+                collection.
+            question_id: Question id of the row, or empty.
         """
         named = [passage for passage in passages if passage.passage_id]
         if named:
             ids, titles, texts, _ = zip(*named, strict=True)
-            self._ids.extend(map(id_key, ids))
+            self._ids.extend(map(hash_passage_id, ids))
             self._contents.extend(hash_contents(titles, texts))
             self._has_title.extend(map(bool, titles))
         self._num_ids.append(len(named))
-        self._questions.append(question_key(row.question) if row else 0)
-        self._question_ids.append(text_key(question_id) if question_id else 0)
+        self._questions.append(hash_question(row.question) if row else 0)
+        self._question_ids.append(hash_text(question_id) if question_id else 0)
         positives = row.positives if row else ()
         self._num_positives.append(len(positives))
         for passage in positives:
@@ -80,11 +80,11 @@ class IndexBuilder:
 
     def finish(self) -> RowIndex:
         """Return the index of the rows."""
-        # Views of what was collected: a file of short rows has many.
+        # A file of short rows has many entries, so these arrays are views.
         ids, contents = np.asarray(self._ids), np.asarray(self._contents)
         has_title = np.asarray(self._has_title).astype(bool)
         rows = np.repeat(np.arange(len(self._questions), dtype=np.int32), np.asarray(self._num_ids))
-        order = np.lexsort((contents, ~has_title, ids))  # stable, so the first row of equal entries comes first
+        order = np.lexsort((contents, ~has_title, ids))  # The sort is stable: the first of equal entries stays first.
         ids, contents, has_title, rows = ids[order], contents[order], has_title[order], rows[order]
         is_new = np.ones(len(ids), bool)
         is_new[1:] = (ids[1:] != ids[:-1]) | (contents[1:] != contents[:-1])
@@ -100,15 +100,15 @@ class IndexBuilder:
         )
 
 
-def id_key(passage_id: str) -> int:
-    """Return 64 bits that stand for a passage id. A number stands for itself, which is faster than a hash."""
+def hash_passage_id(passage_id: str) -> int:
+    """Return a 64-bit key of a passage id. A number is its own key, which is faster than a hash."""
     is_number = passage_id.isdecimal() and len(passage_id) < 19 and passage_id.isascii() and passage_id[0] != "0"
-    return int(passage_id) if is_number else text_key(passage_id)
+    return int(passage_id) if is_number else hash_text(passage_id)
 
 
 def hash_contents(titles: Iterable[str], texts: Iterable[str]) -> Iterator[int]:
-    """Yield 32 bits that stand for each title with its text.
+    """Yield a 32-bit hash of each title with its text.
 
-    The check of a file needs them for every passage, so they come from a fast function.
+    CRC-32 is used because it is fast, and the check of a file hashes every passage.
     """
     return map(crc32, map(str.encode, texts), map(crc32, map(str.encode, titles)))

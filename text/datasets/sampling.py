@@ -1,4 +1,4 @@
-"""Choose the passages of a row that one step uses."""
+"""Choice of the passages of a row that one step uses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 def sample_first(positives: Sequence[T], random: Random) -> list[T]:
-    """Return all positives, with a random one moved to the front."""
+    """Return all positives, with a randomly chosen one moved to the front."""
     chosen = int(random.random() * len(positives))
     return [positives[chosen], *positives[:chosen], *positives[chosen + 1 :]]
 
 
 def sample_negatives(pool: Sequence[T | None], n: int, random: Random | None) -> list[T]:
-    """Return ``n`` different passages of a pool, or all if it holds fewer.
+    """Return ``n`` different passages of a pool, or all passages of a smaller pool.
 
     Args:
-        pool: None stands for a passage that cannot be used.
-        n: Number of passages.
-        random: Draws the passages. By default the first ones are taken.
+        pool: The passages. None marks an unusable passage.
+        n: Number of passages to return.
+        random: Random generator that draws the passages. None takes the first ones.
     """
     if n == 0:
         return []
@@ -31,10 +31,10 @@ def sample_negatives(pool: Sequence[T | None], n: int, random: Random | None) ->
 
 
 def _shuffle_lazily(n: int, random: Random) -> Iterator[int]:
-    """Yield 0 to n - 1 in random order, and draw each number when it is asked for (Fisher-Yates)."""
+    """Yield 0 to n - 1 in random order. Each number is only drawn when it is needed (Fisher-Yates)."""
     moved: dict[int, int] = {}
     for last in range(n - 1, -1, -1):
-        # Only random() gives the same numbers in every version of Python.
+        # Among the methods of Random, only random() gives the same numbers in every version of Python.
         i = int(random.random() * (last + 1))
         yield moved.get(i, i)
         moved[i] = moved.get(last, last)

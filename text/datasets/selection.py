@@ -1,8 +1,8 @@
-"""The selection of ``dpr-text select``: the first usable rows of a raw DPR file as JSON lines, streaming.
+"""Streaming selection of the first usable rows of a raw DPR file, for ``dpr-text select``.
 
-A raw file is a JSON array or JSONL, plain or compressed. In memory is one row, and what is read
-ahead of it. A row is written as its own bytes: no number is spelled anew, no field is lost. A row
-that training cannot use is dropped and counted, by the rules of ``text/datasets/formats/dpr_record.py``.
+A raw file is a JSON array or JSONL, plain or compressed. Memory holds one row and a read buffer. Rows are written with
+their original bytes, so no field is lost and no number is reformatted. Rows that training cannot use are dropped and
+counted, by the rules of ``text/datasets/formats/dpr_record.py``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import simdjson
 
 from text.artifacts import atomic_write
-from text.datasets.formats.compressed_files import Form, form_of, read_chunks
+from text.datasets.formats.compressed_files import Form, detect_form, read_chunks
 from text.datasets.formats.dpr_record import POOLS, MissingCollection, SkipRow, check_row
-from text.datasets.formats.json_array import elements
+from text.datasets.formats.json_array import read_elements
 from text.datasets.formats.lines import read_lines
 from text.datasets.formats.places import format_place
 from text.datasets.formats.repair import mask_repairs, parse_row_object
-from text.datasets.formats.strict_json import explain, two_parsers
+from text.datasets.formats.strict_json import alternate_parsers, explain_invalid_json
 from text.datasets.formats.values import FieldError, split_reason
 from text.errors import DataError
 from text.progress import Progress, show_file_progress
@@ -35,20 +35,22 @@ class Selection(NamedTuple):
     """Counts of the rows that a selection has read."""
 
     kept: int
-    """Rows written."""
+    """Number of rows written."""
     skipped: int
-    """Usable rows that were passed over, as asked."""
+    """Number of usable rows skipped because of ``skip_items``."""
     dropped: Counter[str]
-    """Rows that are not usable, by reason."""
+    """Number of unusable rows, by reason."""
 
 
 class _Row(NamedTuple):
+    """A row of a raw file."""
+
     where: str
-    """As errors begin."""
+    """Place of the row, in the format of error messages."""
     content: bytes
-    """As it is in the file, without a newline at its end; newlines between its parts are white space."""
+    """Bytes of the row in the file, without a newline at the end. Newlines inside are white space between tokens."""
     record: simdjson.Object
-    """Valid until the next row is asked for."""
+    """Parsed row. Valid until the next row is read."""
 
 
 def select_rows(
@@ -60,31 +62,32 @@ def select_rows(
     keep_without_negatives: bool = False,
     overwrite: bool = False,
 ) -> Selection:
-    """Writes the first usable rows of a raw DPR file, one JSON object a line.
+    """Write the first usable rows of a raw DPR file as JSON lines.
 
-    A row is usable if training can use it, and all three pools are there and not empty; all its
-    fields are kept. Reading stops when there are enough rows: faults behind them are not found. A
-    file with fewer usable rows than asked for is no error: compare ``kept`` with ``num_items``.
+    A row is usable if training can use it and none of its three pools is missing or empty. All fields of a row are
+    kept. Reading stops after the last selected row, so errors in later rows are not found. If the file has fewer usable
+    rows than ``num_items``, all of them are written.
 
     Args:
-        raw_path: A JSON array or JSONL in the DPR format, plain or compressed by gzip or zstd, as its name says.
-        out_path: Appears whole or not at all; its folder is created.
-        num_items: Rows to keep at most.
-        skip_items: Usable rows to pass over first, so that several selections from one file
-            (train, valid, test) have no row in common.
-        keep_without_negatives: Also keep rows without ``negative_ctxs``: FAIR's trivia files have none.
-        overwrite: Replaces ``out_path`` where it exists.
+        raw_path: JSON array or JSONL in the DPR format, plain or compressed with gzip or zstd. The ending of the name
+            gives the format.
+        out_path: File to write. It is written atomically, and its folder is created.
+        num_items: Maximum number of rows to keep.
+        skip_items: Number of usable rows to skip first, so that several selections from one file (train, valid, test)
+            have no row in common.
+        keep_without_negatives: Also keep rows without ``negative_ctxs``, which FAIR's TriviaQA files lack.
+        overwrite: Replace an existing ``out_path``.
 
     Raises:
-        DataError: A row is no JSON object, the file is cut, or no row is left to keep; with path, line,
-            byte, and the element. Nothing is written then.
+        DataError: A row is not a JSON object, the file is truncated, or it has no row to keep. The error gives path,
+            line, byte and element. No file is written.
         ValueError: A count is out of range, or ``out_path`` is the raw file itself.
-        FileExistsError: ``out_path`` exists and is not to be replaced, or is a folder.
+        FileExistsError: ``out_path`` is a folder, or it exists and ``overwrite`` is false.
         OSError: A file cannot be read or written.
     """
     _check_arguments(raw_path, out_path, num_items, skip_items, overwrite)
     raw_path = os.fspath(raw_path)
-    form = form_of(raw_path)
+    form = detect_form(raw_path)
     pools = POOLS[:2] if keep_without_negatives else POOLS
     kept, skipped = 0, 0
     dropped: Counter[str] = Counter()
@@ -93,20 +96,20 @@ def select_rows(
         atomic_write(out_path, overwrite=overwrite) as temporary,
         open(temporary, "wb", buffering=_WRITE_BYTES) as out,
     ):
-        for row in _rows(raw_path, form, progress):
-            reason = _why_dropped(row, pools)
+        for row in _read_rows(raw_path, form, progress):
+            reason = _find_drop_reason(row, pools)
             if reason is not None:
                 dropped[reason] += 1
             elif skipped < skip_items:
                 skipped += 1
             else:
                 assert row is not None
-                out.write(_one_line(row.content))
+                out.write(_remove_newlines(row.content))
                 kept += 1
             if kept == num_items:
                 break
         if kept == 0:
-            raise DataError(_nothing_kept(raw_path, skipped, dropped, pools))
+            raise DataError(_describe_empty_selection(raw_path, skipped, dropped, pools))
     return Selection(kept, skipped, dropped)
 
 
@@ -117,22 +120,22 @@ def _check_arguments(raw_path: Path, out_path: Path, num_items: int, skip_items:
     if not os.path.exists(out_path):
         return
     if os.path.isdir(out_path):
-        raise FileExistsError(f"{os.fspath(out_path)} is a folder; expected the name of the file to write")
+        raise FileExistsError(f"{os.fspath(out_path)} is a folder. Give the name of a file.")
     if os.path.samefile(raw_path, out_path):
-        raise ValueError(f"{os.fspath(out_path)} is the raw file itself; expected another file to write to")
+        raise ValueError(f"{os.fspath(out_path)} is the raw file itself. Give another file to write to.")
     if not overwrite:
-        raise FileExistsError(f"{os.fspath(out_path)} exists; expected a new file, or overwrite")
+        raise FileExistsError(f"{os.fspath(out_path)} already exists. Choose another file, or pass --overwrite.")
 
 
-def _nothing_kept(path: str, skipped: int, dropped: Counter[str], pools: Sequence[str]) -> str:
-    counts = dropped + Counter({"passed over by skip_items": skipped})
+def _describe_empty_selection(path: str, skipped: int, dropped: Counter[str], pools: Sequence[str]) -> str:
+    counts = dropped + Counter({"skipped by skip_items": skipped})
     found = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "it has no rows"
     needed = ", ".join(pools)
-    return f"{format_place(path, 1, 0)}: no row to keep ({found}). Give rows with a question and {needed}."
+    return f"{format_place(path, 1, 0)}: no row to keep ({found}). A row needs a question and {needed}."
 
 
-def _why_dropped(row: _Row | None, pools: Sequence[str]) -> str | None:
-    """Why a row is not usable, if it is not."""
+def _find_drop_reason(row: _Row | None, pools: Sequence[str]) -> str | None:
+    """Return the reason why a row is unusable, or None if it is usable."""
     if row is None:
         return "blank line"
     try:
@@ -144,23 +147,23 @@ def _why_dropped(row: _Row | None, pools: Sequence[str]) -> str | None:
     return next((f"no {name}" for name in pools if not row.record.get(name)), None)
 
 
-def _one_line(content: bytes) -> bytes:
-    # No newline can stand in a JSON string: what goes here stands between two parts of the record.
+def _remove_newlines(content: bytes) -> bytes:
+    # A JSON string cannot contain a raw newline, so every newline here is white space between tokens.
     return content.replace(b"\n", b"").replace(b"\r", b"") + b"\n"
 
 
-def _rows(path: str, form: Form, progress: Progress) -> Iterator[_Row | None]:
-    """The rows of a file of any form; None for a blank line."""
+def _read_rows(path: str, form: Form, progress: Progress) -> Iterator[_Row | None]:
+    """Yield the rows of a file of any format, and None for each blank line."""
     chunks = read_chunks(path, form, progress)
     if not form.is_array:
-        yield from _line_rows(chunks, path)
+        yield from _read_line_rows(chunks, path)
         return
-    for element in elements(chunks, path):
+    for element in read_elements(chunks, path):
         yield _Row(format_place(path, element.line, element.byte), element.content, element.record)
 
 
-def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
-    parsers = two_parsers()
+def _read_line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
+    parsers = alternate_parsers()
     for number, (offset, line) in enumerate(read_lines(chunks, path), start=1):
         if not line.strip():
             yield None
@@ -169,5 +172,5 @@ def _line_rows(chunks: Iterable[bytes], path: str) -> Iterator[_Row | None]:
             record = parse_row_object(line, next(parsers), Counter())
         except ValueError:
             is_cut = not line.endswith(b"\n")
-            raise explain(mask_repairs(line), path, number, offset, may_be_cut=is_cut) from None
+            raise explain_invalid_json(mask_repairs(line), path, number, offset, may_be_cut=is_cut) from None
         yield _Row(format_place(path, number, offset), line.strip(), record)

@@ -1,8 +1,8 @@
-"""Find the files of the splits train, valid and test.
+"""Search for the files of the splits train, valid and test.
 
-A folder has a file for each split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Or it is a
-download of FAIR's DPR, whose script writes ``downloads/data/retriever/nq-train.json`` and ``nq-dev.json``. All files
-that are taken from a folder belong to one data set.
+A folder holds one file per split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Folders that
+FAIR's download script fills are found, too: they hold ``downloads/data/retriever/nq-train.json`` and ``nq-dev.json``.
+All files from one folder belong to one data set.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from itertools import product
 from text.errors import UsageError
 
 STAGES = ("train", "valid", "test")
+"""The splits of a data set."""
 _NAMES = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
-"""Names of the file of each stage, without ending."""
+"""File names of each stage, without ending."""
 _FLAGS = {"train": "--train_files", "valid": "--valid_file", "test": "--test_file"}
 _ENDINGS = (".jsonl", ".json")
-_PACKINGS = ("", ".gz", ".zst")
-"""Endings of compressed files. A file that differs from another one only in these is its copy; the first is taken."""
-_ALL_ENDINGS = tuple(ending + packing for ending, packing in product(_ENDINGS, _PACKINGS))
+_COMPRESSIONS = ("", ".gz", ".zst")
+"""Endings of compressed files. Files that differ only in these are copies, and the first one is read."""
+_ALL_ENDINGS = tuple(ending + compression for ending, compression in product(_ENDINGS, _COMPRESSIONS))
 _FAIR_FOLDERS = ("", "data/retriever", "downloads/data/retriever")
-"""Where FAIR's files may be in a folder."""
+"""Subfolders in which FAIR's files are searched for."""
 
 _Files = dict[str, list[str]]
-"""The files that may be the split of each stage: one, or several that are to be chosen from."""
+"""Candidate files of each stage. With several candidates the user must choose one."""
 
 
 def find_splits(
@@ -36,16 +37,16 @@ def find_splits(
     valid_file: str | None = None,
     test_file: str | None = None,
 ) -> dict[str, list[str]]:
-    """Return the files of each stage. A stage without a file is left out, but for training.
+    """Return the files of each stage that has any.
 
     Args:
-        data_path: Folder that may hold every split that no other argument names.
-        train_files: Training files, each once.
+        data_path: Folder to search for the splits that no other argument names.
+        train_files: Training files.
         valid_file: Validation file.
         test_file: Test file.
 
     Raises:
-        UsageError: There is no training file, or one is named twice; or as ``find_in_folder``.
+        UsageError: There is no training file, a training file is given twice, or ``find_in_folder`` raises.
     """
     named = {
         "train": list(train_files or ()),
@@ -56,7 +57,7 @@ def find_splits(
     twice = [path for path in named["train"] if counts[os.path.realpath(path)] > 1]
     if twice:
         raise UsageError(
-            f"--train_files names {twice[-1]} twice. Give it once, with --train_rates to take it more often."
+            f"--train_files names {twice[-1]} twice. Give it once, and use --train_rates to train on it more often."
         )
     wanted = [stage for stage, paths in named.items() if not paths]
     found = {} if data_path is None else find_in_folder(data_path, wanted)
@@ -70,55 +71,59 @@ def find_splits(
 
 
 def find_in_folder(folder: str | os.PathLike[str], stages: Iterable[str] = STAGES) -> dict[str, str]:
-    """Return the file of each of some stages in a folder. A stage without a file is left out.
+    """Return the file of each stage that has one in a folder.
+
+    Args:
+        folder: Folder to search.
+        stages: Stages to search for.
 
     Raises:
         UsageError: The folder does not exist, has several data sets, or several files for one stage.
     """
     if not os.path.isdir(folder):
-        hint = " It is a file: give it as --train_files." if os.path.isfile(folder) else ""
-        raise UsageError(f"--data_path: {os.fspath(folder)} is no folder.{hint}")
+        hint = " It is a file. Pass it as --train_files." if os.path.isfile(folder) else ""
+        raise UsageError(f"--data_path: {os.fspath(folder)} is not a folder.{hint}")
     stages = list(stages)
     plain, named = _list_splits([folder], ""), _find_named_sets(folder)
     has_named_train = any("train" in files for files in named.values())
     if plain and "train" in stages and "train" not in plain and has_named_train:
         raise UsageError(
-            f"{os.fspath(folder)} holds {', '.join(map(os.path.basename, _flatten(plain)))} without a name before the "
-            f"split, and training data with one: {', '.join(named)}. Both are not read together. "
-            f"{_spell_choices([{**plain, **files} for files in named.values() if 'train' in files])}"
+            f"{os.fspath(folder)} holds {', '.join(map(os.path.basename, _flatten(plain)))} without the name of a data "
+            f"set, and training data of named data sets: {', '.join(named)}. They cannot be read together. "
+            f"{_describe_choices([{**plain, **files} for files in named.values() if 'train' in files])}"
         )
     if not plain and len(named) > 1 and any(stage in files for files in named.values() for stage in stages):
         raise UsageError(
-            f"{os.fspath(folder)} holds several data sets: {', '.join(named)}. {_spell_choices(named.values())}"
+            f"{os.fspath(folder)} holds several data sets: {', '.join(named)}. {_describe_choices(named.values())}"
         )
     files = plain or next(iter(named.values()), {})
-    return {stage: _choose(stage, files[stage]) for stage in stages if stage in files}
+    return {stage: _choose_file(stage, files[stage]) for stage in stages if stage in files}
 
 
 def describe_files(
     files: Mapping[str, Sequence[str]], *, data_path: str | None = None, valid_share: float | None = None
 ) -> list[str]:
-    """Return a line for each stage with all its files, or with what its absence means.
+    """Return a line per stage with its files, or with the consequence of a missing file.
 
     Args:
-        files: From ``find_splits``.
+        files: Result of ``find_splits``.
         data_path: As in ``find_splits``.
-        valid_share: Share of the training questions that is held out for validation.
+        valid_share: Share of the training questions to hold out for validation.
     """
     lines = {stage: f"{stage} data: {', '.join(files.get(stage, ['none']))}" for stage in STAGES}
     looked = {stage: f" {_describe_missing(stage, data_path, files)}" if data_path else "" for stage in STAGES}
     if "valid" not in files and valid_share is not None:
         lines["valid"] = f"valid data: {valid_share:.6g} of the training questions (--valid_share)"
     elif "valid" not in files:
-        hint = "The last checkpoint is the model. Give --valid_file or --valid_share to choose the best one."
+        hint = "The last checkpoint becomes the model. Pass --valid_file or --valid_share to choose the best one."
         lines["valid"] = f"no validation data.{looked['valid']} {hint}"
     if "test" not in files:
-        lines["test"] = f"no test data.{looked['test']} There are no test metrics. Give --test_file to have some."
+        lines["test"] = f"no test data.{looked['test']} There will be no test metrics. Pass --test_file to get them."
     return list(lines.values())
 
 
 def _describe_missing(stage: str, folder: str | os.PathLike[str], files: Mapping[str, Sequence[str]]) -> str:
-    """Return sentences about a stage without a file in a folder: names looked for, and files that are no split."""
+    """Describe a missing stage: the names that were searched for in a folder, and files with other names."""
     names = " and ".join(f"{name}.jsonl" for name in _NAMES[stage])
     in_sets = " and ".join(f"NAME-{name}.jsonl" for name in _NAMES[stage])
     places = " and in ".join(_FAIR_FOLDERS[1:])
@@ -129,19 +134,19 @@ def _describe_missing(stage: str, folder: str | os.PathLike[str], files: Mapping
         for name in os.listdir(folder)
         if name.endswith(_ALL_ENDINGS) and os.path.realpath(os.path.join(folder, name)) not in read
     )
-    unread = f" Taken as no split: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}." if others else ""
+    unread = f" Other files: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}." if others else ""
     return f"Looked in {os.fspath(folder)} for {names} (or .json; plain, .gz or .zst){named}.{unread}"
 
 
 def _find_named_sets(folder: str | os.PathLike[str]) -> dict[str, _Files]:
-    """Return the files of each data set whose name stands before the name of the split, such as ``nq-train.json``."""
+    """Return the files of each named data set. The name precedes the split, as in ``nq-train.json``."""
     places = [os.path.normpath(os.path.join(folder, each)) for each in _FAIR_FOLDERS]
     prefixes = sorted({prefix for place in places for prefix in _find_prefixes(place)})
     return {prefix.rstrip("-"): _list_splits(places, prefix) for prefix in prefixes}
 
 
 def _find_prefixes(folder: str) -> list[str]:
-    """Return what stands before ``train``, ``dev`` and the other names of splits in a folder, with the hyphen."""
+    """Return the prefixes of file names before the name of a split, with the hyphen: ``nq-`` in ``nq-train.json``."""
     if not os.path.isdir(folder):
         return []
     stems = [name[: -len(ending)] for name in os.listdir(folder) for ending in _ALL_ENDINGS if name.endswith(ending)]
@@ -150,26 +155,26 @@ def _find_prefixes(folder: str) -> list[str]:
 
 
 def _list_splits(places: Iterable[str | os.PathLike[str]], prefix: str) -> _Files:
-    """Return the files of each stage that has any in some folders, without packed copies and second links to a file.
+    """Return the files of each stage in some folders, without compressed copies and repeated links.
 
     Args:
-        places: Folders.
-        prefix: Name of the data set before the name of the split, such as ``nq-``.
+        places: Folders to search.
+        prefix: Prefix of the file names, such as ``nq-``.
     """
     files: _Files = {}
     for stage, place in product(STAGES, places):
         for name, ending in product(_NAMES[stage], _ENDINGS):
-            paths = [os.path.join(place, f"{prefix}{name}{ending}{packing}") for packing in _PACKINGS]
-            found = [path for path in paths if os.path.lexists(path)][:1]  # a link to nothing is an error later on
+            paths = [os.path.join(place, f"{prefix}{name}{ending}{compression}") for compression in _COMPRESSIONS]
+            found = [path for path in paths if os.path.lexists(path)][:1]  # A broken link raises an error later.
             known = set(map(os.path.realpath, files.get(stage, ())))
             if found and os.path.realpath(found[0]) not in known:
                 files.setdefault(stage, []).append(found[0])
     return files
 
 
-def _choose(stage: str, paths: Sequence[str]) -> str:
+def _choose_file(stage: str, paths: Sequence[str]) -> str:
     if len(paths) > 1:
-        raise UsageError(f"{paths[0]} and {paths[1]} are both there. Remove one, or choose by {_FLAGS[stage]}.")
+        raise UsageError(f"{paths[0]} and {paths[1]} both exist. Remove one, or choose one with {_FLAGS[stage]}.")
     return paths[0]
 
 
@@ -177,7 +182,7 @@ def _flatten(files: Mapping[str, Sequence[str]]) -> list[str]:
     return [path for paths in files.values() for path in paths]
 
 
-def _spell_choices(sets: Iterable[_Files]) -> str:
-    """Return a sentence with the flags that choose each data set."""
+def _describe_choices(sets: Iterable[_Files]) -> str:
+    """Return a sentence with the flags that select each data set."""
     flags = [" ".join(f"{_FLAGS[stage]}={paths[0]}" for stage, paths in files.items()) for files in sets]
-    return f"Choose by flags instead of --data_path: {'; or '.join(flags)}."
+    return f"Choose one with flags instead of --data_path: {'; or '.join(flags)}."

@@ -1,4 +1,4 @@
-"""Open the files of a data set's splits, and describe what is in them."""
+"""Opening and description of the splits of a data set."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from text.datasets.collection import PassageCollection
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.formats.places import format_place
 from text.datasets.identities import check_ids_across
-from text.datasets.tokenless import FindsEmpty
+from text.datasets.tokenless import EmptyTextFinder
 from text.errors import DataError, UsageError
 
 _NUM_SHOWN = 20
-"""Places of rows that are printed."""
+"""Maximum number of places in a printed line."""
 
 
 def open_splits(
@@ -38,38 +38,39 @@ def open_splits(
     eval_hard_negatives: int = 30,
     eval_other_negatives: int = 30,
 ) -> dict[str, DPRDataPipe]:
-    """Return the pipe of each stage that has files: shuffled for training, in the order of the file for evaluation.
+    """Return a pipe for each stage that has files. Training rows are shuffled, and evaluation keeps the file order.
 
     Args:
-        files: The files of each stage.
-        batch_size: Questions in a batch, over all ranks together.
-        collection: File of the passages that compact rows name.
-        seed: Decides everything random in training, with the epoch.
+        files: Files of each stage.
+        batch_size: Questions per batch, summed over all ranks.
+        collection: File of the collection in which the passage ids of compact rows are looked up.
+        seed: Seed of all random choices in training, together with the epoch.
         max_skipped: Maximum share of unusable rows.
-        skip_no_positives: Leave out rows without a positive, and count them apart from ``max_skipped``.
-        train_rates: ``rates`` of the training pipe. This and the next six are arguments of the training pipe.
-        one_set_per_batch: Take each training batch from one file.
-        rows_together: Neighboring rows that stay together.
-        sample_positives: Train towards a random positive.
-        num_hard_negatives: Hard negatives of a question in training.
-        num_other_negatives: Random passages of a question in training.
+        skip_no_positives: Skip rows without a positive. They do not count towards ``max_skipped``.
+        train_rates: Number of passes over each training file per epoch (``rates`` of ``DPRDataPipe``).
+        one_set_per_batch: Fill each training batch from one file.
+        rows_together: Number of consecutive training rows that stay together when rows are shuffled.
+        sample_positives: Train on a random positive of each question instead of the first one.
+        num_hard_negatives: Maximum number of hard negatives per question in training.
+        num_other_negatives: Maximum number of other negatives per question in training.
         score_key: Key of a teacher's score in the training rows.
         valid_share: Share of the training questions to hold out for validation (``DPRDataPipe.split``).
-        eval_hard_negatives: Hard negatives of a question in evaluation.
-        eval_other_negatives: Random passages of a question in evaluation.
+        eval_hard_negatives: Maximum number of hard negatives per question in validation and test.
+        eval_other_negatives: Maximum number of other negatives per question in validation and test.
 
     Raises:
-        UsageError: ``valid_share`` is given with validation files, or as ``DPRDataPipe.split``.
-        DataError: A passage id stands with two passages, in one file or in two; or as ``DPRDataPipe``.
-        ValueError, OSError: As ``DPRDataPipe``.
+        UsageError: ``valid_share`` is given together with validation files, or ``DPRDataPipe.split`` raises.
+        DataError: Two different passages have the same id, in one file or in two; or ``DPRDataPipe`` raises.
+        ValueError: ``DPRDataPipe`` raises.
+        OSError: A file cannot be read.
     """
     if valid_share is not None and "valid" in files:
         raise UsageError(
-            f"--valid_share holds out training questions for validation, and there is {files['valid'][0]}. Leave out "
-            "--valid_share or --valid_file. If the file is in the folder of --data_path, give --train_files instead."
+            f"--valid_share holds out training questions, but {files['valid'][0]} already holds validation data. Leave "
+            "out --valid_share or --valid_file. If --data_path found the file, pass --train_files instead."
         )
     for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
-        check_readable(path)  # before the first file is checked row by row, which can take long
+        check_readable(path)  # Checking the rows of the first file can take long, so all files are tried first.
     passages = PassageCollection(collection) if collection else None
     open_pipe = partial(
         DPRDataPipe,
@@ -105,7 +106,11 @@ def open_splits(
 
 
 def check_negatives(train: DPRDataPipe, *, in_batch_negatives: bool = True) -> None:
-    """Check that training has something to learn: a question without any negative has a constant loss of 0.
+    """Check that training questions have negatives. Without any negative the loss is always 0.
+
+    Args:
+        train: The training pipe.
+        in_batch_negatives: Whether the loss uses the positives of other questions in the batch as negatives.
 
     Raises:
         DataError: No question has a negative.
@@ -114,15 +119,14 @@ def check_negatives(train: DPRDataPipe, *, in_batch_negatives: bool = True) -> N
     if not (compares_questions or train.has_negatives):
         paths = ", ".join(file.path for file in train.files)
         raise DataError(
-            f"{paths}: no question has a negative, so the loss is 0 and nothing is learned. "
-            "Add hard negatives, or put more questions into a batch."
+            f"{paths}: no question has a negative, so the loss is always 0. Add hard negatives, or use a larger batch."
         )
 
 
 def describe_split(stage: str, pipe: DPRDataPipe) -> str:
-    """Return one or two lines that say what was found in the files of a stage."""
+    """Return one or two lines that summarize the rows of a stage."""
     where = "in all rows of the file: " if pipe.is_part else ""
-    # Validation and test take the negatives that a row has, at most a number that nobody needs to give.
+    # Validation and test take up to a default number of negatives, so fewer of them need no warning.
     counts = {name: count for name, count in pipe.counts.items() if pipe.train or not name.endswith("than asked for")}
     found = where + ", ".join(f"{count} {reason}" for reason, count in counts.items()) if counts else ""
     lines = [f"{stage}: {pipe.num_rows} questions, {len(pipe.skipped)} rows skipped{f' ({found})' if found else ''}"]
@@ -133,23 +137,23 @@ def describe_split(stage: str, pipe: DPRDataPipe) -> str:
 
 
 def describe_splits(pipes: Mapping[str, DPRDataPipe]) -> list[str]:
-    """Return a line for each stage, and a note for each two stages that read the same rows."""
+    """Return a summary of each stage, and a note for each pair of stages that read the same rows."""
     lines = [describe_split(stage, pipe) for stage, pipe in pipes.items()]
     return lines + [f"note: {sentence}" for sentence in find_same_data(hash_data(pipes))]
 
 
 def find_same_data(hashes: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return a sentence for each two stages that read the same rows.
+    """Return a sentence for each pair of stages that read the same rows.
 
     Args:
-        hashes: SHA-256 of the content of each file, by the name of the stage.
+        hashes: SHA-256 of the content of each file, by stage.
 
     >>> find_same_data({"train": ["a"], "valid": ["b"], "test": ["b"]})
-    ['valid and test read the same rows: the test metrics are of questions that chose the best checkpoint.']
+    ['valid and test read the same rows: the test metrics are for questions that chose the best checkpoint.']
     """
-    what = {"train": "that were trained on", "valid": "that chose the best checkpoint"}
+    uses = {"train": "the model was trained on", "valid": "that chose the best checkpoint"}
     return [
-        f"{one} and {other} read the same rows: the {other} metrics are of questions {what[one]}."
+        f"{one} and {other} read the same rows: the {other} metrics are for questions {uses[one]}."
         for one, other in combinations(hashes, 2)
         if set(hashes[one]) & set(hashes[other])
     ]
@@ -158,21 +162,21 @@ def find_same_data(hashes: Mapping[str, Iterable[str]]) -> list[str]:
 def hash_data(pipes: Mapping[str, DPRDataPipe]) -> dict[str, list[str]]:
     """Return the SHA-256 of the content of each file, by stage, for ``find_same_data``.
 
-    Validation data that was held out of the training data has no file of its own.
+    Validation data that was held out of the training files has no files, and so no hashes.
     """
     is_own = {stage: not (stage == "valid" and pipe.is_part) for stage, pipe in pipes.items()}
     return {stage: [file.findings.sha256 for file in pipe.files if is_own[stage]] for stage, pipe in pipes.items()}
 
 
-def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: FindsEmpty) -> list[str]:
-    """Leave out the texts without tokens of each stage, and return a line for each stage that had any.
+def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: EmptyTextFinder) -> list[str]:
+    """Drop the texts without tokens from each stage, and return a line for each stage that had any.
 
     Args:
         pipes: The pipe of each stage.
-        collate: Knows the tokenizer, such as a ``BiEncoderCollator``.
+        collate: Collator with the tokenizer, such as a ``BiEncoderCollator``.
 
     Raises:
-        DataError: As ``DPRDataPipe.leave_out_tokenless``.
+        DataError: Too many rows are unusable, or a file has changed since it was checked.
     """
     lines = []
     for stage, pipe in pipes.items():
@@ -182,7 +186,7 @@ def leave_out_tokenless(pipes: Mapping[str, DPRDataPipe], collate: FindsEmpty) -
         found = ", ".join(f"{count} {reason}" for reason, count in (Counter(pipe.counts) - counts).items())
         parts = [f"{found}: {_list_places(places)}"] if found else []
         if rows:
-            parts.append(f"{len(rows)} rows left out, whose question or positives have no tokens: {_list_places(rows)}")
+            parts.append(f"{len(rows)} rows whose question or positives have no tokens, left out: {_list_places(rows)}")
         lines += [f"{stage}: {'; '.join(parts)}"] if parts else []
     return lines
 

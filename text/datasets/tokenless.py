@@ -1,7 +1,7 @@
-"""Find the questions and passages without tokens, before any batch is made.
+"""Search for questions and passages without tokens, before training starts.
 
-An encoder would see only special tokens of such a text, for example of zero-width characters with BERT's vocabulary.
-The tokenizer decides. Tokenizers keep letters and digits, so only the few texts without any are tokenized here.
+The encoder input for such a text, for example one of zero-width characters with BERT's vocabulary, would only hold
+special tokens. Tokenizers keep letters and digits, so only the few texts without any are tokenized here.
 """
 
 from __future__ import annotations
@@ -13,53 +13,62 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from text.datasets.dpr_file import WORD, DPRFile
+from text.datasets.dpr_file import LETTER_OR_DIGIT, DPRFile
 from text.datasets.formats.dpr_record import Row
 from text.records import Passage
 
 _LETTERS = ["字", "ж", "م", "ก", "\U00010380", "\u3164"]
-"""Letters of several scripts. A tokenizer without a token for unknown letters drops some of them."""
+"""Letters of several scripts. A tokenizer without an unknown token drops some of them."""
 _ROWS_AT_ONCE = 256
 
 
-class FindsEmpty(Protocol):
-    """Knows which texts have no tokens, such as ``BiEncoderCollator``."""
+class EmptyTextFinder(Protocol):
+    """Interface of an object that finds texts without tokens, such as ``BiEncoderCollator``."""
 
-    def find_empty_questions(self, questions: Sequence[str]) -> np.ndarray: ...
-    def find_empty_passages(self, passages: Sequence[Passage]) -> np.ndarray: ...
+    def find_empty_questions(self, questions: Sequence[str]) -> np.ndarray:
+        """Return a (B,) bool array, True for each question without tokens."""
+        ...
+
+    def find_empty_passages(self, passages: Sequence[Passage]) -> np.ndarray:
+        """Return a (P,) bool array, True for each passage whose text has no tokens."""
+        ...
 
 
-class Tokenless(NamedTuple):
+class TokenlessTexts(NamedTuple):
     """Texts of a file that have no tokens."""
 
     unusable: dict[int, str]
-    """Rows that no batch can hold, and why."""
+    """Reason of each row that is unusable because its question or all its positives have no tokens."""
     positives: frozenset[int]
-    """Keys by content of positives without tokens that stand beside others."""
+    """Content keys of the positives without tokens in usable rows."""
     counts: Counter[str]
-    """How many such positives, and negatives without tokens, usable rows have."""
+    """Number of positives and of negatives without tokens in usable rows."""
     rows: list[int]
-    """The usable rows that have them."""
+    """Usable rows that have passages without tokens."""
 
 
 class _Texts(NamedTuple):
-    """Texts of a row."""
+    """Texts of a row to check."""
 
     question: str
     positives: list[Passage]
     negatives: list[Passage]
-    """Those that may have no tokens."""
+    """Negatives that may have no tokens."""
 
 
-def find_tokenless(file: DPRFile, collate: FindsEmpty) -> Tokenless:
-    """Return the rows and the passages of a file that have no tokens.
+def find_tokenless(file: DPRFile, collate: EmptyTextFinder) -> TokenlessTexts:
+    """Return the questions and passages of a file that have no tokens.
+
+    Args:
+        file: Checked file.
+        collate: Collator with the tokenizer.
 
     Raises:
         DataError: The file has changed since it was checked.
     """
     drops_letters = bool(collate.find_empty_questions(_LETTERS).any())
-    candidates = file.usable().tolist() if drops_letters else file.findings.wordless
-    found, positives = Tokenless({}, frozenset(), Counter(), []), set[int]()
+    candidates = file.find_usable_rows().tolist() if drops_letters else file.findings.wordless
+    found, positives = TokenlessTexts({}, frozenset(), Counter(), []), set[int]()
     with file.open() as reader:
         for start in range(0, len(candidates), _ROWS_AT_ONCE):
             numbers = candidates[start : start + _ROWS_AT_ONCE]
@@ -77,11 +86,13 @@ def find_tokenless(file: DPRFile, collate: FindsEmpty) -> Tokenless:
 
 def _read_texts(row: Row, *, every: bool) -> _Texts:
     negatives = [each for each in (*row.hard_negatives, *row.other_negatives) if each is not None]
-    return _Texts(row.question, row.positives, [each for each in negatives if every or not WORD.search(each.text)])
+    return _Texts(
+        row.question, row.positives, [each for each in negatives if every or not LETTER_OR_DIGIT.search(each.text)]
+    )
 
 
-def _find_empty(rows: Sequence[_Texts], collate: FindsEmpty) -> Iterator[tuple[str, list[int], int]]:
-    """Yield why each row is unusable, the keys of its positives without tokens, and the number of such negatives."""
+def _find_empty(rows: Sequence[_Texts], collate: EmptyTextFinder) -> Iterator[tuple[str, list[int], int]]:
+    """Yield for each row: why it is unusable, keys of positives without tokens, number of negatives without tokens."""
     no_question = collate.find_empty_questions([row.question for row in rows])
     passages = [passage for row in rows for passage in (*row.positives, *row.negatives)]
     no_text = iter(collate.find_empty_passages(passages).tolist())

@@ -1,7 +1,7 @@
-"""torchdata's pipes, where torchdata is installed.
+"""Optional DataPipe methods of torchdata.
 
-Importing it adds its methods (``.prefetch()``, ``.bucketbatch()``, ...) to every DataPipe, ours
-included. It has no wheel for Python 3.13 and later; there, everything works without it.
+Importing torchdata adds its methods (``.prefetch()``, ``.bucketbatch()``, ...) to every DataPipe, including
+``DPRDataPipe``. torchdata is optional, and has no wheel for Python 3.13 and later.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ import contextlib
 import warnings
 
 with contextlib.suppress(ModuleNotFoundError), warnings.catch_warnings():
-    # torchdata 0.9, the last release with DataPipes, says so once at import.
+    # torchdata 0.9, the last release with DataPipes, warns at import that they are deprecated.
     warnings.filterwarnings("ignore", message=r"(?s).*datapipes.*modules are deprecated", category=UserWarning)
     import torchdata.datapipes.iter  # noqa: F401

@@ -1,4 +1,4 @@
-"""Rows that no batch can hold, and why: 12 bytes a row, however many there are."""
+"""Unusable rows and their reasons, stored in 12 bytes per row."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import numpy as np
 from text.datasets.formats.values import split_reason
 
 _NUM_DETAILED = 1000
-"""Rows whose details are kept. Errors list the first twenty rows."""
+"""Number of rows whose details are stored. Errors list only the first twenty rows."""
 _NUM_REASONS = 10_000
+"""Maximum number of different reasons."""
 _OTHER = "another fault"
-"""Stands for all reasons after so many different ones."""
+"""Reason that replaces all further reasons after the maximum number."""
 
 
 class UnusableRows(Mapping[int, str]):
-    """Why each row cannot be used, by its number, in ascending order.
+    """Mapping of each unusable row to the reason why it is unusable, in ascending order of rows.
 
     Args:
-        rows: Numbers of the rows.
-        codes: The place of each row's reason among the reasons.
+        rows: (N,) numbers of the rows.
+        codes: (N,) position of the reason of each row in ``reasons``.
         reasons: The different reasons.
     """
 
@@ -49,21 +50,21 @@ class UnusableRows(Mapping[int, str]):
         counts = np.bincount(self.codes, minlength=len(self.reasons)).tolist()
         return +Counter(dict(zip(self.reasons, counts, strict=True)))
 
-    def without(self, reasons: Iterable[str]) -> UnusableRows:
+    def exclude_reasons(self, reasons: Iterable[str]) -> UnusableRows:
         """Return the rows that have none of these reasons."""
         codes = [code for code, reason in enumerate(self.reasons) if reason in set(reasons)]
         is_kept = ~np.isin(self.codes, codes)
         return UnusableRows(self.rows[is_kept], self.codes[is_kept], self.reasons)
 
-    def with_rows(self, rows: np.ndarray, reason: str) -> UnusableRows:
-        """Return these rows and others, which all have one reason."""
+    def add_rows(self, rows: np.ndarray, reason: str) -> UnusableRows:
+        """Return these rows together with further rows that share one reason."""
         order = np.argsort(rows := np.concatenate([self.rows, rows]))
         codes = np.full(len(rows), len(self.reasons), np.int32)
         codes[: len(self)] = self.codes
         return UnusableRows(rows[order], codes[order], [*self.reasons, reason])
 
     def merge(self, others: Mapping[int, str]) -> UnusableRows:
-        """Return these rows and a few other ones."""
+        """Return these rows together with a few others."""
         reasons = list(dict.fromkeys([*self.reasons, *others.values()]))
         rows = np.concatenate([self.rows, np.fromiter(others, np.int64)])
         codes = np.concatenate([self.codes, np.fromiter(map(reasons.index, others.values()), np.int32)])
@@ -72,14 +73,14 @@ class UnusableRows(Mapping[int, str]):
 
 
 class UnusableBuilder:
-    """Collects unusable rows in their order."""
+    """Builder of UnusableRows, which takes unusable rows in ascending order."""
 
     def __init__(self) -> None:
         self._rows, self._codes = array("q"), array("i")
         self._reasons: dict[str, int] = {}
 
     def add(self, row: int, reason: str) -> None:
-        """Add the next row."""
+        """Add the next unusable row."""
         if len(self._rows) >= _NUM_DETAILED:
             reason = reason.removesuffix(f". {split_reason(reason).details}")
         if reason not in self._reasons and len(self._reasons) >= _NUM_REASONS:
@@ -88,5 +89,5 @@ class UnusableBuilder:
         self._codes.append(self._reasons.setdefault(reason, len(self._reasons)))
 
     def finish(self) -> UnusableRows:
-        """Return the rows."""
+        """Return all added rows."""
         return UnusableRows(self._rows, self._codes, list(self._reasons))

@@ -1,6 +1,6 @@
-"""Measures of retrieval: plain ranks, runs against qrels, and answers in passages."""
+"""Retrieval metrics: ranks of positives, TREC runs against qrels, and answers in passages."""
 
-from text.evaluation.answers import answer_spans, has_answer, top_k_accuracy
+from text.evaluation.answers import find_answer_spans, has_answer, top_k_accuracy
 from text.evaluation.metrics import (
     bootstrap_interval,
     evaluate_run,
@@ -8,7 +8,7 @@ from text.evaluation.metrics import (
     max_passage,
     mean_metrics,
     paired_randomization,
-    without_self_matches,
+    remove_self_matches,
 )
 from text.evaluation.ranks import ahead_of_positive, average_rank, mean_reciprocal_rank, positive_ranks, recall
 from text.evaluation.trec import Qrels, Run, format_run, rank_passages, read_qrels, read_run, write_run
@@ -17,10 +17,10 @@ __all__ = [
     "Qrels",
     "Run",
     "ahead_of_positive",
-    "answer_spans",
     "average_rank",
     "bootstrap_interval",
     "evaluate_run",
+    "find_answer_spans",
     "format_run",
     "fuse_runs",
     "has_answer",
@@ -33,7 +33,7 @@ __all__ = [
     "read_qrels",
     "read_run",
     "recall",
+    "remove_self_matches",
     "top_k_accuracy",
-    "without_self_matches",
     "write_run",
 ]

@@ -1,8 +1,9 @@
-"""Measures of runs against qrels, as trec_eval has them, and how sure they are.
+"""Metrics of TREC runs against qrels as in trec_eval, with confidence intervals and significance tests.
 
-They equal those of trec_eval for scores that differ in float32, in which trec_eval keeps them. Here, scores are in
-float64. Of equal scores, the passage with the larger id ranks first. A passage without a judgement is not relevant.
-nDCG has the relevance as gain and log2(rank + 1) as discount; the others count a relevance of 1 and more.
+Results equal those of trec_eval as long as the scores differ in float32, the precision of trec_eval. Here, scores are
+float64. If scores are equal, the passage with the larger id ranks first. A passage without a judgment is not relevant.
+nDCG uses the relevance as gain and log2(rank + 1) as discount. All other metrics count a relevance of 1 or more as
+relevant.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from text.errors import DataError
 from text.evaluation.trec import Run, rank_passages
 
-Figures = dict[str, float]
-"""By name of a measure, such as ``ndcg@10``."""
+Metrics = dict[str, float]
+"""Values by name of the metric, such as ``ndcg@10``."""
 
 
 def evaluate_run(
@@ -25,53 +26,57 @@ def evaluate_run(
     *,
     cut_offs: Sequence[int] = (1, 5, 10, 20, 100),
     skip_missing: bool = False,
-) -> dict[str, Figures]:
-    """The figures of each question that has a relevant passage.
+) -> dict[str, Metrics]:
+    """Return the metrics of each question that has a relevant passage.
 
     Args:
-        qrels: How relevant passages are.
-        run: What was found.
-        cut_offs: k of nDCG@k, MRR@k, recall@k and precision@k; MAP is over all that was found.
-        skip_missing: Questions of the qrels that the run does not have are left out; otherwise they count 0.
+        qrels: Relevance by question id and passage id.
+        run: Scores by question id and passage id.
+        cut_offs: Values of k for nDCG@k, MRR@k, recall@k and precision@k. MAP uses all found passages.
+        skip_missing: Skip questions of the qrels that are not in the run. Otherwise their metrics are 0.
 
     Returns:
-        By question id. The mean over questions is that of the collection.
+        Metrics by question id. ``mean_metrics`` averages them.
 
     Raises:
-        ValueError: No question is left, or a cut-off is below 1.
+        ValueError: No question has a relevant passage, or a cut-off is below 1.
 
-    The one relevant passage is on place 2, where nDCG's discount is log2(3):
+    The only relevant passage has rank 2, where the discount of nDCG is log2(3):
 
-    >>> figures = evaluate_run({"q": {"b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, cut_offs=[10])
-    >>> figures["q"]["ndcg@10"], figures["q"]["mrr@10"], figures["q"]["recall@10"], figures["q"]["map"]
+    >>> metrics = evaluate_run({"q": {"b": 1}}, {"q": {"a": 2.0, "b": 1.0}}, cut_offs=[10])
+    >>> metrics["q"]["ndcg@10"], metrics["q"]["mrr@10"], metrics["q"]["recall@10"], metrics["q"]["map"]
     (0.6309..., 0.5, 1.0, 0.5)
     """
     if min(cut_offs, default=1) < 1:
-        raise ValueError(f"cut_offs are {list(cut_offs)}. Use 1 or more for each.")
-    asked = [question for question, judged in qrels.items() if any(relevance > 0 for relevance in judged.values())]
+        raise ValueError(f"cut_offs is {list(cut_offs)}. Each cut-off must be at least 1.")
+    questions = [question for question, judged in qrels.items() if any(relevance > 0 for relevance in judged.values())]
     if skip_missing:
-        asked = [question for question in asked if question in run]
-    if not asked:
-        raise ValueError("No question has a relevant passage. Give run and qrels of the same questions.")
+        questions = [question for question in questions if question in run]
+    if not questions:
+        raise ValueError("No question has a relevant passage. Use a run and qrels for the same questions.")
     return {
-        question: _of_question(qrels[question], rank_passages(run.get(question, {})), cut_offs) for question in asked
+        question: _evaluate_question(qrels[question], rank_passages(run.get(question, {})), cut_offs)
+        for question in questions
     }
 
 
-def mean_metrics(figures: Mapping[str, Figures]) -> Figures:
-    """Over questions.
+def mean_metrics(metrics: Mapping[str, Metrics]) -> Metrics:
+    """Return the mean of each metric over all questions.
 
     Raises:
-        ValueError: There are none.
+        ValueError: ``metrics`` is empty.
     """
-    if not figures:
-        raise ValueError("no questions; expected one or more")
-    names = next(iter(figures.values()))
-    return {name: math.fsum(of_question[name] for of_question in figures.values()) / len(figures) for name in names}
+    if not metrics:
+        raise ValueError("There are no questions.")
+    names = next(iter(metrics.values()))
+    return {name: math.fsum(each[name] for each in metrics.values()) / len(metrics) for name in names}
 
 
-def without_self_matches(run: Run) -> Run:
-    """Without passages that have the id of their question, as where questions come out of the collection."""
+def remove_self_matches(run: Run) -> Run:
+    """Return a run without passages that have the id of their question.
+
+    Some data sets take their questions from the collection (BEIR's ArguAna and Quora).
+    """
     return {
         question: {passage: score for passage, score in scores.items() if passage != question}
         for question, scores in run.items()
@@ -79,9 +84,9 @@ def without_self_matches(run: Run) -> Run:
 
 
 def fuse_runs(runs: Sequence[Run], *, constant: int = 60) -> Run:
-    """Reciprocal rank fusion: a passage's score is the sum of 1 / (constant + rank) over the runs that have it.
+    """Return the reciprocal rank fusion of several runs (Cormack, Clarke and Buettcher, SIGIR 2009).
 
-    Cormack, Clarke and Buettcher, SIGIR 2009.
+    The score of a passage is the sum of 1 / (constant + rank) over all runs that contain it. Ranks start at 1.
 
     >>> fuse_runs([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.3}}], constant=1)  # 1/2; 1/3 + 1/2
     {'q': {'a': 0.5, 'b': 0.8333...}}
@@ -89,45 +94,56 @@ def fuse_runs(runs: Sequence[Run], *, constant: int = 60) -> Run:
     fused: Run = {}
     for run in runs:
         for question, scores in run.items():
-            of_question = fused.setdefault(question, {})
+            fused_scores = fused.setdefault(question, {})
             for rank, passage in enumerate(rank_passages(scores), start=1):
-                of_question[passage] = of_question.get(passage, 0.0) + 1 / (constant + rank)
+                fused_scores[passage] = fused_scores.get(passage, 0.0) + 1 / (constant + rank)
     return fused
 
 
 def max_passage(run: Run, num_hits: int) -> Run:
-    """Documents of a run of their windows (``text.datasets.windows``): each with the score of its best one.
+    """Return a run of documents from a run of windows. A document gets the score of its best window.
 
-    MaxP of Dai and Callan, arXiv:1905.09217.
+    This is MaxP (Dai and Callan, arXiv:1905.09217). ``text.datasets.windows`` makes the windows.
 
     Args:
-        run: Of passages with ids such as ``DOCUMENT#NUMBER``; what stands after the last # is left out.
-        num_hits: Documents for each question, at most.
+        run: Run of windows with ids of the form ``DOCUMENT#NUMBER``. The id of a document ends at the last #.
+        num_hits: Maximum number of documents per question.
 
     Raises:
-        DataError: An id has no #.
+        DataError: A passage id has no #.
 
     >>> max_passage({"q": {"a#0": 1.0, "a#1": 3.0, "b#0": 2.0, "c#0": 1.0}}, 2)
     {'q': {'a': 3.0, 'b': 2.0}}
     """
     best: Run = {}
     for question, scores in run.items():
-        of_question = best.setdefault(question, {})
+        document_scores = best.setdefault(question, {})
         for passage in rank_passages(scores):
             document, is_window, _ = passage.rpartition("#")
             if not is_window:
                 raise DataError(
-                    f"question {question}: passage {passage} is no window. Search windows, whose ids are as DOCUMENT#0."
+                    f"question {question}: passage {passage} is not a window. Search a collection of windows, "
+                    "with ids such as DOCUMENT#0."
                 )
-            if document not in of_question and len(of_question) < num_hits:
-                of_question[document] = scores[passage]
+            if document not in document_scores and len(document_scores) < num_hits:
+                document_scores[document] = scores[passage]
     return best
 
 
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a percentile bootstrap confidence interval of the mean."""
+    """Return a percentile bootstrap confidence interval of the mean.
+
+    Args:
+        values: Value of each question.
+        confidence: Confidence level, between 0 and 1.
+        num_samples: Number of bootstrap samples.
+        seed: Seed of the random samples.
+
+    Returns:
+        Lower and upper bound.
+    """
     random, array = np.random.default_rng(seed), np.asarray(values)
     means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -137,36 +153,47 @@ def bootstrap_interval(
 def paired_randomization(
     values: Sequence[float], others: Sequence[float], *, num_samples: int = 10_000, seed: int = 0
 ) -> float:
-    """Return the two-sided p-value of a paired randomization test on two runs of the same questions.
+    """Return the two-sided p-value of a paired randomization test (Smucker, Allan and Carterette, CIKM 2007).
 
-    Smucker, Allan and Carterette, CIKM 2007.
+    Args:
+        values: Value of each question in one run.
+        others: Value of each question in another run, in the same order.
+        num_samples: Number of random sign assignments.
+        seed: Seed of the random signs.
     """
     random, differences = np.random.default_rng(seed), np.asarray(values) - np.asarray(others)
-    found, as_large = abs(differences.sum()), 0
-    at_once = max(1, (1 << 22) // max(1, len(differences)))
-    for start in range(0, num_samples, at_once):
-        size = (min(at_once, num_samples - start), len(differences))
+    observed, as_large = abs(differences.sum()), 0
+    chunk_size = max(1, (1 << 22) // max(1, len(differences)))
+    for start in range(0, num_samples, chunk_size):
+        size = (min(chunk_size, num_samples - start), len(differences))
         signs = random.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
-        as_large += int((np.abs(signs @ differences) >= found - 1e-12).sum())
+        as_large += int((np.abs(signs @ differences) >= observed - 1e-12).sum())
     return (1 + as_large) / (1 + num_samples)
 
 
-def _of_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Figures:
+def _evaluate_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Metrics:
+    """Return the metrics of one question.
+
+    Args:
+        judged: Relevance by passage id.
+        passages: Ids of the found passages, best first.
+        cut_offs: See ``evaluate_run``.
+    """
     gains = [max(0, judged.get(passage, 0)) for passage in passages]
     ideal = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)
     ranks = [rank for rank, gain in enumerate(gains, start=1) if gain > 0]
-    figures: Figures = {}
+    metrics: Metrics = {}
     for k in cut_offs:
-        figures[f"ndcg@{k}"] = _gain(gains[:k]) / _gain(ideal[:k])
+        metrics[f"ndcg@{k}"] = _compute_dcg(gains[:k]) / _compute_dcg(ideal[:k])
     for k in cut_offs:
-        figures[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
+        metrics[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
     for k in cut_offs:
-        figures[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
+        metrics[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
     for k in cut_offs:
-        figures[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
-    figures["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
-    return figures
+        metrics[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
+    metrics["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
+    return metrics
 
 
-def _gain(gains: Sequence[int]) -> float:
+def _compute_dcg(gains: Sequence[int]) -> float:
     return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))

@@ -1,8 +1,8 @@
-"""Average rank, MRR@k and recall@k over plain ranks.
+"""Ranks of positives, and average rank, MRR@k and recall@k over these ranks.
 
-A rank is the 0-based place of a question's positive among all passages compared, best first.
-It is found by counting, not by sorting: memory is that of the scores handed in, and callers
-hand in as many questions at a time as they like.
+A rank is the 0-based position of a question's positive among all compared passages, best first.
+Ranks are counted without sorting, so the functions need only as much memory as the scores.
+Callers choose the number of questions per call.
 
 Dimensions: N questions; P passages.
 """
@@ -13,37 +13,46 @@ from torch import Tensor, arange
 
 
 def positive_ranks(scores: Tensor, positive_index: Tensor, *, ignore: Tensor | None = None) -> Tensor:
-    """0-based place of each question's positive, best first: how many passages are ahead of it, (N,) int64.
+    """Return the 0-based rank of each question's positive: the number of passages ahead of it.
 
-    Arguments and errors are those of ``ahead_of_positive``.
+    Args:
+        scores: See ``ahead_of_positive``.
+        positive_index: See ``ahead_of_positive``.
+        ignore: See ``ahead_of_positive``.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
     """
     return ahead_of_positive(scores, positive_index, ignore=ignore).sum(dim=1)
 
 
 def ahead_of_positive(scores: Tensor, positive_index: Tensor, *, ignore: Tensor | None = None) -> Tensor:
-    """Which passages stand before each question's positive, best first.
+    """Return a mask of the passages that rank ahead of each question's positive.
 
-    These are the passages that score higher, and those that score the same and stand
-    earlier, as in a stable sort. (Were ties free, a collapsed encoder, which gives all
-    passages one score, would look perfect.)
+    A passage is ahead if its score is higher, or if its score is equal and its column comes
+    first, as in a stable sort. If ties did not count, a collapsed encoder, which gives all
+    passages the same score, would look perfect.
 
     Args:
-        scores: (N, P) float, finite; larger is better.
-        positive_index: (N,) int64, the column of each question's positive.
-        ignore: (N, P) bool, True takes a passage out of that question's ranking.
+        scores: (N, P) float, finite. Larger is better.
+        positive_index: (N,) int64. Column of each question's positive.
+        ignore: (N, P) bool. True removes a passage from that question's ranking.
 
     Returns:
         (N, P) bool.
 
     Raises:
-        ValueError: A score is NaN or infinite: it has no place.
+        ValueError: A score is NaN or infinite.
 
     >>> from torch import tensor
     >>> positive_ranks(tensor([[0.1, 0.9, 0.5], [7.0, 7.0, 7.0]]), tensor([2, 1]))
     tensor([1, 1])
     """
     if not scores.isfinite().all():
-        raise ValueError("scores hold NaN or infinity; expected finite numbers")
+        raise ValueError("scores contain NaN or infinity. All scores must be finite.")
     positive_scores = scores.gather(1, positive_index[:, None])  # (N, 1)
     columns = arange(scores.shape[1], device=scores.device)
     ahead = scores > positive_scores
@@ -52,7 +61,7 @@ def ahead_of_positive(scores: Tensor, positive_index: Tensor, *, ignore: Tensor 
 
 
 def average_rank(ranks: Tensor) -> float:
-    """Mean of the 0-based ranks; 0 is perfect (DPR's validation figure).
+    """Return the mean of 0-based ranks. 0 is perfect. DPR validates with this metric.
 
     >>> from torch import tensor
     >>> average_rank(tensor([0, 3]))
@@ -62,7 +71,7 @@ def average_rank(ranks: Tensor) -> float:
 
 
 def mean_reciprocal_rank(ranks: Tensor, k: int) -> float:
-    """MRR@k: mean of 1 / (rank + 1), counting 0 where the positive is not among the first k.
+    """Return MRR@k: the mean of 1 / (rank + 1), with 0 for ranks of k or more.
 
     >>> from torch import tensor
     >>> mean_reciprocal_rank(tensor([0, 3, 10]), k=10)  # (1 + 1/4 + 0) / 3
@@ -73,7 +82,7 @@ def mean_reciprocal_rank(ranks: Tensor, k: int) -> float:
 
 
 def recall(ranks: Tensor, k: int) -> float:
-    """Share of questions whose positive is among the first k.
+    """Return recall@k: the share of questions whose positive is among the first k passages.
 
     >>> from torch import tensor
     >>> recall(tensor([0, 3, 10, 99]), k=10)

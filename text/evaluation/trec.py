@@ -1,10 +1,11 @@
-"""Qrels and runs: files to dictionaries and back.
+"""Readers and writers of qrels and runs.
 
-Qrels say how relevant passages are to questions: TREC's four columns (question, 0, passage, relevance), or BEIR's three
-with a header. A run holds what a search found: TREC's six columns (question, Q0, passage, rank, score, name).
+Qrels are relevance judgments. Their files have TREC's four columns (question, 0, passage, relevance) or BEIR's three
+columns with a header. A run is the result of a search. Its file has TREC's six columns (question, Q0, passage, rank,
+score, name).
 
-Spaces separate the columns of a run, so ``write_run`` percent-encodes ids that hold one. The name at the end of each
-line says so, and ``read_run`` decodes these lines only: an id such as ``a%20b`` of another program stays as it is.
+Spaces separate the columns of a run, so ``write_run`` percent-encodes ids that contain white space and marks the name
+of the run. ``read_run`` decodes only marked lines, so an id such as ``a%20b`` of another program stays unchanged.
 """
 
 from __future__ import annotations
@@ -17,126 +18,141 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from text.artifacts import write_lines
-from text.datasets.formats.compressed_files import form_of, read_chunks
+from text.datasets.formats.compressed_files import detect_form, read_chunks
 from text.datasets.formats.lines import read_lines
 from text.errors import DataError
 
 Qrels = dict[str, dict[str, int]]
-"""By question id, by passage id: relevance; 0 and less is not relevant."""
+"""Relevance by question id and passage id. 0 or less means not relevant."""
 Run = dict[str, dict[str, float]]
-"""By question id, by passage id: score; larger is better."""
+"""Scores by question id and passage id. Larger is better."""
 ENCODED = "+percent-encoded"
-"""Ending of a run's name in a file whose ids are percent-encoded."""
+"""Suffix of the run's name if its ids are percent-encoded."""
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]")
-"""White space, control characters and the byte order mark, which an id in a run cannot hold as they are."""
+"""Characters that an id in a run must not contain unencoded: white space, control characters, byte order mark."""
 _ITERATIONS = {"0", "Q0"}
-"""Usual values of TREC's second column of qrels."""
+"""Usual values of the second column of TREC qrels."""
 _RELEVANCE = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-"""A number as C reads it. Python also takes ``1_0`` and digits of other scripts."""
+"""Number in C syntax. Python also accepts ``1_0`` and digits of other scripts."""
 _SPACES = " \t\r\n\v\f"
-"""White space as C has it."""
+"""White space in C."""
 _HEADER = re.compile(r"(?=\D*(id|quer|quest|topic))\D+", re.IGNORECASE)
-"""A name of the first column."""
+"""Header of the first column, such as ``query-id``."""
 _NOT_FINITE = re.compile("nan|inf|infinity", re.IGNORECASE)
 
 
 def read_qrels(path: str | os.PathLike[str]) -> Qrels:
-    """Read qrels of either form.
+    """Read qrels in TREC's or BEIR's format. The file may be compressed with gzip or zstd.
 
-    The first line decides for all lines: the number of columns, and whether tabs separate them. With tabs, an id may
-    hold spaces. The first line is a header if it names the columns, such as ``query-id``, ``corpus-id`` and ``score``.
-    The file may be compressed by gzip or zstd.
+    The first line determines the number of columns and the separator (tabs or spaces) of all lines. With tabs, an id
+    may contain spaces. The first line is a header if it names columns, such as ``query-id corpus-id score``.
 
-    Without tabs, TREC's second column must be 0, Q0, one number on all lines, or numbers such as 4.5. A question id
-    such as ``topic 1`` would look like a question and this column.
+    Without tabs, TREC's second column must be 0, Q0, the same number on all lines, or numbers such as 4.5. This check
+    finds question ids with a space, such as ``topic 1``.
+
+    Returns:
+        Relevance by question id and passage id.
 
     Raises:
-        DataError: A line has another form, a relevance is no integer, a pair stands twice, or the file is empty; with
-            path and line.
+        DataError: A line has the wrong number of columns, a relevance is not an integer, a pair occurs twice, or the
+            file is empty. The message has path and line.
         OSError: The file cannot be read.
     """
     qrels: Qrels = {}
-    iterations: dict[str, tuple[str, str]] = {}  # each value of TREC's second column, with its first place and line
+    iterations: dict[str, tuple[str, str]] = {}  # value of the second column -> its first place and line
     separator, num_columns = None, 0
-    for _, where, line in _lines(path):
+    for _, where, line in _read_lines(path):
         if not num_columns:
             separator, num_columns = _find_columns(line)
             if _is_header(_split(line, separator)):
                 continue
         fields = _split(line, separator)
         if len(fields) != num_columns:
-            raise _other_columns(where, line, num_columns)
+            raise _make_column_error(where, line, num_columns)
         if num_columns == 4 and separator is None:
             iterations.setdefault(fields[1], (where, line))
         relevance = _RELEVANCE.fullmatch(fields[-1])
         if relevance is None:
             raise DataError(f"{where}: the relevance is {_quote(fields[-1])}. Use an integer such as 0 or 1.")
         if not fields[0] or not fields[-2]:
-            raise DataError(f"{where}: {_quote(line)} has an empty id. Give the ids of a question and a passage.")
-        _add(qrels, where, fields[0], fields[-2], int(relevance[1]))
+            raise DataError(f"{where}: {_quote(line)} has an empty id. Each line needs a question id and a passage id.")
+        _add_value(qrels, where, fields[0], fields[-2], int(relevance[1]))
     if not qrels:
-        raise DataError(f"{Path(path)}: the file has no judgments. Write one a line.")
+        raise DataError(f"{Path(path)}: the file has no judgments. Write one judgment per line.")
     _check_iterations(iterations, len(qrels))
     return qrels
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a run. Ranks are not kept, because they follow from the scores. The file may be compressed by gzip or zstd.
+    """Read a run. Its ranks are ignored, because scores determine them. The file may be compressed with gzip or zstd.
+
+    Returns:
+        Scores by question id and passage id.
 
     Raises:
-        DataError: A line has another form, a pair stands twice, or the run is empty; with path and line.
+        DataError: A line does not have six columns with a finite score, a pair occurs twice, or the file is empty. The
+            message has path and line.
         OSError: The file cannot be read.
     """
     run: Run = {}
-    for _, where, line in _lines(path):
+    for _, where, line in _read_lines(path):
         fields = line.split()
-        if len(fields) != 6 or (score := _number(fields[4])) is None:
+        if len(fields) != 6 or (score := _parse_number(fields[4])) is None:
             columns = "question, Q0, passage, rank, score and name"
-            raise DataError(f"{where}: {_quote(line)} is not {columns}. Write six columns with spaces between them.")
+            raise DataError(f"{where}: {_quote(line)} is not {columns}. Separate six columns by spaces.")
         question_id, passage_id = fields[0], fields[2]
         if fields[5].endswith(ENCODED):
             question_id, passage_id = unquote(question_id), unquote(passage_id)
-        _add(run, where, question_id, passage_id, score)
+        _add_value(run, where, question_id, passage_id, score)
     if not run:
-        raise DataError(f"{Path(path)}: the run is empty. Give a run that has found passages.")
+        raise DataError(f"{Path(path)}: the run is empty. Use a run with at least one passage.")
     return run
 
 
 def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], name: str = "dpr-text") -> None:
-    """Write a run, best first, whole or not at all.
+    """Write a run atomically, with the best passage of each question first.
+
+    Args:
+        path: File to write.
+        run: Scores by question id and passage id.
+        name: Name of the run, for the last column.
 
     Raises:
-        ValueError: As ``format_run``.
+        ValueError: An id is empty, or the name is empty or contains white space.
         OSError: The file cannot be written.
     """
     write_lines(path, format_run(run, name))
 
 
 def format_run(run: Mapping[str, Mapping[str, float]], name: str = "dpr-text") -> Iterator[str]:
-    """Yield the lines of a run, best first. Scores are written in full, so that reading gives them back.
+    """Yield the lines of a run, with the best passage of each question first.
 
-    If an id holds white space or a control character, all ids of the file are percent-encoded, and the name ends in
-    ``+percent-encoded``. Any other run is written as it is.
+    Scores have full precision, so ``read_run`` restores them exactly. If an id contains white space or a control
+    character, all ids are percent-encoded, and ``+percent-encoded`` is added to the name.
+
+    Args:
+        run: Scores by question id and passage id.
+        name: Name of the run, for the last column.
 
     Raises:
-        ValueError: An id is empty, or the name is empty or holds a space.
+        ValueError: An id is empty, or the name is empty or contains white space.
     """
     if name.split() != [name]:
         raise ValueError(f"The name of the run is {_quote(name)}. Use a name without spaces.")
     ids = {*run, *(passage_id for scores in run.values() for passage_id in scores)}
     if "" in ids:
-        raise ValueError("An id is empty. A run cannot hold it.")
+        raise ValueError("An id is empty. The columns of a run cannot be empty.")
     is_encoded = any(_UNSAFE.search(each) for each in ids)
     encode, name = (_encode_id, name + ENCODED) if is_encoded else (str, name)
     for question_id, scores in run.items():
-        first = encode(question_id)
+        encoded_id = encode(question_id)
         for rank, passage_id in enumerate(rank_passages(scores), start=1):
-            yield f"{first} Q0 {encode(passage_id)} {rank} {scores[passage_id]!r} {name}\n"
+            yield f"{encoded_id} Q0 {encode(passage_id)} {rank} {scores[passage_id]!r} {name}\n"
 
 
 def rank_passages(scores: Mapping[str, float]) -> list[str]:
-    """Passage ids, best first; of equal scores, the larger id first, as trec_eval does.
+    """Return passage ids, best first. If scores are equal, the larger id comes first, as in trec_eval.
 
     >>> rank_passages({"a": 1.0, "b": 1.0, "c": 2.0})
     ['c', 'b', 'a']
@@ -150,19 +166,21 @@ def check_common_questions(
     other: str | os.PathLike[str],
     question_ids: Iterable[str],
 ) -> None:
-    """Check that a run holds at least one question of another file.
+    """Check that a run and another file have at least one question in common.
 
     Args:
-        path: The file of the run.
-        run: The run.
+        path: File of the run.
+        run: Scores by question id and passage id.
         other: The other file.
-        question_ids: Ids of the questions of the other file.
+        question_ids: Question ids of the other file.
 
     Raises:
-        DataError: They have no question in common.
+        DataError: The files have no question in common.
     """
     if not any(question_id in run for question_id in question_ids):
-        raise DataError(f"{os.fspath(path)}: has none of the questions of {os.fspath(other)}. Give a run of these.")
+        raise DataError(
+            f"{os.fspath(path)}: no question in common with {os.fspath(other)}. Use a run for its questions."
+        )
 
 
 def check_counted_questions(
@@ -173,20 +191,20 @@ def check_counted_questions(
     *,
     skip_missing: bool = False,
 ) -> None:
-    """Check that a run is of this file if the ids of the file only count its questions: "0", "1", "2" and so on.
+    """Check that a run belongs to a file whose question ids are only numbers: "0", "1", "2" and so on.
 
-    Such ids stand in every file without ids, so a run of another file would match. A search finds passages for nearly
-    all questions, so the ids of the run should end where the file ends.
+    Every file without ids gets such ids, so the run of another file could match by chance. A search finds passages for
+    nearly all questions, so the last question of the run should be near the end of the file.
 
     Args:
-        path: The file of the run.
-        run: The run.
-        other: The file of the questions.
-        question_ids: Ids of all questions of that file, in its order.
-        skip_missing: The run may be one of the first questions of the file.
+        path: File of the run.
+        run: Scores by question id and passage id.
+        other: File of the questions.
+        question_ids: All question ids of that file, in file order.
+        skip_missing: Accept a run for only the first questions of the file.
 
     Raises:
-        DataError: The ids count the questions, and the run has more questions than the file, or ends well before it.
+        DataError: The ids are such numbers, and the run has more questions than the file or ends too early.
     """
     if list(question_ids) != [str(number) for number in range(len(question_ids))]:
         return
@@ -195,27 +213,28 @@ def check_counted_questions(
     num_last = len(question_ids) - 1 - max((int(question_id) for question_id in run.keys() - unknown), default=-1)
     is_cut = not skip_missing and num_last > 1 + len(missing) - num_last
     if unknown or is_cut:
-        found = f"the question {_quote(min(unknown))}, which it lacks" if unknown else f"none of the last {num_last}"
+        found = f"an unknown question {_quote(min(unknown))}" if unknown else f"none of the last {num_last} questions"
         raise DataError(
-            f"{os.fspath(path)}: seems to be of other questions than {os.fspath(other)}, whose ids only count its "
-            f"{len(question_ids)} questions. The run has {found}. Give the run of this file, or give the questions ids."
+            f"{os.fspath(path)}: does not seem to be a run for {os.fspath(other)}. The file numbers its "
+            f"{len(question_ids)} questions from 0, and the run has {found}. Use the run for this file, or add ids to "
+            "its questions."
         )
 
 
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
-    """Number, place and text of each line that has any."""
+def _read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield number, place (``file:line``) and text of each line that is not blank."""
     name = os.fspath(path)
-    for number, (_, encoded) in enumerate(read_lines(read_chunks(name, form_of(name)), name), start=1):
+    for number, (_, encoded) in enumerate(read_lines(read_chunks(name, detect_form(name)), name), start=1):
         try:
             line = encoded.decode("utf-8").strip()
         except UnicodeDecodeError:
-            raise DataError(f"{Path(path)}:{number}: the line is not UTF-8. Write the file in UTF-8.") from None
+            raise DataError(f"{Path(path)}:{number}: the line is not valid UTF-8. Convert the file to UTF-8.") from None
         if line:
             yield number, f"{Path(path)}:{number}", line
 
 
 def _find_columns(line: str) -> tuple[str | None, int]:
-    """Return the separator of a file's columns, None for any white space, and their number; 3 or 4 are right."""
+    """Return the column separator (None for any white space) and the number of columns (3 or 4)."""
     num_tabs = len(_split(line, "\t"))
     return ("\t", num_tabs) if num_tabs in (3, 4) else (None, 4 if len(line.split()) == 4 else 3)
 
@@ -230,21 +249,22 @@ def _is_header(fields: list[str]) -> bool:
 
 
 def _check_iterations(iterations: Mapping[str, tuple[str, str]], num_questions: int) -> None:
-    """Check that TREC's second column, of lines without tabs, is no part of a question id such as "topic 1".
+    """Check that TREC's second column is not part of a question id such as "topic 1". For lines without tabs.
 
-    It is 0 in nearly all files. Some have one number for several questions; TREC-COVID has numbers such as 4.5.
+    The column is 0 in nearly all files. Some files have one number for all questions. TREC-COVID has numbers such as
+    4.5.
     """
     values = list(iterations)
-    are_numbers = None not in map(_number, values)
-    is_one = len(values) == 1 and num_questions > 1
-    if set(values) <= _ITERATIONS or (are_numbers and (is_one or any("." in value for value in values))):
+    are_numbers = None not in map(_parse_number, values)
+    is_constant = len(values) == 1 and num_questions > 1
+    if set(values) <= _ITERATIONS or (are_numbers and (is_constant or any("." in value for value in values))):
         return
-    raise _other_columns(*iterations[values[:2][-1]], num_columns=4)
+    raise _make_column_error(*iterations[values[:2][-1]], num_columns=4)
 
 
-def _other_columns(where: str, line: str, num_columns: int) -> DataError:
+def _make_column_error(where: str, line: str, num_columns: int) -> DataError:
     columns = "question, passage and relevance" if num_columns == 3 else "question, 0, passage and relevance"
-    return DataError(f"{where}: {_quote(line)} is not {columns}. Separate the columns by tabs if an id holds a space.")
+    return DataError(f"{where}: {_quote(line)} is not {columns}. If an id has a space, separate the columns by tabs.")
 
 
 def _encode_id(value: str) -> str:
@@ -255,15 +275,16 @@ def _quote(value: str) -> str:
     return '"' + " ".join(value.split())[:100] + '"'
 
 
-def _add(table: dict[str, dict], where: str, question_id: str, passage_id: str, value: float) -> None:
-    of_question = table.setdefault(question_id, {})
-    if passage_id in of_question:
+def _add_value(table: dict[str, dict], where: str, question_id: str, passage_id: str, value: float) -> None:
+    """Add the value of a question and a passage to a table. Raise DataError if the table already has one."""
+    values = table.setdefault(question_id, {})
+    if passage_id in values:
         raise DataError(
-            f"{where}: question {_quote(question_id)} and passage {_quote(passage_id)} stand twice. Keep one line."
+            f"{where}: question {_quote(question_id)} and passage {_quote(passage_id)} occur twice. Keep one line."
         )
-    of_question[passage_id] = value
+    values[passage_id] = value
 
 
-def _number(field: str) -> float | None:
+def _parse_number(field: str) -> float | None:
     number = float(field) if _NUMBER.fullmatch(field) else math.inf
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""Encoders, usable without anything else of this library."""
+"""Encoders. They can be used without the other packages of this library."""
 
 from text.models.biencoder import BiEncoder
 from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate

@@ -1,6 +1,6 @@
-"""Self-attention within each text, for texts that stand padded in rows or packed one after another.
+"""Self-attention within each text, for padded batches and for packed sequences.
 
-Which kernel is used is decided here, by what was measured (``benchmarks/encoder.py``).
+This module chooses the attention kernel. The choice follows measurements (``benchmarks/encoder.py``).
 
 Dimensions: B texts; L tokens of the longest; T tokens of all texts; N heads; E width of a head.
 """
@@ -14,21 +14,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 HAS_PACKED = hasattr(torch.nested, "nested_tensor_from_jagged")
-"""Whether this PyTorch has what PackedTexts takes; 2.3 has not."""
+"""True if this PyTorch has the nested tensors that ``PackedTexts`` needs. PyTorch 2.3 lacks them."""
 _DRAWS = 1 << 16
+"""Number of values that 16 random bits can take."""
 
 
 class PaddedTexts(NamedTuple):
-    """B rows of L tokens."""
+    """A padded batch: B rows of L tokens."""
 
     attention_mask: Tensor | None
-    """(B, L) bool, True marks a real token; None where all are."""
+    """(B, L) bool. True marks a real token. None if there is no padding."""
 
     def attend(self, qkv: Tensor, dropout_p: float) -> Tensor:
-        """Queries, keys and values (B, L, 3, N, E) to what each token sees, (B, L, N * E)."""
+        """Return the attention output of each token, (B, L, N * E).
+
+        Args:
+            qkv: (B, L, 3, N, E). Queries, keys and values.
+            dropout_p: Share of the attention weights to drop.
+        """
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, L, E) each
         visible = None if self.attention_mask is None else self.attention_mask[:, None, None, :]
-        # On a CPU the fused kernel has no dropout of its own, and in bfloat16 loses to plain products.
+        # On a CPU the fused kernel does not support dropout, and plain matrix products are faster in bfloat16.
         if query.is_cuda or (dropout_p == 0 and query.dtype == torch.float32):
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout_p)
         else:
@@ -38,37 +44,47 @@ class PaddedTexts(NamedTuple):
 
 
 class PackedTexts(NamedTuple):
-    """T tokens, text after text, without padding."""
+    """A packed batch: the T tokens of all texts in one sequence, without padding."""
 
     offsets: Tensor
-    """(B + 1,) int64, where each text starts, and the end."""
+    """(B + 1,) int64. Position of the first token of each text, then T."""
     max_length: int
-    """No text is longer."""
+    """Maximum tokens of a text, or a higher number."""
 
     def attend(self, qkv: Tensor, dropout_p: float) -> Tensor:
-        """Queries, keys and values (T, 3, N, E) to what each token sees, (T, N * E)."""
-        if not len(qkv):  # no text, which is the share of some ranks in a short batch: no kernel takes that
+        """Return the attention output of each token, (T, N * E).
+
+        Args:
+            qkv: (T, 3, N, E). Queries, keys and values.
+            dropout_p: Share of the attention weights to drop.
+        """
+        # Some ranks get no text from a short batch, and no kernel accepts an empty input.
+        if not len(qkv):
             return qkv[:, 2].flatten(1)
-        query, key, value = (self._nested(part) for part in qkv.unbind(1))
+        query, key, value = (self._build_nested(part) for part in qkv.unbind(1))
         context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
         return context.transpose(1, 2).values().flatten(1)
 
-    def _nested(self, tokens: Tensor) -> Tensor:
+    def _build_nested(self, tokens: Tensor) -> Tensor:
         nested = torch.nested.nested_tensor_from_jagged(
             tokens.contiguous(), self.offsets, min_seqlen=1, max_seqlen=self.max_length
         )
         return nested.transpose(1, 2)  # (B, N, length of each text, E)
 
 
-def packed(attention_mask: Tensor) -> PackedTexts:
-    """The texts of a padded batch, (B, L) bool, without its padding."""
+def pack_texts(attention_mask: Tensor) -> PackedTexts:
+    """Return the offsets of the texts of a batch after its padding is removed.
+
+    Args:
+        attention_mask: (B, L) bool. True marks a real token.
+    """
     return PackedTexts(F.pad(attention_mask.sum(dim=1).cumsum(0), (1, 0)), attention_mask.shape[1])
 
 
 def dropout(values: Tensor, p: float, training: bool) -> Tensor:
-    """Sets a share ``p`` of the values to 0 and scales the others, as ``torch.nn.functional.dropout``.
+    """Apply dropout, like ``torch.nn.functional.dropout`` but three times as fast on a CPU.
 
-    On a CPU it draws 16 bits for a value, not a number of 64 (a third of the time); ``p`` is rounded to that.
+    PyTorch draws 64 random bits for each value. This function draws 16, so ``p`` is rounded to a multiple of 2 ** -16.
     """
     if values.is_cuda or torch.compiler.is_compiling():
         return F.dropout(values, p, training)
@@ -85,14 +101,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, d
     if visible is not None:
         scores += torch.zeros_like(visible, dtype=scores.dtype).masked_fill_(~visible, -torch.inf)
     if dropout_p == 0 and not torch.is_grad_enabled():
-        return _weighted_mean(scores, value)
+        return _average_values(scores, value)
     return dropout(scores.softmax(dim=-1), dropout_p, True) @ value
 
 
-def _weighted_mean(scores: Tensor, value: Tensor) -> Tensor:
-    """``scores.softmax(dim=-1) @ value`` in half the time: without looking for each row's maximum first.
+def _average_values(scores: Tensor, value: Tensor) -> Tensor:
+    """Return ``scores.softmax(dim=-1) @ value`` in half the time.
 
-    That is done to keep exponentials within range, which the sums of ordinary scores show them to be.
+    A softmax first subtracts the maximum of each row, which keeps the exponentials in range. This function skips that
+    step. If a sum of exponentials is near underflow or overflow, it falls back to the softmax.
     """
     weights = scores.exp()
     sums = weights.sum(dim=-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""BiEncoder: one encoder for questions, one for passages (arXiv:2004.04906).
+"""Bi-encoder: one encoder for questions and one for passages (arXiv:2004.04906).
 
-What is similar to what is left to ``text/losses.py``.
+``text/losses.py`` compares the embeddings.
 
-Dimensions: B questions; P passages; D width of an embedding.
+Dimensions: B questions; P passages; D embedding width.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class BiEncoder(nn.Module):
-    """Two encoders side by side.
+    """A question encoder and a passage encoder.
 
     Args:
-        question_encoder: Takes ``input_ids`` and ``attention_mask``, gives (B, D).
-        passage_encoder: Likewise; pass the same object twice to tie the two.
-        freeze_question: The question encoder is not trained, nor is there dropout in it.
-        freeze_passage: The same for the passage encoder.
+        question_encoder: Takes ``input_ids`` and ``attention_mask``. Returns (B, D).
+        passage_encoder: Takes the same arguments and returns (P, D). Pass the same object twice to tie the encoders.
+        freeze_question: Do not train the question encoder, and turn off its dropout.
+        freeze_passage: Do not train the passage encoder, and turn off its dropout.
 
     Raises:
-        ValueError: One side of a tied pair is to be frozen alone.
+        ValueError: The encoders are tied and only one of them is frozen.
     """
 
     def __init__(
@@ -49,31 +49,31 @@ class BiEncoder(nn.Module):
         self.question_encoder = question_encoder
         self.passage_encoder = passage_encoder
         if self.is_tied and freeze_question != freeze_passage:
-            raise ValueError("the two encoders are one object; expected both frozen or neither")
+            raise ValueError("the two encoders are one object, so freeze both or neither")
         self._frozen = [
             encoder
             for encoder, freeze in ((question_encoder, freeze_question), (passage_encoder, freeze_passage))
             if freeze
         ]
         for encoder in self._frozen:
-            encoder.requires_grad_(False).eval()  # modules are born in training mode
+            encoder.requires_grad_(False).eval()  # New modules are in training mode.
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Unpack[RobertaOptions]) -> BiEncoder:
-        """Two encoders from where ``save_pretrained`` put them, or from a checkpoint of FAIR's DPR.
+        """Load both encoders from a folder that ``save_pretrained`` wrote, or from a checkpoint of FAIR's DPR.
 
         Args:
-            path: A folder that holds ``question_encoder`` and, unless tied, ``passage_encoder``. Or a file of
-                FAIR's DPR: its "model_dict", or a dict with that.
-            overrides: Fields of RobertaConfig to set otherwise in both.
+            path: A folder that contains ``question_encoder`` and, unless the encoders are tied, ``passage_encoder``.
+                Or a checkpoint file of FAIR's DPR: a dict with "model_dict", or that state dict alone.
+            overrides: Fields of ``RobertaConfig`` that replace the saved values in both encoders.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: As ``RobertaEncoder.from_pretrained``, or a file is not the one that
-                ``text.bundle.BiEncoderBundle`` saved.
+            ArtifactError: A file is damaged or changed since ``text.bundle.BiEncoderBundle`` saved it.
+            UnsupportedModelError: The model is not supported.
         """
         if os.path.isfile(path):
-            sides = checkpoint.read_dpr(path, overrides.get("num_attention_heads"))
+            sides = checkpoint.read_dpr_checkpoint(path, overrides.get("num_attention_heads"))
             return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
         check_saved_files(Path(path))
         question_encoder = RobertaEncoder.from_pretrained(Path(path) / "question_encoder", **overrides)
@@ -89,28 +89,28 @@ class BiEncoder(nn.Module):
         similarity: str | None = None,
         max_lengths: Mapping[str, int] | None = None,
     ) -> None:
-        """Write each encoder to a folder of its own; tied encoders share one folder.
+        """Write each encoder to its own folder. Tied encoders share one folder.
 
-        This saves the weights alone. ``text.bundle.BiEncoderBundle`` saves the tokenizer and all settings with them.
-        sentence-transformers loads both encoders as one model if a tokenizer is beside each: ``encode_query`` uses the
-        question encoder, ``encode_document`` the passage encoder.
+        This method saves weights only. ``text.bundle.BiEncoderBundle`` also saves the tokenizer and all settings.
+        If each folder has a tokenizer, sentence-transformers loads both encoders as one model: ``encode_query`` uses
+        the question encoder, and ``encode_document`` uses the passage encoder.
 
         Args:
-            folder: Is created if it is missing.
-            similarity: As in ``RobertaEncoder.save_pretrained``.
+            folder: Output folder. It is created if it is missing.
+            similarity: See ``RobertaEncoder.save_pretrained``.
             max_lengths: Maximum tokens of a text in sentence-transformers, by the name of the encoder's folder.
 
         Raises:
             TypeError: An encoder is not a RobertaEncoder.
-            OSError: The folder cannot be written, or a passage encoder is left in it beside which
-                these tied ones would load as two.
+            FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.
+            OSError: The folder cannot be written.
         """
         self.check_folder(folder)
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
         prompts = {}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
             if not isinstance(encoder, RobertaEncoder):
-                raise TypeError(f"{name} is a {type(encoder).__name__}; expected a RobertaEncoder")
+                raise TypeError(f"{name} is a {type(encoder).__name__}. Only a RobertaEncoder can be saved.")
             max_length = None if max_lengths is None else max_lengths[name]
             encoder.save_pretrained(Path(folder) / name, similarity=similarity, max_length=max_length)
             prompts = {**encoder.config.prompts, **prompts}
@@ -121,24 +121,26 @@ class BiEncoder(nn.Module):
         """Check that these encoders can be saved in a folder.
 
         Raises:
-            FileExistsError: The encoders are tied, and a passage encoder lies in the folder.
+            FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.
         """
-        left = Path(folder) / "passage_encoder"
-        if self.is_tied and left.exists():
-            raise FileExistsError(f"{left} is of an earlier model; expected none beside tied encoders: remove it")
+        other = Path(folder) / "passage_encoder"
+        if self.is_tied and other.exists():
+            raise FileExistsError(f"{other} belongs to an earlier model. Remove it, or save to another folder.")
 
     @property
     def is_tied(self) -> bool:
+        """True if questions and passages use the same encoder."""
         return self.question_encoder is self.passage_encoder
 
     def train(self, mode: bool = True) -> BiEncoder:
+        """Set training or evaluation mode. Frozen encoders stay in evaluation mode."""
         super().train(mode)
         for encoder in self._frozen:
             encoder.eval()
         return self
 
     def forward(self, questions: TokenBatch, passages: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Embeds both sides: (B, D) and (P, D)."""
+        """Return the embeddings of questions, (B, D), and of passages, (P, D)."""
         return (
             self.question_encoder(questions.input_ids, questions.attention_mask),
             self.passage_encoder(passages.input_ids, passages.attention_mask),

@@ -1,4 +1,4 @@
-"""Texts of like length together: what is not padded need not be computed."""
+"""Chunks of texts with similar lengths, to avoid computing padding."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import torch
 from torch import Tensor
 
 MAX_TOKENS = 2048
-"""Most tokens at once: more do not stay in a core's cache, fewer do not fill its multiplications."""
+"""Maximum tokens of a chunk. More do not fit the cache of a core, and fewer make matrix products inefficient."""
 _MAX_PADDING = 0.03
+"""Maximum share of padding in a chunk."""
 _FREE_PADDING = 16
-"""Tokens of padding that cost less than another chunk."""
+"""Number of padding tokens that cost less than another chunk."""
 
 
-def lengths_of(attention_mask: Tensor) -> list[int]:
-    """Where each text of a (B, L) mask ends: behind its last real token, and at least 1."""
+def get_lengths(attention_mask: Tensor) -> list[int]:
+    """Return the length of each text in a (B, L) attention mask, up to its last real token. The minimum is 1."""
     places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
     return (attention_mask * places).amax(dim=1).clamp(min=1).tolist()
 
 
 def cut_by_length(lengths: Sequence[int], max_tokens: int = MAX_TOKENS) -> list[tuple[list[int], int]]:
-    """Cuts texts into chunks that hold next to no padding.
+    """Group texts of similar length into chunks with little padding.
 
     Args:
-        lengths: Tokens of each text.
-        max_tokens: Most tokens of a chunk, padding included, unless one text has more.
+        lengths: Number of tokens of each text.
+        max_tokens: Maximum tokens of a chunk, padding included. A longer text gets its own chunk.
 
     Returns:
-        Of each chunk the rows of its texts, longest first, and the length of the longest; every row is in
-        one chunk. A chunk has at most 16 tokens or 3 % of padding.
+        For each chunk, the rows of its texts (longest first) and the length of the longest text. Every row is in
+        exactly one chunk. Padding is at most 16 tokens or 3 % of a chunk, whichever is more.
     """
     chunks: list[tuple[list[int], int]] = []
     padding = 0

@@ -1,6 +1,6 @@
-"""An encoder's weights as files, and the facts by which a saved model knows its files. Errors are in one line.
+"""Weights files of encoders, and the sizes and hashes of the files of a saved model. Error messages have one line.
 
-No pickle is loaded but by ``torch.load(..., weights_only=True)``, after ``text/models/torch_files.py`` has checked it.
+``text/models/torch_files.py`` checks a pickle before ``torch.load(..., weights_only=True)`` loads it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from text.models.keys import Table as KeyTable
 from text.models.torch_files import TensorFileError, check_pickle, check_torch_zip
 
 SAFE_TORCH = "2.10"
-"""Before, what ``torch.load`` reads could run code all the same (CVE-2025-32434), or write where it must not
-(CVE-2026-24747)."""
+"""First PyTorch whose ``torch.load`` is safe. Earlier ones can run code from a file in spite of ``weights_only``
+(CVE-2025-32434), or write out of bounds (CVE-2026-24747)."""
 
 _MAX_HEADER = 1 << 20
-"""Bytes of the header that describes the tensors. An encoder with 1,000 tensors needs about 100,000."""
+"""Maximum bytes of the header of a safetensors file. An encoder with 1,000 tensors needs about 100,000."""
 _UNFINISHED = {"saved": False}
-"""``config.json`` of a model whose saving has begun."""
+"""Content of ``config.json`` while a model is being saved."""
 
 
-def weights_file(folder: Path) -> Path:
-    """``model.safetensors``, or ``pytorch_model.bin`` where that alone is there."""
+def find_weights_file(folder: Path) -> Path:
+    """Return the path of ``model.safetensors``, or of ``pytorch_model.bin`` if only that file exists."""
     path, other = folder / "model.safetensors", folder / "pytorch_model.bin"
     return other if other.is_file() and not path.is_file() else path
 
@@ -42,15 +42,16 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ArtifactError: It cannot be read, holds objects of other classes, or no dict; or it would fill the memory.
+        ArtifactError: The file is damaged, contains objects other than tensors and plain values, is not a dict, or
+            would exhaust the memory.
         UnsupportedModelError: This PyTorch is too old to read the file safely.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected an encoder's weights")
+        raise FileNotFoundError(f"{path}: no such file. It must contain the weights of an encoder.")
     if path.suffix != ".safetensors" and torch.__version__ < SAFE_TORCH:
         raise UnsupportedModelError.at(
             path,
-            f"torch {torch.__version__} cannot read such a file without the risk of running code in it "
+            f"torch {torch.__version__} may run code when it reads this kind of file "
             f"(CVE-2025-32434). Use a .safetensors file, or torch {SAFE_TORCH} or later.",
         )
     try:
@@ -66,12 +67,12 @@ def read_weights(path: Path) -> dict[str, Any]:
         return dict(content)
     except (InterruptedRun, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # Both libraries raise many kinds. A panic of Rust is no Exception.
+    except BaseException as error:  # Both libraries raise many kinds of errors. A Rust panic is not an Exception.
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # the system's, not that of a damaged file in which torch seeks in vain
+            raise  # An error of the file system. A failed seek of torch in a damaged file has no file name.
         if is_out_of_memory(error):
-            raise MemoryError(f"{path}: the memory is too small for these weights.") from None
-        # PyTorch's own texts advise to load the file without its safeguards.
+            raise MemoryError(f"{path}: not enough memory for these weights.") from None
+        # The messages of PyTorch suggest turning its safeguards off, so they are not repeated.
         is_plain = isinstance(error, TensorFileError | SafetensorError)
         found = " ".join(str(error).split()) if is_plain else "it is damaged, or another kind of file"
         hint = 'Restore it, or save its state dict alone, such as "model_dict", with torch.save or safetensors.'
@@ -82,103 +83,109 @@ def _check_header(file: BinaryIO, size: int) -> None:
     """Check the length of a safetensors header before it is parsed."""
     length = int.from_bytes(file.read(8), "little")
     if length > min(size, _MAX_HEADER):
-        raise TensorFileError(f"its header has {length} bytes, the file {size}")
+        raise TensorFileError(f"its header states {length} bytes, but the file has {size}")
 
 
 def _check_torch_file(file: BinaryIO, size: int) -> None:
-    """Check the form of a file of ``torch.save``."""
+    """Check the structure of a file that ``torch.save`` wrote."""
     start = file.read(4)
     file.seek(0)
     if start == b"PK\x03\x04":
         check_torch_zip(file, size)
-    elif start[:1] == b"\x80":  # PyTorch before 1.6: five pickles before the numbers
+    elif start[:1] == b"\x80":  # PyTorch before 1.6 wrote five pickles before the tensors.
         for _ in range(5):
             check_pickle(file, size)
     else:
-        raise TensorFileError("it is no file of torch.save or safetensors")
+        raise TensorFileError("it was not written by torch.save or safetensors")
 
 
 def _check_num_bytes(content: Mapping[Any, Any], size: int) -> None:
-    """Refuse tensors that repeat the numbers of a small file. Two names of one tensor are usual in a language model."""
+    """Reject tensors that expand a small file to a large size. A language model may have one tensor under two names."""
     inner = [value for each in content.values() for value in (each.values() if isinstance(each, Mapping) else [each])]
     total = sum(value.nbytes for value in inner if isinstance(value, Tensor))
     if total > 2 * size:
-        raise TensorFileError(f"its tensors have {total} bytes, the file {size}")
+        raise TensorFileError(f"its tensors have {total} bytes, but the file has {size}")
 
 
-def named(path: Path, theirs: Mapping[str, Any], table: KeyTable) -> dict[str, Tensor]:
-    """Return the weights that were read from ``path`` under our names.
+def rename_weights(path: Path, external: Mapping[str, Any], table: KeyTable) -> dict[str, Tensor]:
+    """Return a state dict from a file with the keys of a RobertaEncoder.
+
+    Args:
+        path: File of the weights, for error messages.
+        external: State dict with the keys of the file's format.
+        table: Key table of the format.
 
     Raises:
-        ArtifactError: It is not tensors by name, or a number is NaN or infinite; or as ``keys.to_ours``.
+        ArtifactError: A key is unknown, duplicate or missing, or a value is not a tensor of finite numbers.
     """
-    for key, value in theirs.items():
+    for key, value in external.items():
         if not (isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided):
-            raise ArtifactError(f"{path}: {key} is a {type(value).__name__}; expected tensors by name")
+            raise ArtifactError(f"{path}: {key} is a {type(value).__name__}, not a tensor.")
     try:
-        ours = keys.to_ours(theirs, table)
+        weights = keys.to_encoder_keys(external, table)
     except KeyError as error:
-        raise ArtifactError(f"{path}: {error.args[0]}; expected the weights of an encoder") from None
-    for name, tensor in ours.items():
+        raise ArtifactError(f"{path}: {error.args[0]}. Give the weights of an encoder.") from None
+    for name, tensor in weights.items():
         if tensor.is_floating_point() and not _is_finite(tensor):
-            key = keys.their_keys(name, table)[0]
-            raise ArtifactError(f"{path}: key {key} has NaN or infinite numbers. It is damaged: restore it.")
-    return ours
+            key = keys.get_external_keys(name, table)[0]
+            raise ArtifactError(f"{path}: key {key} contains NaN or infinite numbers. The file is damaged: restore it.")
+    return weights
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all numbers are finite, as the float32 that the encoder takes."""
+    """Return whether all numbers are finite after conversion to float32."""
     values = tensor.float()
-    # A sum takes a quarter of the time, and NaN and infinite numbers stay in it. A sum of large numbers can overflow.
+    # A sum takes a quarter of the time, and NaN or infinite numbers make it NaN or infinite. Large numbers can
+    # overflow the sum, so the second check decides.
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a ``.safetensors`` file, whole or not at all.
+    """Write a ``.safetensors`` file atomically.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
-    # safetensors' own save_file would replace the temporary file by a private one without its lock.
+    # The save_file of safetensors would replace the temporary file, and its lock would be lost.
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(weights, metadata={"format": "pt"}))
 
 
-# ---- the facts of a saved model's files
+# ---- sizes and hashes of the files of a saved model
 
 
 def begin_saving(folder: Path) -> None:
-    """Mark a folder as a model that is not complete, if its ``config.json`` has no facts that would tell.
+    """Mark the model in a folder as incomplete, unless its ``config.json`` has hashes.
 
-    Files of two models never pass as one: until the new ``config.json`` is written, the facts of the earlier model do
-    not fit.
+    Files of two models must never load as one model. The hashes of an earlier model do not match the new files until
+    ``end_saving`` writes the new ``config.json``.
     """
     path = folder / "config.json"
     try:
-        has_facts = read_json(path, dict[str, Any]).get("files") is not None
+        has_hashes = read_json(path, dict[str, Any]).get("files") is not None
     except (FileNotFoundError, ArtifactError):
-        has_facts = False
-    if not has_facts:
+        has_hashes = False
+    if not has_hashes:
         write_json(path, _UNFINISHED)
 
 
 def end_saving(folder: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Write ``config.json`` of a saved model, with the facts of its files. It is written last."""
+    """Write the ``config.json`` of a saved model, with the size and hash of each file. Call this last."""
     write_json(folder / "config.json", {**settings, "files": list_facts(folder, files)})
 
 
 def check_saved_files(folder: Path, inner: str = "") -> Collection[str] | None:
-    """Check files of a saved model against the facts in its ``config.json``.
+    """Check the files of a saved model against the sizes and hashes in its ``config.json``.
 
     Args:
         folder: The folder of the model.
-        inner: Check only the files in this folder in it.
+        inner: Check only the files in this subfolder.
 
     Returns:
-        Paths of all files with facts. None for a folder without facts, as those of other libraries.
+        Paths of all files that ``config.json`` lists. None if it lists none, as in a folder of another library.
 
     Raises:
-        ArtifactError: Saving the model was interrupted, or a file is missing, damaged or another one.
+        ArtifactError: Saving the model was interrupted, or a file is missing, damaged or replaced.
     """
     path = folder / "config.json"
     if not ((folder / "question_encoder").is_dir() and os.path.lexists(path)):

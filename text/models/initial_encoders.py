@@ -1,4 +1,4 @@
-"""The two encoders that training starts from: random weights of a named size, or saved weights."""
+"""Encoders that training starts from: random weights of a named size, or saved weights."""
 
 from __future__ import annotations
 
@@ -26,22 +26,27 @@ SIZES = {
     "base": roberta_base,
     "large": roberta_large,
 }
+"""Constructors of encoders with random weights, by the name of the size."""
 
 
 def check_encoder_name(name: str) -> None:
     """Check that training can start from an encoder.
 
     Raises:
-        UsageError: It is neither a size nor a path, or it is the folder of a training run.
+        UsageError: The name is not a size or an existing path, or it is the folder of a training run.
     """
     if os.path.isdir(os.path.join(name, "model", "question_encoder")):
-        raise UsageError(f"--encoder is {name}, the folder of a training run. Use {os.path.join(name, 'model')}.")
+        raise UsageError(
+            f"--encoder is {name}, the folder of a training run. Use its model, {os.path.join(name, 'model')}."
+        )
     if name not in SIZES and not os.path.exists(name):
-        raise UsageError(f"--encoder is {name}. Give a folder, a file, or one of {', '.join(SIZES)}.")
+        raise UsageError(
+            f"--encoder is {name}, which does not exist. Give a folder, a file, or one of {', '.join(SIZES)}."
+        )
 
 
 def choose_learning_rate(learning_rate: float | None, encoder: str) -> float:
-    """Return the learning rate that was asked for, or 1e-3 for random weights and 2e-5 (FAIR's DPR) for saved ones."""
+    """Return the given learning rate. The default is 1e-3 for random weights and 2e-5 (FAIR's DPR) for saved weights."""
     if learning_rate is not None:
         return learning_rate
     return 1e-3 if encoder in SIZES else 2e-5
@@ -70,49 +75,50 @@ def build_bi_encoder(
     """Return the encoders that training starts from.
 
     Args:
-        encoder: A name of ``SIZES`` for random weights; a folder that ``RobertaEncoder.from_pretrained`` opens; the
-            ``model/`` of a training run; or a checkpoint of FAIR's DPR.
-        vocab_size: Entries of the tokenizer. ``text.transforms.encoder_settings`` returns this and the next three.
-        pad_token_id: The tokenizer's padding token.
-        bos_token_id: The token that the tokenizer puts before each text.
-        eos_token_id: The token that the tokenizer puts behind each text.
-        tied: One encoder embeds questions and passages. Otherwise two encoders start with the same weights, or with
-            their own from a bi-encoder.
+        encoder: A name in ``SIZES`` for random weights; a folder that ``RobertaEncoder.from_pretrained`` opens; the
+            ``model/`` folder of a training run; or a checkpoint of FAIR's DPR.
+        vocab_size: Entries of the tokenizer. ``text.transforms.encoder_settings`` returns this and the next three
+            arguments.
+        pad_token_id: Id of the tokenizer's padding token.
+        bos_token_id: Id of the token that the tokenizer adds before each text.
+        eos_token_id: Id of the token that the tokenizer adds after each text.
+        tied: Use one encoder for questions and passages. By default, two encoders start from the same weights, or each
+            from its own weights in a saved bi-encoder.
         freeze_question: Do not train the question encoder.
         freeze_passage: Do not train the passage encoder.
-        pooling: "first" or "mean". None keeps the pooling of the saved weights, and is "mean" for random weights.
-        projection_dim: Width of a linear layer after pooling. None keeps what the saved weights have.
-        normalize: Scale embeddings to length 1. None keeps what the saved weights do.
-        dropout: Share of activations that training drops. None keeps the value of the saved weights.
-        question_prompt: Text before every question. None keeps the prompt of the saved weights.
-        passage_prompt: Text before every passage. None keeps the prompt of the saved weights.
-        max_length: Tokens of the longest text. A lower ``max_seq_length`` of the saved weights is lifted.
-        activation_checkpointing: Recompute activations in the backward pass.
-        compile_layers: Compile the layers, once for all lengths.
+        pooling: "first" or "mean". None keeps the pooling of saved weights, and means "mean" for random weights.
+        projection_dim: Width of a linear layer after pooling. None keeps the setting of saved weights.
+        normalize: Scale embeddings to length 1. None keeps the setting of saved weights.
+        dropout: Dropout rate of hidden states and of attention weights. None keeps the setting of saved weights.
+        question_prompt: Text before every question. None keeps the prompt of saved weights.
+        passage_prompt: Text before every passage. None keeps the prompt of saved weights.
+        max_length: Tokens of the longest text. A lower ``max_seq_length`` of saved weights is removed.
+        activation_checkpointing: Recompute activations in the backward pass to save memory.
+        compile_layers: Compile the layers once for all lengths.
 
     Raises:
         UsageError: The tokenizer has more entries than the encoder or another padding token, or ``encoder`` does not
             exist.
         ArtifactError: The saved weights are damaged.
         UnsupportedModelError: The saved model is not supported.
-        ValueError: One side of tied encoders is to be frozen.
+        ValueError: The encoders are tied and only one of them is frozen.
     """
     check_encoder_name(encoder)
-    asked = {
+    options = {
         "pooling": pooling,
         "projection_dim": projection_dim,
         "normalize": normalize,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
     }
-    overrides: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    overrides: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     token_ids = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
     if encoder in SIZES:
-        # RoBERTa's positions start behind the padding token's id: 514 rows where that is 1.
-        places = 513 + pad_token_id
-        random: dict[str, Any] = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": places}
-        random["pooling"] = "mean"
-        question_encoder = SIZES[encoder](**(random | overrides))
+        # The positions of a RoBERTa start after the id of the padding token. Its table has 514 rows if the id is 1.
+        num_positions = 513 + pad_token_id
+        defaults: dict[str, Any] = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": num_positions}
+        defaults["pooling"] = "mean"
+        question_encoder = SIZES[encoder](**(defaults | overrides))
         passage_encoder = question_encoder if tied else copy.deepcopy(question_encoder)
     else:
         question_encoder, passage_encoder = _load_encoders(encoder, overrides, tied=tied)
@@ -133,10 +139,10 @@ def build_bi_encoder(
 
 
 def _load_encoders(encoder: str, overrides: Mapping[str, Any], *, tied: bool) -> tuple[RobertaEncoder, RobertaEncoder]:
-    """Return the saved question and passage encoder, one object if they are tied."""
+    """Return the saved question and passage encoders. Tied encoders are one object."""
     passage_encoder = None
     if os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
-        # The limits of a saved model do not bind training.
+        # Training may use longer texts than the limits of a saved model.
         limits: dict[str, Any] = {} if os.path.isfile(encoder) else {"max_seq_length": None}
         saved = BiEncoder.from_pretrained(encoder, **(limits | dict(overrides)))
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
@@ -156,7 +162,7 @@ def _resolve_prompts(
     question_prompt: str | None,
     passage_prompt: str | None,
 ) -> dict[str, str]:
-    """Return the prompts under the names of sentence-transformers."""
+    """Return the prompts of both sides by their names in sentence-transformers."""
     query, document = question_encoder.config.find_prompt("question"), passage_encoder.config.find_prompt("passage")
     return {
         "query": query if question_prompt is None else question_prompt,

@@ -1,10 +1,10 @@
-"""Linear layers that use what a CPU can do.
+"""Linear layers that choose the faster CPU library, MKL or oneDNN.
 
-PyTorch gives products of float32 matrices to MKL, which on other makers' processors does not use AVX-512. oneDNN,
-which is in the same build and serves bfloat16, uses it: it takes half the time there (``benchmarks/encoder.py``).
-Without AVX-512 the two are alike going forward, and oneDNN's products for gradients of weights take twice MKL's time.
+PyTorch computes float32 matrix products with MKL, which uses AVX-512 on Intel CPUs only. oneDNN is part of the
+same build and uses AVX-512 on all CPUs, so it takes half the time on the others (``benchmarks/encoder.py``). On CPUs
+without AVX-512 the forward pass is equally fast, and weight gradients take twice as long with oneDNN.
 
-Dimensions: I inputs; O outputs.
+Dimensions: I input features; O output features.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from text.models.torch_internals import HAS_ONEDNN_LINEAR, has_onednn_bfloat16, 
 _DTYPES = [torch.float32, *([torch.bfloat16] if has_onednn_bfloat16() else [])]
 _TRAINS_BY_ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
-# torch 2.3 has another function for this question.
+# PyTorch 2.3 has a separate function for the CPU.
 _is_autocast = (
     torch.is_autocast_cpu_enabled if torch.__version__ < "2.4" else functools.partial(torch.is_autocast_enabled, "cpu")
 )
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, by oneDNN where values are float32 on a CPU and that is quicker.
+    """A ``torch.nn.Linear`` that uses oneDNN on a CPU if oneDNN is faster.
 
     Args:
-        gelu: Whether a GELU follows.
+        in_features: I.
+        out_features: O.
+        gelu: Apply a GELU to the outputs.
     """
 
     def __init__(self, in_features: int, out_features: int, *, gelu: bool = False) -> None:
@@ -39,6 +41,7 @@ class Linear(nn.Linear):
         self.gelu = gelu
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        """Return the outputs, (..., I) to (..., O)."""
         if _fits_onednn(input, self.weight) and not torch.is_grad_enabled():
             return onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
         if _TRAINS_BY_ONEDNN and _fits_onednn(input, self.weight) and input.dtype == torch.float32:
@@ -64,7 +67,7 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def multiply(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Return all dot products of rows, (..., I) and (O, I) to (..., O). It has no gradients."""
+    """Return ``inputs @ weight.T``, (..., I) and (O, I) to (..., O), without gradients."""
     return onednn_linear(inputs, weight) if _fits_onednn(inputs, weight) else F.linear(inputs, weight)
 
 
@@ -76,5 +79,5 @@ def _fits_onednn(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.dtype in _DTYPES
         and inputs.numel() > 0
         and not _is_autocast()
-        and not torch.compiler.is_compiling()  # Inductor takes this product with weights that stay as they are only
+        and not torch.compiler.is_compiling()  # Inductor compiles this product for constant weights only.
     )

@@ -1,7 +1,7 @@
-"""Folders of sentence-transformers: ``modules.json`` lists what a text goes through, a folder of its own for each.
+"""Folders of sentence-transformers: ``modules.json`` lists the modules of a model, each with its own folder.
 
-Of these modules we have the transformer, which is left to ``checkpoint.py``, and pooling, a linear layer, a layer norm
-and normalization, in this order. Anything else is an error, and so is a setting under which they do something else.
+Supported are a transformer, then pooling, a linear layer, a layer norm and normalization, in this order. Other modules
+raise an error, and so do settings that are not supported. ``checkpoint.py`` reads the transformer.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from text.foreign_settings import (
 )
 from text.foreign_settings import POOLING as POOLING_SETTINGS
 from text.models import keys
-from text.models.files import named, read_weights, save_weights, weights_file
+from text.models.files import find_weights_file, read_weights, rename_weights, save_weights
 from text.models.roberta_config import PROMPT_NAMES, RobertaConfig
 
 ORDER = re.compile("Transformer Pooling( Dense( LayerNorm)?)?( Normalize)?")
-"""Their classes, as far as an encoder of ours can be made of them."""
+"""Supported sequences of module classes."""
 POOLING = {"cls": "first", "mean": "mean", "pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
-"""Their names, new and old: ours."""
+"""Value of ``RobertaConfig.pooling``, by the new and old names in sentence-transformers."""
 
 _SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("dot", "cosine")
@@ -51,29 +51,32 @@ _TANH = "torch.nn.modules.activation.Tanh"
 
 
 class Modules(NamedTuple):
-    """Settings and weights of an encoder in its modules."""
+    """Settings and weights in the modules of an encoder."""
 
     transformer: Path
-    """The folder of its transformer, in Hugging Face's form."""
+    """Folder of the transformer, in Hugging Face's format."""
     fields: dict[str, Any]
     """Fields of RobertaConfig."""
     weights: dict[str, Tensor]
-    """Weights of the modules after the transformer, under our names."""
+    """Weights of the modules after the transformer, with the keys of a RobertaEncoder."""
 
 
 # ---- read
 
 
-def read(folder: Path) -> Modules:
-    """An encoder's modules.
+def read_encoder_modules(folder: Path) -> Modules:
+    """Read the modules of an encoder, without the weights of the transformer.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ArtifactError: A file is corrupt.
-        UnsupportedModelError: There is a module that we do not have, or a module has a setting that ours does not have.
+        ArtifactError: A file is damaged.
+        UnsupportedModelError: A module or a setting is not supported.
     """
-    (_, transformer), *others = _listed(folder)
-    fields: dict[str, Any] = {"max_seq_length": _max_seq_length(transformer), "prompts": _prompts(folder / _SETTINGS)}
+    (_, transformer), *others = _read_module_list(folder)
+    fields: dict[str, Any] = {
+        "max_seq_length": _read_max_seq_length(transformer),
+        "prompts": _read_prompts(folder / _SETTINGS),
+    }
     weights: dict[str, Tensor] = {}
     for kind, path in others:
         more_fields, more_weights = _READERS[kind](path)
@@ -82,73 +85,74 @@ def read(folder: Path) -> Modules:
     return Modules(transformer, fields, weights)
 
 
-def files(folder: Path) -> list[Path]:
-    """Return the files that ``read`` opens in a folder, those of the transformer included.
+def list_module_files(folder: Path) -> list[Path]:
+    """Return the files of all modules that loading an encoder opens, the transformer included.
 
     Raises:
         ArtifactError: ``modules.json`` is damaged.
-        UnsupportedModelError: ``modules.json`` lists modules that we do not have.
+        UnsupportedModelError: ``modules.json`` lists modules that are not supported.
     """
-    (_, transformer), *others = _listed(folder)
+    (_, transformer), *others = _read_module_list(folder)
     settings = [folder / _SETTINGS, *(transformer / name for name in SENTENCE_FILES)]
     settings += [path / "config.json" for _, path in others]
-    weights = [weights_file(path) for kind, path in others if kind in ("Dense", "LayerNorm")]
-    read_always = [folder / "modules.json", transformer / "config.json", weights_file(transformer)]
+    weights = [find_weights_file(path) for kind, path in others if kind in ("Dense", "LayerNorm")]
+    read_always = [folder / "modules.json", transformer / "config.json", find_weights_file(transformer)]
     return [*read_always, *(path for path in settings if path.is_file()), *weights]
 
 
-def _listed(folder: Path) -> list[tuple[str, Path]]:
-    """Class and folder of each module."""
+def _read_module_list(folder: Path) -> list[tuple[str, Path]]:
+    """Return the class and the folder of each module."""
     path = folder / "modules.json"
     listed = read_modules(folder)
     if not listed:
-        raise ArtifactError(f"{path}: it lists no modules.")
+        raise ArtifactError(f"{path}: the list of modules is empty.")
     types, kinds = [kind for kind, _ in listed], [kind.rpartition(".")[2] for kind, _ in listed]
-    own = all(kind.startswith("sentence_transformers.") for kind in types)
-    if not own or not ORDER.fullmatch(" ".join(kinds)):
+    is_own = all(kind.startswith("sentence_transformers.") for kind in types)
+    if not is_own or not ORDER.fullmatch(" ".join(kinds)):
         raise UnsupportedModelError.at(
             path,
-            f"its modules are {', '.join(kinds if own else types)}. Supported are sentence-transformers' Transformer "
-            "and Pooling, then none or more of Dense (with or without LayerNorm) and Normalize.",
+            f"its modules are {', '.join(kinds if is_own else types)}. "
+            "Supported are Transformer and Pooling of sentence-transformers, which may be followed by Dense, LayerNorm "
+            "(after Dense) and Normalize.",
         )
     return list(zip(kinds, (inner for _, inner in listed), strict=True))
 
 
-def _max_seq_length(folder: Path) -> int | None:
-    """From either place: release 6 reads both, and writes it as the tokenizer's limit."""
+def _read_max_seq_length(folder: Path) -> int | None:
+    """Return the token limit of sentence-transformers or of its tokenizer. Release 6 reads both files."""
     path = find_sentence_file(folder)
     limit = None if path is None else read_settings(path, TRANSFORMER).get("max_seq_length")
-    return tokenizer_limit(folder) if limit is None else int(limit)
+    return read_tokenizer_limit(folder) if limit is None else int(limit)
 
 
-def tokenizer_limit(folder: Path) -> int | None:
-    """Return the maximum number of tokens that a folder's tokenizer states, under its new name or its old one.
+def read_tokenizer_limit(folder: Path) -> int | None:
+    """Return the maximum number of tokens that the tokenizer of a folder states, if it states one.
 
     Raises:
-        ArtifactError: It is no positive whole number.
+        ArtifactError: The limit is not a positive whole number.
     """
     limit = read_setting(folder / "tokenizer_config.json", TOKENIZER_OPTIONS, "model_max_length", "max_len")
     return None if limit is None else int(limit)
 
 
-def _prompts(path: Path) -> dict[str, str]:
-    """Return the prompts by name. One that is null counts as missing.
+def _read_prompts(path: Path) -> dict[str, str]:
+    """Return the prompts by name. A prompt that is null counts as missing.
 
-    encode_query and encode_document of sentence-transformers never use ``default_prompt_name``: both have an empty
-    prompt of their own. Their releases differ in whether a prompt named "passage" or "corpus" is used. It is used here.
+    ``encode_query`` and ``encode_document`` of sentence-transformers never use ``default_prompt_name``, because each
+    has its own empty prompt. Releases differ in whether they use a prompt named "passage" or "corpus". It is used here.
     """
     settings = read_optional_settings(path, SENTENCE_TRANSFORMERS)
     prompts, default = settings.get("prompts", {}), settings.get("default_prompt_name")
     if prompts is None:
-        raise ArtifactError(f"{path}: prompts is null. It must be an object of texts by name.")
+        raise ArtifactError(f"{path}: prompts is null. It must be an object with a text for each name.")
     prompts = {name: prompt for name, prompt in prompts.items() if prompt is not None}
     if default is not None and default not in (*prompts, "query", "document"):
-        raise ArtifactError(f"{path}: default_prompt_name is {json.dumps(default)}, but prompts has no such name.")
+        raise ArtifactError(f"{path}: default_prompt_name is {json.dumps(default)}, but prompts does not contain it.")
     passage = next((name for name in PROMPT_NAMES["passage"] if name in prompts), None)
     if passage not in (None, "document") and prompts[passage]:
-        _warn(f'{path}: passages get the prompt "{passage}". Name it "document" to have it in every release, too.')
+        _warn(f'{path}: passages get the prompt "{passage}". Rename it to "document", which works in every release.')
     if default is not None and prompts.get(default) and default not in ("query", passage):
-        _warn(f'{path}: the prompt "{default}" is a default for encode() only. Questions and passages do not get it.')
+        _warn(f'{path}: the prompt "{default}" is the default of encode() only. Questions and passages do not get it.')
     return prompts
 
 
@@ -157,7 +161,7 @@ def _warn(message: str) -> None:
 
 
 def read_similarity(folder: Path) -> str | None:
-    """Return how a folder of sentence-transformers compares embeddings: "dot", "cosine", or None if it does not say.
+    """Return the similarity that a sentence-transformers model states, "dot" or "cosine". None if it states none.
 
     Raises:
         UnsupportedModelError: The folder names another similarity, such as "euclidean".
@@ -170,10 +174,10 @@ def read_similarity(folder: Path) -> str | None:
 
 
 Part = tuple[dict[str, Any], dict[str, Tensor]]
-"""Fields of RobertaConfig, and weights."""
+"""Fields of RobertaConfig and weights that one module adds."""
 
 
-def _pooling(folder: Path) -> Part:
+def _read_pooling(folder: Path) -> Part:
     settings = read_settings(folder / "config.json", POOLING_SETTINGS)
     old = [name for name, chosen in settings.items() if name.startswith("pooling_mode_") and chosen]
     modes = settings.get("pooling_mode", old)
@@ -181,67 +185,69 @@ def _pooling(folder: Path) -> Part:
         if modes in (name, [name]):
             return {"pooling": pooling}, {}
     if not modes:
-        raise ArtifactError(f"{folder / 'config.json'}: it names no pooling.")
+        raise ArtifactError(f"{folder / 'config.json'}: no pooling is chosen.")
     reason = f"the pooling is {json.dumps(modes)}. Supported are cls and mean."
     raise UnsupportedModelError.at(folder / "config.json", reason)
 
 
-def _dense(folder: Path) -> Part:
-    path, file = folder / "config.json", weights_file(folder)
+def _read_dense(folder: Path) -> Part:
+    path, file = folder / "config.json", find_weights_file(folder)
     settings = {"activation_function": _TANH, "bias": True} | read_settings(path, DENSE)
-    weights = named(file, read_weights(file), keys.DENSE)
+    weights = rename_weights(file, read_weights(file), keys.DENSE)
     weight = weights.get("projection.weight")
     if weight is None or weight.ndim != 2:
-        raise ArtifactError(f"{file}: key linear.weight is missing or not a matrix; expected the weights of Dense")
-    if settings["activation_function"] == "torch.nn.Identity":  # its other name
+        raise ArtifactError(
+            f"{file}: key linear.weight is missing or not a matrix. Give the weights of a Dense module."
+        )
+    if settings["activation_function"] == "torch.nn.Identity":  # The same class under its public name.
         settings["activation_function"] = _IDENTITY
     check_settings(path, settings, {**DENSE, "activation_function": Only((_IDENTITY,))})
     sizes = {"out_features": len(weight), "in_features": weight.shape[1], "bias": "projection.bias" in weights}
     for name, value in sizes.items():
         if settings.get(name, value) != value:
             stated, found = json.dumps(settings[name]), json.dumps(value)
-            raise ArtifactError(f"{path}: {name} is {stated}, but the weights beside it have {found}.")
+            raise ArtifactError(f"{path}: {name} is {stated}, but the weights in the same folder have {found}.")
     fields = {"projection_dim": len(weight), "projection_norm": False}
     return fields, {"projection.bias": weight.new_zeros(len(weight)), **weights}
 
 
-def _layer_norm(folder: Path) -> Part:
-    file = weights_file(folder)
+def _read_layer_norm(folder: Path) -> Part:
+    file = find_weights_file(folder)
     read_optional_settings(folder / "config.json", LAYER_NORM)
-    return {"projection_norm": True}, named(file, read_weights(file), keys.LAYER_NORM)
+    return {"projection_norm": True}, rename_weights(file, read_weights(file), keys.LAYER_NORM)
 
 
-def _normalize(folder: Path) -> Part:
-    read_optional_settings(folder / "config.json", NORMALIZE)  # release 6 writes one
+def _read_normalize(folder: Path) -> Part:
+    read_optional_settings(folder / "config.json", NORMALIZE)  # Release 6 writes this file.
     return {"normalize": True}, {}
 
 
 _READERS: dict[str, Callable[[Path], Part]] = {
-    "Pooling": _pooling,
-    "Dense": _dense,
-    "LayerNorm": _layer_norm,
-    "Normalize": _normalize,
+    "Pooling": _read_pooling,
+    "Dense": _read_dense,
+    "LayerNorm": _read_layer_norm,
+    "Normalize": _read_normalize,
 }
 
 
 # ---- write
 
 
-def save(
+def save_modules(
     folder: Path, config: RobertaConfig, weights: Mapping[str, Tensor], max_length: int, similarity: str | None = None
 ) -> None:
-    """Writes all modules but what Hugging Face reads of the transformer; ``modules.json`` last.
+    """Write the files of sentence-transformers, ``modules.json`` last. ``checkpoint.py`` writes the transformer.
 
-    Only what is listed in it counts: folders that an earlier encoder left are not looked at. Classes and poolings
-    stand under their old names, which every release knows.
+    Folders of modules that an earlier encoder left are ignored, because ``modules.json`` does not list them. Classes
+    and pooling modes get their old names, which every release knows.
 
     Args:
-        folder: The transformer's.
-        config: The encoder's.
-        weights: Under our names.
-        max_length: Most tokens of a text. It is always written: else sentence-transformers takes the length of
-            the position table, and a RoBERTa has two more than it can use.
-        similarity: "dot", "cosine" or None, which leaves it open.
+        folder: Folder of the transformer.
+        config: Configuration of the encoder.
+        weights: State dict of the encoder.
+        max_length: Maximum tokens of a text. Without it, sentence-transformers would use the size of the position
+            table, which is two more than a RoBERTa can use.
+        similarity: "dot" or "cosine". None writes no similarity.
     """
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     _save_settings(folder, config.prompts, similarity)
@@ -252,15 +258,15 @@ def save(
         modules["2_Dense"] = "Dense"
         sizes = {"in_features": config.hidden_size, "out_features": config.projection_dim, "bias": True}
         write_json(folder / "2_Dense" / "config.json", {**sizes, "activation_function": _IDENTITY})
-        save_weights(folder / "2_Dense" / "model.safetensors", keys.to_theirs(weights, keys.DENSE))
+        save_weights(folder / "2_Dense" / "model.safetensors", keys.to_external_keys(weights, keys.DENSE))
     if config.projection_dim is not None and config.projection_norm:
         modules["3_LayerNorm"] = "LayerNorm"
         write_json(folder / "3_LayerNorm" / "config.json", {"dimension": config.projection_dim})
-        save_weights(folder / "3_LayerNorm" / "model.safetensors", keys.to_theirs(weights, keys.LAYER_NORM))
+        save_weights(folder / "3_LayerNorm" / "model.safetensors", keys.to_external_keys(weights, keys.LAYER_NORM))
     if config.normalize:
         modules["4_Normalize"] = "Normalize"
         write_json(folder / "4_Normalize" / "config.json", {})
-    _list(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()})
+    _write_module_list(folder, {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()})
 
 
 def save_pair(
@@ -269,27 +275,27 @@ def save_pair(
     prompts: Mapping[str, str],
     similarity: str | None = None,
 ) -> None:
-    """Lets sentence-transformers load the encoders saved below ``folder`` as one model.
+    """Write the files with which sentence-transformers loads two saved encoders as one model.
 
     Args:
-        folder: Where the encoders' folders are.
-        sides: By their name of a task, "query" or "document", the name of the encoder's folder. Where both are the
-            same, its modules are the model's; else a Router chooses by task.
-        prompts: By name of a task.
-        similarity: "dot", "cosine" or None, which leaves it open.
+        folder: Folder that contains the folders of the encoders.
+        sides: Name of the encoder's folder for each task, "query" and "document". If the folders differ, a Router
+            chooses the encoder by task.
+        prompts: Prompt of each task.
+        similarity: "dot" or "cosine". None writes no similarity.
     """
     folder = Path(folder)
-    modules = {task: _list_below(folder, side) for task, side in sides.items()}
+    modules = {task: _read_submodules(folder, side) for task, side in sides.items()}
     listed = modules["query"]
     if len(set(sides.values())) > 1:
         types = {path: kind for module in modules.values() for path, kind in module.items()}
         routes = {task: list(module) for task, module in modules.items()}
-        parameters = {"default_route": None, "allow_empty_key": False}  # nothing is embedded without a task
+        parameters = {"default_route": None, "allow_empty_key": False}  # Embedding a text requires a task.
         router = {"types": types, "structure": routes, "parameters": parameters}
         write_json(folder / "router_config.json", router)
         listed = {"": "sentence_transformers.models.Router"}
     _save_settings(folder, prompts, similarity)
-    _list(folder, listed)
+    _write_module_list(folder, listed)
 
 
 def _save_settings(folder: Path, prompts: Mapping[str, str], similarity: str | None) -> None:
@@ -297,14 +303,19 @@ def _save_settings(folder: Path, prompts: Mapping[str, str], similarity: str | N
     write_json(folder / _SETTINGS, settings)
 
 
-def _list(folder: Path, modules: Mapping[str, str]) -> None:
-    """Writes ``modules.json``, from the class of each by its folder."""
+def _write_module_list(folder: Path, modules: Mapping[str, str]) -> None:
+    """Write ``modules.json``.
+
+    Args:
+        folder: Folder of the model.
+        modules: Class of each module by its folder.
+    """
     rows = enumerate(modules.items())
     listed = [{"idx": idx, "name": str(idx), "path": path, "type": kind} for idx, (path, kind) in rows]
     write_json(folder / "modules.json", listed)
 
 
-def _list_below(folder: Path, side: str) -> dict[str, str]:
-    """The same, back again, of an encoder's folder as seen from the one above."""
+def _read_submodules(folder: Path, side: str) -> dict[str, str]:
+    """Return the class of each module of an encoder by its folder, relative to the parent folder."""
     listed = read_json(folder / side / "modules.json", list[dict[str, Any]])
     return {Path(side, module["path"]).as_posix(): module["type"] for module in listed}

@@ -1,4 +1,7 @@
-"""Encoders with weights of 16 and of 8 bits, for inference on a CPU."""
+"""Encoders with 16-bit and 8-bit weights, for inference on a CPU.
+
+Dimensions: I input features; O output features.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,24 @@ from text.models.roberta import RobertaEncoder
 from text.models.torch_internals import int8_linear, pack_int8_weight
 
 _HIGHEST = 127
+"""Largest quantized weight."""
 _LEVELS = 254
-"""Above the lowest of 8 bits, with one left for rounding."""
+"""Steps between the smallest and the largest quantized input. One of the 255 steps is kept for rounding."""
 _OFFSET = 128
-"""From signed to unsigned bytes, which is what oneDNN multiplies quickly."""
+"""Difference between unsigned and signed bytes. oneDNN multiplies unsigned inputs fast."""
 
 
 def to_bfloat16(encoder: RobertaEncoder) -> RobertaEncoder:
-    """A copy whose linear layers, and what is between them, are bfloat16.
+    """Return a copy of an encoder whose linear layers and activations are bfloat16.
 
-    Weights of embeddings and layer norms stay float32: that costs no time and halves what is lost in cosine beside
-    ``encoder.bfloat16()``, where they are rounded, too.
+    The weights of embeddings and layer norms stay float32. Compared with ``encoder.bfloat16()``, this costs no time
+    and halves the loss of cosine similarity.
 
     Args:
-        encoder: Stays as it is.
+        encoder: Encoder to copy. It is not changed.
 
     Returns:
-        An encoder for ``torch.no_grad``, with float32 embeddings of texts.
+        An encoder for use under ``torch.no_grad``. Its output embeddings are float32.
     """
     half = copy.deepcopy(encoder).eval().requires_grad_(False)
     for module in half.layers.modules():
@@ -40,23 +44,23 @@ def to_bfloat16(encoder: RobertaEncoder) -> RobertaEncoder:
 
 
 def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
-    """A copy as ``to_bfloat16`` gives, most of whose linear layers multiply 8-bit integers.
+    """Return a bfloat16 copy of an encoder with dynamically quantized int8 linear layers.
 
-    Each weight matrix has a scale for every output, the inputs of a layer one for all that goes through it at once:
-    unlike others' embeddings, these depend a little on their neighbours. The second feed-forward layer stays in
-    bfloat16: its inputs, behind a GELU, lose most by rounding, and are so wide that rounding them costs what it saves.
+    Weights have one scale for each output feature. Inputs have one scale for the whole tensor, so an embedding depends
+    slightly on the other texts of its batch. The second feed-forward layer stays in bfloat16. Its inputs, the outputs
+    of the GELU, lose most by rounding, and they are so wide that quantizing them takes as long as it saves.
 
     Args:
-        encoder: Stays as it is.
+        encoder: Encoder to copy. It is not changed.
 
     Returns:
-        An encoder for ``torch.no_grad``; it can be neither trained nor saved.
+        An encoder for use under ``torch.no_grad``. It cannot be trained or saved.
 
     Raises:
         RuntimeError: This build of PyTorch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
-        raise RuntimeError("this build of PyTorch has no oneDNN; expected one, to multiply 8-bit integers")
+        raise RuntimeError("8-bit integers need oneDNN, which this build of PyTorch lacks. Install another build.")
     quantized = to_bfloat16(encoder)
     for name, linear in list(encoder.layers.named_modules()):
         if isinstance(linear, Linear) and not name.endswith("feed_forward.1"):
@@ -66,7 +70,7 @@ def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer, and the GELU behind it, on 8-bit integers; bfloat16 in and out."""
+    """A linear layer, with or without a GELU, that multiplies 8-bit integers. Inputs and outputs are bfloat16."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
@@ -78,7 +82,7 @@ class Int8Linear(nn.Module):
         self.activation = "gelu" if linear.gelu else "none"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., I) to (..., O)."""
+        """Return the outputs, (..., I) to (..., O)."""
         if not inputs.numel():
             return inputs.new_empty(*inputs.shape[:-1], len(self.bias))
         low, high = (value.item() for value in inputs.aminmax())
@@ -91,4 +95,4 @@ class Int8Linear(nn.Module):
         return int8_linear(unsigned, scale, zero, *weight, self.activation)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise RuntimeError("8-bit weights are for inference only; expected the encoder that they were made of")
+        raise RuntimeError("8-bit weights are for inference only. Save the encoder that was quantized.")

@@ -1,9 +1,10 @@
-"""RoBERTa as published (arXiv:1907.11692), from token ids to one embedding a text.
+"""RoBERTa encoder (arXiv:1907.11692): from token ids to one embedding for each text.
 
-The transformer is BERT's (arXiv:1810.04805): post-layer-norm, learned positions. BERT's own weights fit, too: only
-the position of the first token differs. Nothing here knows of retrieval: a classifier can stand on it as well.
+The transformer is the one of BERT (arXiv:1810.04805), with post-layer-norm and learned positions. BERT weights load
+too, because only the position of the first token differs. The module does not depend on retrieval: the encoder also
+works as the base of a classifier.
 
-Dimensions: B texts; L tokens; H hidden size; D width of an embedding.
+Dimensions: B texts; L tokens; T tokens of all texts without padding; H hidden size; D embedding width.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch.utils.checkpoint import checkpoint as checkpoint_activations
 
 from text.errors import ArtifactError
 from text.models import checkpoint
-from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, packed
-from text.models.chunks import cut_by_length, lengths_of
+from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, pack_texts
+from text.models.chunks import cut_by_length, get_lengths
 from text.models.linear import Linear
 from text.models.roberta_config import RobertaConfig, RobertaOptions
 
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class RobertaEncoder(nn.Module):
-    """Texts as token ids to one embedding each.
+    """A RoBERTa, XLM-RoBERTa or BERT encoder with pooling.
 
-    The embedding of a text does not depend on how much padding it got or on its neighbours.
+    The embedding of a text does not depend on its padding or on the other texts of the batch.
 
     Args:
-        config: Sizes and options. Weights are drawn from the global random state, normal with
-            standard deviation 0.02, as BERT's.
+        config: Sizes and options. As in BERT, initial weights are normal with standard deviation 0.02. They come from
+            the global random state of PyTorch.
 
     >>> encoder = roberta_tiny(vocab_size=100).eval()
     >>> encoder(torch.tensor([[0, 7, 9, 2]])).shape
@@ -48,9 +49,9 @@ class RobertaEncoder(nn.Module):
         self.embeddings = _Embeddings(config)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.activation_checkpointing = False
-        """True computes activations again in the backward pass, for memory."""
+        """True recomputes activations in the backward pass to save memory."""
         self.layer_dtype: torch.dtype | None = None
-        """Dtype of the layers if it differs from that of the embeddings (``to_bfloat16``)."""
+        """Dtype of the layers if it differs from the dtype of the embeddings (``to_bfloat16``)."""
         self.projection, self.projection_norm = None, None
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.hidden_size, config.projection_dim)
@@ -60,33 +61,32 @@ class RobertaEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
-        """An encoder from local files; the network is not asked.
+        """Load an encoder from local files. Nothing is downloaded.
 
         Args:
-            path: A folder of Hugging Face's RoBERTa, XLM-RoBERTa, BERT or DPR, or of sentence-transformers (with
-                pooling, projection and normalization), as ``save_pretrained`` writes it; or a file with the state
-                dict of torchtext's ``RobertaModel``, saved by ``torch.save``. What an encoder does not have, such
-                as a language model's head, is left out.
-            overrides: Fields of RobertaConfig to set otherwise, such as ``hidden_dropout_prob``. A
-                ``projection_dim`` where the saved model has no projection adds one with random weights.
+            path: A folder that ``save_pretrained`` wrote; a Hugging Face folder of RoBERTa, XLM-RoBERTa, BERT or DPR; a
+                folder of sentence-transformers; or a file with the state dict of torchtext's ``RobertaModel``. Heads,
+                such as the one of a language model, are ignored.
+            overrides: Fields of ``RobertaConfig`` that replace the saved values, such as ``hidden_dropout_prob``.
+                ``projection_dim`` adds a projection with random weights if the saved model has none.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: A file is corrupt; the model is one that this encoder cannot be; or a
-                weight is missing, unknown or of another shape.
+            ArtifactError: A file is damaged, or a weight is missing, unknown or has another shape.
+            UnsupportedModelError: The model or a setting is not supported.
         """
-        return cls.from_saved(checkpoint.read(path, overrides.get("num_attention_heads")), **overrides)
+        return cls.from_saved(checkpoint.read_encoder(path, overrides.get("num_attention_heads")), **overrides)
 
     @classmethod
-    def from_saved(cls, saved: checkpoint.Saved, **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
-        """An encoder from what ``text.models.checkpoint`` has read; otherwise as ``from_pretrained``."""
+    def from_saved(cls, saved: checkpoint.SavedEncoder, **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
+        """Build an encoder from a saved one that ``text.models.checkpoint`` has read. See ``from_pretrained``."""
         try:
             config = RobertaConfig(**saved.fields)
         except ValueError as error:
             raise ArtifactError(f"{saved.fields_path}: {error}") from None
         checkpoint.check_size(saved, config)
         encoder = cls(replace(config, **overrides))
-        checkpoint.fill(encoder, saved, new=() if config.projection_dim else ("projection",))
+        checkpoint.fill_encoder(encoder, saved, new=() if config.projection_dim else ("projection",))
         return encoder
 
     def save_pretrained(
@@ -94,29 +94,29 @@ class RobertaEncoder(nn.Module):
     ) -> None:
         """Write a folder that ``from_pretrained``, ``transformers`` and ``sentence-transformers`` read.
 
-        ``text.bundle.BiEncoderBundle`` also writes the tokenizer, which the other two libraries need. The folder has no
-        token types: the first token type of a BERT is added to its positions.
+        ``text.bundle.BiEncoderBundle`` also writes the tokenizer, which the other two libraries need. The encoder has
+        no token types: the first token type of a BERT is part of its position embeddings.
 
         Args:
-            folder: Is created if it is missing.
-            similarity: "dot" or "cosine": how ``sentence-transformers`` then compares embeddings. With None it uses
-                cosine similarity.
+            folder: Output folder. It is created if it is missing.
+            similarity: "dot" or "cosine". The similarity that ``sentence-transformers`` uses for the embeddings. With
+                None it uses cosine similarity.
             max_length: Maximum tokens of a text in ``sentence-transformers``. The default is the encoder's limit.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        checkpoint.save(self, self.config, max_length or self.max_length, folder, similarity)
+        checkpoint.save_encoder(self, self.config, max_length or self.max_length, folder, similarity)
 
     def fit_tokenizer(self, vocab_size: int, pad_token_id: int) -> None:
-        """Check that the ids of a tokenizer are those of this encoder, and take over its padding token.
+        """Check that a tokenizer fits this encoder, and use its padding token.
 
-        A RoBERTa counts positions from behind its padding token, so that another one would shift them. For a BERT
-        it only says which embedding is not trained.
+        The positions of a RoBERTa start after the id of its padding token, so another padding token would shift them.
+        In a BERT, the padding token only determines which embedding is not trained.
 
         Args:
-            vocab_size: One more than the highest id of the tokenizer.
-            pad_token_id: The tokenizer's padding token.
+            vocab_size: Highest id of the tokenizer, plus 1.
+            pad_token_id: Id of the tokenizer's padding token.
 
         Raises:
             ValueError: The tokenizer has more ids than the encoder, or a RoBERTa has another padding token.
@@ -133,21 +133,21 @@ class RobertaEncoder(nn.Module):
 
     @property
     def embedding_dim(self) -> int:
-        """D."""
+        """Embedding width D."""
         return self.config.projection_dim or self.config.hidden_size
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a text."""
-        places = self.config.max_position_embeddings - self.config.first_position
-        return min(places, self.config.max_seq_length or places)
+        """Maximum tokens of a text."""
+        num_positions = self.config.max_position_embeddings - self.config.first_position
+        return min(num_positions, self.config.max_seq_length or num_positions)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """One embedding a text.
+        """Return the embeddings of texts.
 
         Args:
             input_ids: (B, L) int64, padded on the right.
-            attention_mask: (B, L) bool, True marks a real token; by default, whatever is not padding.
+            attention_mask: (B, L) bool. True marks a real token. By default, every token but the padding token is real.
 
         Returns:
             (B, D) float.
@@ -160,8 +160,8 @@ class RobertaEncoder(nn.Module):
         self._check_length(input_ids)
         if input_ids.is_cuda:
             return self._embed(self.embeddings.word(input_ids), input_ids, attention_mask)
-        chunks = cut_by_length(lengths_of(attention_mask)) or [([], 1)]
-        # Words of all chunks are looked up at once, since each look-up has a gradient as large as the table.
+        chunks = cut_by_length(get_lengths(attention_mask)) or [([], 1)]
+        # One look-up serves all chunks, because the gradient of each look-up is as large as the embedding table.
         ids = [input_ids[rows, :length] for rows, length in chunks]
         words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])
         embeddings = [
@@ -171,26 +171,33 @@ class RobertaEncoder(nn.Module):
         order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
         return torch.cat(embeddings)[order.argsort()]
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The last layer's output for every token, (B, L, H); rows of padding mean nothing.
+    def compute_hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the output of the last layer for every token. The values of padding are meaningless.
+
+        Args:
+            input_ids: (B, L) int64, padded on the right.
+            attention_mask: (B, L) bool. True marks a real token.
+
+        Returns:
+            (B, L, H) float.
 
         Raises:
             ValueError: A text is longer than ``max_length``.
         """
         self._check_length(input_ids)
-        return self._hidden_states(self.embeddings.word(input_ids), input_ids, attention_mask)
+        return self._compute_hidden_states(self.embeddings.word(input_ids), input_ids, attention_mask)
 
-    def _hidden_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The last layer's output, (B, L, H), for words that are looked up."""
+    def _compute_hidden_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the output of the last layer, (B, L, H), from word embeddings."""
         hidden = self.embeddings(words, input_ids, attention_mask)
         hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
         if hidden.is_cuda and HAS_PACKED:
-            tokens = self._transform(hidden[attention_mask], packed(attention_mask))  # (T, H)
+            tokens = self._apply_layers(hidden[attention_mask], pack_texts(attention_mask))  # (T, H)
             return torch.zeros_like(hidden, dtype=tokens.dtype).masked_scatter(attention_mask[:, :, None], tokens)
-        return self._transform(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
+        return self._apply_layers(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
 
-    def _transform(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
-        """All layers one after another, for (..., H)."""
+    def _apply_layers(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
+        """Apply all layers to hidden states, (..., H)."""
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
                 hidden = checkpoint_activations(layer, hidden, texts, use_reentrant=False)
@@ -199,8 +206,8 @@ class RobertaEncoder(nn.Module):
         return hidden
 
     def _embed(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embeddings of texts, (B, L, H) to (B, D), all at once."""
-        hidden = self._hidden_states(words, input_ids, attention_mask)
+        """Return the embeddings of texts, (B, D), from word embeddings, (B, L, H)."""
+        hidden = self._compute_hidden_states(words, input_ids, attention_mask)
         if self.config.pooling == "first":
             pooled = hidden[:, 0]
         else:
@@ -215,7 +222,7 @@ class RobertaEncoder(nn.Module):
 
     def _check_length(self, input_ids: Tensor) -> None:
         if input_ids.shape[1] > self.max_length:
-            raise ValueError(f"texts have up to {input_ids.shape[1]} tokens; expected at most {self.max_length}")
+            raise ValueError(f"texts have up to {input_ids.shape[1]} tokens, but the encoder takes {self.max_length}.")
 
 
 class _Embeddings(nn.Module):
@@ -229,8 +236,8 @@ class _Embeddings(nn.Module):
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
     def forward(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # A token's position is counted among the real tokens of its text, wherever it stands in the row.
-        # A padding token that stands in a text itself, as "<pad>", has a position of its own in RoBERTa.
+        # The position of a token is its number among the real tokens of the text, not its column.
+        # A text can contain the padding token itself, as "<pad>". RoBERTa reserves a position for that token.
         counted = attention_mask
         if self.skips_padding_token:
             counted = attention_mask & (input_ids != self.first_position - 1)
@@ -240,7 +247,7 @@ class _Embeddings(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Self-attention and a feed-forward part, each added to its input and then normalized."""
+    """A transformer layer: self-attention and a feed-forward network, each with a residual and a layer norm."""
 
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
@@ -272,7 +279,7 @@ class _SelfAttention(nn.Module):
 
 
 class _LayerNorm(nn.LayerNorm):
-    """Layer norm that takes bfloat16 with float32 weights too (``to_bfloat16``). CUDA has no kernel for that."""
+    """A layer norm for bfloat16 inputs and float32 weights (``to_bfloat16``), for which CUDA has no kernel."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         if input.dtype == self.weight.dtype or input.device.type == "cpu":
@@ -296,30 +303,36 @@ def _initialize(module: nn.Module) -> None:
 
 
 def roberta_tiny(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """2 layers, 128 wide (the sizes below base are those of arXiv:1908.08962). Options: RobertaConfig's."""
-    return _sized(options, num_hidden_layers=2, hidden_size=128, num_attention_heads=2)
+    """Return an encoder with 2 layers, 128 wide, and random weights.
+
+    The sizes of tiny, mini and small come from arXiv:1908.08962.
+
+    Args:
+        options: Fields of ``RobertaConfig``.
+    """
+    return _build_encoder(options, num_hidden_layers=2, hidden_size=128, num_attention_heads=2)
 
 
 def roberta_mini(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """4 layers, 256 wide."""
-    return _sized(options, num_hidden_layers=4, hidden_size=256, num_attention_heads=4)
+    """Return an encoder with 4 layers, 256 wide, and random weights. Options are fields of ``RobertaConfig``."""
+    return _build_encoder(options, num_hidden_layers=4, hidden_size=256, num_attention_heads=4)
 
 
 def roberta_small(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """4 layers, 512 wide."""
-    return _sized(options, num_hidden_layers=4, hidden_size=512, num_attention_heads=8)
+    """Return an encoder with 4 layers, 512 wide, and random weights. Options are fields of ``RobertaConfig``."""
+    return _build_encoder(options, num_hidden_layers=4, hidden_size=512, num_attention_heads=8)
 
 
 def roberta_base(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """12 layers, 768 wide (arXiv:1907.11692)."""
-    return _sized(options, num_hidden_layers=12, hidden_size=768, num_attention_heads=12)
+    """Return an encoder with 12 layers, 768 wide, and random weights (arXiv:1907.11692). See ``roberta_tiny``."""
+    return _build_encoder(options, num_hidden_layers=12, hidden_size=768, num_attention_heads=12)
 
 
 def roberta_large(**options: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """24 layers, 1024 wide (arXiv:1907.11692)."""
-    return _sized(options, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16)
+    """Return an encoder with 24 layers, 1024 wide, and random weights (arXiv:1907.11692). See ``roberta_tiny``."""
+    return _build_encoder(options, num_hidden_layers=24, hidden_size=1024, num_attention_heads=16)
 
 
-def _sized(options: RobertaOptions, **sizes: Any) -> RobertaEncoder:
+def _build_encoder(options: RobertaOptions, **sizes: Any) -> RobertaEncoder:
     feed_forward = {"intermediate_size": 4 * sizes["hidden_size"]}
     return RobertaEncoder(RobertaConfig(**{**feed_forward, **sizes, **options}))

@@ -1,8 +1,8 @@
-"""Private parts of PyTorch, each behind a function with a plain name. No other file of ``text/`` uses any.
+"""Wrappers of private PyTorch functions. No other file of ``text/`` uses private parts of PyTorch.
 
-Tested with torch 2.3.1, 2.13.0 and 2.15.0. Look through this file first when another version fails.
+Tested with torch 2.3.1, 2.13.0 and 2.15.0. Check this file first if another version fails.
 
-Dimensions: I inputs; O outputs.
+Dimensions: I input features; O output features.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 HAS_ONEDNN_LINEAR = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this build of PyTorch has oneDNN's linear layer."""
+"""True if this build of PyTorch has the linear layer of oneDNN."""
 
 
 def has_onednn_bfloat16() -> bool:
-    """Return whether oneDNN multiplies bfloat16 on this processor. It needs AVX-512."""
+    """Return whether oneDNN supports bfloat16 on this CPU. It needs AVX-512."""
     return HAS_ONEDNN_LINEAR and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """Apply oneDNN's linear layer: (..., I) and (O, I) to (..., O).
+    """Apply the linear layer of oneDNN and return (..., O).
 
     Args:
-        inputs: Of the same type as the weight.
-        weight: Contiguous or transposed.
+        inputs: (..., I), with the dtype of the weight.
+        weight: (O, I), contiguous or transposed.
         bias: (O,).
         activation: "none" or "gelu".
     """
@@ -36,7 +36,7 @@ def onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, ac
 
 
 def pack_int8_weight(weight: Tensor) -> Tensor:
-    """Return an int8 weight (O, I) in the layout that ``int8_linear`` takes."""
+    """Return an int8 weight, (O, I), in the memory layout that ``int8_linear`` needs."""
     return torch.ops.onednn.qlinear_prepack(weight, None)
 
 
@@ -50,14 +50,14 @@ def int8_linear(
     bias: Tensor,
     activation: str = "none",
 ) -> Tensor:
-    """Apply oneDNN's linear layer to 8-bit integers: (..., I) to (..., O) in bfloat16.
+    """Apply the 8-bit linear layer of oneDNN and return (..., O) bfloat16.
 
     Args:
-        inputs: uint8.
-        scale: Of the inputs.
-        zero_point: Of the inputs.
-        weight: From ``pack_int8_weight``.
-        weight_scales: (O,).
+        inputs: (..., I) uint8.
+        scale: Scale of the inputs.
+        zero_point: Zero point of the inputs.
+        weight: Result of ``pack_int8_weight``.
+        weight_scales: (O,) float32.
         weight_zero_points: (O,) int64.
         bias: (O,) float32.
         activation: "none" or "gelu".
@@ -69,10 +69,10 @@ def int8_linear(
 
 
 def leave_unscaling_to_caller(optimizer: torch.optim.Optimizer) -> None:
-    """Keep a fused optimizer from undoing float16's loss scale itself. Gradients could not be clipped then."""
+    """Keep a fused optimizer from unscaling float16 gradients itself, so that they can be clipped first."""
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def worker_processes(loader_iterator: Iterable[Any]) -> list[BaseProcess]:
-    """Return the worker processes of a DataLoader's iterator. Without workers the list is empty."""
+def get_worker_processes(loader_iterator: Iterable[Any]) -> list[BaseProcess]:
+    """Return the worker processes of a DataLoader iterator. Without workers the list is empty."""
     return list(getattr(loader_iterator, "_workers", ()))

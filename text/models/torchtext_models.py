@@ -1,6 +1,7 @@
-"""torchtext's RobertaModel: its weights as ours and back, or itself as an encoder of a BiEncoder.
+"""torchtext's RobertaModel: conversion to and from a RobertaEncoder, and use as an encoder of a BiEncoder.
 
-torchtext is not imported here: the models are its users'. Its last release, 0.18, loads on PyTorch 2.3 only.
+This module does not import torchtext, because the user passes the model. The last release of torchtext, 0.18, needs
+PyTorch 2.3.
 
 Dimensions: B texts; L tokens; H hidden size.
 """
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def from_torchtext(model: nn.Module, **overrides: Unpack[RobertaOptions]) -> RobertaEncoder:
-    """The encoder of a ``torchtext.models.RobertaModel``, in evaluation mode or training mode as it is.
+    """Convert a ``torchtext.models.RobertaModel`` to a RobertaEncoder. Training or evaluation mode is kept.
 
     Args:
-        model: From ``RobertaBundle.build_model`` or ``get_model``; its head, if it has one, is left out.
-        overrides: Fields of RobertaConfig to set otherwise, such as ``pooling``.
+        model: Model from ``RobertaBundle.build_model`` or ``get_model``. A head is ignored.
+        overrides: Fields of ``RobertaConfig`` that replace the values of the model, such as ``pooling``.
 
     Raises:
-        UnsupportedModelError: It normalizes before attention (``normalize_before``).
-        ArtifactError: It is no RobertaModel.
+        UnsupportedModelError: The model normalizes before attention (``normalize_before``).
+        ArtifactError: The weights are not those of a RobertaModel.
     """
     transformer: Any = model.get_submodule("encoder.transformer")
     layer = transformer.layers.layers[0]
@@ -41,33 +42,35 @@ def from_torchtext(model: nn.Module, **overrides: Unpack[RobertaOptions]) -> Rob
     }
     name = Path("torchtext's RobertaModel")
     if layer.norm_first:
-        raise UnsupportedModelError.at(name, "normalize_before is True. Only False, as in RoBERTa, is supported.")
+        raise UnsupportedModelError.at(name, "normalize_before is True. Only False is supported, as in RoBERTa.")
     saved = checkpoint.from_weights(name, model.state_dict(), keys.TORCHTEXT, layer.self_attn.num_heads)
     encoder = RobertaEncoder.from_saved(saved._replace(fields=saved.fields | fields), **overrides)
     return encoder.train(model.training)
 
 
 def to_torchtext(encoder: RobertaEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and weights of the transformer, without pooling and normalization of embeddings, for torchtext.
+    """Convert an encoder to settings and weights of torchtext, without pooling and normalization of embeddings.
 
     >>> settings, weights = to_torchtext(encoder)  # doctest: +SKIP
     >>> RobertaBundle.build_model(RobertaEncoderConf(**settings), checkpoint=weights)  # doctest: +SKIP
 
     Raises:
-        ValueError: It cannot be one of torchtext's: it is a BERT, or has a projection, another epsilon, or another
-            dropout of attention.
+        ValueError: torchtext has no such model: the encoder is a BERT or has a projection, or its epsilon or attention
+            dropout differs from torchtext's.
     """
     config = encoder.config
     if config.model_type == "bert":
-        raise ValueError("a BERT counts positions from 0; torchtext's RobertaModel expects RoBERTa's")
+        raise ValueError(
+            "the encoder is a BERT, whose positions start at 0. torchtext's RobertaModel supports RoBERTa only."
+        )
     fixed = {
         "projection_dim": None,
         "layer_norm_eps": 1e-5,
         "attention_probs_dropout_prob": config.hidden_dropout_prob,
     }
-    for name, expected in fixed.items():
-        if getattr(config, name) != expected:
-            raise ValueError(f"{name} is {getattr(config, name)}; torchtext's RobertaModel expects {expected}")
+    for name, supported in fixed.items():
+        if getattr(config, name) != supported:
+            raise ValueError(f"{name} is {getattr(config, name)}. torchtext's RobertaModel supports only {supported}.")
     settings = {
         "vocab_size": config.vocab_size,
         "embedding_dim": config.hidden_size,
@@ -78,14 +81,14 @@ def to_torchtext(encoder: RobertaEncoder) -> tuple[dict[str, Any], dict[str, Ten
         "num_encoder_layers": config.num_hidden_layers,
         "dropout": config.hidden_dropout_prob,
     }
-    return settings, keys.to_theirs(encoder.state_dict(), keys.TORCHTEXT)
+    return settings, keys.to_external_keys(encoder.state_dict(), keys.TORCHTEXT)
 
 
 class TorchtextEncoder(nn.Module):
-    """A ``torchtext.models.RobertaModel`` as one side of a BiEncoder: the last hidden state of the first token.
+    """A ``torchtext.models.RobertaModel`` as an encoder of a BiEncoder, with the first token as embedding.
 
     Args:
-        model: Its head, if it has one, is not used.
+        model: The model. A head is ignored.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -94,7 +97,12 @@ class TorchtextEncoder(nn.Module):
         self.padding_idx: int = self.encoder.get_submodule("transformer").padding_idx  # pyright: ignore
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(B, L) ids, and which of them are real tokens, to (B, H)."""
-        if attention_mask is not None:  # torchtext knows padding by its id
+        """Return the embeddings of texts, (B, H).
+
+        Args:
+            input_ids: (B, L) int64, padded on the right.
+            attention_mask: (B, L) bool. True marks a real token. By default, every token but the padding token is real.
+        """
+        if attention_mask is not None:  # torchtext recognizes padding by its id.
             input_ids = input_ids.masked_fill(~attention_mask, self.padding_idx)
         return self.encoder(input_ids)[:, 0]

@@ -19,7 +19,7 @@ from text.datasets import DPRDataPipe, find_same_data, hash_data, read_questions
 from text.errors import DataError, explain_missing
 from text.evaluation import has_answer
 from text.records import Example
-from text.runs.lengths import Lengths, length_bins
+from text.runs.lengths import Lengths, get_length_bins
 from text.transforms import Tokenizer, train_tokenizer
 from text.words import has_unspaced
 
@@ -201,7 +201,7 @@ def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) ->
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     for axes, each in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
         kind, tokens, limit = each
-        axes.hist(tokens, bins=length_bins(tokens.max()), color="#4477aa")
+        axes.hist(tokens, bins=get_length_bins(tokens.max()), color="#4477aa")
         axes.axvline(limit, color="#cc3311", label=f"limit {limit}: {each.truncated_share:.2%} are longer")
         axes.set_title(f"{len(tokens):,} {kind}", loc="left")
         axes.set(xlabel="tokens, special tokens included", ylabel="texts")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from text.artifacts import seal, write_together
 from text.evaluation import format_run
-from text.evaluation.run_source import RunSource, fill_source, source_path
+from text.evaluation.run_source import RunSource, get_source_path, write_source
 from text.reports.pictures import NUM_COLORS, LegendEntry, Metrics, draw_cutoffs
 from text.reports.summaries import describe_cutoffs
 from text.templates import render_template
@@ -79,7 +79,7 @@ def write_evaluation(
     known = [source for source in fused if source is not None]
     if fused_run is not None:
         paths["run"] = Path(fused_run)
-        paths |= {"source": source_path(fused_run)} if len(known) == len(fused) else {}
+        paths |= {"source": get_source_path(fused_run)} if len(known) == len(fused) else {}
     with write_together(list(paths.values()), overwrite=overwrite) as temporaries:
         files = dict(zip(paths, temporaries, strict=True))
         _write_lines(files["figures.json"], [_format_json(seal(figures))])
@@ -92,9 +92,9 @@ def write_evaluation(
             _write_lines(files["run"], format_run(run))
         if "source" in files:
             keys = {question_id: key for source in known for question_id, key in source.questions.items()}
-            fill_source(files["source"], files["run"], [each for source in known for each in source.searches], keys)
+            write_source(files["source"], files["run"], [each for source in known for each in source.searches], keys)
     if overwrite and fused_run is not None and "source" not in paths:
-        source_path(fused_run).unlink(missing_ok=True)
+        get_source_path(fused_run).unlink(missing_ok=True)
     if overwrite and not results:
         Path(folder, "results.json").unlink(missing_ok=True)  # It would belong to an earlier evaluation.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from text.errors import explain_missing
-from text.runs.lengths import Lengths, length_bins
+from text.runs.lengths import Lengths, get_length_bins
 from text.templates import safe_markup
 
 with explain_missing("report"):
@@ -126,7 +126,7 @@ def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[i
     """Draw a histogram for each run, in shares of its texts, and a dashed line at the limit."""
 
     def draw(axes: Any) -> None:
-        edges = length_bins(max(int(each.tokens.max()) for each in lengths.values()))
+        edges = get_length_bins(max(int(each.tokens.max()) for each in lengths.values()))
         is_shared = len({each.limit for each in lengths.values()}) == 1
         for run, (_, tokens, limit) in lengths.items():
             shares = np.histogram(tokens, edges)[0] / len(tokens)

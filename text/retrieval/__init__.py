@@ -1,14 +1,14 @@
 """Encode a collection to embeddings on disk, search it, score the runs, and mine hard negatives.
 
-Classes that need an optional library are imported from their module: ``FaissIndex`` from
-``text.retrieval.faiss_index``, ``MilvusIndex`` from ``text.retrieval.milvus``, ``BM25`` from ``text.retrieval.bm25``.
+Import a class that needs an optional library from its module: ``FaissIndex`` from ``text.retrieval.faiss_index``,
+``MilvusIndex`` from ``text.retrieval.milvus``, and ``BM25`` from ``text.retrieval.bm25``.
 """
 
 from text.retrieval.embedder import Embedder
 from text.retrieval.encoding import encode_collection, encode_shards, plan_encoding
 from text.retrieval.encoding_folder import check_encoding_folder, finish_encoding, start_encoding
-from text.retrieval.exact import Found, search_exact
-from text.retrieval.hard_negatives import Filters, Negative, Rejected, Source, choose_hard_negatives
+from text.retrieval.exact import Hits, search_exact
+from text.retrieval.hard_negatives import Filters, Negative, RejectedCandidate, Source, choose_hard_negatives
 from text.retrieval.indexes import Index, open_index
 from text.retrieval.memory import MemoryEmbeddings
 from text.retrieval.mining import mine_hard_negatives, search_rows
@@ -23,14 +23,14 @@ __all__ = [
     "Embedder",
     "EmbeddingShards",
     "Filters",
-    "Found",
+    "Hits",
     "Index",
     "MemoryEmbeddings",
     "MinedRow",
     "MiningSummary",
     "Negative",
     "Plan",
-    "Rejected",
+    "RejectedCandidate",
     "Retriever",
     "ScoredRun",
     "Source",

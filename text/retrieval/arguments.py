@@ -1,4 +1,4 @@
-"""Check what a program hands to a search or to an embedder: lists of texts, and the number of results."""
+"""Check the arguments of a search or an embedder: lists of texts, and the number of results."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from text.records import Passage
 
 
 def list_texts(texts: Iterable[str] | Iterable[Passage], name: str = "text") -> list[Any]:
-    """Return texts in a list, and check each of them.
+    """Return the texts as a list, and check each text.
 
     Args:
-        texts: A list, a tuple, an array of NumPy, or anything else that yields texts in their order.
-        name: What one of them is called in errors.
+        texts: A list, a tuple, a NumPy array, or any other ordered iterable.
+        name: Name of one text in error messages.
 
     Raises:
-        TypeError: ``texts`` is a string, a dict or a set, or one of the texts is neither a string nor a passage; with
-            its place.
-        ValueError: A text has half of a surrogate pair.
+        TypeError: ``texts`` is a string, a dict or a set. Or a text is neither a string nor a passage; the message
+            names its position.
+        ValueError: A text contains a lone surrogate, so it is not valid Unicode.
     """
     if isinstance(texts, (str, bytes, Mapping, Set, Passage)) or not isinstance(texts, Iterable):
         raise TypeError(f"{name}s is a {type(texts).__name__}. Give a list of {name}s.")
@@ -30,11 +30,12 @@ def list_texts(texts: Iterable[str] | Iterable[Passage], name: str = "text") -> 
 
 
 def list_questions(questions: Iterable[str]) -> list[str]:
-    """Return questions in a list, and check each of them.
+    """Return the questions as a list, and check each question.
 
     Raises:
-        TypeError: ``questions`` is a string, a dict or a set, or a question is no string; with its place.
-        ValueError: A question has half of a surrogate pair.
+        TypeError: ``questions`` is a string, a dict or a set. Or a question is not a string; the message names its
+            position.
+        ValueError: A question contains a lone surrogate, so it is not valid Unicode.
     """
     listed = list_texts(questions, "question")
     for row, question in enumerate(listed):
@@ -44,10 +45,10 @@ def list_questions(questions: Iterable[str]) -> list[str]:
 
 
 def check_k(k: int) -> int:
-    """Return k, the number of passages for each question, as an int.
+    """Return k, the number of passages per question, as an int.
 
     Raises:
-        TypeError: k is no whole number.
+        TypeError: k is not an integer.
         ValueError: k is below 1.
 
     >>> check_k(10)
@@ -56,14 +57,14 @@ def check_k(k: int) -> int:
     try:
         number = operator.index(k)
     except TypeError:
-        raise TypeError(f"k is {k!r}. Give a whole number.") from None
+        raise TypeError(f"k is {k!r}. It must be an integer.") from None
     if number < 1:
         raise ValueError(f"k is {number}; expected 1 or more")
     return number
 
 
 def _check_text(text: object, place: str) -> None:
-    """Check that a text is a string, or a passage of strings, in Unicode."""
+    """Check that a text is a string or a passage, and that it is valid Unicode."""
     parts = {"": text}
     if isinstance(text, Passage):
         parts = {"passage_id of ": text.passage_id, "title of ": text.title, "text of ": text.text}
@@ -75,4 +76,4 @@ def _check_text(text: object, place: str) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             found = ascii(value[error.start])
-            raise ValueError(f"{part}{place}: {found} is half of a surrogate pair. Give Unicode text.") from None
+            raise ValueError(f"{part}{place}: {found} is a lone surrogate. Use valid Unicode text.") from None

@@ -1,4 +1,4 @@
-"""Say what a search or an encoding left out: questions, short results, and texts that were cut."""
+"""Lines about the inputs and results of a search: missing questions, short results, truncated texts, and memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from text.evaluation import Run, read_qrels
 from text.retrieval.embedder import Embedder
 
 BM25_BYTES = 2450
-"""Memory of BM25 for a passage of 100 words, as measured."""
+"""Memory that BM25 needs for a passage of 100 words, as measured."""
 
 
 def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str]:
-    """Yield a line about a run, and one about the questions with fewer than k passages if there are any.
+    """Yield a line with the size of a run, and a line about questions with fewer than k passages if there are any.
 
     >>> list(describe_run("run.trec", {"q1": {"a": 2.0, "b": 1.0}, "q2": {"a": 1.0}}, 2))
     ['run.trec: 2 questions, up to 2 passages each', '1 of 2 questions have fewer than 2 passages']
@@ -28,32 +28,32 @@ def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str
         yield f"{num_short} of {len(run)} questions have fewer than {k} passages"
 
 
-def describe_cut(num_cut: int, total: int, unit: str, max_length: int) -> Iterator[str]:
-    """Yield a line about the texts that are longer than the limit if there are any.
+def describe_truncated(num_cut: int, total: int, unit: str, max_length: int) -> Iterator[str]:
+    """Yield a line with the number of truncated texts if there are any.
 
-    >>> list(describe_cut(3, 12, "passages", 256))
-    ['3 of 12 passages (25.0 %) are longer than 256 tokens, so their end is cut off']
+    >>> list(describe_truncated(3, 12, "passages", 256))
+    ['3 of 12 passages (25.0 %) are longer than 256 tokens and were truncated']
     """
     if num_cut:
         share = f"{100 * num_cut / total:.1f} %"
-        yield f"{num_cut} of {total} {unit} ({share}) are longer than {max_length} tokens, so their end is cut off"
+        yield f"{num_cut} of {total} {unit} ({share}) are longer than {max_length} tokens and were truncated"
 
 
-def describe_cut_questions(embedder: Embedder, questions: Sequence[Question]) -> Iterator[str]:
-    """Yield a line about the questions that are longer than the limit of a model if there are any."""
+def describe_truncated_questions(embedder: Embedder, questions: Sequence[Question]) -> Iterator[str]:
+    """Yield a line with the number of questions that a model truncates if there are any."""
     num_cut = embedder.count_truncated([question.text for question in questions])
-    return describe_cut(num_cut, len(questions), "questions", embedder.tokenize_texts.max_length)
+    return describe_truncated(num_cut, len(questions), "questions", embedder.tokenize_texts.max_length)
 
 
 def read_judged_questions(
-    path: str | os.PathLike[str], qrels: str | os.PathLike[str] | None, *, tell: Callable[[str], object]
+    path: str | os.PathLike[str], qrels: str | os.PathLike[str] | None, *, log: Callable[[str], object]
 ) -> list[Question]:
-    """Read a file of questions, and return the questions that qrels judge.
+    """Read a file of questions, and return the questions that have relevance judgments.
 
     Args:
-        path: The questions.
-        qrels: Relevance judgments. With None all questions are returned.
-        tell: Gets a line about the questions that are left out.
+        path: The file of questions.
+        qrels: The file of relevance judgments. With None, all questions are returned.
+        log: Called with a line about the questions that are skipped.
 
     Raises:
         DataError: A file is malformed, or the qrels judge none of the questions.
@@ -66,41 +66,41 @@ def read_judged_questions(
     kept = [question for question in questions if question.question_id in judged]
     if not kept:
         raise DataError(
-            f"{os.fspath(qrels)}: judges no question of {os.fspath(path)}. Give the qrels of these questions."
+            f"{os.fspath(qrels)}: has no judgments for the questions of {os.fspath(path)}. Use the qrels of this file."
         )
-    tell(f"{len(kept)} of {len(questions)} questions are in {qrels}, {len(questions) - len(kept)} are left out")
+    log(f"{len(kept)} of {len(questions)} questions have judgments in {qrels}, {len(questions) - len(kept)} skipped")
     if num_missing := len(judged) - len(kept):
-        tell(f"{num_missing} questions of {qrels} are not in {path}")
+        log(f"{num_missing} questions in {qrels} are not in {path}")
     return kept
 
 
-def tell_counts(collection: PassageCollection, tell: Callable[[str], object]) -> None:
-    """Tell each kind of unusual passages in a collection, such as those without text, with their number."""
+def log_unusual_passages(collection: PassageCollection, log: Callable[[str], object]) -> None:
+    """Log the number of unusual passages in a collection by kind, such as passages without text."""
     for name, count in collection.counts.items():
-        tell(f"{count} {name} in {collection.path}")
+        log(f"{count} {name} in {collection.path}")
 
 
-def tell_bm25_memory(num_passages: int, tell: Callable[[str], object], *, least: int = 0) -> None:
-    """Tell how much memory BM25 will need, and warn if this machine has less.
+def log_bm25_memory(num_passages: int, log: Callable[[str], object], *, min_bytes: int = 0) -> None:
+    """Log how much memory BM25 will need, and warn if less is available.
 
     Args:
-        num_passages: Passages to be searched.
-        tell: Gets the line.
-        least: Bytes below which nothing is told.
+        num_passages: Number of passages to search.
+        log: Called with the line.
+        min_bytes: Log only if BM25 needs this many bytes or more.
     """
     needed, available = num_passages * BM25_BYTES, read_available_memory()
-    if needed >= least:
-        tell(f"BM25 needs about {format_bytes(needed)} of memory for {num_passages:,} passages")
+    if needed >= min_bytes:
+        log(f"BM25 needs about {format_bytes(needed)} of memory for {num_passages:,} passages")
     if available is not None and needed > available:
         message = (
-            f"{format_bytes(available)} of memory are available, and BM25 needs about {format_bytes(needed)}. "
-            "Take a machine with more memory, or leave BM25 out (loop --bm25=false)."
+            f"BM25 needs about {format_bytes(needed)} of memory, but only {format_bytes(available)} are available. "
+            "Use a machine with more memory, or turn BM25 off (loop --bm25=false)."
         )
         warnings.warn(message, SettingsWarning, stacklevel=2)
 
 
 def read_available_memory() -> int | None:
-    """Return how many bytes a new process can use without swapping (MemAvailable of Linux). None elsewhere."""
+    """Return the bytes that a process can use without swapping (MemAvailable on Linux). None on other systems."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def read_available_memory() -> int | None:
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes for people to read.
+    """Return a human-readable number of bytes.
 
     >>> format_bytes(51_487_543_800), format_bytes(220_500)
     ('51.5 GB', '0.2 MB')
@@ -118,13 +118,13 @@ def format_bytes(count: int) -> str:
 
 
 def check_window(source: str, passage_id: str) -> None:
-    """Check before a search by windows that a passage is one.
+    """Check that a passage is a window of a document, before a search that scores documents by their windows.
 
     Raises:
-        DataError: The passage is no window.
+        DataError: The passage is not a window.
     """
     if "#" not in passage_id:
         raise DataError(
-            f"{source}: passage {passage_id} is no window of a document. Cut the passages (dpr-text windows), "
-            "or leave out --max_passage_hits."
+            f"{source}: passage {passage_id} is not a window of a document. Cut the documents into windows first "
+            "(dpr-text windows), or leave out --max_passage_hits."
         )

@@ -1,4 +1,4 @@
-"""One side of a model: texts to embeddings that can be compared by their dot product.
+"""Embed texts with one encoder of a model, for questions or for passages. Embeddings are compared by dot product.
 
 Dimensions: N texts; D width of an embedding.
 """
@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from text.artifacts import sha256
-from text.bundle import encoder_folder, load_side, model_files
+from text.artifacts import hash_file
+from text.bundle import find_encoder_folder, load_side, list_model_files
 from text.errors import SettingsWarning
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
-from text.models.chunks import MAX_TOKENS, cut_by_length, lengths_of
+from text.models.chunks import MAX_TOKENS, cut_by_length, get_lengths
 from text.records import Passage, TokenBatch
 from text.retrieval.arguments import list_texts
 from text.transforms import Tokenize, title_and_text
 
 BLOCK_ROWS = 1 << 11
-"""Texts that are sorted by length and embedded together."""
+"""Number of texts that are sorted by length and embedded together."""
 _PRECISIONS = {"float32": lambda encoder: encoder, "bfloat16": to_bfloat16, "int8": quantize_int8}
 PRECISIONS = tuple(_PRECISIONS)
 
 
 class Embedder:
-    """Embeds questions or passages.
+    """An encoder and its tokenizer, which turn questions or passages into embeddings.
 
     Args:
-        encoder: Put into evaluation.
-        tokenize: Within what the encoder takes.
-        similarity: "dot", or "cosine", which makes all embeddings as long as 1.
-        titles: "pair" or "join" (``text.transforms.title_and_text``).
-        max_tokens: Of one call of the encoder on a GPU; halved where memory does not hold them.
+        encoder: The encoder. It is put into evaluation mode.
+        tokenize: The tokenizer, with a maximum length that the encoder accepts.
+        similarity: "dot" or "cosine". With "cosine", embeddings are normalized to length 1.
+        titles: How a passage's title is encoded: "pair" or "join" (``text.transforms.title_and_text``).
+        max_tokens: Maximum number of tokens in one batch on a GPU. It is halved if the GPU runs out of memory.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Embedder:
         self.similarity = similarity
         self.titles = titles
         self.max_tokens = max_tokens
-        self.model: dict[str, str] = {}
-        """SHA-256 of the files that both encoders read, whichever side this is. Embeddings are known by it.
-        Empty without ``from_pretrained``: then nobody checks that they are searched with the model that made them."""
+        self.model_hashes: dict[str, str] = {}
+        """SHA-256 of the files of both encoders. Embeddings store these hashes to identify their model. Without
+        ``from_pretrained`` it is empty, so a search cannot check that its model is the one that encoded."""
         self.settings: dict[str, Any] = {
             "max_length": tokenize.max_length,
             "similarity": similarity,
             "titles": titles,
         }
-        """Settings that decide the embeddings too."""
+        """Settings that change the embeddings."""
 
     @classmethod
     def from_pretrained(
@@ -76,31 +76,31 @@ class Embedder:
         precision: str = "float32",
         device: str = "cpu",
     ) -> Embedder:
-        """From the model of a run, or any folder that ``RobertaEncoder.from_pretrained`` takes, with its tokenizer.
+        """Load an encoder and its tokenizer from a folder.
 
         Args:
-            folder: Its ``config.json`` says limits, titles and similarity, where a run wrote it.
+            folder: The model of a training run, or any folder that ``RobertaEncoder.from_pretrained`` accepts.
             side: "question" or "passage".
-            max_length: Most tokens of a text; by default the model's own limit.
-            titles: "pair" or "join"; by default as the model was trained, or "pair".
-            precision: Of the encoder: "float32", "bfloat16" or "int8" (``text.models.quantize_int8``).
-            device: Such as "cuda".
+            max_length: Maximum number of tokens per text. By default the limit of the model.
+            titles: "pair" or "join". By default as in training, or "pair" if the folder does not say.
+            precision: Precision of the encoder: "float32", "bfloat16" or "int8" (``text.models.quantize_int8``).
+            device: Device of the encoder, such as "cuda". "int8" needs "cpu".
 
         Raises:
             FileNotFoundError: A file is missing.
-            ArtifactError: A file is damaged, or not of a model that can be loaded.
-            ValueError: ``side`` or ``precision`` is another word, ``max_length`` more than the encoder takes, there is
-                no such device, or none for "int8".
+            ArtifactError: A file is damaged, or the model cannot be loaded.
+            ValueError: ``side``, ``precision`` or ``device`` is unknown, ``max_length`` is above the encoder's limit,
+                or the device does not support "int8".
         """
         if precision not in PRECISIONS:
             raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
         if precision == "int8" and not device.startswith("cpu"):
-            raise ValueError(f'precision "int8" needs a CPU, the device is "{device}". Use bfloat16.')
+            raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16.')
         loaded = load_side(folder, side)
         max_length = loaded.max_length if max_length is None else max_length
         if max_length > loaded.encoder.max_length:
-            limit = f"the encoder in {folder} takes at most {loaded.encoder.max_length}"
-            raise ValueError(f"max_length is {max_length}; {limit}")
+            limit = f"the encoder in {folder} accepts at most {loaded.encoder.max_length} tokens"
+            raise ValueError(f"max_length is {max_length}, but {limit}.")
         encoder = _PRECISIONS[precision](loaded.encoder)
         embedder = cls(
             _move(encoder, device),
@@ -108,19 +108,19 @@ class Embedder:
             similarity=loaded.similarity,
             titles=titles or loaded.titles,
         )
-        embedder.model = _hash_model(folder)
+        embedder.model_hashes = _hash_model(folder)
         embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
         return embedder
 
     def tokenize(self, texts: Sequence[str] | Sequence[Passage]) -> TokenBatch:
-        """Questions, or passages, (N, L)."""
+        """Return the (N, L) token ids and attention mask of questions or passages."""
         if isinstance(texts, str):
             raise TypeError("texts is a str. Give a list of texts.")
         parts = [text if isinstance(text, str) else title_and_text(text, self.titles) for text in texts]
         return self.tokenize_texts(parts)
 
     def count_truncated(self, texts: Sequence[str] | Sequence[Passage]) -> int:
-        """Return the number of texts that are longer than the limit, so that their end is not embedded."""
+        """Return the number of texts that are longer than the maximum length and are truncated."""
         return int(self.tokenize(texts).truncated.sum()) if texts else 0
 
     def embed(self, tokens: TokenBatch) -> Tensor:
@@ -131,19 +131,18 @@ class Embedder:
         return embeddings
 
     def embed_in_pieces(self, tokens: TokenBatch, start: int = 0) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield the embeddings of a few texts at a time, the longest texts first.
+        """Yield the embeddings in small batches, the longest texts first.
 
-        The pieces after ``start`` texts are the same as those of a call that started at the first text, so that work
-        can stop after any piece.
+        The order does not depend on ``start``, so an interrupted encoding can resume after any batch.
 
         Args:
-            tokens: The texts.
-            start: The number of texts to pass over, in the order of this function.
+            tokens: The tokenized texts.
+            start: Number of texts to skip, in the order of this function.
 
         Yields:
             The rows of n texts, and their (n, D) float32 embeddings on the CPU.
         """
-        lengths = lengths_of(tokens.attention_mask)
+        lengths = get_lengths(tokens.attention_mask)
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])[start:]
         waiting: tuple[list[int], Tensor] | None = None
         while order:
@@ -151,9 +150,9 @@ class Embedder:
             for places, length in cut_by_length([lengths[row] for row in order], self._max_tokens_at_once):
                 rows = [order[place] for place in places]
                 embeddings = self._embed_rows(tokens, rows, length)
-                if embeddings is None:  # Memory was too small: cut the rest again.
+                if embeddings is None:  # The GPU ran out of memory. Batch the rest again with fewer tokens.
                     break
-                if waiting is not None:  # A GPU computes a piece while the caller works on the one before.
+                if waiting is not None:  # The GPU computes one batch while the caller works on the previous one.
                     yield waiting[0], waiting[1].cpu()
                 waiting, num_done = (rows, embeddings), num_done + len(rows)
             order = order[num_done:]
@@ -161,30 +160,31 @@ class Embedder:
             yield waiting[0], waiting[1].cpu()
 
     def embed_texts(self, texts: Iterable[str] | Iterable[Passage]) -> Tensor:
-        """Return (N, D) float32 embeddings of texts in memory, on the CPU.
+        """Return the (N, D) float32 embeddings of texts, on the CPU.
 
-        Warns of texts that are longer than the limit, so that their end is not embedded.
+        Warns if texts are longer than the maximum length and are truncated.
 
         Args:
             texts: Questions, or passages with or without titles.
 
         Raises:
-            TypeError: ``texts`` is no list, or one of the texts is neither a string nor a passage; with its place.
-            ValueError: A text has half of a surrogate pair.
+            TypeError: ``texts`` is not a list, or a text is neither a string nor a passage. The message names its
+                position.
+            ValueError: A text contains a lone surrogate, so it is not valid Unicode.
         """
         listed = list_texts(texts)
         embeddings, num_cut = self.embed_list(listed)
         if num_cut:
-            limit = f"{self.tokenize_texts.max_length} tokens, so their end is cut off"
-            message = f"{num_cut} of {len(listed)} texts are longer than {limit}."
+            limit = f"{self.tokenize_texts.max_length} tokens"
+            message = f"{num_cut} of {len(listed)} texts are longer than {limit} and were truncated."
             advice = "Cut long texts into windows (text.datasets.cut_windows)."
             warnings.warn(f"{message} {advice}", SettingsWarning, stacklevel=2)
         return embeddings
 
     def embed_list(self, texts: Sequence[str] | Sequence[Passage]) -> tuple[Tensor, int]:
-        """Return (N, D) float32 embeddings of a list of texts, and the number of texts whose end was cut off.
+        """Return the (N, D) float32 embeddings of a list of texts, and the number of truncated texts.
 
-        A few thousand texts are tokenized at once, so that the tokens of all texts are never in memory together.
+        The texts are tokenized in blocks of a few thousand, so memory holds the tokens of only one block.
         """
         embeddings, num_cut = [torch.empty(0, self.encoder.embedding_dim)], 0
         for start in range(0, len(texts), BLOCK_ROWS):
@@ -205,7 +205,7 @@ class Embedder:
 
     @torch.inference_mode()
     def _embed_rows(self, tokens: TokenBatch, rows: list[int], length: int) -> Tensor | None:
-        """Return the (n, D) float32 embeddings of some rows; None, with half the ``max_tokens``, if memory is full."""
+        """Return the (n, D) float32 embeddings of some rows. If GPU memory is full, halve max_tokens and return None."""
         try:
             embeddings = self.encoder(
                 tokens.input_ids[rows, :length].to(self._device, non_blocking=True),
@@ -222,22 +222,22 @@ class Embedder:
 
 
 def _hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the hashes of the files of both encoders. Those of the passage encoder go by their names in its folder."""
-    passage, question = encoder_folder(folder, "passage"), encoder_folder(folder, "question")
-    hashes = {path.relative_to(passage).as_posix(): sha256(path) for path in model_files(folder, "passage")}
+    """Return the SHA-256 of the files of both encoders. Passage encoder files have paths relative to its own folder."""
+    passage, question = find_encoder_folder(folder, "passage"), find_encoder_folder(folder, "question")
+    hashes = {path.relative_to(passage).as_posix(): hash_file(path) for path in list_model_files(folder, "passage")}
     if question not in (passage, Path(folder)):
-        files = model_files(folder, "question")
-        hashes |= {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+        files = list_model_files(folder, "question")
+        hashes |= {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
     return hashes
 
 
 def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
     try:
         moved = encoder.to(device)
-        torch.zeros(1, device=device).item()  # The meta device takes an encoder, but computes nothing.
+        torch.zeros(1, device=device).item()  # The meta device accepts an encoder but cannot compute.
         return moved
     except torch.cuda.OutOfMemoryError:
         raise
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f'device is "{device}" ({reason}). Use a device of this machine, such as cpu.') from None
+        raise ValueError(f'device is "{device}" ({reason}). Use a device that this machine has, such as cpu.') from None

@@ -1,10 +1,11 @@
-"""Encode a collection of passages to embeddings on disk, whatever its size and wherever an earlier try stopped.
+"""Encode a collection of passages to embeddings on disk. An interrupted encoding continues where it stopped.
 
-``encode_collection`` does all of it. Its four steps are functions too: plan, start, encode the shards, finish.
+``encode_collection`` runs all four steps, which are also separate functions: plan, start, encode the shards, finish.
 
-The collection is cut into shards, and a shard into blocks. The texts of a block are sorted by length and encoded in
-pieces, so the bytes of a block depend only on the plan. Every few seconds the pieces go to the disk, and then a note
-that says so. A killed process therefore repeats a few seconds of work. Ranks take shards in turn.
+The collection is split into shards, and each shard into blocks. The texts of a block are sorted by length and encoded
+in small batches, so the bytes of a block depend only on the plan. Every few seconds the embeddings and then a progress
+file are written to disk, so a killed process repeats only a few seconds of work. Shards are assigned to ranks
+round-robin.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from typing import cast
 
 from torch import distributed
 
-from text.artifacts import sha256
+from text.artifacts import hash_file
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.progress import show_progress
-from text.retrieval.devices import default_device
+from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import BLOCK_ROWS, Embedder
 from text.retrieval.encoding_folder import finish_encoding, list_changes, start_encoding
 from text.retrieval.plan import DTYPES, DType, EncodedFile, Plan, Settings, read_plan
-from text.retrieval.reuse import KnownPassages
-from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_finished
+from text.retrieval.reuse import ReusablePassages
+from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_shard_finished
 from text.retrieval.shards import EmbeddingShards
 
 SHARD_ROWS = 1 << 18
+"""Number of passages in one shard, by default."""
 
 
 def encode_collection(
@@ -42,26 +44,27 @@ def encode_collection(
 ) -> EmbeddingShards:
     """Encode a collection and return its embeddings.
 
-    Shards that the folder already holds are not encoded again, so a second call continues an interrupted one. If
-    ``torch.distributed`` is initialized, call this function on every rank: the ranks share the shards, and the files
-    are the same as from one process.
+    Finished shards are not encoded again, so a second call continues an interrupted one. If ``torch.distributed`` is
+    initialized, call this function on every rank. The ranks share the shards, and the files are the same as from one
+    process.
 
     Args:
-        embedder: Embeds passages. A path is the folder of a saved model, which is loaded to the GPU if there is one.
+        embedder: The embedder of passages, or the folder of a saved model. A model is loaded to the GPU if there is
+            one.
         collection: The passages, or the path of their file.
-        folder: Where the embeddings go.
-        dtype: Type of the numbers on disk: "float32", "float16" or "int8" (one scale for each passage).
-        shard_rows: Passages in one file. A multiple of ``block_rows``.
-        block_rows: Passages that are sorted by length and encoded together. An encoding that was begun with another
-            number keeps that number.
-        reuse: Embeddings of an earlier state of the collection, or their folder. Passages that have not changed are
-            copied instead of encoded.
+        folder: Output folder of the embeddings.
+        dtype: Number type on disk: "float32", "float16" or "int8" (with one scale per passage).
+        shard_rows: Passages per shard file. A multiple of ``block_rows``.
+        block_rows: Passages that are sorted by length and encoded together. An encoding that continues keeps the
+            number with which it was started.
+        reuse: Embeddings of an earlier version of the collection, or their folder. The embeddings of unchanged
+            passages are copied.
         overwrite: Remove embeddings that the folder already holds. Nothing else is removed.
 
     Raises:
         ValueError: An argument is out of range, or ``reuse`` is the folder itself.
         DataError: The collection is empty, or an id occurs twice.
-        ArtifactError: The folder or ``reuse`` holds embeddings of another model, collection or form; or an embedding
+        ArtifactError: The folder or ``reuse`` holds embeddings of another model, collection or dtype. Or an embedding
             is not finite.
         FileExistsError: The folder holds something else, such as a model.
         OSError: A file cannot be read or written, or the disk is full.
@@ -76,17 +79,17 @@ def encode_collection(
     ...     path = Path(folder, "passages.jsonl")
     ...     _ = path.write_text('{"_id": "p1", "title": "Oaks", "text": "A beetle ate the oak."}')
     ...     shards = encode_collection(embedder, path, Path(folder, "embeddings"))
-    ...     len(shards), shards.plan.embedding_dim, shards.passage_id(0)
+    ...     len(shards), shards.plan.embedding_dim, shards.get_passage_id(0)
     (1, 128, 'p1')
     """
     if not isinstance(embedder, Embedder):
-        embedder = Embedder.from_pretrained(embedder, "passage", device=default_device())
+        embedder = Embedder.from_pretrained(embedder, "passage", device=get_default_device())
     if not isinstance(collection, PassageCollection):
         collection = PassageCollection(collection)
     if reuse is not None and not isinstance(reuse, EmbeddingShards):
         reuse = EmbeddingShards(reuse)
     if reuse is not None and os.path.realpath(reuse.folder) == os.path.realpath(folder):
-        raise ValueError(f"reuse is {reuse.folder}, where the new embeddings go. Write them to another folder.")
+        raise ValueError(f"reuse is {reuse.folder}, the folder of the new embeddings. Write them to another folder.")
     rank, num_ranks = _find_rank()
     plan = plan_encoding(collection, embedder, dtype=dtype, shard_rows=shard_rows, block_rows=block_rows, reuse=reuse)
     if rank == 0:
@@ -110,24 +113,24 @@ def plan_encoding(
     block_rows: int = BLOCK_ROWS,
     reuse: EmbeddingShards | None = None,
 ) -> Plan:
-    """Return the plan of an encoding. The collection is read once for its hash.
+    """Return the plan of an encoding. The collection is read once to hash it.
 
-    Arguments are those of ``encode_collection``.
+    The arguments are the same as for ``encode_collection``.
 
     Raises:
         ValueError: ``dtype`` is unknown, or ``shard_rows`` is not a multiple of ``block_rows``.
-        ArtifactError: The embeddings to reuse are of another model or have another dtype.
+        ArtifactError: The embeddings to reuse have another model, other settings or another dtype.
         DataError: The collection is empty, or an id occurs twice.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}. Use one of {', '.join(DTYPES)}.")
     if min(shard_rows, block_rows) < 1 or shard_rows % block_rows:
-        raise ValueError(f"shard_rows is {shard_rows}. It must be a multiple of block_rows, {block_rows}, and above 0.")
+        raise ValueError(f"shard_rows is {shard_rows}. It must be a positive multiple of block_rows, {block_rows}.")
     check_collection(collection)
     plan = Plan(
-        embedder.model,
+        embedder.model_hashes,
         Settings(**embedder.settings),
-        EncodedFile(collection.path, sha256(collection.path), len(collection)),
+        EncodedFile(collection.path, hash_file(collection.path), len(collection)),
         num_rows=len(collection),
         embedding_dim=embedder.encoder.embedding_dim,
         dtype=cast(DType, dtype),
@@ -139,20 +142,22 @@ def plan_encoding(
     plans = (reuse.plan.to_dict(), plan.to_dict())
     before, now = ({name: each[name] for name in ("model", "settings", "dtype")} for each in plans)
     if changes := "; ".join(list_changes(before, now)):
-        raise ArtifactError(f"{reuse.folder}: cannot be reused ({changes}). Only the passages may differ.")
+        raise ArtifactError(
+            f"{reuse.folder}: cannot be reused ({changes}). The model, its settings and the dtype must be the same."
+        )
     return plan._replace(reused=reuse.plan.key)
 
 
 def check_collection(collection: PassageCollection) -> None:
-    """Check that a collection can be encoded.
+    """Check that a collection is not empty and that its ids are unique.
 
     Raises:
         DataError: The collection is empty, or an id occurs twice.
     """
     if not len(collection):
-        raise DataError(f"{collection.path}: the file has no passages. Write one a line.")
+        raise DataError(f"{collection.path}: the file has no passages. Write one passage per line.")
     if collection.counts["duplicate passages"]:
-        _refuse_duplicates(collection)
+        _raise_on_duplicate_ids(collection)
 
 
 def encode_shards(
@@ -166,31 +171,31 @@ def encode_shards(
     num_ranks: int = 1,
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
-    """Encode the shards of one rank that are not finished, with a progress bar.
+    """Encode the unfinished shards of one rank, with a progress bar.
 
     Args:
         folder: A folder that ``start_encoding`` prepared.
         plan: The plan that ``start_encoding`` returned.
         collection: The passages.
-        embedder: Embeds passages.
-        reuse: The embeddings to reuse that the plan was made with.
-        rank: The rank of this process.
-        num_ranks: The number of processes that encode at the same time.
-        save_seconds: Seconds between two notes of what is on disk.
+        embedder: The embedder of passages.
+        reuse: The embeddings to reuse, the same as in ``plan_encoding``.
+        rank: Rank of this process.
+        num_ranks: Number of processes that encode at the same time.
+        save_seconds: Seconds between two saves of the progress.
 
     Raises:
-        ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id.
+        ArtifactError: An embedding is not finite or is too large for the dtype. The message names the passage.
         OSError: The disk is full or fails.
     """
     shards = range(rank, plan.num_shards, num_ranks)
-    total = sum(len(plan.rows(shard)) for shard in shards)
-    known = KnownPassages(reuse) if reuse is not None else None
+    total = sum(len(plan.get_shard_rows(shard)) for shard in shards)
+    reusable = ReusablePassages(reuse) if reuse is not None else None
     name = "Encoding" if num_ranks == 1 else f"Encoding (rank {rank})"
     with show_progress(name, total, "passages", position=rank) as progress:
-        writer = ShardWriter(folder, plan, collection, embedder, known, progress, save_seconds)
+        writer = ShardWriter(folder, plan, collection, embedder, reusable, progress, save_seconds)
         for shard in shards:
-            if is_finished(folder, plan, shard):
-                progress.skip(len(plan.rows(shard)))
+            if is_shard_finished(folder, plan, shard):
+                progress.skip(len(plan.get_shard_rows(shard)))
             else:
                 writer.write(shard)
 
@@ -207,11 +212,11 @@ def _wait_for_ranks(num_ranks: int) -> None:
         distributed.barrier()
 
 
-def _refuse_duplicates(collection: PassageCollection) -> None:
+def _raise_on_duplicate_ids(collection: PassageCollection) -> None:
     rows: dict[str, int] = {}
     for row, passage in enumerate(collection):
         if (first := rows.setdefault(passage.passage_id, row)) != row:
             raise DataError(
-                f"{collection.path}: passages {first} and {row}, counted from 0, have the id {passage.passage_id}. "
-                "Remove one of them."
+                f"{collection.path}: passages {first} and {row} (counted from 0) have the same id "
+                f"{passage.passage_id}. Remove one of them."
             )

@@ -1,6 +1,7 @@
-"""The folder of embeddings: checked before the work, cleared of earlier embeddings, and finished by a manifest.
+"""Manage the folder of embeddings: check it, remove earlier embeddings, and write the manifest at the end.
 
-The files of an encoding are those that its plan names. Nothing else in the folder is read, replaced or removed.
+Only files that the plan names belong to an encoding. All other files in the folder are never read, replaced or
+removed.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from text.retrieval.plan import (
     Manifest,
     Plan,
     find_shard,
-    place_collection,
+    make_collection_path_relative,
     read_plan,
     read_shard_manifest,
-    shard_path,
+    get_shard_path,
     write_plan,
 )
 
 
 def check_encoding_folder(folder: str | os.PathLike[str]) -> None:
-    """Check that a folder is new, is empty, or holds embeddings. Hidden files do not count. Nothing is created.
+    """Check that a folder is missing, is empty, or holds embeddings. Hidden files are ignored. Nothing is created.
 
     Raises:
         FileExistsError: The folder holds something else, such as a run, a model or data.
-        ArtifactError: Its plan is damaged, or an earlier version wrote it.
-        UsageError: A link, a folder or a pipe stands in the place of a file of the embeddings.
+        ArtifactError: The plan in the folder is damaged, or an earlier version wrote it.
+        UsageError: A link, a folder or a pipe has the name of an embeddings file.
         UsageError, OSError: As ``check_output_folder``.
     """
     check_output_folder(folder)
@@ -46,19 +47,19 @@ def check_encoding_folder(folder: str | os.PathLike[str]) -> None:
     if Path(folder, "plan.json").is_file():
         _check_places(folder, read_plan(folder))
     elif names := sorted(name for name in _list_names(folder) if not name.startswith(".")):
-        raise FileExistsError(f"{os.fspath(folder)}: holds {names[0]}, but no embeddings. Use a folder of its own.")
+        raise FileExistsError(f"{os.fspath(folder)}: holds {names[0]}, but no embeddings. Use a new or empty folder.")
 
 
 def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: bool = False) -> Plan:
-    """Create the folder and write ``plan.json``, or check that a begun encoding has the same plan.
+    """Create the folder and write ``plan.json``, or check that an interrupted encoding has the same plan.
 
     Args:
-        folder: The folder.
-        plan: What is to be encoded.
+        folder: Output folder of the embeddings.
+        plan: The plan of the encoding.
         overwrite: Remove the embeddings that the folder holds.
 
     Returns:
-        The plan to encode with. It has the ``block_rows`` that a begun encoding has.
+        The plan to encode with. An encoding that continues keeps its ``block_rows``.
 
     Raises:
         ArtifactError: The folder holds embeddings of another plan, or a damaged plan.
@@ -66,42 +67,43 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
         OSError: The folder cannot be written, or the disk is too small for all embeddings.
     """
     check_encoding_folder(folder)
-    plan = place_collection(folder, plan)
+    plan = make_collection_path_relative(folder, plan)
     _check_places(folder, plan)
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    is_begun = Path(folder, "plan.json").is_file()
-    if is_begun and not overwrite:
+    has_plan = Path(folder, "plan.json").is_file()
+    if has_plan and not overwrite:
         return _continue_plan(folder, plan)
-    earlier = list_encoding(folder) if is_begun else []
+    earlier = list_embedding_files(folder) if has_plan else []
     _check_disk(folder, plan, sum(path.stat().st_size for path in earlier))
     _remove_files(folder, earlier)
-    write_plan(folder, plan)  # The earlier plan stays until now, so that what is left still counts as embeddings.
+    # The earlier plan is replaced last. After an interrupted removal, the folder is still known to hold embeddings.
+    write_plan(folder, plan)
     return plan
 
 
 def finish_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
-    """Write the manifest after all ranks are done. Embeddings without a manifest are not read.
+    """Write the manifest after all ranks have finished. Embeddings without a manifest cannot be opened.
 
     Raises:
-        ArtifactError: A shard is missing, damaged or of another plan.
+        ArtifactError: A shard is missing, is damaged, or belongs to another plan.
     """
     files = {}
     for shard in range(plan.num_shards):
-        path = shard_path(folder, shard, ".json")
+        path = get_shard_path(folder, shard, ".json")
         try:
             files |= read_shard_manifest(folder, plan, shard).files
         except FileNotFoundError:
             raise ArtifactError(
-                f"{path}: missing, the shard is not encoded. Run the encoding again to continue it."
+                f"{path}: missing, because the shard is not encoded yet. Run the encoding again to continue it."
             ) from None
         files[path.name] = read_facts(path)
-    check_listed(folder, files, check_hashes=False)  # Each rank has compared the hashes of its shards.
+    check_listed(folder, files, check_hashes=False)  # Each rank has already checked the hashes of its shards.
     write_json(Path(folder, MANIFEST), Manifest(plan.key, files))
 
 
-def list_encoding(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of the embeddings in a folder and of their indexes, without the plan.
+def list_embedding_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of the embeddings in a folder and of their FAISS indexes, without the plan.
 
     Raises:
         FileNotFoundError, ArtifactError: As ``read_plan``.
@@ -109,12 +111,12 @@ def list_encoding(folder: str | os.PathLike[str]) -> list[Path]:
     plan = read_plan(folder)
     shards = [Path(folder, name) for name in sorted(_list_names(folder)) if find_shard(name, plan) is not None]
     manifest, indexes = Path(folder, MANIFEST), find_indexes(folder, plan)
-    # The manifest is first, so that half of the embeddings is never read.
+    # The manifest is removed first, so that partly removed embeddings are never opened.
     return [path for path in (manifest, *indexes, *shards) if path.is_file() and not path.is_symlink()]
 
 
 def list_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """Yield each difference of two plans as "name: before -> after". The path of the collection may differ."""
+    """Yield each difference of two plans as "name: before -> after". The path of the collection is ignored."""
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -130,23 +132,25 @@ def _check_places(folder: str | os.PathLike[str], plan: Plan) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """Check that a path is free or a regular file. What a link names is not known to be of the embeddings."""
+    """Check that a path is missing or a regular file. A link could point to a file that is not part of an encoding."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise UsageError(f"{path} is a link, a folder, a device or a pipe. Move it, or take another folder.")
+        raise UsageError(f"{path} is a link, a folder, a device or a pipe. Move it, or use another folder.")
 
 
 def _continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:
-    """Return the plan of a begun encoding, which may differ only in ``block_rows``."""
+    """Return the plan in the folder. It may differ from the new plan only in ``block_rows``."""
     found = read_plan(folder)
-    asked = plan._replace(block_rows=found.block_rows)
-    if found.key != asked.key:
-        changes = "; ".join(list_changes(found.to_dict(), asked.to_dict()))
-        raise ArtifactError(f"{folder}: holds embeddings of another plan ({changes}). Use another folder or overwrite.")
+    wanted = plan._replace(block_rows=found.block_rows)
+    if found.key != wanted.key:
+        changes = "; ".join(list_changes(found.to_dict(), wanted.to_dict()))
+        raise ArtifactError(
+            f"{folder}: holds embeddings with another plan ({changes}). Use another folder, or overwrite them."
+        )
     return found
 
 
 def _remove_files(folder: str | os.PathLike[str], files: list[Path]) -> None:
-    """Remove files, and the folders of indexes that are empty then. Print what else stays in the folder."""
+    """Remove files and the index folders that become empty. Print the names of the files that remain."""
     for path in files:
         path.unlink()
     for inner in {path.parent for path in files} - {Path(folder)}:
@@ -154,14 +158,16 @@ def _remove_files(folder: str | os.PathLike[str], files: list[Path]) -> None:
             inner.rmdir()
     others = sorted(name for name in _list_names(folder) if not name.startswith(".") and name != "plan.json")
     if files and others:
-        print(f"{os.fspath(folder)}: {', '.join(others)} stay, because no plan names them", file=sys.stderr)
+        print(
+            f"{os.fspath(folder)}: kept {', '.join(others)}, which do not belong to the embeddings", file=sys.stderr
+        )
 
 
 def _check_disk(folder: str | os.PathLike[str], plan: Plan, freed: int) -> None:
     needed = plan.num_rows * plan.embedding_dim * np.dtype(plan.dtype).itemsize
     free = shutil.disk_usage(folder).free + freed
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free, the embeddings need {needed}", os.fspath(folder))
+        raise OSError(errno.ENOSPC, f"the embeddings need {needed} bytes, but {free} are free", os.fspath(folder))
 
 
 def _list_names(folder: str | os.PathLike[str]) -> list[str]:

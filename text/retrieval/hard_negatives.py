@@ -1,7 +1,7 @@
-"""Choose the hard negatives of one question: passages that a search ranks high and that do not answer it.
+"""Choose the hard negatives of one question: passages that a search ranks high but that do not answer it.
 
-The candidates come from runs, so another threshold needs neither search nor encoding. Every candidate that is looked at
-is either chosen or rejected with a reason. ``text/retrieval/mining.py`` does this for all rows of a file.
+The candidates come from TREC runs, so you can change a filter without a new search. Every candidate is either chosen
+or rejected with a reason, until there are enough negatives. ``text/retrieval/mining.py`` mines all rows of a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from text.records import Passage
 from text.words import separate_units
 
 _SHINGLE = 3
-"""Number of words in a shingle, the unit in which two texts are compared. A Chinese character counts as a word."""
+"""Words per shingle. Two texts are compared by their shingles. A Chinese character counts as a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,64 +30,71 @@ class Filters:
     """
 
     first_rank: int = 1
-    """First rank to consider, counted from 1."""
+    """First rank to consider, counted from 1. A higher rank skips the most likely false negatives."""
     last_rank: int = 100
-    """Last rank to consider. A search for candidates finds this many passages."""
+    """Last rank to consider. A search with a model retrieves this many passages per question."""
     min_score: float | None = None
-    """Minimum score of a negative."""
+    """Minimum score of a negative in its run."""
     max_score: float | None = None
-    """Maximum score of a negative."""
+    """Maximum score of a negative in its run."""
     margin: float | None = None
-    """Minimum distance of a negative's score below the score of the first positive in the same run."""
+    """Skip candidates whose score is within this margin of the first positive's score in the same run."""
     relative_margin: float | None = None
     """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
     answers: bool = True
     """Reject passages that contain an answer."""
     max_overlap: float = 0.8
-    """Maximum similarity to a positive or to an earlier negative: Jaccard index of the three-word shingles."""
+    """Maximum Jaccard similarity of word trigrams with a positive or with a negative that is already chosen."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "max_score", "margin", "relative_margin"):
             value = getattr(self, name)
             if value is not None and (math.isnan(value) or ("margin" in name and value < 0)):
-                raise ValueError(f"{name} is {value}. Use a number{' from 0 on' * ('margin' in name)}.")
+                raise ValueError(f"{name} is {value}. Use a number{' of 0 or more' * ('margin' in name)}.")
         if not 1 <= self.first_rank <= self.last_rank:
             raise ValueError(
                 f"first_rank is {self.first_rank} and last_rank is {self.last_rank}. "
-                "Ranks start at 1, and last_rank is not below first_rank."
+                "Ranks start at 1, and last_rank must not be below first_rank."
             )
         if not 0 < self.max_overlap <= 1:
-            raise ValueError(f"max_overlap is {self.max_overlap}. Use a number above 0 and up to 1.")
+            raise ValueError(f"max_overlap is {self.max_overlap}. Use a number above 0 and at most 1.")
 
 
 class Source(NamedTuple):
     """The candidates of one question from one run."""
 
     name: str
+    """Name of the run, which each negative records."""
     scores: Mapping[str, float]
-    """Scores by passage id."""
+    """Score of each candidate by passage id."""
     number: int
-    """How many negatives to choose."""
+    """Number of negatives to choose from this run."""
 
 
 class Negative(NamedTuple):
-    """A candidate that was chosen."""
+    """A candidate that was chosen as a hard negative."""
 
     passage: Passage
     source: str
+    """Name of the source."""
     rank: int
     """Rank in the source, counted from 1."""
     score: float
+    """Score in the source."""
 
 
-class Rejected(NamedTuple):
+class RejectedCandidate(NamedTuple):
     """A candidate that was not chosen."""
 
     passage_id: str
     source: str
+    """Name of the source."""
     rank: int
+    """Rank in the source, counted from 1."""
     score: float
+    """Score in the source."""
     reason: str
+    """Reason for the rejection, such as "holds an answer"."""
 
 
 def choose_hard_negatives(
@@ -100,20 +107,21 @@ def choose_hard_negatives(
     regular_expressions: bool = False,
     same_question_positives: Sequence[tuple[int, int]] = (),
     slow: set[str] | None = None,
-) -> tuple[list[Negative], list[Rejected]]:
-    """Return the hard negatives of one question and the rejected candidates.
+) -> tuple[list[Negative], list[RejectedCandidate]]:
+    """Choose the hard negatives of one question, and return them with the rejected candidates.
 
-    The sources are used in their order, each from its best rank on, until it has given its number of negatives.
+    The sources are used in order. The candidates of a source are tried by rank until it has given its number of
+    negatives.
 
     Args:
-        positives: All known positives. Margins are measured from the score of the first one.
-        answers: No negative contains one of these strings, if the filters say so.
+        positives: All known positives. Margins are relative to the score of the first one.
+        answers: Answer strings. With ``filters.answers``, passages that contain one are rejected.
         sources: The candidates.
-        find: Returns a passage by its id, such as ``PassageCollection.find``.
+        find: Function that returns a passage by its id, such as ``PassageCollection.find``.
         filters: Conditions that a negative must meet.
-        regular_expressions: The answers are regular expressions.
-        same_question_positives: ``Passage.keys`` of the positives of other rows that ask the same question.
-        slow: Gets the regular expressions that take too long, which counts as not found.
+        regular_expressions: Treat the answers as regular expressions.
+        same_question_positives: ``Passage.keys`` of the positives of other rows with the same question.
+        slow: Set that collects the regular expressions that time out. A timeout counts as no match.
 
     Raises:
         KeyError: ``find`` does not know a candidate.
@@ -126,7 +134,7 @@ def choose_hard_negatives(
     ('n', 'a positive')
     """
     taken: list[Negative] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedCandidate] = []
     known = {passage.passage_id for passage in positives} - {""}
     known_keys = set(chain.from_iterable(same_question_positives))
     texts = [_normalize(passage.text) for passage in positives]
@@ -144,14 +152,17 @@ def choose_hard_negatives(
                 if known_keys and not known_keys.isdisjoint(passage.keys):
                     reason = "a positive"
             if passage is None or reason is not None:
-                rejected.append(Rejected(passage_id, source.name, rank, score, reason or ""))
+                rejected.append(RejectedCandidate(passage_id, source.name, rank, score, reason or ""))
             else:
                 taken.append(Negative(passage, source.name, rank, score))
     return taken, rejected
 
 
 def _find_highest_score(source: Source, positives: Sequence[Passage], filters: Filters) -> float | None:
-    """Return the highest score that the margins allow: infinity without margins, None if the positive has no score."""
+    """Return the highest score that the margins allow. It is infinity without margins.
+
+    Return None if a margin is set but the first positive has no score.
+    """
     if filters.margin is None and filters.relative_margin is None:
         return float("inf")
     score = source.scores.get(positives[0].passage_id) if positives else None
@@ -169,7 +180,7 @@ def _reject_by_numbers(
     highest: float | None,
     filters: Filters,
 ) -> str | None:
-    """Return why a candidate is rejected by its id, rank or score; None if it is not."""
+    """Return the reason to reject a candidate by its id, rank or score. None if it passes."""
     if passage_id in known:
         return "a positive"
     if any(passage_id == negative.passage.passage_id for negative in taken):
@@ -194,7 +205,7 @@ def _reject_by_text(
     regular_expressions: bool,
     slow: set[str] | None,
 ) -> str | None:
-    """Return why a candidate is rejected by its text; None if it is not."""
+    """Return the reason to reject a candidate by its text. None if it passes."""
     text = _normalize(passage.text)
     if not text:
         return "no text"
@@ -210,20 +221,20 @@ def _reject_by_text(
 
 
 def measure_overlap(text: str, other: str) -> float:
-    """Return the Jaccard index of the three-word shingles of two texts (Broder 1997).
+    """Return the Jaccard similarity of the word trigrams of two texts (shingles; Broder 1997).
 
     >>> measure_overlap("the oak was old and tall", "the oak was old and dead")  # 3 shingles in both, 5 in either
     0.6
     """
-    ours, theirs = _shingles(text), _shingles(other)
+    ours, theirs = _split_shingles(text), _split_shingles(other)
     return len(ours & theirs) / max(1, len(ours | theirs))
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def _split_shingles(text: str) -> set[tuple[str, ...]]:
     words = text.split()
     return {tuple(words[place : place + _SHINGLE]) for place in range(max(1, len(words) - _SHINGLE + 1))}
 
 
 def _normalize(text: str) -> str:
-    """Return a text without differences of case, white space and Unicode form. Its words are between spaces."""
+    """Return a text in NFC and case-folded, with single spaces between words and around Chinese characters."""
     return " ".join(separate_units(unicodedata.normalize("NFC", text)).casefold().split())

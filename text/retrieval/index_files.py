@@ -1,4 +1,4 @@
-"""The folders of FAISS indexes beside embeddings. FAISS itself is not imported here."""
+"""Locate FAISS indexes inside the folder of their embeddings. FAISS itself is not imported here."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from text.artifacts import FileFacts, read_json
 from text.errors import ArtifactError
 from text.retrieval.plan import Plan
 
-INDEX, NOTE = "index.faiss", "index.json"
+INDEX, METADATA = "index.faiss", "index.json"
 
 
-class IndexNote(NamedTuple):
-    """What an index was built from, and the facts of its file."""
+class IndexMetadata(NamedTuple):
+    """The factory string of an index, the key of the plan of its embeddings, and the size and hash of its file."""
 
     factory: str
     plan: str
     file: FileFacts
 
 
-def index_folder(folder: str | os.PathLike[str], factory: str) -> Path:
-    """Return the folder of an index of the embeddings in ``folder``."""
+def get_index_folder(folder: str | os.PathLike[str], factory: str) -> Path:
+    """Return the folder of an index, inside the folder of its embeddings."""
     return Path(folder, f"index-{factory.replace(',', '-')}")
 
 
 def find_indexes(folder: str | os.PathLike[str], plan: Plan) -> Iterator[Path]:
-    """Yield the files of all indexes of embeddings. A folder that merely has the name of an index is left alone."""
+    """Yield the files of all indexes of the embeddings in a folder. A folder without valid metadata is skipped."""
     for inner in sorted(Path(folder).glob("index-*")):
         try:
-            note = read_json(inner / NOTE, IndexNote)
+            metadata = read_json(inner / METADATA, IndexMetadata)
         except (ArtifactError, OSError):
             continue
-        if note.plan == plan.key and inner == index_folder(folder, note.factory) and not inner.is_symlink():
-            yield from (inner / INDEX, inner / NOTE)
+        if metadata.plan == plan.key and inner == get_index_folder(folder, metadata.factory) and not inner.is_symlink():
+            yield from (inner / INDEX, inner / METADATA)

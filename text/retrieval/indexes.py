@@ -1,4 +1,4 @@
-"""Open the index that a search asks for. FAISS and Milvus are imported only when they are used."""
+"""Open or build the index of a search. FAISS and Milvus are imported only when they are used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from text.artifacts import read_json, wait_for_lock
 from text.errors import ArtifactError
-from text.retrieval.exact import Found
-from text.retrieval.index_files import NOTE, IndexNote, index_folder
+from text.retrieval.exact import Hits
+from text.retrieval.index_files import METADATA, IndexMetadata, get_index_folder
 from text.retrieval.plan import read_plan
 from text.retrieval.shards import EmbeddingShards
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class Index(Protocol):
-    """Finds passages for (N, D) float32 embeddings of questions."""
+    """A search index of the embeddings of passages."""
 
-    def search(self, questions: Tensor, k: int) -> list[Found]: ...
+    def search(self, questions: Tensor, k: int) -> list[Hits]:
+        """Return at most k passages for each of the (N, D) float32 embeddings of questions."""
+        ...
 
 
 def open_index(
@@ -32,9 +34,9 @@ def open_index(
     index_parameters: str = "",
     milvus: str | os.PathLike[str] | None = None,
 ) -> Index | None:
-    """Return an index of embeddings; None for exact search.
+    """Open an index of embeddings. Return None for exact search.
 
-    A FAISS index lies in the folder of the embeddings. It is built by the first call and opened by later ones. If
+    A FAISS index is stored in the folder of the embeddings. The first call builds it, and later calls load it. If
     several processes need it at the same time, one builds it and the others wait.
 
     Args:
@@ -45,7 +47,8 @@ def open_index(
 
     Raises:
         ModuleNotFoundError: FAISS or Milvus is not installed.
-        ValueError: FAISS cannot build such an index, or the index has no such parameter; or both kinds are given.
+        ValueError: FAISS cannot build this index, the index has no such parameter, or both ``index`` and ``milvus``
+            are given.
         ArtifactError: The FAISS index is damaged or was built from other embeddings.
         ConnectionError: Milvus cannot be reached.
     """
@@ -76,7 +79,7 @@ def check_index(
         FileNotFoundError: The folder holds no embeddings.
     """
     if index is not None and milvus is not None:
-        raise ValueError(f"index is {index} and milvus is {os.fspath(milvus)}. Use one of them.")
+        raise ValueError(f"index is {index} and milvus is {os.fspath(milvus)}. Use only one of them.")
     if index is not None:
         from text.retrieval.faiss_index import make_index
 
@@ -84,15 +87,17 @@ def check_index(
 
 
 def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
-    """Load the index from the folder of the embeddings. Of several processes, one builds it and the others wait."""
+    """Load the index from the folder of the embeddings, or build it. Only one process builds; the others wait."""
     from text.retrieval.faiss_index import FaissIndex
 
-    folder = index_folder(shards.folder, factory)
-    if not (folder / NOTE).exists():
-        message = f"{shards.folder}: another process builds an index, waiting for it"
-        with wait_for_lock(Path(shards.folder, "plan.json"), message):  # It is there, so no lock file is left behind.
-            if not (folder / NOTE).exists():  # The process that had the lock has built another index, or none.
+    folder = get_index_folder(shards.folder, factory)
+    if not (folder / METADATA).exists():
+        message = f"{shards.folder}: waiting for another process that builds an index"
+        with wait_for_lock(Path(shards.folder, "plan.json"), message):  # Locking a file that exists leaves no lock file.
+            if not (folder / METADATA).exists():  # The other process may have built another index, or failed.
                 return FaissIndex.build(shards, factory, folder)
-    if (found := read_json(folder / NOTE, IndexNote).factory) != factory:
-        raise ArtifactError(f"{folder / NOTE}: factory is {found}, not {factory}. Remove the folder.")
+    if (found := read_json(folder / METADATA, IndexMetadata).factory) != factory:
+        raise ArtifactError(
+            f"{folder / METADATA}: factory is {found}, not {factory}. Remove the folder to build the index again."
+        )
     return FaissIndex.load(folder, shards)

@@ -1,8 +1,8 @@
-"""Read arrays from ``.npy`` files that may be damaged, and map files that may be changed while they are in use.
+"""Read arrays from ``.npy`` files that may be damaged, and memory-map files that may change while they are in use.
 
-Reading a map behind the end of its file would kill the process (SIGBUS). So a file stays open, and its size is looked
-at before each use of the map. A file that becomes shorter between this check and the read that follows still kills the
-process. Whoever reads a map therefore checks it block by block.
+Reading a memory map beyond the end of its file kills the process (SIGBUS). The file therefore stays open, and its size
+is checked before each use of the map. If the file is truncated between the check and the read, the process still dies,
+so callers check before every block.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from text.errors import ArtifactError
 
 
 class MappedFile:
-    """A file in memory whose pages are read when they are used.
+    """A memory-mapped file.
 
     Args:
         path: The file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ArtifactError: The file is empty.
         OSError: The file cannot be opened or mapped.
     """
@@ -35,39 +35,41 @@ class MappedFile:
         self.path = Path(path)
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
-        self._state = self._look()
+        self._state = self._read_state()
         if not self._state[0]:
-            raise ArtifactError(f"{self.path}: the file is empty. Restore it, or make it again.")
-        # Copy on write leaves the file as it is. torch warns about arrays that cannot be written.
+            raise ArtifactError(f"{self.path}: the file is empty. Restore it, or create it again.")
+        # torch warns about read-only arrays. Copy-on-write makes them writable and leaves the file unchanged.
         try:
             self.content = mmap.mmap(self._descriptor, self._state[0], access=mmap.ACCESS_COPY)
-        except OSError as error:  # Too many files are open, for example.
+        except OSError as error:  # For example, too many files are open.
             raise OSError(error.errno, os.strerror(error.errno or 0), os.fspath(path)) from None
 
     def check(self) -> None:
-        """Check that nobody has written to the file since it was opened. It takes less than a microsecond.
+        """Check that the file was not modified since it was opened. This takes less than a microsecond.
 
         A file that was removed, or replaced by a rename, can still be used.
 
         Raises:
-            ArtifactError: Its size or its time of modification differs.
+            ArtifactError: The size or the modification time differs.
         """
-        (size, time), (found_size, found_time) = self._state, self._look()
+        (size, time), (found_size, found_time) = self._state, self._read_state()
         if (size, time) == (found_size, found_time):
             return
-        difference = f"{size} bytes before, {found_size} now" if size != found_size else "it has another time of change"
-        raise ArtifactError(f"{self.path}: changed while it was in use ({difference}). Restore it, and start again.")
+        difference = f"{size} bytes before, {found_size} now" if size != found_size else "other modification time"
+        raise ArtifactError(
+            f"{self.path}: the file changed while it was in use ({difference}). Restore it, and start again."
+        )
 
-    def _look(self) -> tuple[int, int]:
+    def _read_state(self) -> tuple[int, int]:
         status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns
 
 
 def map_array(file: MappedFile, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the array in a mapped ``.npy`` file.
+    """Return the array of a memory-mapped ``.npy`` file, without a copy.
 
     Raises:
-        ArtifactError: The file is not of this type and shape.
+        ArtifactError: The file has another dtype or shape, or is damaged.
     """
     with open(file.path, "rb") as opened:
         offset = _check_header(opened, file.path, dtype, shape)
@@ -75,11 +77,11 @@ def map_array(file: MappedFile, dtype: str, shape: tuple[int, ...]) -> np.ndarra
 
 
 def read_array(path: str | os.PathLike[str], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the array in a ``.npy`` file, in memory.
+    """Read the array of a ``.npy`` file into memory.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: The file is not of this type and shape.
+        FileNotFoundError: The file does not exist.
+        ArtifactError: The file has another dtype or shape, or is damaged.
     """
     with open(path, "rb") as file:
         _check_header(file, path, dtype, shape)
@@ -87,17 +89,23 @@ def read_array(path: str | os.PathLike[str], dtype: str, shape: tuple[int, ...])
 
 
 def _check_header(file: BinaryIO, path: str | os.PathLike[str], dtype: str, shape: tuple[int, ...]) -> int:
-    """Return where the numbers of a ``.npy`` file begin. The file has no other size than its header says."""
+    """Check the header and the size of a ``.npy`` file, and return the byte offset of its numbers."""
     try:
         found: Any = np.lib.format.read_array_header_1_0(file) if _is_version_1(file) else "another version"
-    except Exception as error:  # NumPy evaluates the header as a literal and lets any error of that through.
+    except Exception as error:  # NumPy parses the header as a Python literal, and any error of the parser gets through.
         reason = " ".join(str(error).split())
-        raise ArtifactError(f"{os.fspath(path)}: no header of NumPy ({reason}). Restore it, or encode again.") from None
+        raise ArtifactError(
+            f"{os.fspath(path)}: the NumPy header is damaged ({reason}). Restore the file, or encode again."
+        ) from None
     if found != (shape, False, np.dtype(dtype)):
-        raise ArtifactError(f"{os.fspath(path)}: holds {found}, but the plan says {shape} {dtype}. It is damaged.")
+        raise ArtifactError(
+            f"{os.fspath(path)}: holds {found}, but the plan says {shape} {dtype}. Restore the file, or encode again."
+        )
     expected = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
     if (size := os.fstat(file.fileno()).st_size) != expected:
-        raise ArtifactError(f"{os.fspath(path)}: {size} bytes instead of {expected}. Restore it, or encode again.")
+        raise ArtifactError(
+            f"{os.fspath(path)}: has {size} bytes instead of {expected}. Restore the file, or encode again."
+        )
     return file.tell()
 
 

@@ -1,6 +1,6 @@
-"""Embeddings of texts in memory, which exact search reads as it reads those on disk.
+"""Embeddings in memory, with the same interface for exact search as embeddings on disk.
 
-Dimensions: R texts; D width of an embedding; N rows.
+Dimensions: R passages of the collection; D width of an embedding; N rows.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from text.retrieval.arguments import list_texts
 
 
 class Embeddings(Protocol):
-    """What exact search needs of the embeddings of a collection."""
+    """The interface of embeddings of a collection that exact search needs."""
 
     @property
     def embedding_dim(self) -> int:
-        """D."""
+        """D, the width of an embedding."""
         ...
 
     def __len__(self) -> int: ...
 
-    def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the first row and (at most num_rows, D) float32 embeddings."""
+    def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield blocks of rows: the first row of the block and its (at most num_rows, D) float32 embeddings."""
         ...
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the (N, D) float32 embeddings of (N,) rows."""
         ...
 
-    def passage_ids(self) -> Iterator[str]:
+    def iter_passage_ids(self) -> Iterator[str]:
         """Yield the ids of all passages in their order."""
         ...
 
-    def passage_ids_of(self, rows: np.ndarray) -> list[str]:
+    def get_passage_ids(self, rows: np.ndarray) -> list[str]:
         """Return the ids of the passages at (N,) rows."""
         ...
 
@@ -47,21 +47,21 @@ class MemoryEmbeddings:
     """Embeddings of passages in memory.
 
     Args:
-        passage_ids: An id for each row, each once.
-        embeddings: (R, D) float32, finite.
+        passage_ids: The id of each row. Ids are unique.
+        embeddings: (R, D) float32, finite, on the CPU.
 
     Raises:
-        ValueError: An id stands twice, or an embedding is not finite; with the id.
+        ValueError: An id occurs twice, or an embedding is not finite. The message names the id.
     """
 
     def __init__(self, passage_ids: Sequence[str], embeddings: Tensor) -> None:
         repeated = [name for name, count in Counter(passage_ids).items() if count > 1]
         if repeated:
-            raise ValueError(f"the id {repeated[0]} stands twice. Give each passage an id of its own, or none.")
+            raise ValueError(f"the id {repeated[0]} occurs twice. Give each passage a unique id, or none.")
         finite = embeddings.isfinite().all(dim=1)
         if not finite.all():
             name = passage_ids[int((~finite).nonzero()[0])]
-            raise ValueError(f"the embedding of passage {name} is NaN or infinite.")
+            raise ValueError(f"the embedding of passage {name} is NaN or infinite. Check that the model is not damaged.")
         self._ids = np.array(passage_ids, dtype=object)
         self._embeddings = embeddings.numpy()
 
@@ -70,56 +70,56 @@ class MemoryEmbeddings:
 
     @property
     def embedding_dim(self) -> int:
-        """D."""
+        """D, the width of an embedding."""
         return self._embeddings.shape[1]
 
-    def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield blocks: the first row and (at most num_rows, D) float32 embeddings."""
+    def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield blocks of rows: the first row of the block and its (at most num_rows, D) float32 embeddings."""
         for start in range(0, len(self), num_rows):
             yield start, self._embeddings[start : start + num_rows]
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the (N, D) float32 embeddings of (N,) rows."""
         return self._embeddings[rows]
 
-    def passage_ids(self) -> Iterator[str]:
+    def iter_passage_ids(self) -> Iterator[str]:
         """Yield the ids of all passages in their order."""
         yield from self._ids
 
-    def passage_ids_of(self, rows: np.ndarray) -> list[str]:
+    def get_passage_ids(self, rows: np.ndarray) -> list[str]:
         """Return the ids of the passages at (N,) rows."""
         return self._ids[rows].tolist()
 
 
 def number_passages(texts: Iterable[str] | Iterable[Passage]) -> list[Passage]:
-    """Return passages with ids. Where there is none, the place in the list is the id, from "0" on.
+    """Return texts as passages with ids. A passage without an id gets its position in the list, starting with "0".
 
     Raises:
         TypeError: As ``list_texts``.
-        ValueError: There are no texts, one is blank, or two have the same id.
+        ValueError: There are no texts, a text is blank, or two passages have the same id.
 
     >>> number_passages(["an oak"])
     [Passage(passage_id='0', title='', text='an oak', score=None)]
     """
     passages = [text if isinstance(text, Passage) else Passage("", "", text) for text in list_texts(texts)]
     if not passages:
-        raise ValueError("texts has no texts. Give a list of them.")
+        raise ValueError("there are no texts. Give at least one.")
     for row, passage in enumerate(passages):
         if not (passage.title.strip() or passage.text.strip()):
-            raise ValueError(f"text {row} is blank.")
+            raise ValueError(f"text {row} is blank. Give each passage a text or a title.")
     _check_ids(passages)
     return [passage._replace(passage_id=passage.passage_id or str(row)) for row, passage in enumerate(passages)]
 
 
 def _check_ids(passages: Sequence[Passage]) -> None:
-    """Check that no id stands twice, and that none is the place of a passage without an id."""
+    """Check that no id occurs twice, and that none equals the position of a passage without an id."""
     places: dict[str, int] = {}
     for row, passage in enumerate(passages):
         if passage.passage_id and (other := places.setdefault(passage.passage_id, row)) != row:
-            raise ValueError(f"texts {other} and {row} have the id {passage.passage_id}. Give each an id of its own.")
+            raise ValueError(f"texts {other} and {row} have the id {passage.passage_id}. Give each text a unique id.")
     for row, passage in enumerate(passages):
         if not passage.passage_id and (other := places.get(str(row))) is not None:
             raise ValueError(
-                f"text {other} has the id {row}, and text {row} has no id, so that its place would be its id. "
-                "Give each passage an id, or none."
+                f"text {other} has the id {row}, and text {row} has no id, so it would get the same id {row} from its "
+                "position. Give every passage an id, or none."
             )

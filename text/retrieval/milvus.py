@@ -1,7 +1,7 @@
-"""The same search by Milvus: embedded in a file, or a cluster by its address.
+"""Search with Milvus, either in a local file (Milvus Lite) or on a server.
 
-Embeddings are uploaded once, into a collection that is named after their plan: a search never meets those of another
-model or of other texts. Whether it is exact depends on the kind of index; FLAT is.
+Embeddings are uploaded once, to a Milvus collection whose name contains the key of their plan. Embeddings of another
+model or of other texts therefore never mix. The search is exact with the index type FLAT and approximate with others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from text.errors import ArtifactError, explain_missing
 from text.progress import show_progress
-from text.retrieval.exact import Found, check_questions
+from text.retrieval.exact import Hits, check_questions
 from text.retrieval.shards import EmbeddingShards
 
 with explain_missing("milvus"):
@@ -26,34 +26,37 @@ with explain_missing("milvus"):
     from pymilvus.exceptions import ConnectionConfigException, ParamError
 
 _ROWS = 1 << 10
-"""Sent at once."""
+"""Embeddings per request."""
 _ID_BYTES = 512
+"""Maximum length of a passage id in bytes."""
 _LARGEST_K = 16384
+"""Maximum number of passages per question in Milvus."""
 _LOCAL_TYPES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "AUTOINDEX")
-"""Kinds of index in a file. Milvus Lite takes any other word and logs a traceback later."""
+"""Index types of Milvus Lite. It accepts any other word at first, and logs a traceback later."""
 
 
 class MilvusIndex:
-    """Embeddings in Milvus.
+    """An index of embeddings in Milvus.
 
-    Several objects of one process can share a file. The server that Milvus runs for a file inside this process ends
-    when the last of them is closed.
+    Several objects in one process can share a file. Milvus Lite runs a server for the file inside this process, which
+    stops when the last of these objects is closed.
 
     Args:
-        shards: The embeddings to search.
+        shards: The embeddings to search. They are uploaded if Milvus does not have them yet.
         uri: A file that ends in .db (Milvus Lite), or an address such as http://localhost:19530.
-        token: "user:password" or an API key, if the cluster asks for one.
-        index_type: Kind of index, such as "FLAT", "HNSW", "IVF_FLAT".
+        token: "user:password" or an API key, if the server requires one.
+        index_type: Index type, such as "FLAT", "HNSW" or "IVF_FLAT".
         index_params: Settings of the index, such as {"M": 32}.
 
     Raises:
-        ValueError: ``uri`` is no address and no file of Milvus, the index is unknown, or an id is too long for Milvus.
-        ConnectionError: Milvus cannot be reached, or refuses.
-        ArtifactError: The file is damaged. Its hash is not known, so only Milvus can tell.
+        ValueError: ``uri`` is neither an address nor a Milvus Lite file, the index type is unknown, or an id is too
+            long for Milvus.
+        ConnectionError: Milvus cannot be reached, or refuses the request.
+        ArtifactError: The file is damaged. Only Milvus can detect this, because the file has no known hash.
     """
 
     _open_files: ClassVar[Counter[str]] = Counter()
-    """Number of open objects for each file."""
+    """Number of open objects per file."""
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class MilvusIndex:
         self.uri = os.fspath(uri)
         self._file = os.path.abspath(self.uri) if self.uri.endswith(".db") else None
         if self._file is not None and index_type not in _LOCAL_TYPES:
-            raise ValueError(f'index_type is "{index_type}". Use {", ".join(_LOCAL_TYPES)} for a file of Milvus.')
+            raise ValueError(f'index_type is "{index_type}". A Milvus Lite file supports {", ".join(_LOCAL_TYPES)}.')
         with self._translate_errors():
             self.client = MilvusClient(self.uri, token=token)
         if self._file is not None:
@@ -84,29 +87,35 @@ class MilvusIndex:
 
     def _load(self, index_type: str, index_params: dict[str, Any]) -> None:
         with self._translate_errors():
-            if self._num_rows() != len(self.shards):
+            if self._count_rows() != len(self.shards):
                 self._upload(index_type, index_params)
             self.client.load_collection(self.name)
 
-    def search(self, questions: Tensor, k: int) -> list[Found]:
-        """The k best, by Milvus' scores; of equal ones, the larger id first.
+    def search(self, questions: Tensor, k: int) -> list[Hits]:
+        """Return the k best passages for each question, with the scores that Milvus computes.
+
+        Equal scores are ordered by passage id, highest first.
+
+        Args:
+            questions: (N, D) float32, embedded by the model that encoded the passages.
+            k: Maximum number of passages per question.
 
         Raises:
-            ValueError: As for ``search_exact``; or k is above 16,384, which is Milvus' own limit.
-            ConnectionError: Milvus cannot be reached, or refuses.
+            ValueError: As for ``search_exact``, or k is above 16,384, the limit of Milvus.
+            ConnectionError: Milvus cannot be reached, or refuses the request.
         """
         check_questions(self.shards, questions, k)
         if k > _LARGEST_K:
-            raise ValueError(f"k is {k}, but Milvus finds at most {_LARGEST_K} passages. Use a smaller k.")
-        found = []
+            raise ValueError(f"k is {k}, but Milvus returns at most {_LARGEST_K} passages. Use a smaller k.")
+        hits = []
         with self._translate_errors():
             for some in questions.float().split(_ROWS):
-                hits = self.client.search(self.name, data=list(some.numpy()), limit=k, output_fields=["passage_id"])
-                found += [_in_order(of_question) for of_question in hits]
-        return found
+                results = self.client.search(self.name, data=list(some.numpy()), limit=k, output_fields=["passage_id"])
+                hits += [_sort_hits(result) for result in results]
+        return hits
 
     def close(self) -> None:
-        """Close the connection. For a file, end the server in this process if nobody else uses it."""
+        """Close the connection. For a file, stop its server if no other object uses it."""
         self.client.close()
         if self._file is None:
             return
@@ -117,17 +126,17 @@ class MilvusIndex:
 
             server_manager_instance.release_server(file)
 
-    def _num_rows(self) -> int:
+    def _count_rows(self) -> int:
         if not self.client.has_collection(self.name):
             return 0
         return int(self.client.get_collection_stats(self.name)["row_count"])
 
     def _upload(self, index_type: str, params: dict[str, Any]) -> None:
-        """Upload all rows. The rest of an upload that was interrupted is dropped first."""
-        if too_long := next((name for name in self.shards.passage_ids() if len(name.encode()) > _ID_BYTES), None):
+        """Upload all rows. An incomplete earlier upload is removed first."""
+        if too_long := next((name for name in self.shards.iter_passage_ids() if len(name.encode()) > _ID_BYTES), None):
             raise ValueError(
-                f"{self.shards.folder}: the id {too_long[:40]}... has more than {_ID_BYTES} bytes. "
-                "Milvus cannot hold it: use shorter ids or another index."
+                f"{self.shards.folder}: the id {too_long[:40]}... has more than {_ID_BYTES} bytes, the limit of Milvus. "
+                "Use shorter ids, or another index."
             )
         with suppress(MilvusException):
             self.client.drop_collection(self.name)
@@ -138,8 +147,8 @@ class MilvusIndex:
         index.add_index("embedding", index_type=index_type, metric_type="IP", params=params)
         self.client.create_collection(self.name, schema=schema, index_params=index)
         with show_progress("Uploading", len(self.shards), "passages") as progress:
-            for first, block in self.shards.blocks(_ROWS):
-                ids = [self.shards.passage_id(row) for row in range(first, first + len(block))]
+            for first, block in self.shards.iter_blocks(_ROWS):
+                ids = [self.shards.get_passage_id(row) for row in range(first, first + len(block))]
                 rows = [{"passage_id": name, "embedding": row} for name, row in zip(ids, block, strict=True)]
                 self.client.insert(self.name, rows)
                 progress.update(len(block))
@@ -147,27 +156,27 @@ class MilvusIndex:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Raise an error of Milvus as one line with its file or address."""
+        """Translate an exception of Milvus into one line with the file or address."""
         try:
             yield
         except (ConnectionConfigException, ParamError) as error:
             raise ValueError(
-                f'milvus is "{self.uri}": {_first_line(error)}. Use a file that ends in .db, or an address.'
+                f'milvus is "{self.uri}": {_get_first_line(error)}. Use a file that ends in .db, or an address.'
             ) from None
         except MilvusException as error:
             if self.uri.endswith(".db"):
                 raise ArtifactError(
-                    f"{self.uri}: {_first_line(error)}. Remove it, and the embeddings are uploaded again."
+                    f"{self.uri}: {_get_first_line(error)}. Remove the file to upload the embeddings again."
                 ) from None
             raise ConnectionError(
-                f"{self.uri}: {_first_line(error)}. Check that Milvus runs there and takes this index."
+                f"{self.uri}: {_get_first_line(error)}. Check that Milvus is running and supports this index."
             ) from None
 
 
-def _first_line(error: MilvusException) -> str:
+def _get_first_line(error: MilvusException) -> str:
     return str(error.message).splitlines()[0]
 
 
-def _in_order(hits: Any) -> Found:
-    pairs = sorted(((float(hit["distance"]), str(hit["passage_id"])) for hit in hits), reverse=True)
-    return Found([passage_id for _, passage_id in pairs], [score for score, _ in pairs])
+def _sort_hits(result: Any) -> Hits:
+    pairs = sorted(((float(hit["distance"]), str(hit["passage_id"])) for hit in result), reverse=True)
+    return Hits([passage_id for _, passage_id in pairs], [score for score, _ in pairs])

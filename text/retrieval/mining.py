@@ -13,23 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from text.artifacts import describe_file, sha256, write_together
+from text.artifacts import describe_file, hash_file, write_together
 from text.datasets import DPRFile, PassageCollection, Question, read_questions
 from text.datasets.dpr_file import BLANK
 from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_context, replace_contexts
 from text.datasets.same_questions import SameQuestions
 from text.errors import ArtifactError, DataError
 from text.evaluation import Run, format_run, read_run
-from text.evaluation.run_source import SearchRecord, check_same_collection, check_same_questions, fill_source
+from text.evaluation.run_source import SearchRecord, check_same_collection, check_same_questions, write_source
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import Passage
-from text.retrieval.counts import describe_cut_questions
+from text.retrieval.counts import describe_truncated_questions
 from text.retrieval.hard_negatives import Filters, Negative, Source, choose_hard_negatives
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import read_plan
 from text.retrieval.retriever import load_retriever, search_questions
-from text.retrieval.run_files import key_questions, read_sources
+from text.retrieval.run_files import hash_question_words, read_run_sources
 
 
 def mine_hard_negatives(
@@ -43,8 +43,8 @@ def mine_hard_negatives(
     sort_by_title: bool = False,
     best_positive_first: bool = False,
     seed: int = 0,
-    found: Run | None = None,
-    found_by: SearchRecord | None = None,
+    model_run: Run | None = None,
+    model_search: SearchRecord | None = None,
     overwrite: bool = True,
 ) -> MiningSummary:
     """Write training rows with hard negatives from runs.
@@ -63,8 +63,8 @@ def mine_hard_negatives(
         best_positive_first: Sort the positives of a row by their scores in the first run, because training uses the
             first one.
         seed: Seed of the sample in the summary.
-        found: One more run, such as ``search_rows`` returns. It is the first source, and is written to ``OUTPUT.trec``.
-        found_by: What is known of this run (``record_search``), for the file beside it.
+        model_run: One more run, such as ``search_rows`` returns. It is the first source, and is written to ``OUTPUT.trec``.
+        model_search: What is known of this run (``record_search``), for the file beside it.
         overwrite: Replace earlier files.
 
     Raises:
@@ -90,14 +90,14 @@ def mine_hard_negatives(
     (Counter({'bm25': 1}), Counter({'a positive': 1}))
     """
     output, filters = os.fspath(output), filters or Filters()
-    paths = ([] if found is None else [f"{output}.trec"]) + [os.fspath(path) for path in runs]
+    paths = ([] if model_run is None else [f"{output}.trec"]) + [os.fspath(path) for path in runs]
     names = name_sources(paths, num)
     if not isinstance(collection, PassageCollection):
         collection = PassageCollection(collection)
     file = DPRFile(rows, collection)
     summary = MiningSummary(sum(num), count_unusable_rows(file), seed)
     questions = _pair_with_rows(file)
-    read = ([] if found is None else [found]) + [read_run(path) for path in runs]
+    read = ([] if model_run is None else [model_run]) + [read_run(path) for path in runs]
     ids = [question.question_id for question, _ in questions]
     for path, run in zip(paths, read, strict=True):
         check_common_questions(path, run, rows, ids)
@@ -107,8 +107,8 @@ def mine_hard_negatives(
         "collection": describe_file(collection.path),
         "runs": [describe_file(path) for path in runs],
     }
-    keys = key_questions(question for question, _ in questions)
-    for path, source in zip(runs, read_sources(runs), strict=True):
+    keys = hash_question_words(question for question, _ in questions)
+    for path, source in zip(runs, read_run_sources(runs), strict=True):
         if source is not None:
             check_same_questions(path, source.questions, rows, keys)
             check_same_collection(path, source.searches, collection.path, inputs["collection"]["sha256"])
@@ -124,16 +124,16 @@ def mine_hard_negatives(
     )
     options = {"num": list(num), "filters": asdict(filters), "sort_by_title": sort_by_title}
     options |= {"best_positive_first": best_positive_first, "seed": seed}
-    of_run = [".trec"] * (found is not None) + [".trec.json"] * (found_by is not None)
-    endings = [".rejected.jsonl", ".summary.json", *of_run, ""]
+    run_endings = [".trec"] * (model_run is not None) + [".trec.json"] * (model_search is not None)
+    endings = [".rejected.jsonl", ".summary.json", *run_endings, ""]
     with write_together([f"{output}{ending}" for ending in endings], overwrite=overwrite) as temporaries:
         files = dict(zip(endings, temporaries, strict=True))
-        if found is not None:
-            with open(files[".trec"], "w", encoding="utf-8") as file_of_run:
-                file_of_run.writelines(format_run(found))
-            if found_by is not None:
-                fill_source(files[".trec.json"], files[".trec"], [found_by], keys)
-            inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": sha256(files[".trec"])})
+        if model_run is not None:
+            with open(files[".trec"], "w", encoding="utf-8") as run_file:
+                run_file.writelines(format_run(model_run))
+            if model_search is not None:
+                write_source(files[".trec.json"], files[".trec"], [model_search], keys)
+            inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": hash_file(files[".trec"])})
         _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}
         files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -157,7 +157,7 @@ def search_rows(
     rows: str | os.PathLike[str],
     collection: str | os.PathLike[str],
     k: int = 100,
-    tell: Callable[[str], object] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Run:
     """Search for the questions of training rows with a model, and return a run to mine from.
 
@@ -167,7 +167,7 @@ def search_rows(
         rows: Training rows in the DPR format.
         collection: The collection that will be mined, which must be the encoded one.
         k: Passages for each question. The positives of a question are added, whatever their rank.
-        tell: Gets a line about the questions that are longer than the model's limit, if there are any.
+        log: Gets a line about the questions that are longer than the model's limit, if there are any.
 
     Raises:
         ArtifactError: The embeddings are of another collection or another model.
@@ -175,13 +175,13 @@ def search_rows(
         OSError: A file cannot be read.
     """
     count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # an error here costs no search
-    if read_plan(embeddings).collection.sha256 != sha256(collection):
+    if read_plan(embeddings).collection.sha256 != hash_file(collection):
         raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
     questions = read_questions(rows)
     retriever = load_retriever(model, embeddings)
-    if tell is not None:
-        for line in describe_cut_questions(retriever.embedder, questions):
-            tell(line)
+    if log is not None:
+        for line in describe_truncated_questions(retriever.embedder, questions):
+            log(line)
     return search_questions(retriever.search, questions, k, with_positives=True, source=rows)
 
 

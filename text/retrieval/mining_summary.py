@@ -1,4 +1,4 @@
-"""Mined rows, and the counts and the sample by which a person judges the mining."""
+"""The result of mining: one record per row, counts over all rows, and a sample of negatives to inspect."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any, NamedTuple
 
 from text.datasets.dpr_rows import Record
 from text.records import Passage
-from text.retrieval.hard_negatives import Negative, Rejected
+from text.retrieval.hard_negatives import Negative, RejectedCandidate
 from text.words import has_unspaced
 
 _SAMPLE_SIZE = 10
+"""Number of negatives in the sample."""
 
 
 class MinedRow(NamedTuple):
-    """A training row and how its negatives were found."""
+    """A training row with its mined negatives and the rejected candidates."""
 
     question_id: str
     record: Record
     """The row with the new negatives."""
     positives: list[Passage]
     negatives: list[Negative]
-    rejected: list[Rejected]
+    rejected: list[RejectedCandidate]
     answers: Sequence[str] = ()
 
 
 class MiningSummary:
-    """Counts of all mined rows, and a sample of negatives to look at.
+    """Counts over all mined rows, and a random sample of negatives.
 
     Args:
         num_wanted: Number of negatives that each row should get.
@@ -39,22 +40,23 @@ class MiningSummary:
     def __init__(self, num_wanted: int, unusable: Counter[str], seed: int = 0) -> None:
         self.num_wanted, self.unusable = num_wanted, unusable
         self.num_rows = self.num_short = 0
-        """Rows, and rows that got fewer negatives than wanted."""
+        """Number of rows, and number of rows that got fewer negatives than wanted."""
         self.num_unspaced = 0
-        """Rows with an answer in a script without spaces, which is matched as a string."""
+        """Rows with an answer in a script without spaces. Such an answer is matched as a substring."""
         self.num_without_answers = 0
-        """Rows without answers, for which no passage is rejected because it holds one."""
+        """Rows without answers. Their candidates cannot be checked for answers."""
         self.slow = set[str]()
-        """Answers, as regular expressions, that took too long in a passage, which counts as not found."""
+        """Regular expressions of answers that timed out. A timeout counts as no match."""
         self.negatives = Counter[str]()
         """Number of negatives by source."""
         self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
-        """Number of rejected candidates by reason, in all rows and in those that got too few negatives."""
+        """Number of rejected candidates by reason, in all rows and in rows with too few negatives."""
         self.sample: list[tuple[MinedRow, Negative]] = []
+        """Negatives with their rows, each with the same probability."""
         self._random = Random(seed)
 
     def add(self, row: MinedRow) -> None:
-        """Count a row. Each negative of all rows gets into the sample with the same probability."""
+        """Add a row to the counts and to the sample."""
         is_short = len(row.negatives) < self.num_wanted
         self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
         self.num_unspaced += any(map(has_unspaced, row.answers))
@@ -69,7 +71,7 @@ class MiningSummary:
                 self.sample[place] = (row, negative)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts as ``OUTPUT.summary.json`` holds them, beside the inputs and options."""
+        """Return the counts in the form of ``OUTPUT.summary.json``, without the inputs and options."""
         return {
             "rows": self.num_rows,
             "rows_left_out": dict(self.unusable),

@@ -52,7 +52,7 @@ class PartFile:
     def read(self, rows: range) -> np.ndarray:
         """Return rows. What lies behind the end of a file that another process has cut is 0."""
         size = len(rows) * self._row_bytes
-        with _name_place(self.path):
+        with _add_path_to_errors(self.path):
             content = os.pread(self._descriptor, size, self._start + rows.start * self._row_bytes)
         return np.frombuffer(content.ljust(size, b"\0"), self.dtype).reshape(len(rows), *self.width)
 
@@ -62,7 +62,7 @@ class PartFile:
 
     def flush(self) -> None:
         """Return when everything is on the disk."""
-        with _name_place(self.path):
+        with _add_path_to_errors(self.path):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -80,14 +80,14 @@ class PartFile:
 
     def _write_at(self, place: int, content: bytes) -> None:
         left = memoryview(content)
-        with _name_place(self.path):
+        with _add_path_to_errors(self.path):
             while left:
                 written = os.pwrite(self._descriptor, left, place)
                 left, place = left[written:], place + written
 
 
 @contextmanager
-def _name_place(path: Path) -> Iterator[None]:
+def _add_path_to_errors(path: Path) -> Iterator[None]:
     """Give an error of a read or a write the path of the file."""
     try:
         yield

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
     def num_shards(self) -> int:
         return -(-self.num_rows // self.shard_rows)
 
-    def rows(self, shard: int) -> range:
+    def get_shard_rows(self, shard: int) -> range:
         """Return the rows of the collection that a shard holds."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
@@ -92,19 +92,19 @@ class Manifest(NamedTuple):
     files: dict[str, FileFacts]
 
 
-def shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> Path:
+def get_shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> Path:
     """Return the path of one file of a shard."""
     return Path(folder, f"shard-{shard:05}{suffix}")
 
 
-def list_encoded(dtype: str) -> tuple[str, ...]:
+def list_encoder_suffixes(dtype: str) -> tuple[str, ...]:
     """Return the endings of the files of a shard that the encoder fills."""
     return (NUMBERS, SCALES, CUT) if dtype == "int8" else (NUMBERS, CUT)
 
 
-def list_suffixes(dtype: str) -> tuple[str, ...]:
+def list_data_suffixes(dtype: str) -> tuple[str, ...]:
     """Return the endings of the files of a shard that hold data."""
-    return (*list_encoded(dtype), IDS, KEYS)
+    return (*list_encoder_suffixes(dtype), IDS, KEYS)
 
 
 def find_shard(name: str, plan: Plan) -> int | None:
@@ -116,14 +116,14 @@ def find_shard(name: str, plan: Plan) -> int | None:
     [1, None, None, None]
     """
     found = re.fullmatch(r"shard-([0-9]{5,})(\..*)", name)
-    encoded = [f"{suffix}{PART}" for suffix in list_encoded(plan.dtype)]
-    if found is None or found[2] not in (*list_suffixes(plan.dtype), *encoded, PROGRESS, ".json"):
+    encoded = [f"{suffix}{PART}" for suffix in list_encoder_suffixes(plan.dtype)]
+    if found is None or found[2] not in (*list_data_suffixes(plan.dtype), *encoded, PROGRESS, ".json"):
         return None
     shard = int(found[1])
-    return shard if shard < plan.num_shards and shard_path("", shard, found[2]).name == name else None
+    return shard if shard < plan.num_shards and get_shard_path("", shard, found[2]).name == name else None
 
 
-def place_collection(folder: str | os.PathLike[str], plan: Plan) -> Plan:
+def make_collection_path_relative(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     """Return a plan whose collection has its path relative to the folder of the embeddings.
 
     The path then holds from any working directory, and wherever both are moved together.
@@ -176,7 +176,7 @@ def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: b
         raise ArtifactError(
             f"{os.fspath(folder)}: no {MANIFEST}, the encoding is not finished. Run it again to continue it."
         )
-    manifest = _read_list(path, plan, range(plan.num_shards), (*list_suffixes(plan.dtype), ".json"))
+    manifest = _read_and_check_manifest(path, plan, range(plan.num_shards), (*list_data_suffixes(plan.dtype), ".json"))
     check_listed(folder, manifest.files, check_hashes=check_hashes)
     return manifest
 
@@ -188,11 +188,11 @@ def read_shard_manifest(folder: str | os.PathLike[str], plan: Plan, shard: int) 
         FileNotFoundError: The shard is not finished.
         ArtifactError: The manifest is damaged or of another plan.
     """
-    path = shard_path(folder, shard, ".json")
-    return _read_list(path, plan, range(shard, shard + 1), list_suffixes(plan.dtype))
+    path = get_shard_path(folder, shard, ".json")
+    return _read_and_check_manifest(path, plan, range(shard, shard + 1), list_data_suffixes(plan.dtype))
 
 
-def _read_list(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...]) -> Manifest:
+def _read_and_check_manifest(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...]) -> Manifest:
     """Read a manifest that must list these files of these shards, and no others."""
     manifest = read_json(path, Manifest)
     if manifest.plan != plan.key:
@@ -200,7 +200,7 @@ def _read_list(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...])
     count = len(shards) * len(suffixes)
     # A plan can name more shards than memory holds, so the number is compared first.
     if len(manifest.files) != count or manifest.files.keys() != {
-        shard_path("", shard, suffix).name for shard in shards for suffix in suffixes
+        get_shard_path("", shard, suffix).name for shard in shards for suffix in suffixes
     }:
         raise ArtifactError(
             f"{path}: lists other files than the {count} of the plan's shards. It is damaged: encode again."

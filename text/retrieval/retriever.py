@@ -11,9 +11,9 @@ from text.errors import ArtifactError, DataError
 from text.evaluation import Run, max_passage
 from text.records import Passage
 from text.retrieval.arguments import list_questions
-from text.retrieval.devices import default_device
+from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import Embedder
-from text.retrieval.exact import Found, search_exact, with_passages
+from text.retrieval.exact import Hits, search_exact, append_passages
 from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
 from text.retrieval.shards import EmbeddingShards
@@ -123,13 +123,15 @@ class Retriever(Generic[ShardsT]):
         embeddings = MemoryEmbeddings([passage.passage_id for passage in passages], embedder.embed_texts(passages))
         return Retriever(embeddings, Embedder.from_pretrained(model, "question", precision=precision, device=device))
 
-    def search(self, questions: Iterable[str], k: int = 10, also: Sequence[Sequence[str]] | None = None) -> list[Found]:
+    def search(
+        self, questions: Iterable[str], k: int = 10, extra_ids: Sequence[Sequence[str]] | None = None
+    ) -> list[Hits]:
         """Return the k passages with the highest scores for each question.
 
         Args:
             questions: Texts of the questions. ``embedder.count_truncated`` counts the ones whose end is cut off.
             k: Passages for each question. A smaller collection gives all its passages.
-            also: Passage ids for each question. These passages follow the k best ones with their scores, unless they
+            extra_ids: Passage ids for each question. These passages follow the k best ones with their scores, unless they
                 are among them.
 
         Raises:
@@ -146,14 +148,14 @@ class Retriever(Generic[ShardsT]):
         else:
             device = next(self.embedder.encoder.parameters()).device
             found = search_exact(self.shards, embeddings, k, device=str(device))
-        return with_passages(self.shards, embeddings, found, also) if also is not None else found
+        return append_passages(self.shards, embeddings, found, extra_ids) if extra_ids is not None else found
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
     """Check that a model is the one that encoded the passages."""
-    if embedder.model != shards.plan.model:
-        names = {**embedder.model, **shards.plan.model}
-        other = [name for name in names if embedder.model.get(name) != shards.plan.model.get(name)]
+    if embedder.model_hashes != shards.plan.model:
+        names = {**embedder.model_hashes, **shards.plan.model}
+        other = [name for name in names if embedder.model_hashes.get(name) != shards.plan.model.get(name)]
         raise ArtifactError(
             f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
             "Search with the model that encoded it."
@@ -212,7 +214,7 @@ def load_retriever(
     ...     found.passage_ids
     ['p1']
     """
-    device = device or default_device()
+    device = device or get_default_device()
     check_index(embeddings, index=index, index_parameters=index_parameters, milvus=milvus)
     retriever = Retriever.from_pretrained(
         model, embeddings, precision=precision, device=device, check_hashes=check_hashes
@@ -222,7 +224,7 @@ def load_retriever(
 
 
 def search_questions(
-    search: Callable[..., list[Found]],
+    search: Callable[..., list[Hits]],
     questions: Sequence[Question],
     k: int,
     *,
@@ -247,8 +249,8 @@ def search_questions(
         ValueError: k is below 1.
 
     >>> from text.datasets import Question
-    >>> def search(texts, k, also):
-    ...     return [Found(["oak#0", "oak#1", "elm#0"][:k], [3.0, 2.0, 1.0][:k]) for _ in texts]
+    >>> def search(texts, k, extra_ids):
+    ...     return [Hits(["oak#0", "oak#1", "elm#0"][:k], [3.0, 2.0, 1.0][:k]) for _ in texts]
     >>> questions = [Question("q1", "what ate the oak", [])]
     >>> search_questions(search, questions, 3)
     {'q1': {'oak#0': 3.0, 'oak#1': 2.0, 'elm#0': 1.0}}
@@ -258,7 +260,7 @@ def search_questions(
     positives = [question.positive_ids for question in questions]
     if with_positives and not any(positives):
         raise DataError(f"{os.fspath(source)}: no positives with ids. Give training rows whose positives have ids.")
-    found = search([question.text for question in questions], k, also=positives if with_positives else None)
+    found = search([question.text for question in questions], k, extra_ids=positives if with_positives else None)
     pairs = zip(questions, found, strict=True)
     run = {question.question_id: dict(zip(each.passage_ids, each.scores, strict=True)) for question, each in pairs}
     return run if max_passage_hits is None else max_passage(run, max_passage_hits)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from text.records import Passage, text_key
+from text.records import Passage, hash_text
 from text.retrieval.shards import EmbeddingShards
 
 
-def passage_key(passage: Passage) -> int:
+def hash_passage(passage: Passage) -> int:
     """Return the 64-bit hash of a passage's id, title and text."""
-    return text_key("\0".join((passage.passage_id, passage.title, passage.text)))
+    return hash_text("\0".join((passage.passage_id, passage.title, passage.text)))
 
 
-class KnownPassages:
+class ReusablePassages:
     """Rows of embeddings by passage. They take 16 bytes of memory for each passage.
 
     Args:
@@ -24,16 +24,16 @@ class KnownPassages:
 
     def __init__(self, shards: EmbeddingShards) -> None:
         self.shards = shards
-        keys = shards.passage_keys()
+        keys = shards.read_passage_keys()
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
 
-    def rows(self, passages: Sequence[Passage]) -> np.ndarray:
+    def find_rows(self, passages: Sequence[Passage]) -> np.ndarray:
         """Return the (N,) rows of passages with the same id, title and text; -1 if there is none."""
-        wanted = np.array([passage_key(passage) for passage in passages], dtype=np.int64)
+        wanted = np.array([hash_passage(passage) for passage in passages], dtype=np.int64)
         places = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
         rows = np.where(self._keys[places] == wanted, self._order[places], -1)
         for place in np.flatnonzero(rows >= 0).tolist():
-            if self.shards.passage_id(int(rows[place])) != passages[place].passage_id:
+            if self.shards.get_passage_id(int(rows[place])) != passages[place].passage_id:
                 rows[place] = -1
         return rows

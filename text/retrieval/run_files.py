@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from text.datasets import Question
-from text.evaluation import Run, fuse_runs, read_run, without_self_matches
+from text.evaluation import Run, fuse_runs, read_run, remove_self_matches
 from text.evaluation.run_source import (
     RunSource,
     SearchRecord,
     check_same_collection,
     check_same_questions,
-    key_words,
+    hash_words,
     read_run_source,
 )
 from text.evaluation.trec import check_common_questions
@@ -26,7 +26,7 @@ def read_fused_run(
     fuse_with: StrPath | None = None,
     *,
     drop_self_matches: bool = False,
-    tell: Callable[[str], object] | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Run:
     """Read a run, or fuse two runs by reciprocal ranks.
 
@@ -34,7 +34,7 @@ def read_fused_run(
         path: The run.
         fuse_with: The other run, or None.
         drop_self_matches: Remove passages whose id is the id of their question, before they take a rank.
-        tell: Gets a line about the questions that only one of the two runs has, if there are any.
+        log: Gets a line about the questions that only one of the two runs has, if there are any.
 
     Raises:
         DataError: A run is malformed, or the two have no question in common.
@@ -43,23 +43,23 @@ def read_fused_run(
     paths = [path] if fuse_with is None else [path, fuse_with]
     runs = [read_run(each) for each in paths]
     if drop_self_matches:
-        runs = [without_self_matches(run) for run in runs]
+        runs = [remove_self_matches(run) for run in runs]
     if fuse_with is None:
         return runs[0]
     run, other = runs
     check_common_questions(fuse_with, other, path, run)
     lacking, other_lacking = len(other.keys() - run.keys()), len(run.keys() - other.keys())
-    if tell is not None and lacking + other_lacking:
-        tell(
+    if log is not None and lacking + other_lacking:
+        log(
             f"note: only one of the fused runs has {lacking + other_lacking} questions "
             f"({os.fspath(path)} lacks {lacking}, {os.fspath(fuse_with)} lacks {other_lacking})"
         )
     return fuse_runs(runs)
 
 
-def key_questions(questions: Iterable[Question]) -> dict[str, int]:
-    """Return the ``key_words`` of each question by id."""
-    return {question.question_id: key_words(question.text) for question in questions}
+def hash_question_words(questions: Iterable[Question]) -> dict[str, int]:
+    """Return the ``hash_words`` of each question by id."""
+    return {question.question_id: hash_words(question.text) for question in questions}
 
 
 def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_windows: bool = False) -> SearchRecord:
@@ -76,7 +76,7 @@ def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_window
     return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), plan.model, by_windows)
 
 
-def read_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:
+def read_run_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:
     """Return what is known of runs that are compared or fused.
 
     Raises:

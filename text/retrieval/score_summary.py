@@ -10,11 +10,11 @@ from text.errors import DataError
 from text.evaluation import bootstrap_interval, mean_metrics, paired_randomization
 from text.retrieval.scoring import ScoredRun
 
-Table = dict[str, dict[str, float]]
+MetricTable = dict[str, dict[str, float]]
 """By name of a metric: "mean", "low" and "high", and with another run "other" and "p"."""
 
 
-def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed: int = 0) -> Table:
+def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed: int = 0) -> MetricTable:
     """Return the mean of each metric over the questions, and its 95 % bootstrap confidence interval.
 
     Args:

@@ -25,8 +25,8 @@ from text.evaluation import (
 from text.evaluation.run_source import check_same_questions
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
-from text.records import question_key
-from text.retrieval.run_files import key_questions, read_fused_run, read_sources
+from text.records import hash_question
+from text.retrieval.run_files import hash_question_words, read_fused_run, read_run_sources
 from text.words import has_unspaced
 
 StrPath = str | os.PathLike[str]
@@ -109,27 +109,27 @@ def score_run(
         raise ValueError(f"k is {list(k)}. Use numbers from 1 on.")
     notes, counts = list[str](), Counter[str]()
     paths = [path] if fuse_with is None else [path, fuse_with]
-    sources = dict(zip(paths, read_sources(paths), strict=True))
-    [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, tell=notes.append)
+    sources = dict(zip(paths, read_run_sources(paths), strict=True))
+    [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, log=notes.append)
     name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
     asked = [] if qrels is not None else read_questions(source, counts)
-    keys = key_questions(asked)
+    keys = hash_question_words(asked)
     for each, known in sources.items():
         changed = check_same_questions(each, known.questions, source, keys) if known is not None else 0
         notes += [f"note: {changed} questions of {os.fspath(source)} have other words than in {each}"] * bool(changed)
     if collection is not None:
-        scored = _score_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
+        scored = _score_run_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
         notes += [f"note: {count} {reason} in {os.fspath(source)}" for reason, count in counts.items()]
     elif qrels is not None:
-        scored = _score_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
+        scored = _score_run_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
     else:
         relevant = join_positives(source, asked)
         check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
-        scored = _score_by_qrels(name, run, source, relevant, k, skip_missing)
+        scored = _score_run_by_qrels(name, run, source, relevant, k, skip_missing)
     return scored._replace(notes=[*notes, *scored.notes], run=run)
 
 
-def _score_by_qrels(
+def _score_run_by_qrels(
     name: str, run: Run, source: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
 ) -> ScoredRun:
     relevant = {
@@ -159,7 +159,7 @@ def _score_by_qrels(
     )
 
 
-def _score_by_answers(
+def _score_run_by_answers(
     name: str,
     run: Run,
     source: StrPath,
@@ -186,7 +186,7 @@ def _score_by_answers(
         results=results,
         num_skipped=len(answerable) - len(kept),
         num_unspaced=sum(any(map(has_unspaced, question.answers)) for question in kept),
-        relevant=_join_positives(kept),
+        relevant=_share_positives(kept),
         notes=[f"note: {len(slow)} regular expressions take too long, which counts as not found"] if slow else [],
     )
 
@@ -214,15 +214,15 @@ def read_positives(path: StrPath) -> Qrels:
 
 def join_positives(path: StrPath, questions: Sequence[Question]) -> Qrels:
     """Return the positives of training rows that were read as questions, as ``read_positives`` does."""
-    qrels = _join_positives(questions)
+    qrels = _share_positives(questions)
     if not any(qrels.values()):
         raise DataError(f"{os.fspath(path)}: no positives with ids. Give rows whose positives have passage_id.")
     check_row_ids(path)
     return qrels
 
 
-def _join_positives(questions: Sequence[Question]) -> Qrels:
-    keys = [question_key(question.text) for question in questions]
+def _share_positives(questions: Sequence[Question]) -> Qrels:
+    keys = [hash_question(question.text) for question in questions]
     joined: dict[int, dict[str, int]] = {key: {} for key in keys}
     for key, question in zip(keys, questions, strict=True):
         joined[key] |= dict.fromkeys(question.positive_ids, 1)

@@ -20,13 +20,13 @@ import numpy as np
 from text.artifacts import read_json, write_json
 from text.errors import ArtifactError
 from text.retrieval.part_files import PartFile
-from text.retrieval.plan import CUT, NUMBERS, PART, PROGRESS, SCALES, Plan, list_encoded, shard_path
+from text.retrieval.plan import CUT, NUMBERS, PART, PROGRESS, SCALES, Plan, list_encoder_suffixes, get_shard_path
 
 Block = dict[str, np.ndarray]
 """The numbers of N passages by the ending of their file."""
 
 
-class Begun(NamedTuple):
+class PartialBlock(NamedTuple):
     """A block that is begun."""
 
     block: int
@@ -35,12 +35,12 @@ class Begun(NamedTuple):
     sha256: str
 
 
-class ProgressNote(NamedTuple):
+class ProgressRecord(NamedTuple):
     """What is on disk of a shard that is not finished."""
 
     blocks: list[str]
     """SHA-256 of each block. Empty for a block that is not done."""
-    begun: Begun | None = None
+    begun: PartialBlock | None = None
 
 
 class ShardParts:
@@ -56,14 +56,14 @@ class ShardParts:
     """
 
     def __init__(self, folder: str | os.PathLike[str], plan: Plan, shard: int) -> None:
-        self.plan, self.shard, self.num_rows = plan, shard, len(plan.rows(shard))
-        self.note = shard_path(folder, shard, PROGRESS)
+        self.plan, self.shard, self.num_rows = plan, shard, len(plan.get_shard_rows(shard))
+        self.note = get_shard_path(folder, shard, PROGRESS)
         self._hashes, self._begun = self._read_note()
         forms = {NUMBERS: (plan.dtype, (plan.embedding_dim,)), SCALES: ("float32", ()), CUT: ("int8", ())}
         self.files: dict[str, PartFile] = {}
         try:
-            for suffix in list_encoded(plan.dtype):
-                (dtype, width), path = forms[suffix], shard_path(folder, shard, f"{suffix}{PART}")
+            for suffix in list_encoder_suffixes(plan.dtype):
+                (dtype, width), path = forms[suffix], get_shard_path(folder, shard, f"{suffix}{PART}")
                 self.files[suffix] = PartFile(path, dtype, (self.num_rows, *width))
         except BaseException:
             self.__exit__()
@@ -81,13 +81,13 @@ class ShardParts:
         damaged = [
             block
             for block, expected in enumerate(self._hashes)
-            if expected and self._hash(block, self._read(block)) != expected
+            if expected and self._hash_block(block, self._read_block(block)) != expected
         ]
         for block in damaged:
             self._hashes[block] = ""
         if damaged:
-            rows = ", ".join(f"{rows.start}-{rows.stop - 1}" for rows in map(self.rows, damaged[:5]))
-            self._tell(f"rows {rows}{', ...' * (len(damaged) > 5)}")
+            rows = ", ".join(f"{rows.start}-{rows.stop - 1}" for rows in map(self.get_block_rows, damaged[:5]))
+            self._print_damage(f"rows {rows}{', ...' * (len(damaged) > 5)}")
         return [block for block, found in enumerate(self._hashes) if not found]
 
     def resume(self, block: int) -> tuple[Block, list[int]]:
@@ -95,13 +95,15 @@ class ShardParts:
 
         The rows are in the order in which the embedder took them. All other numbers are 0.
         """
-        count, begun = len(self.rows(block)), self._begun
+        count, begun = len(self.get_block_rows(block)), self._begun
         values = {suffix: np.zeros((count, *file.width), file.dtype) for suffix, file in self.files.items()}
         if begun is None or begun.block != block:
             return values, []
-        found, rows = self._read(block), begun.rows
-        if not all(0 <= row < count for row in rows) or self._hash(block, found, rows) != begun.sha256:
-            self._tell(f"{len(rows)} rows of {self.rows(block).start}-{self.rows(block).stop - 1}")
+        found, rows = self._read_block(block), begun.rows
+        if not all(0 <= row < count for row in rows) or self._hash_block(block, found, rows) != begun.sha256:
+            self._print_damage(
+                f"{len(rows)} rows of {self.get_block_rows(block).start}-{self.get_block_rows(block).stop - 1}"
+            )
             return values, []
         for suffix, numbers in values.items():
             numbers[rows] = found[suffix][rows]
@@ -109,31 +111,31 @@ class ShardParts:
 
     def write(self, block: int, values: Block) -> None:
         """Write a block that is done."""
-        self._write(block, values)
-        self._hashes[block] = self._hash(block, values)
+        self._write_numbers(block, values)
+        self._hashes[block] = self._hash_block(block, values)
         if self._begun is not None and self._begun.block == block:
             self._begun = None
 
-    def write_begun(self, block: int, values: Block, rows: Sequence[int]) -> None:
+    def write_partial(self, block: int, values: Block, rows: Sequence[int]) -> None:
         """Write a block of which some rows are encoded."""
-        self._write(block, values)
-        self._begun = Begun(block, list(rows), self._hash(block, values, rows))
+        self._write_numbers(block, values)
+        self._begun = PartialBlock(block, list(rows), self._hash_block(block, values, rows))
 
     def save(self) -> None:
         """Put everything that was written on the disk, and then the note that says so."""
         self.flush()
-        write_json(self.note, ProgressNote(self._hashes, self._begun))
+        write_json(self.note, ProgressRecord(self._hashes, self._begun))
 
     def flush(self) -> None:
         """Put everything that was written on the disk."""
         for file in self.files.values():
             file.flush()
 
-    def _read_note(self) -> tuple[list[str], Begun | None]:
+    def _read_note(self) -> tuple[list[str], PartialBlock | None]:
         """Return the content of the note. Nothing is done if there is no note, or a damaged one, of which it tells."""
         nothing = [""] * -(-self.num_rows // self.plan.block_rows)
         try:
-            blocks, begun = read_json(self.note, ProgressNote)
+            blocks, begun = read_json(self.note, ProgressRecord)
             if len(blocks) != len(nothing):
                 raise ArtifactError(f"{self.note}: blocks has {len(blocks)} hashes instead of {len(nothing)}.")
             return blocks, begun
@@ -143,23 +145,23 @@ class ShardParts:
             print(f"{error} The shard is encoded again.", file=sys.stderr)
         return nothing, None
 
-    def _tell(self, rows: str) -> None:
+    def _print_damage(self, rows: str) -> None:
         path = self.files[NUMBERS].path
         print(f"{path}: {rows} do not fit their SHA-256 in {self.note.name}. They are encoded again.", file=sys.stderr)
 
-    def rows(self, block: int) -> range:
+    def get_block_rows(self, block: int) -> range:
         """Return the rows of the shard that a block holds."""
         first = block * self.plan.block_rows
         return range(first, min(first + self.plan.block_rows, self.num_rows))
 
-    def _read(self, block: int) -> Block:
-        return {suffix: file.read(self.rows(block)) for suffix, file in self.files.items()}
+    def _read_block(self, block: int) -> Block:
+        return {suffix: file.read(self.get_block_rows(block)) for suffix, file in self.files.items()}
 
-    def _write(self, block: int, values: Block) -> None:
+    def _write_numbers(self, block: int, values: Block) -> None:
         for suffix, file in self.files.items():
-            file.write(self.rows(block).start, values[suffix])
+            file.write(self.get_block_rows(block).start, values[suffix])
 
-    def _hash(self, block: int, values: Block, rows: Sequence[int] | slice = slice(None)) -> str:
+    def _hash_block(self, block: int, values: Block, rows: Sequence[int] | slice = slice(None)) -> str:
         """Return the hash of rows of a block. The same numbers in another place or of another plan have another."""
         digest = hashlib.sha256(f"{self.plan.key} {self.shard} {block} {rows}".encode())
         for numbers in values.values():

@@ -37,11 +37,11 @@ from text.retrieval.plan import (
     SCALES,
     Manifest,
     Plan,
-    list_suffixes,
+    list_data_suffixes,
     read_shard_manifest,
-    shard_path,
+    get_shard_path,
 )
-from text.retrieval.reuse import KnownPassages, passage_key
+from text.retrieval.reuse import ReusablePassages, hash_passage
 from text.retrieval.shard_parts import Block, ShardParts
 from text.retrieval.shards import NEWLINE_IN_ID
 
@@ -70,7 +70,7 @@ class ShardWriter:
         plan: Plan,
         collection: PassageCollection,
         embedder: Embedder,
-        known: KnownPassages | None,
+        known: ReusablePassages | None,
         progress: Progress,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
@@ -87,10 +87,10 @@ class ShardWriter:
                 ``ShardParts``.
             OSError: The disk is full or fails.
         """
-        rows = self.plan.rows(shard)
+        rows = self.plan.get_shard_rows(shard)
         with ShardParts(self.folder, self.plan, shard) as parts:
             missing = parts.find_missing()
-            self.progress.skip(len(rows) - sum(len(parts.rows(block)) for block in missing))
+            self.progress.skip(len(rows) - sum(len(parts.get_block_rows(block)) for block in missing))
             for _ in range(_TRIES):
                 for block, old_rows, tokens in self._tokenize_blocks(rows, missing):
                     self._write_block(parts, block, rows[block * self.plan.block_rows :], old_rows, tokens)
@@ -112,11 +112,11 @@ class ShardWriter:
             _check_embeddings(
                 embeddings, self.plan.dtype, lambda n, at=places: self.collection[rows[int(at[n])]].passage_id
             )
-            _fill(values, places, embeddings.numpy(), cut)
+            _fill_rows(values, places, embeddings.numpy(), cut)
             done += [place for place in places.tolist() if old_rows[place] < 0]
             self.progress.update(len(places))
             if time.monotonic() - self._saved_at >= self.save_seconds:
-                parts.write_begun(block, values, done)
+                parts.write_partial(block, values, done)
                 parts.save()
                 self._saved_at = time.monotonic()
         parts.write(block, values)
@@ -134,7 +134,7 @@ class ShardWriter:
         def tokenize(block: int) -> tuple[np.ndarray, TokenBatch | None]:
             some = rows[block * block_rows : (block + 1) * block_rows]
             passages = self.collection[some.start : some.stop]
-            old_rows = known.rows(passages) if known is not None else np.full(len(passages), -1)
+            old_rows = known.find_rows(passages) if known is not None else np.full(len(passages), -1)
             new = [passage for passage, row in zip(passages, old_rows, strict=True) if row < 0]
             return old_rows, self.embedder.tokenize(new) if new else None
 
@@ -157,7 +157,7 @@ class ShardWriter:
         old, new = np.flatnonzero(old_rows >= 0), np.flatnonzero(old_rows < 0)
         if self.known is not None and len(old):
             shards = self.known.shards
-            yield old, torch.from_numpy(shards.rows(old_rows[old])), shards.cut_marks(old_rows[old])
+            yield old, torch.from_numpy(shards.read_rows(old_rows[old])), shards.get_truncation_marks(old_rows[old])
         if tokens is not None:
             truncated = tokens.truncated.numpy()
             for places, embeddings in self.embedder.embed_in_pieces(tokens, num_done):
@@ -166,26 +166,26 @@ class ShardWriter:
     def _finish(self, shard: int) -> None:
         """Write ids and keys, then the hashes, then rename the parts. After the last rename the shard is finished."""
         self._write_ids(shard)
-        paths = [shard_path(self.folder, shard, suffix) for suffix in list_suffixes(self.plan.dtype)]
-        parts = {path: part for path in paths if (part := _part(path)).is_file()}
+        paths = [get_shard_path(self.folder, shard, suffix) for suffix in list_data_suffixes(self.plan.dtype)]
+        parts = {path: part for path in paths if (part := _get_part_path(path)).is_file()}
         facts = {path.name: read_facts(parts.get(path, path)) for path in paths}
-        write_json(shard_path(self.folder, shard, ".json"), Manifest(self.plan.key, facts))
+        write_json(get_shard_path(self.folder, shard, ".json"), Manifest(self.plan.key, facts))
         for path, part in parts.items():
             part.replace(path)
-        shard_path(self.folder, shard, PROGRESS).unlink(missing_ok=True)
+        get_shard_path(self.folder, shard, PROGRESS).unlink(missing_ok=True)
 
     def _write_ids(self, shard: int) -> None:
-        rows, keys = self.plan.rows(shard), array("q")
-        with atomic_write(shard_path(self.folder, shard, IDS)) as temporary, open(temporary, "wb") as file:
+        rows, keys = self.plan.get_shard_rows(shard), array("q")
+        with atomic_write(get_shard_path(self.folder, shard, IDS)) as temporary, open(temporary, "wb") as file:
             for first in range(rows.start, rows.stop, self.plan.block_rows):
                 for passage in self.collection[first : min(first + self.plan.block_rows, rows.stop)]:
                     file.write(passage.passage_id.encode().replace(b"\n", NEWLINE_IN_ID) + b"\n")
-                    keys.append(passage_key(passage))
-        with atomic_write(shard_path(self.folder, shard, KEYS)) as temporary, open(temporary, "wb") as file:
+                    keys.append(hash_passage(passage))
+        with atomic_write(get_shard_path(self.folder, shard, KEYS)) as temporary, open(temporary, "wb") as file:
             np.save(file, np.frombuffer(keys, dtype=np.int64))
 
 
-def is_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
+def is_shard_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
     """Return whether all files of a shard are there and fit their hashes. Print a line about a shard that is damaged.
 
     Renames that a killed process did not reach are made up for.
@@ -194,7 +194,7 @@ def is_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
         manifest = read_shard_manifest(folder, plan, shard)
         for name, expected in manifest.files.items():
             path = Path(folder, name)
-            if _fits(part := _part(path), expected):
+            if _matches(part := _get_part_path(path), expected):
                 part.replace(path)
             check_facts(path, expected)
             part.unlink(missing_ok=True)
@@ -204,32 +204,32 @@ def is_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
         print(f"{error} Shard {shard} is encoded again.", file=sys.stderr)
         return False
     # The same content may have been written with other spaces, but the bytes are those of an undisturbed run.
-    write_json(shard_path(folder, shard, ".json"), manifest)
-    shard_path(folder, shard, PROGRESS).unlink(missing_ok=True)
+    write_json(get_shard_path(folder, shard, ".json"), manifest)
+    get_shard_path(folder, shard, PROGRESS).unlink(missing_ok=True)
     return True
 
 
-def quantize(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_embeddings(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (N, D) float32 as int8, and the (N,) float32 scales that give it back within half a scale."""
     scales = np.maximum(np.abs(embeddings).max(axis=1), np.finfo(np.float32).tiny * 127) / np.float32(127)
     return np.rint(embeddings / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
-def _part(path: Path) -> Path:
+def _get_part_path(path: Path) -> Path:
     return path.with_name(f"{path.name}{PART}")
 
 
-def _fits(path: Path, facts: FileFacts) -> bool:
+def _matches(path: Path, facts: FileFacts) -> bool:
     with suppress(ArtifactError):
         check_facts(path, facts)
         return True
     return False
 
 
-def _fill(values: Block, places: np.ndarray, embeddings: np.ndarray, cut: np.ndarray) -> None:
+def _fill_rows(values: Block, places: np.ndarray, embeddings: np.ndarray, cut: np.ndarray) -> None:
     values[CUT][places] = cut
     if SCALES in values:
-        values[NUMBERS][places], values[SCALES][places] = quantize(embeddings)
+        values[NUMBERS][places], values[SCALES][places] = quantize_embeddings(embeddings)
     else:
         values[NUMBERS][places] = embeddings
 

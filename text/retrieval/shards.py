@@ -14,11 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from text.artifacts import check_readable, sha256
+from text.artifacts import check_readable, hash_file
 from text.datasets import PassageCollection
 from text.errors import ArtifactError
 from text.retrieval.mapped_files import MappedFile, map_array, read_array
-from text.retrieval.plan import CUT, IDS, KEYS, NUMBERS, SCALES, find_collection, read_manifest, read_plan, shard_path
+from text.retrieval.plan import (
+    CUT,
+    IDS,
+    KEYS,
+    NUMBERS,
+    SCALES,
+    find_collection,
+    read_manifest,
+    read_plan,
+    get_shard_path,
+)
 
 NEWLINE_IN_ID = b"\xff"
 """Stands for a line break inside an id. UTF-8 never has this byte."""
@@ -41,17 +51,20 @@ class EmbeddingShards:
         self.folder = Path(folder)
         self.plan = read_plan(folder)
         read_manifest(folder, self.plan, check_hashes=check_hashes)
-        self._files = [MappedFile(shard_path(folder, shard, NUMBERS)) for shard in range(self.plan.num_shards)]
-        counts, width = [len(self.plan.rows(shard)) for shard in range(self.plan.num_shards)], self.plan.embedding_dim
+        self._files = [MappedFile(get_shard_path(folder, shard, NUMBERS)) for shard in range(self.plan.num_shards)]
+        counts, width = (
+            [len(self.plan.get_shard_rows(shard)) for shard in range(self.plan.num_shards)],
+            self.plan.embedding_dim,
+        )
         self.arrays = [
             map_array(file, self.plan.dtype, (count, width)) for file, count in zip(self._files, counts, strict=True)
         ]
         self.scales = [
-            _read_scales(shard_path(folder, shard, SCALES), count) if self.plan.dtype == "int8" else None
+            _read_scales(get_shard_path(folder, shard, SCALES), count) if self.plan.dtype == "int8" else None
             for shard, count in enumerate(counts)
         ]
-        self._cut = [read_array(shard_path(folder, shard, CUT), "int8", (n,)) for shard, n in enumerate(counts)]
-        self._ids = [_Lines(MappedFile(shard_path(folder, shard, IDS)), n) for shard, n in enumerate(counts)]
+        self._cut = [read_array(get_shard_path(folder, shard, CUT), "int8", (n,)) for shard, n in enumerate(counts)]
+        self._ids = [_IdLines(MappedFile(get_shard_path(folder, shard, IDS)), n) for shard, n in enumerate(counts)]
 
     def __len__(self) -> int:
         return self.plan.num_rows
@@ -72,30 +85,30 @@ class EmbeddingShards:
         for file in (*self._files, *(ids.file for ids in self._ids)):
             file.check()
 
-    def passage_id(self, row: int) -> str:
+    def get_passage_id(self, row: int) -> str:
         """Return the id of the passage at a row."""
         shard, place = divmod(row, self.plan.shard_rows)
         return self._ids[shard][place]
 
-    def passage_ids_of(self, rows: np.ndarray) -> list[str]:
+    def get_passage_ids(self, rows: np.ndarray) -> list[str]:
         """Return the ids of the passages at (N,) rows."""
         found, (of_shard, places) = np.empty(len(rows), dtype=object), np.divmod(rows, self.plan.shard_rows)
         for shard in np.unique(of_shard):
-            found[of_shard == shard] = self._ids[shard].at(places[of_shard == shard])
+            found[of_shard == shard] = self._ids[shard].get_many(places[of_shard == shard])
         return found.tolist()
 
-    def passage_ids(self) -> Iterator[str]:
+    def iter_passage_ids(self) -> Iterator[str]:
         """Yield the ids of all passages in their order."""
         for ids in self._ids:
             yield from ids
 
-    def passage_keys(self) -> np.ndarray:
+    def read_passage_keys(self) -> np.ndarray:
         """Return the (R,) int64 hashes of id, title and text."""
         return np.concatenate(
-            [read_array(shard_path(self.folder, n, KEYS), "int64", (len(ids),)) for n, ids in enumerate(self._ids)]
+            [read_array(get_shard_path(self.folder, n, KEYS), "int64", (len(ids),)) for n, ids in enumerate(self._ids)]
         )
 
-    def cut_marks(self, rows: np.ndarray) -> np.ndarray:
+    def get_truncation_marks(self, rows: np.ndarray) -> np.ndarray:
         """Return the (N,) int8 marks of rows: 1 if the text was cut, else 0."""
         of_shard, places = np.divmod(rows, self.plan.shard_rows)
         found = np.empty(len(rows), dtype=np.int8)
@@ -103,11 +116,11 @@ class EmbeddingShards:
             found[of_shard == shard] = self._cut[shard][places[of_shard == shard]]
         return found
 
-    def count_cut(self) -> int:
+    def count_truncated(self) -> int:
         """Return how many texts were longer than the limit."""
         return sum(int((marks == 1).sum()) for marks in self._cut)
 
-    def blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield blocks of the collection: the first row and (at most num_rows, D) float32 embeddings.
 
         Embeddings that are float32 on disk are not copied.
@@ -123,7 +136,7 @@ class EmbeddingShards:
                     block *= scales[start : start + num_rows, None]
                 yield shard * self.plan.shard_rows + start, block
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the (N, D) float32 embeddings of (N,) rows.
 
         Raises:
@@ -132,14 +145,14 @@ class EmbeddingShards:
         of_shard, places = np.divmod(rows, self.plan.shard_rows)
         touched = np.unique(of_shard)
         if len(touched) == 1:
-            return self._rows_of_shard(int(touched[0]), places)
+            return self._read_shard_rows(int(touched[0]), places)
         found = np.empty((len(rows), self.plan.embedding_dim), dtype=np.float32)
         for shard in touched:
             here = of_shard == shard
-            found[here] = self._rows_of_shard(shard, places[here])
+            found[here] = self._read_shard_rows(shard, places[here])
         return found
 
-    def _rows_of_shard(self, shard: int, places: np.ndarray) -> np.ndarray:
+    def _read_shard_rows(self, shard: int, places: np.ndarray) -> np.ndarray:
         self._files[shard].check()
         found, scales = self.arrays[shard][places].astype(np.float32, copy=False), self.scales[shard]
         return found if scales is None else found * scales[places, None]
@@ -154,7 +167,7 @@ def open_collection(shards: EmbeddingShards) -> PassageCollection:
     """
     path = find_collection(shards.folder, shards.plan)
     check_readable(path)
-    if sha256(path) != shards.plan.collection.sha256:
+    if hash_file(path) != shards.plan.collection.sha256:
         raise ArtifactError(f"{path}: changed since it was encoded to {shards.folder}. Encode it again.")
     return PassageCollection(path)
 
@@ -165,7 +178,7 @@ def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
     Embeddings of length 0 count as equal to each other and as orthogonal to all others.
     """
     rows = np.unique(np.linspace(0, len(shards) - 1, num_sampled).astype(np.int64))
-    found = shards.rows(rows).astype(np.float64)
+    found = shards.read_rows(rows).astype(np.float64)
     norms = np.linalg.norm(found, axis=1)
     units, num_rows = found[norms > 0] / norms[norms > 0, None], len(rows)
     if num_rows < 2:
@@ -182,7 +195,7 @@ def _read_scales(path: Path, count: int) -> np.ndarray:
     return scales
 
 
-class _Lines(Sequence[str]):
+class _IdLines(Sequence[str]):
     """The ids in a file, decoded when they are used.
 
     Raises:
@@ -200,9 +213,9 @@ class _Lines(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _IDS_AT_ONCE):
-            yield from self.at(np.arange(start, min(start + _IDS_AT_ONCE, len(self))))
+            yield from self.get_many(np.arange(start, min(start + _IDS_AT_ONCE, len(self))))
 
-    def at(self, places: np.ndarray) -> list[str]:
+    def get_many(self, places: np.ndarray) -> list[str]:
         self.file.check()
         starts = np.where(places > 0, self._ends[places - 1] + 1, 0).tolist()
         return [self._decode(start, end) for start, end in zip(starts, self._ends[places].tolist(), strict=True)]

@@ -1,1 +1,1 @@
-"""The folder of a training run, and the loop over several runs."""
+"""Training run folders, and the loop over several training runs."""

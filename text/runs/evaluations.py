@@ -1,4 +1,4 @@
-"""Evaluations in the folder of a training run: they must be of the model that the run has saved."""
+"""Checks of evaluations in a run's folder: they must evaluate the model that the run saved."""
 
 from __future__ import annotations
 
@@ -7,89 +7,93 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from text.artifacts import FileFacts, sha256
+from text.artifacts import FileFacts, hash_file
 from text.errors import ArtifactError, UsageError
 from text.evaluation.run_source import RunSource, SearchRecord, check_same_collection
-from text.retrieval.run_files import read_sources
+from text.retrieval.run_files import read_run_sources
 from text.runs.contents import EVALUATION, LEDGER, read_ledger
 from text.runs.figures import Figures, read_figures
 from text.runs.manifest import read_manifest
 
-_OTHERS = {
+_OTHER_FOLDERS = {
     "plan.json": "embeddings",
     "run.json": "a training run",
     "config.json": "a model",
     "modules.json": "a model",
 }
-"""Files by which a folder of something else is known."""
-_PLACES = ("passage_encoder", "question_encoder", "")
-"""Folders of a saved model. A search names the files of the passage encoder without their folder."""
+"""File names that show what another kind of folder contains."""
+_MODEL_FOLDERS = ("passage_encoder", "question_encoder", "")
+"""Folders of a saved model. A search records the files of the passage encoder without their folder."""
 
 
-def check_results_folder(folder: str | os.PathLike[str], *, default_of: str | None = None) -> None:
-    """Check that a folder can take the results of an evaluation.
+def check_results_folder(folder: str | os.PathLike[str], *, named_after: str | None = None) -> None:
+    """Check that the results of an evaluation can be written to a folder.
 
     Args:
         folder: Folder for the results.
-        default_of: Run that the folder is named after. None if the user has named the folder.
+        named_after: Run from which the default name of the folder was derived. None if the user named the folder.
 
     Raises:
-        UsageError: It is the folder of something else, which an evaluation would damage or be taken for a part of. Or
-            it is named after the run and holds the evaluation of another run, such as ``nq`` beside ``nq.trec``.
+        UsageError: The folder holds embeddings, a training run or a model. Or it has a default name and holds the
+            evaluation of another run, for example of ``nq`` when ``nq.trec`` is evaluated.
     """
-    for name, what in _OTHERS.items():
+    for name, content in _OTHER_FOLDERS.items():
         if os.path.lexists(Path(folder, name)):
-            place = f"{os.fspath(folder)} holds {what} ({name})"
-            raise UsageError(f"{place}. Take another --output_dir, such as RUN/evaluation.")
-    held = None if default_of is None else _find_evaluated(folder)
-    if held is not None and Path(held).name != Path(str(default_of)).name:
+            problem = f"{os.fspath(folder)} holds {content} ({name})"
+            raise UsageError(f"{problem}. Choose another --output_dir, such as RUN/evaluation.")
+    evaluated = None if named_after is None else _find_evaluated_run(folder)
+    if evaluated is not None and Path(evaluated).name != Path(str(named_after)).name:
         raise UsageError(
-            f"{os.fspath(folder)}: holds the evaluation of another run, {held}. Give an --output_dir for {default_of}."
+            f"{os.fspath(folder)} holds the evaluation of another run, {evaluated}. "
+            f"Pass an --output_dir for {named_after}."
         )
 
 
-def read_known(inputs: Mapping[str, Mapping[str, str]], folder: str | os.PathLike[str]) -> dict[str, RunSource | None]:
-    """Return what is known of the runs that are evaluated, by flag, before any work.
+def read_evaluation_sources(
+    inputs: Mapping[str, Mapping[str, str]], folder: str | os.PathLike[str]
+) -> dict[str, RunSource | None]:
+    """Return the recorded sources of the runs to evaluate, by flag. None marks a run without a record.
 
     Args:
-        inputs: "path" and "sha256" of the files that are read, by flag: run, fuse_with, other_run, collection.
+        inputs: "path" and "sha256" of the input files, by flag: run, fuse_with, other_run, collection.
         folder: Folder for the results.
 
     Raises:
-        ArtifactError: A run is of other questions or another collection. Or the results would go into the folder of a
-            training run and are of another model.
+        ArtifactError: A run was made from other questions or another collection. Or the results would go into the
+            folder of a training run that saved another model.
     """
     runs = {name: inputs[name]["path"] for name in ("run", "fuse_with", "other_run") if name in inputs}
-    sources = dict(zip(runs, read_sources(list(runs.values())), strict=True))
+    sources = dict(zip(runs, read_run_sources(list(runs.values())), strict=True))
     for name, source in sources.items():
         if source is not None and (searched := inputs.get("collection")) is not None:
             check_same_collection(runs[name], source.searches, searched["path"], searched["sha256"])
     searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
     run_folder = find_run_folder(folder)
     if run_folder is not None and (other := find_other_search(run_folder, searches)) is not None:
-        given = next(name for name in ("run", "fuse_with") if (each := sources.get(name)) and other in each.searches)
+        flag = next(name for name in ("run", "fuse_with") if (each := sources.get(name)) and other in each.searches)
         raise ArtifactError(
-            f"{runs[given]}: found by {other}, which is not the model of the training run in {run_folder}. "
-            "Give an --output_dir that is not in its folder."
+            f"{runs[flag]}: made by {other}, not by the model of the training run in {run_folder}. "
+            "Choose an --output_dir outside that folder."
         )
     return sources
 
 
 def describe_model(run: str, source: RunSource | None) -> str:
-    """Return a line that says what found a run."""
+    """Return a line that names the models that produced a run."""
     return f"{run}: {'model unknown' if source is None else ' + '.join(map(str, source.searches))}"
 
 
 def find_run_folder(path: str | os.PathLike[str]) -> Path | None:
-    """Return the training run's folder that a folder lies in or is. None if there is none."""
+    """Return the training run's folder that equals or contains a folder, or None."""
     folder = Path(os.path.realpath(path))
     return next((each for each in (folder, *folder.parents) if _is_run_folder(each)), None)
 
 
 def find_other_search(folder: str | os.PathLike[str], searches: Sequence[SearchRecord]) -> SearchRecord | None:
-    """Return a search because of which results do not belong to a training run. None if they belong to it.
+    """Return a search that did not use the model of a training run, or None.
 
-    Every dense search must have used the model that the run has saved. A search by BM25 may only be fused with one.
+    Every dense search must have used the model that the run saved. BM25 alone does not count as the run's model, but a
+    BM25 search may be fused with a dense one.
     """
     manifest = read_manifest(folder)
     listed = {} if manifest is None else manifest.files
@@ -99,43 +103,44 @@ def find_other_search(folder: str | os.PathLike[str], searches: Sequence[SearchR
 
 
 def check_evaluation(folder: str | os.PathLike[str], figures: Figures) -> None:
-    """Check that the evaluation in a run's folder is of the run's model. An evaluation of an unknown model passes.
+    """Check that the evaluation in a run's folder evaluates the run's model. An unknown model is accepted.
 
     Raises:
-        ArtifactError: It is of another model, or of BM25. Or another model's run is fused with that of the run's model.
+        ArtifactError: The evaluation is of another model or of BM25, or another dense model was fused into it.
     """
     other = find_other_search(folder, figures.list_searches())
     if other is not None:
         raise ArtifactError(
-            f"{Path(folder, EVALUATION)}: of another model than {Path(folder, 'model')}, {other}. Evaluate the "
-            "run's own model there (evaluate --overwrite), or move the evaluation."
+            f"{Path(folder, EVALUATION)}: the evaluated model, {other}, is not {Path(folder, 'model')}. Evaluate the "
+            "model of this run (evaluate --overwrite), or move the evaluation."
         )
 
 
 def check_comparable(evaluations: Mapping[str, Figures]) -> None:
-    """Check that evaluations can be drawn in one picture: the same judgments on the same collection.
+    """Check that evaluations can share a plot: they need the same judgments and the same collection.
 
     Args:
-        evaluations: By the run's folder.
+        evaluations: Evaluations by the folder of their run.
 
     Raises:
-        ArtifactError: Two of them have other judgments or another collection, or only one is without self matches.
+        ArtifactError: Two evaluations differ in judgments, collection or ``--drop_self_matches``.
     """
-    for (first_folder, first), (folder, figures) in combinations(evaluations.items(), 2):
-        ours, theirs = figures.list_collections(), first.list_collections()
-        others = ["of other judgments"] if figures.list_judgments() != first.list_judgments() else []
-        others += ["of other passages"] if ours and theirs and ours != theirs else []
+    for (first_folder, first), (folder, second) in combinations(evaluations.items(), 2):
+        first_collections, second_collections = first.list_collections(), second.list_collections()
+        differences = ["other judgments"] if second.list_judgments() != first.list_judgments() else []
+        if first_collections and second_collections and first_collections != second_collections:
+            differences.append("other passages")
         option = "drop_self_matches"
-        others += [f"with another --{option}"] if figures.options.get(option) != first.options.get(option) else []
-        if others:
+        differences += [f"another --{option}"] if second.options.get(option) != first.options.get(option) else []
+        if differences:
             raise ArtifactError(
-                f"{Path(folder, EVALUATION)}: {others[0]} than {Path(first_folder, EVALUATION)}. Evaluate "
-                "both in the same way, or write a report for each run."
+                f"{Path(folder, EVALUATION)}: {differences[0]} than {Path(first_folder, EVALUATION)}. Evaluate "
+                "both runs in the same way, or write a report for each run."
             )
 
 
-def _find_evaluated(folder: str | os.PathLike[str]) -> str | None:
-    """Return the run whose evaluation a folder holds. None if the folder holds none, or one that cannot be read."""
+def _find_evaluated_run(folder: str | os.PathLike[str]) -> str | None:
+    """Return the run whose evaluation a folder holds. None if there is no readable evaluation."""
     try:
         run = read_figures(Path(folder, "figures.json")).inputs.get("run")
     except (ArtifactError, OSError):
@@ -146,20 +151,23 @@ def _find_evaluated(folder: str | os.PathLike[str]) -> str | None:
 def _is_run_folder(path: Path) -> bool:
     try:
         return (path / LEDGER).is_file() and read_ledger(path) is not None
-    except (ArtifactError, OSError):  # Another program wrote a file of this name, or it may not be read.
+    except (ArtifactError, OSError):  # Another program wrote a file of this name, or the file is not readable.
         return False
 
 
 def _has_files(folder: Path, model_files: Mapping[str, str], listed: Mapping[str, FileFacts]) -> bool:
-    """Return whether every file of a model is among the files of the saved model."""
+    """Return whether the saved model in a run's folder has every file of a model."""
     return all(
-        any(_find_hash(folder, "/".join(filter(None, ("model", place, name))), listed) == digest for place in _PLACES)
+        any(
+            _find_hash(folder, "/".join(filter(None, ("model", place, name))), listed) == digest
+            for place in _MODEL_FOLDERS
+        )
         for name, digest in model_files.items()
     )
 
 
 def _find_hash(folder: Path, name: str, listed: Mapping[str, FileFacts]) -> str | None:
-    """Return the hash that the run's manifest has of a file. A run without a manifest has the file itself."""
+    """Return a hash from the run's manifest, or compute it if the manifest does not list the file."""
     if name in listed:
         return listed[name].sha256
-    return sha256(folder / name) if (folder / name).is_file() else None
+    return hash_file(folder / name) if (folder / name).is_file() else None

@@ -1,4 +1,4 @@
-"""``figures.json``, which ``dpr-text evaluate`` writes: metrics, as reports and the table of a loop read them."""
+"""Reader of ``figures.json``, the metrics that ``dpr-text evaluate`` writes, for reports and loops."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ _NAME = re.compile(r"[a-z]+@[1-9]\d{0,8}|map")
 
 
 class Metric(NamedTuple):
-    """A metric over all questions."""
+    """Mean of a metric over questions, with its confidence interval."""
 
     mean: float
     low: float
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % confidence interval."""
     high: float
+    """Upper end of the interval."""
     other: float | None = None
-    """Mean of the run that it is compared with."""
+    """Mean of the other run in a comparison."""
     p: float | None = None
+    """p-value of the difference between the two runs."""
 
 
 class Part(NamedTuple):
-    """Metrics of a part of the questions."""
+    """Metrics of a subset of the questions."""
 
     questions: int
     figures: dict[str, Metric]
 
 
 class InputFile(NamedTuple):
-    """A file that was read."""
+    """Path and hash of an input file of the evaluation."""
 
     path: str
     sha256: str
@@ -43,7 +45,7 @@ class Figures(NamedTuple):
     """Content of ``figures.json``."""
 
     runs: list[str]
-    """Name of the run, and of the run that it is compared with."""
+    """Name of the run and, in a comparison, of the other run."""
     questions: int
     missing: int
     skipped: int
@@ -54,33 +56,33 @@ class Figures(NamedTuple):
     seen: Part | None = None
     unseen: Part | None = None
     searches: dict[str, list[SearchRecord]] | None = None
-    """What is known of the run, of the run that was fused with it, and of the other run, by flag. A run of which
-    nothing is known is missing. An earlier version has written a file without it."""
+    """Searches that produced each run, by flag: run, fuse_with, other_run. Runs without a record are missing. Files of
+    earlier versions lack this field."""
 
     def name_runs(self) -> list[str]:
-        """Return the name of each run, with a remark if runs were fused or a model is not known."""
+        """Return the name of each run, with a note about fused runs and unknown models."""
         name, *others = self.runs
         known = [str(search) for search in self.list_searches()]
-        given = [flag for flag in ("run", "fuse_with") if flag in self.inputs]
-        found = known + ["model unknown" for flag in given if flag not in (self.searches or {})]
-        if len(found) > 1:
-            return [f"{name} (fused: {' + '.join(found)})", *others]
+        flags = [flag for flag in ("run", "fuse_with") if flag in self.inputs]
+        models = known + ["model unknown" for flag in flags if flag not in (self.searches or {})]
+        if len(models) > 1:
+            return [f"{name} (fused: {' + '.join(models)})", *others]
         return [name if known else f"{name} (model unknown)", *others]
 
     def list_searches(self) -> list[SearchRecord]:
-        """Return the searches of the run and of the run that was fused with it, as far as they are known."""
+        """Return the known searches of the run and of the run that was fused with it."""
         return [search for name in ("run", "fuse_with") for search in (self.searches or {}).get(name, [])]
 
     def list_judgments(self) -> dict[str, str]:
-        """Return the SHA-256 of the files that say which passages are relevant, by flag."""
+        """Return the SHA-256 of the files with relevance judgments, by flag."""
         return {name: each.sha256 for name, each in self.inputs.items() if name in ("qrels", "positives", "questions")}
 
     def list_collections(self) -> set[str]:
-        """Return the SHA-256 of the collections that were searched, as far as they are known."""
+        """Return the SHA-256 of the searched collections that are known."""
         return {search.collection_sha256 for search in self.list_searches() if not search.by_windows}
 
     def tabulate(self) -> dict[str, dict[str, float]]:
-        """Return the values of each metric by name, without those that it does not have."""
+        """Return the values of each metric by name. Missing values are left out."""
         return {
             name: {key: value for key, value in metric._asdict().items() if value is not None}
             for name, metric in self.figures.items()
@@ -91,10 +93,10 @@ def read_figures(path: str | os.PathLike[str]) -> Figures:
     """Return the content of ``figures.json``.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArtifactError: It is damaged or was changed, or another kind of file.
+        FileNotFoundError: The file does not exist.
+        ArtifactError: The file is damaged, was changed, or is of another kind.
     """
-    found = read_sealed(path, Figures)
-    if wrong := [name for name in found.figures if not _NAME.fullmatch(name)]:
-        raise ArtifactError(f"{os.fspath(path)}: figures.{wrong[0]} is not known. It must be map, or a metric with @k.")
-    return found
+    figures = read_sealed(path, Figures)
+    if wrong := [name for name in figures.figures if not _NAME.fullmatch(name)]:
+        raise ArtifactError(f"{os.fspath(path)}: figures.{wrong[0]} is not a metric. It must be map or NAME@k.")
+    return figures

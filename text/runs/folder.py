@@ -1,6 +1,6 @@
-"""The folder of a training run: locked, checked before the work starts, and cleared of an earlier run.
+"""The folder of a training run. It is locked, checked before training, and cleared of an earlier run.
 
-``text/runs/contents.py`` knows which files a run writes, and which of them may be removed.
+``text/runs/contents.py`` defines which files a run writes, and which of them may be removed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from text.runs.contents import (
 from text.runs.folder_lock import lock_folder
 from text.runs.manifest import read_manifest
 from text.runs.resume import SETTINGS, find_checkpoint
-from text.training import expected_size, is_rank_zero
+from text.training import estimate_checkpoint_size, is_rank_zero
 
 _IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
-"""Settings that ``config.yaml`` has as if they had not been given: who reads it again does not ask to remove a run."""
+"""Settings that ``config.yaml`` resets, so that a run from this file neither overwrites nor resumes another run."""
 _CHECKPOINTS_AT_ONCE = 3
-"""``best.ckpt``, ``last.ckpt``, and the new file that takes the place of one of them when it is complete."""
+"""Maximum number of checkpoints on disk: ``best.ckpt``, ``last.ckpt`` and the temporary file of the next one."""
 
 
 class RunFolder:
@@ -44,9 +44,8 @@ class RunFolder:
 
     Args:
         path: The folder.
-        checkpoint: The checkpoint that the run resumes from. An earlier run in the folder stays if the checkpoint lies
-            in it.
-        is_writer: Whether this process writes to the folder. Of several processes only one does.
+        checkpoint: The checkpoint to resume from. If it is in this folder, the earlier run in the folder is kept.
+        is_writer: Whether this process writes to the folder. Only rank 0 does.
     """
 
     def __init__(self, path: str | os.PathLike[str], checkpoint: str | None = None, *, is_writer: bool = True) -> None:
@@ -59,19 +58,20 @@ class RunFolder:
     def open(
         cls, output_dir: str, *, resume: str | None = None, overwrite: bool = False, fast_dev_run: bool = False
     ) -> Iterator[RunFolder]:
-        """Lock the folder and check before any work that the run can be written. Nothing is removed yet.
+        """Lock the folder, check that the run can be written, and yield the folder. Nothing is removed yet.
 
         Args:
-            output_dir: The folder. It is created if it is missing.
-            resume: As in ``find_checkpoint``.
-            overwrite: An earlier run in the folder may be replaced.
+            output_dir: The folder. A missing folder is created.
+            resume: Checkpoint or run to resume from, as in ``find_checkpoint``.
+            overwrite: Allow the run to replace an earlier run in the folder.
             fast_dev_run: The run writes nothing.
 
         Raises:
             FileExistsError: The folder holds an earlier run.
-            UsageError: As ``find_checkpoint`` and ``find_earlier_run``, or an earlier run would go on and be replaced.
-            ArtifactError: As ``find_checkpoint``.
-            BlockingIOError, OSError: As ``lock_folder``.
+            UsageError: The checkpoint does not exist (``find_checkpoint``), the folder holds unknown files
+                (``find_earlier_run``), or both ``resume`` and ``overwrite`` apply to the earlier run.
+            ArtifactError: The checkpoint is damaged.
+            BlockingIOError, OSError: The folder cannot be locked or written (``lock_folder``).
         """
         is_writer = is_rank_zero() and not fast_dev_run
         with lock_folder(output_dir) if is_writer else nullcontext():
@@ -83,63 +83,63 @@ class RunFolder:
     def start(self, settings: Mapping[str, Any], bundle: BiEncoderBundle) -> None:
         """Remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
 
-        Call ``check_resumed`` and ``check_checkpoint`` before: a checkpoint that does not fit then changes nothing.
+        Call ``check_resumed`` and ``check_checkpoint`` first, so that an unsuitable checkpoint changes nothing.
 
         Args:
             settings: All settings of the run.
-            bundle: What the run trains, with its tokenizer.
+            bundle: The model to train and its tokenizer.
 
         Raises:
-            UsageError: As ``find_earlier_run``, or the run would remove files that it reads.
-            FileExistsError: Files that stay are in the way of the trained model.
-            OSError: The disk has not enough room.
+            UsageError: The folder holds unknown files (``find_earlier_run``), or the run would remove its own inputs.
+            FileExistsError: A file that the run must keep blocks the trained model.
+            OSError: The disk does not have enough free space.
         """
         if not self.is_writer:
             return
         earlier = find_earlier_run(self.path)
-        removed = [] if self._continues() else earlier
+        removed = [] if self._is_resuming_here() else earlier
         _check_not_removed(settings, removed)
         if bundle.model.is_tied:
             _check_no_second_encoder(self.path, removed)
-        # The run removes or replaces these files, so their room counts.
-        freed = [path for path in earlier if not self._continues() or path.suffix == ".ckpt"]
-        needed = _CHECKPOINTS_AT_ONCE * expected_size(bundle.model)
-        _check_room(self.path, needed, sum(path.lstat().st_size for path in freed))
+        # The run removes or replaces these files, so their space will be free.
+        freed = [path for path in earlier if not self._is_resuming_here() or path.suffix == ".ckpt"]
+        needed = _CHECKPOINTS_AT_ONCE * estimate_checkpoint_size(bundle.model)
+        _check_free_space(self.path, needed, sum(path.lstat().st_size for path in freed))
         write_ledger(self.path, {})
-        # The manifest says how a run has ended: a run that goes on has none. It goes first, so that run.json claims the
-        # other files if this process is killed.
+        # Only a finished run has a manifest. It is removed first, so that run.json still claims the other files if this
+        # process is killed.
         for path in [self.path / MANIFEST, *removed]:
             if path.name != LEDGER:
                 path.unlink(missing_ok=True)
         _remove_empty_folders(self.path)
         if removed and (foreign := find_foreign_files(self.path)):
-            print(f"{self.path}: these files are not of a run and stay: {', '.join(foreign[:5])}")
+            print(f"{self.path}: kept files that do not belong to a run: {', '.join(foreign[:5])}")
         write_yaml(self.path / "config.yaml", {**settings, **{name: _IDLE[name] for name in settings.keys() & _IDLE}})
         write_text(self.path / "tokenizer.json", bundle.tokenizer.to_str(pretty=True))
         write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS]))
 
     def _check_contents(self, *, overwrite: bool) -> None:
         earlier = find_earlier_run(self.path)
-        if overwrite and self._continues():
+        if overwrite and self._is_resuming_here():
             raise UsageError(
-                f"--resume goes on with the run in {self.path}, --overwrite removes it. Give one of the two."
+                f"--resume continues the run in {self.path}, but --overwrite removes it. Pass only one of them."
             )
-        if earlier and not (overwrite or self._continues()):
+        if earlier and not (overwrite or self._is_resuming_here()):
             raise FileExistsError(
                 f"{self.path} holds an earlier run ({earlier[0].name}). "
-                "Take another --output_dir, or --overwrite, or --resume."
+                "Choose another --output_dir, or pass --overwrite or --resume."
             )
 
-    def _continues(self) -> bool:
-        """Return whether the checkpoint lies in this folder."""
+    def _is_resuming_here(self) -> bool:
+        """Return whether the run resumes from a checkpoint in this folder."""
         return self.checkpoint is not None and self.path.resolve() in Path(self.checkpoint).resolve().parents
 
 
 def find_earlier_run(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of an earlier run in a folder, which a new run may remove.
+    """Return the files of an earlier run in a folder. A new run may remove them.
 
     Raises:
-        UsageError: Something stands in the place of a file that a run writes, and is not known to be of a run.
+        UsageError: A path that the run must write to is taken by a file or folder that no run wrote.
     """
     names = find_run_files(folder)
     try:
@@ -147,46 +147,44 @@ def find_earlier_run(folder: str | os.PathLike[str]) -> list[Path]:
         listed = None if manifest is None else {*manifest.files, MANIFEST}
         claimed = listed or (set(names) if read_ledger(folder) is not None else set[str]())
     except ArtifactError as fault:
-        raise UsageError(
-            f"{fault} A run removes only what is known as its own: move the file, or the folder."
-        ) from None
+        raise UsageError(f"{fault} A run removes only files of an earlier run. Move the file or the folder.") from None
     if REPORT in names and is_run_report(Path(folder, REPORT)):
         claimed |= {REPORT}
     if unknown := [*find_obstacles(folder), *(name for name in names if name not in claimed)]:
-        reason = "a training run writes there, and did not write this. Move it, or take another --output_dir."
+        reason = "training writes to this path, but no run wrote it. Move it, or choose another --output_dir."
         raise UsageError(f"{Path(folder, unknown[0])}: {reason}")
     return [Path(folder, name) for name in names]
 
 
 def _check_not_removed(settings: Mapping[str, Any], removed: list[Path]) -> None:
-    """Check that a run reads nothing of the earlier run that it removes."""
+    """Check that a run does not remove its own inputs."""
     paths = {path.resolve() for path in removed}
     for name in ("encoder", "tokenizer", "train_files", "valid_file", "test_file", "collection"):
         given = settings.get(name) or []
         for source in [Path(given)] if isinstance(given, str) else map(Path, given):
             if source.exists() and any(source.resolve() in (path, *path.parents) for path in paths):
-                raise UsageError(f"--{name} has {source}, which --overwrite would remove. Take another --output_dir.")
+                raise UsageError(f"--{name} is {source}, which --overwrite would remove. Choose another --output_dir.")
 
 
 def _check_no_second_encoder(folder: Path, removed: list[Path]) -> None:
-    """Check that no files stay in the folder of a passage encoder. A tied model has none."""
-    place = folder / "model" / "passage_encoder"
-    if left := sorted({path for path in place.rglob("*") if not path.is_dir()} - set(removed)):
+    """Check that no file remains in ``passage_encoder``. A tied model has no such folder."""
+    encoder_folder = folder / "model" / "passage_encoder"
+    if kept := sorted({path for path in encoder_folder.rglob("*") if not path.is_dir()} - set(removed)):
         raise FileExistsError(
-            f"{left[0]}: not of the earlier run, so it stays, and a model with tied encoders has no passage_encoder. "
-            "Move it, or take another --output_dir."
+            f"{kept[0]}: no run wrote this file, but a tied model must not have a passage_encoder folder. "
+            "Move the file, or choose another --output_dir."
         )
 
 
-def _check_room(folder: Path, needed: int, freed: int) -> None:
+def _check_free_space(folder: Path, needed: int, freed: int) -> None:
     free = shutil.disk_usage(folder).free + freed
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free, the checkpoints need {needed} at one moment", str(folder))
+        raise OSError(errno.ENOSPC, f"{free} bytes are free, but the checkpoints need {needed}", str(folder))
 
 
 def _remove_empty_folders(folder: Path) -> None:
-    """Remove the folders of a run that hold nothing any more."""
+    """Remove the empty subfolders of a run."""
     for name in FOLDERS:
         for root, _, _ in os.walk(folder / name, topdown=False):
-            with suppress(OSError):  # It holds files that are not of a run.
+            with suppress(OSError):  # The folder holds files of the user.
                 os.rmdir(root)

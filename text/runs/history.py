@@ -1,6 +1,6 @@
-"""Read what a training run has written to its folder so far. Nothing is changed.
+"""Reader of the files of a training run. It changes nothing.
 
-A file that is missing counts as empty, so that a run that still trains or was interrupted can be read too.
+Missing files count as empty, so that unfinished and interrupted runs can be read too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_STEP = 1 << 53
 
 
 class ShownPassage(NamedTuple):
-    """A passage of ``worst_questions.jsonl``."""
+    """Passage in ``worst_questions.jsonl``."""
 
     passage_id: str | None
     title: str
@@ -35,7 +35,7 @@ class ShownPassage(NamedTuple):
 
 
 class WorstQuestion(NamedTuple):
-    """A line of ``worst_questions.jsonl``."""
+    """Line of ``worst_questions.jsonl``: a validation question whose positive ranks low."""
 
     step: int
     path: str
@@ -43,58 +43,58 @@ class WorstQuestion(NamedTuple):
     question: str
     answers: list[str]
     num_above: int
-    """Passages that rank above the positive."""
+    """Number of passages ranked above the positive."""
     positive: ShownPassage
     above: list[ShownPassage]
-    """The first of these passages."""
+    """Best-ranked passages above the positive."""
 
 
 class Series(NamedTuple):
-    """Values of one metric over the steps that logged it."""
+    """Values of one metric, with the steps at which it was logged."""
 
     steps: list[int]
     values: list[float]
-    """May hold NaN and infinite values."""
+    """Values, one for each step. NaN and infinity are possible."""
 
     @property
     def non_finite_steps(self) -> list[int]:
-        """Steps whose value is NaN or infinite."""
+        """Steps with a NaN or infinite value."""
         return [step for step, value in zip(self.steps, self.values, strict=True) if not math.isfinite(value)]
 
 
 class RunHistory(NamedTuple):
-    """Content of a run's folder. Missing files are empty; None marks a file whose empty content has a meaning."""
+    """Content of a run's folder. A missing file is empty, or None where an empty file has another meaning."""
 
     name: str
     settings: dict[str, Any]
     rows: list[dict[str, float]]
-    """Rows of ``metrics.csv`` and ``speed.csv`` by column. Empty cells are left out."""
+    """Rows of ``metrics.csv`` and ``speed.csv``: values by column, without empty cells."""
     lengths: list[Lengths]
     worst_questions: list[WorstQuestion] | None
     """None before the first validation."""
     manifest: Manifest | None
     """None until the run has ended."""
     evaluation: Figures | None
-    """Content of ``evaluation/figures.json``. None if the run was not evaluated since it began."""
+    """Content of ``evaluation/figures.json``. None without an evaluation of this run."""
 
     @property
     def has_validation(self) -> bool:
-        """Whether the run has validation data. Without, it monitors nothing."""
+        """Whether the run has validation data. Without them it monitors no metric."""
         return self.settings.get("monitor", "") is not None
 
     def get_series(self, column: str) -> Series:
-        """Return one column over the steps. It is empty if no row has the column."""
+        """Return the series of one column. The series is empty if no row has the column."""
         pairs = [(int(row["step"]), row[column]) for row in self.rows if column in row]
         return Series([step for step, _ in pairs], [value for _, value in pairs])
 
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[RunHistory]:
-    """Read runs. A run is named after its folder, or by its path if two folders have the same name.
+    """Read runs from their folders. Each run gets the name of its folder, or its path if two names are equal.
 
     Raises:
-        UsageError: A folder holds no run.
-        ArtifactError: A file of a run is damaged, or an evaluation is of another model than its run, or of other data
-            than that of the first run.
+        UsageError: A folder does not hold a run.
+        ArtifactError: A file of a run is damaged, an evaluation is of another model than its run, or two evaluations
+            used different data.
     """
     names = [Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
@@ -108,7 +108,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[RunHistory]:
 
 def _read_run(folder: Path, name: str) -> RunHistory:
     if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder}: no config.yaml. Give the folder of a training run.")
+        raise UsageError(f"{folder}: config.yaml is missing. Pass the folder of a training run.")
     return RunHistory(
         name=name,
         settings=_read(folder, "config.yaml", _read_settings, {}),
@@ -121,25 +121,25 @@ def _read_run(folder: Path, name: str) -> RunHistory:
 
 
 def _read_evaluation(folder: Path) -> Figures | None:
-    figures = None if _is_earlier(folder) else _read(folder, EVALUATION, read_figures, None)
+    figures = None if _is_earlier_evaluation(folder) else _read(folder, EVALUATION, read_figures, None)
     if figures is not None:
         check_evaluation(folder, figures)
     return figures
 
 
 def _read(folder: Path, name: str, reader: Callable[[Path], T], default: T) -> T:
-    """Return the content of a file, or ``default`` if the run has not written it yet."""
+    """Return the content of a file, or ``default`` if the file does not exist yet."""
     check_run_file(folder, name)
     if not os.path.lexists(folder / name):
         return default
     try:
         return reader(folder / name)
     except ArtifactError as error:
-        raise ArtifactError(f"{error} Restore the file as the run wrote it, or remove it.") from None
+        raise ArtifactError(f"{error} Restore or remove the file.") from None
 
 
-def _is_earlier(folder: Path) -> bool:
-    """Return whether the evaluation in a run's folder was there before the run, and is therefore of another model."""
+def _is_earlier_evaluation(folder: Path) -> bool:
+    """Return whether the evaluation in a run's folder existed before the run and so belongs to another model."""
     ledger, path = read_ledger(folder), folder / EVALUATION
     if ledger is None or ledger.earlier_evaluation is None or not path.is_file():
         return False
@@ -147,7 +147,7 @@ def _is_earlier(folder: Path) -> bool:
 
 
 class _ShownSettings(NamedTuple):
-    """Settings that a report computes with."""
+    """Settings that a report uses in computations."""
 
     max_epochs: int | None = None
     gradient_clip_val: float | None = None
@@ -165,21 +165,21 @@ def _read_worst_questions(path: Path) -> list[WorstQuestion]:
 
 
 def _read_csv(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a file that may still grow. A last line without its end is left out."""
+    """Return the rows of a CSV file that a run may still append to. An incomplete last line is left out."""
     try:
         content = read_bytes(path).decode("utf-8")
         lines = list(csv.reader(content[: content.rfind("\n") + 1].splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"{path}: {error}. It is damaged, or another kind of file.") from None
+        raise ArtifactError(f"{path}: {error}. The file is damaged or of another kind.") from None
     return [_read_row(lines[0], line, f"{path}:{number}") for number, line in enumerate(lines[1:], start=2)]
 
 
 def _read_row(header: list[str], cells: list[str], place: str) -> dict[str, float]:
-    """Return the cells of a line that are not empty, by column. NaN and infinite values are numbers."""
+    """Return the non-empty cells of a line by column. NaN and infinity are accepted."""
     try:
         row = {name: float(value) for name, value in zip(header, cells, strict=True) if value}
     except ValueError as error:
-        raise ArtifactError(f"{place}: {error}. It is damaged.") from None
+        raise ArtifactError(f"{place}: {error}. The file is damaged.") from None
     if not 0 <= row.get("step", math.nan) < _MAX_STEP or not 0 <= row.get("epoch", 0) < _MAX_STEP:
-        raise ArtifactError(f"{place}: step or epoch is missing, or not a number of steps. It is damaged.")
+        raise ArtifactError(f"{place}: step or epoch is missing or out of range. The file is damaged.")
     return row

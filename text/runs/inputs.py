@@ -1,7 +1,7 @@
-"""Check the files that the stages of a loop read, before the first stage runs.
+"""Checks of the input files of a loop before its first stage runs.
 
-Each file is opened by the functions that the commands use. A fault that would end the last stage after hours therefore
-ends the loop at its start.
+The checks open each file with the functions that the commands use. The loop therefore stops at its start for an error
+that would otherwise stop its last stage after hours.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from text.training import check_devices
 from text.transforms import load_tokenizer
 
 Settings = Mapping[str, Any]
-"""The value of every flag of a command."""
+"""Values of all flags of a command."""
 
 
 def check_inputs(stages: Sequence[Stage], output_dir: str | os.PathLike[str]) -> None:
-    """Check the inputs of the stages that are not complete. A file that another stage makes is passed over.
+    """Check the input files of all stages that are not complete. Files that another stage produces are skipped.
 
     Args:
         stages: The stages of a rehearsal.
         output_dir: Folder of all stages.
 
     Raises:
-        DataError: A file has a fault that a stage would refuse; with its place.
+        DataError: A stage would refuse the content of a file. The message names the place.
         UsageError, ValueError, OSError: A file or an encoder cannot be read.
     """
     folder, done = os.path.realpath(output_dir), set[str]()
     for stage in stages:
-        settings = {name: _without_made(value, folder) for name, value in stage.settings.items()}
-        wanted = {name: settings.get(name) for name in _READ_BY[stage.command]}
-        name = json.dumps([stage.command, wanted], sort_keys=True, default=str)
-        if not is_complete(stage) and name not in done:
-            done.add(name)
+        settings = {name: _drop_produced_paths(value, folder) for name, value in stage.settings.items()}
+        checked = {name: settings.get(name) for name in _CHECKED_FLAGS[stage.command]}
+        key = json.dumps([stage.command, checked], sort_keys=True, default=str)
+        if not is_complete(stage) and key not in done:
+            done.add(key)
             _CHECKS[stage.command](settings)
 
 
-def _without_made(value: Any, folder: str) -> Any:
-    """Return the value of a flag without paths in the folder of the stages."""
+def _drop_produced_paths(value: Any, folder: str) -> Any:
+    """Return the value of a flag without the paths that a stage produces."""
     if isinstance(value, list):
-        return [each for each in value if _without_made(each, folder) is not None]
-    is_made = isinstance(value, str) and os.path.realpath(value).startswith(folder + os.sep)
-    return None if is_made else value
+        return [each for each in value if _drop_produced_paths(each, folder) is not None]
+    is_produced = isinstance(value, str) and os.path.realpath(value).startswith(folder + os.sep)
+    return None if is_produced else value
 
 
 def _check_rows(settings: Settings) -> None:
@@ -106,13 +106,13 @@ _CHECKS: dict[str, Callable[[Settings], None]] = {
     "evaluate": _check_evaluate,
     "mine": _check_rows,
 }
-_DATA = [name for name in inspect.signature(open_splits).parameters if name != "files"]
-_READ_BY = {
+_DATA_FLAGS = [name for name in inspect.signature(open_splits).parameters if name != "files"]
+_CHECKED_FLAGS = {
     "windows": ["rows", "collection"],
-    "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA],
+    "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA_FLAGS],
     "encode": ["collection", "gpus", "device"],
     "search": ["questions", "collection", "with_positives"],
     "evaluate": ["positives", "questions"],
     "mine": ["rows", "collection"],
 }
-"""The flags of each command that its check uses. Stages with equal values are checked once."""
+"""Flags that the check of each command uses. Stages with the same values are checked once."""

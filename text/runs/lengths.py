@@ -1,6 +1,7 @@
-"""Token counts of the texts of a data set, and the limits that truncate these texts.
+"""Token counts of the texts in a data set, and the limits at which texts are truncated.
 
-Training measures them on its first batches and writes ``lengths.json``. The run report and the data check show them.
+Training measures the texts of its first batches and writes ``lengths.json``. The run report and ``dpr-text check`` show
+these counts.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from text.records import Example, TokenizedExample
 from text.transforms import Tokenize, Tokenizer, title_and_text
 
 NO_LIMIT = 1 << 30
-"""Maximum number of tokens where no text is to be truncated."""
+"""Maximum number of tokens that truncates no text."""
 _TEXTS_PER_CALL = 256
-"""Texts that are tokenized in one call."""
+"""Number of texts to tokenize in one call."""
 _MAX_BINS = 60
 _MEASURED_QUESTIONS = 1000
-"""Questions that training measures, with their passages."""
+"""Number of questions that training measures, with their passages."""
 _MAX_TRUNCATED = 0.1
-"""Share of truncated texts above which there is a warning."""
+"""Share of truncated texts above which training warns."""
 _MAX_TEXTS = 10_000_000
-"""Texts of a file that is read. Training measures far fewer."""
+"""Maximum number of texts in a file. Training measures far fewer."""
 
 
 class Lengths(NamedTuple):
-    """Token counts of the texts of one kind before truncation."""
+    """Token counts of questions or passages before truncation."""
 
     kind: str
-    """questions or passages."""
+    """"questions" or "passages"."""
     tokens: np.ndarray
-    """Tokens of each text, special tokens included."""
+    """(N,) int. Number of tokens of each text, with special tokens."""
     limit: int
-    """Maximum number of tokens that the encoder gets."""
+    """Maximum number of tokens that the encoder receives."""
 
     @property
     def truncated_share(self) -> float:
@@ -53,11 +54,11 @@ class Lengths(NamedTuple):
 
 
 class _KindLengths(NamedTuple):
-    """The texts of one kind in ``lengths.json``."""
+    """Questions or passages in ``lengths.json``."""
 
     limit: int
     texts_by_tokens: dict[str, int]
-    """Number of texts for each number of tokens."""
+    """Number of texts by number of tokens."""
 
 
 class _LengthsFile(NamedTuple):
@@ -68,7 +69,7 @@ class _LengthsFile(NamedTuple):
 
 
 def sample_batches(pipe: DPRDataPipe, num_questions: int) -> list[list[Example]]:
-    """Return the first batches of a pipe that together hold at least ``num_questions`` questions."""
+    """Return the first batches of a pipe, enough for at least ``num_questions`` questions."""
     return list(islice(pipe, math.ceil(num_questions / pipe.batch_size)))
 
 
@@ -85,11 +86,11 @@ def measure_lengths(
         tokenizer: Tokenizer of the encoders.
         batches: Training batches.
         limits: Maximum number of tokens of a question and of a passage.
-        prompts: Text before every question and before every passage.
-        titles: "pair" or "join": how a title and a text become one input.
+        prompts: Text to prepend to every question and to every passage.
+        titles: "pair" or "join": how title and text are combined into one input.
 
     Returns:
-        The lengths of the questions and the lengths of the passages.
+        The lengths of the questions, then the lengths of the passages.
     """
     questions: list[Any] = [example.question for batch in batches for example in batch]
     passages: list[Any] = [
@@ -107,7 +108,7 @@ def measure_lengths(
 
 
 def write_lengths(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
-    """Write a JSON file with the limit of each kind of text and the number of texts for each number of tokens."""
+    """Write ``lengths.json``: for questions and passages, the limit and the number of texts by number of tokens."""
     content = {}
     for kind, tokens, limit in lengths:
         counts = Counter(tokens.tolist())
@@ -115,35 +116,35 @@ def write_lengths(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> N
     write_json(path, content)
 
 
-def warn_truncated(lengths: Sequence[Lengths], most: int | None = None) -> None:
-    """Warn for each kind of text of which more than a tenth is truncated, with the flags that mend it.
+def warn_truncated(lengths: Sequence[Lengths], encoder_limit: int | None = None) -> None:
+    """Warn if more than 10 % of the questions or passages are truncated, and name the flag to change.
 
     Args:
-        lengths: The lengths of texts.
-        most: Maximum number of tokens that the encoder takes, if it is known.
+        lengths: Lengths of questions and passages.
+        encoder_limit: Maximum number of tokens that the encoder supports. None if unknown.
     """
     for each in lengths:
         if (share := each.truncated_share) > _MAX_TRUNCATED:
-            advice = _advise_limit(*each, most)
-            message = f"{share:.0%} of the {each.kind} are longer than {each.limit} tokens and lose their end. {advice}"
+            advice = _suggest_limit(*each, encoder_limit)
+            message = f"{share:.0%} of the {each.kind} are longer than {each.limit} tokens and are truncated. {advice}"
             warnings.warn(message, SettingsWarning, stacklevel=2)
 
 
-def _advise_limit(kind: str, tokens: np.ndarray, limit: int, most: int | None) -> str:
-    """Return what keeps the ends of more texts."""
+def _suggest_limit(kind: str, tokens: np.ndarray, limit: int, encoder_limit: int | None) -> str:
+    """Return a sentence that suggests how to truncate fewer texts."""
     flag, needed = f"--{kind.removesuffix('s')}_max_length", int(np.percentile(tokens, 95, method="inverted_cdf"))
-    advice = "The encoder takes no more."
-    if most is None or needed <= most:
-        advice = f"{flag}={needed} keeps 95 % of them whole."
-    elif limit < most:
-        advice = f"{flag}={most} is the most that the encoder takes."
-    return f"{advice} dpr-text windows makes shorter passages." if kind == "passages" else advice
+    advice = "The encoder does not support longer texts."
+    if encoder_limit is None or needed <= encoder_limit:
+        advice = f"{flag}={needed} would keep 95 % of them complete."
+    elif limit < encoder_limit:
+        advice = f"{flag}={encoder_limit} is the maximum of the encoder."
+    return f"{advice} dpr-text windows splits long passages." if kind == "passages" else advice
 
 
 def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bundle: BiEncoderBundle) -> None:
-    """Measure the texts of the first training batches, as a model reads them, and write their lengths.
+    """Measure the texts of the first training batches, with the prompts of the model, and write their lengths.
 
-    Warn if many of them are truncated.
+    Warn if many texts are truncated.
     """
     limits = (bundle.question_max_length, bundle.passage_max_length)
     prompts = (
@@ -158,10 +159,10 @@ def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bund
 
 
 def read_lengths(path: str | os.PathLike[str]) -> list[Lengths]:
-    """Read a file of ``write_lengths``. The token counts come back in ascending order.
+    """Read ``lengths.json``. The token counts are returned in ascending order.
 
     Raises:
-        ArtifactError: The file is damaged, or another kind of file.
+        ArtifactError: The file is damaged or of another kind.
     """
     content = read_json(path, _LengthsFile)
     return [_expand(path, kind, entry) for kind, entry in content._asdict().items()]
@@ -170,16 +171,16 @@ def read_lengths(path: str | os.PathLike[str]) -> list[Lengths]:
 def _expand(path: str | os.PathLike[str], kind: str, entry: _KindLengths) -> Lengths:
     counts = entry.texts_by_tokens
     if not all(re.fullmatch(r"\d{1,9}", tokens) and count > 0 for tokens, count in counts.items()) or entry.limit < 1:
-        raise ArtifactError(f"{os.fspath(path)}: {kind} has a limit or counts that are no positive numbers.")
+        raise ArtifactError(f"{os.fspath(path)}: {kind} has a limit or count that is not a positive number.")
     if not 0 < sum(counts.values()) <= _MAX_TEXTS:
-        raise ArtifactError(f"{os.fspath(path)}: {kind}.texts_by_tokens has no texts, or more than {_MAX_TEXTS}.")
+        raise ArtifactError(f"{os.fspath(path)}: {kind}.texts_by_tokens must have 1 to {_MAX_TEXTS} texts.")
     return Lengths(kind, np.repeat([*map(int, counts)], [*counts.values()]), entry.limit)
 
 
-def length_bins(longest: int) -> list[float]:
+def get_length_bins(longest: int) -> list[float]:
     """Return the edges of at most 60 histogram bins for lengths from 0 to ``longest``.
 
-    Each bin covers the same number of whole numbers. Other widths would give some bins more numbers than others.
+    Every bin covers the same number of integers, so that no bin is higher only because of its width.
     """
     width = math.ceil((longest + 1) / _MAX_BINS)
     return np.arange(-0.5, longest + width, width).tolist()

@@ -1,7 +1,7 @@
-"""Train, encode, search, evaluate and mine, round after round. Each of these is a stage: a command in its own folder.
+"""Rounds of training, encoding, search, evaluation and mining. Each step is a stage: a command in its own folder.
 
-A stage whose folder is complete is not run again. The same loop therefore continues where it was interrupted, and a
-loop with another setting repeats only the stages that depend on it.
+A stage whose folder is complete is not run again. An interrupted loop therefore continues where it stopped, and a loop
+with a changed setting repeats only the stages that depend on this setting.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, reso
 from text.runs.tracked import TrackedFile
 
 _NUM_WINDOWS = 1000
-"""Windows to find for each question if documents are ranked by their best windows. More if a measure needs more."""
+"""Minimum number of windows to retrieve per question when documents are ranked by their best window."""
 
 
 def _find_file(path: str) -> str:
-    """Return a file, or if it does not exist, the same file compressed."""
+    """Return a path, or the path of its compressed file if only that file exists."""
     compressed = [f"{path}{ending}" for ending in (".gz", ".zst") if os.path.isfile(f"{path}{ending}")]
     return compressed[0] if len(compressed) == 1 and not os.path.exists(path) else path
 
 
 class LoopInputs(NamedTuple):
-    """The files that a loop reads."""
+    """Input files of a loop."""
 
     train_rows: TrackedFile
     collection: TrackedFile
     rows: dict[str, TrackedFile]
-    """Rows of valid and test."""
+    """Validation and test rows, by split."""
     questions: dict[str, TrackedFile]
-    """Questions with answers of valid and test. Empty if the positives of the rows are relevant."""
+    """Validation and test questions with answers, by split. Other splits use the positives of their rows."""
 
     @classmethod
     def open(
@@ -54,10 +54,10 @@ class LoopInputs(NamedTuple):
             data_path: The folder.
             train_file: Training rows in the DPR format.
             valid_file: Validation rows.
-            test_file: Test rows. None if there are questions to test with, and training has no test rows.
-            collection: Passages.
-            valid_questions: Questions of the validation set, with answers.
-            test_questions: Questions of the test set, with answers.
+            test_file: Test rows. None if ``test_questions`` is given instead.
+            collection: File of passages.
+            valid_questions: Validation questions with answers.
+            test_questions: Test questions with answers.
 
         Raises:
             ValueError: A file cannot be read.
@@ -78,40 +78,39 @@ class LoopInputs(NamedTuple):
         )
 
     def list_scored(self) -> dict[str, TrackedFile]:
-        """Return the file that the table's metrics of each split are about."""
+        """Return the file with the questions to evaluate, by split."""
         return {split: self.questions.get(split) or self.rows[split] for split in SPLITS}
 
 
 class _Encoded(NamedTuple):
-    """A model, and the collection that it has encoded."""
+    """A model and its embeddings of the collection."""
 
     model: TrackedFile
     embeddings: TrackedFile
 
 
 class Loop:
-    """The stages of all rounds.
+    """All stages of a training loop.
 
-    A rehearsal runs no stage. It finds a flag that a command does not take before hours of work, and leaves the
-    ``stages`` that the loop would run.
+    A rehearsal runs no stage. It plans all stages in ``stages`` and detects invalid flags before hours of work.
 
     Args:
-        inputs: The files that the loop reads.
-        rounds: The training runs in their order.
-        encoder: Where training starts: a name of random weights, or a path.
-        score_start: Evaluate the encoder before the first training too, if it is a path.
-        score_bm25: Evaluate BM25 too.
-        arguments: Flags of windows, train, encode, search and mine in all rounds, by command. If there are flags of
-            windows, the collection and the rows are cut into windows first, and documents are ranked by their best
-            windows. The table's BM25 ranks whole passages.
-        start_arguments: Flags of encode for the encoder before the first training.
-        measures: Metrics of the table.
+        inputs: The input files.
+        rounds: The rounds in order.
+        encoder: Encoder to start from: the name of a randomly initialized encoder, or a path.
+        score_start: Also evaluate the encoder before the first round. Ignored for a randomly initialized encoder.
+        score_bm25: Also evaluate BM25.
+        arguments: Flags of windows, train, encode, search and mine for all rounds, by command. With flags of windows,
+            the collection and the rows are first split into windows, and documents are ranked by their best window.
+            BM25 in the table still ranks whole passages.
+        start_arguments: Flags of encode for the encoder before the first round.
+        measures: Metrics in the table.
         output_dir: Folder of all stages.
-        resolve_settings: Returns the value of every flag of a command, by its name and arguments.
+        resolve_settings: Function that returns the values of all flags of a command.
         is_rehearsal: Run no stage.
 
     Raises:
-        UsageError: A command does not take its flags.
+        UsageError: A command does not accept its flags.
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class Loop:
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
         self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
         self.models: dict[str, TrackedFile] = {}
-        """The model of each round, after ``measure_rounds``."""
+        """Model of each round, filled by ``measure_rounds``."""
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
@@ -147,12 +146,12 @@ class Loop:
         self.cut_offs = sorted({*default, *find_cut_offs(measures)})
 
     def measure_rounds(self) -> RoundMetrics:
-        """Run every stage that has not been run, and return the metrics of BM25, of the start and of each round.
+        """Run all stages that are not complete, and return the metrics of BM25, the start encoder and each round.
 
         In a rehearsal the table has no metrics.
 
         Raises:
-            ArtifactError, SystemExit, InterruptedRun: As ``run_stage``.
+            ArtifactError, SystemExit, InterruptedRun: A stage failed, see ``run_stage``.
         """
         if self.arguments["windows"]:
             self._cut_windows()
@@ -170,13 +169,13 @@ class Loop:
         return table
 
     def _cut_windows(self) -> None:
-        """Replace the passages, and the positives of the rows, by windows."""
+        """Split the passages of the collection and of the training rows into windows."""
         arguments = {**self.arguments["windows"], "collection": self.collection, "rows": self.train_rows}
-        folder = self._do("windows", "windows", arguments)
-        self.train_rows, self.collection = folder.part("rows.jsonl"), folder.part("passages.jsonl")
+        folder = self._run_stage("windows", "windows", arguments)
+        self.train_rows, self.collection = folder.get_part("rows.jsonl"), folder.get_part("passages.jsonl")
 
     def _mine(self, name: str, settings: Round, model: _Encoded | None) -> TrackedFile:
-        """Return rows with the hard negatives of a round."""
+        """Mine the hard negatives of a round, and return the training rows."""
         arguments = {
             **self.arguments["mine"],
             **settings.mine,
@@ -191,10 +190,10 @@ class Loop:
         runs = [
             self._search(name, self.train_rows, models[source], self.collection, more) for source in settings.sources
         ]
-        return self._do(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
+        return self._run_stage(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
 
     def _train(self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None) -> TrackedFile:
-        """Return the model of a round."""
+        """Train and return the model of a round."""
         arguments = {
             **self.arguments["train"],
             **settings.train,
@@ -204,26 +203,26 @@ class Loop:
             "test_file": self.inputs.rows.get("test"),
             "collection": self.inputs.collection,
         }
-        return self._do(name, "train", arguments).part("model")
+        return self._run_stage(name, "train", arguments).get_part("model")
 
     def _encode(self, name: str, model: TrackedFile, more: Arguments) -> _Encoded:
-        """Encode the collection."""
+        """Encode the collection with a model."""
         arguments = {**self.arguments["encode"], **more, "model": model, "collection": self.collection}
-        return _Encoded(model, self._do(name, "encode", arguments))
+        return _Encoded(model, self._run_stage(name, "encode", arguments))
 
     def _search(
         self, name: str, questions: TrackedFile, model: _Encoded | None, collection: TrackedFile, more: Arguments
     ) -> TrackedFile:
-        """Return a run: of a model, over the embeddings that it made; or of BM25, over a collection."""
+        """Search with a model in its embeddings, or with BM25 in a collection, and return the run."""
         if model is None:
             arguments, run = {**self.bm25_arguments, "bm25": True, "collection": collection}, "bm25.trec"
         else:
             found = {"model": model.model, "embeddings": model.embeddings}
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
-        return self._do(name, "search", {**arguments, **more, "questions": questions}, run)
+        return self._run_stage(name, "search", {**arguments, **more, "questions": questions}, run)
 
     def _evaluate(self, name: str, model: _Encoded | None) -> dict[str, dict[str, float]]:
-        """Return the metrics of a model, or of BM25, by split and measure."""
+        """Evaluate a model or BM25, and return the metrics by split and measure."""
         found, more = {}, {"k": max(self.k, self.cut_offs[-1])}
         if model is not None and self.arguments["windows"]:
             more = {"k": max(_NUM_WINDOWS, more["k"]), "max_passage_hits": self.cut_offs[-1]}
@@ -232,16 +231,16 @@ class Loop:
             if split in self.inputs.questions:
                 judgments = {"questions": questions, "collection": self.inputs.collection}
             run = self._search(name, questions, model, self.inputs.collection, more)
-            folder = self._do(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
+            folder = self._run_stage(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
             if not self.is_rehearsal:
-                metrics = read_figures(folder.part("figures.json").path).figures
+                metrics = read_figures(folder.get_part("figures.json").path).figures
                 found[split] = {measure: metrics[measure].mean for measure in self.measures}
         return found
 
     def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
         return resolve_arguments(self.resolve_settings, command, arguments)
 
-    def _do(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
+    def _run_stage(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
         stage = plan_stage(command, arguments, self.output_dir, result, resolve_settings=self.resolve_settings)
         self.stages.append(stage)
         return stage.result if self.is_rehearsal else run_stage(stage, f"{name}, {command}")

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a training run: versions, data, test metrics, and the size and SHA-256 of every file."""
+"""``manifest.json`` of a training run: versions, data, test metrics, and size and SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "torchdata", "pytorch-lightning", "tokenizers", "tiktoken"
 
 
 class DataFile(NamedTuple):
-    """A file of a split."""
+    """Data file of a split."""
 
     path: str
     bytes: int
@@ -29,14 +29,14 @@ class DataFile(NamedTuple):
 
 
 class SplitData(NamedTuple):
-    """The data of a split."""
+    """Data files and row counts of a split."""
 
     files: list[DataFile]
     questions: int
     rows_skipped: int
     rows_skipped_because: dict[str, int]
     found: dict[str, int]
-    """Other findings in the rows, with their number."""
+    """Number of occurrences of each other finding in the rows."""
     duplicate_keys_checked: bool
 
 
@@ -44,12 +44,12 @@ class Manifest(NamedTuple):
     """Content of ``manifest.json``."""
 
     versions: dict[str, str | None]
-    """Of packages. None if a package is not installed."""
+    """Versions of packages. None if a package is not installed."""
     data: dict[str, SplitData]
     test: dict[str, float]
-    """Metrics of the test."""
+    """Test metrics by name."""
     files: dict[str, FileFacts]
-    """Every file of the run but the manifest, relative to the run's folder."""
+    """Facts of every file of the run except the manifest, by path relative to the run's folder."""
 
 
 def write_manifest(
@@ -59,8 +59,8 @@ def write_manifest(
 
     Args:
         folder: The run's folder.
-        pipes: The data of each stage.
-        test_metrics: By name.
+        pipes: The data of each split.
+        test_metrics: Test metrics by name.
     """
     skipped = [row._asdict() for pipe in pipes.values() for row in pipe.skipped]
     if skipped:
@@ -76,24 +76,24 @@ def write_manifest(
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """Return the manifest of a run. None if it has none: it has not ended.
+    """Return the manifest of a run. None if the run has not finished.
 
     Raises:
-        ArtifactError: The file is damaged, was written by an earlier version, or belongs to something else.
+        ArtifactError: The file is damaged, was written by an earlier version, or is of another kind.
     """
     path = Path(folder, MANIFEST)
     try:
         return read_sealed(path, Manifest) if os.path.lexists(path) else None
     except ArtifactError as fault:
-        hint = "Restore it. Without it, the run counts as one that has not ended, and --resume ends it again."
+        hint = "Restore it. Without it, the run counts as unfinished, and --resume can finish it again."
         raise ArtifactError(f"{fault} {hint}") from None
 
 
 def update_manifest(folder: str | os.PathLike[str], name: str) -> None:
-    """Write the new facts of a file into the manifest of a run, if the run has a manifest.
+    """Update the facts of a file in the manifest of a run, if the run has a manifest.
 
     Raises:
-        ArtifactError: As ``read_manifest``.
+        ArtifactError: The manifest is invalid, see ``read_manifest``.
     """
     manifest = read_manifest(folder)
     if manifest is not None:
@@ -102,10 +102,10 @@ def update_manifest(folder: str | os.PathLike[str], name: str) -> None:
 
 
 def check_run_file(folder: str | os.PathLike[str], name: str) -> None:
-    """Check a file by the facts that its run wrote of it. A file that has no facts yet passes.
+    """Check that a file of a run still has its recorded size and hash. A file without recorded facts is accepted.
 
     Raises:
-        ArtifactError: The file is missing, damaged or was changed. Or the list of facts is.
+        ArtifactError: The file or the record of its facts is missing, damaged or was changed.
     """
     listed = read_manifest(folder) or read_ledger(folder)
     if listed is not None and name in listed.files:
@@ -124,7 +124,7 @@ def _describe_data(pipe: DPRDataPipe) -> SplitData:
 
 
 def _hash_data(file: DPRFile) -> str:
-    """Return the SHA-256 that the check of the rows has found, unless the file was converted for the check."""
+    """Return the SHA-256 of a data file. The check of the rows has computed it unless it read a converted file."""
     return file.findings.sha256 if file.rows.plain_path == file.path else read_facts(file.path).sha256
 
 

@@ -1,4 +1,4 @@
-"""The ``README.md`` of a saved model: how to use it, its data and settings, and its test metrics."""
+"""Model card: the ``README.md`` of a saved model, with its usage, data, settings and test metrics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from text.artifacts import write_text
 from text.datasets import DPRDataPipe, find_same_data, hash_data
 from text.templates import render_template
 
-# The card is handed on with the model, so it says nothing of where files are and how the machine was used.
+# The card is shared with the model, so it must not show paths or hardware of the machine.
 _LEFT_OUT = set(
     "gpus num_nodes fast_dev_run chunk_tokens data_path train_files valid_file test_file collection token_cache "
     "output_dir overwrite resume num_workers log_every_n_steps validate_first".split()
 )
 _NAMED = ("encoder", "tokenizer")
-"""Settings that may be paths, of which the card has the last part."""
+"""Settings that may be paths. The card shows only the last part of the path."""
 
 
 def write_model_card(
@@ -32,11 +32,11 @@ def write_model_card(
     """Write the model card.
 
     Args:
-        path: The card, ``README.md`` in the folder of the model.
-        settings: All settings of the run. Settings that are None, empty or name the data are left out of the card.
-        pipes: The data of each stage.
-        test_metrics: By name. Empty without test data.
-        is_tied: One encoder embeds questions and passages.
+        path: Path of the card, ``README.md`` in the folder of the model.
+        settings: All settings of the run. The card omits paths of data and settings that are None or empty.
+        pipes: The data of each split.
+        test_metrics: Test metrics by name. Empty without test data.
+        is_tied: Whether one encoder embeds both questions and passages.
     """
     page = render_template(
         "model_card.md",
@@ -64,12 +64,12 @@ def write_model_card(
 
 
 def _describe_data(pipes: Mapping[str, DPRDataPipe]) -> list[str]:
-    """Return sentences about validation and test data that a reader of the metrics has to know."""
+    """Return notes about the validation and test data that readers of the metrics need."""
     notes = find_same_data(hash_data(pipes))
     if "valid" not in pipes:
-        notes.append("There was no validation data: the model is that of the last training step.")
+        notes.append("There was no validation data. The model is from the last training step.")
     elif pipes["valid"].is_part:
-        notes.append("The validation questions are a share of the questions of the training files, and not trained on.")
+        notes.append("The validation questions are held out from the training files.")
     if "test" not in pipes:
         notes.append("There was no test data.")
     return notes

@@ -1,4 +1,4 @@
-"""What a run resumes from: its checkpoint, its tokenizer, and the settings that must be the same."""
+"""Resuming a training run: its checkpoint, its tokenizer, and the settings that must not change."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from text.errors import ArtifactError, UsageError
 from text.models import SIZES
 from text.runs.contents import LEDGER
 from text.runs.manifest import check_run_file
-from text.training import check_hash, newest_valid
+from text.training import check_hash, find_valid_checkpoint
 from text.transforms import Tokenizer, load_tokenizer
 
 SETTINGS = ("config.yaml", "tokenizer.json")
-"""Files that stay as they are until the run ends."""
+"""Files that do not change until the run ends."""
 _MAY_DIFFER = set(
     "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
     "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
     "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
 )
-"""Settings that a resumed run may change: they change no update, are compared by their content, or say when to end."""
+"""Settings that may change on resume: they do not affect updates, only end training, or are compared by content."""
 
 
 def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
-    """Return the checkpoint that a run resumes from. Print a warning for each newer checkpoint that is damaged.
+    """Return the checkpoint to resume from, and print a warning for each newer checkpoint that is damaged.
 
     Args:
-        resume: A checkpoint; the folder of a run; "auto" for the run in ``output_dir``; or None.
+        resume: A checkpoint, the folder of a run, "auto" for the run in ``output_dir``, or None.
         output_dir: The folder of the run.
 
     Raises:
@@ -44,26 +44,26 @@ def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
         check_hash(path)
         return str(path)
     if not path.exists():
-        raise UsageError(f"--resume: {path} does not exist. Give a checkpoint or the folder of a run.")
+        raise UsageError(f"--resume: {path} does not exist. Pass a checkpoint or the folder of a run.")
     try:
-        found, faults = newest_valid(path / "checkpoints")
+        found, faults = find_valid_checkpoint(path / "checkpoints")
     except FileNotFoundError:
-        raise UsageError(f"--resume: {path} has no checkpoint. Give a checkpoint or the folder of a run.") from None
+        raise UsageError(f"--resume: {path} has no checkpoint. Pass a checkpoint or the folder of a run.") from None
     for fault in faults:
         print(f"warning: {fault}. Resuming from {found} instead.", file=sys.stderr)
     return str(found)
 
 
 def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) -> str | None:
-    """Return the path of the tokenizer that a run uses, or None if the run trains one.
+    """Return the path of the tokenizer to use, or None if the run trains a new tokenizer.
 
     Args:
-        tokenizer: The path that was asked for.
-        checkpoint: The checkpoint that the run resumes from; its run's tokenizer is used.
-        encoder: Where training starts; a folder has the tokenizer of its encoder.
+        tokenizer: Path given by the user. It takes precedence.
+        checkpoint: Checkpoint to resume from. The tokenizer of its run comes next.
+        encoder: Encoder that training starts from. Its folder holds a tokenizer.
 
     Raises:
-        UsageError: The encoder is a file, which has no tokenizer.
+        UsageError: The encoder is a single file without a tokenizer.
         ArtifactError: The tokenizer of the checkpoint's run is damaged.
     """
     if tokenizer is not None:
@@ -73,23 +73,23 @@ def find_tokenizer(tokenizer: str | None, checkpoint: str | None, encoder: str) 
         check_run_file(folder, "tokenizer.json")
         return str(folder / "tokenizer.json")
     if os.path.isfile(encoder):
-        raise UsageError(f"--encoder is {encoder}, a file without a tokenizer. Give --tokenizer too.")
+        raise UsageError(f"--encoder is {encoder}, a file without a tokenizer. Pass --tokenizer as well.")
     return None if encoder in SIZES else encoder
 
 
 def check_resumed(checkpoint: str | None, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Check that a run goes on with the settings and the tokenizer that it began with. Nothing is changed.
+    """Check that a resumed run keeps the settings and the tokenizer of its checkpoint.
 
-    The settings and the tokenizer of a checkpoint that was moved out of its run's folder are not known.
+    Nothing is checked for a checkpoint outside of its run's folder, because its settings are unknown.
 
     Args:
-        checkpoint: The checkpoint that the run resumes from, or None.
-        settings: All settings of the run.
-        tokenizer: The run's tokenizer.
+        checkpoint: The checkpoint to resume from, or None.
+        settings: All settings of the resumed run.
+        tokenizer: Tokenizer of the resumed run.
 
     Raises:
-        ArtifactError: The tokenizer differs, or a setting that decides the weights or which weights are best. More
-            epochs are allowed.
+        ArtifactError: The tokenizer differs, or a setting that affects the weights or the choice of the best weights.
+            More epochs are allowed.
     """
     if checkpoint is None:
         return
@@ -99,14 +99,14 @@ def check_resumed(checkpoint: str | None, settings: Mapping[str, Any], tokenizer
 
 
 def _check_settings(checkpoint: str, folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Compare the settings with ``config.yaml`` of the checkpoint's run, and the tokenizers."""
+    """Compare the settings and the tokenizer with the files of the checkpoint's run."""
     for name in SETTINGS:
         check_run_file(folder, name)
     if load_tokenizer(folder / "tokenizer.json").to_str() != tokenizer.to_str():
         raise ArtifactError(f"{checkpoint}: saved with another tokenizer. Use {folder / 'tokenizer.json'}.")
     saved = read_yaml(folder / "config.yaml", dict[str, Any])
     if missing := [name for name in settings if name not in saved]:
-        raise ArtifactError(f"{folder / 'config.yaml'}: {missing[0]} is missing. Restore the file as the run wrote it.")
+        raise ArtifactError(f"{folder / 'config.yaml'}: {missing[0]} is missing. Restore the file.")
     changed = [
         f"{name}: {saved[name]} -> {value}"
         for name, value in settings.items()
@@ -114,10 +114,10 @@ def _check_settings(checkpoint: str, folder: Path, settings: Mapping[str, Any], 
     ]
     if changed:
         raise ArtifactError(
-            f"{checkpoint}: saved with other settings ({', '.join(changed)}). Resume with the same ones."
+            f"{checkpoint}: saved with other settings ({', '.join(changed)}). Resume with the same settings."
         )
 
 
 def _is_longer(name: str, saved: Any, value: Any) -> bool:
-    """Return whether a setting only lets the run train longer."""
+    """Return whether a changed setting only makes the run train longer."""
     return name == "max_epochs" and type(saved) is int and value > saved

@@ -1,4 +1,4 @@
-"""The rounds of a loop: their settings, the measures they are compared by, and the metrics that a recipe expects."""
+"""Rounds of a loop: their settings, the measures of the table, and the metrics that a recipe expects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from text.artifacts import check_type
 from text.errors import ArtifactError, UsageError
 
 BM25 = "BM25"
-"""Name of the baseline in the table."""
+"""Name of the BM25 baseline in the table."""
 START = "start"
-"""Name in the table of the encoder before the first training."""
+"""Name of the encoder before the first round in the table."""
 SPLITS = ("valid", "test")
 RoundMetrics = dict[str, dict[str, dict[str, float]]]
 """Metrics by round, split and measure."""
@@ -34,106 +34,107 @@ SET_BY_LOOP = {
     "search": ("model", "embeddings", "bm25", "collection", "questions", "with_positives", "run", "overwrite"),
     "mine": ("rows", "collection", "output", "runs", "num", "overwrite"),
 }
-"""The flags of each command that the loop gives itself, so that no section or round may have them."""
+"""Flags of each command that the loop sets itself. No section or round may set them."""
 _INSTEAD = {"train_files": "train_file", "runs": "rounds", "num": "rounds", "rows": "train_file"}
-"""The flag of the loop that decides a flag of a command, where it has another name."""
+"""Flag of the loop that determines a flag of a command, where the two names differ."""
 _BY_POSITIVES = ["ndcg@10", "recall@100", "mrr@10"]
 _BY_ANSWERS = ["accuracy@1", "accuracy@20", "accuracy@100"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One training run, and the mining before it."""
+    """One training run and the mining before it."""
 
     train: dict[str, Any] = field(default_factory=dict)
-    """Flags of train, in addition to the flags of all rounds."""
+    """Flags of train for this round only."""
     mine: dict[str, Any] = field(default_factory=dict)
-    """Flags of mine, in addition to the flags of all rounds."""
+    """Flags of mine for this round only."""
     sources: dict[str, int] = field(default_factory=dict)
-    """Number of hard negatives to mine from each source: ``dense``, the model of the round before, and ``bm25``.
+    """Number of hard negatives to mine from each source: ``dense`` (the model of the previous round) and ``bm25``.
     Without sources, the rows keep their own negatives."""
     go_on: bool = False
-    """Start from the model of the round before instead of ``encoder``."""
+    """Start from the model of the previous round instead of ``encoder``."""
 
 
 def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool, has_bm25: bool = True) -> list[Round]:
     """Return the rounds of a recipe.
 
     Args:
-        rounds: Fields of ``Round``, by name.
-        is_start_encoded: The collection is encoded before the first round too, so that this round can mine with it.
-        has_bm25: The loop uses BM25, so that rounds can mine from it.
+        rounds: Fields of ``Round`` by name, for each round.
+        is_start_encoded: Whether the start encoder encodes the collection, so that round 1 can mine with it.
+        has_bm25: Whether the loop runs BM25, so that rounds can mine from it.
 
     Raises:
-        UsageError: A round has an unknown field or source, flags without effect, or uses a model that does not exist.
+        UsageError: A round has an unknown field or source, has flags without effect, or needs a model that does not
+            exist.
     """
     numbered = enumerate(rounds, start=1)
     parsed = [check_type(dict(each), Round, f"round {number}", error=UsageError) for number, each in numbered]
     for number, each in enumerate(parsed, start=1):
         if unknown := each.sources.keys() - {"dense", "bm25"}:
-            raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. Use dense and bm25.")
+            raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. The sources are dense and bm25.")
         if "bm25" in each.sources and not has_bm25:
-            raise UsageError(f"round {number} mines from bm25. Leave out --bm25=false, or mine from dense.")
+            raise UsageError(f"round {number} mines from bm25, but --bm25 is false. Turn it on, or mine from dense.")
         if each.mine and not each.sources:
-            raise UsageError(f"round {number} has flags of mine, but no sources to mine from. Give it sources.")
+            raise UsageError(f"round {number} has flags of mine, but no sources. Add sources to mine from.")
     if parsed and parsed[0].go_on:
-        raise UsageError("round 1 has go_on, but there is no round before it. Give the model as --encoder.")
+        raise UsageError("round 1 has go_on, but there is no previous round. Pass the model as --encoder.")
     if parsed and "dense" in parsed[0].sources and not is_start_encoded:
-        raise UsageError("round 1 mines from dense. Give a pretrained --encoder and leave --score_start on.")
+        raise UsageError("round 1 mines from dense. This needs a pretrained --encoder and --score_start.")
     return parsed
 
 
 def check_own_flags(command: str, given: Iterable[str], place: str, known: Collection[str]) -> None:
-    """Refuse flags of a command that the loop gives itself, because it would not honour them.
+    """Check that a recipe does not set flags of a command that the loop sets itself.
 
     Args:
         command: The command.
-        given: Names of the flags that a recipe has for it.
-        place: Where they stand, for the error.
+        given: Names of the flags that the recipe sets for the command.
+        place: Section or round with these flags, for error messages.
         known: Flags of the loop.
 
     Raises:
-        UsageError: A flag is the loop's; with the one to give instead.
+        UsageError: The recipe sets such a flag. The message names the flag to use instead.
     """
     if name := next((name for name in given if name in SET_BY_LOOP[command]), None):
         instead = _INSTEAD.get(name, name)
-        advice = f"Give --{instead} instead." if instead in known else "Leave it out."
+        advice = f"Use --{instead} instead." if instead in known else "Remove it."
         raise UsageError(f"{place}.{name} is set by the loop. {advice}")
 
 
 def choose_measures(measures: Sequence[str], *, by_answers: bool) -> list[str]:
-    """Return the measures of a table, or the default ones if none are given.
+    """Return the measures of the table, or the default measures if none are given.
 
     Args:
         measures: Names of metrics.
-        by_answers: A passage is relevant if it contains an answer. Otherwise the positives of a row are relevant.
+        by_answers: Whether a passage is relevant if it contains an answer. Otherwise the positives are relevant.
 
     Raises:
-        UsageError: A measure is not a metric of runs that are scored in this way.
+        UsageError: A measure is not available for this kind of relevance.
     """
     names = r"accuracy@[1-9]\d*" if by_answers else r"(ndcg|mrr|recall|precision)@[1-9]\d*|map"
     if wrong := [name for name in measures if not re.fullmatch(names, name)]:
         known = "accuracy@k" if by_answers else "ndcg@k, mrr@k, recall@k, precision@k and map"
-        raise UsageError(f"--measures has {wrong[0]}. Use {known}, with k from 1 on.")
+        raise UsageError(f"--measures has {wrong[0]}. Use {known}, where k is at least 1.")
     return list(measures) or (_BY_ANSWERS if by_answers else _BY_POSITIVES)
 
 
 def find_cut_offs(measures: Sequence[str]) -> set[int]:
-    """Return the numbers k of measures such as recall@k."""
+    """Return the cut-offs k of measures such as recall@k."""
     return {int(name.partition("@")[2]) for name in measures if "@" in name}
 
 
 def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True) -> list[str]:
-    """Return the names of the rows of a table."""
+    """Return the names of the table's rows: BM25, the start encoder and all rounds."""
     rounds = (f"round {number + 1}" for number in range(num_rounds))
     return [*[BM25] * has_bm25, *[START] * has_start, *rounds]
 
 
 def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequence[str]) -> None:
-    """Check that the table will have the metrics that a recipe expects.
+    """Check that the table will have all metrics that a recipe expects.
 
     Raises:
-        UsageError: A round, a split or a measure is not in the table; with all of them.
+        UsageError: The table lacks a round, split or measure. The message lists all of them.
     """
     wrong = [
         f"{name}, {split}, {measure}"
@@ -143,13 +144,13 @@ def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequ
     if wrong:
         known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
         raise UsageError(
-            f"--expected has {'; '.join(wrong)}. The table has {known}. --expected=null removes all that a recipe "
-            f"expects, --expected='{{{wrong[0].partition(',')[0]}: null}}' what it expects of one round."
+            f"--expected has {'; '.join(wrong)}. The table has {known}. --expected=null removes all expected "
+            f"metrics, --expected='{{{wrong[0].partition(',')[0]}: null}}' those of one round."
         )
 
 
 def compare_metrics(table: RoundMetrics, expected: RoundMetrics, tolerance: float) -> int:
-    """Compare a table with the metrics that a recipe expects, and return their number.
+    """Compare a table with the metrics that a recipe expects, and return the number of compared metrics.
 
     Raises:
         ArtifactError: A metric differs by more than ``tolerance``.

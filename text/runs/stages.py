@@ -1,10 +1,10 @@
-"""Stages of a loop: commands of ``dpr-text``, each in a folder named after everything that decides its result.
+"""Stages of a loop. A stage is a ``dpr-text`` command in a folder whose name is a hash of all its settings and inputs.
 
-A complete stage has ``done.json`` with the size and SHA-256 of its files, and only files that still have them are used.
-The name of a folder holds the content of what the stage reads: another model gives other folders to all later stages.
+A complete stage has ``done.json`` with the size and SHA-256 of its files. Only files that still match are used. Because
+the hash covers the content of the inputs, a different model gives all later stages different folders.
 
-This module knows no flags of a command. The caller gives a function that turns the arguments of a command into the
-values of all its flags.
+This module does not know the flags of a command. The caller passes a function that returns the values of all flags for
+the arguments of a command.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from text.errors import ArtifactError, InterruptedRun, UsageError
 from text.runs.tracked import TrackedFile
 
 Arguments = Mapping[str, Any]
-"""Flags of a command that are given, with their values."""
+"""Values of the flags that are passed to a command, by flag."""
 ResolveSettings = Callable[[str, Sequence[str]], Mapping[str, Any]]
-"""Return the value of every flag of a command, by the command's name and its arguments."""
+"""Function from the name and arguments of a command to the values of all its flags."""
 
 _ROOT = Path(text.__file__).resolve().parents[1]
 _OUTPUT = {
@@ -39,19 +39,15 @@ _OUTPUT = {
     "mine": "output",
     "windows": "output_dir",
 }
-"""The flag of each command that names its result."""
+"""Flag of each command that names its output."""
 _DONE = "done.json"
-"""File in the folder of a complete stage."""
+"""File that marks the folder of a complete stage."""
 _INPUTS = ("collection", "reuse", "tokenizer")
-"""Flags that name a file or folder which the user may give. Its content decides the result."""
-
-
-_PASSED_OVER = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
-"""What the stages of a command leave that no later stage reads. It may be removed or written again."""
-
-
-_WITHOUT_EFFECT = {"encode": ("gpus",)}
-"""Flags of commands that change no byte of the result, so that the name of a stage's folder leaves them out."""
+"""Flags with a file or folder of the user. Its content is part of the hash."""
+_UNLISTED_FILES = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
+"""Files of a command that no later stage reads. They may be removed or rewritten."""
+_FLAGS_WITHOUT_EFFECT = {"encode": ("gpus",)}
+"""Flags that do not change the result. The hash in a folder's name excludes them."""
 
 
 class Done(NamedTuple):
@@ -60,30 +56,30 @@ class Done(NamedTuple):
     command: list[str]
     seconds: float
     files: dict[str, FileFacts]
-    """The files of the stage, relative to its folder."""
+    """Facts of the stage's files, by path relative to its folder."""
 
 
 class Stage(NamedTuple):
-    """A command with its arguments, its folder and its result."""
+    """A command with its arguments, folder and result."""
 
     command: str
     arguments: list[str]
     folder: Path
     result: TrackedFile
     settings: Mapping[str, Any]
-    """The value of every flag of the command."""
+    """Values of all flags of the command."""
     inputs: Sequence[TrackedFile] = ()
-    """What the command reads."""
+    """Input files of the command."""
 
 
 def resolve_arguments(resolve_settings: ResolveSettings, command: str, arguments: Arguments) -> Mapping[str, Any]:
-    """Return the value of every flag of a command.
+    """Return the values of all flags of a command.
 
     Raises:
-        UsageError: The command does not take the arguments.
+        UsageError: The command does not accept the arguments.
     """
     try:
-        return resolve_settings(command, spell_arguments(arguments))
+        return resolve_settings(command, format_arguments(arguments))
     except ValueError as error:
         raise UsageError(f"flags of {command}: {error}") from None
 
@@ -96,36 +92,36 @@ def plan_stage(
     *,
     resolve_settings: ResolveSettings,
 ) -> Stage:
-    """Return a stage. Its folder is named after all flags of the command, default values included, and its inputs.
+    """Return a stage. A hash of its inputs and of all flags, including default values, names its folder.
 
     Args:
         command: train, encode, search, evaluate, mine or windows.
-        arguments: Flags of the command, without the flag that names the result. An input is a ``TrackedFile``, alone or
+        arguments: Flags of the command, without the flag that names the output. An input is a ``TrackedFile``, alone or
             in a list.
-        parent: Folder that holds the stage's folder. It need not exist.
+        parent: Parent of the stage's folder. It need not exist.
         result: Name of the result in the stage's folder. If it is empty, the folder itself is the result.
-        resolve_settings: Returns the value of every flag.
+        resolve_settings: Function that returns the values of all flags.
 
     Raises:
-        UsageError: The command does not take the arguments.
+        UsageError: The command does not accept the arguments.
     """
-    # The name of the folder is not known yet. Any value stands for it.
+    # The name of the folder is not known yet, so a placeholder is used.
     settings = resolve_arguments(resolve_settings, command, {**arguments, _OUTPUT[command]: result or "folder"})
     given = {name: TrackedFile.read(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
     inputs = _find_inputs([*arguments.values(), *given.values()])
-    keys = {name: key for name, value in {**arguments, **given}.items() if (key := _key(value)) != value}
-    left_out = _WITHOUT_EFFECT.get(command, ())
-    decisive = {name: value for name, value in {**settings, **keys}.items() if name not in left_out}
-    folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, decisive])[:16]}")
-    spelled = spell_arguments({**arguments, _OUTPUT[command]: folder / result})
-    return Stage(command, spelled, folder, _find_result(folder, result), settings, inputs)
+    keys = {name: key for name, value in {**arguments, **given}.items() if (key := _get_key(value)) != value}
+    excluded = _FLAGS_WITHOUT_EFFECT.get(command, ())
+    hashed = {name: value for name, value in {**settings, **keys}.items() if name not in excluded}
+    folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, hashed])[:16]}")
+    formatted = format_arguments({**arguments, _OUTPUT[command]: folder / result})
+    return Stage(command, formatted, folder, _find_result(folder, result), settings, inputs)
 
 
 def is_complete(stage: Stage) -> bool:
-    """Return whether the stage was run to its end before. Its files have the sizes that they had.
+    """Return whether a stage has already finished. Only the sizes of its files are checked.
 
     Raises:
-        ArtifactError: As ``run_stage``.
+        ArtifactError: A file of a complete stage is damaged.
     """
     return _read_result(stage, check_hashes=False) is not None
 
@@ -136,28 +132,28 @@ def has_stages(folder: str | os.PathLike[str]) -> bool:
 
 
 def run_stage(stage: Stage, title: str) -> TrackedFile:
-    """Run the command of a stage, unless it has ended before, and return its result.
+    """Run the command of a stage unless the stage is complete, and return the result.
 
-    Training resumes from its last checkpoint.
+    Interrupted training resumes from its last checkpoint.
 
     Raises:
-        ArtifactError: A file of a complete stage is damaged. Or a file that the stage reads changed while the loop ran.
-        SystemExit: The command failed. The exit code is the command's.
-        InterruptedRun: A signal came. The command has received one too and has ended.
+        ArtifactError: A file of a complete stage is damaged, or an input changed while the loop ran.
+        SystemExit: The command failed. The exit code is that of the command.
+        InterruptedRun: A signal arrived. The command was signalled too and has ended.
     """
     if (result := _read_result(stage, check_hashes=True)) is not None:
-        print(f"== {title}: {stage.folder} is there", flush=True)
+        print(f"== {title}: already complete in {stage.folder}", flush=True)
         return result
     for each in stage.inputs:
         each.check_unchanged()
-    (stage.folder / _DONE).unlink(missing_ok=True)  # An earlier version wrote it.
-    command = [stage.command, *stage.arguments, *_continue_arguments(stage)]
+    (stage.folder / _DONE).unlink(missing_ok=True)  # An earlier version may have written this file.
+    command = [stage.command, *stage.arguments, *_get_restart_flags(stage)]
     print(f"== {title}: dpr-text {shlex.join(command)}", flush=True)
     started = time.monotonic()
-    # A second SIGTERM stops training at once. If the first one went to all processes, only another signal lets it save.
+    # A second SIGTERM would stop training without a checkpoint if the first SIGTERM went to all processes.
     stop_signal = signal.SIGUSR1 if stage.command == "train" else signal.SIGTERM
-    if code := _call([sys.executable, "-m", "dpr_text", *command], stop_signal):
-        message = f"{stage.command} ended with exit code {code}. Run the same command again to continue from there."
+    if code := _run_command([sys.executable, "-m", "dpr_text", *command], stop_signal):
+        message = f"{stage.command} failed with exit code {code}. Run the same command again to continue from here."
         print(f"{title}: {message}", file=sys.stderr)
         raise SystemExit(to_exit_code(code))
     for each in stage.inputs:
@@ -166,12 +162,12 @@ def run_stage(stage: Stage, title: str) -> TrackedFile:
 
 
 def write_done(stage: Stage, command: list[str], seconds: float) -> TrackedFile:
-    """Say that a stage is complete, and return its result.
+    """Write ``done.json``, which marks a stage as complete, and return the result of the stage.
 
     Args:
-        stage: Its folder holds the files that its command has written.
+        stage: A stage whose command has written its files.
         command: The command line.
-        seconds: That it took.
+        seconds: Run time of the command in seconds.
 
     Raises:
         ArtifactError: The result is missing.
@@ -183,7 +179,7 @@ def write_done(stage: Stage, command: list[str], seconds: float) -> TrackedFile:
 
 
 def _find_result(folder: Path, result: str) -> TrackedFile:
-    """Return the result of a stage by its content if the stage is complete, or else by its name."""
+    """Return the result of a stage, identified by content if the stage is complete and by name otherwise."""
     done = _read_done(folder)
     return (
         TrackedFile(folder / result, f"{folder.name}/{result}")
@@ -193,7 +189,7 @@ def _find_result(folder: Path, result: str) -> TrackedFile:
 
 
 def _read_result(stage: Stage, *, check_hashes: bool) -> TrackedFile | None:
-    """Return the result of a complete stage after a look at its files. None if the stage is not complete."""
+    """Return the result of a complete stage after a check of its files. None if the stage is not complete."""
     done = _read_done(stage.folder)
     if done is None:
         return None
@@ -205,7 +201,7 @@ def _read_result(stage: Stage, *, check_hashes: bool) -> TrackedFile | None:
 
 
 def _read_done(folder: Path) -> Done | None:
-    """Return the content of ``done.json``. None without it, and if an earlier version wrote it, without facts.
+    """Return the content of ``done.json``. None if it is missing, or if an earlier version wrote it without facts.
 
     Raises:
         ArtifactError: The file is damaged.
@@ -222,38 +218,38 @@ def _read_done(folder: Path) -> Done | None:
 
 
 def _track(folder: Path, result: Path, files: Mapping[str, FileFacts]) -> TrackedFile:
-    """Return the result of a stage by the facts of its files."""
-    whole = TrackedFile.of_facts(folder, files)
-    return whole if result == folder else whole.part(result.relative_to(folder).as_posix())
+    """Return the result of a stage, identified by the facts of its files."""
+    whole = TrackedFile.from_facts(folder, files)
+    return whole if result == folder else whole.get_part(result.relative_to(folder).as_posix())
 
 
 def _list_files(stage: Stage) -> list[Path]:
-    """Return the files of a stage that later stages may read. Hidden files, such as locks and caches, are left out."""
-    left_out = (_DONE, *_PASSED_OVER.get(stage.command, ()))
+    """Return the files of a stage that later stages may read. Hidden files, such as locks and caches, are excluded."""
+    excluded = (_DONE, *_UNLISTED_FILES.get(stage.command, ()))
     found = (path for path in stage.folder.rglob("*") if path.is_file())
     parts = {path: path.relative_to(stage.folder).parts for path in found}
     return [
-        path for path, each in parts.items() if each[0] not in left_out and not any(n.startswith(".") for n in each)
+        path for path, each in parts.items() if each[0] not in excluded and not any(n.startswith(".") for n in each)
     ]
 
 
 def _find_inputs(values: Sequence[Any]) -> list[TrackedFile]:
-    """Return the files among the values of arguments, also those in lists."""
+    """Return all tracked files in the values of arguments, including lists."""
     each = [item for value in values for item in (value if isinstance(value, list) else [value])]
     return [item for item in each if isinstance(item, TrackedFile)]
 
 
-def _continue_arguments(stage: Stage) -> list[str]:
-    """Return the flags that let a command continue, or replace, what an interrupted one has left."""
-    if stage.command == "encode":  # It does so without a flag.
+def _get_restart_flags(stage: Stage) -> list[str]:
+    """Return the flags with which a command continues or replaces the files of an interrupted command."""
+    if stage.command == "encode":  # encode always continues.
         return []
     return ["--resume" if any(stage.folder.glob("checkpoints/*.ckpt")) else "--overwrite"]
 
 
-def _call(command: list[str], stop_signal: signal.Signals) -> int:
-    """Return the exit code of a command, which can import this package in any working directory.
+def _run_command(command: list[str], stop_signal: signal.Signals) -> int:
+    """Run a command that can import this package in any working directory, and return its exit code.
 
-    If this process is interrupted, the command gets ``stop_signal`` and this process waits for its end.
+    If this process is interrupted, it sends ``stop_signal`` to the command and waits until the command ends.
     """
     process = subprocess.Popen(command, env=build_environment())
     try:
@@ -265,13 +261,13 @@ def _call(command: list[str], stop_signal: signal.Signals) -> int:
 
 
 def build_environment() -> dict[str, str]:
-    """Return the variables with which ``python -m dpr_text`` runs this package in any working directory."""
+    """Return environment variables with which ``python -m dpr_text`` finds this package in any working directory."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def to_exit_code(returncode: int) -> int:
-    """Return the exit code of a process as a shell has it: 128 and the signal's number if a signal ended it.
+    """Return the exit code of a process as a shell reports it: 128 plus the signal number if a signal ended it.
 
     >>> to_exit_code(3), to_exit_code(-9)
     (3, 137)
@@ -279,19 +275,19 @@ def to_exit_code(returncode: int) -> int:
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def spell_arguments(arguments: Arguments) -> list[str]:
-    """Return flags as a command line has them. Values that are None are left out."""
-    return [f"--{name}={_spell(value)}" for name, value in arguments.items() if value is not None]
+def format_arguments(arguments: Arguments) -> list[str]:
+    """Return flags in the form of a command line. Values that are None are left out."""
+    return [f"--{name}={_format_value(value)}" for name, value in arguments.items() if value is not None]
 
 
-def _spell(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps([str(each) if isinstance(each, TrackedFile) else each for each in value])
     return str(value) if isinstance(value, TrackedFile | Path | str) else json.dumps(value)
 
 
-def _key(value: Any) -> Any:
-    """Return what decides a result: the key of a file, or the value itself."""
+def _get_key(value: Any) -> Any:
+    """Return the part of a value that is hashed: the key of a file, or the value itself."""
     if isinstance(value, list):
-        return [_key(each) for each in value]
+        return [_get_key(each) for each in value]
     return value.key if isinstance(value, TrackedFile) else value

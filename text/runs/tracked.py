@@ -1,4 +1,4 @@
-"""Files and folders that the stages of a loop read, each known by its content."""
+"""Files and folders that the stages of a loop read, identified by their content."""
 
 from __future__ import annotations
 
@@ -12,47 +12,52 @@ from text.artifacts import FileFacts, check_facts, hash_json, list_facts
 from text.errors import ArtifactError
 
 Stamps = Mapping[str, tuple[int, int, int]]
-"""Inode, size and time of change of files, by name: while these stay, the content counts as unchanged."""
+"""Inode, size and modification time of files, by name. If none of them changes, the content counts as unchanged."""
 
 
 class TrackedFile(NamedTuple):
-    """A file or folder, and what decides its content."""
+    """A file or folder with a key that identifies its content."""
 
     path: Path
     key: str
-    """A hash of its content. If a stage is yet to make it: the stage's folder and the name in it."""
+    """Hash of the content. Before a stage has produced the file: the name of the stage's folder and of the file."""
     files: Mapping[str, FileFacts] | None = None
-    """Facts of the files in a folder, by name, or of the file itself under an empty name. None if a stage is yet to
-    make it."""
+    """Facts of the files in a folder, by name, or of the file itself under an empty name. None before a stage has
+    produced the file."""
     stamps: Stamps | None = None
+    """Stamps of the same files when their facts were computed."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrackedFile:
-        """Return a file or folder that exists. Its content is read once in a process, unless it changes."""
+        """Return an existing file or folder. Its content is read only once in a process, unless it changes."""
         path = Path(path)
         names = [each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()]
         stamps = _read_stamps(path, sorted(names) if path.is_dir() else [""])
         return cls(path, *_read_content(path, tuple(stamps.items())))
 
     @classmethod
-    def of_facts(cls, path: Path, files: Mapping[str, FileFacts]) -> TrackedFile:
-        """Return a file or folder whose facts are known and were checked."""
+    def from_facts(cls, path: Path, files: Mapping[str, FileFacts]) -> TrackedFile:
+        """Return a file or folder whose facts are already known and checked."""
         return cls(path, _hash_facts(files), files, _read_stamps(path, files))
 
     def __str__(self) -> str:
         return str(self.path)
 
-    def part(self, name: str) -> TrackedFile:
-        """Return a file or folder in this folder."""
+    def get_part(self, name: str) -> TrackedFile:
+        """Return a file or folder inside this folder.
+
+        Raises:
+            ArtifactError: This folder does not contain it.
+        """
         if self.files is None:
             return TrackedFile(self.path / name, f"{self.key}/{name}")
         inner = {each.removeprefix(name).lstrip("/"): facts for each, facts in self.files.items() if _is_in(each, name)}
         if not inner:
-            raise ArtifactError(f"{self.path / name}: missing. Restore it, or remove {self.path} to make it again.")
-        return TrackedFile.of_facts(self.path / name, inner)
+            raise ArtifactError(f"{self.path / name}: missing. Restore it, or remove {self.path} to create it again.")
+        return TrackedFile.from_facts(self.path / name, inner)
 
     def check_unchanged(self) -> None:
-        """Check that the content is what it was when the loop read it.
+        """Check that the content has not changed since the loop read it.
 
         Raises:
             ArtifactError: A file was changed or removed.
@@ -64,7 +69,8 @@ class TrackedFile(NamedTuple):
                 try:
                     check_facts(self.path / name, facts)
                 except ArtifactError as error:
-                    raise ArtifactError(f"{error} It changed while the loop ran. Run the same command again.") from None
+                    message = f"{error} The file changed while the loop ran. Run the same command again."
+                    raise ArtifactError(message) from None
 
 
 @cache
@@ -75,7 +81,7 @@ def _read_content(path: Path, stamps: tuple[tuple[str, Any], ...]) -> tuple[str,
 
 
 def _read_stamps(path: Path, names: Iterable[str]) -> Stamps:
-    """Return the stamps of the files that exist."""
+    """Return the stamps of the files that exist, by name."""
     found = {}
     for name in names:
         if os.path.isfile(path / name):

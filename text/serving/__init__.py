@@ -1,8 +1,8 @@
-"""The search page and the JSON interface: question batcher, web application, page templates.
+"""The search page and the JSON interface: question batcher, web application and server.
 
-The application needs fastapi and uvicorn. Its modules are therefore imported by name: ``make_app`` from
-``text.serving.app``, ``read_host_names`` from ``text.serving.hosts``, ``make_server`` and ``bind_socket`` from
-``text.serving.server``.
+The web application needs fastapi and uvicorn, so this package does not import it. Import its parts by module:
+``make_app`` from ``text.serving.app``, ``read_host_names`` from ``text.serving.hosts``, and ``make_server`` and
+``bind_socket`` from ``text.serving.server``.
 """
 
 from text.serving.batcher import Batcher, QueueFull

@@ -1,8 +1,8 @@
-"""Answer the questions of many callers in batches.
+"""A queue that answers the questions of concurrent callers in batches.
 
-A model needs little more time for a few questions than for one. While a thread answers one batch, new questions wait
-and become the next batch. No question waits for a batch to fill up. The callers decide the types of questions and
-answers.
+A model needs little more time for a batch of questions than for one question. While a thread answers one batch, new
+questions wait and become the next batch. No question waits for a batch to fill up. Questions and answers can have any
+type.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Answer = TypeVar("Answer")
 
 
 class QueueFull(Exception):
-    """The queue has no place for another question. The caller can ask again later."""
+    """Error of a queue that has no room for another question. The caller can retry later."""
 
 
 class Batcher(Generic[Question, Answer]):
-    """A queue of questions and one thread that answers them. It is open inside its ``async with`` block.
+    """A queue of questions and one thread that answers them. Use it in an ``async with`` block.
 
     Args:
-        answer: Returns the answers to some questions, in their order. If it raises an error for several questions, it
-            is called again for each of them alone. A caller therefore sees only the error of its own question.
-        max_batch: Maximum number of questions that are answered together.
+        answer: Function that returns the answers to a batch of questions, in the same order. If it raises an error for
+            several questions, it is called again for each question alone, so a caller sees only its own error.
+        max_batch: Maximum number of questions in a batch.
         queue_size: Maximum number of questions that wait for the next batches.
     """
 
@@ -38,20 +38,20 @@ class Batcher(Generic[Question, Answer]):
         self._max_batch = max_batch
         self._queue_size = queue_size
         self._waiting: dict[asyncio.Future[Answer], Question] = {}
-        """Questions in the order in which they were asked."""
+        """Waiting questions, oldest first."""
         self._has_questions = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
 
     def __len__(self) -> int:
-        """Return the number of questions that wait."""
+        """Return the number of waiting questions."""
         return len(self._waiting)
 
     async def ask(self, question: Question) -> Answer:
-        """Return the answer to a question. If the caller is cancelled while the question waits, it is removed.
+        """Return the answer to a question. Cancelling the caller removes a question that still waits.
 
         Raises:
-            QueueFull: The maximum number of questions waits already.
-            Exception: The error that the question caused.
+            QueueFull: ``queue_size`` questions wait already.
+            Exception: The error that ``answer`` raised for this question.
         """
         if len(self._waiting) >= self._queue_size:
             raise QueueFull(f"{len(self._waiting)} questions are waiting. Ask again later.")
@@ -68,7 +68,7 @@ class Batcher(Generic[Question, Answer]):
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        """Wait until the current batch ends, and cancel the questions that still wait."""
+        """Wait for the current batch and cancel all waiting questions."""
         self._worker.cancel()
         await asyncio.wait([self._worker])
         for future in self._waiting:
@@ -86,18 +86,18 @@ class Batcher(Generic[Question, Answer]):
             try:
                 answers = await loop.run_in_executor(self._thread, self._answer_each, questions)
                 for future, answer in zip(futures, answers, strict=True):
-                    if future.done():  # its caller was cancelled
+                    if future.done():  # The caller was cancelled.
                         continue
                     if isinstance(answer, Exception):
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
-            except Exception as error:  # such as no memory for a thread: the worker must live
+            except Exception as error:  # For example no memory for a thread. The worker must go on.
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
             finally:
-                # This does nothing to a future that has its answer, and ends the others if the worker is cancelled.
+                # If the worker was cancelled, this ends the futures without an answer. It changes no other future.
                 for future in futures:
                     future.cancel()
 

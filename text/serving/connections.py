@@ -1,11 +1,11 @@
-"""Connections that leave room for others: few enough, with short heads, and none waits for its client for long.
+"""HTTP connections with limits on their number, the size of a request and the time that they wait for a client.
 
-A connection is either busy, because the application works on its request, or it waits for its client: for a whole
-request, or until the client has read an answer. A busy connection is left alone. One that waits has a deadline, and
-where there is no room for another connection, the one that has waited for longest is closed.
+A connection is either busy, because the application works on its request, or waiting for its client to send a whole
+request or to read a response. A busy connection is never closed. A waiting connection has a deadline. If the maximum
+number of connections is reached, a new connection replaces the connection that has waited longest.
 
-uvicorn has no such limits: it reads any number of connections, and a client that sends a byte now and then keeps its
-connection for ever.
+uvicorn has no such limits. It accepts any number of connections, and a client that sends a byte now and then can keep a
+connection open forever.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ with explain_missing("serve"):
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """What the clients of a server can take from each other."""
+    """Limits that keep one client from blocking the others."""
 
     max_connections: int = 1000
-    """Maximum number of open connections. There are fewer if the process may not open as many files."""
+    """Maximum number of open connections. Lower if the process may not open as many files (``ulimit -n``)."""
     max_head_bytes: int = 1 << 17
-    """Maximum length of a request line with its header fields."""
+    """Maximum size of a request head (request line and header fields), in bytes."""
     seconds: float = 10
-    """Time that a client has to send a whole request, and to read on in an answer."""
+    """Time that a client has to send a whole request, and to read the next part of a response."""
 
 
 class LimitedConnection(H11Protocol):
-    """A connection that hands one whole and valid request after the other to uvicorn's protocol.
+    """A connection that passes only complete and valid requests to uvicorn, one at a time.
 
     Args:
-        arguments, more: As uvicorn gives them.
+        arguments, more: Arguments of uvicorn's protocol.
         limits: Limits of the server.
-        waiting: The connections of the server that wait for their clients. The first one has waited for longest.
+        waiting: Connections of the server that wait for their clients, longest wait first.
     """
 
     def __init__(
@@ -53,19 +53,20 @@ class LimitedConnection(H11Protocol):
         self._received = bytearray()
         self._is_refused = False
         self._unsent = 0
-        """Bytes of an answer that the client had not taken when the deadline was set."""
+        """Bytes in the write buffer when the deadline was set."""
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def is_busy(self) -> bool:
-        """The application works on a request of this connection."""
+        """Return whether the application works on a request of this connection."""
         return self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Accept the connection. If the server is full, drop the longest waiting connection, or answer 503."""
         super().connection_made(transport)
         is_full = len(self.connections) > self._limits.max_connections
         if is_full and not self._waiting:
-            self._answer(Fault(503, "All connections are in use. Ask again later."))
+            self._send_error(Fault(503, "All connections are in use. Try again later."))
             self._forget()
             return
         if is_full:
@@ -73,6 +74,7 @@ class LimitedConnection(H11Protocol):
         self._wait_for_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Remove the connection from the waiting connections."""
         self._end_wait()
         super().connection_lost(exc)
 
@@ -82,24 +84,25 @@ class LimitedConnection(H11Protocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close the connection, after its answer if it is busy."""
+        """Close the connection. A busy connection is closed after its response."""
         if self._is_refused:
             self.drop()
         else:
             super().shutdown()
 
     def data_received(self, data: bytes) -> None:
+        """Buffer received bytes and process the next complete request."""
         if self._is_refused:
             return
         self._unset_keepalive_if_required()
         is_first = not self._received
         self._received += data
-        # A head is checked as often as it has lines, however small the pieces are in which it comes.
+        # Check the head at most once per line, even if it arrives byte by byte.
         if is_first or b"\n" in data or len(self._received) > self._limits.max_head_bytes:
             self._read_request()
 
     def _read_request(self) -> None:
-        """Hand the next whole request to uvicorn, or refuse it. Requests that come before an answer wait."""
+        """Pass the next complete request to uvicorn, or refuse it. Pipelined requests wait for their turn."""
         if self.transport.is_closing():
             return
         if self.is_busy or self.flow.write_paused:
@@ -115,18 +118,21 @@ class LimitedConnection(H11Protocol):
             self._end_wait()
             super().data_received(head)
             if self.cycle is not None and len(self.connections) >= self._limits.max_connections:
-                self.cycle.keep_alive = False  # Others have their turn after this answer.
+                self.cycle.keep_alive = False  # Make room for another client after this response.
 
     def on_response_complete(self) -> None:
+        """Wait for the client again, and process a request that has already arrived."""
         super().on_response_complete()
         self._wait_for_client()
         self._read_request()
 
     def pause_writing(self) -> None:
+        """Set a deadline for a client that does not read its response."""
         super().pause_writing()
         self._wait_for_client()
 
     def resume_writing(self) -> None:
+        """Clear the deadline of a busy connection. Process the next request of any other connection."""
         super().resume_writing()
         if self.is_busy:
             self._end_wait()
@@ -135,20 +141,22 @@ class LimitedConnection(H11Protocol):
             self._read_request()
 
     def _should_upgrade(self) -> bool:
-        return False  # uvicorn would also log it
+        return False  # The server has no WebSockets, and uvicorn would log the request.
 
     def send_400_response(self, msg: str) -> None:
+        """Refuse a request that uvicorn's parser rejects."""
         self._refuse(Fault(400, msg))
 
     def _refuse(self, fault: Fault) -> None:
-        """Answer a faulty request, and read nothing more from the connection.
+        """Send an error response and ignore all further input.
 
-        The client may still be sending. If the connection were closed now, the answer could be lost.
+        The connection stays open until its deadline. If it were closed while the client still sends, the response
+        could be lost.
         """
-        self._answer(fault, close=False)
+        self._send_error(fault, close=False)
         self.transport.write_eof()
 
-    def _answer(self, fault: Fault, *, close: bool = True) -> None:
+    def _send_error(self, fault: Fault, *, close: bool = True) -> None:
         self._is_refused = True
         self._received.clear()
         body = json.dumps({"error": fault.message}).encode()
@@ -168,7 +176,7 @@ class LimitedConnection(H11Protocol):
         self._end_wait()
         self._waiting[self] = None
         self._unsent = self.transport.get_write_buffer_size()
-        self._deadline = self.loop.call_later(self._limits.seconds, self._meet_deadline)
+        self._deadline = self.loop.call_later(self._limits.seconds, self._handle_deadline)
 
     def _end_wait(self) -> None:
         self._waiting.pop(self, None)
@@ -176,14 +184,14 @@ class LimitedConnection(H11Protocol):
             self._deadline.cancel()
 
     def _forget(self) -> None:
-        """Count the connection no longer. It is closed, though it is lost only in the loop's next turn."""
+        """Stop counting the connection at once. ``connection_lost`` runs only in the next turn of the event loop."""
         self._end_wait()
         self.connections.discard(self)
 
-    def _meet_deadline(self) -> None:
+    def _handle_deadline(self) -> None:
         if 0 < self.transport.get_write_buffer_size() < self._unsent:
-            self._wait_for_client()  # The client reads slowly.
+            self._wait_for_client()  # The client reads slowly, but it does read.
         elif self._received and not self._unsent:
-            self._answer(Fault(408, f"The request did not come within {self._limits.seconds:g} seconds."))
+            self._send_error(Fault(408, f"The request was not complete within {self._limits.seconds:g} seconds."))
         else:
             self.drop()

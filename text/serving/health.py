@@ -1,4 +1,4 @@
-"""Whether the searches can answer, in words that name no path: clients read them."""
+"""Health of the searches. Clients read its messages, so these contain no paths."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class Health:
-    """State of some searches: whether their files are as they were, and how the last question ended."""
+    """Health of a list of searches: state of their files, and outcome of the last question."""
 
     def __init__(self, searches: Sequence[Search]) -> None:
         self._searches = searches
         self._lock = asyncio.Lock()
         self._last_failure: str | None = None
 
-    def note_answer(self) -> None:
-        """Note that a question was answered."""
+    def record_success(self) -> None:
+        """Record that a question was answered."""
         self._last_failure = None
 
-    def note_failure(self, error: Exception) -> str | None:
-        """Note that a question failed. Return the reason if it lies in a file of the search."""
-        reason = report_failure(error)
-        self._last_failure = reason or "The last search failed. The log of the server has the reason."
+    def record_failure(self, error: Exception) -> str | None:
+        """Record that a question failed. Return the reason if a file of the search caused the error, or None."""
+        reason = log_file_error(error)
+        self._last_failure = reason or "The last search failed. The server log has the reason."
         return reason
 
     async def find_failure(self) -> str | None:
-        """Check the files. Return why a question would fail, or why the last one failed; None if neither is so."""
-        async with self._lock:  # One check at a time opens few files.
+        """Check the files. Return the reason for a failure: a changed file, or the last question. None if healthy."""
+        async with self._lock:  # Parallel checks could open too many files.
             return await asyncio.to_thread(self._check_files) or self._last_failure
 
     def _check_files(self) -> str | None:
@@ -45,17 +45,18 @@ class Health:
             try:
                 search.check()
             except (ArtifactError, DataError, OSError) as error:
-                return report_failure(error)
+                return log_file_error(error)
         return None
 
 
-def report_failure(error: Exception) -> str | None:
-    """Log an error of a file, and return one line about it for clients. Return None for any other error.
+def log_file_error(error: Exception) -> str | None:
+    """Log an error that a file caused and return one line for clients. Return None for any other error.
 
-    The line has no part of the error's message, which holds paths and texts. The log is for the owner of the server.
+    The line leaves out the error's message, which contains paths and texts. Only the log, which the owner of the
+    server reads, has it.
     """
     reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
     if reason is None:
         return None
     _LOGGER.error("%s: %s", type(error).__name__, error)
-    return f"{reason} The log of the server names the file. Start the server again."
+    return f"{reason} The server log names the file. Restart the server."

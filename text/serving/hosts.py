@@ -1,7 +1,7 @@
-"""Names by which a server answers.
+"""Check of the Host header against a list of allowed host names.
 
-A web page that a browser shows can let its own host name point to 127.0.0.1 and then read what a server there answers
-(DNS rebinding). Its requests have that name in the header Host. The server therefore answers only to names it knows.
+A malicious web page can point its own host name to 127.0.0.1 and then read responses of a local server (DNS
+rebinding). The Host header of its requests contains that name. The server therefore accepts only host names it knows.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _HOST = re.compile(
 
 
 def read_host_names(names: Iterable[str]) -> frozenset[str]:
-    """Return host names in the form in which ``HostCheck`` compares them.
+    """Return normalized host names for ``HostCheck``.
 
     Args:
-        names: Host names, and IPv4 and IPv6 addresses, without ports.
+        names: Host names, IPv4 addresses and IPv6 addresses, without ports.
 
     Raises:
-        UsageError: A name is not a host name.
+        UsageError: A name is neither a host name nor an address, or it contains a port.
     """
     found = set[str]()
     for given in names:
-        address = given.partition("%")[0]  # A browser does not send the zone of an address.
+        address = given.partition("%")[0]  # Browsers leave out the zone of an IPv6 address.
         name, port = _split_host(f"[{address}]" if ":" in address and "[" not in address else address)
         if not name or port:
-            raise UsageError(f"{given!r} is not a name to answer to. Give a host name or address, without a port.")
+            raise UsageError(f"{given!r} is not a valid host name. Use a host name or an IP address without a port.")
         found.add(name)
     return frozenset(found)
 
 
 class HostCheck:
-    """Answer requests whose Host is not allowed with status 400, before the application sees them.
+    """ASGI middleware that refuses requests with an unknown Host header (status 400).
 
     Args:
-        app: The application.
-        allowed: Names from ``read_host_names``. Loopback is always allowed. 0.0.0.0 or :: also allow the address of
-            this machine that the client is connected to.
-        refuse: Returns the answer to a request that is refused, with a message.
+        app: ASGI application that gets all other requests.
+        allowed: Host names from ``read_host_names``. Loopback is always allowed. 0.0.0.0 or :: also allows the local
+            address that the client is connected to.
+        refuse: Function that returns the response to a refused request and its error message.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class HostCheck:
         self._refuse = refuse
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request to the application, or refuse it."""
         app = self._app
         if scope["type"] == "http" and not self._is_allowed(scope):
-            app = self._refuse(
-                Request(scope), "Host: not a name of this server. Its owner can allow more names (allowed_hosts)."
-            )
+            message = "Host: this host name is not allowed. The owner of the server can allow it with --allowed_hosts."
+            app = self._refuse(Request(scope), message)
         await app(scope, receive, send)
 
     def _is_allowed(self, scope: Any) -> bool:
@@ -78,14 +78,14 @@ class HostCheck:
 
 
 def _split_host(text: str) -> tuple[str, str]:
-    """Return the name and the port of a Host header. Both are empty if it has another form."""
+    """Return the name and the port of a Host header, or two empty strings if the header is invalid."""
     found = _HOST.fullmatch(text)
     name = "" if found is None else _normalize(found["ipv6"] or found["name"])
     return (name, found["port"] or "") if found is not None and name else ("", "")
 
 
 def _normalize(name: str) -> str:
-    """Return a name in lower case, and an address in its usual form. What only looks like an address is empty."""
+    """Return a name in lower case or an address in its canonical form. An invalid address gives an empty string."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

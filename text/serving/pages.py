@@ -1,7 +1,7 @@
-"""Render the search page and the page that describes the JSON interface.
+"""HTML of the search page and of the page that documents the JSON interface.
 
-The pages need no script and load nothing. The templates escape every text, so that passages and questions are shown as
-text whatever they contain.
+The pages use no scripts and load no other files. The templates escape all texts, so HTML in a passage or a question is
+shown and never interpreted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from text.templates import read_style_sheet, render_template
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPage:
-    """The search page without results: texts in the fields, as the reader typed them, and limits of the fields."""
+    """Content of the search form, limits of its fields, and text of the footer."""
 
     question: str = ""
     answer: str = ""
@@ -26,26 +26,26 @@ class SearchPage:
     max_k: int
     max_characters: int
     collections: str
-    """Description of the collections that are searched."""
+    """Description of the searched collections."""
 
 
 def render_search_page(
     page: SearchPage, *, results: Sequence[SearchResult] | None = None, seconds: float = 0, error: str | None = None
 ) -> str:
-    """Return the search page: the form, and below it the results or an error.
+    """Return the search page: the form, followed by the results or an error.
 
     Args:
         page: Content of the form and the footer.
-        results: One result for each search. None shows no results.
-        seconds: Time from the question to its results.
-        error: Message to show in place of results.
+        results: Result of each search. None shows the form only.
+        seconds: Time from the request to its results.
+        error: Message to show instead of results.
     """
     has_passages = any(result.passages for result in results or ())
     return render_template(
         "search.html",
         title=f"{page.question} \u2013 Passage search" if page.question else "Passage search",
         page=page,
-        has_focus=not has_passages,  # a reader of results needs the keyboard to scroll
+        has_focus=not has_passages,  # With results, the keyboard should scroll the page.
         results=results,
         seconds=seconds,
         error=error,
@@ -54,10 +54,10 @@ def render_search_page(
 
 
 def render_docs_page(openapi: dict[str, Any]) -> str:
-    """Return a page that describes the JSON interface.
+    """Return a page that documents the JSON interface.
 
     Args:
-        openapi: OpenAPI description of the interface.
+        openapi: OpenAPI schema of the application.
     """
     operations = [
         {"parameters": [], **operation, "path": path, "method": method.upper()}
@@ -67,8 +67,8 @@ def render_docs_page(openapi: dict[str, Any]) -> str:
     return render_template("search_docs.html", title="JSON interface \u2013 Passage search", operations=operations)
 
 
-def content_security_policy() -> str:
-    """Return the Content-Security-Policy of all pages. It allows their own style and icon, and sending the form."""
+def build_content_security_policy() -> str:
+    """Return the Content-Security-Policy of all pages. It allows the style sheet, the icon and the search form."""
     digest = hashlib.sha256(read_style_sheet().encode()).digest()
     return (
         f"default-src 'none'; style-src 'sha256-{base64.b64encode(digest).decode()}'; img-src data:; "
@@ -77,14 +77,14 @@ def content_security_policy() -> str:
 
 
 def split_marked(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[str, bool]]:
-    """Split a text at the spans to mark.
+    """Split a text into marked and unmarked pieces.
 
     Args:
         text: Text of a passage.
-        spans: Start and end of each part to mark, in order and without overlap.
+        spans: Start and end of each span to mark, in characters. Sorted and without overlap.
 
     Returns:
-        Pieces that are not empty, in order, and whether each of them is marked. Together they are the text.
+        Pairs of a non-empty piece and whether it is marked. The joined pieces are the text.
     """
     pieces, end = [], 0
     for start, next_end in spans:

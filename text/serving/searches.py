@@ -1,7 +1,6 @@
-"""Run one or more searches side by side for several questions at a time.
+"""One or more searches over a batch of questions.
 
-A question that is searched together with others gets the passages that it would have got alone. This module knows no
-protocol and no page: see ``text/serving/app.py``.
+A question gets the same passages in a batch as alone. HTTP and HTML are in ``text/serving/app.py``.
 """
 
 from __future__ import annotations
@@ -16,32 +15,32 @@ from typing import NamedTuple
 
 from text.datasets import PassageCollection
 from text.errors import DataError
-from text.evaluation import answer_spans
-from text.retrieval import Found, load_retriever, open_collection
+from text.evaluation import find_answer_spans
+from text.retrieval import Hits, load_retriever, open_collection
 
 
 class SearchRequest(NamedTuple):
-    """A question, and the number of passages to find for it."""
+    """A question and the number of passages to find."""
 
     question: str
     k: int
     answer: str = ""
-    """Text to mark in the passages. Nothing is marked if it is empty."""
+    """Answer to mark in the passages. Empty marks nothing."""
 
 
 class Search(NamedTuple):
-    """One way to find passages in a collection."""
+    """A named search over a collection."""
 
     name: str
-    find: Callable[[Sequence[str], int], list[Found]]
-    """Returns the k best passages of each question."""
+    find: Callable[[Sequence[str], int], list[Hits]]
+    """Function that returns the k best passages of each question."""
     collection: PassageCollection
     is_exact: bool = True
-    """Whether the k best passages are always the first k of a longer result. An approximate index may find others."""
+    """True if the first k passages of a longer result are always the k best. False for an approximate index."""
     is_cut: Callable[[str], bool] = lambda question: False
-    """Returns whether a question is longer than the limit of the search."""
+    """Function that returns whether a question exceeds the model's maximum length."""
     check: Callable[[], None] = lambda: None
-    """Raises an ArtifactError, a DataError or an OSError if a file of the search has changed since it was loaded."""
+    """Function that raises ArtifactError, DataError or OSError if a file of the search has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +52,21 @@ class FoundPassage:
     title: str
     text: str
     answer_spans: list[tuple[int, int]]
-    """Start and end of each occurrence of the answer in the text, in characters."""
+    """Start and end of each answer in ``text``, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The passages that one search found for a question."""
+    """Result of one search for one question."""
 
     name: str
     """Name of the search."""
     seconds: float
-    """Time that the search took for all questions of the batch."""
+    """Time that the search took for the whole batch."""
     passages: list[FoundPassage]
-    """Passages, best first."""
+    """Found passages, best first."""
     question_is_cut: bool = False
-    """The question is longer than the model's limit, so only its beginning was used."""
+    """True if the question exceeds the model's maximum length. Only its beginning was used."""
 
 
 def load_search(
@@ -81,18 +80,22 @@ def load_search(
     device: str | None = None,
     check_hashes: bool = True,
 ) -> Search:
-    """Load a model and the embeddings that it encoded as a search.
+    """Load a search from a model and its embeddings.
 
     Args:
-        model: The folder of the model.
-        embeddings: The folder of the embeddings. The collection must still be where it was.
-        name: Name of the search, which clients read. By default the name of the model's folder, without its path.
-        index, index_parameters, precision, device, check_hashes: As for ``text.retrieval.load_retriever``.
+        model: Folder of the model.
+        embeddings: Folder of the embeddings. The encoded collection must still be at its path.
+        name: Name of the search, visible to clients. By default the last part of the model's path.
+        index: See ``text.retrieval.load_retriever``.
+        index_parameters: See ``text.retrieval.load_retriever``.
+        precision: See ``text.retrieval.load_retriever``.
+        device: See ``text.retrieval.load_retriever``.
+        check_hashes: See ``text.retrieval.load_retriever``.
 
     Raises:
         ValueError: The collection cannot be read.
         ArtifactError: The collection has changed since it was encoded.
-        Exception: As for ``text.retrieval.load_retriever``.
+        Exception: Any error of ``text.retrieval.load_retriever``.
     """
     retriever = load_retriever(
         model,
@@ -110,16 +113,17 @@ def load_search(
 
     def check() -> None:
         retriever.shards.check_unchanged()
-        with collection.rows.open():  # raises
+        with collection.rows.open():  # Raises an error if the file has changed.
             pass
 
     return Search(name or name_folders([model])[0], retriever.search, collection, index is None, is_cut, check)
 
 
 def name_folders(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return a short name for each folder: its own name, with its parent's if two are equal, or else with a number.
+    """Return a short, unique name for each folder.
 
-    Clients read these names, so they have no paths.
+    Clients read these names, so they contain no paths. If two folders have the same name, all names include the parent
+    folder. If these are also equal, all names get a number.
 
     >>> name_folders(["runs/a/model", "runs/b/model"])
     ['a/model', 'b/model']
@@ -132,24 +136,24 @@ def name_folders(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) -> list[list[SearchResult]]:
-    """Return the result of each search for each request.
+    """Run all searches for a batch of requests.
 
     Args:
         searches: Searches to run.
-        requests: Questions that are searched together. At least one.
+        requests: Batch of requests. At least one.
 
     Returns:
-        One list for each request, with one result for each search.
+        One list per request, with one result per search.
 
     Raises:
         ArtifactError: The embeddings have changed since they were loaded.
-        DataError: The collection has changed, or a search found a passage that its collection does not have.
+        DataError: The collection has changed or lacks a passage that a search found.
         OSError: A file cannot be read.
     """
     results: list[list[SearchResult]] = [[] for _ in requests]
     for search in searches:
         started = time.perf_counter()
-        all_found = find_together(search, requests)
+        all_found = find_in_batch(search, requests)
         seconds = time.perf_counter() - started
         for request, found, own_results in zip(requests, all_found, results, strict=True):
             passages = _read_passages(search.collection, found, request.answer)
@@ -164,35 +168,35 @@ def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) ->
     return results
 
 
-def find_together(search: Search, requests: Sequence[SearchRequest]) -> list[Found]:
-    """Return the passages of each request with as few calls of the search as possible.
+def find_in_batch(search: Search, requests: Sequence[SearchRequest]) -> list[Hits]:
+    """Return the passages for each request, with as few calls of the search as possible.
 
-    An exact search is called once, with the largest k. Any other search is called once for each k.
+    An exact search is called once with the largest k. Any other search is called once per distinct k.
     """
     largest = max(request.k for request in requests)
     rows_by_k = defaultdict[int, list[int]](list)
     for row, request in enumerate(requests):
         rows_by_k[largest if search.is_exact else request.k].append(row)
-    found_by_row: dict[int, Found] = {}
+    found_by_row: dict[int, Hits] = {}
     for k, rows in rows_by_k.items():
         found_by_row |= zip(rows, search.find([requests[row].question for row in rows], k), strict=True)
     found = [found_by_row[row] for row in range(len(requests))]
     return [
-        Found(each.passage_ids[: request.k], each.scores[: request.k])
+        Hits(each.passage_ids[: request.k], each.scores[: request.k])
         for each, request in zip(found, requests, strict=True)
     ]
 
 
-def _read_passages(collection: PassageCollection, found: Found, answer: str) -> list[FoundPassage]:
+def _read_passages(collection: PassageCollection, found: Hits, answer: str) -> list[FoundPassage]:
     passages = []
     for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
         try:
             passage = collection.find(passage_id)
         except KeyError:
             raise DataError(
-                f"{collection.path}: no passage {passage_id}. Serve the collection that was encoded."
+                f"{collection.path}: passage {passage_id} is missing. Serve the collection that was encoded."
             ) from None
-        spans = answer_spans([answer], passage.text) if answer else []
+        spans = find_answer_spans([answer], passage.text) if answer else []
         passages.append(
             FoundPassage(passage_id=passage_id, score=score, title=passage.title, text=passage.text, answer_spans=spans)
         )

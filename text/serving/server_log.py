@@ -1,6 +1,7 @@
-"""A log that clients cannot fill: few messages a minute, and no control characters.
+"""A log with a rate limit and escaped control characters.
 
-Whoever sends requests decides how often a message comes, and may have written parts of its text.
+Clients cause log messages and can write parts of their text. They must be able neither to fill the log nor to send
+control sequences to a terminal.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from text.errors import escape_controls
 _MAX_CHARACTERS = 20_000
 """Maximum length of a message with its traceback."""
 LOGGERS = ("asyncio", "text.serving", "uvicorn")
+"""Loggers of the server."""
 
 
 class BoundedHandler(logging.StreamHandler):
-    """Write log messages to stderr. Of too many, write only how many were left out.
+    """Log handler with a maximum number of messages per period. Later messages are counted and dropped.
 
     Args:
-        stream: By default stderr.
-        max_messages: Maximum number of messages in each period.
+        stream: Stream to write to. By default stderr.
+        max_messages: Maximum number of messages per period.
         seconds: Length of a period.
     """
 
@@ -34,6 +36,7 @@ class BoundedHandler(logging.StreamHandler):
         self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless the period already has the maximum number of messages."""
         now = time.monotonic()
         if now >= self._end:
             self._left_out = max(0, self._num_messages - self._max_messages)
@@ -43,15 +46,15 @@ class BoundedHandler(logging.StreamHandler):
             super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the message and its traceback with escapes for the characters that a terminal would obey."""
+        """Return the message and its traceback with control characters escaped."""
         message = f"{record.levelname}: {super().format(record)}"[:_MAX_CHARACTERS]
         lines = [escape_controls(line) for line in message.split("\n")]
         left_out, self._left_out = self._left_out, 0
         return "\n".join([*([f"{left_out:,} more messages were left out."] if left_out else []), *lines])
 
 
-def log_settings() -> dict[str, Any]:
-    """Return settings for ``logging.config.dictConfig``: all messages of a server go to one bounded handler."""
+def build_log_config() -> dict[str, Any]:
+    """Return a configuration for ``logging.config.dictConfig`` with one bounded handler for all server messages."""
     logger = {"handlers": ["bounded"], "level": "WARNING", "propagate": False}
     return {
         "version": 1,

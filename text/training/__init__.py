@@ -1,13 +1,19 @@
-"""Training on pytorch-lightning: the task, the data module, and what a run needs around them."""
+"""Training on PyTorch Lightning: the task, the data module, the trainer and its callbacks."""
 
 from text.errors import explain_missing
 
 with explain_missing("train"):
     import pytorch_lightning  # noqa: F401
 
-from text.training.best_checkpoint import best_and_last
+from text.training.best_checkpoint import build_checkpoint_callbacks
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
-from text.training.checkpoints import AtomicCheckpointIO, check_hash, expected_size, newest_valid, read_checkpoint
+from text.training.checkpoints import (
+    AtomicCheckpointIO,
+    check_hash,
+    estimate_checkpoint_size,
+    find_valid_checkpoint,
+    read_checkpoint,
+)
 from text.training.data_module import DPRDataModule
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
@@ -47,17 +53,17 @@ __all__ = [
     "StepFailures",
     "Throughput",
     "WorstQuestions",
-    "best_and_last",
+    "build_checkpoint_callbacks",
     "build_trainer",
     "check_checkpoint",
     "check_devices",
     "check_hash",
     "check_schedule",
     "choose_monitor",
-    "expected_size",
+    "estimate_checkpoint_size",
     "fit_and_test",
     "is_rank_zero",
-    "newest_valid",
+    "find_valid_checkpoint",
     "print_lines",
     "print_rank_zero",
     "read_checkpoint",

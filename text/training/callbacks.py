@@ -13,15 +13,16 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, num_ranks, this_rank, total
+from text.training.distributed import AllRanks, get_world_size, get_rank, sum_over_ranks
 from text.training.lightning_internals import close_bars, count_trained_batches, is_last_batch
 from text.training.saved_state import StateError, check_keys, check_tensor, find_state
 
 
 class Throughput(Callback):
-    """Shows and logs questions trained per second, and the share of padding in what this process embeds.
+    """Callback that logs the questions trained per second, and the share of padding in this rank's batches.
 
-    Both are of as many batches as lie between two rows of the logs. Waiting for data counts, validation does not.
+    Both are averages over the batches between two rows of the logs. Time spent waiting for data counts, validation
+    does not.
     """
 
     def __init__(self) -> None:
@@ -29,30 +30,34 @@ class Throughput(Callback):
         self._paused, self._pause_began = 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
         num_batches = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # pyright: ignore
-        self._batches = deque([_Batch(self._clock(), 0, 0, 0)], maxlen=num_batches + 1)
+        self._batches = deque([_Batch(self._read_clock(), 0, 0, 0)], maxlen=num_batches + 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
         self._pause_began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock again."""
         self._paused += time.perf_counter() - self._pause_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
+        """Log speed and padding of the latest batches."""
         masks = (batch.questions.attention_mask, batch.passages.attention_mask)
-        num_tokens, num_places = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        num_tokens, num_positions = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
         num_questions = len(batch.positive_index) * trainer.world_size
-        self._batches.append(_Batch(self._clock(), num_questions, num_tokens, num_places))
+        self._batches.append(_Batch(self._read_clock(), num_questions, num_tokens, num_positions))
         before, *batches = self._batches
         seconds = batches[-1].ended - before.ended
-        padding = 1 - sum(b.num_tokens for b in batches) / max(1, sum(b.num_places for b in batches))
+        padding = 1 - sum(b.num_tokens for b in batches) / max(1, sum(b.num_positions for b in batches))
         pl_module.log("examples/s", sum(b.num_questions for b in batches) / seconds, prog_bar=True)
         pl_module.log("padding", padding, prog_bar=True)
 
-    def _clock(self) -> float:
-        """Seconds, without those of validations."""
+    def _read_clock(self) -> float:
+        """Return the time in seconds, without the time of validations."""
         return time.perf_counter() - self._paused
 
 
@@ -60,44 +65,49 @@ class _Batch(NamedTuple):
     ended: float
     num_questions: int
     num_tokens: int
-    num_places: int
+    num_positions: int
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, which in an epoch that is gone on with shows neither its number nor how many batches it has."""
+    """Lightning's progress bar, fixed for a resume inside an epoch: it then showed neither the epoch nor the total."""
 
     def on_train_start(self, *_: Any) -> None:
+        """Set the epoch and the total, which Lightning sets only if an epoch starts from its first batch."""
         super().on_train_start(*_)
         self.on_train_epoch_start(*_)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the line of a bar, so that an error begins on a line of its own."""
+        """Close the bar, so that an error message starts on a line of its own."""
         close_bars(self)
 
 
 class AccumulatedGradients(Callback):
-    """Keeps gradients in a checkpoint between two optimizer steps, so that batches since the last one are not lost.
+    """Callback that saves the gradients accumulated since the last optimizer step, so that no batch is lost.
 
-    The ranks' own ones are not told apart: their mean is what the next step takes.
+    A checkpoint holds the mean of the ranks' gradients, which is what the next optimizer step uses.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Tensor] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Every rank must call this, as Lightning does."""
+        """Save the accumulated gradients. Every rank must call this, as Lightning does."""
         is_between = count_trained_batches(trainer) % trainer.accumulate_grad_batches and not is_last_batch(trainer)
         if is_between:
             named = ((name, weights.grad) for name, weights in pl_module.named_parameters())
-            found = {name: total(gradient) / num_ranks() for name, gradient in named if gradient is not None}
+            found = {
+                name: sum_over_ranks(gradient) / get_world_size() for name, gradient in named if gradient is not None
+            }
             checkpoint["accumulated_gradients"] = self._restored or found  # may be saved again before the first step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Load the accumulated gradients for the next training batch."""
         self._restored = checkpoint.get("accumulated_gradients", {})
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
+        """Put loaded gradients back into the parameters, once."""
         for name, gradient in self._restored.items():
             weights = pl_module.get_parameter(name)
             weights.grad = gradient.to(weights)
@@ -105,74 +115,80 @@ class AccumulatedGradients(Callback):
 
 
 class RandomState(Callback):
-    """Keeps the state of torch's random numbers in checkpoints, so that dropout resumes as it was.
+    """Callback that saves the state of torch's random number generators, so that dropout resumes exactly.
 
-    The state is put back at the first training step: whatever else draws random numbers while a
-    run starts, such as building an encoder, has no part in it. Each rank has a state of its own.
+    The state is restored at the first training step, so random numbers drawn while a run starts (such as those that
+    initialize an encoder) do not change it. Each rank has its own state.
     """
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed each rank differently, so that ranks do not share dropout masks."""
         if trainer.world_size > 1:
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def check_states(self, states: Mapping[str, Any]) -> None:
-        """Check the random states in a checkpoint: of one rank or more, for the CPU and each GPU.
+        """Check the random states in a checkpoint: those of at least one rank, for the CPU and each GPU.
 
         Raises:
-            StateError: They are missing or none.
+            StateError: A state is missing or invalid.
         """
         state, key = find_state(states, self.state_key)
         check_keys(state, ("cpu", "cuda"), key)
         if not isinstance(state["cuda"], list):
-            raise StateError(f"{key}.cuda: it must be a list.")
+            raise StateError(f"{key}.cuda: expected a list.")
         _check_random_states(state["cpu"], torch.Generator(), f"{key}.cpu")
-        for number, of_device in enumerate(state["cuda"]):
+        for number, device_states in enumerate(state["cuda"]):
             generator = torch.Generator("cuda") if torch.cuda.is_available() else None
-            _check_random_states(of_device, generator, f"{key}.cuda[{number}]")
+            _check_random_states(device_states, generator, f"{key}.cuda[{number}]")
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank must call this, as Lightning does."""
+        """Return the random states of all ranks. Every rank must call this, as Lightning does."""
         if self._restored is not None:  # saved again before the first step
             return self._restored
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        return {"cpu": _of_all_ranks(torch.get_rng_state()), "cuda": [_of_all_ranks(state) for state in cuda]}
+        return {"cpu": _gather_states(torch.get_rng_state()), "cuda": [_gather_states(state) for state in cuda]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the loaded states for the first training step."""
         self._restored = state_dict
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
+        """Restore loaded states before the first training step."""
         if self._restored is not None:
-            torch.set_rng_state(_of_this_rank(self._restored["cpu"]))
-            # Of more GPUs than are here, as many.
+            torch.set_rng_state(_select_state(self._restored["cpu"]))
+            # The checkpoint may come from a machine with more GPUs or fewer, so zip is not strict.
             for device, states in zip(range(torch.cuda.device_count()), self._restored["cuda"], strict=False):
-                torch.cuda.set_rng_state(_of_this_rank(states), device)
+                torch.cuda.set_rng_state(_select_state(states), device)
             self._restored = None
 
 
 def _check_random_states(states: Any, generator: torch.Generator | None, key: str) -> None:
-    """Check random states of ranks, (ranks, bytes), in a generator of their device. Without a device, any bytes do."""
+    """Check random states of ranks, (ranks, bytes), by loading them into a generator of their device.
+
+    Without a generator, only the shape and the type are checked.
+    """
     width = None if generator is None else generator.get_state().numel()
     if not isinstance(states, Tensor) or states.dim() != 2 or not len(states) or states.dtype != torch.uint8:
-        raise StateError(f"{key}: it must be random states of ranks, (ranks, bytes).")
+        raise StateError(f"{key}: expected a uint8 tensor of shape (ranks, bytes).")
     check_tensor(states, (len(states), width or states.shape[1]), key)
     try:
         for state in states if generator is not None else ():
             generator.set_state(state.clone())  # pyright: ignore[reportOptionalMemberAccess]
     except RuntimeError:
-        raise StateError(f"{key}: not a state of the random numbers of this PyTorch.") from None
+        raise StateError(f"{key}: not a random number generator state of this PyTorch version.") from None
 
 
-def _of_all_ranks(state: Tensor) -> Tensor:
-    """(bytes,) to (ranks, bytes)."""
+def _gather_states(state: Tensor) -> Tensor:
+    """Return the states of all ranks: (bytes,) to (ranks, bytes)."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
     return AllRanks(1, device).gather(state[None].to(device)).cpu()
 
 
-def _of_this_rank(states: Tensor) -> Tensor:
-    """Return the state of this rank. If there were fewer ranks, several ranks share a state."""
-    return states.cpu()[this_rank() % len(states)].clone()  # torch misreads a state that is a view of several
+def _select_state(states: Tensor) -> Tensor:
+    """Return the state of this rank. If fewer ranks saved states than run now, several ranks share a state."""
+    return states.cpu()[get_rank() % len(states)].clone()  # torch misreads a state that is a view of several

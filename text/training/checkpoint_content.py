@@ -1,8 +1,8 @@
 """Check the content of a checkpoint before any of it is used.
 
-The hash of a checkpoint shows damage, but not who wrote the file. So keys, types and shapes are compared with what the
-run itself would save, and each count with the others. What the run knows itself is taken from the run: settings of the
-optimizer, and the paths of files. Numbers that may have any value, such as those of weights, cannot be checked.
+The hash of a checkpoint reveals damage, but not who wrote the file. So keys, types and shapes are compared with those
+that the run itself would save, and counts are checked against each other. Optimizer settings and file paths are taken
+from the run, not from the checkpoint. Numbers that may have any value, such as weights, cannot be checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from text.errors import ArtifactError
 from text.training.data_module import DPRDataModule
-from text.training.lightning_internals import check_progress, is_between_steps, loop_states
+from text.training.lightning_internals import check_progress, is_between_steps, get_loop_states
 from text.training.saved_state import (
     StateError,
     check_dict,
@@ -33,23 +33,23 @@ from text.training.saved_state import (
 _HEAD: dict[str, Any] = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": ""}
 _DICTS = ("state_dict", "loops", "callbacks")
 _LISTS = ("optimizer_states", "lr_schedulers")
-_OLDEST = (2, 6)
-"""Lightning rewrites the content of checkpoints that earlier versions wrote, before anything can check it."""
-_DECIDING = ("params", "betas", "eps", "weight_decay", "initial_lr", "amsgrad", "maximize")
-"""Settings of AdamW that must be the same. The schedule sets the rate, and the others only say how to compute."""
+_OLDEST_VERSION = (2, 6)
+"""Oldest supported Lightning version. Lightning migrates older checkpoints before their content can be checked."""
+_FIXED_SETTINGS = ("params", "betas", "eps", "weight_decay", "initial_lr", "amsgrad", "maximize")
+"""Settings of AdamW that must not change. The schedule sets the learning rate; the rest only affect the computation."""
 _SCALER = "MixedPrecision"
-"""Key of float16's loss scale."""
+"""Key of the loss scale of float16 training."""
 
 
 def check_head(content: Any, path: str) -> dict[str, Any]:
-    """Return the content of a checkpoint whose parts have the right types. Nothing in the parts is compared yet.
+    """Check the types of the parts of a checkpoint, and return its content. The parts are not compared yet.
 
     Args:
-        content: What the file holds.
-        path: The checkpoint, for the error.
+        content: The object that the file holds.
+        path: The checkpoint, for the error message.
 
     Raises:
-        ArtifactError: A part is missing or of another type; with the path and the key.
+        ArtifactError: A part is missing or has the wrong type. The message names the path and the key.
     """
     try:
         check_plain(content)
@@ -65,8 +65,8 @@ def check_head(content: Any, path: str) -> dict[str, Any]:
         for name in _LISTS:
             check_length(content[name], 1, name)
         wrote = re.match(r"(\d{1,9})\.(\d{1,9})\.\d", content["pytorch-lightning_version"])
-        if wrote is None or (int(wrote[1]), int(wrote[2])) < _OLDEST:
-            raise StateError(f"pytorch-lightning_version: it must be {'.'.join(map(str, _OLDEST))} or later.")
+        if wrote is None or (int(wrote[1]), int(wrote[2])) < _OLDEST_VERSION:
+            raise StateError(f"pytorch-lightning_version: must be {'.'.join(map(str, _OLDEST_VERSION))} or later.")
         return content
     except StateError as error:
         raise ArtifactError(f"{path}: not a checkpoint of this library: {error} Give a checkpoint of a run.") from None
@@ -81,18 +81,19 @@ def check_content(
     optimizer: torch.optim.Optimizer,
     data: DPRDataModule | None,
 ) -> None:
-    """Check that a run can go on from a checkpoint, and put the run's own settings of the optimizer into the content.
+    """Check that a run can resume from a checkpoint, and put the run's own optimizer settings into the content.
 
     Args:
-        content: Passed ``check_head``.
-        path: The checkpoint, for the error.
+        content: Content of the checkpoint, already checked by ``check_head``.
+        path: The checkpoint, for the error message.
         trainer: The trainer of the run.
         task: The task of the run.
-        optimizer: An optimizer of the task that has taken no step.
+        optimizer: A new optimizer of the task.
         data: The data of the run.
 
     Raises:
-        ArtifactError: A part is missing, has another form, or contradicts another part; with the path and the key.
+        ArtifactError: A part is missing, has the wrong form, or contradicts another part. The message names the path
+            and the key.
     """
     try:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0).state_dict()
@@ -106,10 +107,10 @@ def check_content(
         _check_callbacks(content["callbacks"], trainer)
     except StateError as error:
         saved, ours = content["pytorch-lightning_version"], version("pytorch-lightning")
-        versions = "" if saved == ours else f" pytorch-lightning {saved} wrote it, this is {ours}."
+        versions = "" if saved == ours else f" It was written by pytorch-lightning {saved}; installed is {ours}."
         raise ArtifactError(
-            f"{path}: the run cannot go on from it: {error}{versions} "
-            "Resume with the settings that it was saved with, or start a new run."
+            f"{path}: cannot resume from this checkpoint: {error}{versions} "
+            "Resume with the settings of the run that saved it, or start a new run."
         ) from None
 
 
@@ -127,8 +128,8 @@ def _check_optimizer(content: dict[str, Any], optimizer: torch.optim.Optimizer) 
     check_length(found["param_groups"], len(ours), f"{key}.param_groups")
     for number, (group, our_group) in enumerate(zip(found["param_groups"], ours, strict=True)):
         place = f"{key}.param_groups[{number}]"
-        check_keys(group, _DECIDING, place, exact=False)
-        for name in _DECIDING:
+        check_keys(group, _FIXED_SETTINGS, place, exact=False)
+        for name in _FIXED_SETTINGS:
             check_equal(group[name], our_group[name], f"{place}.{name}")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     _check_moments(found["state"], parameters, content, f"{key}.state")
@@ -136,7 +137,7 @@ def _check_optimizer(content: dict[str, Any], optimizer: torch.optim.Optimizer) 
 
 
 def _check_moments(states: Any, parameters: list[Any], content: dict[str, Any], key: str) -> None:
-    """Check the state of each parameter. There is none before the first step, and float16 skips steps."""
+    """Check the AdamW state of each parameter. There is none before the first step, and float16 may skip steps."""
     num_steps, is_skipping = content["global_step"], _SCALER in content
     may_be_empty = num_steps == 0 or is_skipping
     check_keys(states, range(0 if may_be_empty and states == {} else len(parameters)), key)
@@ -150,7 +151,7 @@ def _check_moments(states: Any, parameters: list[Any], content: dict[str, Any], 
         if not (0 < step <= num_steps if is_skipping else step == num_steps) or step != float(states[0]["step"]):
             raise StateError(f"{place}.step: {step}. The checkpoint was saved after step {num_steps}.")
         if bool((state["exp_avg_sq"] < 0).any()):
-            raise StateError(f"{place}.exp_avg_sq: a number is below 0.")
+            raise StateError(f"{place}.exp_avg_sq: has negative numbers.")
 
 
 def _check_scheduler(content: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -166,22 +167,22 @@ def _check_scheduler(content: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def _check_scaler(content: dict[str, Any], trainer: Trainer) -> None:
-    """Check float16's scale of the loss. Other precisions have none."""
+    """Check the loss scale of float16 training. Other precisions have none."""
     ours = trainer.precision_plugin.state_dict()
     if bool(ours) != (_SCALER in content):
-        raise StateError(f"{_SCALER}: the checkpoint was saved with another precision.")
+        raise StateError(f"{_SCALER}: the checkpoint was saved with another --precision.")
     if ours:
         found = content[_SCALER]
         check_like(found, ours, _SCALER)
         for name in ("growth_factor", "backoff_factor", "growth_interval"):
             check_equal(found[name], ours[name], f"{_SCALER}.{name}")
         if not 0 < found["scale"] < math.inf:
-            raise StateError(f"{_SCALER}.scale: {found['scale']}. It must be a finite number above 0.")
+            raise StateError(f"{_SCALER}.scale: {found['scale']}; expected a finite number above 0.")
 
 
 def _check_position(content: dict[str, Any], path: str, trainer: Trainer, data: DPRDataModule | None) -> None:
-    """Check how far the run had come: the counts of Lightning, and the position in the training data."""
-    check_like(content["loops"], loop_states(trainer), "loops")
+    """Check the progress of the run: Lightning's counts, and the position in the training data."""
+    check_like(content["loops"], get_loop_states(trainer), "loops")
     if trainer.max_epochs is not None and -1 < trainer.max_epochs < content["epoch"]:
         raise StateError(f"epoch: {content['epoch']}. The run has {trainer.max_epochs} epochs.")
     if data is None:
@@ -202,11 +203,11 @@ def _check_position(content: dict[str, Any], path: str, trainer: Trainer, data: 
 
 
 def _check_gradients(content: dict[str, Any], trainer: Trainer, task: LightningModule) -> None:
-    """Check the gradients of the batches since the last optimizer step. float16's may be infinite."""
+    """Check the gradients of the batches since the last optimizer step. In float16 they may be infinite."""
     key = "accumulated_gradients"
     is_between = is_between_steps(content["loops"], trainer)
     if is_between != (key in content):
-        raise StateError(f"{key}: {'missing' if is_between else 'there are none after an optimizer step'}.")
+        raise StateError(f"{key}: {'missing' if is_between else 'unexpected right after an optimizer step'}.")
     if is_between:
         trained = {name: each for name, each in task.named_parameters() if each.requires_grad}
         check_keys(content[key], trained, key)
@@ -215,7 +216,7 @@ def _check_gradients(content: dict[str, Any], trainer: Trainer, task: LightningM
 
 
 def _check_figures(content: dict[str, Any]) -> None:
-    """Check the figures of the epoch so far, and the length of the schedule."""
+    """Check the metrics of the epoch so far, and the number of steps of the schedule."""
     key = "epoch_figures"
     check_keys(content, (key, "num_steps"), "the content", exact=False)
     check_like(content["num_steps"], 0, "num_steps")
@@ -228,7 +229,7 @@ def _check_figures(content: dict[str, Any]) -> None:
 
 
 def _check_callbacks(states: Mapping[str, Any], trainer: Trainer) -> None:
-    """Let each callback of the run that saves a state check it."""
+    """Check the callback states, by ``check_states`` of each callback that has it."""
     callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     for callback in callbacks:
         if hasattr(callback, "check_states"):

@@ -1,4 +1,4 @@
-"""Early stopping that a resumed run keeps to."""
+"""Early stopping that also works in a resumed run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from text.training.saved_state import StateError, check_keys, check_like, find_s
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's, for runs that are resumed.
+    """Lightning's EarlyStopping with resuming fixed.
 
-    A run that has ended stays ended until it gets more patience. Lightning would train on with the first patience.
+    If a run that stopped early resumes, it trains again only with a higher ``patience``. Lightning would train on, and
+    would use the ``patience`` of the checkpoint.
     """
 
     @property
     def has_ended(self) -> bool:
-        """Whether the last ``patience`` validations had no better metric."""
+        """True if none of the last ``patience`` validations improved the metric."""
         return self.wait_count >= self.patience
 
     def check_states(self, states: Mapping[str, Any]) -> None:
         """Check the state in a checkpoint. A run that began without early stopping has none.
 
         Raises:
-            StateError: It is none.
+            StateError: The state is invalid.
         """
         if self.state_key not in states:
             return
@@ -37,16 +38,18 @@ class EarlyStopping(callbacks.EarlyStopping):
         for name in ("wait_count", "stopped_epoch", "best_score", "stopping_reason"):
             check_like(state[name], ours[name], f"{key}.{name}")
         if state["stopping_reason"] not in [reason.value for reason in EarlyStoppingReason]:
-            raise StateError(f"{key}.stopping_reason: {state['stopping_reason']}. It is not known.")
+            raise StateError(f"{key}.stopping_reason: unknown reason {state['stopping_reason']}.")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the best figure so far also from a run that began without early stopping."""
+        """Load the best metric so far from the checkpoint callbacks: the run may have begun without early stopping."""
         for name, state in checkpoint["callbacks"].items():
             if is_best_state(name) and state["monitor"] == self.monitor and state["best_model_score"] is not None:
                 self.best_score = state["best_model_score"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state, but keep the ``patience`` of this run."""
         super().load_state_dict({**state_dict, "patience": self.patience, "stopping_reason_message": None})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further if the run has already stopped early."""
         trainer.should_stop = self.has_ended

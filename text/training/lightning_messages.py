@@ -1,6 +1,6 @@
-"""Messages of pytorch-lightning and torch that a user of a command cannot act on.
+"""Filter for messages of pytorch-lightning and torch that a user of a command cannot act on.
 
-They advertise other products, ask for changes of this library's code, or repeat what the command prints itself. All
+These messages advertise other products, ask for changes to this library's code, or repeat the command's own output. All
 other messages stay. Tested with pytorch-lightning 2.6.6.
 """
 
@@ -31,23 +31,23 @@ _LINES = {
     "pytorch_lightning.accelerators.cuda": ("LOCAL_RANK: ",),
     "pytorch_lightning.trainer.connectors.checkpoint_connector": ("`weights_only` was not set, defaulting to",),
 }
-"""Beginnings of log records, as regular expressions, by logger."""
+"""Regular expressions that match the start of hidden log records, by logger."""
 _WARNINGS = {
     "pytorch_lightning.callbacks.model_checkpoint": ("Checkpoint directory .* exists and is not empty",),
-    "pytorch_lightning.trainer.call": ("Be aware that when using `ckpt_path`",),  # of early stopping that is left out
+    "pytorch_lightning.trainer.call": ("Be aware that when using `ckpt_path`",),  # early stopping was switched off
     "pytorch_lightning.trainer.connectors.logger_connector.result": (
         # All ranks compute metrics from the questions and passages of all ranks.
         r"It is recommended to use `self.log\(.*sync_dist=True",
     ),
-    "pytorch_lightning.trainer.setup": ("GPU available but not used",),  # build_trainer says how
+    "pytorch_lightning.trainer.setup": ("GPU available but not used",),  # build_trainer prints its own note
     "pytorch_lightning.utilities._pytree": (r"`isinstance\(treespec, LeafSpec\)` is deprecated",),
 }
-"""Beginnings of warnings, as regular expressions, by module."""
+"""Regular expressions that match the start of hidden warnings, by module."""
 
 
 @contextmanager
 def hide_messages() -> Iterator[None]:
-    """Hide the messages in the block, or in the function that this decorates."""
+    """Hide these messages inside the block, or inside a decorated function."""
     filters = {logging.getLogger(name): _Filter(beginnings) for name, beginnings in _LINES.items()}
     with warnings.catch_warnings():
         for module, beginnings in _WARNINGS.items():
@@ -63,11 +63,12 @@ def hide_messages() -> Iterator[None]:
 
 
 class _Filter(logging.Filter):
-    """Drops records that begin in one of several ways."""
+    """Logging filter that drops records whose message starts with one of several patterns."""
 
     def __init__(self, beginnings: tuple[str, ...]) -> None:
         super().__init__()
         self._pattern = re.compile("|".join(beginnings))
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep a record."""
         return self._pattern.match(record.getMessage()) is None

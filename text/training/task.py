@@ -1,7 +1,7 @@
-"""BiEncoderTask: what pytorch-lightning does with a BiEncoder.
+"""Lightning module that trains and evaluates a BiEncoder.
 
-Training and evaluation call the same objective. Each rank has its share of a batch; all figures are those of the whole
-batch, and the same on all ranks. The task neither builds encoders nor knows where batches come from.
+Training and evaluation use the same objective. Each rank has a share of a batch. Metrics are computed over the whole
+batch and are equal on all ranks. The module neither builds encoders nor reads data.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
 from text.training.checkpoint_content import check_content
 from text.training.data_module import DPRDataModule
-from text.training.distributed import to_backward, total
+from text.training.distributed import scale_for_backward, sum_over_ranks
 from text.training.epoch_figures import EpochFigures
-from text.training.failures import rows_of_batch
+from text.training.failures import describe_batch_rows
 from text.training.grad_cache import embed_in_chunks
 from text.training.lightning_internals import should_log_step
 from text.training.objective import Objective
 from text.training.pool import PassagePool
 
-_EVALUATED_TOGETHER = 128
-"""Texts per forward pass in evaluation, as DPR's ``val_av_rank_bsz``; changes memory, not figures."""
+_EVALUATION_CHUNK_SIZE = 128
+"""Texts per forward pass in evaluation, as ``val_av_rank_bsz`` in DPR. It affects memory, not metrics."""
 
 
 class BiEncoderTask(LightningModule):
-    """Train a BiEncoder on batches of questions and passages.
+    r"""Lightning module that trains a BiEncoder on batches of questions and passages.
 
     AdamW has no weight decay on biases and layer norms. The learning rate rises linearly from 0 over ``warmup_steps``
     and falls to 0 at the last step of the run (arXiv:2004.04906, 5.1).
@@ -47,7 +47,7 @@ class BiEncoderTask(LightningModule):
     >>> from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
     >>> rows = [{"question": f"who ate the {name}", "positive_ctxs": [{"text": name}]} for name in ("oak", "elm")]
     >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-    ...     _ = file.write("".join(json.dumps(row) + "\\n" for row in rows)), file.flush()
+    ...     _ = file.write("".join(json.dumps(row) + "\n" for row in rows)), file.flush()
     ...     train, valid = DPRDataPipe(file.name, batch_size=2, train=True), DPRDataPipe(file.name, batch_size=2)
     ...     tokenize = Tokenize(train_tokenizer(train.texts(), vocab_size=300), max_length=16)
     ...     encoder = roberta_tiny(vocab_size=300, pooling="mean")
@@ -65,11 +65,11 @@ class BiEncoderTask(LightningModule):
         objective: Loss to minimize. It is also reported during validation.
         learning_rate: Peak learning rate.
         warmup_steps: Optimizer steps until the peak.
-        schedule: How the learning rate falls: "linear", "cosine", or "constant", which keeps it at the peak.
-        weight_decay: Weight decay of all weights but biases and layer norms. DPR uses 0.
+        schedule: Shape of the learning rate after the peak: "linear", "cosine" or "constant".
+        weight_decay: Weight decay of all weights except biases and layer norms. DPR uses 0.
         chunk_tokens: Embed a batch in chunks of this many tokens (``grad_cache.py``). Batches of any size then fit into
-            memory, in more time.
-        set_names: Names of the data sets that training mixes. With more than one, the loss of each is logged.
+            memory, but training is slower.
+        set_names: Names of the data sets that training mixes. With more than one, the loss of each set is logged.
     """
 
     def __init__(
@@ -94,82 +94,93 @@ class BiEncoderTask(LightningModule):
         self.chunk_tokens = chunk_tokens
         self.set_names = set_names
         self.pool = PassagePool(self.objective.similarity)
-        """Passages and questions of the current or the last evaluation."""
+        """Passages and questions of the current or latest evaluation."""
         self.epoch_figures = EpochFigures()
-        """Figures of the current epoch of training."""
+        """Metrics of the current training epoch."""
         self._saved_num_steps: int | None = None
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
+        """Log the loss of a batch, and return the value that Lightning runs the backward pass on."""
         losses = self.objective(batch, *self._embed(batch))  # (B,)
-        loss, num_questions = self._mean(losses)
+        loss, num_questions = self._average_over_ranks(losses)
         self._check_finite(loss, "training", batch_index)
         self.log("train_loss_step", loss, prog_bar=True)
         self.epoch_figures.add_mean("train_loss_epoch", loss, num_questions)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self._count_sets(losses, batch.sources)
         self._count_texts(batch)
-        return to_backward(losses, num_questions) * self._accumulation_factor(batch_index)
+        return scale_for_backward(losses, num_questions) * self._get_accumulation_factor(batch_index)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient of all batches of the step and all ranks, before it is clipped."""
+        """Log the gradient norm over all batches of the step and all ranks, before clipping."""
         if should_log_step(self.trainer):
-            self.log("gradient_norm", norm_of_gradient(optimizer))
+            self.log("gradient_norm", compute_gradient_norm(optimizer))
 
     def on_train_epoch_start(self) -> None:
+        """Clear the metrics of the previous epoch."""
         self.epoch_figures.clear()
 
     def on_train_epoch_end(self) -> None:
+        """Log the metrics of the epoch."""
         for name, value in self.epoch_figures.compute().items():
             self.log(name, value, prog_bar=name == "train_loss_epoch", batch_size=1)
         self.epoch_figures.clear()
 
     def on_validation_epoch_start(self) -> None:
+        """Start a new pool."""
         self.pool = PassagePool(self.objective.similarity)
 
     def validation_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
+        """Log the loss of a batch, and add the batch to the pool."""
         self._evaluate(batch, batch_index, "valid")
 
     def on_validation_epoch_end(self) -> None:
+        """Log the ranking metrics of the pool."""
         self._log_pool("valid")
 
     def on_test_epoch_start(self) -> None:
+        """Start a new pool."""
         self.pool = PassagePool(self.objective.similarity)
 
     def test_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
+        """Log the loss of a batch, and add the batch to the pool."""
         self._evaluate(batch, batch_index, "test")
 
     def on_test_epoch_end(self) -> None:
+        """Log the ranking metrics of the pool."""
         self._log_pool("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW, and a schedule that changes the learning rate at each step."""
         optimizer = self._build_optimizer()
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: share_of_peak(self.schedule, step, self.warmup_steps, self._num_steps())
+            optimizer, lambda step: compute_lr_factor(self.schedule, step, self.warmup_steps, self._count_steps())
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the rate of this run's schedule: a checkpoint may have the rate of a schedule with fewer steps."""
+        """Set the learning rate by the schedule of this run. The checkpoint's schedule may have had fewer steps."""
         scheduler: Any = self.lr_schedulers()
         groups = scheduler.optimizer.param_groups
         for group, peak, share in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
             group["lr"] = peak * share(scheduler.last_epoch)
-        if self._saved_num_steps not in (None, self._num_steps()):
+        if self._saved_num_steps not in (None, self._count_steps()):
             self.print(
-                f"note: the schedule of the learning rate has {self._num_steps()} steps now, and had "
-                f"{self._saved_num_steps}. The run goes on after step {self.global_step} with a rate of "
+                f"note: the learning rate schedule now has {self._count_steps()} steps; before it had "
+                f"{self._saved_num_steps}. Training resumes after step {self.global_step} with a learning rate of "
                 f"{groups[0]['lr']:g}."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the metrics of the epoch so far, and the number of steps of the schedule, to a checkpoint."""
         checkpoint["epoch_figures"] = self.epoch_figures.state_dict()
-        checkpoint["num_steps"] = self._num_steps()
+        checkpoint["num_steps"] = self._count_steps()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the whole checkpoint. Lightning calls this before it uses any part of one.
+        """Check the whole checkpoint. Lightning calls this before it uses any part of the checkpoint.
 
         Raises:
-            ArtifactError: As ``check_content``.
+            ArtifactError: For the reasons of ``check_content``.
         """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.check_checkpoint(checkpoint, str(self.trainer.ckpt_path), self.trainer, data)
@@ -179,22 +190,22 @@ class BiEncoderTask(LightningModule):
     def check_checkpoint(
         self, content: dict[str, Any], path: str, trainer: Trainer, data: DPRDataModule | None
     ) -> None:
-        """Check the content of a checkpoint (``check_content``). The trainer need not have begun."""
+        """Check the content of a checkpoint (``check_content``). The trainer need not have started."""
         check_content(content, path, trainer=trainer, task=self, optimizer=self._build_optimizer(), data=data)
 
     def _build_optimizer(self) -> torch.optim.AdamW:
         # torch 2.3 has no fused AdamW for CPUs.
         fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=fused)
+        optimizer = torch.optim.AdamW(self._build_parameter_groups(), lr=self.learning_rate, fused=fused)
         leave_unscaling_to_caller(optimizer)
         return optimizer
 
-    def _num_steps(self) -> int:
+    def _count_steps(self) -> int:
         """Return the number of optimizer steps of the whole run."""
         return int(self.trainer.estimated_stepping_batches)
 
     def _embed(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor]:
-        """(B, D) and (P, D)."""
+        """Return the embeddings of questions, (B, D), and of passages, (P, D)."""
         if self.chunk_tokens is None:
             questions, texts = self.model(batch.questions, batch.passages)
         else:
@@ -202,34 +213,37 @@ class BiEncoderTask(LightningModule):
             texts = embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens)
         return questions, texts[batch.text_index]
 
-    def _accumulation_factor(self, batch_index: int) -> float:
-        """Lightning divides by ``accumulate_grad_batches`` also in an epoch's last step, which may have fewer."""
-        size, num_batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        first = batch_index - batch_index % size  # of its step
-        return size / min(size, num_batches - first)
+    def _get_accumulation_factor(self, batch_index: int) -> float:
+        """Return the factor that corrects the loss of an epoch's last optimizer step, which may have fewer batches.
 
-    def _mean(self, losses: Tensor) -> tuple[Tensor, int]:
-        """The mean loss of the questions of all ranks, and their number."""
-        loss, num_questions = total(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
+        Lightning divides the loss by ``accumulate_grad_batches`` in every step.
+        """
+        size, num_batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first_of_step = batch_index - batch_index % size
+        return size / min(size, num_batches - first_of_step)
+
+    def _average_over_ranks(self, losses: Tensor) -> tuple[Tensor, int]:
+        """Return the mean loss over the questions of all ranks, and the number of these questions."""
+        loss, num_questions = sum_over_ranks(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
         return loss / num_questions.clamp(min=1), int(num_questions)
 
     def _count_sets(self, losses: Tensor, sources: Tensor) -> None:
-        """Add loss and number of questions of each data set to the epoch's figures, if there are several sets."""
+        """Add the loss and the number of questions of each data set to the epoch's metrics, if there are several sets."""
         for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
-            loss, size = self._mean(losses[sources == source])
+            loss, size = self._average_over_ranks(losses[sources == source])
             if size:
                 self.epoch_figures.add_mean(f"train_loss/{name}", loss, size)
                 self.epoch_figures.add_sum(f"train_questions/{name}", float(size))
 
     def _count_texts(self, batch: BiEncoderBatch) -> None:
-        """Add the share of texts that are too long, and the number of texts left out, to the epoch's figures."""
+        """Add the share of truncated texts, and the number of texts left out, to the epoch's metrics."""
         sides = {"questions": batch.questions, "passages": batch.passages}
         counts = [
             [float(tokens.truncated.sum()), float(len(tokens.truncated)), batch.counts[f"{side} left out, no tokens"]]
             for side, tokens in sides.items()
         ]
         for side, (truncated, size, left_out) in zip(
-            sides, total(torch.tensor(counts, device=self.device)).tolist(), strict=True
+            sides, sum_over_ranks(torch.tensor(counts, device=self.device)).tolist(), strict=True
         ):
             self.epoch_figures.add_mean(f"train_{side}_truncated", truncated / max(1, size), int(size))
             self.epoch_figures.add_sum(f"train_{side}_left_out", left_out)
@@ -237,33 +251,33 @@ class BiEncoderTask(LightningModule):
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():
             raise NonFiniteLossError(
-                f"step {self.global_step}, {stage} batch {batch_index}: loss is {loss.item()}; "
-                "expected a finite number, no update was made: try a smaller learning_rate "
-                f"(rows {rows_of_batch(self.trainer, stage, batch_index)})"
+                f"step {self.global_step}, {stage} batch {batch_index}: the loss is {loss.item()} "
+                f"(rows {describe_batch_rows(self.trainer, stage, batch_index)}). The weights were not updated. "
+                "Use a smaller --learning_rate."
             )
 
     def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
         questions, texts = (
-            torch.cat([encoder(ids, mask) for ids, mask in _chunks(tokens)])
+            torch.cat([encoder(ids, mask) for ids, mask in _split_into_chunks(tokens)])
             for encoder, tokens in (
                 (self.model.question_encoder, batch.questions),
                 (self.model.passage_encoder, batch.passages),
             )
         )
         passages = texts[batch.text_index]
-        loss, num_questions = self._mean(self.objective(batch, questions, passages))
+        loss, num_questions = self._average_over_ranks(self.objective(batch, questions, passages))
         self._check_finite(loss, stage, batch_index)
-        # The mean over questions, not over batches: a short last batch weighs what it holds.
+        # batch_size weighs each batch by its questions, so a short last batch counts less.
         self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=num_questions)
         self.pool.add(batch, questions, passages)
 
     def _log_pool(self, stage: str) -> None:
-        for name, value in self.pool.metrics(self.device).items():
+        for name, value in self.pool.compute_metrics(self.device).items():
             self.log(f"{stage}_{name}", value, prog_bar=name == "mrr@10")
         self.log(f"{stage}_pool_passages", float(self.pool.num_passages))
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Biases and layer norms apart, without decay; what is frozen, nowhere."""
+    def _build_parameter_groups(self) -> list[dict[str, Any]]:
+        """Return parameter groups with and without weight decay. Frozen parameters are in neither."""
         norms = {id(p) for module in self.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
         decayed, exempt = [], []
         for name, parameter in self.named_parameters():
@@ -275,25 +289,25 @@ class BiEncoderTask(LightningModule):
         ]
 
 
-def norm_of_gradient(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Return the norm of the gradient of all parameters, which ``gradient_clip_val`` limits."""
+def compute_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the gradient norm over all parameters, which ``gradient_clip_val`` limits."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids and mask of a few texts at a time: an evaluation brings many more passages than a training step."""
+def _split_into_chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ids and mask of a few texts at a time, because evaluation has many more passages than a training step."""
     return zip(
-        tokens.input_ids.split(_EVALUATED_TOGETHER), tokens.attention_mask.split(_EVALUATED_TOGETHER), strict=True
+        tokens.input_ids.split(_EVALUATION_CHUNK_SIZE), tokens.attention_mask.split(_EVALUATION_CHUNK_SIZE), strict=True
     )
 
 
-def share_of_peak(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:
-    """Share of the peak learning rate at a 0-based optimizer step.
+def compute_lr_factor(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:
+    """Return the learning rate at a 0-based optimizer step, as a fraction of the peak.
 
-    From 0 up to 1 at ``warmup_steps``; from there to 0 at ``num_steps`` in a line or half a cosine
-    (arXiv:1608.03983), or 1 on.
+    It rises linearly from 0 to 1 at ``warmup_steps``. Then it falls to 0 at ``num_steps``, linearly or along half a
+    cosine (arXiv:1608.03983), or stays at 1 ("constant").
     """
     if step < warmup_steps:
         return step / warmup_steps

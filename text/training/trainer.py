@@ -1,4 +1,4 @@
-"""The Trainer of a run, and the steps that a run takes with it."""
+"""Functions that build the Trainer of a run, check its settings, and train and test with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from text.errors import UsageError
 from text.models import BiEncoder
-from text.training.best_checkpoint import best_and_last, check_best
+from text.training.best_checkpoint import build_checkpoint_callbacks, check_best
 from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
 from text.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from text.training.data_module import DPRDataModule
@@ -33,10 +33,10 @@ from text.transforms import Tokenizer
 MONITORS = {"valid_loss": "min", "valid_average_rank": "min", "valid_mrr@10": "max"} | {
     f"valid_recall@{k}": "max" for k in RECALL_AT
 }
-"""Validation metrics that can choose the best checkpoint, and whether the minimum or the maximum is best."""
+"""Validation metrics that can choose the best checkpoint, each with the best direction ("min" or "max")."""
 
 print_rank_zero = rank_zero_only(print)
-"""Print on rank 0 only."""
+"""``print`` on rank 0 only."""
 
 
 @rank_zero_only
@@ -47,7 +47,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def seed_everything_quietly(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and torch without a message."""
     seed_everything(seed, verbose=False)
 
 
@@ -69,32 +69,32 @@ def build_trainer(
     monitor: str | None = "valid_mrr@10",
     early_stopping: int | None = None,
 ) -> Trainer:
-    """Return a Trainer that logs into a run's folder and keeps the last checkpoint, and the best one by a metric.
+    """Return a Trainer that logs into a run's folder, and saves the last checkpoint and the best one by a metric.
 
     Args:
         output_dir: The run's folder.
         max_epochs: Passes over the training data.
         num_batches: Batches in an epoch.
         checkpoint: The checkpoint that the run resumes from; ``metrics.csv`` keeps the rows before it.
-        gpus: GPUs of each machine. 0 trains on the CPU.
-        num_nodes: Machines.
+        gpus: Number of GPUs of each machine. 0 trains on the CPU.
+        num_nodes: Number of machines.
         fast_dev_run: Run one batch of each stage and save nothing.
-        precision: Lightning's name of a precision.
-        gradient_clip_val: Maximum norm of the gradient. 0 does not clip.
+        precision: Precision, as Lightning names it, such as "bf16-mixed".
+        gradient_clip_val: Maximum gradient norm. 0 disables clipping.
         accumulate_batches: Batches in an optimizer step.
         validate_every_n_steps: Optimizer steps between validations. The end of the run is validated too. None validates
             after each epoch.
         log_every_n_steps: Optimizer steps between rows of ``metrics.csv``.
-        monitor: A name of ``MONITORS``; chooses the best checkpoint. None keeps the last checkpoint alone, for a run
-            without validation data.
-        early_stopping: Validations without a better metric after which training stops. None never stops.
+        monitor: Metric that chooses the best checkpoint, a key of ``MONITORS``. None saves only the last checkpoint, for
+            a run without validation data.
+        early_stopping: Stop after this many consecutive validations without a better metric. None never stops early.
 
     Raises:
-        ValueError: ``monitor`` is unknown, or missing where it is needed.
-        UsageError: There are fewer GPUs, or several machines without a launcher.
+        ValueError: ``monitor`` is unknown.
+        UsageError: A setting needs validation data, the machine has fewer GPUs, or several machines have no launcher.
     """
     if monitor is not None and monitor not in MONITORS:
-        raise ValueError(f"monitor is {monitor}. Use one of {', '.join(MONITORS)}.")
+        raise ValueError(f'monitor is "{monitor}". Use one of {", ".join(MONITORS)}.')
     choose_monitor(monitor is not None, early_stopping=early_stopping, validate_every_n_steps=validate_every_n_steps)
     check_devices(gpus, num_nodes)
     if not gpus and (num_gpus := torch.cuda.device_count()):
@@ -107,7 +107,9 @@ def build_trainer(
     if not fast_dev_run:
         callbacks.append(WorstQuestions(folder / "worst_questions.jsonl"))
         callbacks.append(SaveOnSignal(folder / "checkpoints" / "last.ckpt"))
-        callbacks.extend(best_and_last(folder / "checkpoints", monitor, MONITORS.get(monitor or "", "min")))
+        callbacks.extend(
+            build_checkpoint_callbacks(folder / "checkpoints", monitor, MONITORS.get(monitor or "", "min"))
+        )
         loggers.append(MetricsCSV(folder, keep_steps=_count_steps(checkpoint)))
         loggers.extend(open_tensorboard(folder))
     by_steps = {"val_check_interval": validate_every_n_steps, "check_val_every_n_epoch": None}
@@ -144,15 +146,15 @@ def choose_monitor(
     validate_every_n_steps: int | None = None,
     validate_first: bool = False,
 ) -> str | None:
-    """Return the metric that chooses the best checkpoint. A run without validation data has none.
+    """Return the metric that chooses the best checkpoint, or None for a run without validation data.
 
     Args:
-        has_validation_file: The run has a validation file.
-        valid_share: Share of the training questions that is held out for validation.
-        monitor: The metric that was asked for. The default is ``valid_mrr@10``.
-        early_stopping: As in ``build_trainer``.
-        validate_every_n_steps: As in ``build_trainer``.
-        validate_first: As in ``fit_and_test``.
+        has_validation_file: True if the run has a validation file.
+        valid_share: Fraction of the training questions that is held out for validation.
+        monitor: The requested metric. The default is ``valid_mrr@10``.
+        early_stopping: See ``build_trainer``.
+        validate_every_n_steps: See ``build_trainer``.
+        validate_first: See ``fit_and_test``.
 
     Raises:
         UsageError: The run has no validation data, and another setting needs it.
@@ -166,22 +168,22 @@ def choose_monitor(
         "--validate_first": validate_first,
     }
     if given := [flag for flag, is_given in needs.items() if is_given]:
-        raise UsageError(f"{given[0]} needs validation data. Give --valid_file or --valid_share, or leave it out.")
+        raise UsageError(f"{given[0]} needs validation data. Give --valid_file or --valid_share, or omit {given[0]}.")
     return None
 
 
 def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> None:
-    """Check that a run can go on from a checkpoint, with the best checkpoint so far. Nothing is changed.
+    """Check that a run can resume from a checkpoint and from its best checkpoint so far. Nothing is changed.
 
     Args:
         checkpoint: The checkpoint to resume from, or None.
-        trainer: From ``build_trainer``.
-        task: The task of the run.
-        data: The data of the run.
+        trainer: Trainer from ``build_trainer``.
+        task: Task of the run.
+        data: Data of the run.
 
     Raises:
-        ArtifactError: The checkpoint does not fit the run, or the best checkpoint is missing, damaged, worse than it
-            was, or of a run with another seed or other data.
+        ArtifactError: The checkpoint does not fit the run. Or the best checkpoint is missing, damaged, has a worse
+            metric than recorded, or comes from a run with another seed or other data.
     """
     if checkpoint is None:
         return
@@ -201,20 +203,20 @@ def fit_and_test(
     checkpoint: str | None = None,
     validate_first: bool = False,
 ) -> Mapping[str, float]:
-    """Train, and return the test metrics of the best checkpoint. Without test data there are none.
+    """Train, and return the test metrics of the best checkpoint. Without test data, return an empty dict.
 
-    A run without validation data has no best checkpoint: its last weights are tested.
+    A run without validation data has no best checkpoint, so its last weights are tested.
 
     Args:
-        trainer: From ``build_trainer``.
-        task: What is trained. Afterwards it has the weights of the best checkpoint, or the last ones.
-        data: Batches of each stage.
+        trainer: Trainer from ``build_trainer``.
+        task: Task to train. Afterwards it has the weights of the best checkpoint, or the last weights.
+        data: Data of each stage.
         checkpoint: The checkpoint to resume from.
-        validate_first: Validate before the first step too, unless the run resumes.
+        validate_first: Also validate before the first step, unless the run resumes.
 
     Raises:
         NonFiniteLossError: The loss is NaN or infinite.
-        InterruptedRun: A signal came; the checkpoint is saved.
+        InterruptedRun: A signal arrived. The checkpoint is saved.
         MemoryError: A batch does not fit into memory.
         ChildProcessError: A data worker died.
         ConnectionError: Another process of the run ended.
@@ -223,7 +225,7 @@ def fit_and_test(
     with failures.translate_errors():
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
-        first_step = _count_steps(checkpoint)  # before training replaces the checkpoint
+        first_step = _count_steps(checkpoint)  # read before training overwrites the checkpoint
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         _print_end(trainer, first_step)
         for name, share in trainer.callback_metrics.items():
@@ -231,13 +233,13 @@ def fit_and_test(
                 print_rank_zero(f"{name}: {share:.2%}")
         metrics = _restore_best_and_test(trainer, task, data)
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-        print_rank_zero("fast_dev_run: every stage ran, nothing was saved")
+        print_rank_zero("fast_dev_run: all stages ran, nothing was saved")
     return metrics
 
 
 def _restore_best_and_test(trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> Mapping[str, float]:
-    """Put the weights of the best checkpoint into the task, and return its test metrics."""
-    best = trainer.checkpoint_callback  # the first callback of several
+    """Load the weights of the best checkpoint into the task, and return its test metrics."""
+    best = trainer.checkpoint_callback  # the first one, which saves the best checkpoint if there is a monitor
     path = best.best_model_path if isinstance(best, ModelCheckpoint) and best.monitor is not None else ""
     if data.test is None:
         if path:
@@ -248,17 +250,20 @@ def _restore_best_and_test(trainer: Trainer, task: BiEncoderTask, data: DPRDataM
 
 
 def check_schedule(num_batches: int, *, max_epochs: int, accumulate_batches: int = 1, warmup_steps: int = 0) -> None:
-    """Print a note if the warm-up is longer than the run.
+    """Print a note if warmup is longer than the run.
 
     Args:
         num_batches: Batches in an epoch.
-        max_epochs: As in ``build_trainer``.
-        accumulate_batches: As in ``build_trainer``.
+        max_epochs: See ``build_trainer``.
+        accumulate_batches: See ``build_trainer``.
         warmup_steps: Optimizer steps until the peak learning rate.
     """
     num_steps = max_epochs * math.ceil(num_batches / accumulate_batches)
     if warmup_steps > num_steps:
-        print_rank_zero(f"note: --warmup_steps is {warmup_steps}, the run has {num_steps} steps: the rate stays small")
+        print_rank_zero(
+            f"note: --warmup_steps is {warmup_steps}, but the run has only {num_steps} steps. "
+            "The learning rate never reaches its peak."
+        )
 
 
 def resolve_max_lengths(
@@ -268,46 +273,46 @@ def resolve_max_lengths(
     tokenizer: Tokenizer,
     defaults: tuple[int, int] = (64, 256),
 ) -> dict[str, int]:
-    """Return the limits of questions and passages, by the name of the setting.
+    """Return the maximum lengths as a dict with keys ``question_max_length`` and ``passage_max_length``.
 
     Args:
-        question: Maximum tokens of a question, or None.
-        passage: Maximum tokens of a title and text together, or None.
-        model: Its question encoder's limit holds for both sides.
-        tokenizer: Its special tokens, and a token each of a title and a text, have to fit.
-        defaults: Maximum tokens of a question and of a passage where None was asked for. The encoder's limit counts if
-            it is lower.
+        question: Maximum tokens of a question, or None for the default.
+        passage: Maximum tokens of title and text together, or None for the default.
+        model: Model whose question encoder limits both lengths.
+        tokenizer: Tokenizer whose special tokens must fit, together with one token each of title and text.
+        defaults: Default maximum tokens of a question and of a passage. The encoder's limit applies if it is lower.
 
     Raises:
-        UsageError: A limit is higher than the encoder's, or too low for a text.
+        UsageError: A length is higher than the encoder's limit, or too low for a text.
     """
     least = tokenizer.num_special_tokens_to_add(True) + 2
     encoder_limit: int = model.question_encoder.max_length  # pyright: ignore[reportAssignmentType]
     limits = {}
-    asked_for = zip(("question_max_length", "passage_max_length"), (question, passage), defaults, strict=True)
-    for name, asked, default in asked_for:
-        limits[name] = min(default, encoder_limit) if asked is None else asked
+    requests = zip(("question_max_length", "passage_max_length"), (question, passage), defaults, strict=True)
+    for name, requested, default in requests:
+        limits[name] = min(default, encoder_limit) if requested is None else requested
         if not least <= limits[name] <= encoder_limit:
-            numbers = f"{least} to {encoder_limit} tokens, special tokens included"
-            raise UsageError(f"--{name} is {limits[name]}. Give {numbers}.")
+            raise UsageError(
+                f"--{name} is {limits[name]}. Give {least} to {encoder_limit} tokens, including special tokens."
+            )
     return limits
 
 
 def check_devices(gpus: int, num_nodes: int) -> None:
-    """Check that this machine has the GPUs, and that several machines have a launcher.
+    """Check that this machine has enough GPUs, and that a run on several machines has a launcher.
 
     Raises:
-        UsageError: They do not.
+        UsageError: The machine has fewer GPUs, or the launcher is missing.
     """
     num_gpus = torch.cuda.device_count()
     if not 0 <= gpus <= num_gpus:
         raise UsageError(f"--gpus is {gpus}. This machine has {num_gpus} GPUs.")
     if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
-        raise UsageError(f"--num_nodes is {num_nodes}. Start the command by torchrun or SLURM on each machine.")
+        raise UsageError(f"--num_nodes is {num_nodes}. Start the command with torchrun or SLURM on each machine.")
 
 
 def _count_steps(checkpoint: str | None) -> int:
-    """Return the optimizer steps before a checkpoint."""
+    """Return the number of optimizer steps before a checkpoint."""
     return 0 if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
 
 
@@ -316,11 +321,11 @@ def _print_end(trainer: Trainer, first_step: int) -> None:
     stopping = trainer.early_stopping_callback
     if isinstance(stopping, EarlyStopping) and stopping.has_ended:
         print_rank_zero(
-            f"early stopping: {stopping.monitor} was not better than {stopping.best_score:.4f} "
+            f"early stopping: {stopping.monitor} did not improve on {stopping.best_score:.4f} "
             f"in {stopping.wait_count} validations. Training ended after step {trainer.global_step}."
         )
     if trainer.global_step == first_step:
         print_rank_zero(
-            f"note: the run had ended at step {first_step}, so nothing was trained. "
-            "Give more --max_epochs to train on, or more --early_stopping if that ended it."
+            f"note: this run was already complete at step {first_step}, so nothing was trained. "
+            "To continue, use a higher --max_epochs, or a higher --early_stopping if it stopped early."
         )

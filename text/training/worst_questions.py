@@ -38,7 +38,7 @@ class WorstQuestions(Callback):
             return
         task: Any = pl_module
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        worst = task.pool.worst(self.num_questions, self.num_above, task.device)
+        worst = task.pool.find_worst(self.num_questions, self.num_above, task.device)
         rows = ({"step": trainer.global_step, **row} for row in describe(worst, data.valid))
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -1,4 +1,4 @@
-"""From texts to tensors: modules that compose in a ``torch.nn.Sequential``."""
+"""Transforms from texts to tensors. The modules compose in a ``torch.nn.Sequential``."""
 
 from tokenizers import Tokenizer
 

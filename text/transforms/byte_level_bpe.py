@@ -1,7 +1,7 @@
-"""Byte-level BPE (GPT-2's, RoBERTa's) on ``tiktoken``: the ids of ``tokenizers`` in a quarter of the time.
+"""Fast byte-level BPE (GPT-2, RoBERTa) on ``tiktoken``. It takes a quarter of the time of ``tokenizers``.
 
-``tiktoken_encoder`` answers only for tokenizers that can be shown to give the same ids; the others,
-and the few texts that are not for tiktoken, stay with ``tokenizers``. Nothing is downloaded.
+``build_tiktoken_encoder`` accepts a tokenizer only if tiktoken provably gives the same ids. ``tokenizers`` encodes for
+all other tokenizers, and the few texts that tiktoken cannot handle. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,47 +17,46 @@ from tiktoken import Encoding
 from tokenizers import Tokenizer
 
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-"""Splits as ``pre_tokenizers.ByteLevel`` does, without its backtracking (tiktoken, r50k_base)."""
+"""Split pattern equivalent to ``pre_tokenizers.ByteLevel``, without backtracking (tiktoken's r50k_base)."""
 
 _LONGEST = 20_000
-"""Characters. On a million spaces tiktoken panics; on one long word, older releases take quadratic time."""
+"""Maximum characters for tiktoken. It panics on a million spaces, and older releases are quadratic in a word."""
 
 _BETWEEN = "<|between|>"
-"""Special token that no text here has: it separates the texts of one call, since a call costs as much as a sentence."""
+"""Special token that separates the texts of one call. One call for all texts saves its overhead per text."""
 
 
-def tiktoken_encoder(tokenizer: Tokenizer) -> TiktokenEncoder | None:
-    """The fast way to the ids of a byte-level BPE, special tokens of the template left out.
+def build_tiktoken_encoder(tokenizer: Tokenizer) -> TiktokenEncoder | None:
+    """Build a fast encoder for a byte-level BPE. Its ids are without the template's special tokens.
 
-    tiktoken merges the neighbours whose concatenation has the lowest rank, whatever pair they are;
-    BPE merges the listed pair of the lowest rank. That is the same if every token, alone, is
-    tokenized to itself, and no two merges give one token. For while the borders of a span stand, no
-    merge has crossed them: what happened inside is what happens to the span alone. If the span is a
-    token, that passes through one state of two parts only, the pair listed for the token. So two
-    neighbours that concatenate to a token are always its listed pair.
+    tiktoken merges the two neighbours whose concatenation has the lowest rank. BPE merges the listed pair of the lowest
+    rank. Both agree if each token, encoded alone, gives itself, and no two merges give the same token.
+
+    Proof: As long as the borders of a span remain, no merge has crossed them, so the span was merged as if it were
+    alone. If the span is a token, its last state before the token is the pair listed for it. Two neighbours that
+    concatenate to a token are therefore always its listed pair.
 
     Returns:
-        None if the tokenizer is of another kind, or the above does not hold for it.
+        The encoder, or None if the tokenizer is not a byte-level BPE that meets these conditions.
     """
-    tables = _tables(tokenizer.to_str())
+    tables = _build_tables(tokenizer.to_str())
     return None if tables is None else TiktokenEncoder(tokenizer, *tables)
 
 
 class TiktokenEncoder:
-    """Texts to ids, as ``encode_batch`` with the same tokenizer; made by ``tiktoken_encoder``."""
+    """Callable that maps texts to the same ids as ``encode_batch``. ``build_tiktoken_encoder`` creates it."""
 
     def __init__(self, tokenizer: Tokenizer, encoding: Encoding, ids: np.ndarray, reserved: re.Pattern[str]) -> None:
         self._tokenizer = tokenizer
         self._encoding, self._ids, self._reserved = encoding, ids, reserved
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns:
-            An int32 array for each text; those of one call may share memory.
+        """Return an int32 array of ids for each text. The arrays may share memory.
 
         Raises:
             UnicodeEncodeError: A text has a lone surrogate.
         """
-        # An added token that stands literally in a text becomes that token: tokenizers knows how.
+        # Texts that contain an added token literally are left to tokenizers, which converts it to that token.
         fast = [len(text) <= _LONGEST and not self._reserved.search(text) for text in texts]
         if all(fast):
             return self._encode(texts)
@@ -76,34 +75,34 @@ class TiktokenEncoder:
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Texts to ids, on ``tokenizers``: an int32 array for each, special tokens of the template left out."""
+    """Return an int32 array of ids for each text, without the template's special tokens. Uses ``tokenizers``."""
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
-@functools.lru_cache(maxsize=4)  # questions and passages have one tokenizer, most often
-def _tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | None:
-    """tiktoken's encoding; the ids by its ranks; what is left to tokenizers. None where the two could differ."""
+@functools.lru_cache(maxsize=4)  # Questions and passages usually share one tokenizer.
+def _build_tables(serialized: str) -> tuple[Encoding, np.ndarray, re.Pattern[str]] | None:
+    """Return tiktoken's encoding, the id of each rank, and a pattern of reserved tokens. None if ids could differ."""
     config = json.loads(serialized)
     if not is_plain_byte_level_bpe(config):
         return None
-    byte_of, vocab = _byte_symbols(), config["model"]["vocab"]
+    symbol_bytes, vocab = _map_symbols_to_bytes(), config["model"]["vocab"]
     merged = [first + second for first, second in config["model"]["merges"]]
-    tokens = [*byte_of, *merged]
+    tokens = [*symbol_bytes, *merged]
     ids = [vocab[token] for token in tokens if token in vocab]
-    if len(set(ids)) < len(tokens) or not byte_of.keys() >= set("".join(merged)):
+    if len(set(ids)) < len(tokens) or not symbol_bytes.keys() >= set("".join(merged)):
         return None
     model = Tokenizer.from_str(serialized).model
     if any(len(model.tokenize(token)) != 1 for token in merged):
         return None
-    ranks = {bytes([byte_of[symbol] for symbol in token]): rank for rank, token in enumerate(tokens)}
+    ranks = {bytes([symbol_bytes[symbol] for symbol in token]): rank for rank, token in enumerate(tokens)}
     encoding = Encoding("", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={_BETWEEN: len(ranks)})
     reserved = [_BETWEEN, *(token["content"] for token in config["added_tokens"])]
     return encoding, np.array([*ids, -1], dtype=np.int32), re.compile("|".join(map(re.escape, reserved)))
 
 
 def is_plain_byte_level_bpe(tokenizer_json: dict[str, Any]) -> bool:
-    """Return whether only the merges decide the ids: no normalizer, no dropout, no affixes, the usual split."""
+    """Return whether the merges alone determine the ids: no normalizer, dropout or affixes, and the usual split."""
     model, split = tokenizer_json["model"], tokenizer_json["pre_tokenizer"] or {}
     options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     return (
@@ -116,8 +115,8 @@ def is_plain_byte_level_bpe(tokenizer_json: dict[str, Any]) -> bool:
     )
 
 
-def _byte_symbols() -> dict[str, int]:
-    """The character that stands for each byte: itself where one sees it, else the next from U+0100 on (GPT-2)."""
+def _map_symbols_to_bytes() -> dict[str, int]:
+    """Return the byte of each GPT-2 symbol. Visible bytes are their own symbol, others start at U+0100."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}

@@ -1,11 +1,10 @@
-"""BiEncoderCollator: a list of Examples to one BiEncoderBatch.
+"""Collation of Examples into one BiEncoderBatch.
 
-The layout of a batch is decided here and nowhere else: question by question, its positives, its
-hard negatives, its other negatives. Which passages must not count as negatives is worked out
-from their identity, wherever passages come together, of one batch, of all ranks or of an evaluation:
-two passages are the same if their ids are, or if their titles and texts are.
+Only this module decides the layout of a batch. The passages are grouped by question: positives, hard negatives, other
+negatives. The functions for known positives work on any set of passages: one batch, all ranks, or an evaluation. Two
+passages are the same if their ids are equal, or if their titles and texts are equal.
 
-Dimensions: B questions; P passages; T different texts of these; K known positives of one question; M pairs.
+Dimensions: B questions; P passages; T unique texts of the passages; K known positives of a question; M pairs.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
 
 class BiEncoderCollator:
-    """Tokenizes the texts of a batch and says who answers whom.
+    """Collate function that tokenizes a batch and records which passages answer which questions.
 
     Args:
-        question_transform: Questions to tokens, such as a ``Tokenize``.
-        passage_transform: Pairs of title and text to tokens, likewise.
-        num_positives: How many of a question's positives to lay out, as far as it has them.
+        question_transform: Transform from questions to tokens, such as a ``Tokenize``.
+        passage_transform: Transform from (title, text) pairs to tokens, such as a ``Tokenize``.
+        num_positives: Maximum number of positives per question to put into the batch.
         titles: "pair" or "join" (``title_and_text``).
 
     Raises:
@@ -60,14 +59,14 @@ class BiEncoderCollator:
         self.titles = titles
 
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
-        """Lays out one batch.
+        """Build one batch.
 
-        A passage without tokens is left out, with its question if it is the positive. A question without tokens is
-        left out too. ``counts`` says how many. If no question is left, the batch has no questions and passages. So has
-        a batch without examples, the share of some ranks in a short last batch.
+        Passages and questions without tokens are dropped. If a dropped passage is the positive, its question is dropped
+        too. ``counts`` in the batch holds both numbers. If no question remains, the batch is empty. A batch without
+        examples, which some ranks get at the end of an epoch, is empty too.
         """
         if not examples:
-            return _no_batch(num_questions=0, num_passages=0)
+            return _build_empty_batch(num_questions=0, num_passages=0)
         groups = [
             [*example.positives[: self.num_positives], *example.hard_negatives, *example.other_negatives]
             for example in examples
@@ -76,19 +75,19 @@ class BiEncoderCollator:
         sizes = np.array([len(group) for group in groups])
         owner = np.repeat(np.arange(len(groups)), sizes)  # (P,)
         questions = self.question_transform([example.question for example in examples])
-        pairs, text_index = _different([title_and_text(passage, self.titles) for passage in passages])
+        pairs, text_index = _deduplicate([title_and_text(passage, self.titles) for passage in passages])
         texts = self.passage_transform(pairs)
         is_empty = texts.empty.numpy()[text_index]  # (P,)
 
         is_positive = np.zeros(len(passages), dtype=bool)
-        is_positive[np.cumsum(sizes) - sizes] = True  # the first of its group
+        is_positive[np.cumsum(sizes) - sizes] = True  # The first passage of each group is the positive.
         keep_question = ~questions.empty.numpy() & ~is_empty[is_positive]
         keep_passage = ~is_empty & keep_question[owner]
         if not keep_question.any():
-            return _no_batch(num_questions=len(examples), num_passages=len(passages))
+            return _build_empty_batch(num_questions=len(examples), num_passages=len(passages))
         kept_texts, text_index = np.unique(text_index[keep_passage], return_inverse=True)
         questions, texts = _select(questions, keep_question), _select(texts, np.isin(np.arange(len(pairs)), kept_texts))
-        passage_keys, known_positives = _keys(examples, self.num_positives)
+        passage_keys, known_positives = _get_keys(examples, self.num_positives)
         return BiEncoderBatch(
             questions=questions,
             passages=texts,
@@ -107,24 +106,24 @@ class BiEncoderCollator:
         )
 
     def find_empty_questions(self, questions: Sequence[str]) -> np.ndarray:
-        """Return which questions have no tokens, (N,) bool. A prompt does not count."""
+        """Return a mask of the questions without tokens, (N,) bool. The prompt's tokens are not counted."""
         return self.question_transform(questions).empty.numpy()
 
     def find_empty_passages(self, passages: Sequence[Passage]) -> np.ndarray:
-        """Return which passages have no tokens, (N,) bool. A prompt does not count."""
+        """Return a mask of the passages without tokens, (N,) bool. The prompt's tokens are not counted."""
         pairs = [title_and_text(passage, self.titles) for passage in passages]
         return self.passage_transform(pairs).empty.numpy()
 
 
 def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
-    """Which passages are known to answer which questions; its positive is among a question's.
+    """Return the pairs of a question and a passage that is known to answer it, including its own positive.
 
     Args:
         known_positives: (B, K, 2) int64, keys of each question's known positives.
-        passage_keys: (P, 2) int64, keys of the passages compared.
+        passage_keys: (P, 2) int64, keys of the passages to compare with.
 
     Returns:
-        (M, 2) int64, question and passage, in order, each pair once. Memory is that of the keys and the pairs.
+        (M, 2) int64, indices of question and passage, sorted and unique. Memory grows with keys and pairs, not B x P.
     """
     num_known, num_passages = known_positives.shape[1], len(passage_keys)
     pairs = []
@@ -132,7 +131,7 @@ def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tenso
         keys, order = keys.sort()
         start, end = torch.searchsorted(keys, known), torch.searchsorted(keys, known, right=True)
         found = (end - start).cumsum(0)
-        at = torch.arange(len(known), device=keys.device).repeat_interleave(end - start)  # (M,) places among the known
+        at = torch.arange(len(known), device=keys.device).repeat_interleave(end - start)  # (M,) indices into known
         place = torch.arange(len(at), device=keys.device) - (found - (end - start))[at] + start[at]
         pairs.append(at // max(1, num_known) * num_passages + order[place])
     both = torch.cat(pairs).unique()
@@ -140,25 +139,25 @@ def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tenso
 
 
 def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:
-    """Which passages are known to answer a question, besides its own positive.
+    """Return a mask of the passages that are known to answer a question, except its own positive.
 
     Args:
         known_positives: (B, K, 2) int64, keys of each question's known positives.
-        passage_keys: (P, 2) int64, keys of the passages compared.
-        positive_index: (B,) int64, the passage that stays in.
+        passage_keys: (P, 2) int64, keys of the passages to compare with.
+        positive_index: (B,) int64, each question's own positive, which is not masked.
 
     Returns:
-        (B, P) bool, True where the passage must not count as a negative of the question.
+        (B, P) bool. True marks a passage that must not be used as a negative of the question.
     """
     mask = torch.zeros(len(known_positives), len(passage_keys), dtype=torch.bool, device=passage_keys.device)
     mask[known_positive_pairs(known_positives, passage_keys).unbind(1)] = True
     return mask.scatter(1, positive_index[:, None], False)
 
 
-def _keys(
+def _get_keys(
     examples: Sequence[Example] | Sequence[TokenizedExample], num_positives: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the keys of the passages, (P, 2), and of the known positives, (B, K, 2), padded with the first one."""
+    """Return the keys of the passages, (P, 2), and the known positives, (B, K, 2), padded with the first positive."""
     positives = [[passage.keys for passage in example.positives] for example in examples]
     negatives = [
         [passage.keys for passage in (*example.hard_negatives, *example.other_negatives)] for example in examples
@@ -174,20 +173,20 @@ def _keys(
     return np.array(passages), np.array(known)
 
 
-def _different(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, Text]], np.ndarray]:
-    """The T different ones, in order, and (P,) where each of them stands."""
+def _deduplicate(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, Text]], np.ndarray]:
+    """Return the T unique pairs, in order, and the (P,) index of each pair among them."""
     names = [tuple(part if isinstance(part, str) else part.tobytes() for part in pair) for pair in pairs]
-    different = dict(zip(names, pairs, strict=True))
-    places = {name: place for place, name in enumerate(different)}
-    return list(different.values()), np.array([places[name] for name in names])
+    unique = dict(zip(names, pairs, strict=True))
+    indices = {name: index for index, name in enumerate(unique)}
+    return list(unique.values()), np.array([indices[name] for name in names])
 
 
 def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
     return tokens if keep.all() else TokenBatch(*(field[torch.from_numpy(keep)] for field in tokens))
 
 
-def _no_batch(*, num_questions: int, num_passages: int) -> BiEncoderBatch:
-    """Return a batch without questions and passages, from which these numbers were left out."""
+def _build_empty_batch(*, num_questions: int, num_passages: int) -> BiEncoderBatch:
+    """Return a batch without questions and passages. Its counts hold the numbers of dropped ones."""
     nothing = torch.zeros(0, 1, dtype=torch.bool)
     tokens = TokenBatch(torch.zeros(0, 1, dtype=torch.int64), nothing, nothing[:, 0], nothing[:, 0])
     indices = torch.zeros(0, dtype=torch.int64)

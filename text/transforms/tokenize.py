@@ -11,11 +11,11 @@ import hashlib
 
 from tokenizers import Tokenizer
 
-from text.transforms.byte_level_bpe import encode_batch, tiktoken_encoder
-from text.transforms.frames import copy_without_limits, find_templates
+from text.transforms.byte_level_bpe import build_tiktoken_encoder, encode_batch
 from text.transforms.layout import Encode, TokenLayout
 from text.transforms.long_texts import cut_long_texts
-from text.transforms.tokenizer_files import count_ids, padding_idx
+from text.transforms.token_templates import copy_without_limits, find_templates
+from text.transforms.tokenizer_files import count_ids, get_padding_idx
 
 
 class Tokenize(TokenLayout):
@@ -48,9 +48,9 @@ class Tokenize(TokenLayout):
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, prompt: str = "") -> None:
         plain = copy_without_limits(tokenizer)
-        encode: Encode = tiktoken_encoder(plain) or functools.partial(encode_batch, plain)
+        encode: Encode = build_tiktoken_encoder(plain) or functools.partial(encode_batch, plain)
         encode = cut_long_texts(encode, plain)
-        super().__init__(encode, find_templates(encode, plain), padding_idx(tokenizer), max_length, prompt)
+        super().__init__(encode, find_templates(encode, plain), get_padding_idx(tokenizer), max_length, prompt)
         self.vocab_size = count_ids(tokenizer)
         self.fingerprint = hashlib.sha256(plain.to_str().encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from text.errors import ArtifactError, UnsupportedModelError
 
-AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 BERT = (
     "BertTokenizer",
     "DistilBertTokenizer",
@@ -35,7 +35,7 @@ CLASS_OF_MODEL = {
 _SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
 _BERT_MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
 _XLM_ROBERTA_MODEL = {"type": "Unigram", "unk_id": 3, "byte_fallback": False}
-FORCE = 'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
+FORCE_HINT = 'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
 
 
 def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
@@ -52,22 +52,22 @@ def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], nam
     elif name == XLM_ROBERTA:
         _apply_xlm_roberta(tokenizer, folder, options)
     else:
-        _check_as_it_is(tokenizer, folder, options, is_named=name in AS_IT_IS)
+        _check_as_it_is(tokenizer, folder, options, is_named=name in GENERIC_CLASSES)
 
 
 def _apply_bert(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
-    parts = parts_of(tokenizer)
+    parts = get_tokenizer_parts(tokenizer)
     _expect(folder, name, "normalizer", (parts["normalizer"] or {}).get("type"), "BertNormalizer")
     _expect(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "BertPreTokenizer")
-    for key, value in {**_BERT_MODEL, "unk_token": content_of(options.get("unk_token", "[UNK]"))}.items():
+    for key, value in {**_BERT_MODEL, "unk_token": get_token_content(options.get("unk_token", "[UNK]"))}.items():
         _expect(folder, name, f"model.{key}", parts["model"].get(key), value)
-    tokenizer.normalizer = bert_normalizer(folder, options, name)
+    tokenizer.normalizer = build_bert_normalizer(folder, options, name)
     start, end = (_known(tokenizer, folder, options, key, token) for key, token in _BERT_FRAME)
     if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], -1, end[1]]):
         tokenizer.post_processor = processors.BertProcessing(end, start)
 
 
-def bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> normalizers.Normalizer:
+def build_bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> normalizers.Normalizer:
     """Return the normalizer that BERT's tokenizers of transformers build, whatever ``tokenizer.json`` has.
 
     Raises:
@@ -94,7 +94,7 @@ _XLM_ROBERTA_FRAME = (("bos_token", "<s>"), ("eos_token", "</s>"))
 
 
 def _apply_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    parts, adds_space = parts_of(tokenizer), options.get("add_prefix_space", False)
+    parts, adds_space = get_tokenizer_parts(tokenizer), options.get("add_prefix_space", False)
     _expect(folder, ROBERTA, "model.type", parts["model"]["type"], "BPE")
     _set_plain_bpe(tokenizer, folder, parts["model"])
     _expect(folder, ROBERTA, "normalizer", parts["normalizer"], None)
@@ -122,7 +122,7 @@ def _frame_as_roberta(
 
 
 def _apply_xlm_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    parts, adds_space = parts_of(tokenizer), options.get("add_prefix_space", True)
+    parts, adds_space = get_tokenizer_parts(tokenizer), options.get("add_prefix_space", True)
     for key, value in _XLM_ROBERTA_MODEL.items():
         _expect(folder, XLM_ROBERTA, f"model.{key}", parts["model"].get(key), value)
     tokenizer.normalizer = _xlm_roberta_normalizer(folder, parts["normalizer"])
@@ -161,7 +161,7 @@ def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any],
 
     Without a class, the options of BERT count too: nothing says that they do not.
     """
-    parts = parts_of(tokenizer)
+    parts = get_tokenizer_parts(tokenizer)
     normalizer, split = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
     found = {"add_prefix_space": split.get("add_prefix_space")}
     if not is_named:
@@ -176,10 +176,10 @@ def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any],
 
 
 def _known(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str, default: str) -> tuple[str, int]:
-    token = content_of(options.get(name, default))
+    token = get_token_content(options.get(name, default))
     index = tokenizer.token_to_id(token)
     if index is None:
-        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {FORCE}")
+        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {FORCE_HINT}")
     return token, index
 
 
@@ -199,16 +199,16 @@ def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
     if found != expected:
         found, expected = json.dumps(found), json.dumps(expected)
-        reason = f"{part} is {found}, but transformers' {name} has {expected}. {FORCE}"
+        reason = f"{part} is {found}, but transformers' {name} has {expected}. {FORCE_HINT}"
         raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
 
 
-def content_of(token: str | dict[str, Any]) -> str:
+def get_token_content(token: str | dict[str, Any]) -> str:
     """Return the text of a token as settings name it."""
     return token if isinstance(token, str) else token["content"]
 
 
-def parts_of(tokenizer: Tokenizer) -> dict[str, Any]:
+def get_tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the parts of a ``tokenizer.json`` besides its vocabulary."""
     settings = json.loads(tokenizer.to_str())
     settings["model"].pop("vocab", None)

@@ -14,18 +14,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import TOKENIZER_MODEL, check_settings, read_modules
-from text.transforms.faults import check_sizes, name_faults
-from text.transforms.frames import check_templates
-from text.transforms.tokenizer_classes import bert_normalizer
+from text.transforms.token_templates import check_templates
+from text.transforms.tokenizer_classes import build_bert_normalizer
+from text.transforms.tokenizer_errors import check_sizes, translate_tokenizer_errors
 from text.transforms.tokenizer_settings import (
     PADDING_TOKENS,
-    apply_beside_vocabulary,
+    apply_lower_casing,
     apply_settings,
-    class_name,
+    apply_token_settings,
+    find_class_name,
     find_padding,
-    lower_if_asked,
+    list_setting_files,
     read_options,
-    setting_files,
 )
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -74,11 +74,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     files = find_tokenizer_files(path)
     check_sizes(files)
-    with name_faults(files):
+    with translate_tokenizer_errors(files):
         tokenizer = _load(files)
         _check_ids(tokenizer, files[0])
         if _is_listed(Path(path)):
-            lower_if_asked(tokenizer, files[0].parent)
+            apply_lower_casing(tokenizer, files[0].parent)
         check_templates(tokenizer, files[0])
     return tokenizer
 
@@ -98,14 +98,14 @@ def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
             raise ArtifactError(f"{file}: the tokens {both} have one id, {i}. Restore it, or save the tokenizer again.")
 
 
-def tokenizer_files(folder: str | os.PathLike[str]) -> list[Path]:
+def list_tokenizer_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Return all files of a folder that ``load_tokenizer`` reads, settings included.
 
     Raises:
         FileNotFoundError: There is no tokenizer.
     """
     files = find_tokenizer_files(folder)
-    return [*files, *setting_files(files[0].parent)]
+    return [*files, *list_setting_files(files[0].parent)]
 
 
 def find_tokenizer_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -163,7 +163,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_
         ValueError: There is no padding token.
         OSError: The folder cannot be written.
     """
-    padding = str(tokenizer.id_to_token(padding_idx(tokenizer)))
+    padding = str(tokenizer.id_to_token(get_padding_idx(tokenizer)))
     names = (_BERT_NAMES if padding == "[PAD]" else _ROBERTA_NAMES) | {"pad_token": padding}
     # A name without an entry would become a new one.
     special = {name: token for name, token in names.items() if tokenizer.token_to_id(token) is not None}
@@ -234,7 +234,7 @@ def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     # transformers reads vocab.json, and gives "<mask>" no space unless a file beside it says so.
     tokenizer = _as_roberta(tokenizer, mask_takes_space=vocab.name != "vocab.json")
-    return apply_beside_vocabulary(tokenizer, vocab.parent, _ROBERTA_NAMES)
+    return apply_token_settings(tokenizer, vocab.parent, _ROBERTA_NAMES)
 
 
 def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str, int]:
@@ -265,13 +265,13 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     if missing:
         raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. BERT's special tokens must be in it.")
     tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
-    tokenizer.normalizer = bert_normalizer(vocab.parent, options, class_name(vocab.parent, options))
+    tokenizer.normalizer = build_bert_normalizer(vocab.parent, options, find_class_name(vocab.parent, options))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     assert cls_id is not None and sep_id is not None
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep_id), ("[CLS]", cls_id))
-    return apply_beside_vocabulary(tokenizer, vocab.parent, _BERT_NAMES)
+    return apply_token_settings(tokenizer, vocab.parent, _BERT_NAMES)
 
 
 def _as_roberta(tokenizer: Tokenizer, *, mask_takes_space: bool = True) -> Tokenizer:
@@ -292,7 +292,7 @@ def _as_roberta(tokenizer: Tokenizer, *, mask_takes_space: bool = True) -> Token
     return tokenizer
 
 
-def padding_idx(tokenizer: Tokenizer) -> int:
+def get_padding_idx(tokenizer: Tokenizer) -> int:
     """Return the id of the padding token.
 
     Raises:
@@ -323,7 +323,7 @@ def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     around = tokenizer.encode("").ids
     return {
         "vocab_size": count_ids(tokenizer),
-        "pad_token_id": padding_idx(tokenizer),
+        "pad_token_id": get_padding_idx(tokenizer),
         "bos_token_id": around[0] if around else None,
         "eos_token_id": around[-1] if around else None,
     }

@@ -28,15 +28,15 @@ from text.foreign_settings import (
     read_setting,
 )
 from text.transforms.tokenizer_classes import (
-    AS_IT_IS,
     BERT,
     CLASS_OF_MODEL,
-    FORCE,
+    FORCE_HINT,
+    GENERIC_CLASSES,
     ROBERTA,
     XLM_ROBERTA,
     apply_class,
-    content_of,
-    parts_of,
+    get_token_content,
+    get_tokenizer_parts,
 )
 
 PADDING_TOKENS = ("<pad>", "[PAD]")
@@ -67,7 +67,7 @@ def _without_null(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def setting_files(folder: Path) -> list[Path]:
+def list_setting_files(folder: Path) -> list[Path]:
     """Return the files beside a tokenizer that transformers reads with it."""
     decoder = read_setting(folder / "tokenizer_config.json", TOKENIZER_OPTIONS, "added_tokens_decoder")
     older = () if decoder is not None else ("special_tokens_map.json", "added_tokens.json")
@@ -85,21 +85,21 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
     options = read_options(folder)
     _check_sides(tokenizer, folder, options)
     _forget_lengths(tokenizer)
-    name = class_name(folder, options)
+    name = find_class_name(folder, options)
     apply_class(tokenizer, folder, options, name)
     _add_tokens(tokenizer, folder, options)
     default = "[PAD]" if name in BERT else "<pad>" if name in (ROBERTA, XLM_ROBERTA) else ""
     _choose_padding(tokenizer, options, default)
 
 
-def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
+def apply_token_settings(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
     """Return a tokenizer of a vocabulary with the flags of its tokens that the files beside it state.
 
     Raises:
         UnsupportedModelError: There are more or other tokens in them, or a space goes before each text.
     """
     options = read_options(folder)
-    tokens, special = stated_tokens(folder, options), special_tokens(options)
+    tokens, special = read_added_tokens(folder, options), read_special_tokens(options)
     more = [token for i, token in tokens.items() if tokenizer.token_to_id(token.content) != i]
     more += [token for name, token in special.items() if token.content != names.get(name, token.content)]
     if more or options.get("add_prefix_space", False):
@@ -110,19 +110,19 @@ def apply_beside_vocabulary(tokenizer: Tokenizer, folder: Path, names: Mapping[s
     return tokenizer
 
 
-def lower_if_asked(tokenizer: Tokenizer, folder: Path) -> None:
+def apply_lower_casing(tokenizer: Tokenizer, folder: Path) -> None:
     """Put ``do_lower_case`` of sentence-transformers before what the tokenizer itself does to a text."""
     path = find_sentence_file(folder)
     if path is None or not read_setting(path, TRANSFORMER, "do_lower_case"):
         return
-    normalizer = parts_of(tokenizer)["normalizer"] or {}
+    normalizer = get_tokenizer_parts(tokenizer)["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
     if not any(step.get("type") == "Lowercase" for step in steps):
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
 
 
-def class_name(folder: Path, options: dict[str, Any]) -> str:
+def find_class_name(folder: Path, options: dict[str, Any]) -> str:
     """Return the class by which transformers reads the files; "" if nothing says which.
 
     Raises:
@@ -131,9 +131,9 @@ def class_name(folder: Path, options: dict[str, Any]) -> str:
     path = folder / "config.json"
     stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
     name = stated if stated is not None else CLASS_OF_MODEL.get(read_setting(path, ENCODER, "model_type"), "")
-    name = name if name in AS_IT_IS else name.removesuffix("Fast")
-    if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *AS_IT_IS):
-        reason = f"tokenizer_class {name} is not supported. {FORCE}"
+    name = name if name in GENERIC_CLASSES else name.removesuffix("Fast")
+    if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *GENERIC_CLASSES):
+        reason = f"tokenizer_class {name} is not supported. {FORCE_HINT}"
         raise UnsupportedModelError.at(folder / "tokenizer_config.json", reason)
     return name
 
@@ -146,7 +146,7 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
     """
     has = tokenizer.get_added_tokens_decoder()
     stated = {
-        i: token for i, token in stated_tokens(folder, options).items() if "added_tokens" not in options or i not in has
+        i: token for i, token in read_added_tokens(folder, options).items() if "added_tokens" not in options or i not in has
     }
     known = {repr(token) for token in has.values()}
     tokenizer.add_tokens([token for _, token in sorted(stated.items()) if repr(token) not in known])
@@ -157,12 +157,12 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     extra = options.get("extra_special_tokens", options.get("additional_special_tokens", []))
     extra = map(_special, extra.values() if isinstance(extra, dict) else extra)
-    named = [*special_tokens(options).values(), *extra]
+    named = [*read_special_tokens(options).values(), *extra]
     unique = {token.content: token for token in named if token.content not in added}
     tokenizer.add_tokens(list(unique.values()))
 
 
-def special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
+def read_special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
     """Return the special tokens that the options name, such as ``pad_token``."""
     return {name: _special(options[name]) for name in SPECIAL_TOKENS if name in options}
 
@@ -170,10 +170,10 @@ def special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
 def _special(token: str | dict[str, Any]) -> AddedToken:
     settings = token if isinstance(token, dict) else {}
     flags = {flag: settings[flag] for flag in _FLAGS if isinstance(settings.get(flag), bool)}
-    return AddedToken(content_of(token), special=True, **flags)
+    return AddedToken(get_token_content(token), special=True, **flags)
 
 
-def stated_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
+def read_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
     """Return the added tokens that the options name, by id.
 
     Raises:
@@ -205,7 +205,7 @@ def _forget_lengths(tokenizer: Tokenizer) -> None:
 
 def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
     """Note the padding token for ``padding_idx`` where its name alone would not tell."""
-    token = content_of(options.get("pad_token", default))
+    token = get_token_content(options.get("pad_token", default))
     index = tokenizer.token_to_id(token) if token else None
     if index is not None and index != find_padding(tokenizer):
         tokenizer.enable_padding(pad_id=index, pad_token=token)

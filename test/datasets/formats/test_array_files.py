@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test.helpers import law
-from text.datasets.formats.array_files import ArrayFile, are_within, check_ascending, write_arrays
+from text.datasets.formats.array_files import ArrayFile, check_ascending, is_in_range, write_arrays
 from text.errors import ArtifactError, DataError
 
 DTYPES = [np.uint8, np.int64, np.int32]
@@ -27,9 +27,9 @@ def test_arrays_are_read_as_they_were_written(tmp_path: Path, arrays: tuple[list
     write_arrays(path, [np.array(each, dtype) for each, dtype in zip(arrays, DTYPES, strict=True)])
     columns = ArrayFile(path, DTYPES).columns
     for column, expected in zip(columns, arrays, strict=True):
-        assert list(column) == column.array().tolist() == expected
+        assert list(column) == column.read_all().tolist() == expected
         assert [column[place] for place in reversed(range(len(column)))] == expected[::-1]
-        assert are_within(column, 101) and (not expected or not are_within(column, max(expected)))
+        assert is_in_range(column, 101) and (not expected or not is_in_range(column, max(expected)))
 
 
 @law

@@ -15,10 +15,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.helpers import law, place_of, records, write_jsonl
+from test.helpers import law, parse_place, records, write_jsonl
 from text.datasets import DPRDataPipe
-from text.datasets.formats.compressed_files import Form, form_of, read_chunks
-from text.datasets.formats.conversion import plain_file
+from text.datasets.formats.compressed_files import Form, detect_form, read_chunks
+from text.datasets.formats.conversion import prepare_plain_file
 from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
@@ -34,8 +34,8 @@ def write(path: Path, content: bytes) -> str:
 def refused_byte(path: str) -> int:
     """The byte that the error names."""
     with pytest.raises(DataError) as caught:
-        plain_file(path)
-    place = place_of(caught.value, path)
+        prepare_plain_file(path)
+    place = parse_place(caught.value, path)
     assert place.line == 1
     folder = Path(path).parent / ".dpr-text"
     assert not folder.exists() or not list(folder.iterdir())  # nothing is published
@@ -63,10 +63,10 @@ def test_same_batches_from_all_forms(tmp_path: Path, name: str, indent: int | No
 
 def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
-    plain = plain_file(path)
+    plain = prepare_plain_file(path)
     assert Path(plain).read_bytes() == ROWS
     monkeypatch.setattr("text.datasets.formats.conversion._convert", None)
-    assert plain_file(path) == plain
+    assert prepare_plain_file(path) == plain
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json"])
@@ -84,7 +84,7 @@ def test_one_process_converts_what_another_reads(tmp_path: Path, name: str) -> N
 
 def test_plain_file_is_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
-    assert plain_file(path) == path
+    assert prepare_plain_file(path) == path
     assert not (tmp_path / ".dpr-text").exists()
 
 
@@ -98,7 +98,7 @@ def test_elements_stand_at_the_bytes_where_they_stood(tmp_path: Path, indent: in
         for number, row in enumerate(rows):
             line = opened.read(number)
             assert json.loads(line) == row
-            start = file.offset(number) + len(line) - len(line.lstrip())
+            start = file.get_offset(number) + len(line) - len(line.lstrip())
             assert content[start : start + 1] == b"{"
 
 
@@ -112,7 +112,7 @@ def test_fault_in_an_array_has_its_line_and_byte(tmp_path: Path, pack: Callable[
         DPRDataPipe(path, 1)
     byte = content.index(b'"text": true')
     line = content.count(b"\n", 0, byte) + 1
-    assert place_of(caught.value, path) == (line, byte, "positive_ctxs[0].text")
+    assert parse_place(caught.value, path) == (line, byte, "positive_ctxs[0].text")
 
 
 @law
@@ -124,9 +124,9 @@ def test_rows_of_an_array_are_at_their_lines_and_bytes(tmp_path: Path, gaps: lis
     file = JsonlFile(write(path, content))
     starts = [match.start() for match in re.finditer(rb'\{\s*"a"', content)]
     expected = [(content.count(b"\n", 0, start) + 1, start) for start in starts]
-    assert [file.place(row) for row in range(len(file))] == expected
+    assert [file.find_place(row) for row in range(len(file))] == expected
     last = content.rindex(b"{}")
-    assert file.place(len(file) - 1, "a[1]") == (content.count(b"\n", 0, last) + 1, last)
+    assert file.find_place(len(file) - 1, "a[1]") == (content.count(b"\n", 0, last) + 1, last)
 
 
 def test_array_that_is_named_jsonl_is_refused(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_garbage_after_the_compressed_data_is_refused(tmp_path: Path, suffix: st
 def test_several_members_are_accepted(tmp_path: Path, suffix: str) -> None:
     half = len(ROWS) // 2
     packed = PACKED[suffix](ROWS[:half]) + PACKED[suffix](b"") + PACKED[suffix](ROWS[half:])
-    assert Path(plain_file(write(tmp_path / f"rows.jsonl{suffix}", packed))).read_bytes() == ROWS
+    assert Path(prepare_plain_file(write(tmp_path / f"rows.jsonl{suffix}", packed))).read_bytes() == ROWS
 
 
 @pytest.mark.parametrize("suffix", PACKED)
@@ -222,13 +222,13 @@ def test_unpacked_is_what_was_packed(tmp_path: Path, content: bytes, suffix: str
 
 def test_form_is_read_from_the_content(tmp_path: Path) -> None:
     for content, is_array in ((b"{}", False), (b" \n[{}]", True), (b"\xef\xbb\xbf[]", True), (b"", False)):
-        assert form_of(write(tmp_path / "x", content)) == Form(None, is_array)
+        assert detect_form(write(tmp_path / "x", content)) == Form(None, is_array)
 
 
 def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="^" + re.escape(str(tmp_path / "pipe"))):
-        form_of(str(tmp_path / "pipe"))
+        detect_form(str(tmp_path / "pipe"))
 
 
 def test_compressed_file_that_changes_or_loses_its_conversion_is_refused(tmp_path: Path) -> None:
@@ -249,11 +249,11 @@ def test_little_that_unpacks_to_much_comes_in_pieces_and_is_refused(tmp_path: Pa
         path = write(tmp_path / f"spaces.jsonl{suffix}", PACKED[suffix](b"\n" * (megabytes << 20)))
         sizes = list[int]()
         try:
-            sizes.extend(len(chunk) for chunk in read_chunks(path, form_of(path)))
+            sizes.extend(len(chunk) for chunk in read_chunks(path, detect_form(path)))
             assert sum(sizes) == 60 << 20
         except DataError as error:
-            assert place_of(error, path).line == 1 and megabytes == 400
+            assert parse_place(error, path).line == 1 and megabytes == 400
         assert max(sizes, default=0) <= 64 << 20 and sum(sizes) < 150 << 20
     with pytest.raises(DataError):
-        plain_file(path)
+        prepare_plain_file(path)
     assert list(tmp_path.glob(".dpr-text/*")) == []

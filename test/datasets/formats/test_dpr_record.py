@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import simdjson
 
-from test.helpers import context, record, without
+from test.helpers import context, drop_fields, record
 from text.datasets.formats.dpr_record import POOLS, CheckedRow, SkipRow, check_row, parse_row
 from text.datasets.formats.values import FieldError
 from text.records import Passage
@@ -92,7 +92,7 @@ def test_text_is_kept_exactly() -> None:
     assert example.positives == [Passage("", text, text) for text in texts]
 
 
-@pytest.mark.parametrize("row", [without(record(), "answers"), record(answers=None), record(answers=[])])
+@pytest.mark.parametrize("row", [drop_fields(record(), "answers"), record(answers=None), record(answers=[])])
 def test_answers_missing(row: dict[str, Any]) -> None:
     assert parse(row)[0].answers == []
 
@@ -146,7 +146,7 @@ def test_answers_with_one_meaning_are_read_and_counted(answers: Any, expected: l
 
 
 def test_answers_may_have_the_name_of_one() -> None:
-    row = without(record(), "answers")
+    row = drop_fields(record(), "answers")
     assert parse(row | {"answer": "a", "answers": None})[0].answers == ["a"]
     assert parse(row | {"answer": ["a", "b"]})[0].answers == ["a", "b"]
     assert parse(record(answers=["a"], answer="b"))[0].answers == ["a"]
@@ -172,7 +172,7 @@ def test_scores_are_passed_over_but_must_be_json() -> None:
 def test_missing_question_is_refused_with_the_keys_that_are_there() -> None:
     keys = "answers, positive_ctxs, hard_negative_ctxs, negative_ctxs"
     with pytest.raises(FieldError, match=rf"^question: .*\b{keys}$"):
-        parse(without(record(), "question"))
+        parse(drop_fields(record(), "question"))
     assert refused_field({}) == "question"
 
 
@@ -197,7 +197,9 @@ def test_row_with_a_blank_question_is_skipped(question: str) -> None:
         parse(record(question))
 
 
-@pytest.mark.parametrize("row", [record(positives=0), without(record(), "positive_ctxs"), record(positive_ctxs=None)])
+@pytest.mark.parametrize(
+    "row", [record(positives=0), drop_fields(record(), "positive_ctxs"), record(positive_ctxs=None)]
+)
 def test_row_without_positive_is_skipped(row: dict[str, Any]) -> None:
     # The row has negatives, none of which may take the place of the positive.
     with pytest.raises(SkipRow, match=r"^no positive_ctxs$"):
@@ -207,7 +209,7 @@ def test_row_without_positive_is_skipped(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("absent", [True, False])
 def test_missing_pool_of_negatives_is_counted(pool: str, absent: bool) -> None:
-    example, counts = parse(without(record(), pool) if absent else record() | {pool: None})
+    example, counts = parse(drop_fields(record(), pool) if absent else record() | {pool: None})
     assert counts == {f"rows without {pool}": 1}
     assert len(example.hard_negatives) == (0 if pool == "hard_negative_ctxs" else 2)
     assert len(example.other_negatives) == (0 if pool == "negative_ctxs" else 2)

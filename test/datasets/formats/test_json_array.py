@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test.helpers import law, place_of, record
-from text.datasets.formats.json_array import elements
+from test.helpers import law, parse_place, record
+from text.datasets.formats.json_array import read_elements
 from text.errors import DataError
 
 MARK = b"\xef\xbb\xbf"
@@ -26,7 +26,7 @@ def pieces(content, sizes=(7,)):
 def read(content, sizes=(1 << 20,)):
     """The values. Each element stands at the line and byte that are said, and its object says what its bytes say."""
     values = []
-    for element in elements(pieces(content, sizes), "raw"):
+    for element in read_elements(pieces(content, sizes), "raw"):
         assert content[element.byte :].startswith(element.content)
         assert element.line == content.count(b"\n", 0, element.byte) + 1
         assert element.num_newlines == element.content.count(b"\n")
@@ -39,7 +39,7 @@ def refusal(content, sizes=(1 << 20,)):
     """Byte and field that the error names. The line is the one of the byte."""
     with pytest.raises(DataError) as caught:
         read(content, sizes)
-    line, byte, field = place_of(caught.value, "raw")
+    line, byte, field = parse_place(caught.value, "raw")
     assert line == content.count(b"\n", 0, byte) + 1
     return byte, field
 
@@ -236,7 +236,7 @@ def test_bytes_that_are_not_utf_8_are_refused(character):
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_value_that_can_be_repaired_is_read(value, size):
     content = b'[{"a": 1}, {"a": %s}, {"a": 2}]' % value
-    found = [element.record["a"] for element in elements(pieces(content, [size]), "raw")]
+    found = [element.record["a"] for element in read_elements(pieces(content, [size]), "raw")]
     assert (found[0], found[2]) == (1, 2)
     assert found[1] in (None, "\ufffd", float(2**64))
 
@@ -267,7 +267,7 @@ def test_nesting_100000_deep_is_refused(opening):
 def test_nesting_as_deep_as_the_parser_goes_is_read():
     rows = [{"a": 0}, {"a": 0}]
     content = json.dumps(rows).replace('[{"a": 0', '[{"a": ' + "[" * 1022 + "]" * 1022).encode()
-    assert len(list(elements([content], "raw"))) == 2
+    assert len(list(read_elements([content], "raw"))) == 2
 
 
 def test_endless_element_is_refused_in_little_memory():
@@ -278,8 +278,8 @@ def test_endless_element_is_refused_in_little_memory():
 
     tracemalloc.start()
     with pytest.raises(DataError) as caught:
-        list(elements(chunks(), "raw"))
-    assert place_of(caught.value, "raw") == (1, 13, "[1]")
+        list(read_elements(chunks(), "raw"))
+    assert parse_place(caught.value, "raw") == (1, 13, "[1]")
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
     tracemalloc.stop()
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from test.helpers import Place, law, place_of
+from test.helpers import Place, law, parse_place
 from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
@@ -42,7 +42,7 @@ def refusal(opened: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[b
     def read_it(content: bytes) -> Place:
         with pytest.raises(DataError) as caught:
             parsed(opened(content))
-        return place_of(caught.value, tmp_path / "rows.jsonl")
+        return parse_place(caught.value, tmp_path / "rows.jsonl")
 
     return read_it
 
@@ -68,10 +68,10 @@ def parse(file: JsonlFile, row: int) -> dict[str, Any]:
 def test_rows_by_hand(opened) -> None:
     file = opened(b'{"a": 1}\n\n{"b":2}\n')
     assert len(file) == 3
-    assert [file.offset(row) for row in range(3)] == [0, 9, 10]
+    assert [file.get_offset(row) for row in range(3)] == [0, 9, 10]
     assert read(file) == [b'{"a": 1}\n', b"\n", b'{"b":2}\n']
     assert (parse(file, 0), parse(file, 2)) == ({"a": 1}, {"b": 2})
-    assert file.where(2) == f"{file.path}:3 (byte 10)"
+    assert file.describe_place(2) == f"{file.path}:3 (byte 10)"
 
 
 # Characters at which str.splitlines ends a line; in JSON the first three may stand as they are.
@@ -104,7 +104,7 @@ def test_rows_equal_pythons(opened, head: bytes, lines: list[bytes], is_terminat
     assert read(file) == expected
     start = len(head)
     for row, line in enumerate(expected):
-        assert file.offset(row) == start
+        assert file.get_offset(row) == start
         if line.strip():
             assert parse(file, row) == json.loads(line)
         start += len(line)
@@ -125,7 +125,7 @@ def test_rows_of_a_file_that_is_scanned_in_pieces(tmp_path: Path, size: int) -> 
     rows = JsonlFile(path)
     starts = [0, *(place + 1 for place in newlines)]
     expected = [start for start in starts if start < size]
-    assert [rows.offset(row) for row in range(len(rows))] == expected
+    assert [rows.get_offset(row) for row in range(len(rows))] == expected
     assert len(read(rows)[-1]) == size - expected[-1]
 
 
@@ -133,7 +133,7 @@ def test_pickled_there_and_back(opened) -> None:
     file = opened(BOM + b'{"a": 1}\n{"a": 2}')
     copy = pickle.loads(pickle.dumps(file))  # noqa: S301 what a DataLoader does with its dataset
     assert copy.path == file.path
-    assert [copy.offset(row) for row in range(2)] == [3, 12]
+    assert [copy.get_offset(row) for row in range(2)] == [3, 12]
     assert parsed(copy) == parsed(file) == [{"a": 1}, {"a": 2}]
 
 
@@ -143,7 +143,7 @@ def test_pickled_there_and_back(opened) -> None:
 def test_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
     file = opened(BOM + b'{"a": 1}\n')
     assert parsed(file) == [{"a": 1}]
-    assert file.offset(0) == 3
+    assert file.get_offset(0) == 3
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_latin_1_is_refused_at_its_byte(refusal) -> None:
 def test_crlf_is_accepted(opened) -> None:
     file = opened(b'{"a": 1}\r\n{"a": 2}\r\n')
     assert parsed(file) == [{"a": 1}, {"a": 2}]
-    assert file.offset(1) == 10
+    assert file.get_offset(1) == 10
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_row_without_an_end_is_refused_where_it_is_too_long(tmp_path: Path) ->
     os.truncate(path, 1 << 40)  # To read all of it takes minutes.
     with pytest.raises(DataError) as caught:
         JsonlFile(path)
-    assert place_of(caught.value, path) == (3, 4, "row")
+    assert parse_place(caught.value, path) == (3, 4, "row")
 
 
 def test_escaped_nul_is_accepted(opened) -> None:
@@ -293,7 +293,7 @@ def test_deep_nesting_is_refused(refusal) -> None:
 def test_blank_lines_are_rows(opened) -> None:
     file = opened(b"\n \t\r\n{}\n\r\n\n")
     assert [line.isspace() for line in read(file)] == [True, True, False, True, True]
-    assert file.where(2) == f"{file.path}:3 (byte 5)"
+    assert file.describe_place(2) == f"{file.path}:3 (byte 5)"
 
 
 @pytest.mark.parametrize("row, byte", [(b'{"a":1}{"b":2}', 7), (b'{"a": 1} {"b": 2}', 9), (b"{} {", 3)])
@@ -339,7 +339,7 @@ def test_file_that_shrinks_while_it_is_read_is_refused(opened) -> None:
         assert rows.parse(0).as_dict() == {"a": 1}
         with pytest.raises(DataError) as caught:
             rows.parse(1)
-    assert place_of(caught.value, file.path) == (2, 9, "")
+    assert parse_place(caught.value, file.path) == (2, 9, "")
 
 
 @pytest.mark.parametrize("content", [b"", BOM])

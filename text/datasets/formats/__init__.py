@@ -1,1 +1,1 @@
-"""Readers of files on the level of bytes: where rows are, whether they are JSON, and what a record holds."""
+"""Readers for data files: byte offsets of rows, decompression, strict JSON and records in the DPR format."""

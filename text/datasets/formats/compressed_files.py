@@ -1,7 +1,7 @@
-"""Raw files: what form a file has, and its bytes without compression.
+"""Detection and decompression of gzip and zstd files.
 
-The form is read from the content, never taken from the name; a name that says otherwise is an
-error. A compressed file that is cut or followed by something else is an error, too.
+The form of a file is detected from its content. A file name that contradicts the content is an error. So is a
+compressed file that is truncated or has extra data at the end.
 """
 
 from __future__ import annotations
@@ -22,69 +22,72 @@ from text.progress import Progress
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _MAGIC = {"gzip": re.compile(rb"\x1f\x8b"), "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")}
-"""The second magic number of zstd is that of a frame to skip, with which pzstd and seekable files begin."""
+"""Magic numbers. zstd has two: the second marks a skippable frame, with which pzstd and seekable files start."""
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
 _HEAD_BYTES = 4096
 _READ_BYTES = 1 << 20
 _PACKED_BYTES = {"gzip": 1 << 16, "zstd": 1 << 10}
-"""Read at once: they can unpack to a thousand times as many, and to thirty thousand times."""
+"""Compressed bytes to read at once. They can decompress to 1,000 times (gzip) or 30,000 times (zstd) this size."""
 _MAX_RATIO = 256
-"""Of the bytes of a file to those that they unpack to. JSON shrinks less than a hundredfold."""
+"""Largest accepted ratio of decompressed to compressed bytes. JSON compresses less than a hundredfold."""
 _FREE_BYTES = 1 << 26
-"""A file may unpack to so many bytes in any case."""
+"""Decompressed bytes below which the ratio is not checked."""
 
 
 class Form(NamedTuple):
-    """What a file turns out to be."""
+    """Compression and JSON layout of a file."""
 
     compression: str | None
     """gzip, zstd or None."""
     is_array: bool
-    """One JSON array; otherwise JSONL."""
+    """True for one JSON array, False for JSONL."""
 
 
-def form_of(path: str) -> Form:
-    """Looks at the start of a file.
+def detect_form(path: str) -> Form:
+    """Detect compression and JSON layout from the start of a file.
 
     Raises:
-        DataError: It is not UTF-8, or its name says that it is compressed otherwise than it is.
-        UsageError: It is a folder, a pipe, a device, a socket or a symbolic link that leads nowhere.
-        OSError: It cannot be read.
+        DataError: The file is not UTF-8, or its name ends for another compression.
+        UsageError: The path is a folder, pipe, device, socket or broken symbolic link.
+        OSError: The file cannot be read.
     """
     if os.path.lexists(path) and not os.path.isfile(path):
-        check_readable(path)  # Raises, and does not open it.
+        check_readable(path)  # This raises. It does not open the path, because opening a pipe would block.
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     compression = next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
-    named = _ENDINGS.get(os.path.splitext(path)[1])
+    ending = os.path.splitext(path)[1]
+    named = _ENDINGS.get(ending)
     if compression != named and head:
         found = f"compressed by {compression}" if compression else "not compressed"
-        expected = f"{named}, as its name says" if named else "a name that says so (.gz, .zst)"
-        raise DataError(f"{format_place(path, 1, 0)}: file is {found}; expected {expected}")
+        name = f"ends in {ending}" if named else "does not end in .gz or .zst"
+        raise DataError(f"{format_place(path, 1, 0)}: file is {found}, but its name {name}. Rename the file.")
     if compression:
-        head = next(_unpacked(path, compression, None), b"")[:_HEAD_BYTES]
+        head = next(_decompress(path, compression, None), b"")[:_HEAD_BYTES]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and any(head[:4])):
-        raise DataError(f"{format_place(path, 1, 0)}: not UTF-8 (it looks like UTF-16 or UTF-32); expected UTF-8")
+        raise DataError(f"{format_place(path, 1, 0)}: not UTF-8 (it looks like UTF-16 or UTF-32). Convert it to UTF-8.")
     return Form(compression, head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["))
 
 
 def read_chunks(path: str, form: Form, progress: Progress | None = None) -> Iterator[bytes]:
-    """The bytes of a file, unpacked, piece by piece, with a byte order mark if there is one.
+    """Yield the decompressed bytes of a file in chunks. A byte order mark is kept.
 
     Args:
-        path: The file.
-        form: What it is.
-        progress: Advanced by the bytes that were read.
+        path: Path of the file.
+        form: Form of the file, from ``detect_form``.
+        progress: Progress bar, advanced by the number of (compressed) bytes read.
 
     Raises:
-        DataError: A compressed file is cut, damaged, followed by something else, or unpacks to more than 256 times its
-            size.
-        OSError: It cannot be read.
+        DataError: A compressed file is truncated, damaged, has extra data at the end, or decompresses to more than 256
+            times its size.
+        OSError: The file cannot be read.
     """
-    return _unpacked(path, form.compression, progress) if form.compression else _read(path, _READ_BYTES, progress)
+    if form.compression:
+        return _decompress(path, form.compression, progress)
+    return _read_blocks(path, _READ_BYTES, progress)
 
 
-def _read(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
+def _read_blocks(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(size):
             if progress is not None:
@@ -92,31 +95,37 @@ def _read(path: str, size: int, progress: Progress | None) -> Iterator[bytes]:
             yield chunk
 
 
-def _unpacked(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
-    """Both formats allow several compressed parts one after another."""
-    unpacker, place, size = None, 0, 0
-    zstd = zstandard.ZstdDecompressor()  # One for all frames: making it takes longer than to unpack a small frame.
-    for chunk in _read(path, _PACKED_BYTES[compression], progress):
+def _decompress(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
+    """Yield the decompressed bytes. Both formats allow several compressed frames in one file."""
+    decompressor, place, size = None, 0, 0
+    zstd = (
+        zstandard.ZstdDecompressor()
+    )  # Shared by all frames: creating it takes longer than decompressing a small one.
+    for chunk in _read_blocks(path, _PACKED_BYTES[compression], progress):
         rest = chunk
         while rest:
-            unpacker = unpacker or (zlib.decompressobj(wbits=31) if compression == "gzip" else zstd.decompressobj())
+            decompressor = decompressor or (
+                zlib.decompressobj(wbits=31) if compression == "gzip" else zstd.decompressobj()
+            )
             try:
-                unpacked = unpacker.decompress(rest)
+                unpacked = decompressor.decompress(rest)
             except (zlib.error, zstandard.ZstdError) as error:
                 raise DataError(
-                    f"{format_place(path, 1, place)}: {compression} data is damaged, or followed by something else, "
-                    f"after this byte ({error}); expected all of it and nothing more"
+                    f"{format_place(path, 1, place)}: {compression} data is damaged, or the file has extra data, after "
+                    f"this byte ({error}). Compress the file again, or download it again."
                 ) from None
             size += len(unpacked)
             if size > max(_FREE_BYTES, _MAX_RATIO * (place + len(chunk))):
                 raise DataError(
-                    f"{format_place(path, 1, place)}: unpacks to more than {_MAX_RATIO} times its size here, so it may "
-                    f"fill the disk. If that is right, unpack it yourself and give the unpacked file."
+                    f"{format_place(path, 1, place)}: decompresses to more than {_MAX_RATIO} times its size, so it may "
+                    f"fill the disk. If the file is right, decompress it yourself and pass the decompressed file."
                 )
             if unpacked:
                 yield unpacked
-            rest = unpacker.unused_data if unpacker.eof else b""
-            unpacker = None if unpacker.eof else unpacker
+            rest = decompressor.unused_data if decompressor.eof else b""
+            decompressor = None if decompressor.eof else decompressor
         place += len(chunk)
-    if unpacker is not None:
-        raise DataError(f"{format_place(path, 1, place)}: {compression} data is cut at this byte; expected all of it")
+    if decompressor is not None:
+        raise DataError(
+            f"{format_place(path, 1, place)}: {compression} data ends too early at this byte. Download the file again."
+        )

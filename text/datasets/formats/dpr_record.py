@@ -1,9 +1,9 @@
-"""One record of the DPR format to one Row.
+"""Conversion of one record in the DPR format to one Row.
 
-The format's own vocabulary (``ctxs``, ``psg_id``, ``docidx``) ends here. What each fault costs is
-decided here too: a row left out, or a passage left out. Both are counted.
+Only this module uses the format's own names (``ctxs``, ``psg_id``, ``docidx``). It also decides whether a fault drops
+the row or only a passage. Both are counted.
 
-A step uses a hundredth of a record: negatives are converted when they are asked for, one by one.
+Negatives are converted one by one on access, because a training step uses about a hundredth of a record.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from simdjson import Array, Object
 
 from text.datasets.formats.values import (
     FieldError,
+    check_no_repeated_key,
+    describe_type,
     find_answers,
     find_question_id,
-    kind,
     list_keys,
     read_answers,
     read_id,
     read_string,
     read_text,
     read_title,
-    refuse_repeated_key,
 )
 from text.records import Passage
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 ID_POOLS = ("positive_ids", "hard_negative_ids", "negative_ids")
-"""In a compact row: the passages stand in a collection, and here are their ids."""
+"""Keys of a compact row. They hold passage ids, and the passages are in a collection."""
 _ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _LARGEST_SCORE = 3e38
 _CONTEXT_FORM = '{"title": "...", "text": "..."}'
 
 
 class SkipRow(Exception):
-    """A row that training can do without; the argument is the reason, as it is counted."""
+    """Signal to skip a row that training does not need. The argument is the reason to count."""
 
 
 class MissingCollection(FieldError):
-    """A compact row names passages of a collection that is not given."""
+    """Error for a compact row without a collection to look up its passages."""
 
 
 class Collection(Protocol):
-    """Where the passages of compact rows are."""
+    """Lookup of the passages of compact rows."""
 
     def find(self, passage_id: str) -> Passage:
-        """Raises KeyError where there is none."""
+        """Return a passage by its id, or raise KeyError."""
         ...
 
 
 ToPassage = Callable[[Any, int], "Passage | None"]
-"""Makes a passage of an item of a pool, given its place for a message; None if the item has neither text nor title."""
+"""Conversion of an item of a pool, and its index, to a passage. The result is None without both text and title."""
 
 
 class Row(NamedTuple):
-    """A question and all passages that its record holds; valid until the next record is parsed."""
+    """Question, answers and all passages of a record. The row is valid until the next record is parsed."""
 
     question: str
     answers: list[str]
@@ -69,31 +69,31 @@ class Row(NamedTuple):
     other_negatives: NegativePool
 
 
-def _pass_over(passage: Passage) -> None:
-    """Do nothing with a passage."""
+def _ignore_passage(passage: Passage) -> None:
+    """Do nothing."""
 
 
 class CheckedRow(NamedTuple):
-    """Findings of ``check_row``; valid until the next record is parsed."""
+    """Result of ``check_row``. It is valid until the next record is parsed."""
 
     row: Row
     num_hard_negatives: int
-    """How many can be used."""
+    """Number of usable hard negatives."""
     num_other_negatives: int
-    """How many can be used."""
+    """Number of usable other negatives."""
     is_compact: bool
-    """Its passages stand in a collection."""
+    """True if the row holds passage ids of a collection."""
     question_id: str
-    """Empty if the record has none."""
+    """Empty if the record has no question id."""
 
 
 class NegativePool(Sequence["Passage | None"]):
-    """Negatives of one question; None in the place of one that is left out: null, without text, or a positive.
+    """Negatives of one question. An unusable negative (null, without text, or a known positive) is None.
 
     Args:
-        items: Contexts, or ids.
-        to_passage: Makes a passage of one of them.
-        positives: Of the same question.
+        items: Contexts or passage ids.
+        to_passage: Function that converts an item to a passage.
+        positives: Positives of the same question.
     """
 
     def __init__(self, items: Sequence[Any], to_passage: ToPassage, positives: Sequence[Passage]) -> None:
@@ -116,9 +116,12 @@ class NegativePool(Sequence["Passage | None"]):
             yield None if passage is None or self._is_positive(passage) else passage
 
     def count_usable(self, name: str, counts: Counter[str], visit: Callable[[Passage], None]) -> int:
-        """Return how many passages can be used, and count the others by reason, under the pool's name.
+        """Return the number of usable passages.
 
-        ``visit`` is called with every passage that has text, also with those that are positives.
+        Args:
+            name: Name of the pool, for the counts.
+            counts: Number of dropped passages per reason. It is updated.
+            visit: Function to call with every passage that has text, including known positives.
         """
         num_usable = 0
         for i, item in enumerate(self._items):
@@ -135,14 +138,14 @@ class NegativePool(Sequence["Passage | None"]):
 
     @cached_property
     def _known(self) -> tuple[set[str], set[tuple[str, str]], set[int]]:
-        """Ids, titles with texts, and lengths of texts of the positives; made when a negative is asked for."""
+        """Ids, (title, text) pairs and text lengths of the positives, computed at the first access to a negative."""
         contents = {(passage.title, passage.text) for passage in self._positives}
         lengths = {len(passage.text) for passage in self._positives}
         return {passage.passage_id for passage in self._positives} - {""}, contents, lengths
 
     def _is_positive(self, passage: Passage) -> bool:
         ids, contents, lengths = self._known
-        # Most texts differ in length already, so they need no hash.
+        # Comparing lengths first avoids hashing most texts.
         return passage.passage_id in ids or (len(passage.text) in lengths and (passage.title, passage.text) in contents)
 
 
@@ -152,38 +155,38 @@ def parse_row(
     score_key: str | None = None,
     counts: Counter[str] | None = None,
 ) -> Row:
-    """One record, full or compact.
+    """Convert one full or compact record to a Row.
 
     Args:
-        record: In the DPR format; fields that are not known are passed over.
-        collection: Passages of compact rows, by id.
-        score_key: Where contexts have a score; all must have one then. By default none is looked for.
-        counts: Receives the number of values that were read although they have another type, by kind.
+        record: Record in the DPR format. Unknown fields are ignored.
+        collection: Collection with the passages of compact rows.
+        score_key: Key of a context's score. If given, every context must have one. By default scores are not read.
+        counts: Number of values per kind that were converted from another type. It is updated.
 
     Raises:
-        FieldError: A field is missing or has the wrong type; of a negative, when it is asked for.
-        SkipRow: The question is blank, or nothing is known to answer it.
+        FieldError: A field is missing or has the wrong type. Negatives are checked on access.
+        SkipRow: The question is blank, or the record has no positive with text.
     """
     counts = Counter() if counts is None else counts
-    question, answers = _question(record, counts), read_answers(find_answers(record), counts)
-    if _pools_of(record) is ID_POOLS:
+    question, answers = _read_question(record, counts), read_answers(find_answers(record), counts)
+    if _get_pool_names(record) is ID_POOLS:
         if score_key is not None:
             raise FieldError(f"positive_ids: passages without {score_key}. Give positive_ctxs that have it")
-        makers = {name: _by_id(collection, name, counts) for name in ID_POOLS}
+        converters = {name: _build_id_lookup(collection, name, counts) for name in ID_POOLS}
     else:
-        makers = {name: _by_context(name, score_key, counts) for name in POOLS}
-    pools = [(_pool(record, name), to_passage) for name, to_passage in makers.items()]
+        converters = {name: _build_context_reader(name, score_key, counts) for name in POOLS}
+    pools = [(_get_pool(record, name), to_passage) for name, to_passage in converters.items()]
     items, to_positive = pools[0]
     found = [to_positive(item, i) for i, item in enumerate(items)]
     positives = [passage for passage in found if passage is not None]
     if not positives:
-        raise SkipRow(f"no {next(iter(makers))}" + (" with text" if found else ""))
+        raise SkipRow(f"no {next(iter(converters))}" + (" with text" if found else ""))
     hard_negatives, other_negatives = (NegativePool(items, to_passage, positives) for items, to_passage in pools[1:])
     return Row(question, answers, positives, hard_negatives, other_negatives)
 
 
-def _pools_of(record: Object) -> tuple[str, ...]:
-    """Names of the pools of a compact row, or of a full one."""
+def _get_pool_names(record: Object) -> tuple[str, ...]:
+    """Return the keys of the pools, which differ between compact and full rows."""
     return POOLS if record.get("positive_ids") is None else ID_POOLS
 
 
@@ -193,27 +196,27 @@ def check_row(
     collection: Collection | None,
     counts: Counter[str],
     score_key: str | None = None,
-    visit: Callable[[Passage], None] = _pass_over,
+    visit: Callable[[Passage], None] = _ignore_passage,
 ) -> CheckedRow:
-    """Looks at all of a record once, as nothing does later on.
+    """Check a complete record, including all negatives. This is the only full check of a record.
 
     Args:
-        record: As for ``parse_row``.
-        line: What it was parsed from.
-        collection: As for ``parse_row``.
-        counts: Receives the number of values read otherwise, of passages left out and of pools not there, by reason.
-        score_key: As for ``parse_row``.
-        visit: Called with every passage.
+        record: Record in the DPR format.
+        line: Bytes of the record.
+        collection: Collection with the passages of compact rows.
+        counts: Number of converted values, dropped passages and missing pools, by reason. It is updated.
+        score_key: Key of a context's score, as for ``parse_row``.
+        visit: Function to call with every passage that has text.
 
     Raises:
-        FieldError: A field is missing or has the wrong type, or a key stands twice in one object.
-        SkipRow: The question is blank, or nothing is known to answer it.
+        FieldError: A field is missing or has the wrong type, or a key occurs twice in one object.
+        SkipRow: The question is blank, or the record has no positive with text.
     """
     check_keys(record, line)
     row = parse_row(record, collection, score_key, counts)
-    pools = _pools_of(record)
+    pools = _get_pool_names(record)
     positives, *names = pools
-    counts[f"{positives} without text, left out"] += len(_pool(record, positives)) - len(row.positives)
+    counts[f"{positives} without text, left out"] += len(_get_pool(record, positives)) - len(row.positives)
     for passage in row.positives:
         visit(passage)
     counts[f"rows without {names[0]}"] += record.get(names[0]) is None
@@ -224,49 +227,49 @@ def check_row(
     return CheckedRow(row, num_hard_negatives, num_other_negatives, is_compact, find_question_id(record))
 
 
-def named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
-    """Yield the passages of a full record that have text, each after its field, such as ``positive_ctxs[0]``."""
+def iter_named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
+    """Yield the field, such as ``positive_ctxs[0]``, and the passage of each context with text in a full record."""
     for name in POOLS:
-        to_passage = _by_context(name, None, Counter())
-        for i, context in enumerate(_pool(record, name)):
+        to_passage = _build_context_reader(name, None, Counter())
+        for i, context in enumerate(_get_pool(record, name)):
             passage = to_passage(context, i)
             if passage is not None:
                 yield f"{name}[{i}]", passage
 
 
 def check_keys(record: Object, line: bytes) -> None:
-    """Refuse a record in which a key stands twice in one object, also in an inner one.
+    """Check that no key occurs twice in a record or in an object inside it.
 
     Args:
         record: Any JSON object.
-        line: What it was parsed from.
+        line: Bytes of the object.
 
     Raises:
-        FieldError: With the key.
+        FieldError: A key occurs twice. It is named.
     """
     pools = [pool for name in POOLS if type(pool := record.get(name)) is Array]
     contexts = [context for pool in pools for context in pool if type(context) is Object]
-    num_others = len(line) - len(line.replace(b"{", b"")) - 1 - len(contexts)  # several times as fast as count
-    if num_others and num_others > _braces_in_texts(line):  # there may be objects elsewhere
+    num_others = len(line) - len(line.replace(b"{", b"")) - 1 - len(contexts)  # This is faster than bytes.count.
+    if num_others and num_others > _count_braces_in_texts(line):  # The record may contain other objects.
         try:
-            # Not by simdjson's values(): these are dicts already, in which a key stands once.
-            json.loads(line, object_pairs_hook=lambda pairs: refuse_repeated_key([key for key, _ in pairs]))
+            # simdjson converts inner objects to dicts, which hide a repeated key.
+            json.loads(line, object_pairs_hook=lambda pairs: check_no_repeated_key([key for key, _ in pairs]))
         except RecursionError:
             raise FieldError("row: nested too deeply. Give a record in the DPR format") from None
-    refuse_repeated_key(list(record))
+    check_no_repeated_key(list(record))
     keys = [list(context) for context in contexts]
-    if keys and keys.count(keys[0]) == len(keys):  # as most often
+    if keys and keys.count(keys[0]) == len(keys):  # Usually all contexts have the same keys.
         keys = keys[:1]
-    for keys_of_one in keys:
-        refuse_repeated_key(keys_of_one)
+    for context_keys in keys:
+        check_no_repeated_key(context_keys)
 
 
-def _braces_in_texts(line: bytes) -> int:
-    """Opening braces that can only stand in texts: an object stands after a bracket, a comma or a colon."""
+def _count_braces_in_texts(line: bytes) -> int:
+    """Return the number of opening braces that are part of a text, because no bracket, comma or colon precedes them."""
     return sum(part.rstrip()[-1:] not in (b"[", b",", b":") for part in line.split(b"{")[1:-1])
 
 
-def _question(record: Object, counts: Counter[str]) -> str:
+def _read_question(record: Object, counts: Counter[str]) -> str:
     question = record.get("question")
     if question is None and "question" not in record:
         raise FieldError(f"question: missing. Give the keys question, {', '.join(POOLS)}; {list_keys(record)}")
@@ -276,27 +279,27 @@ def _question(record: Object, counts: Counter[str]) -> str:
     return question
 
 
-def _pool(record: Object, name: str) -> Sequence[Any]:
+def _get_pool(record: Object, name: str) -> Sequence[Any]:
     pool = record.get(name)
     if pool is None:
         return ()
     if type(pool) is not Array:
         form = f"objects such as {_CONTEXT_FORM}" if name in POOLS else 'ids such as "12"'
-        raise FieldError(f"{name}: {kind(pool)}. Give a list of {form}")
+        raise FieldError(f"{name}: {describe_type(pool)}. Give a list of {form}")
     return pool
 
 
-def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPassage:
-    """Makes passages of the contexts of one pool."""
+def _build_context_reader(name: str, score_key: str | None, counts: Counter[str]) -> ToPassage:
+    """Return the function that converts the contexts of one pool to passages."""
 
     def to_passage(context: Any, i: int) -> Passage | None:
         if type(context) is not Object:
             if context is None:
                 return None
-            raise FieldError(f"{name}[{i}]: {kind(context)}. Give an object such as {_CONTEXT_FORM}")
+            raise FieldError(f"{name}[{i}]: {describe_type(context)}. Give an object such as {_CONTEXT_FORM}")
         text, title = context.get("text"), context.get("title")
         if type(text) is not str:
-            text = read_text(context, f"{name}[{i}].")  # perhaps under its other key
+            text = read_text(context, f"{name}[{i}].")  # This also tries the other text key.
             if text is None:
                 return None
         if type(title) is not str:
@@ -306,13 +309,13 @@ def _by_context(name: str, score_key: str | None, counts: Counter[str]) -> ToPas
                 return None
             counts[f"{name} with a title alone"] += 1
             text = ""
-        score = None if score_key is None else _score(context.get(score_key), f"{name}[{i}].{score_key}")
-        return Passage(_passage_id(context, name, i, counts), title, text, score)
+        score = None if score_key is None else _read_score(context.get(score_key), f"{name}[{i}].{score_key}")
+        return Passage(_read_passage_id(context, name, i, counts), title, text, score)
 
     return to_passage
 
 
-def _passage_id(context: Object, name: str, i: int, counts: Counter[str]) -> str:
+def _read_passage_id(context: Object, name: str, i: int, counts: Counter[str]) -> str:
     for key in _ID_KEYS:
         value = context.get(key)
         if value is not None and value != "":
@@ -320,20 +323,20 @@ def _passage_id(context: Object, name: str, i: int, counts: Counter[str]) -> str
     return ""
 
 
-def _score(value: Any, field: str) -> float:
-    if type(value) not in (int, float):  # a boolean is an int, too
-        raise FieldError(f"{field}: {'missing' if value is None else kind(value)}. Give a number")
+def _read_score(value: Any, field: str) -> float:
+    if type(value) not in (int, float):  # isinstance would accept booleans.
+        raise FieldError(f"{field}: {'missing' if value is None else describe_type(value)}. Give a number")
     if not abs(value) < _LARGEST_SCORE:
         raise FieldError(f"{field}: too large a number. Give a number that float32 can hold")
     return float(value)
 
 
-def _by_id(collection: Collection | None, name: str, counts: Counter[str]) -> ToPassage:
-    """Finds the passages of one pool of a compact row."""
+def _build_id_lookup(collection: Collection | None, name: str, counts: Counter[str]) -> ToPassage:
+    """Return the function that looks up the passages of one pool of a compact row."""
 
     def to_passage(value: Any, i: int) -> Passage | None:
         if collection is None:
-            raise MissingCollection(f"{name}: ids of passages. Give the collection that holds the passages, too")
+            raise MissingCollection(f"{name}: passage ids without a collection. Give the collection of the passages")
         if value is None:
             return None
         passage_id = read_id(value, f"{name}[{i}]", counts)

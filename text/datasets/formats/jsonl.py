@@ -1,8 +1,8 @@
 """Random access to the rows of a JSONL file by byte offset.
 
-A row is what stands between two newline bytes, nothing else ends one: a JSON string may hold
-any of Unicode's other line separators. Neither the file nor the offsets of its rows are in memory or mapped into it:
-both are read from open files, so that a file that is cut is an error. What a row means is left to the caller.
+Only a newline byte ends a row, because a JSON string may contain any other Unicode line separator. Neither the file nor
+the row offsets are loaded or memory-mapped: both are read from open files, so a truncated file raises an error. The
+caller interprets the rows.
 """
 
 from __future__ import annotations
@@ -18,129 +18,127 @@ import numpy as np
 import simdjson
 
 from text.datasets.formats.array_files import ArrayFile, Column, check_ascending, write_arrays
-from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, form_of
-from text.datasets.formats.conversion import NEWLINE, plain_file
+from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, detect_form
+from text.datasets.formats.conversion import NEWLINE, prepare_plain_file
 from text.datasets.formats.lines import MAX_ROW_BYTES, explain_long_row
 from text.datasets.formats.places import find_field, format_place
 from text.datasets.formats.repair import mask_repairs, parse_row_object
-from text.datasets.formats.sidecars import sidecar
-from text.datasets.formats.strict_json import explain, two_parsers
+from text.datasets.formats.sidecars import load_or_make_sidecar
+from text.datasets.formats.strict_json import alternate_parsers, explain_invalid_json
 from text.errors import ArtifactError, DataError
 
 INDEXED_BYTES = 1 << 24
-"""From this size on, what was found in a file is kept beside it; a smaller one is read sooner than that is found."""
+"""Minimum size of a file to keep its row offsets in a sidecar. Scanning a smaller file is faster than a sidecar."""
 _SCAN_BYTES = 1 << 20
 _CAN_PREFETCH = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 class JsonlFile:
-    """The rows of one JSONL file.
+    """Rows of one JSONL file.
 
-    Where rows start is found once, and kept in a file beside the data (``text/datasets/formats/sidecars.py``).
+    The row offsets of a large file are found once and kept in a sidecar (``text/datasets/formats/sidecars.py``).
 
     Args:
-        path: UTF-8 file, one JSON object a line. A byte order mark at the start is passed over. A
-            file compressed by gzip or zstd, or one that is a JSON array, is converted once into a file
-            beside it (``text/datasets/formats/conversion.py``).
+        path: UTF-8 file with one JSON object per line. A byte order mark at the start is skipped. A gzip or zstd file,
+            or a JSON array, is converted once to a file beside it (``text/datasets/formats/conversion.py``).
 
     Raises:
-        DataError: The file is empty, cut, not UTF-8, or a row is longer than 16 MiB.
+        DataError: The file is empty, truncated or not UTF-8, or a row is longer than 16 MiB.
         OSError: The file cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.plain_path = plain_file(self.path)
-        """Where the rows are: the file itself, or what it was converted to."""
-        self._is_array = self.plain_path != self.path and form_of(self.path).is_array
-        self._state = _state(os.stat(self.plain_path))
-        self._state_of_path = _state(os.stat(self.path))
+        self.plain_path = prepare_plain_file(self.path)
+        """Path of the file that contains the rows: ``path``, or its converted copy."""
+        self._is_array = self.plain_path != self.path and detect_form(self.path).is_array
+        self._state = _get_state(os.stat(self.plain_path))
+        self._original_state = _get_state(os.stat(self.path))
         self._offsets = self._find_rows()
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def offset(self, row: int) -> int:
-        """The byte at which a row starts; in a compressed file, of what it holds."""
+    def get_offset(self, row: int) -> int:
+        """Return the byte offset of a row. In a compressed file, count decompressed bytes."""
         return int(self._offsets[row])
 
-    def where(self, row: int, field: str = "") -> str:
-        """Return the place of a row or of its field, as errors begin: ``path:line (byte B)``."""
-        return format_place(self.path, *self.place(row, field))
+    def describe_place(self, row: int, field: str = "") -> str:
+        """Return the location of a row or field as the start of an error message: ``path:line (byte B)``."""
+        return format_place(self.path, *self.find_place(row, field))
 
-    def place(self, row: int, field: str = "") -> tuple[int, int]:
-        """Return the line and the byte of a row in the user's file.
+    def find_place(self, row: int, field: str = "") -> tuple[int, int]:
+        """Return the line and byte of a row in the user's file.
 
-        A row of an array can have many lines: the place is the one of the field. The place in a compressed file is
-        the one in its content.
+        A row of a JSON array can span many lines, so the location of the field is returned. In a compressed file, lines
+        and bytes are counted after decompression.
         """
         if not self._is_array:
-            return row + 1, self.offset(row)
+            return row + 1, self.get_offset(row)
         with open(self.plain_path, "rb") as file:
-            file.seek(self.offset(row))
-            content = file.read(self.offset(row + 1) - self.offset(row))
+            file.seek(self.get_offset(row))
+            content = file.read(self.get_offset(row + 1) - self.get_offset(row))
         byte = find_field(content, field)
-        return int(self._first_lines[row]) + content.count(NEWLINE, 0, byte), self.offset(row) + byte
+        return int(self._first_lines[row]) + content.count(NEWLINE, 0, byte), self.get_offset(row) + byte
 
     @cached_property
     def _first_lines(self) -> np.ndarray:
-        """Line of the user's array in which each row starts, with the white space before it."""
+        """Line of the original JSON array at which each row starts, including the white space before it."""
         newlines = np.zeros(len(self) + 1, dtype=np.int64)
-        offsets = self._offsets.array() if isinstance(self._offsets, Column) else self._offsets
+        offsets = self._offsets.read_all() if isinstance(self._offsets, Column) else self._offsets
         with open(self.plain_path, "rb") as file:
-            for start in range(0, self.offset(len(self)), _SCAN_BYTES):
+            for start in range(0, self.get_offset(len(self)), _SCAN_BYTES):
                 found = np.flatnonzero(np.frombuffer(file.read(_SCAN_BYTES), dtype=np.uint8) == ord(NEWLINE)) + start
                 newlines += np.bincount(np.searchsorted(offsets, found, "right"), minlength=len(newlines))
         return 1 + np.cumsum(newlines)
 
     @contextmanager
     def open(self) -> Iterator[RowReader]:
-        """Opens the file to read rows from it.
+        """Open the file for reading rows.
 
         Raises:
-            DataError: The file is not the one that was there at first: size or time of change differ. Or what it was
-                converted to is gone.
+            DataError: The size or modification time of the file changed, or its converted copy was removed.
         """
         start = format_place(self.path, 1, 0)
-        changed = f"{start}: the file has changed since it was first read. Leave it as it is during a run."
-        if _state(os.stat(self.path)) != self._state_of_path:
+        changed = f"{start}: the file has changed since it was first read. Do not change it during a run."
+        if _get_state(os.stat(self.path)) != self._original_state:
             raise DataError(changed)
         try:
             descriptor = os.open(self.plain_path, os.O_RDONLY)
         except FileNotFoundError:
-            raise DataError(f"{self.path}: {self.plain_path} was removed; expected it to stay during a run") from None
+            raise DataError(f"{self.path}: {self.plain_path} was removed. Keep it during a run.") from None
         try:
-            if _state(os.fstat(descriptor)) != self._state:
+            if _get_state(os.fstat(descriptor)) != self._state:
                 raise DataError(changed)
             yield RowReader(self, descriptor)
         finally:
             os.close(descriptor)
 
     def _find_rows(self) -> Sequence[int] | np.ndarray:
-        """Return the offsets of all rows and of the end. Those of a large file are read from its sidecar."""
+        """Return the offsets of all rows and of the end of the file, for a large file from its sidecar."""
         if self._state[0] >= INDEXED_BYTES:
-            with suppress(PermissionError):  # no folder for it: it is made anew each time
-                return sidecar(
+            with suppress(PermissionError):  # Without a writable folder, the file is scanned each time.
+                return load_or_make_sidecar(
                     self.plain_path, "rows", lambda path: write_arrays(path, [self._scan()]), self._load_offsets
                 )
         return self._scan()
 
     def _load_offsets(self, path: Path) -> Column:
         [offsets] = ArrayFile(path, [np.int64]).columns
-        check_ascending(offsets, self._first_byte(), self._state[0], path)
-        if any((np.diff(piece) > MAX_ROW_BYTES).any() for piece in offsets.pieces()):
-            raise ArtifactError(f"{path}: has a row that is longer than 16 MiB. Remove it.")
+        check_ascending(offsets, self._find_first_byte(), self._state[0], path)
+        if any((np.diff(piece) > MAX_ROW_BYTES).any() for piece in offsets.iter_pieces()):
+            raise ArtifactError(f"{path}: contains a row longer than 16 MiB. Remove it.")
         return offsets
 
-    def _first_byte(self) -> int:
-        """Return where the first row starts: behind a byte order mark."""
+    def _find_first_byte(self) -> int:
+        """Return the offset of the first row, after a byte order mark."""
         with open(self.plain_path, "rb", buffering=0) as file:
             return len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
 
     def _scan(self) -> np.ndarray:
-        """Return the offsets of all rows and of the end."""
-        ends, size, last, start = [], 0, b"", self._first_byte()
-        num_rows, row_start = 0, start  # Of the row that is not complete.
+        """Return the offsets of all rows and of the end of the file."""
+        ends, size, last, start = [], 0, b"", self._find_first_byte()
+        num_rows, row_start = 0, start  # Index and start of the incomplete row.
         buffer = bytearray(_SCAN_BYTES)
         view = np.frombuffer(buffer, dtype=np.uint8)
         with open(self.plain_path, "rb", buffering=0) as file:
@@ -150,12 +148,11 @@ class JsonlFile:
                 if len(found):
                     ends.append(found)
                     num_rows, row_start = num_rows + len(found), int(found[-1])
-                elif (
-                    size - row_start > MAX_ROW_BYTES
-                ):  # The rest is not read: a sparse file may seem to have terabytes.
+                elif size - row_start > MAX_ROW_BYTES:
+                    # Reading stops here, because a sparse file may appear to have terabytes.
                     raise explain_long_row(self.path, num_rows + 1, row_start)
         if size == start:
-            raise DataError(f"{format_place(self.path, 1, 0)}: no rows; expected one JSON object a line")
+            raise DataError(f"{format_place(self.path, 1, 0)}: no rows; expected one JSON object per line")
         offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)
         longest = int(np.diff(offsets).argmax())
         if offsets[longest + 1] - offsets[longest] > MAX_ROW_BYTES:
@@ -164,61 +161,64 @@ class JsonlFile:
 
 
 class RowReader:
-    """Reads the rows of an open JsonlFile; for one thread."""
+    """Reader for the rows of an open JsonlFile. It is not thread-safe."""
 
     def __init__(self, file: JsonlFile, descriptor: int) -> None:
         self.file = file
         self._descriptor = descriptor
         self.repairs: Counter[str] = Counter()
-        """Number of rows that were repaired when they were parsed (``repair.py``), by kind."""
-        self._parsers = two_parsers()
+        """Number of repaired rows per kind of repair (``repair.py``)."""
+        self._parsers = alternate_parsers()
         self._buffer = bytearray()
 
     def read(self, row: int) -> bytes:
-        """The bytes of a row, with its newline.
+        """Return the bytes of a row, with its newline.
 
         Raises:
-            DataError: The file became shorter since it was opened.
+            DataError: The file was truncated after it was opened.
         """
-        start, end = self.file.offset(row), self.file.offset(row + 1)
-        # Not a memory map: reading one where the file was cut kills the process.
+        start, end = self.file.get_offset(row), self.file.get_offset(row + 1)
+        # The file is not memory-mapped, because reading a memory map of a truncated file kills the process.
         line = os.pread(self._descriptor, end - start, start)
         if len(line) < end - start:
             raise DataError(
-                f"{self.file.where(row)}: file ends inside this row; expected the file as it was when it was opened"
+                f"{self.file.describe_place(row)}: file was truncated inside this row after it was opened. Do not "
+                "change it during a run."
             )
         return line
 
     def prefetch(self, row: int) -> None:
-        """Has a row that will be read soon fetched from the disk, and does not wait for it."""
+        """Ask the operating system to load a row into the page cache, without waiting."""
         if _CAN_PREFETCH:
-            start = self.file.offset(row)
-            os.posix_fadvise(self._descriptor, start, self.file.offset(row + 1) - start, os.POSIX_FADV_WILLNEED)
+            start = self.file.get_offset(row)
+            os.posix_fadvise(self._descriptor, start, self.file.get_offset(row + 1) - start, os.POSIX_FADV_WILLNEED)
 
     def parse(self, row: int) -> simdjson.Object:
-        """A row as an object, valid until the next row is parsed; no part of it may be kept.
+        """Parse a row. The object and its parts are valid until the next row is parsed.
 
         Raises:
-            DataError: The row is not one JSON object, with path, line and byte.
+            DataError: The row is not one JSON object. The message names path, line and byte.
         """
-        start, end = self.file.offset(row), self.file.offset(row + 1)
+        start, end = self.file.get_offset(row), self.file.get_offset(row + 1)
         if end - start > len(self._buffer):
             self._buffer = bytearray(2 * (end - start))
-        # Into memory that is there already: to get new pages for each row costs more than to parse it.
+        # The buffer is reused, because allocating new pages for each row takes longer than parsing the row.
         line = memoryview(self._buffer)[: end - start]
         if os.preadv(self._descriptor, [line], start) < end - start:
-            self.read(row)  # raises
+            self.read(row)  # This raises the error for a truncated file.
         return self.parse_line(row, line)
 
     def parse_line(self, row: int, line: bytes | memoryview) -> simdjson.Object:
-        """Likewise, of a row that was read before."""
+        """Parse a row whose bytes are already read. Same result and errors as ``parse``."""
         try:
             return parse_row_object(line, next(self._parsers), self.repairs)
         except ValueError:
             line = mask_repairs(bytes(line))
             is_cut = not line.endswith(b"\n")
-            raise explain(line, self.file.path, row + 1, self.file.offset(row), may_be_cut=is_cut) from None
+            raise explain_invalid_json(
+                line, self.file.path, row + 1, self.file.get_offset(row), may_be_cut=is_cut
+            ) from None
 
 
-def _state(status: os.stat_result) -> tuple[int, int]:
+def _get_state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns

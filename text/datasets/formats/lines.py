@@ -1,4 +1,4 @@
-"""Lines of a file that comes piece by piece: one after another, none longer than a row may be."""
+"""Splitting of a stream of chunks into lines, with a limit on the length of a line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from text.datasets.formats.places import format_place
 from text.errors import DataError
 
 MAX_ROW_BYTES = 1 << 24
-"""The longest row that is read; what is longer is no record of the DPR format."""
+"""Maximum length of a row. A longer line is not a record in the DPR format."""
 
 
 def read_lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines with their newlines, and the bytes at which they start. A byte order mark is passed over.
+    """Yield the byte offset of each line, and the line with its newline. A byte order mark is skipped.
 
     Raises:
         DataError: A line is longer than 16 MiB.
@@ -27,13 +27,13 @@ def read_lines(chunks: Iterable[bytes], path: str) -> Iterator[tuple[int, bytes]
         offset, number = offset + len(line), number + 1
 
 
-def refuse_long_rows(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
-    """Yield the chunks of a file, up to a row that is longer than a chunk and than 16 MiB.
+def check_row_lengths(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    """Yield the chunks of a file unchanged, and check that no row spans chunks and exceeds 16 MiB.
 
     Raises:
-        DataError: There is such a row.
+        DataError: A row is too long.
     """
-    number, start, place = 1, 0, 0  # of the row that is not complete, and of the chunk
+    number, start, place = 1, 0, 0  # Number and start of the incomplete row, and start of the chunk.
     for chunk in chunks:
         first = chunk.find(b"\n") + 1
         if place + (first or len(chunk)) - start > MAX_ROW_BYTES:
@@ -45,13 +45,13 @@ def refuse_long_rows(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
 
 
 def explain_long_row(path: str, number: int, offset: int) -> DataError:
-    """Return the error about a row that is too long, with its 1-based number and its first byte."""
-    return DataError(f"{format_place(path, number, offset)} row: longer than 16 MiB. Write one record a line.")
+    """Return the error for a row that is too long, with its 1-based number and first byte."""
+    return DataError(f"{format_place(path, number, offset)} row: longer than 16 MiB. Write one record per line.")
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their newlines; of one that is too long, only as much as shows it."""
-    rest = bytearray()  # a line that lies in several chunks
+    """Yield the lines with their newlines. Reading stops within a line that is too long."""
+    rest = bytearray()  # The part of the current line that earlier chunks hold.
     for chunk in chunks:
         start = 0
         while end := chunk.find(b"\n", start) + 1:

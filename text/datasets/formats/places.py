@@ -1,4 +1,4 @@
-"""Places in the user's files, as errors name them: ``path:line (byte B) field``."""
+"""Locations in the user's files for error messages: ``path:line (byte B) field``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _PART = re.compile(r"\[(\d{1,9})\]|([^.\[\]]+)")
-_NOT_YET = ""
-"""Stands for the key of an object's next member, before the key is read."""
+_NO_KEY = ""
+"""Placeholder for the key of an object's next member, before the key is read."""
 
 
 def format_place(path: str, line: int, byte: int) -> str:
-    """Return a place in a file.
+    """Return a location in a file as text.
 
     >>> format_place("train.jsonl", 3, 120)
     'train.jsonl:3 (byte 120)'
@@ -21,15 +21,15 @@ def format_place(path: str, line: int, byte: int) -> str:
 
 
 def find_field(row: bytes, field: str) -> int:
-    """Return the byte of a JSON object at which a field stands.
+    """Return the byte offset of a field in a JSON object.
 
     Args:
-        row: One JSON object. White space before it is passed over.
-        field: Keys and numbers of elements. An empty field is the object itself.
+        row: One JSON object. White space before it is skipped.
+        field: Path of keys and list indices, such as ``a[1].c``. An empty path is the object itself.
 
     Returns:
-        The first byte of the field's key, or of the element. If the field is missing, the first byte of the nearest
-        part around it.
+        The first byte of the field's key, or of the list element. If the field is missing, the first byte of its
+        nearest parent.
 
     >>> find_field(b'{"a": [{"b": 1}, {"c": 2}]}', "a[1].c")
     18
@@ -42,14 +42,14 @@ def find_field(row: bytes, field: str) -> int:
         if mark in (b"}", b"]"):
             path.pop()
         elif mark == b",":
-            path[-1] = path[-1] + 1 if isinstance(path[-1], int) else _NOT_YET
+            path[-1] = path[-1] + 1 if isinstance(path[-1], int) else _NO_KEY
         elif mark != b":":
-            if path and path[-1] == _NOT_YET and mark[:1] == b'"':
-                path[-1] = json.loads(mark) or "\0"  # an empty key is no key that anyone asks for
+            if path and path[-1] == _NO_KEY and mark[:1] == b'"':
+                path[-1] = json.loads(mark) or "\0"  # An empty key would look like the placeholder.
             if len(path) > depth and path == wanted[: len(path)]:
                 found, depth = token.start(), len(path)
             if depth == len(wanted):
                 break
             if mark in (b"{", b"["):
-                path.append(_NOT_YET if mark == b"{" else 0)
+                path.append(_NO_KEY if mark == b"{" else 0)
     return found

@@ -1,8 +1,8 @@
-"""JSON rows with values that RFC 8259 does not allow, but whose meaning is clear.
+"""Repair of JSON rows with values that RFC 8259 does not allow but whose meaning is clear.
 
-NaN and infinite numbers stand for missing values: pandas and Python write them. Half of a surrogate pair is read as
-U+FFFD, as UTF-8 decoders do. An integer that does not fit into 64 bits is read as a float. Everything else that is no
-JSON stays an error.
+NaN and infinite numbers, which pandas and Python write, are read as missing values. A lone surrogate is read as
+U+FFFD, as UTF-8 decoders do. An integer that does not fit into 64 bits is read as a float. Any other invalid JSON
+remains an error.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _LARGE = "rows with integers beyond 64 bits, read as floats"
 
 
 def parse_row_object(line: bytes | memoryview, parser: Parser, counts: Counter[str]) -> Object:
-    """Parse one JSON object. An object that is not strict JSON is repaired if its meaning is clear.
+    """Parse one JSON object, and repair it if needed.
 
     Args:
-        line: The bytes of the object.
-        parser: Holds the object.
-        counts: Receives the kinds of repairs.
+        line: Bytes of the object.
+        parser: Parser that owns the memory of the returned object.
+        counts: Number of repaired rows per kind of repair. It is updated.
 
     Raises:
-        ValueError: The line is not one JSON object, repaired or not.
+        ValueError: The line is not one JSON object, even after repair.
     """
     try:
         return parse_object(line, parser)
@@ -51,12 +51,12 @@ def parse_row_object(line: bytes | memoryview, parser: Parser, counts: Counter[s
 
 
 def mask_repairs(line: bytes) -> bytes:
-    """Return a line that orjson reads although it needs repairs. All bytes keep their places."""
+    """Return the line with its repairable values masked, so that orjson can read it. All bytes keep their offsets."""
     return _repair(line, in_place=True)[0]
 
 
 def _repair(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
-    """Return the repaired line, and the kinds of repairs."""
+    """Return the repaired line and the kinds of repairs made."""
     kinds: set[str] = set()
 
     def replace(token: re.Match[bytes]) -> bytes:
@@ -68,7 +68,8 @@ def _repair(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
             kinds.add(_LARGE)
             if math.isfinite(number) and in_place:
                 return text
-            number = min(max(number, -sys.float_info.max), sys.float_info.max)  # An integer is never missing.
+            # An integer never becomes infinite, because infinite numbers are read as missing.
+            number = min(max(number, -sys.float_info.max), sys.float_info.max)
             return b"0".ljust(len(text)) if in_place else json.dumps(number).encode()
         if not math.isfinite(number):
             kinds.add(_NOT_FINITE)

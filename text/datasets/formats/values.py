@@ -1,4 +1,4 @@
-"""Values of JSON fields as strings. A value with one possible meaning is read, every other one is a FieldError."""
+"""Conversion of JSON values to strings. A value with one possible meaning is read. Any other value is a FieldError."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from simdjson import Array, Object
 from text.words import has_word
 
 _EXACT_FLOATS = float(1 << 53)
-"""From here on two integers can be the same float."""
+"""Smallest absolute value at which two integers can be the same float."""
 _CONTAINER = re.compile(
     r"""\s*(
-      \[\s*(np\.\w+\()?['"].*['"]\)?,?\s*\]?  # list, or the beginning of one
+      \[\s*(np\.\w+\()?['"].*['"]\)?,?\s*\]?  # list, or the beginning of a list
     | \(\s*['"].*['"]\s*,.*\)                 # tuple
     | \{\s*['"].*\}                           # set or dictionary
-    | (np\.|numpy\.)?array\(\s*\[.*           # array of NumPy
+    | (np\.|numpy\.)?array\(\s*\[.*           # NumPy array
     )\s*""",
     re.DOTALL | re.VERBOSE,
 )
-"""A container of strings, as Python and NumPy write it. A text in brackets such as ``[sic] yes`` is none."""
+"""A container of strings as Python or NumPy prints it. A text such as ``[sic] yes`` does not match."""
 _BRACKETS = re.compile(r"""\s*(\[.*\]|\(\s*['"].*\))\s*""", re.DOTALL)
-"""A value that is no list, but may have been one."""
+"""A string that may be a printed list."""
 TEXT_KEYS = ("text", "contents")
-"""Where a passage has its text; ``contents`` is Pyserini's."""
+"""Keys of a passage's text. Pyserini uses ``contents``."""
 QUESTION_ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
-"""Where a question has its id."""
+"""Keys of a question's id, in order of precedence."""
 _LOOKS_LIKE_LIST = "answers: a string that looks like a list. Give a list of strings"
 
 
 class FieldError(ValueError):
-    """A field is missing or has the wrong type.
+    """Error for a field that is missing or has the wrong type.
 
-    The message is ``FIELD: PROBLEM``, or ``FIELD: PROBLEM. DETAILS``. ``split_reason`` takes it apart.
+    The message is ``FIELD: PROBLEM`` or ``FIELD: PROBLEM. DETAILS``. ``split_reason`` splits it.
     """
 
 
 class Reason(NamedTuple):
-    """Why a row cannot be used."""
+    """Reason why a row is unusable."""
 
     kind: str
-    """Without numbers of elements and details: many rows have the same."""
+    """Reason without list indices and details, so that many rows share it."""
     field: str
-    """Empty if the reason is not about one field."""
+    """Field with the problem. Empty if the reason concerns the whole row."""
     details: str
 
 
 def split_reason(reason: str) -> Reason:
-    """Take the message of a FieldError apart. Another reason stays whole.
+    """Split the message of a FieldError into kind, field and details. Another reason is returned whole.
 
     >>> split_reason("positive_ctxs[0].text: a number. Give a string")
     Reason(kind='positive_ctxs.text: a number', field='positive_ctxs[0].text', details='Give a string')
@@ -65,7 +65,7 @@ def split_reason(reason: str) -> Reason:
 
 
 def number_to_text(value: Any) -> str | None:
-    """Return a number as text, or None for any other value and for a number that can be written in several ways.
+    """Return a number as text, or None for other values and for numbers that can be written in several ways.
 
     >>> number_to_text(1984), number_to_text(12.0), number_to_text(2.5), number_to_text(1e30), number_to_text(True)
     ('1984', '12', '2.5', None, None)
@@ -79,22 +79,28 @@ def number_to_text(value: Any) -> str | None:
 
 
 def read_string(value: Any, field: str, plural: str, counts: Counter[str]) -> str:
-    """Return a string. A number is read as text, and counted under the plural of its name.
+    """Return a string field. A number is read as text and counted.
+
+    Args:
+        value: JSON value of the field.
+        field: Name of the field for the error message.
+        plural: Plural noun for the count, such as "titles".
+        counts: Number of converted values per kind. It is updated.
 
     Raises:
-        FieldError: The value has another type.
+        FieldError: The value is neither a string nor a number.
     """
     if type(value) is str:
         return value
     text = number_to_text(value)
     if text is None:
-        raise FieldError(f"{field}: {kind(value)}. Give a string")
+        raise FieldError(f"{field}: {describe_type(value)}. Give a string")
     counts[f"{plural} that are numbers, read as text"] += 1
     return text
 
 
 def read_title(value: Any, field: str, counts: Counter[str]) -> str:
-    """Return a title, which is empty where there is none.
+    """Return a title. A null title is read as an empty string.
 
     Raises:
         FieldError: The value is neither a string nor a number nor null.
@@ -106,57 +112,57 @@ def read_text(record: Object, prefix: str) -> str | None:
     """Return the text of a passage, or None if it is null.
 
     Args:
-        record: The passage.
-        prefix: Place of the passage in its row, for a message, such as ``positive_ctxs[0].``.
+        record: JSON object of the passage.
+        prefix: Field of the passage in its row, for the error message, such as ``positive_ctxs[0].``.
 
     Raises:
-        FieldError: No key of a text is there, or its value has another type.
+        FieldError: Both text keys are missing, or the value is neither a string nor null.
     """
     for key in TEXT_KEYS:
         value = record.get(key)
         if type(value) is str:
             return value
         if value is not None:
-            raise FieldError(f"{prefix}{key}: {kind(value)}. Give a string")
+            raise FieldError(f"{prefix}{key}: {describe_type(value)}. Give a string")
     if not any(key in record for key in TEXT_KEYS):
         raise FieldError(f"{prefix}text: missing. Give one of the keys {', '.join(TEXT_KEYS)}; {list_keys(record)}")
     return None
 
 
 def list_keys(record: Object) -> str:
-    """Return the keys of a record, whatever they are, in one line for a message."""
+    """Return the keys of a record as one line for an error message."""
     return f"found {' '.join(', '.join(record).split())[:200] or 'none'}"
 
 
-def refuse_repeated_key(keys: list[str]) -> None:
-    """Refuse an object in which a key stands twice: a parser would choose silently.
+def check_no_repeated_key(keys: list[str]) -> None:
+    """Check that no key occurs twice in an object, because a parser would silently use one of the two values.
 
     Raises:
-        FieldError: With the key.
+        FieldError: A key occurs twice. It is named.
     """
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FieldError(f"{twice}: key stands twice in one object. Give each key once")
+        raise FieldError(f"{twice}: key occurs twice in one object. Give each key once")
 
 
 def read_id(value: Any, field: str, counts: Counter[str]) -> str:
-    """Return an id. An integer is read as text. So is a float such as 12.0, and it is counted.
+    """Return an id as text. A float such as 12.0 is read as an integer and counted.
 
     Raises:
-        FieldError: The value has another type, or is a number that a float cannot hold exactly.
+        FieldError: The value is not a string or integer, or is a float beyond the exact integers.
     """
     if type(value) is str:
         return value
     if type(value) is int:
         return str(value)
     if type(value) is not float or not value.is_integer() or abs(value) >= _EXACT_FLOATS:
-        raise FieldError(f"{field}: {kind(value)}. Give a string or an integer below 2^64")
+        raise FieldError(f"{field}: {describe_type(value)}. Give a string or an integer below 2^64")
     counts["ids such as 12.0, read as 12"] += 1
     return str(int(value))
 
 
 def find_question_id(record: Object) -> str:
-    """Return the id of a question as text. Empty if a row gives none, or one that is no string and no whole number."""
+    """Return the id of a question as text. The id is empty if it is missing or not a string or integer."""
     key, value = find_id(record, QUESTION_ID_KEYS)
     try:
         return "" if value is None else read_id(value, key, Counter())
@@ -165,9 +171,9 @@ def find_question_id(record: Object) -> str:
 
 
 def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:
-    """Return the first of these keys whose value is neither null nor an empty string, and its value.
+    """Return the first key whose value is neither null nor empty, and the value.
 
-    Without one, an empty string is returned with its key, or None with the first key.
+    If there is no such key, return a key with an empty string, or else the first key and None.
     """
     empty: tuple[str, Any] = (keys[0], None)
     for key in keys:
@@ -181,7 +187,7 @@ def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:
 def find_answers(record: Object) -> Any:
     """Return the value of ``answers``.
 
-    Where it is missing, ``answer`` is read if it is a string, a number or a list. Some data sets have an object there.
+    If ``answers`` is missing, ``answer`` is read. Some data sets store an object in ``answer``, which is ignored.
     """
     answers = record.get("answers")
     if answers is None:
@@ -191,17 +197,17 @@ def find_answers(record: Object) -> Any:
 
 
 def read_answers(answers: Any, counts: Counter[str]) -> list[str]:
-    """Return the answers of a question without those that have no word, which would be found in every passage.
+    """Return the answers of a question. Answers without a word are dropped, because every passage contains them.
 
-    One string is read as a list of one answer, and a number as text. Both are counted.
+    A single string is read as a list of one answer, and a number as text. Both are counted.
 
     Raises:
-        FieldError: An answer has another type, or the only one looks like a list.
+        FieldError: An answer has another type, or the only answer looks like a printed list.
     """
     if answers is None:
         return []
     if type(answers) not in (Array, list):
-        answers = [_read_only_answer(answers, counts)]
+        answers = [_read_single_answer(answers, counts)]
     texts = [answer for answer in answers if type(answer) is str and has_word(answer)]
     if len(texts) < len(answers):
         texts = [text for i, answer in enumerate(answers) if has_word(text := _read_answer(answer, i, counts))]
@@ -211,8 +217,8 @@ def read_answers(answers: Any, counts: Counter[str]) -> list[str]:
     return texts
 
 
-def kind(value: Any) -> str:
-    """Return the kind of a JSON value, for a message."""
+def describe_type(value: Any) -> str:
+    """Return the type of a JSON value as words for an error message."""
     names = {
         str: "a string",
         bool: "a boolean",
@@ -225,10 +231,10 @@ def kind(value: Any) -> str:
     return names.get(type(value), "an object")
 
 
-def _read_only_answer(answer: Any, counts: Counter[str]) -> str:
+def _read_single_answer(answer: Any, counts: Counter[str]) -> str:
     text = answer if type(answer) is str else number_to_text(answer)
     if text is None:
-        raise FieldError(f"answers: {kind(answer)}. Give a list of strings")
+        raise FieldError(f"answers: {describe_type(answer)}. Give a list of strings")
     if _BRACKETS.fullmatch(text):
         raise FieldError(_LOOKS_LIKE_LIST)
     counts["answers that are no list, read as one answer"] += 1
@@ -240,6 +246,6 @@ def _read_answer(answer: Any, i: int, counts: Counter[str]) -> str:
         return answer or ""
     text = number_to_text(answer)
     if text is None:
-        raise FieldError(f"answers[{i}]: {kind(answer)}. Give a string")
+        raise FieldError(f"answers[{i}]: {describe_type(answer)}. Give a string")
     counts["answers that are numbers, read as text"] += 1
     return text

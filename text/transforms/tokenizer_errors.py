@@ -1,4 +1,4 @@
-"""Errors of the tokenizers library as errors of this one."""
+"""Translation of errors from the tokenizers library."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _MAX_BYTES = 1 << 28
 
 
 def check_sizes(files: Sequence[Path]) -> None:
-    """Check that files of a tokenizer are not so large that reading them fills the memory.
+    """Check that no tokenizer file is so large that reading it would exhaust memory.
 
     Raises:
-        ArtifactError: A file is larger than any tokenizer.
+        ArtifactError: A file is larger than 256 MiB.
     """
     for file in files:
         if (size := file.stat().st_size) > _MAX_BYTES:
-            raise ArtifactError(f"{file} has {size} bytes, more than {_MAX_BYTES}. It is another kind of file.")
+            raise ArtifactError(f"{file} has {size} bytes; a tokenizer has at most {_MAX_BYTES}. Check the path.")
 
 
 @contextmanager
-def name_faults(files: Sequence[Path]) -> Iterator[None]:
-    """Turn every error while a tokenizer is built from files into an ArtifactError that names them.
+def translate_tokenizer_errors(files: Sequence[Path]) -> Iterator[None]:
+    """Raise errors of the tokenizers library as an ArtifactError that names the tokenizer files.
 
-    The library raises plain Exception, and its panics are no Exception.
+    The library raises plain Exception. Its panics are BaseException only.
     """
     try:
         yield
@@ -38,5 +38,5 @@ def name_faults(files: Sequence[Path]) -> Iterator[None]:
         place = files[0] if len(files) == 1 else f"{files[0].parent} ({', '.join(file.name for file in files)})"
         found = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(
-            f"{place}: not a tokenizer: {found}. Restore it, or save it with tokenizers or transformers."
+            f"{place}: not a tokenizer: {found}. Restore it, or save it again with tokenizers or transformers."
         ) from error
