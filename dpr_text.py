@@ -15,7 +15,7 @@ def main() -> int:
     """Run ``dpr-text`` and return the exit code."""
     try:
         if other := _load_library():
-            print(f"dpr-text: error: {other} hides the library of dpr-text. {_ADVICE}", file=sys.stderr)
+            print(f"dpr-text: error: {other} is not the library of dpr-text. {_ADVICE}", file=sys.stderr)
             return 4
         from text.commands import main as run
 
@@ -29,7 +29,7 @@ _ADVICE = "Rename the package or module called text, or install dpr-text into an
 
 
 def _load_library() -> str | None:
-    """Load the package ``text`` in this folder. If another package has taken its name, return the path of that package."""
+    """Load the package ``text`` in this folder. If another package has taken its name, return the path of the other."""
     from importlib.util import module_from_spec, spec_from_file_location
 
     start = os.path.join(_LIBRARY, "__init__.py")

@@ -51,8 +51,12 @@ class Timing(NamedTuple):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=3077, help="maximum number of texts per collection")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
+    parser.add_argument(
+        "--texts", type=int, default=3077, help="Maximum number of texts per collection (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
+    )
     arguments = parser.parse_args()
     folder = find_minilm()
     peaks = {"fp32": measure_peak_speed(torch.float32), "bf16": measure_peak_speed(BF16)}

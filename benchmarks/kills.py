@@ -4,9 +4,9 @@
 
 Each run is killed up to three times by SIGKILL: at a random time or, in every third run, while it writes a checkpoint.
 Then it continues until the end, with --resume, or from the start if there is no checkpoint. The script compares both
-checkpoints (weights, states of the optimizer, the schedule, the data and the random generators), the exported model, the
-test metrics and the rows of every step, including repeated steps. The runs are forked from a process that has imported
-PyTorch. The library itself has no code for this benchmark. The script writes benchmarks/results/kills-DATE.md.
+checkpoints (weights, states of the optimizer, the schedule, the data and the random generators), the exported model,
+the test metrics and the rows of every step, including repeated steps. The runs are forked from a process that has
+imported PyTorch. The library has no special code for this. The script writes benchmarks/results/kills-DATE.md.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ MOMENTS = ("write", "flush of the file", "rename", "flush of the folder")
 def main() -> None:
     """Run the benchmark. Exit with 1 if a run differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=60, help="number of runs to kill")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--runs", type=int, default=60, help="Number of runs to kill (default: %(default)s).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the moments (default: %(default)s).")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         whole = Path(root, "whole")
@@ -239,8 +239,9 @@ def format_page(arguments: argparse.Namespace, num_identical: int, counts: Count
     rows = "\n".join(f"| {moment} | {counts[moment]} |" for moment in (*MOMENTS, "clock"))
     return f"""# Runs killed and resumed
 
-**{num_identical} of {arguments.runs} identical** to the undisturbed run, bit for bit: weights, optimizer, schedule, data position
-and random state in both checkpoints, the exported model, test metrics and the rows of every step. No temporary files.
+**{num_identical} of {arguments.runs} identical** to the undisturbed run, bit for bit: weights, optimizer, schedule,
+data position and random state in both checkpoints, the exported model, test metrics and the rows of every step. No
+temporary files.
 
 {kills} kills by SIGKILL, at most {MAX_KILLS} per run;
 {counts["with TMPDIR on another disk"]} with TMPDIR on another file

@@ -44,19 +44,30 @@ H100_TOKENS = 400e12 / (6 * 85.6e6)
 def main() -> None:
     """Run the benchmark, or measure one side with --side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=1000, help="size of the JSONL file for speed")
     parser.add_argument(
-        "--large", type=int, default=6500, help="size of the JSONL file for start-up time and memory; 0 skips this part"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
-    parser.add_argument(
-        "--rows", default=str(SHARED / "dpr" / "nq_dev_10.jsonl"), help="file of real rows, which the script repeats"
+        "--megabytes", type=int, default=1000, help="Size of the JSONL file for speed, in MB (default: %(default)s)."
     )
     parser.add_argument(
-        "--tokenizer", default=str(SHARED / "tokenizers" / "roberta-base"), help="folder of a tokenizer"
+        "--large",
+        type=int,
+        default=6500,
+        help="Size of the JSONL file for start-up time and memory, in MB. 0 skips this part (default: %(default)s).",
     )
-    parser.add_argument("--side", choices=[*SIDES, "start"], help="measure only this side, on --file")
-    parser.add_argument("--file", help="JSONL file to measure --side on")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--rows",
+        default=str(SHARED / "dpr" / "nq_dev_10.jsonl"),
+        help="JSONL file of rows that the script repeats (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        default=str(SHARED / "tokenizers" / "roberta-base"),
+        help="Folder of the tokenizer (default: %(default)s).",
+    )
+    parser.add_argument("--side", choices=[*SIDES, "start"], help="Measure only this side, on --file.")
+    parser.add_argument("--file", help="JSONL file to measure --side on.")
     arguments = parser.parse_args()
     if arguments.side:
         side = measure_start if arguments.side == "start" else SIDES[arguments.side]
@@ -291,8 +302,8 @@ def format_page(arguments: argparse.Namespace, results: list[dict[str, Any]], st
         ),
         "",
         f"`python -m benchmarks.pipeline --megabytes={arguments.megabytes} --large={arguments.large} "
-        f"--rounds={arguments.rounds}`: real NQ rows of 110 KB, repeated with different ids; batches of {BATCH_SIZE}, one "
-        f"positive and one hard negative each; roberta-base's tokenizer; one process; the file in the page cache.",
+        f"--rounds={arguments.rounds}`: real NQ rows of 110 KB, repeated with different ids; batches of {BATCH_SIZE}, "
+        f"each with one positive and one hard negative; roberta-base tokenizer; one process; file in the page cache.",
         "",
         "| side | questions/s | tokens/s | speed of ours / side, median of rounds |",
         "|---|---|---|---|",

@@ -32,13 +32,19 @@ FORMS = {"indented": 4, "compact": None}
 def main() -> None:
     """Run the benchmark, or measure one side with --side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=1000, help="size of the JSON array")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
     parser.add_argument(
-        "--rows", default=str(SHARED / "dpr" / "nq_dev_10.jsonl"), help="file of real rows, which the script repeats"
+        "--megabytes", type=int, default=1000, help="Size of the JSON array in MB (default: %(default)s)."
     )
-    parser.add_argument("--side", choices=SIDES, help="measure only this side, on --file")
-    parser.add_argument("--file", help="JSON array to measure --side on")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--rows",
+        default=str(SHARED / "dpr" / "nq_dev_10.jsonl"),
+        help="JSONL file of rows that the script repeats (default: %(default)s).",
+    )
+    parser.add_argument("--side", choices=SIDES, help="Measure only this side, on --file.")
+    parser.add_argument("--file", help="JSON array to measure --side on.")
     arguments = parser.parse_args()
     if arguments.side:
         print(json.dumps(measure_side(arguments.side, arguments.file)))

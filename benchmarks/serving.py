@@ -33,9 +33,9 @@ from urllib.parse import urlencode
 
 import numpy as np
 import torch
-from benchmarks.format_page import describe_hardware, describe_versions, write_result
 
 from benchmarks.encoder import SHARED, find_minilm
+from benchmarks.report import describe_hardware, describe_versions, write_result
 from text.datasets import read_questions
 from text.retrieval import Embedder, encode_collection
 
@@ -84,10 +84,12 @@ def join_rounds(loads: Sequence[Load]) -> Load:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="seconds of measurement per number of clients")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="Seconds of measurement per number of clients (default: %(default)s)."
+    )
     parser.add_argument(
         "--embeddings",
-        help="folder of existing embeddings of squad_w100; by default the script encodes the passages first",
+        help="Folder of existing embeddings of squad_w100. By default, the script encodes the passages first.",
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +206,7 @@ def format_page(loads: dict[str, Load], ratio: float, seconds: float, num_questi
     return "\n".join(
         [
             *lines,
-            f"\nWith batching, the server answers {ratio:.2f} times as many questions per second (median of {ROUNDS} rounds).",
+            f"\nBatching gives {ratio:.2f} times as many questions per second (median of {ROUNDS} rounds).",
             f"Without batching, a question takes {cpu_ratio:.2f} times as much CPU time.\n",
         ]
     )

@@ -43,13 +43,23 @@ Batch = list[list[str]]
 def main() -> None:
     """Run the benchmark, or measure the memory of one side with --peak."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=64, help="questions per step for the measurement of time")
     parser.add_argument(
-        "--large", type=int, default=1024, help="questions per step for the second measurement of memory"
+        "--questions",
+        type=int,
+        default=64,
+        help="Questions per step for the measurement of time (default: %(default)s).",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which all sides take turns")
     parser.add_argument(
-        "--peak", nargs=2, metavar=("SIDE", "QUESTIONS"), help="print the peak memory of one side in MiB and exit"
+        "--large",
+        type=int,
+        default=1024,
+        help="Questions per step for the second measurement of memory (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("SIDE", "QUESTIONS"), help="Print the peak memory of one side in MiB and exit."
     )
     arguments = parser.parse_args()
     if arguments.peak:

@@ -1,4 +1,4 @@
-"""Chromium without a window, for tests of pages."""
+"""Headless Chromium for tests of HTML pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLAGS = (
 
 
 def open_browser(profile: Path) -> Iterator[Any]:
-    """Yield a browser, and close it at the end. Skip the test where Chromium or selenium is not installed."""
+    """Yield a browser, and close it at the end. Skip the test if Chromium or selenium is not installed."""
     webdriver = pytest.importorskip("selenium.webdriver")
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
@@ -31,8 +31,8 @@ def open_browser(profile: Path) -> Iterator[Any]:
     browser.quit()
 
 
-def show(browser: Any, width: int, scheme: str) -> None:
-    """Give the browser's window a width, and a light or dark theme."""
+def set_window(browser: Any, width: int, scheme: str) -> None:
+    """Set the width of the browser window and a light or dark theme."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == NARROW}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

@@ -118,7 +118,7 @@ def find_upward_imports(tree: Tree) -> Iterator[str]:
 
 
 def find_misplaced_dependencies(tree: Tree) -> Iterator[str]:
-    """Check rule 2: only one package imports a heavy dependency, and one file uses private names of torch or Lightning."""
+    """Check rule 2: one package imports each heavy dependency, and private names of libraries stay in INTERNALS."""
     for path in list_library_files(tree):
         for each in list_imports(tree[path]):
             owner = OWNERS.get(each.module.partition(".")[0], get_part(path))

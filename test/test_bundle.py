@@ -1,4 +1,4 @@
-"""A saved model keeps its settings: there and back, for other libraries, and from folders of the version before."""
+"""Saved models keep their settings, open in other libraries, and detect damaged or replaced files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def encoder_folder(tmp_path: Path) -> Path:
-    """A folder of sentence-transformers with one encoder, whose embeddings are not normalized."""
+    """Save one encoder as a folder of sentence-transformers. Its embeddings are not normalized."""
     bundle = make_bundle(tied=True)
     bundle.encoder("question").save_pretrained(tmp_path / "st")
     save_tokenizer(bundle.tokenizer, tmp_path / "st", max_length=20)
@@ -57,7 +57,7 @@ def encoder_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "settings", [{}, {"similarity": "cosine", "temperature": 0.05, "titles": "join", "question_max_length": 9}]
 )
-def test_every_setting_comes_back(tmp_path: Path, tied: bool, settings: dict[str, Any]) -> None:
+def test_loading_restores_every_setting(tmp_path: Path, tied: bool, settings: dict[str, Any]) -> None:
     bundle = make_bundle(tied=tied, **settings)
     bundle.save(tmp_path / "model")
     loaded = BiEncoderBundle.load(tmp_path / "model")
@@ -93,7 +93,7 @@ def test_sentence_transformers_gives_the_same_scores(tmp_path: Path, tied: bool,
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_trained_for_cosine_is_searched_by_cosine(tmp_path: Path) -> None:
+def test_a_model_trained_with_cosine_embeds_for_cosine(tmp_path: Path) -> None:
     make_bundle(similarity="cosine").save(tmp_path)
     embedder = Embedder.from_pretrained(tmp_path, "passage")
     assert embedder.settings["similarity"] == "cosine"
@@ -115,7 +115,7 @@ def test_the_similarity_of_a_folder_of_sentence_transformers_is_read(
 
 
 @pytest.mark.parametrize("name", ["euclidean", "manhattan", "Cosine"])
-def test_other_similarities_are_refused_by_name(encoder_folder: Path, name: Any) -> None:
+def test_other_similarities_are_rejected_by_name(encoder_folder: Path, name: Any) -> None:
     path = encoder_folder / "config_sentence_transformers.json"
     edit_json(path, similarity_fn_name=name)
     with pytest.raises(UnsupportedModelError) as error:
@@ -126,13 +126,13 @@ def test_other_similarities_are_refused_by_name(encoder_folder: Path, name: Any)
         BiEncoderBundle.load(encoder_folder)
 
 
-def test_a_folder_that_does_not_say_its_similarity_is_told(encoder_folder: Path) -> None:
+def test_a_folder_without_a_similarity_causes_a_warning(encoder_folder: Path) -> None:
     with pytest.warns(SettingsWarning, match="cosine"):
         assert BiEncoderBundle.load(encoder_folder).similarity == "cosine"
     assert SentenceTransformer(str(encoder_folder), device="cpu").similarity_fn_name == "cosine"
 
 
-def test_normalized_embeddings_need_no_similarity(tmp_path: Path) -> None:
+def test_normalized_embeddings_cause_no_warning_about_similarity(tmp_path: Path) -> None:
     bundle = make_bundle(tied=True, normalize=True)
     bundle.encoder("question").save_pretrained(tmp_path)
     save_tokenizer(bundle.tokenizer, tmp_path, max_length=20)
@@ -142,25 +142,26 @@ def test_normalized_embeddings_need_no_similarity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-def test_a_model_of_the_version_before_opens_with_its_settings(tmp_path: Path, similarity: str) -> None:
+def test_a_model_of_the_previous_version_opens_with_its_settings(tmp_path: Path, similarity: str) -> None:
     bundle = make_bundle(similarity=similarity, titles="join")
     bundle.save(tmp_path)
     for path in tmp_path.rglob("config_sentence_transformers.json"):
-        edit_json(path, similarity_fn_name=None)  # the version before did not write it
+        edit_json(path, similarity_fn_name=None)  # The previous version did not write it.
     edit_json(tmp_path / "config.json", files=None)
     loaded = BiEncoderBundle.load(tmp_path)
     assert (loaded.similarity, loaded.titles, loaded.limits) == (similarity, "join", bundle.limits)
 
 
-def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
+def test_encoders_without_settings_cause_a_warning(tmp_path: Path) -> None:
     bundle = make_bundle()
     bundle.model.save_pretrained(tmp_path)
     for side in ("question_encoder", "passage_encoder"):
         save_tokenizer(bundle.tokenizer, tmp_path / side, max_length=20)
-    with pytest.warns(SettingsWarning) as told:
+    with pytest.warns(SettingsWarning) as caught:
         assert load_side(tmp_path, "question").similarity == "dot"
-    assert all(str(tmp_path) in str(each.message) for each in told)
-    assert any("config.json" in str(each.message) for each in told) and any("dot" in str(each.message) for each in told)
+    messages = [str(each.message) for each in caught]
+    assert all(str(tmp_path) in message for message in messages)
+    assert any("config.json" in message for message in messages) and any("dot" in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +170,12 @@ def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
         ({"similarity": "Cosine"}, ["similarity", "Cosine"]),
         ({"similarity": []}, ["similarity", "[]"]),
         ({"similarity": 1e308}, ["similarity", "1e+308"]),
-        ({"question_max_length": 5}, ["question_max_length", "5"]),  # special tokens and prompt alone have more
+        ({"question_max_length": 5}, ["question_max_length", "5"]),  # The special tokens and the prompt need more.
         ({"question_max_length": 10**9}, ["question_max_length", "1000000000"]),
         ({"pooling": "mean"}, ["pooling"]),
         ({"files": []}, ["files"]),
         ({"files": {"x": {"bytes": -1}}}, ["files.x"]),
-        ({"similarity": "dot"}, ["dot", "cosine"]),  # sentence-transformers' file says cosine
+        ({"similarity": "dot"}, ["dot", "cosine"]),  # The file of sentence-transformers states cosine.
         ({"titles": "joined"}, ["titles", "joined"]),
         ({"question_max_length": "12"}, ["question_max_length", "12"]),
         ({"passage_max_length": 65}, ["passage_max_length", "65", "64"]),
@@ -188,7 +189,9 @@ def test_encoders_without_settings_are_told(tmp_path: Path) -> None:
         ({"tied": "no"}, ["tied", "no"]),
     ],
 )
-def test_a_damaged_setting_is_an_error_with_its_file(tmp_path: Path, change: dict[str, Any], parts: list[str]) -> None:
+def test_a_damaged_setting_is_an_error_that_names_its_file(
+    tmp_path: Path, change: dict[str, Any], parts: list[str]
+) -> None:
     make_bundle(similarity="cosine").save(tmp_path)
     edit_json(tmp_path / "config.json", **change)
     with pytest.raises(ArtifactError) as error:
@@ -203,7 +206,7 @@ def test_a_lost_passage_encoder_is_an_error(tmp_path: Path) -> None:
         load_side(tmp_path, "passage")
 
 
-def test_two_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_two_different_tokenizers_are_rejected(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     edit_json(tmp_path / "config.json", files=None)
     save_tokenizer(train_tokenizer(["an elm grew", "nobody ate"], 290), tmp_path / "passage_encoder", max_length=20)
@@ -211,7 +214,7 @@ def test_two_tokenizers_are_refused(tmp_path: Path) -> None:
         BiEncoderBundle.load(tmp_path)
 
 
-def test_sentence_transformers_cuts_texts_at_the_same_limits(tmp_path: Path) -> None:
+def test_sentence_transformers_truncates_at_the_same_limits(tmp_path: Path) -> None:
     make_bundle(similarity="cosine", titles="join").save(tmp_path)
     theirs, long = SentenceTransformer(str(tmp_path), device="cpu"), "who ate the oak and the elm " * 5
     with pytest.warns(SettingsWarning, match="^1 of 1 texts"):
@@ -224,7 +227,7 @@ def test_sentence_transformers_cuts_texts_at_the_same_limits(tmp_path: Path) -> 
     torch.testing.assert_close(passage, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_larger_tokenizer_is_rejected(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     other = train_tokenizer([f"{a}{b} {b}{a}" for a in "abcdefghijk" for b in "lmnopqrstuv"] * 2, 400)
     assert other.get_vocab_size() > 300
@@ -237,18 +240,18 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings", [{"similarity": "l2"}, {"titles": "both"}, {"question_max_length": 0}, {"passage_max_length": 65}]
 )
-def test_a_setting_out_of_range_cannot_be_bundled(settings: dict[str, Any]) -> None:
+def test_an_invalid_setting_cannot_be_bundled(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         make_bundle(**settings)
 
 
-def test_the_folder_of_a_run_is_named(tmp_path: Path) -> None:
+def test_for_the_folder_of_a_run_the_error_names_its_model(tmp_path: Path) -> None:
     make_bundle().save(tmp_path / "run" / "model")
     with pytest.raises(FileNotFoundError, match="run/model"):
         BiEncoderBundle.load(tmp_path / "run")
 
 
-def test_the_transforms_have_limit_and_prompt(tmp_path: Path) -> None:
+def test_transforms_use_limit_and_prompt(tmp_path: Path) -> None:
     bundle = make_bundle()
     tokens = bundle.transform("question")(["who ate the oak " * 9])
     assert tokens.input_ids.shape == (1, 12)
@@ -257,7 +260,7 @@ def test_the_transforms_have_limit_and_prompt(tmp_path: Path) -> None:
     assert isinstance(bundle.encoder("passage"), RobertaEncoder)
 
 
-# ---- the facts of the files
+# ---- sizes and hashes of the files
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -280,7 +283,7 @@ def flip_last_bit(path: Path) -> None:
 @pytest.mark.parametrize("side", ["question", "passage"])
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
 @pytest.mark.parametrize("damage", [flip_last_bit, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_damaged_file_is_an_error_for_the_side_that_reads_it(tmp_path: Path, side: str, name: str, damage) -> None:
+def test_a_damaged_file_is_an_error_on_its_side_only(tmp_path: Path, side: str, name: str, damage) -> None:
     make_bundle().save(tmp_path)
     damage(tmp_path / f"{side}_encoder" / name)
     for load in (partial(load_side, tmp_path, side), partial(BiEncoderBundle.load, tmp_path)):
@@ -288,11 +291,11 @@ def test_a_damaged_file_is_an_error_for_the_side_that_reads_it(tmp_path: Path, s
             load()
         assert f"{side}_encoder/{name}" in str(error.value) and "\n" not in str(error.value)
     assert load_side(tmp_path, "passage" if side == "question" else "question").similarity == "dot"
-    with pytest.raises(ArtifactError, match=f"{side}_encoder"):  # where training starts from
+    with pytest.raises(ArtifactError, match=f"{side}_encoder"):  # Training starts from a model in this way.
         BiEncoder.from_pretrained(tmp_path)
 
 
-def test_a_swapped_encoder_is_an_error_unless_the_facts_are_removed(tmp_path: Path) -> None:
+def test_a_replaced_encoder_is_an_error_unless_the_hashes_are_removed(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     weights = tmp_path / "question_encoder" / "model.safetensors"
     shutil.copy(tmp_path / "passage_encoder" / "model.safetensors", weights)
@@ -303,7 +306,7 @@ def test_a_swapped_encoder_is_an_error_unless_the_facts_are_removed(tmp_path: Pa
     assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
 
 
-def test_a_file_that_was_added_is_an_error(tmp_path: Path) -> None:
+def test_an_added_file_is_an_error(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     (tmp_path / "question_encoder" / "added_tokens.json").write_text('{"oak": 299}')
     with pytest.raises(ArtifactError, match=r"question_encoder/added_tokens\.json"):
@@ -311,7 +314,7 @@ def test_a_file_that_was_added_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_may_be_symbolic_links(tmp_path: Path) -> None:
-    """As in the cache of Hugging Face."""
+    """The cache of Hugging Face consists of symbolic links."""
     make_bundle().save(tmp_path / "model")
     (tmp_path / "blobs").mkdir()
     for number, path in enumerate(sorted(path for path in (tmp_path / "model").rglob("*") if path.is_file())):
@@ -320,14 +323,14 @@ def test_files_may_be_symbolic_links(tmp_path: Path) -> None:
     assert BiEncoderBundle.load(tmp_path / "model").similarity == "dot"
 
 
-@pytest.mark.parametrize("earlier", ["nothing", "another model", "a model without facts", "a damaged model"])
-def test_a_save_that_breaks_off_leaves_no_model_that_loads(
+@pytest.mark.parametrize("earlier", ["nothing", "another model", "a model without hashes", "a damaged model"])
+def test_an_interrupted_save_leaves_no_model_that_loads(
     tmp_path: Path, earlier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each file that is written in turn."""
+    """Interrupt the save after each file in turn."""
     bundle = make_bundle(similarity="cosine")
     make_bundle().save(tmp_path / "earlier")
-    if earlier == "a model without facts":
+    if earlier == "a model without hashes":
         edit_json(tmp_path / "earlier" / "config.json", files=None)
     if earlier == "a damaged model":
         (tmp_path / "earlier" / "config.json").write_text("{")
@@ -368,7 +371,7 @@ def test_a_save_that_breaks_off_leaves_no_model_that_loads(
     assert BiEncoderBundle.load(folder).similarity == "cosine"
 
 
-def test_tied_encoders_leave_an_untied_model_as_it_was(tmp_path: Path) -> None:
+def test_saving_tied_encoders_does_not_change_an_untied_model(tmp_path: Path) -> None:
     make_bundle().save(tmp_path)
     edit_json(tmp_path / "config.json", files=None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -381,7 +384,7 @@ def test_tied_encoders_leave_an_untied_model_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_file_that_no_reader_opens_is_no_part_of_the_model(tmp_path: Path, tied: bool) -> None:
+def test_files_that_are_not_read_do_not_belong_to_the_model(tmp_path: Path, tied: bool) -> None:
     make_bundle(tied=tied).save(tmp_path)
     before = Embedder.from_pretrained(tmp_path, "question").model_hashes
     inner = tmp_path / ("question_encoder" if tied else "passage_encoder")
@@ -392,7 +395,7 @@ def test_a_file_that_no_reader_opens_is_no_part_of_the_model(tmp_path: Path, tie
         for path in folder.rglob("*")
         if path.is_file()
     }
-    assert before.keys() == read, "a saved model has no other files, and earlier embeddings stay valid"
+    assert before.keys() == read, "the listed files are exactly the files of the saved model"
     for name in ("eval_results.json", "notes.txt", "README.md", "pytorch_model.bin", "vocab.txt", "onnx/config.json"):
         (inner / name).parent.mkdir(exist_ok=True)
         (inner / name).write_text("{}")
@@ -414,7 +417,7 @@ def test_a_file_that_no_reader_opens_is_no_part_of_the_model(tmp_path: Path, tie
         "special_tokens_map.json",
     ],
 )
-def test_a_file_that_is_read_is_part_of_the_model(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_read_belongs_to_the_model(tmp_path: Path, name: str) -> None:
     make_bundle().save(tmp_path)
     before, path = Embedder.from_pretrained(tmp_path, "question").model_hashes, tmp_path / "passage_encoder" / name
     if name == "model.safetensors":
@@ -430,7 +433,7 @@ def test_a_file_that_is_read_is_part_of_the_model(tmp_path: Path, name: str) -> 
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {name}
 
 
-def test_the_vocabulary_of_an_encoder_without_tokenizer_json_is_part_of_the_model(tmp_path: Path) -> None:
+def test_a_vocabulary_file_belongs_to_the_model(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     roberta_tiny(vocab_size=20, pad_token_id=0, model_type="bert").save_pretrained(tmp_path)
@@ -444,7 +447,7 @@ def test_the_vocabulary_of_an_encoder_without_tokenizer_json_is_part_of_the_mode
 # ---- token caches
 
 
-def test_a_prompt_that_the_tokenizer_joins_with_the_text_allows_no_token_cache() -> None:
+def test_a_prompt_that_merges_with_the_text_rules_out_a_token_cache() -> None:
     bundle = make_bundle()
     assert bundle.build_token_cache_transform().encode(["who"])[0].tolist() == bundle.tokenizer.encode("who").ids[1:-1]
     for encoder in (bundle.encoder("question"), bundle.encoder("passage")):

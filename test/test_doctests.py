@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they say."""
+"""The examples in docstrings print the output that they show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")  # Lightning's remark on its own code
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")  # A warning about code of Lightning.
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module(name: str) -> None:
+def test_examples_of_a_module(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0

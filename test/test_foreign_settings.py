@@ -1,4 +1,4 @@
-"""Settings of other libraries: each is listed, and each gives the embeddings that they give, or is refused by name."""
+"""Settings of other libraries: each is listed, and gives the same embeddings as there or is rejected by name."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ NOT_IN_FILES |= {
     "tokenizer_file",
     "fix_mistral_regex",
 }
-"""Arguments by which transformers passes on the content of files, and one for another family of models."""
+"""Arguments that transformers uses internally, and one for another family of models. They are not settings in files."""
 
 
 @needs_release_6
@@ -108,37 +108,37 @@ def test_every_setting_of_a_tokenizer_is_listed():
     assert {key for kind in kinds for key in json.loads(Tokenizer(kind).to_str())["model"]} == TOKENIZER_MODEL.keys()
 
 
-def test_an_unknown_setting_is_told(folder: Path):
-    edit(folder / "config.json", attention_to_detail=3)
+def test_an_unknown_setting_causes_a_warning(folder: Path):
+    edit_json(folder / "config.json", attention_to_detail=3)
     with pytest.warns(SettingsWarning, match=r"config\.json.*attention_to_detail"):
         RobertaEncoder.from_pretrained(folder)
-    edit(folder / "tokenizer_config.json", spells=True)
+    edit_json(folder / "tokenizer_config.json", spells=True)
     with pytest.warns(SettingsWarning, match=r"tokenizer_config\.json.*spells"):
         load_tokenizer(folder)
 
 
-# ---- each is read as they read it, or refused
+# ---- every setting has the same effect as in the other library, or is rejected
 
 
-def edit(path: Path, **changes: Any) -> None:
+def edit_json(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
 
-def bert_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
+def save_bert_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     (folder / "vocab.txt").unlink()
 
 
-def roberta_tokenizer(folder: Path) -> None:
+def save_roberta_tokenizer(folder: Path) -> None:
     ours = train_tokenizer(TEXTS * 3, SIZES["vocab_size"])
     save_tokenizer(ours, folder)
-    edit(folder / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
 
 
-def xlm_roberta_tokenizer(folder: Path) -> None:
+def save_xlm_roberta_tokenizer(folder: Path) -> None:
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     letters = sorted(set("".join(TEXTS)) - {" "})
     vocab = [*((token, 0.0) for token in special), *((letter, -3.0) for letter in ["▁", *letters]), ("▁oak", -2.0)]
@@ -148,63 +148,63 @@ def xlm_roberta_tokenizer(folder: Path) -> None:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     tokenizer.add_special_tokens([*special, "<mask>"])
     save_tokenizer(tokenizer, folder)
-    edit(folder / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
 
 
 KINDS = {
-    "bert": (transformers.BertConfig, BERT, bert_tokenizer),
-    "roberta": (transformers.RobertaConfig, SIZES, roberta_tokenizer),
-    "xlm-roberta": (transformers.XLMRobertaConfig, SIZES, xlm_roberta_tokenizer),
+    "bert": (transformers.BertConfig, BERT, save_bert_tokenizer),
+    "roberta": (transformers.RobertaConfig, SIZES, save_roberta_tokenizer),
+    "xlm-roberta": (transformers.XLMRobertaConfig, SIZES, save_xlm_roberta_tokenizer),
 }
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Encoders with mean pooling, in one folder each, as sentence-transformers' older releases write them."""
-    made = {}
-    for kind, (config, sizes, make_tokenizer) in KINDS.items():
-        folder = made[kind] = tmp_path_factory.mktemp(kind)
+    """Save one encoder of each kind, with mean pooling, in the format of older releases of sentence-transformers."""
+    saved = {}
+    for kind, (config, sizes, save_tokenizer_files) in KINDS.items():
+        folder = saved[kind] = tmp_path_factory.mktemp(kind)
         torch.manual_seed(0)
         encoder = transformers.AutoModel.from_config(config(**sizes))
         randomize(encoder)
         encoder.save_pretrained(folder)
-        make_tokenizer(folder)
+        save_tokenizer_files(folder)
         (folder / "1_Pooling").mkdir()
-        edit(folder / "1_Pooling" / "config.json", word_embedding_dimension=32, pooling_mode_mean_tokens=True)
-        edit(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
-        edit(folder / "sentence_bert_config.json", max_seq_length=30)
+        edit_json(folder / "1_Pooling" / "config.json", word_embedding_dimension=32, pooling_mode_mean_tokens=True)
+        edit_json(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
+        edit_json(folder / "sentence_bert_config.json", max_seq_length=30)
         modules = {"": "Transformer", "1_Pooling": "Pooling"}
         listed = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in modules.items()]
         rows = [{"idx": number, "name": str(number), **module} for number, module in enumerate(listed)]
         (folder / "modules.json").write_text(json.dumps(rows))
-    return made
+    return saved
 
 
 @pytest.fixture
 def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
-    return copy(folders, "bert", tmp_path)
+    return copy_folder(folders, "bert", tmp_path)
 
 
-def copy(folders: dict[str, Path], kind: str, tmp_path: Path) -> Path:
+def copy_folder(folders: dict[str, Path], kind: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders[kind], tmp_path / "copy"))
 
 
-def ours(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_texts(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
     passages = [Passage("", "", text) for text in texts]
-    (questions, _), (of_passages, _) = (
+    (question_embeddings, _), (passage_embeddings, _) = (
         Embedder.from_pretrained(folder, side).embed_list(each)
         for side, each in (("question", texts), ("passage", passages))
     )
-    return questions, of_passages
+    return question_embeddings, passage_embeddings
 
 
-def theirs(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_with_peer(folder: Path, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     return torch.from_numpy(model.encode_query(texts)), torch.from_numpy(model.encode_document(texts))
 
 
 def assert_equal_embeddings(folder: Path) -> torch.Tensor:
-    expected, found = theirs(folder), ours(folder)
+    expected, found = embed_with_peer(folder), embed_texts(folder)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     return expected[0]
@@ -218,10 +218,10 @@ def test_folders_give_the_same_embeddings(folders: dict[str, Path], kind: str):
 
 @needs_release_6
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_special_token_in_a_text_is_what_it_is_there(folders: dict[str, Path], kind: str):
-    """A RoBERTa does not count the padding token as a position, even where a text holds it."""
+def test_special_tokens_in_texts_are_treated_alike(folders: dict[str, Path], kind: str):
+    """A RoBERTa does not count a padding token as a position, even if it is part of the text."""
     texts = ["a <pad> b", "<pad>", "a [PAD] b [CLS] c", "</s> a <s> b", "<mask> a", "a<unk>b [SEP]"]
-    for one, other in zip(ours(folders[kind], texts), theirs(folders[kind], texts), strict=True):
+    for one, other in zip(embed_texts(folders[kind], texts), embed_with_peer(folders[kind], texts), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -236,7 +236,7 @@ PADDING = {
 }
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 TWO_SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
-EMPTY_TABLE = (1024).to_bytes(4, "little") + bytes(1025)  # of sentencepiece: it changes no character
+EMPTY_TABLE = (1024).to_bytes(4, "little") + bytes(1025)  # A table of sentencepiece that changes no character.
 TABLE = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(EMPTY_TABLE).decode()}
 CHARACTERS = {"type": "Sequence", "normalizers": [TABLE, TWO_SPACES]}
 LIKE_MASK = {"content": "[MASK]", "lstrip": True, "rstrip": True, "normalized": False, "special": True}
@@ -275,10 +275,10 @@ MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": F
 def test_a_setting_changes_embeddings_as_in_sentence_transformers(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
 ):
-    folder = copy(folders, kind, tmp_path)
-    before = theirs(folder)[0]
-    edit(folder / file, **changes)
-    assert not torch.allclose(assert_equal_embeddings(folder), before, atol=1e-3), "the setting decides nothing"
+    folder = copy_folder(folders, kind, tmp_path)
+    before = embed_with_peer(folder)[0]
+    edit_json(folder / file, **changes)
+    assert not torch.allclose(assert_equal_embeddings(folder), before, atol=1e-3), "the setting has no effect"
 
 
 @needs_release_6
@@ -310,26 +310,26 @@ def test_a_setting_changes_embeddings_as_in_sentence_transformers(
         ),
     ],
 )
-def test_a_setting_that_decides_nothing_here_decides_nothing_there(
+def test_a_setting_without_effect_here_has_none_in_sentence_transformers(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
 ):
-    folder = copy(folders, kind, tmp_path)
-    before = theirs(folder)[0]
-    edit(folder / file, **changes)
+    folder = copy_folder(folders, kind, tmp_path)
+    before = embed_with_peer(folder)[0]
+    edit_json(folder / file, **changes)
     torch.testing.assert_close(assert_equal_embeddings(folder), before, rtol=1e-5, atol=1e-5)
 
 
 @needs_release_6
 @pytest.mark.parametrize("name", ["BertTokenizer", "DPRQuestionEncoderTokenizer", "DPRContextEncoderTokenizer", None])
-def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path, name: str | None):
+def test_do_lower_case_defaults_to_the_value_of_the_class(folder: Path, name: str | None):
     path = folder / "tokenizer_config.json"
     options = json.loads(path.read_text())
     del options["do_lower_case"], options["tokenizer_class"]
     path.write_text(json.dumps(options | ({} if name is None else {"tokenizer_class": name})))
-    before = ours(folder)[0]
+    before = embed_texts(folder)[0]
     assert_equal_embeddings(folder)
-    edit(path, do_lower_case=False)
-    if name is not None and name.startswith("DPR"):  # this release ignores it, others do not
+    edit_json(path, do_lower_case=False)
+    if name is not None and name.startswith("DPR"):  # This release ignores the setting, and others do not.
         with pytest.raises(UnsupportedModelError, match="do_lower_case"):
             load_tokenizer(folder)
     else:
@@ -370,10 +370,10 @@ def test_lower_case_that_is_not_stated_is_the_default_of_the_class(folder: Path,
         ("xlm-roberta", "tokenizer.json", {"pre_tokenizer": {"type": "Whitespace"}}),
     ],
 )
-def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
+def test_an_unsupported_setting_is_rejected_by_file_and_name(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
 ):
-    message = refusal(folders, tmp_path, kind, file, changes, code=2)
+    message = get_error_message(folders, tmp_path, kind, file, changes, code=2)
     name = next(iter(changes))
     name = {"add_prefix_space": "prepend_scheme"}.get(name, name)
     assert name in message or (name == "tokenizer_class" and "RobertaTokenizer" in message)
@@ -396,20 +396,20 @@ def test_a_setting_that_is_not_supported_is_refused_by_file_and_name(
         ("bert", "config_sentence_transformers.json", {"default_prompt_name": "absent"}),
     ],
 )
-def test_a_setting_that_no_library_writes_is_damage(
+def test_an_invalid_setting_counts_as_damage(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any]
 ):
-    message = refusal(folders, tmp_path, kind, file, changes, code=5)
+    message = get_error_message(folders, tmp_path, kind, file, changes, code=5)
     name = next(iter(changes))
     assert name in message or (name == "added_tokens_decoder" and "token o" in message)
 
 
-def refusal(
+def get_error_message(
     folders: dict[str, Path], tmp_path: Path, kind: str, file: str, changes: dict[str, Any], *, code: int
 ) -> str:
-    """Return the message that refuses a folder with some settings changed, with this exit code."""
-    folder = copy(folders, kind, tmp_path)
-    edit(folder / file, **changes)
+    """Change settings of a folder, check that it does not load, and return the error message."""
+    folder = copy_folder(folders, kind, tmp_path)
+    edit_json(folder / file, **changes)
     with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         load_side(folder, "question")
     message = str(caught.value)
@@ -426,27 +426,27 @@ def refusal(
         ("xlm-roberta", {"byte_fallback": True}),
     ],
 )
-def test_a_model_that_transformers_does_not_build_is_refused(folders, tmp_path: Path, kind: str, changes):
-    path = copy(folders, kind, tmp_path) / "tokenizer.json"
-    edit(path, model={**json.loads(path.read_text())["model"], **changes})
+def test_a_tokenizer_model_that_transformers_does_not_build_is_rejected(folders, tmp_path: Path, kind: str, changes):
+    path = copy_folder(folders, kind, tmp_path) / "tokenizer.json"
+    edit_json(path, model={**json.loads(path.read_text())["model"], **changes})
     with pytest.raises(UnsupportedModelError, match=rf"{re.escape(str(path))}: model\.{next(iter(changes))}"):
         load_tokenizer(path.parent)
 
 
-def test_dropout_is_refused_whatever_the_class(folders: dict[str, Path], tmp_path: Path):
-    path = copy(folders, "roberta", tmp_path) / "tokenizer.json"
-    edit(path.with_name("tokenizer_config.json"), tokenizer_class="PreTrainedTokenizerFast")
-    edit(path, model={**json.loads(path.read_text())["model"], "dropout": 0.5})
+def test_dropout_is_rejected_for_every_class(folders: dict[str, Path], tmp_path: Path):
+    path = copy_folder(folders, "roberta", tmp_path) / "tokenizer.json"
+    edit_json(path.with_name("tokenizer_config.json"), tokenizer_class="PreTrainedTokenizerFast")
+    edit_json(path, model={**json.loads(path.read_text())["model"], "dropout": 0.5})
     with pytest.raises(UnsupportedModelError, match="dropout"):
         load_tokenizer(path.rename(path.with_name("other.json")))
 
 
 @needs_release_6
 @pytest.mark.parametrize("changes", [{"unk_token": "b"}, {"ignore_merges": True}, {"dropout": 0.0}])
-def test_the_merges_of_a_roberta_alone_decide(folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any]):
-    folder = copy(folders, "roberta", tmp_path)
+def test_other_options_of_a_bpe_have_no_effect(folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any]):
+    folder = copy_folder(folders, "roberta", tmp_path)
     path = folder / "tokenizer.json"
-    edit(path, model={**json.loads(path.read_text())["model"], **changes})
+    edit_json(path, model={**json.loads(path.read_text())["model"], **changes})
     assert_equal_embeddings(folder)
 
 
@@ -460,18 +460,18 @@ def test_the_merges_of_a_roberta_alone_decide(folders: dict[str, Path], tmp_path
         ("special_tokens_map.json", {"mask_token": MASK}, 1),
     ],
 )
-def test_the_mask_of_a_vocabulary_takes_the_spaces_that_the_files_beside_it_say(
+def test_the_mask_token_strips_spaces_as_the_settings_state(
     folders: dict[str, Path], tmp_path: Path, file: str, settings: dict[str, Any], spaces: int
 ):
     Tokenizer.from_file(str(folders["roberta"] / "tokenizer.json")).model.save(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
-    edit(tmp_path / file, **settings)
+    edit_json(tmp_path / file, **settings)
     found = load_tokenizer(tmp_path).encode("a <mask> b").ids
     assert found == transformers.AutoTokenizer.from_pretrained(tmp_path)("a <mask> b").input_ids
-    assert len(found) == 5 + spaces  # "a", "<mask>", "b", one before and one after them
+    assert len(found) == 5 + spaces  # "a", "<mask>", "b", and a special token at each end.
 
 
-def test_a_tokenizer_without_a_token_for_a_letter_is_refused_by_its_file(tmp_path: Path):
+def test_a_tokenizer_without_an_unknown_token_is_rejected_by_its_file(tmp_path: Path):
     tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "oak": 1, "b": 2}, "?"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ArtifactError, match=re.escape(str(tmp_path / "tokenizer.json"))):
@@ -493,25 +493,25 @@ def test_a_tokenizer_without_a_token_for_a_letter_is_refused_by_its_file(tmp_pat
     ],
 )
 def test_prompts_are_those_of_encode_query_and_encode_document(folder: Path, prompts, question, passage):
-    edit(folder / "config_sentence_transformers.json", prompts=prompts)
+    edit_json(folder / "config_sentence_transformers.json", prompts=prompts)
     assert_equal_embeddings(folder)
     assert (load_side(folder, "question").prompt, load_side(folder, "passage").prompt) == (question, passage)
 
 
 @needs_release_6
 @pytest.mark.parametrize("name", ["passage", "corpus"])
-def test_a_prompt_for_passages_under_another_name_is_read_and_told(folder: Path, name: str):
-    """Releases of sentence-transformers differ in whether encode_document uses it."""
-    edit(folder / "config_sentence_transformers.json", prompts={"query": "the: ", name: "a: "})
+def test_a_passage_prompt_under_another_name_is_used_with_a_warning(folder: Path, name: str):
+    """Releases of sentence-transformers differ in whether encode_document uses this prompt."""
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": "the: ", name: "a: "})
     with pytest.warns(SettingsWarning, match=name):
-        found = ours(folder)[1]
+        found = embed_texts(folder)[1]
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     torch.testing.assert_close(found, torch.from_numpy(model.encode(TEXTS, prompt_name=name)), rtol=1e-5, atol=1e-5)
 
 
 @needs_release_6
-def test_the_default_prompt_is_told_and_not_used_as_in_encode_query(folder: Path):
-    edit(folder / "config_sentence_transformers.json", prompts={"x": "the: "}, default_prompt_name="x")
+def test_the_default_prompt_is_not_used_and_causes_a_warning(folder: Path):
+    edit_json(folder / "config_sentence_transformers.json", prompts={"x": "the: "}, default_prompt_name="x")
     with pytest.warns(SettingsWarning, match='"x"'):
         assert_equal_embeddings(folder)
 
@@ -520,28 +520,28 @@ def test_the_default_prompt_is_told_and_not_used_as_in_encode_query(folder: Path
 @pytest.mark.parametrize("prompt", ["query: ", "Query:\n", "q", " "])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_any_tokenizer_equal_sentence_transformers(folders: dict[str, Path], tmp_path: Path, kind, prompt):
-    folder = copy(folders, kind, tmp_path)
-    edit(folder / "config_sentence_transformers.json", prompts={"query": prompt, "document": "passage: "})
+    folder = copy_folder(folders, kind, tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": prompt, "document": "passage: "})
     assert_equal_embeddings(folder)
 
 
 # ---- limits
 
 
-def test_the_limit_of_the_tokenizer_of_a_plain_folder_is_read(folder: Path):
+def test_a_plain_folder_uses_the_limit_of_its_tokenizer(folder: Path):
     (folder / "modules.json").unlink()
-    edit(folder / "tokenizer_config.json", model_max_length=9)
+    edit_json(folder / "tokenizer_config.json", model_max_length=9)
     assert load_side(folder, "passage").max_length == 9
-    edit(folder / "tokenizer_config.json", model_max_length=10**30)
+    edit_json(folder / "tokenizer_config.json", model_max_length=10**30)
     assert load_side(folder, "passage").max_length == BERT["max_position_embeddings"]
 
 
 def test_the_tokenizer_is_read_from_the_folder_of_its_module(folder: Path):
-    expected = ours(folder)[0]
+    expected = embed_texts(folder)[0]
     (folder / "0_Transformer").mkdir()
     for path in [*folder.glob("tokenizer*.json"), folder / "config.json", folder / "model.safetensors"]:
         path.rename(folder / "0_Transformer" / path.name)
     (folder / "sentence_bert_config.json").rename(folder / "0_Transformer" / "sentence_bert_config.json")
     listed = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps([listed[0] | {"path": "0_Transformer"}, *listed[1:]]))
-    torch.testing.assert_close(ours(folder)[0], expected)
+    torch.testing.assert_close(embed_texts(folder)[0], expected)

@@ -1,4 +1,4 @@
-"""What only a GPU shows, beside the same on a CPU: texts packed one after another, 16 bits, and a training run."""
+"""Tests on a GPU: packed texts and 16-bit layers compared with a CPU, and a training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from test.commands.training import SMALL, run_train
 from test.helpers import random_ids
 from text.models import RobertaEncoder, roberta_tiny, to_bfloat16
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this test needs a GPU")
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def encoder() -> RobertaEncoder:
     return roberta_tiny(vocab_size=100, pooling="mean", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
-def embedded(encoder: RobertaEncoder, device: str, *lengths: int) -> tuple[Tensor, Tensor]:
-    """Embeddings, and the gradient of the first layer's weights from the sum of their squares' halves."""
+def embed_and_differentiate(encoder: RobertaEncoder, device: str, *lengths: int) -> tuple[Tensor, Tensor]:
+    """Return the embeddings, and the gradient of 0.5 * sum(embeddings ** 2) for weights of the first layer."""
     encoder = copy.deepcopy(encoder).to(device)
     embeddings = encoder(*(each.to(device) for each in random_ids(*lengths)))
     (0.5 * embeddings.square().sum()).backward()
@@ -33,14 +33,16 @@ def embedded(encoder: RobertaEncoder, device: str, *lengths: int) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("lengths", [(7, 3, 12, 1), (5,), (9, 9)])
-def test_embeddings_and_gradients_are_those_of_a_cpu(encoder: RobertaEncoder, lengths: tuple[int, ...]) -> None:
-    # Attention by another kernel, whose sums are in another order.
-    for found, expected in zip(*(embedded(encoder, device, *lengths) for device in ("cuda", "cpu")), strict=True):
+def test_embeddings_and_gradients_equal_those_of_a_cpu(encoder: RobertaEncoder, lengths: tuple[int, ...]) -> None:
+    # The GPU uses another attention kernel, which sums in another order.
+    for found, expected in zip(
+        *(embed_and_differentiate(encoder, device, *lengths) for device in ("cuda", "cpu")), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_no_text(encoder: RobertaEncoder) -> None:
-    embeddings, gradient = embedded(encoder, "cuda")
+def test_no_text_gives_no_embedding(encoder: RobertaEncoder) -> None:
+    embeddings, gradient = embed_and_differentiate(encoder, "cuda")
     assert embeddings.shape == (0, 128) and not gradient.any()
 
 
@@ -53,7 +55,7 @@ def test_bfloat16_is_near_float32(encoder: RobertaEncoder) -> None:
     assert torch.cosine_similarity(half, whole).min() > 0.999
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, and the compiler's own
+@pytest.mark.filterwarnings("ignore")  # Warnings of Lightning and of the compiler.
 @pytest.mark.parametrize("flags", [[], ["--precision=bf16-mixed"], ["--precision=16-mixed"], ["--compile"]])
-def test_training_run_ends(flags: list[str], tmp_path: Path) -> None:
+def test_a_training_run_completes(flags: list[str], tmp_path: Path) -> None:
     assert run_train("--gpus=1", f"--output_dir={tmp_path / 'run'}", "--max_epochs=2", *SMALL, *flags) == 0

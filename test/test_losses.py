@@ -1,4 +1,4 @@
-"""Objectives against a pencil, against plain Python and peers, and at the ends of the number range."""
+"""Training objectives: examples by hand, comparison with plain Python and PyTorch, and extreme values."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_in_batch_nll_by_hand():
     torch.testing.assert_close(loss, torch.tensor(math.log1p(math.exp(-1))))
 
 
-def test_each_questions_loss_by_hand():
-    # The first question's logits are (1, 0), the second's (0, 0).
+def test_loss_of_each_question_by_hand():
+    # The logits of the first question are (1, 0). The logits of the second are (0, 0).
     questions, passages, positive_index = (
         torch.tensor([[1.0], [0.0]]),
         torch.tensor([[1.0], [0.0]]),
@@ -39,35 +39,35 @@ def test_each_questions_loss_by_hand():
 
 
 def test_temperature_by_hand():
-    # The identity over 0.5 has 2 on its diagonal.
+    # The logits are the identity divided by 0.5, so the diagonal is 2.
     loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=0.5)
     torch.testing.assert_close(loss, torch.tensor(math.log1p(math.exp(-2))))
 
 
 def test_cosine_by_hand():
-    # (3, 4) and (6, 8) point the same way, (-4, 3) stands across: logits 1 and 0.
+    # (6, 8) has the direction of (3, 4), and (-4, 3) is orthogonal to it: logits 1 and 0.
     passages = torch.tensor([[6.0, 8.0], [-4.0, 3.0]])
     logits = similarity_logits(torch.tensor([[3.0, 4.0]]), passages, similarity="cosine")
     torch.testing.assert_close(logits, torch.tensor([[1.0, 0.0]]))
 
 
-def test_equal_logits_cost_log_of_the_passages():
+def test_equal_logits_cost_the_log_of_the_number_of_passages():
     loss = in_batch_nll(torch.ones(3, 4), torch.ones(7, 4), torch.tensor([0, 2, 6]))
     torch.testing.assert_close(loss, torch.tensor(math.log(7)))
 
 
 def test_ignore_by_hand():
-    # Equal logits; of 4 passages the first question compares 4, the second 2: log 4 and log 2.
+    # All logits are equal. The first question compares 4 passages and the second 2: log 4 and log 2.
     ignore = torch.tensor([[False, False, False, False], [True, True, False, False]])
     loss = in_batch_nll(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 2]), ignore=ignore)
     torch.testing.assert_close(loss, torch.tensor((math.log(4) + math.log(2)) / 2))
 
 
-def test_ignore_never_takes_out_the_own_positive():
+def test_ignore_never_removes_the_positive():
     everything = torch.ones(2, 2, dtype=torch.bool)
     loss = in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), ignore=everything)
     torch.testing.assert_close(loss, torch.tensor(0.0))
-    assert everything.all(), "the caller's mask was written to"
+    assert everything.all(), "the mask of the caller has changed"
 
 
 @settings(deadline=None, derandomize=True)
@@ -79,7 +79,7 @@ def test_ignore_never_takes_out_the_own_positive():
     seed=st.integers(0, 2**32),
 )
 def test_equals_nested_loops(group_sizes, ignored_share, temperature, similarity, seed):
-    """Questions with different numbers of passages, the positive anywhere among them."""
+    """The loss equals plain Python for any number of passages and any place of the positive."""
     generator = torch.Generator().manual_seed(seed)
     questions = torch.randn(len(group_sizes), 5, generator=generator, dtype=torch.float64)
     passages = torch.randn(sum(group_sizes), 5, generator=generator, dtype=torch.float64)
@@ -88,11 +88,11 @@ def test_equals_nested_loops(group_sizes, ignored_share, temperature, similarity
     loss = in_batch_nll(
         questions, passages, positive_index, ignore=ignore, temperature=temperature, similarity=similarity
     )
-    expected = plain_nll(questions, passages, positive_index, ignore, temperature, similarity)
+    expected = compute_nll_in_plain_python(questions, passages, positive_index, ignore, temperature, similarity)
     torch.testing.assert_close(loss.item(), expected)
 
 
-def plain_nll(
+def compute_nll_in_plain_python(
     questions: Tensor, passages: Tensor, positive_index: Tensor, ignore: Tensor, temperature: float, similarity: str
 ) -> float:
     costs = []
@@ -111,7 +111,7 @@ def plain_nll(
 
 @pytest.mark.parametrize(("positive", "expected"), [(0, 0.0), (1, 20_000.0)])
 def test_scores_of_ten_thousand_are_finite(positive, expected):
-    # Logits are 10,000 and -10,000; their difference is all that counts.
+    # The logits are 10,000 and -10,000. Only their difference matters.
     question = torch.tensor([[100.0]], requires_grad=True)
     passages = torch.tensor([[100.0], [-100.0]], requires_grad=True)
     ignore = torch.zeros(1, 2, dtype=torch.bool)
@@ -175,12 +175,12 @@ def test_gradient_equals_finite_differences(similarity):
         pytest.param((2, 3), (2, 2, 3), id="passages grouped by question"),
     ],
 )
-def test_shapes_that_do_not_fit(questions, passages):
+def test_shapes_that_do_not_fit_are_rejected(questions, passages):
     with pytest.raises(ValueError, match=r"question_embeddings.*passage_embeddings"):
         in_batch_nll(torch.ones(questions), torch.ones(passages), torch.tensor([0, 1]))
 
 
-def test_unknown_similarity():
+def test_an_unknown_similarity_is_rejected():
     with pytest.raises(ValueError, match='similarity is "euclid"'):
         in_batch_nll(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), similarity="euclid")
 
@@ -188,7 +188,7 @@ def test_unknown_similarity():
 # ---- several positives
 
 
-def random_sides(num_questions: int = 3, num_passages: int = 7) -> tuple[Tensor, Tensor]:
+def build_random_embeddings(num_questions: int = 3, num_passages: int = 7) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return (
         torch.randn(num_questions, 4, generator=generator, dtype=torch.float64, requires_grad=True),
@@ -197,7 +197,7 @@ def random_sides(num_questions: int = 3, num_passages: int = 7) -> tuple[Tensor,
 
 
 def test_two_positives_by_hand():
-    # Logits are 1, 0 and 2; the one in the middle is the only negative, also of the other positive.
+    # The logits are 1, 0 and 2. The passage in the middle is the only negative of both positives.
     loss = multi_positive_nll(
         torch.tensor([[1.0]]), torch.tensor([[1.0], [0.0], [2.0]]), torch.tensor([[True, False, True]])
     )
@@ -206,14 +206,14 @@ def test_two_positives_by_hand():
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_several_positives_equal_the_mean_of_one_each(similarity):
-    """Of in_batch_nll, with the others taken out."""
-    questions, passages = random_sides()
+    """The loss equals the mean of in_batch_nll over the positives, with the other positives ignored."""
+    questions, passages = build_random_embeddings()
     is_positive = torch.tensor([[1, 0, 0, 1, 0, 0, 1], [0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0]]).bool()
     ignore = torch.tensor([[0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0] * 7]).bool()
     options = {"temperature": 0.5, "similarity": similarity}
     found = multi_positive_nll(questions, passages, is_positive, ignore=ignore, reduction="none", **options)
     for row, loss in enumerate(found):
-        left_out = ignore[[row]] | is_positive[[row]]  # its own positive stays in
+        left_out = ignore[[row]] | is_positive[[row]]  # The positive itself is never ignored.
         each = [
             in_batch_nll(questions[[row]], passages, torch.tensor([column]), ignore=left_out, **options)
             for column in is_positive[row].nonzero().flatten().tolist()
@@ -224,15 +224,15 @@ def test_several_positives_equal_the_mean_of_one_each(similarity):
     )
 
 
-def test_positives_alone_cost_nothing():
-    questions, passages = random_sides(2, 3)
+def test_without_negatives_the_loss_is_zero():
+    questions, passages = build_random_embeddings(2, 3)
     loss = multi_positive_nll(questions, passages, torch.ones(2, 3, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0
     assert questions.grad is not None and not questions.grad.any()
 
 
-def test_a_question_without_a_positive():
+def test_a_question_without_a_positive_is_rejected():
     is_positive = torch.tensor([[True, False], [False, False]])
     with pytest.raises(ValueError, match="question 1 "):
         multi_positive_nll(torch.eye(2), torch.eye(2), is_positive)
@@ -244,27 +244,27 @@ def test_several_positives_and_large_scores_are_finite(dtype):
     passages = torch.tensor([[100.0], [-100.0], [-100.0]], dtype=dtype)
     loss = multi_positive_nll(question, passages, torch.tensor([[True, False, True]]))
     loss.backward()
-    # The first is 20,000 ahead of the negative, the third level with it.
+    # The first positive scores 20,000 above the negative. The second scores the same as the negative.
     torch.testing.assert_close(loss.item(), math.log(2) / 2, rtol=1e-3, atol=0)
     assert question.grad is not None and question.grad.isfinite().all()
 
 
-# ---- a teacher, and a guide
+# ---- distillation and likely positives
 
 
 def test_distillation_by_hand():
-    # The teacher says 3/4 and 1/4, the student 1/2 each; of the third passage the teacher says nothing.
+    # The teacher gives 3/4 and 1/4, the student 1/2 each. The teacher has no score for the third passage.
     scores = torch.tensor([[math.log(3), 0.0, math.nan]])
     loss = distillation_kl(torch.ones(1, 2), torch.ones(3, 2), scores)
     torch.testing.assert_close(loss.item(), 0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    # A teacher without a favourite; a student who is sure by 3 to 1.
+    # The teacher is undecided, and the student prefers the first passage by 3 to 1.
     loss = distillation_kl(torch.ones(1, 1), torch.tensor([[math.log(3.0)], [0.0]]), torch.zeros(1, 2))
     torch.testing.assert_close(loss.item(), 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_distillation_equals_torch_on_the_passages_with_a_score(similarity):
-    questions, passages = random_sides()
+    questions, passages = build_random_embeddings()
     scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     scores[0, :3] = scores[2, 5] = torch.nan
     options = {"temperature": 0.5, "teacher_temperature": 2.0, "similarity": similarity}
@@ -280,8 +280,8 @@ def test_distillation_equals_torch_on_the_passages_with_a_score(similarity):
 
 
 @pytest.mark.parametrize("known", [0, 1])
-def test_fewer_than_two_scores_teach_nothing(known):
-    questions, passages = random_sides(1, 3)
+def test_with_fewer_than_two_scores_the_loss_is_zero(known):
+    questions, passages = build_random_embeddings(1, 3)
     scores = torch.full((1, 3), math.nan)
     scores[0, :known] = 5.0
     loss = distillation_kl(questions, passages, scores)
@@ -291,13 +291,13 @@ def test_fewer_than_two_scores_teach_nothing(known):
 
 
 def test_likely_positives_by_hand():
-    # Two questions; the positives score 5 and 2. Limits are 4 and 1.
+    # The positives of the two questions score 5 and 2, so the limits are 4 and 1.
     scores = torch.tensor([5.0, 4.5, 4.0, math.nan, 2.0, 9.0])
     owner = torch.tensor([0, 0, 0, 0, 1, 1])
     found = likely_positives(scores, owner, torch.tensor([0, 4]), margin=1.0)
     assert found.int().tolist() == [0, 1, 0, 0, 0, 1]
 
 
-def test_a_positive_without_a_score_takes_nothing_out():
+def test_a_positive_without_a_score_excludes_no_passage():
     scores = torch.tensor([math.nan, 9.0])
     assert not likely_positives(scores, torch.tensor([0, 0]), torch.tensor([0]), margin=0.0).any()

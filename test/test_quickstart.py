@@ -1,4 +1,4 @@
-"""From rows in a file to a loss, a saved model and a search, with public names only."""
+"""The whole pipeline with the public API: training data, training, a saved model and a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from text.transforms import BiEncoderCollator, encoder_settings, train_tokenizer
 FOOD = {"beetle": "the oak", "panda": "bamboo", "whale": "krill", "bee": "nectar"}
 
 
-def test_from_jsonl_to_search(tmp_path: Path) -> None:
+def test_training_to_search(tmp_path: Path) -> None:
     passages = [{"_id": eater, "title": eater, "text": f"A {eater} eats {food}."} for eater, food in FOOD.items()]
     rows = [{"question": f"what eats {FOOD[p['_id']]}", "positive_ctxs": [p | {"id": p["_id"]}]} for p in passages]
     for name, lines in (("train.jsonl", rows), ("passages.jsonl", passages)):
@@ -31,7 +31,7 @@ def test_from_jsonl_to_search(tmp_path: Path) -> None:
     model = BiEncoder(encoder, encoder)
     bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, question_max_length=16, passage_max_length=32)
 
-    # Batches and the objective.
+    # Training.
     collate = BiEncoderCollator(bundle.transform("question"), bundle.transform("passage"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []

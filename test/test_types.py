@@ -1,4 +1,4 @@
-"""What a type checker says about code that uses the library."""
+"""Types of the public API: a type checker accepts correct code and finds mistakes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from text.transforms import BiEncoderCollator
 def train(pipe: DPRDataPipe, collate: BiEncoderCollator) -> list[BiEncoderBatch]:
     return [batch for batch in pipe.map(collate)]
 
-def build() -> list[RobertaEncoder]:
-    return [make(pooling="mean", vocab_size=300) for make in (roberta_tiny, roberta_small)]
+def build_encoders() -> list[RobertaEncoder]:
+    return [build(pooling="mean", vocab_size=300) for build in (roberta_tiny, roberta_small)]
 """
 WRONG = {
     'roberta_small(poolin="mean")': "poolin",
@@ -46,7 +46,7 @@ def test_the_options_are_the_fields_of_the_configuration() -> None:
 
 
 @pytest.mark.slow
-def test_a_type_checker_knows_batches_and_finds_misspelled_options(tmp_path: Path) -> None:
+def test_a_type_checker_infers_batches_and_finds_misspelled_options(tmp_path: Path) -> None:
     program = shutil.which("pyright", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("pyright is not installed")

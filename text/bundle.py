@@ -181,7 +181,9 @@ class BiEncoderBundle:
                 tokens of a text then depend on what precedes it, so they cannot be cached.
         """
         if self.titles == "join":
-            raise UsageError("--token_cache does not support titles joined with texts. Use --titles=pair, or omit --token_cache.")
+            raise UsageError(
+                "--token_cache does not support titles joined with texts. Use --titles=pair, or omit --token_cache."
+            )
         transforms = [Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._prompt(side)) for side in SIDES]
         for transform in transforms:
             if not transform.takes_ids:
@@ -288,7 +290,7 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     """
     inner = find_encoder_folder(folder, side)
     _check_files(Path(folder), inner, side)
-    # The config.json of a bundle contains its limits. The limits in the encoders' folders are for sentence-transformers.
+    # The config.json of a bundle contains its limits. Those in the encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
     unlimited: dict[str, Any] = {"max_seq_length": None} if settings else {}
     encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **unlimited), load_tokenizer(inner)

@@ -31,7 +31,7 @@ class Only(NamedTuple):
 class ValueCheck(NamedTuple):
     """Type and range of a setting. A missing setting and null are also valid."""
 
-    name: str
+    description: str
     """Description of valid values, for error messages."""
     is_valid: Callable[[Any], bool]
 
@@ -113,10 +113,14 @@ ENCODER: Table = {
     **_assign_rule(
         _SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation xla_device"
     ),
-    **_assign_rule("The ids come from the tokenizer.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"),
+    **_assign_rule(
+        "The ids come from the tokenizer.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"
+    ),
     **_assign_rule("The dtype is float32, or the one that --precision chooses.", "dtype torch_dtype"),
     **_assign_rule("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
-    **_assign_rule("BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"),
+    **_assign_rule(
+        "BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"
+    ),
     **_assign_rule(
         _GENERATION,
         "bad_words_ids begin_suppress_tokens cross_attention_hidden_size decoder_start_token_id diversity_penalty "
@@ -152,7 +156,9 @@ TRANSFORMER: Table = {
 """Rules for ``sentence_bert_config.json`` and the other ``SENTENCE_FILES``."""
 
 POOLING: Table = {
-    "pooling_mode": ValueCheck("a text or a list of texts", lambda value: isinstance(value, str) or _is_text_list(value)),
+    "pooling_mode": ValueCheck(
+        "a text or a list of texts", lambda value: isinstance(value, str) or _is_text_list(value)
+    ),
     **_assign_rule(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
     **_assign_rule(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
     **_assign_rule(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
@@ -206,7 +212,8 @@ TOKENIZER_OPTIONS: Table = {
     "tokenizer_class": _TEXT,
     **_assign_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
     "added_tokens_decoder": ValueCheck(
-        "an object with a token for each id", lambda value: isinstance(value, dict) and _is_token_list(list(value.values()))
+        "an object with a token for each id",
+        lambda value: isinstance(value, dict) and _is_token_list(list(value.values())),
     ),
     **_assign_rule(_LIMIT, "model_max_length max_len"),
     "model_input_names": _TEXTS,
@@ -228,7 +235,9 @@ TOKENIZER_OPTIONS: Table = {
     **_assign_rule(_TRUNCATION, "max_length stride truncation_strategy truncation"),
     **_assign_rule(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
     **_assign_rule(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
-    **_assign_rule(_RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"),
+    **_assign_rule(
+        _RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"
+    ),
     **_assign_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
     "sp_model_kwargs": "tokenizer.json contains a copy.",
 }
@@ -294,12 +303,14 @@ def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> Non
     for name, value in settings.items():
         rule = table.get(name)
         if isinstance(rule, ValueCheck) and value is not None and not rule.is_valid(value):
-            raise ArtifactError(f"{path}: {name} is {_show(value)}. It must be {rule.name}.")
+            raise ArtifactError(f"{path}: {name} is {_show(value)}. It must be {rule.description}.")
         if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
             supported = " or ".join(map(json.dumps, rule.values)) or "null"
             raise UnsupportedModelError.at(path, f"{name} is {_show(value)}. Only {supported} is supported.")
     if unknown := [name for name in settings if name not in table and not name.startswith("_")]:
-        message = f"unknown settings are ignored: {', '.join(unknown)}. Compare embeddings with those of the other library."
+        message = (
+            f"unknown settings are ignored: {', '.join(unknown)}. Compare embeddings with those of the other library."
+        )
         warnings.warn(f"{path}: {message}", SettingsWarning, stacklevel=3)
 
 

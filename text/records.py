@@ -1,6 +1,6 @@
-"""The nouns that all parts exchange: data without behaviour.
+"""Data types that the packages exchange.
 
-Dimensions: B questions; P passages; K known positives of one question; L tokens.
+Dimensions: B questions; P passages; T distinct passage texts; K known positives of one question; N texts; L tokens.
 """
 
 from __future__ import annotations
@@ -18,61 +18,61 @@ class Passage(NamedTuple):
     """A unit of the corpus."""
 
     passage_id: str
-    """Identity in the corpus; empty where the data gives none."""
+    """Id in the corpus. Empty if the data contains none."""
     title: str
-    """Empty where the data gives none."""
+    """Title. Empty if the data contains none."""
     text: str
     score: float | None = None
-    """A guide's or teacher's, of this passage for the question of its row; larger is better."""
+    """Score of a guide or teacher model for this passage and the question of its row. Larger is better."""
 
     @property
     def keys(self) -> tuple[int, int]:
-        """Identity by id and by content (title and text), hashed to 64 bits each.
+        """Keys of the passage by id and by content (title and text), hashed to 64 bits each.
 
-        A passage without id is known by its content alone. One text under two titles is two passages.
+        A passage without an id is identified by its content only. A text under two titles counts as two passages.
         """
         content = hash_text(f"{len(self.title)} {self.title}{self.text}")
-        # The prefix keeps an id apart from a content that reads like it.
+        # The prefix distinguishes an id from content that equals it.
         return hash_text(f"id {self.passage_id}") if self.passage_id else content, content
 
 
 class TokenizedPassage(NamedTuple):
-    """A passage out of a token cache."""
+    """A passage from a token cache."""
 
     keys: tuple[int, int]
-    """Keys of the Passage that it was made from."""
+    """Keys of the original passage."""
     title: np.ndarray
-    """Ids of its tokens, without special ones."""
+    """Token ids of the title, without special tokens."""
     text: np.ndarray
-    """Likewise."""
+    """Token ids of the text, without special tokens."""
     score: None = None
-    """Not kept there."""
+    """Always None, because a token cache does not store scores."""
 
 
 class Example(NamedTuple):
-    """A question with the passages that one step uses."""
+    """A question and the passages that one training step uses."""
 
     question: str
     answers: list[str]
     positives: list[Passage]
-    """All known positives; the first one is what the step trains towards."""
+    """All known positives. The first one is the training target."""
     hard_negatives: list[Passage]
-    """Retrieved but wrong."""
+    """Passages that a retriever found but that do not answer the question."""
     other_negatives: list[Passage]
-    """Random passages of the corpus."""
+    """Random passages from the corpus."""
     source: int = 0
-    """Which of several data sets the question comes from."""
+    """Number of the data set that the question comes from."""
     row: int = 0
-    """Its number in that, counted from 0."""
+    """Number of the row in that data set, counted from 0."""
     same_question_positives: list[tuple[int, int]] | None = None
-    """Keys of the positives of all rows that ask this question, if other rows do. None of these is a negative."""
+    """Keys of the positives of all rows with this question, if there are several. They are never negatives."""
 
 
 class TokenizedExample(NamedTuple):
-    """An Example out of a token cache; answers are not kept there."""
+    """An example from a token cache, which does not store answers."""
 
     question: np.ndarray
-    """Ids of its tokens, without special ones."""
+    """Token ids of the question, without special tokens."""
     positives: list[TokenizedPassage]
     hard_negatives: list[TokenizedPassage]
     other_negatives: list[TokenizedPassage]
@@ -82,51 +82,52 @@ class TokenizedExample(NamedTuple):
 
 
 class TokenBatch(NamedTuple):
-    """Texts as an encoder takes them, one row a text."""
+    """A batch of tokenized texts, the input of an encoder."""
 
     input_ids: Tensor
     """(N, L) int64, padded on the right."""
     attention_mask: Tensor
-    """(N, L) bool, True marks a real token."""
+    """(N, L) bool. True marks a real token."""
     truncated: Tensor
-    """(N,) bool, True where the text was longer than the limit."""
+    """(N,) bool. True if the text was truncated."""
     empty: Tensor
-    """(N,) bool, True where the text has no token besides the special ones."""
+    """(N,) bool. True if the text has only special tokens."""
 
 
 class BiEncoderBatch(NamedTuple):
-    """B questions, P passages, and who answers whom.
+    """A training batch: questions, passages, and the positive of each question.
 
-    A passage may stand in the rows of several questions. Each counts as one of the P; its text is embedded once.
+    If the rows of several questions contain the same passage, each occurrence counts as one of the P passages. Its text
+    is embedded only once.
     """
 
     questions: TokenBatch
     passages: TokenBatch
-    """T different ones."""
+    """T distinct passage texts."""
     text_index: Tensor
-    """(P,) int64, the row of ``passages`` that holds each passage."""
+    """(P,) int64. Row of ``passages`` that contains the text of each passage."""
     positive_index: Tensor
-    """(B,) int64, the passage that answers each question."""
+    """(B,) int64. Positive passage of each question, as an index into the P passages."""
     owner: Tensor
-    """(P,) int64, the question in whose row each passage stands."""
+    """(P,) int64. Question whose row contains each passage."""
     passage_keys: Tensor
-    """(P, 2) int64, identity of each passage: by id, by title and text."""
+    """(P, 2) int64. Keys of each passage, by id and by content. See ``Passage.keys``."""
     known_positives: Tensor
-    """(B, K, 2) int64, the keys of every known positive of each question: none of these is a negative of it."""
+    """(B, K, 2) int64. Keys of the known positives of each question. They are never its negatives."""
     scores: Tensor
-    """(P,) float32, a guide's or teacher's score of each passage for its owner; NaN where there is none."""
+    """(P,) float32. Score of a guide or teacher model for each passage and its owner. NaN if there is none."""
     sources: Tensor
-    """(B,) int64, which of several data sets each question comes from."""
+    """(B,) int64. Number of the data set that each question comes from."""
     rows: Tensor
-    """(B,) int64, the number of each question's row in that."""
+    """(B,) int64. Number of each question's row in that data set."""
     counts: dict[str, int]
-    """Texts left out of this batch, by reason."""
+    """Number of texts that were left out of this batch, by reason."""
 
 
 def hash_question(question: str) -> int:
-    """Return the identity of a question, hashed to 64 bits.
+    """Return the 64-bit hash of a question.
 
-    Case, white space and the Unicode form (NFC or NFD) make no difference. Punctuation does.
+    The hash ignores case, white space and the Unicode form (NFC or NFD), but not punctuation.
 
     >>> hash_question("Who ate  the oak?") == hash_question("who ate the oak? ")
     True
@@ -138,5 +139,5 @@ def hash_question(question: str) -> int:
 
 
 def hash_text(value: str) -> int:
-    """A text's identity, hashed to 64 bits."""
+    """Return the 64-bit hash of a text."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)

@@ -72,7 +72,9 @@ def has_word(text: str) -> bool:
     >>> has_word("?"), has_word(" \u200b\ufeff")
     (True, False)
     """
-    return text[:1].isalnum() or _WORDS.search(text) is not None  # The first test is fast, and most texts begin with a letter.
+    return (
+        text[:1].isalnum() or _WORDS.search(text) is not None
+    )  # The first test is fast, and most texts begin with a letter.
 
 
 def word_pattern(text: str) -> regex.Pattern[str]:

@@ -1,4 +1,4 @@
-"""Steps that the scripts of this folder share: BM25, contexts of DPR rows, and files with known checksums."""
+"""Functions that the scripts of this folder share: BM25, contexts of DPR rows, and files with known checksums."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from text.records import Passage
 from text.retrieval.bm25 import K1, B
 
 
-class Seal(NamedTuple):
-    """Size and hash of a file before compression."""
+class Checksum(NamedTuple):
+    """Size in bytes and SHA-256 of a file before compression."""
 
     num_bytes: int
     sha256: str
@@ -31,20 +31,20 @@ class Hit(NamedTuple):
     """A passage that BM25 found."""
 
     row: int
-    """Place of the passage in the pool."""
+    """Position of the passage in the pool."""
     score: float
 
 
 def search_bm25(pool: Sequence[Passage], questions: Sequence[str], depth: int) -> Iterator[list[Hit]]:
-    """Yield the best passages of each question, in the order of bm25s.
+    """Yield the best passages of each question, best first.
 
-    ``text.retrieval.BM25`` differs in two points: it makes pairs of letters of Chinese text, and it orders passages
-    with equal scores by their ids. Here bm25s does both in its own way, as for the files behind the figures.
+    Tokens and the order of equal scores are those of bm25s, because the published files were made with bm25s.
+    ``text.retrieval.BM25`` differs in both: it splits Chinese text into letter pairs, and it orders equal scores by id.
 
     Args:
         pool: Passages to search. Titles count as text.
-        questions: What is searched for.
-        depth: Passages for each question, also those with a score of 0.
+        questions: Questions to search for.
+        depth: Number of passages per question, including passages with a score of 0.
     """
     stemmer = Stemmer.Stemmer("english")
     index = bm25s.BM25(k1=K1, b=B)
@@ -68,50 +68,52 @@ def to_context(passage: Passage, score: float, *, is_positive: bool = False) -> 
 
 
 def format_json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return objects as JSON lines."""
+    """Return rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def format_tsv(rows: Iterable[Sequence[Any]], line_end: str) -> bytes:
-    """Return rows as tab-separated values, quoted where necessary."""
+    """Return rows as tab-separated values, quoted if necessary."""
     file = io.StringIO(newline="")
     csv.writer(file, delimiter="\t", lineterminator=line_end).writerows(rows)
     return file.getvalue().encode()
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that ``finish`` reads."""
+    """Return an argument parser with the flags that ``write_or_exit`` reads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--output_dir", type=Path, required=True, help="Folder to write the files to.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace existing files.")
     return parser
 
 
-def finish(
+def write_or_exit(
     parser: argparse.ArgumentParser,
     arguments: argparse.Namespace,
     contents: Mapping[str, bytes],
-    expected: Mapping[str, Seal],
+    expected: Mapping[str, Checksum],
 ) -> None:
-    """Write the files of a script. Exit with 2 if one exists, and with 1 if one is not the file behind the figures."""
+    """Write the files of a script. Exit with 2 if a file exists, and with 1 if a checksum differs."""
     try:
         different = write_and_compare(arguments.output_dir, contents, expected, overwrite=arguments.overwrite)
     except FileExistsError as error:
         parser.error(str(error))
     if different:
-        parser.exit(1, f"{', '.join(different)}: not the files behind the figures. Compare the input and bm25s.\n")
+        parser.exit(
+            1, f"{', '.join(different)}: not equal to the published files. Check the input and the version of bm25s.\n"
+        )
 
 
 def write_and_compare(
-    folder: Path, contents: Mapping[str, bytes], expected: Mapping[str, Seal], *, overwrite: bool
+    folder: Path, contents: Mapping[str, bytes], expected: Mapping[str, Checksum], *, overwrite: bool
 ) -> list[str]:
-    """Write files, print whether each is the file behind the figures, and return the names of those that differ.
+    """Write files, print whether each has the expected checksum, and return the names of different files.
 
     Args:
         folder: Folder of the files.
-        contents: Bytes by file name. A name that ends in ``.gz`` is compressed.
-        expected: Seals of the bytes by file name.
-        overwrite: Replace earlier files.
+        contents: Bytes by file name. Files with the suffix ``.gz`` are compressed.
+        expected: Checksums of the bytes by file name.
+        overwrite: Replace existing files.
 
     Raises:
         FileExistsError: A file exists, and ``overwrite`` is false.
@@ -121,11 +123,9 @@ def write_and_compare(
             temporary.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     different = []
     for name, content in contents.items():
-        found = Seal(len(content), hashlib.sha256(content).hexdigest())
+        found = Checksum(len(content), hashlib.sha256(content).hexdigest())
         is_equal = found == expected[name]
         different += [] if is_equal else [name]
-        verdict = (
-            "equal" if is_equal else f"DIFFERENT from the file behind the figures ({expected[name].num_bytes:,} bytes)"
-        )
+        verdict = "equal" if is_equal else f"DIFFERENT from the published file ({expected[name].num_bytes:,} bytes)"
         print(f"{name:<20} {found.num_bytes:>12,} bytes  {found.sha256[:12]}  {verdict}")
     return different

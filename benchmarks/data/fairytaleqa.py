@@ -1,13 +1,14 @@
-"""Make FairytaleQA's collection in BEIR's layout, and DPR rows with BM25 negatives, from the CSV files of its authors.
+"""Make a BEIR collection, and DPR rows with BM25 negatives, from the original CSV files of FairytaleQA.
 
     PYTHONPATH=. python -m benchmarks.data.fairytaleqa --source=FairytaleQAData --output_dir=data/fairytaleqa
 
-Input is a checkout of https://github.com/uci-soe/FairytaleQAData (Apache-2.0); the folder ``data-by-train-split`` is
-read. Writes ``corpus.jsonl``, ``queries.jsonl``, ``qrels/{train,dev,test}.tsv`` and ``dpr_{train,dev,test}.jsonl.gz``.
-Prints whether each file is equal to the one behind the figures of this project. Exits with 1 if one differs.
+The input is a checkout of https://github.com/uci-soe/FairytaleQAData (Apache-2.0). The script reads the folder
+``data-by-train-split`` and writes ``corpus.jsonl``, ``queries.jsonl``, ``qrels/{train,dev,test}.tsv`` and
+``dpr_{train,dev,test}.jsonl.gz``. It prints whether each file equals the file behind the published metrics of this
+project. It exits with 1 if a file differs.
 
-The rules below were worked out from the files behind the figures. From the texts of these, with the order of the rows
-undone, the rules give every byte again. docs/reference/benchmarks.md says what remains unknown.
+The rules of this script were reconstructed from these published files. Applied to their texts in the original order,
+the rules reproduce every byte. docs/reference/benchmarks.md lists open questions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.data.dpr_rows import Seal, finish, format_json_lines, format_tsv, make_parser, search_bm25, to_context
+from benchmarks.data.dpr_rows import (
+    Checksum,
+    format_json_lines,
+    format_tsv,
+    make_parser,
+    search_bm25,
+    to_context,
+    write_or_exit,
+)
 from text.records import Passage
 
 SEED = 7
@@ -27,14 +36,14 @@ FOLDERS = {"train": "train", "dev": "val", "test": "test"}
 NUM_STORIES = 278
 DEPTH = 20
 EXPECTED = {
-    "corpus.jsonl": Seal(3483576, "c441e8ddb7a29be0f3e531e0a8685caa7f00c55c3c9eec50bdff3bb38359b9ae"),
-    "queries.jsonl": Seal(2198402, "3a882aba4ded104ff5327e5e5d3284dc4514ec3b5019fb41fc3c1bd282ec34d8"),
-    "qrels/train.tsv": Seal(499614, "27ca150e164cb1b56ce1aa8ee582e707371655f5669771f13dde097024d8afab"),
-    "qrels/dev.tsv": Seal(58381, "642112d078a7ca95a49b3d399ecdd75d1e77aae1ff76398d40ab383f0def9b68"),
-    "qrels/test.tsv": Seal(58962, "7c59558d26a1fe5af58021a680cb193e7c971c5361cce968e04c65a15cc7541e"),
-    "dpr_train.jsonl.gz": Seal(21288612, "1f325b62abcdafbbc3bc7d7ee967694a93ea8055cc6cf673043d3c2eab2f4390"),
-    "dpr_dev.jsonl.gz": Seal(2420378, "446e32b90e1c60de78650ec9af264690da3310b2f12ad15f29366cf4ef488598"),
-    "dpr_test.jsonl.gz": Seal(2374531, "356d7d0ea7bff51b34cb1a91a5ea38cdd98af658b9ab14e01f3dc018d02479d6"),
+    "corpus.jsonl": Checksum(3483576, "c441e8ddb7a29be0f3e531e0a8685caa7f00c55c3c9eec50bdff3bb38359b9ae"),
+    "queries.jsonl": Checksum(2198402, "3a882aba4ded104ff5327e5e5d3284dc4514ec3b5019fb41fc3c1bd282ec34d8"),
+    "qrels/train.tsv": Checksum(499614, "27ca150e164cb1b56ce1aa8ee582e707371655f5669771f13dde097024d8afab"),
+    "qrels/dev.tsv": Checksum(58381, "642112d078a7ca95a49b3d399ecdd75d1e77aae1ff76398d40ab383f0def9b68"),
+    "qrels/test.tsv": Checksum(58962, "7c59558d26a1fe5af58021a680cb193e7c971c5361cce968e04c65a15cc7541e"),
+    "dpr_train.jsonl.gz": Checksum(21288612, "1f325b62abcdafbbc3bc7d7ee967694a93ea8055cc6cf673043d3c2eab2f4390"),
+    "dpr_dev.jsonl.gz": Checksum(2420378, "446e32b90e1c60de78650ec9af264690da3310b2f12ad15f29366cf4ef488598"),
+    "dpr_test.jsonl.gz": Checksum(2374531, "356d7d0ea7bff51b34cb1a91a5ea38cdd98af658b9ab14e01f3dc018d02479d6"),
 }
 
 
@@ -45,14 +54,14 @@ class Question(NamedTuple):
     text: str
     answer: str
     kind: str
-    """Value of "attribute1", such as "action"."""
+    """Value of the column "attribute1", such as "action"."""
     scope: str
-    """``local`` for one section, ``summary`` for several."""
+    """Value of the column "local-or-sum": ``local`` for one section, ``summary`` for several."""
     positives: list[Passage]
 
 
 class Story(NamedTuple):
-    """Sections of a story and the questions about them."""
+    """A story with its sections and questions."""
 
     name: str
     split: str
@@ -61,20 +70,21 @@ class Story(NamedTuple):
 
 
 def main() -> None:
+    """Make the files."""
     parser = make_parser(__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="checkout of FairytaleQAData")
+    parser.add_argument("--source", type=Path, required=True, help="Checkout of the repository FairytaleQAData.")
     arguments = parser.parse_args()
     stories = read_stories(arguments.source / "data-by-train-split")
     if len(stories) != NUM_STORIES:
         parser.error(f"{arguments.source} has {len(stories)} stories in data-by-train-split. FairytaleQA has 278.")
-    finish(parser, arguments, make_files(stories), EXPECTED)
+    write_or_exit(parser, arguments, make_files(stories), EXPECTED)
 
 
 def read_stories(folder: Path) -> list[Story]:
-    """Return all stories: train, dev and test, each sorted by name.
+    """Return all stories of train, dev and test, sorted by name within a split.
 
     Args:
-        folder: Has ``section-stories/SPLIT/NAME-story.csv`` and ``questions/SPLIT/NAME-questions.csv``.
+        folder: Folder with ``section-stories/SPLIT/NAME-story.csv`` and ``questions/SPLIT/NAME-questions.csv``.
     """
     stories = []
     for split, name in FOLDERS.items():
@@ -91,7 +101,7 @@ def make_story(
 ) -> Story:
     """Return a story from the rows of its two CSV files.
 
-    A section without text is left out. Questions count from 0, sections are numbered by the column "section".
+    Sections without text are left out. Question numbers start at 0. Section numbers are in the column "section".
     """
     title = name.replace("-", " ")
     texts = {int(row["section"]): row["text"] for row in section_rows if row["text"]}
@@ -113,7 +123,7 @@ def make_story(
 
 
 def make_files(stories: Sequence[Story]) -> dict[str, bytes]:
-    """Return the content of each file by its name."""
+    """Return the content of each file by file name."""
     contents = {
         "corpus.jsonl": format_json_lines(
             {"_id": each.passage_id, "title": each.title, "text": each.text}
@@ -134,11 +144,11 @@ def make_files(stories: Sequence[Story]) -> dict[str, bytes]:
 
 
 def make_rows(questions: Sequence[Question], pool: Sequence[Passage]) -> list[dict[str, Any]]:
-    """Return the DPR row of each question. The hard negative is the first passage of BM25 that is no positive.
+    """Return the DPR row of each question. The hard negative is the best BM25 passage that is not a positive.
 
     Args:
         questions: Questions of a split.
-        pool: Sections of the same split. Their texts may contain the answer, because answers are free sentences.
+        pool: Sections of the same split. Hard negatives may contain the answer, because answers are free sentences.
     """
     rows = []
     found = search_bm25(pool, [question.text for question in questions], DEPTH)
@@ -158,7 +168,7 @@ def make_rows(questions: Sequence[Question], pool: Sequence[Passage]) -> list[di
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, with one space for any run of white space."""
+    """Return the rows of a CSV file. Each run of white space becomes one space."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return [
             {name: " ".join((value or "").split()) for name, value in row.items() if name}

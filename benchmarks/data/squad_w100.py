@@ -1,14 +1,14 @@
-"""Make ``squad_w100`` from the development set of SQuAD 1.1: passages of 100 words, and DPR rows with BM25 negatives.
+"""Make squad_w100 from the development set of SQuAD 1.1: passages of 100 words, and DPR rows with BM25 negatives.
 
     PYTHONPATH=. python -m benchmarks.data.squad_w100 --squad=dev-v1.1.json --output_dir=data/squad_w100
 
-Input is ``dev-v1.1.json`` (4,854,279 bytes, CC BY-SA 4.0) from https://rajpurkar.github.io/SQuAD-explorer/.
-Writes ``passages.tsv``, and for train, dev and test the rows (``.jsonl.gz``), the same rows with ids instead of texts
-and up to 20 hard negatives (``.ids.jsonl``), and the questions in DPR's form (``.qa.csv``). Prints whether each file
-is equal to the one behind the figures of this project. Exits with 1 if one differs.
+The input is ``dev-v1.1.json`` (4,854,279 bytes, CC BY-SA 4.0) from https://rajpurkar.github.io/SQuAD-explorer/. The
+script writes ``passages.tsv``. For each of train, dev and test it writes rows (``.jsonl.gz``), rows with ids in place
+of texts and up to 20 hard negatives (``.ids.jsonl``), and questions in DPR's format (``.qa.csv``). It prints whether
+each file equals the file behind the published metrics of this project. It exits with 1 if a file differs.
 
-The rules below were worked out from the files behind the figures. From these without their negatives, and with the
-order of their rows undone, the rules give every byte again. docs/reference/benchmarks.md says what remains unknown.
+The rules of this script were reconstructed from these published files. Applied to the files without negatives and in
+the original order, the rules reproduce every byte. docs/reference/benchmarks.md lists open questions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from random import Random
 from typing import Any, NamedTuple
 
 from benchmarks.data.dpr_rows import (
+    Checksum,
     Hit,
-    Seal,
-    finish,
     format_json_lines,
     format_tsv,
     make_parser,
     search_bm25,
     to_context,
+    write_or_exit,
 )
 from text.evaluation import has_answer
 from text.records import Passage
@@ -37,22 +37,23 @@ from text.records import Passage
 SEED = 13
 ARTICLES = {"train": 32, "dev": 6, "test": 10}
 UNEXPLAINED_WORDS = 33_046
-"""Words of 32 bits that the files behind the figures drew from the random generator between splitting and shuffling."""
-WORDS, FEWEST_WORDS = 100, 20
-DEPTH, KEPT, IN_ROW = 60, 20, 2
-"""BM25 passages of a question, hard negatives kept of these, and hard negatives with their texts in a row."""
-MOST_DRAWS = 200
+"""Number of 32-bit words to draw from the generator between splitting and shuffling, for an unknown reason."""
+WINDOW_WORDS, MIN_WINDOW_WORDS = 100, 20
+DEPTH, MAX_HARD_NEGATIVES, ROW_HARD_NEGATIVES = 60, 20, 2
+"""BM25 passages per question, hard negatives per question, and hard negatives per row."""
+MAX_DRAWS = 200
+"""Maximum number of draws of a random negative."""
 EXPECTED = {
-    "passages.tsv": Seal(1676134, "d6eef4d96532237302a7b95cd8f8101f890be9b9fc20a76c0d0f5de038495449"),
-    "train.jsonl.gz": Seal(21700049, "f4700859c05d80af106c8b910383b4c933e458f10bd9056f493f3f62b7d065f6"),
-    "train.ids.jsonl": Seal(2978009, "ec785e8d75ae8ff23550540ef60459feedaefe8940616fba9681aee71e6517c7"),
-    "train.qa.csv": Seal(794309, "fa4e91d262154fe674126b3fe7a39cdd768f70e740461d6eefe6dcdf5522ca4d"),
-    "dev.jsonl.gz": Seal(2813370, "78c579995ec559f8c5bfa2df17dc34a72a47bbdf8b3b4c0d387dc9e09ddc2cc9"),
-    "dev.ids.jsonl": Seal(372204, "8ff3d0d35c34ba42d547edc5d9a7ffd60ff8203b1f89f9b1d51c0c79ebd66797"),
-    "dev.qa.csv": Seal(105072, "de0532cd20b70d80f803eed5ad07cb1c207e76584b100eb1c2e614759390b684"),
-    "test.jsonl.gz": Seal(6120657, "a444c33f987389d0941212bd108d145f8eb3a1630035e8ef627918d0299adb1a"),
-    "test.ids.jsonl": Seal(831606, "77ffc7f400d82a69df070ec7da9896c5a7a5ab89a68e4856962217dcd044eeeb"),
-    "test.qa.csv": Seal(232709, "a68a6a34735bc369a7c6dff49672ee3a35d3117ebe7a83b4a764c5e2203d0567"),
+    "passages.tsv": Checksum(1676134, "d6eef4d96532237302a7b95cd8f8101f890be9b9fc20a76c0d0f5de038495449"),
+    "train.jsonl.gz": Checksum(21700049, "f4700859c05d80af106c8b910383b4c933e458f10bd9056f493f3f62b7d065f6"),
+    "train.ids.jsonl": Checksum(2978009, "ec785e8d75ae8ff23550540ef60459feedaefe8940616fba9681aee71e6517c7"),
+    "train.qa.csv": Checksum(794309, "fa4e91d262154fe674126b3fe7a39cdd768f70e740461d6eefe6dcdf5522ca4d"),
+    "dev.jsonl.gz": Checksum(2813370, "78c579995ec559f8c5bfa2df17dc34a72a47bbdf8b3b4c0d387dc9e09ddc2cc9"),
+    "dev.ids.jsonl": Checksum(372204, "8ff3d0d35c34ba42d547edc5d9a7ffd60ff8203b1f89f9b1d51c0c79ebd66797"),
+    "dev.qa.csv": Checksum(105072, "de0532cd20b70d80f803eed5ad07cb1c207e76584b100eb1c2e614759390b684"),
+    "test.jsonl.gz": Checksum(6120657, "a444c33f987389d0941212bd108d145f8eb3a1630035e8ef627918d0299adb1a"),
+    "test.ids.jsonl": Checksum(831606, "77ffc7f400d82a69df070ec7da9896c5a7a5ab89a68e4856962217dcd044eeeb"),
+    "test.qa.csv": Checksum(232709, "a68a6a34735bc369a7c6dff49672ee3a35d3117ebe7a83b4a764c5e2203d0567"),
 }
 
 
@@ -62,34 +63,35 @@ class Question(NamedTuple):
     question_id: str
     text: str
     answers: list[str]
-    """Different answers, in the order of the annotators."""
+    """Distinct answers, in the order of the annotators."""
     positives: list[Passage]
 
 
 class Window(NamedTuple):
-    """Words of a paragraph, with their place in it."""
+    """Window of a paragraph, with its position in characters."""
 
     start: int
     stop: int
     text: str
-    """The paragraph from ``start`` to ``stop``."""
+    """Text of the paragraph from ``start`` to ``stop``."""
 
 
 def main() -> None:
+    """Make the files."""
     parser = make_parser(__doc__)
-    parser.add_argument("--squad", type=Path, required=True, help="dev-v1.1.json of SQuAD")
+    parser.add_argument("--squad", type=Path, required=True, help="Path of dev-v1.1.json of SQuAD.")
     arguments = parser.parse_args()
     articles = json.loads(arguments.squad.read_text(encoding="utf-8"))["data"]
     if len(articles) != sum(ARTICLES.values()):
         parser.error(f"{arguments.squad} has {len(articles)} articles. dev-v1.1.json of SQuAD has 48.")
-    finish(parser, arguments, make_files(articles), EXPECTED)
+    write_or_exit(parser, arguments, make_files(articles), EXPECTED)
 
 
 def make_files(articles: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """Return the content of each file by its name.
+    """Return the content of each file by file name.
 
     Args:
-        articles: The value of "data" in SQuAD's file.
+        articles: Value of "data" in the file of SQuAD.
     """
     passages, questions = read_articles(articles)
     contents = {"passages.tsv": _format_passages([each for article in passages.values() for each in article])}
@@ -97,19 +99,19 @@ def make_files(articles: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     splits = split_titles(list(passages), rng)
     rng.getrandbits(32 * UNEXPLAINED_WORDS)
     for split, titles in splits.items():
-        # Training and validation must not see a passage of the test. The test searches the whole collection.
+        # Training and validation must not see test passages. The test searches the whole collection.
         searched = [title for title in passages if split == "test" or title in titles]
         pool = [passage for title in searched for passage in passages[title]]
-        asked = [question for title in passages if title in titles for question in questions[title]]
-        rng.shuffle(asked)
-        contents |= _format_split(split, asked, pool, rng)
+        split_questions = [question for title in passages if title in titles for question in questions[title]]
+        rng.shuffle(split_questions)
+        contents |= _format_split(split, split_questions, pool, rng)
     return contents
 
 
 def read_articles(
     articles: Sequence[Mapping[str, Any]],
 ) -> tuple[dict[str, list[Passage]], dict[str, list[Question]]]:
-    """Return passages and questions by title, sorted by title. Ids count from 1 over all passages."""
+    """Return passages and questions by title, sorted by title. Passage ids start at 1."""
     passages: dict[str, list[Passage]] = {}
     questions: dict[str, list[Question]] = {}
     number = 0
@@ -126,7 +128,7 @@ def read_articles(
 
 
 def split_titles(titles: Sequence[str], rng: Random) -> dict[str, set[str]]:
-    """Return the titles of each split, drawn at random."""
+    """Return a random set of titles for each split."""
     shuffled = list(titles)
     rng.shuffle(shuffled)
     stops = list(accumulate(ARTICLES.values()))
@@ -134,20 +136,19 @@ def split_titles(titles: Sequence[str], rng: Random) -> dict[str, set[str]]:
 
 
 def cut_paragraph(context: str) -> list[Window]:
-    """Return the windows of a paragraph: 100 words each. Fewer than 20 words at the end stay with the window before."""
+    """Return the windows of a paragraph, 100 words each. A rest of fewer than 20 words is added to the last window."""
     words = [(found.start(), found.end()) for found in re.finditer(r"\S+", context)]
-    starts = list(range(0, len(words), WORDS))
-    if len(starts) > 1 and len(words) - starts[-1] < FEWEST_WORDS:
+    starts = list(range(0, len(words), WINDOW_WORDS))
+    if len(starts) > 1 and len(words) - starts[-1] < MIN_WINDOW_WORDS:
         starts.pop()
     pieces = [words[start:stop] for start, stop in zip(starts, [*starts[1:], len(words)], strict=True)]
     return [Window(each[0][0], each[-1][1], context[each[0][0] : each[-1][1]]) for each in pieces]
 
 
 def find_positives(windows: Sequence[Window], answers: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the windows that hold the most answers, counted for each annotator.
+    """Return the indices of the windows with the most answers. The answer of each annotator counts.
 
-    If an answer lies across two windows and no window holds any, the windows with the larger part of the first answer
-    are the positives.
+    If no window contains a whole answer, the windows with the largest part of the first answer are the positives.
     """
     counts = [sum(answer["text"].strip() in window.text for answer in answers) for window in windows]
     if not any(counts):
@@ -162,16 +163,18 @@ def find_negatives(
 ) -> tuple[list[tuple[Passage, float]], Passage | None]:
     """Return the hard negatives of a question with their scores, and a random passage of another article.
 
-    Neither contains an answer. There is no random passage if 200 draws found none.
+    None of these passages contains an answer. The random passage is None if 200 draws found no such passage.
     """
     found = ((pool[hit.row], hit.score) for hit in hits if hit.score > 0)
-    hard = [pair for pair in found if pair[0] not in question.positives and not _answers(question, pair[0])][:KEPT]
-    drawn = (pool[rng.randrange(len(pool))] for _ in range(MOST_DRAWS))
+    hard = [pair for pair in found if pair[0] not in question.positives and not _contains_answer(question, pair[0])][
+        :MAX_HARD_NEGATIVES
+    ]
+    drawn = (pool[rng.randrange(len(pool))] for _ in range(MAX_DRAWS))
     title = question.positives[0].title
-    return hard, next((each for each in drawn if each.title != title and not _answers(question, each)), None)
+    return hard, next((each for each in drawn if each.title != title and not _contains_answer(question, each)), None)
 
 
-def _answers(question: Question, passage: Passage) -> bool:
+def _contains_answer(question: Question, passage: Passage) -> bool:
     return has_answer(question.answers, passage.text)
 
 
@@ -181,42 +184,42 @@ def _read_question(row: Mapping[str, Any], windows: Sequence[Window], passages: 
     return Question(row["id"], row["question"].strip(), answers, positives)
 
 
-def _format_split(split: str, asked: Sequence[Question], pool: Sequence[Passage], rng: Random) -> dict[str, bytes]:
-    found = search_bm25(pool, [question.text for question in asked], DEPTH)
-    rows, rows_of_ids = zip(*_make_rows(asked, pool, found, rng), strict=True)
+def _format_split(split: str, questions: Sequence[Question], pool: Sequence[Passage], rng: Random) -> dict[str, bytes]:
+    found = search_bm25(pool, [question.text for question in questions], DEPTH)
+    rows, id_rows = zip(*_make_rows(questions, pool, found, rng), strict=True)
     return {
         f"{split}.jsonl.gz": format_json_lines(rows),
-        f"{split}.ids.jsonl": format_json_lines(rows_of_ids),
-        f"{split}.qa.csv": format_tsv([(each.text, repr(each.answers)) for each in asked], "\r\n"),
+        f"{split}.ids.jsonl": format_json_lines(id_rows),
+        f"{split}.qa.csv": format_tsv([(each.text, repr(each.answers)) for each in questions], "\r\n"),
     }
 
 
 def _make_rows(
-    asked: Sequence[Question], pool: Sequence[Passage], found: Iterator[list[Hit]], rng: Random
+    questions: Sequence[Question], pool: Sequence[Passage], found: Iterator[list[Hit]], rng: Random
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the row of each question in DPR's form and with ids."""
-    for question, hits in zip(asked, found, strict=True):
+    """Yield two rows per question: one in DPR's format, and one with ids in place of texts."""
+    for question, hits in zip(questions, found, strict=True):
         hard, other = find_negatives(question, pool, hits, rng)
         others = [other] if other is not None else []
-        name = {"qid": question.question_id, "question": question.text, "answers": question.answers}
+        fields = {"qid": question.question_id, "question": question.text, "answers": question.answers}
         row = {
             "dataset": "squad1_dev_w100",
-            **name,
+            **fields,
             "positive_ctxs": [to_context(each, 1000.0, is_positive=True) for each in question.positives],
             "negative_ctxs": [to_context(each, 0.0) for each in others],
-            "hard_negative_ctxs": [to_context(each, round(score, 4)) for each, score in hard[:IN_ROW]],
+            "hard_negative_ctxs": [to_context(each, round(score, 4)) for each, score in hard[:ROW_HARD_NEGATIVES]],
         }
-        row_of_ids = {
-            **name,
+        id_row = {
+            **fields,
             "positive_ids": [each.passage_id for each in question.positives],
             "hard_negative_ids": [each.passage_id for each, _ in hard],
             "negative_ids": [each.passage_id for each in others],
         }
-        yield row, row_of_ids
+        yield row, id_row
 
 
 def _format_passages(passages: Sequence[Passage]) -> bytes:
-    """Return ``passages.tsv``. Only here, line feeds in texts become spaces."""
+    """Return ``passages.tsv``. Line feeds in texts become spaces, but only in this file."""
     rows = [(passage.passage_id, passage.text.replace("\n", " "), passage.title) for passage in passages]
     return format_tsv([("id", "text", "title"), *rows], "\r\n")
 

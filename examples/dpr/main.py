@@ -3,8 +3,9 @@
     python examples/dpr/main.py --max_epochs=10 --data_path=examples/dpr/data/nq3_tiny/data/retriever/
     python examples/dpr/main.py --sel_data --sel_raw_path=nq-dev.json --sel_out_path=train.jsonl --sel_num_items=500
 
-``train`` shows the parts of the library in the order in which data flows through them. The command ``dpr-text train``
-has the same flags and leaves the same files. ``pick_arguments`` passes the flags that a function takes by name.
+``train`` uses the parts of the library in the order in which data flows through them. The command ``dpr-text train``
+has the same flags and writes the same files. ``pick_arguments(function, group)`` selects the flags of a group that are
+parameters of the function.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ TINY_SET = "examples/dpr/data/nq3_tiny/data/retriever"
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleDataFlags(DataFlags):
-    """Files, batches and negatives. Without a file or folder, the tiny data set beside this file is read."""
+    """Files, batches and negatives. By default the tiny data set beside this file is read."""
 
     def __post_init__(self) -> None:
         if not (self.data_path or self.train_files or self.valid_file or self.test_file):
@@ -61,7 +62,7 @@ class ExampleDataFlags(DataFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionFlags:
-    """Selection of rows from a raw file."""
+    """Row selection from a raw file."""
 
     sel_data: bool = False
     """Select rows from a raw file instead of training."""
@@ -70,15 +71,15 @@ class SelectionFlags:
     sel_out_path: str | None = None
     """JSONL file to write the selected rows to. --sel_data needs it."""
     sel_num_items: int = 10
-    """Rows to select: the first ones that have positives, negatives and hard negatives."""
+    """Number of rows to select: the first rows with positives, negatives and hard negatives."""
     sel_skip_items: int = 0
-    """Usable rows to skip first. It keeps several selections from one file disjoint."""
+    """Number of usable rows to skip first, so that several selections from one file are disjoint."""
     sel_keep_without_negatives: bool = False
     """Also keep rows without negative_ctxs, such as those of FAIR's trivia files."""
 
     def __post_init__(self) -> None:
         if self.sel_data and self.sel_out_path is None:
-            raise UsageError("--sel_data needs --sel_out_path, the JSONL file to write the selected rows to.")
+            raise UsageError("--sel_data needs --sel_out_path, the JSONL file for the selected rows.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def train(flags: TrainFlags) -> None:
     with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
         seed_everything_quietly(run.seed)
 
-        # Data: rows in the DPR format are checked once and cut into batches of Examples.
+        # Data: check rows in the DPR format once, and cut them into batches of Examples.
         print_lines(describe_files(files, **pick_arguments(describe_files, flags.data)))
         pipes = open_splits(files, seed=run.seed, **pick_arguments(open_splits, flags.data))
         print_lines(describe_splits(pipes))
@@ -123,11 +124,11 @@ def train(flags: TrainFlags) -> None:
             check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
 
-        # Tokenizer: the one of the encoder, or one that is trained on the training file.
+        # Tokenizer: load that of the encoder, or train a tokenizer on the training file.
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
         tokenizer = load_or_train_tokenizer(path, pipes["train"].texts, flags.model.vocab_size)
 
-        # Encoders: one for questions and one for passages, from random or saved weights. A saved model brings settings.
+        # Encoders: build one for questions and one for passages. A saved model also brings its settings.
         limits = (flags.model.question_max_length, flags.model.passage_max_length)
         chosen = choose_model_settings(**pick_arguments(choose_model_settings, flags.model))
         options = pick_arguments(build_bi_encoder, flags.model, optimization, chosen)
@@ -142,7 +143,7 @@ def train(flags: TrainFlags) -> None:
         )
         print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
 
-        # Batches: texts become token ids. The collator knows which passage answers which question.
+        # Batches: turn texts into token ids. The collator records which passage answers which question.
         collate = bundle.build_collator(backend=flags.model.tokenizer_backend)
         print_lines(leave_out_tokenless(pipes, collate))
         train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
@@ -150,13 +151,13 @@ def train(flags: TrainFlags) -> None:
             pipe.cache_tokens(bundle.build_token_cache_transform())
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
-        # Objective: each question's positive against the other passages of the batch.
+        # Objective: compare each question's positive with the other passages of the batch.
         objective = build_objective(flags, bundle)
         options = pick_arguments(BiEncoderTask, optimization)
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(model, objective, **options, set_names=pipes["train"].names)
 
-        # Trainer: Lightning trains, keeps the best checkpoint and tests it. A stopped run resumes exactly.
+        # Trainer: train with Lightning, keep the best checkpoint, and test it. A stopped run resumes exactly.
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
         options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
@@ -167,7 +168,7 @@ def train(flags: TrainFlags) -> None:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
 
-        # Saved model: encoders, tokenizer and settings, with a model card, a manifest and a report beside them.
+        # Saved model: save encoders, tokenizer and settings, with a model card, a manifest and a report.
         if folder.is_writer:
             bundle.save(folder.path / "model")
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=model.is_tied)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from benchmarks.data import fairytaleqa, squad_w100
-from benchmarks.data.dpr_rows import Hit, Seal, finish, search_bm25
+from benchmarks.data.dpr_rows import Checksum, Hit, search_bm25, write_or_exit
 from test.helpers import shared_file
 from text.records import Passage
 
@@ -157,15 +157,18 @@ def test_a_file_that_differs_is_named_and_the_exit_code_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
-    expected = {"a.gz": Seal(1, hashlib.sha256(b"x").hexdigest()), "b": Seal(1, hashlib.sha256(b"y").hexdigest())}
+    expected = {
+        "a.gz": Checksum(1, hashlib.sha256(b"x").hexdigest()),
+        "b": Checksum(1, hashlib.sha256(b"y").hexdigest()),
+    }
     flags = argparse.Namespace(output_dir=tmp_path / "made", overwrite=False)
-    finish(parser, flags, {"a.gz": b"x", "b": b"y"}, expected)
+    write_or_exit(parser, flags, {"a.gz": b"x", "b": b"y"}, expected)
     assert gzip.decompress((tmp_path / "made" / "a.gz").read_bytes()) == b"x"
     assert "DIFFERENT" not in capsys.readouterr().out
     for overwrite, code in ((False, 2), (True, 1)):
         again = argparse.Namespace(output_dir=tmp_path / "made", overwrite=overwrite)
         with pytest.raises(SystemExit) as error:
-            finish(parser, again, {"a.gz": b"x", "b": b"z"}, expected)
+            write_or_exit(parser, again, {"a.gz": b"x", "b": b"z"}, expected)
         assert error.value.code == code
         assert (tmp_path / "made" / "b").read_bytes() == (b"z" if overwrite else b"y")
     assert capsys.readouterr().err.splitlines()[-1].startswith("b: ")
@@ -270,7 +273,7 @@ def rebuild_order(folder: Path, split: str, start: int) -> list[dict[str, Any]]:
 
 def rebuild_paragraphs(passages: list[Passage], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the paragraphs of an article. Windows of 100 words go on in the next one, unless positives forbid it."""
-    cuts = {each.passage_id for each in passages if len(each.text.split()) != squad_w100.WORDS}
+    cuts = {each.passage_id for each in passages if len(each.text.split()) != squad_w100.WINDOW_WORDS}
     while True:
         paragraphs = join(passages, cuts)
         owner = {each.passage_id: number for number, windows in enumerate(paragraphs) for each in windows}

@@ -1,4 +1,4 @@
-"""A model, a collection with its embeddings, questions and a run, for the tests of the commands that use them."""
+"""Fixtures with a model, a collection, its embeddings, questions and a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_PASSAGES = 30
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with model, corpus.jsonl, embeddings, questions.csv, qrels.tsv and run.trec. Tests leave it as it is."""
+    """Return a folder with model, corpus.jsonl, embeddings, questions.csv, qrels.tsv and run.trec. Do not change it."""
     folder = tmp_path_factory.mktemp("retrieval")
     save_model(folder / "model", seed=0)
     write_collection(folder / "corpus.jsonl", [f"p{n}" for n in range(NUM_PASSAGES)], texts(NUM_PASSAGES))
@@ -33,7 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode_flags(files: Path, output_dir: Path) -> list[str]:
-    """Return flags that encode the collection to four shards."""
+    """Return flags that encode the collection into four shards."""
     return [
         f"--model={files}/model",
         f"--collection={files}/corpus.jsonl",
@@ -49,7 +49,7 @@ def search_flags(files: Path, run: Path) -> list[str]:
 
 @pytest.fixture
 def fail(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run a command that fails, and return its exit code and the last line that it prints to stderr."""
+    """Return a function that runs a failing command and returns its exit code and its last line on stderr."""
 
     def run(command: Callable[[Any], None], flags_class: type, *flags: str) -> tuple[int, str]:
         capsys.readouterr()

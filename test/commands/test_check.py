@@ -1,4 +1,4 @@
-"""``dpr-text check``: each fault of a data set is planted and found."""
+"""``dpr-text check`` finds each fault that is planted in a data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def run_check(
     folder: Path, capsys: pytest.CaptureFixture[str], *flags: str
 ) -> tuple[int, dict[str, list[str]], str, str]:
-    """Return the exit code, the values of each line by name, and all of stdout and stderr."""
+    """Return the exit code, the values of each line by name, stdout and stderr."""
     picture = folder / "lengths.png"
     code = run_command(check, CheckFlags, [f"--data_path={folder}", f"--picture={picture}", *flags])
     printed = capsys.readouterr()
@@ -76,11 +76,11 @@ def test_planted_faults_are_found(folder: Path, capsys: pytest.CaptureFixture[st
     assert "note: 1 questions of test are also in train" in out
     assert "note: 1 positives of test (25%) are also positives in train" in out
     assert "positives of valid" not in out
-    # 11 positives and 10 hard negatives, of which one positive is truncated at 256 tokens.
+    # One of 11 positives and 10 hard negatives is truncated at 256 tokens.
     assert lines["passages"][-2:] == ["256", f"{1 / 21:.2%}"]
 
 
-def test_rows_that_a_search_refuses_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_a_search_refuses_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_jsonl(folder / "train.jsonl", [record(f"train {i}", qid="same") for i in range(4)])
     code, _, out, _ = run_check(folder, capsys)
     [note] = [line for line in out.splitlines() if line.startswith("note:")]
@@ -96,9 +96,9 @@ def test_false_negatives_of_a_batch_by_hand(folder: Path, capsys: pytest.Capture
     ]
     write_jsonl(folder / "train.jsonl", train)
     _, lines, out, _ = run_check(folder, capsys, "--batch_size=3")
-    # a and b each meet the other's copy of their positive; a also meets the passage of c, which holds its answer.
-    assert lines["positives of another question, which are not its negatives"] == ["2.00"]
-    assert lines["other passages with an answer to another question, which are its negatives"] == ["1.00"]
+    # a and b share a positive. The passage of c also contains the answer of a.
+    assert lines["known positives of other questions, excluded from the negatives"] == ["2.00"]
+    assert lines["other negatives that contain an answer (possible false negatives)"] == ["1.00"]
     assert "each compared with 3 passages; the loss is 1.10 if all scores are equal" in out
     assert "note: no question of train has a hard negative" in out
 
@@ -118,15 +118,16 @@ def test_placeholder_ids_exit_with_3(folder: Path, capsys: pytest.CaptureFixture
 def test_an_id_with_two_texts_in_two_splits_exits_with_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("train", "test"):
         write_jsonl(
-            folder / f"{stage}.jsonl", [record(f"{stage} {i}", positive_ctxs=[named(stage, i)]) for i in range(4)]
+            folder / f"{stage}.jsonl",
+            [record(f"{stage} {i}", positive_ctxs=[make_numbered_passage(stage, i)]) for i in range(4)],
         )
     code, _, _, err = run_check(folder, capsys)
     assert code == 3
     assert f"{folder}/train.jsonl:1 (byte 0) positive_ctxs[0]" in err and f"{folder}/test.jsonl:1 (byte 0)" in err
 
 
-def named(stage: str, number: int) -> dict[str, str]:
-    """A passage whose id counts from 0 in each file."""
+def make_numbered_passage(stage: str, number: int) -> dict[str, str]:
+    """Return a passage whose id counts from 0 in each file."""
     return {"text": f"passage {number} of {stage}", "passage_id": str(number)}
 
 
@@ -146,7 +147,7 @@ def test_a_text_without_tokens_is_found_with_the_tokenizer(
     assert f"{folder}/train.jsonl:5 " in err
 
 
-def test_negatives_without_tokens_are_told_with_their_place(
+def test_negatives_without_tokens_are_reported_with_their_place(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bert").mkdir()
@@ -167,7 +168,7 @@ def test_rows_that_name_passages_of_a_collection(folder: Path, capsys: pytest.Ca
     code, lines, _, _ = run_check(folder, capsys, f"--collection={folder}/passages.tsv", "--batch_size=2")
     assert code == 0
     assert lines["positives"] == ["1", "1", "1"]  # the same passage answers every question
-    assert lines["positives of another question, which are not its negatives"] == ["2.00"]
+    assert lines["known positives of other questions, excluded from the negatives"] == ["2.00"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_data_that_cannot_train_exits_with_3(
     assert len(err.splitlines()) == 1
 
 
-def test_splits_that_are_missing_are_told_and_training_data_is_needed(
+def test_missing_splits_are_reported_and_training_data_is_required(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("valid", "test"):
@@ -232,7 +233,7 @@ def test_real_data_in_a_process(tmp_path: Path) -> None:
     if not SQUAD.exists():
         pytest.skip(f"{SQUAD} is not there: it is not part of the repository")
     for stage, name in (("train", "dev"), ("valid", "dev"), ("test", "test")):
-        shutil.copy(SQUAD / f"{name}.jsonl.gz", tmp_path / f"{stage}.jsonl.gz")  # indexes are written beside them
+        shutil.copy(SQUAD / f"{name}.jsonl.gz", tmp_path / f"{stage}.jsonl.gz")  # indexes are written next to the files
     done = subprocess.run(
         [sys.executable, "-m", "text", "check", f"--data_path={tmp_path}", f"--picture={tmp_path}/lengths.png"],
         cwd=tmp_path,

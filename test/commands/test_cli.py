@@ -1,4 +1,4 @@
-"""From a command line to flags: groups, positional arguments, YAML files, numbers, errors."""
+"""Parsing of command lines: groups, positional arguments, YAML files, numbers and errors."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """How deep to look."""
+    """Depth of the search."""
 
     deep: bool = False
-    """Look into folders of folders."""
+    """Search subfolders too."""
     levels: int = number_field(1, least=1, below=9)
-    """Levels to look into."""
+    """Levels to search."""
     inner: int = field(default=3, metadata={"flag": False})
     """Not a flag."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Look at folders."""
+    """Search folders."""
 
     folders: list[str] = field(metadata={"positional": "FOLDER"})
-    """Where to look."""
+    """Folders to search."""
     output: str | None = None
-    """Where to write."""
+    """Output file."""
     kinds: list[str] | None = None
-    """What to look for."""
+    """Kinds to find."""
     depth: Depth = Depth()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequiredFlags:
-    """A command with a required flag."""
+    """Flags of a command with a required flag."""
 
     model: str
     """Folder of a model."""
@@ -128,7 +128,7 @@ def test_a_file_of_flags_and_the_command_line_go_together(tmp_path: Path) -> Non
     assert found == Flags(folders=["a"], output="a", depth=Depth(levels=5))
 
 
-def test_values_of_flags_go_there_and_back() -> None:
+def test_flag_values_survive_a_round_trip() -> None:
     values = get_flag_values(parse_flags(TrainFlags, ["--matryoshka_dims=[8, 4]", "--tied"]))
     assert values["matryoshka_dims"] == [8, 4] and values["tied"] is True
     assert set(values) == set(get_flag_fields(TrainFlags))
@@ -139,7 +139,7 @@ def test_values_of_flags_go_there_and_back() -> None:
     assert get_flag_values(parse_flags(TrainFlags, argv)) == values
 
 
-def test_without_flags_all_have_their_defaults() -> None:
+def test_an_empty_command_line_gives_the_defaults() -> None:
     assert parse_flags(TrainFlags, []) == TrainFlags()
 
 
@@ -179,7 +179,7 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
         (["x"], ", windows, loop,"),
     ],
 )
-def test_a_command_that_is_not_there(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_gets_a_hint(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     assert part in capsys.readouterr().err
 
@@ -196,7 +196,7 @@ def test_a_command_that_is_not_there(argv: list[str], part: str, capsys: pytest.
 )
 @pytest.mark.parametrize("kind", [UsageError, ValueError, DataError, ArtifactError])
 def test_an_error_names_flags_as_the_command_line_does(line: str, named: str | None, kind: type[Exception]) -> None:
-    """An ArtifactError is about the keys of a file."""
+    """Errors about flags get dashes. An ArtifactError does not, because it is about the keys of a file."""
     with pytest.raises(kind) as error, name_flags(["run", "max_words", "words"]):
         raise kind(line)
     assert str(error.value) == (line if kind is ArtifactError else named or line)

@@ -1,4 +1,4 @@
-"""``dpr-text encode``: one process, two, an interrupted one, an updated collection, and folders that it refuses."""
+"""``dpr-text encode``: one or several processes, resuming, updated collections, and refused folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from text.retrieval.plan import read_plan, write_plan
 
 Fail = Callable[..., tuple[int, str]]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-# dpr-text, but a piece of work takes a while, and each one is noted.
+# dpr-text with slow encoding and a progress file after every piece of work.
 SLOW_COMMAND = """
 import sys, time
 from text.commands import main
@@ -42,18 +42,18 @@ sys.exit(main())
 def test_prints_the_size_and_the_mean_cosine(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(encode, EncodeFlags, encode_flags(files, tmp_path / "e")) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == f"{tmp_path}/e: 30 passages, 128 float16 numbers each"
-    assert last.startswith("mean cosine of two passages: ")
+    assert first == f"{tmp_path}/e: 30 passages, 128 dimensions, float16"
+    assert last.startswith("mean cosine similarity of two passages: ")
 
 
-def test_passages_that_are_cut_or_empty_are_counted(
+def test_truncated_and_empty_passages_are_counted(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("oak " * 40, "a"), ("elm", "b"), ("yew " * 40, "c"), ("", "d")]
     lines = [json.dumps({"_id": name, "title": name, "text": text}) for text, name in rows]
     (tmp_path / "c.jsonl").write_text("\n".join(lines))
     flags = encode_flags(files, tmp_path / "e")
-    for more in ([], [], ["--block_rows=4"]):  # A second call encodes nothing, and has the same counts.
+    for more in ([], [], ["--block_rows=4"]):  # A second call encodes nothing but prints the same counts.
         assert run_command(encode, EncodeFlags, [*flags[:1], f"--collection={tmp_path}/c.jsonl", flags[2], *more]) == 0
         out = capsys.readouterr().out
         assert "2 of 4 passages (50.0 %) are longer than 32 tokens" in out
@@ -81,7 +81,7 @@ def test_a_signal_stops_it_and_the_same_command_continues(files: Path, tmp_path:
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:99"])
-def test_a_device_that_computes_nothing_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
+def test_an_unusable_device_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
     code, line = fail(encode, EncodeFlags, *encode_flags(files, tmp_path / "e"), f"--device={device}")
     assert code == 2 and f'device is "{device}"' in line
 
@@ -152,7 +152,7 @@ def test_flags_that_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None
     assert code == 2 and f"{tmp_path}/none.jsonl: " in line
 
 
-def test_a_folder_of_something_else_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+def test_a_folder_with_other_content_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     for folder, more in ((tmp_path, []), (tmp_path, ["--overwrite"]), (files / "model", [])):
         code, line = fail(encode, EncodeFlags, *encode_flags(files, folder)[:3], *more)
@@ -166,16 +166,14 @@ def test_a_folder_of_something_else_is_refused(files: Path, tmp_path: Path, fail
     assert code == 2 and f"{files}/embeddings" in line and not (files / "embeddings" / "new").exists()
 
 
-def test_a_lock_that_is_no_file_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
+def test_a_lock_that_is_not_a_file_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None:
     os.mkfifo(tmp_path / ".dpr-text.lock")
     code, line = fail(encode, EncodeFlags, *encode_flags(files, tmp_path))
     assert code == 2 and f"{tmp_path}/.dpr-text.lock " in line
     assert [path.name for path in tmp_path.iterdir()] == [".dpr-text.lock"]
 
 
-def test_a_begun_shard_that_was_cut_is_repaired(
-    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_truncated_partial_shard_is_repaired(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = encode_flags(files, tmp_path / "e")
     with subprocess.Popen([sys.executable, "-c", SLOW_COMMAND, "encode", *flags], env=ENVIRONMENT) as process:
         while not list((tmp_path / "e").glob("*.progress")):
@@ -254,8 +252,8 @@ def test_several_processes_write_the_same_files(files: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_the_others(files: Path, tmp_path: Path) -> None:
+def test_a_failing_process_stops_the_others(files: Path, tmp_path: Path) -> None:
     flags = [*encode_flags(files, tmp_path / "e")[:2], f"--output_dir={tmp_path}/e", "--device=cpu", "--gpus=2"]
-    with pytest.raises(SystemExit) as ended:  # Only a process that has begun finds that these numbers do not fit.
+    with pytest.raises(SystemExit) as ended:  # Only the started processes check these numbers.
         run_command(encode, EncodeFlags, [*flags, "--shard_rows=7", "--block_rows=2"])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""``dpr-text evaluate``: by answers, qrels and positives, beside another run, and files that it refuses."""
+"""``dpr-text evaluate``: answers, qrels, positives, comparison with another run, and refused files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "figures.json").read_text())
 
 
-def test_by_answers_as_dpr(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_by_answers_like_dpr(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--run={files}/run.trec", f"--questions={files}/questions.csv", f"--collection={files}/corpus.jsonl"]
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--output_dir={tmp_path}", "--k=[1,10]"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -73,14 +73,14 @@ def test_questions_without_answers_do_not_count(
     flags.append(f"--collection={files}/corpus.jsonl")
     assert run_command(evaluate, EvaluateFlags, flags) == 0
     assert read_figures(tmp_path)["questions"] == 3
-    assert "3 questions (0 of them not in the run" in (out := capsys.readouterr().out)
-    assert "; 2 questions without answers left out" in out
+    assert "3 questions (0 missing in the run" in (out := capsys.readouterr().out)
+    assert "; 2 questions without answers were skipped" in out
     (tmp_path / "questions.csv").write_text(f"{lines[0].partition(chr(9))[0]}\t[]\n")
     code, line = fail(evaluate, EvaluateFlags, *flags, "--overwrite")
     assert code == 3 and f"{tmp_path}/questions.csv: " in line
 
 
-def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_by_qrels_next_to_another_run(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best.trec").write_text("".join(f"{n} Q0 p{n} 1 1.0 best\n" for n in range(5)))
     flags = [f"--run={files}/run.trec", f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--other_run={tmp_path}/best.trec"]) == 0
@@ -88,7 +88,7 @@ def test_by_qrels_beside_another_run(files: Path, tmp_path: Path, capsys: pytest
     assert table["mrr@100"]["other"] == 1.0
     page = (tmp_path / "evaluation.html").read_text()
     assert f"<th>{files}/run.trec</th>" in page and f"<th>{tmp_path}/best.trec</th>" in page
-    assert page.count("<tr>") == 1 + len(table) + 1 + 3  # and three inputs
+    assert page.count("<tr>") == 1 + len(table) + 1 + 3  # plus three inputs
     assert not re.search(r"(src|href)=.(?!#)|@import|url\((?!#)", page)  # The page needs no other file.
     assert table["mrr@100"]["low"] <= table["mrr@100"]["mean"] <= table["mrr@100"]["high"]
     assert "p = " in capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_the_fused_run_is_scored_without_self_matches(files: Path, tmp_path: Pat
     flags = [f"--qrels={tmp_path}/qrels", f"--output_dir={tmp_path}/e", f"--run={tmp_path}/a.trec"]
     fused = [f"--fuse_with={tmp_path}/b.trec", f"--fused_run={tmp_path}/fused.trec", "--drop_self_matches"]
     assert run_command(evaluate, EvaluateFlags, [*flags, *fused]) == 0
-    # Each is the first passage of a run. Of equal scores, the larger id ranks first.
+    # Each passage is the first one of a run. With equal scores, the larger id ranks first.
     assert read_run(tmp_path / "fused.trec") == {"1": {"p1": 1 / 61, "p2": 1 / 61}}
     assert read_figures(tmp_path / "e")["figures"]["mrr@100"]["mean"] == 0.5
 
@@ -184,14 +184,16 @@ def test_ids_with_white_space_pass_every_command(tmp_path: Path) -> None:
     assert [negative["passage_id"] for negative in mined["hard_negative_ctxs"]] == ["b\nc"]
 
 
-def test_skipped_questions_and_notes_are_told(
+def test_skipped_questions_and_notes_are_reported(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
 ) -> None:
     (tmp_path / "few.trec").write_text("0 Q0 x0 1 1.0 few\n1 Q0 x1 1 1.0 few\n")
     flags = [f"--run={tmp_path}/few.trec", f"--output_dir={tmp_path}", "--skip_missing", "--overwrite"]
     assert run_command(evaluate, EvaluateFlags, [*flags, f"--qrels={files}/qrels.tsv"]) == 0
     figures, out = read_figures(tmp_path), capsys.readouterr().out
-    assert figures["questions"] == 2 and figures["skipped"] == 3 and "3 questions that the run lacks left out" in out
+    assert (
+        figures["questions"] == 2 and figures["skipped"] == 3 and "3 questions missing in the run were skipped" in out
+    )
     [note] = figures["notes"]
     assert note in out and f"{tmp_path}/few.trec" in note and f"{files}/qrels.tsv" in note
     (tmp_path / "zero.tsv").write_text("0\t0\tp0\t0\n")
@@ -230,7 +232,7 @@ def test_flags_that_are_refused(files: Path, tmp_path: Path, fail: Fail) -> None
 
 def test_a_passage_that_the_collection_lacks_is_named(files: Path, tmp_path: Path, fail: Fail) -> None:
     (tmp_path / "few.jsonl").write_text('{"_id": "none", "text": "oak"}\n')
-    shutil.copy(files / "run.trec", tmp_path)  # without the file that tells its collection
+    shutil.copy(files / "run.trec", tmp_path)  # without the JSON file that names its collection
     flags = [f"--run={tmp_path}/run.trec", f"--questions={files}/questions.csv", f"--output_dir={tmp_path}"]
     code, line = fail(evaluate, EvaluateFlags, *flags, f"--collection={tmp_path}/few.jsonl")
     assert code == 3 and f"{tmp_path}/few.jsonl: no passage p" in line
@@ -265,7 +267,7 @@ def test_an_output_that_is_there_is_refused_before_any_work(files: Path, tmp_pat
     (tmp_path / name).write_text("precious")
     flags = [f"--run={files}/run.trec", f"--fuse_with={files}/run.trec", f"--fused_run={tmp_path}/fused.trec"]
     code, line = fail(evaluate, EvaluateFlags, *flags, f"--qrels={tmp_path}/none", f"--output_dir={tmp_path}")
-    assert code == 2 and f"{tmp_path}/none" in line  # inputs are looked at first
+    assert code == 2 and f"{tmp_path}/none" in line  # inputs are checked first
     flags += [f"--qrels={files}/qrels.tsv", f"--output_dir={tmp_path}"]
     code, line = fail(evaluate, EvaluateFlags, *flags)
     assert code == 2 and f"{tmp_path}/{name} " in line and "--overwrite" in line

@@ -34,7 +34,7 @@ def test_all_missing_extras_are_named(
     assert str(error.value).endswith(f'pip install "dpr-text[{extras}]"')
 
 
-def test_a_server_misses_its_extras_before_it_loads_a_model(
+def test_a_server_reports_missing_extras_before_it_loads_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package, module in (("bm25s", "bm25"), ("faiss", "faiss_index")):

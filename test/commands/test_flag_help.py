@@ -1,4 +1,4 @@
-"""The help of commands: groups, values as people write them, examples that can be run."""
+"""The help of commands: groups of flags, values, defaults, and examples that can be parsed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from text.commands.train_flags import TrainFlags
 NO_PATHS = set(
     "allowed_hosts device host index index_parameters measures milvus passage_prompt question_prompt score_key".split()
 )
-"""Flags of a text that is no path."""
+"""Text flags that are not paths."""
 ALL = [load_command(name)[1] for name in COMMANDS]
 
 
@@ -27,19 +27,19 @@ def test_help_of_a_small_command(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = """
         usage: look FOLDER [FOLDER ...] [--flag=value ...]
 
-        Look at folders.
+        Search folders.
 
         required:
-          FOLDER                Where to look.
+          FOLDER                Folders to search.
 
         flags:
-          --output PATH         Where to write.
+          --output PATH         Output file.
           --kinds TEXT [TEXT ...]
-                                What to look for.
+                                Kinds to find.
 
         depth:
-          --deep                Look into folders of folders.
-          --levels N            Levels to look into. (default: 1)
+          --deep                Search subfolders too.
+          --levels N            Levels to search. (default: 1)
 
         general:
         """

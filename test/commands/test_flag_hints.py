@@ -1,4 +1,4 @@
-"""What an error says that a user may have meant."""
+"""Hints in errors about wrong flags and arguments."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_hints(line: str, hint: str) -> None:
     assert str(error.value).endswith(hint) or hint in str(error.value)
 
 
-def test_other_names_are_of_flags_and_none_is_a_flag_where_it_is_a_hint() -> None:
+def test_no_name_of_another_tool_is_also_a_flag_of_the_same_command() -> None:
     known = [get_flag_types(load_command(name)[1]) for name in COMMANDS]
     for flag, others in _OTHER_NAMES.items():
         assert any(flag in kinds for kinds in known)

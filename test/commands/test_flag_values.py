@@ -1,4 +1,4 @@
-"""Values of flags: files of flags and command lines mean the same, and every wrong one is refused with its place."""
+"""Flag values have the same meaning in files and on command lines. Wrong values are refused with their place."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REQUIRED = {
     "report": ["1", "--output=a.html"],
     "serve": ["--model=m", "--embeddings=[e"],
 }
-"""Some flags of each command, with which it can be parsed."""
+"""Flags of each command that make its command line valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def test_the_command_line_may_correct_the_range_of_a_number_in_a_file(tmp_path: 
     ("content", "shown"), [("٣", '"٣"'), ("a\u200eb", r'"a\u200eb"'), ("a\x1bb", r'"a\u001bb"'), ("a\udcff", "udcff")]
 )
 def test_a_refused_value_is_shown_as_it_was_typed(content: str, shown: str) -> None:
-    """Characters that a terminal obeys are escaped."""
+    """Control characters are escaped."""
     with pytest.raises(UsageError) as error:
         parse_flags(Flags, [f"--choice={content}"])
     assert shown in str(error.value)
@@ -247,7 +247,7 @@ def test_every_number_has_its_maximum() -> None:
     ("name", "flag", "kind"), [param for param in ALL_FLAGS if re.search(r"\bstr\b", str(param.values[2]))]
 )
 def test_an_empty_text_is_refused_unless_it_means_something(name: str, flag: str, kind: Any) -> None:
-    """A shell variable that is not set gives an empty path."""
+    """An unset shell variable gives an empty text."""
     if "dict" in str(kind):
         return
     others = [each for each in REQUIRED.get(name, []) if not each.startswith(f"--{flag}=")]
@@ -297,7 +297,7 @@ def test_ways_to_write_a_list(argv: list[str], numbers: list[int], names: list[s
         (["--names="], "--names is empty"),
     ],
 )
-def test_a_list_that_is_not_understood(argv: list[str], part: str) -> None:
+def test_an_invalid_list_is_refused(argv: list[str], part: str) -> None:
     with pytest.raises(UsageError, match=re.escape(part)):
         parse_flags(Flags, argv)
 
@@ -355,9 +355,11 @@ def test_the_environment_sets_no_flags() -> None:
     assert parse_yaml(done.stdout.encode(), "stdout")["num_items"] == 10
 
 
-def test_values_of_all_types_go_there_and_back() -> None:
+def test_values_of_all_types_survive_a_round_trip() -> None:
     flags = Flags(name="010", maybe="null", names=["~", "1e5"], anything={"a": [None, True, 1e-5, "yes"]})
     printed = parse_yaml(dump_yaml(get_flag_values(flags)).encode(), "c.yaml")
     assert Flags(**check_flags(printed, get_flag_types(Flags), "c.yaml")) == flags
-    argv = [f"--{name}={json.dumps(value)}" for name, value in get_flag_values(flags).items() if not isinstance(value, str)]
+    argv = [
+        f"--{name}={json.dumps(value)}" for name, value in get_flag_values(flags).items() if not isinstance(value, str)
+    ]
     assert dataclasses.replace(parse_flags(Flags, argv), name="010", maybe="null") == flags

@@ -1,4 +1,4 @@
-"""``dpr-text loop``: stages that a change repeats, settings that are refused, and the table after interruptions."""
+"""``dpr-text loop``: repeated stages after a change, refused settings, and the table after interruptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from test.helpers import write_jsonl
-from test.reports.helpers import figures_json
+from test.reports.helpers import build_figures
 from text.commands import load_command
 from text.commands.cli import RECIPES, get_flag_sections, parse_flags, run_command
 from text.commands.flag_fields import get_flag_types
@@ -107,10 +107,10 @@ def test_content_of_a_file_that_a_flag_names_decides(tmp_path: Path) -> None:
     for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / name).write_text(content)
     a, b, c = (name_stages(loop_flags(train={"tokenizer": str(tmp_path / name)})) for name in "abc")
-    assert a == b and len(set(a) & set(c)) == 5  # of BM25: four of the table, one for mining
+    assert a == b and len(set(a) & set(c)) == 5  # five stages of BM25: four for the table, one for mining
 
 
-def test_content_of_the_inputs_decides_and_not_their_place(tmp_path: Path) -> None:
+def test_the_content_of_the_inputs_decides_and_not_their_path(tmp_path: Path) -> None:
     shutil.copytree(TINY, tmp_path / "a")
     assert name_stages(loop_flags(data_path=str(tmp_path / "a"))) == name_stages(loop_flags())
 
@@ -142,7 +142,7 @@ def test_settings_that_do_not_fit_together_are_refused(changes: dict, names: lis
 
 
 def find_given_flags() -> dict[str, set[str]]:
-    """Return the flags that a loop gives to the commands of its stages, by command, with those that continue one."""
+    """Return by command the flags that a loop sets itself, including those that continue a stage."""
     given: dict[str, set[str]] = {"train": {"resume", "data_path"}}
     rounds = [{}, {"sources": {"dense": 1, "bm25": 1}, "go_on": True}]
     for stage in rehearse(loop_flags(rounds=rounds, windows={"words": 8})):
@@ -153,7 +153,7 @@ def find_given_flags() -> dict[str, set[str]]:
 
 def test_a_flag_that_the_loop_gives_itself_is_refused_in_every_section() -> None:
     given = find_given_flags()
-    given["windows"] -= {"words"}  # from this test
+    given["windows"] -= {"words"}  # set by this test
     given["search"] -= {"k"}  # The loop raises it.
     for section, command in get_flag_sections(LoopFlags).items():
         kinds = get_flag_types(load_command(command)[1])
@@ -171,7 +171,7 @@ def test_a_first_round_may_mine_with_a_model_that_is_given_by_name() -> None:
     assert flags.parsed_rounds[0].sources == {"dense": 1}
 
 
-def test_everything_expected_that_the_table_lacks_is_told_at_once() -> None:
+def test_all_expected_metrics_that_the_table_lacks_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as error:
         loop_flags(expected={"BM25": {"test": {"mrr@7": 1}}, "round 9": {"valid": {"map": 1}}})
     assert all(part in str(error.value) for part in ("BM25, test, mrr@7; round 9, valid, map", "--expected=null"))
@@ -206,7 +206,7 @@ def test_a_mistake_is_found_before_any_stage_runs(
 
 
 def write_data(folder: Path, change: Callable[[str, list[dict[str, Any]]], object]) -> Path:
-    """Write the tiny set with changed rows. ``change`` gets the name of each split and its rows, and changes them."""
+    """Write the tiny set with changed rows. ``change`` gets the name of each split and its rows."""
     folder.mkdir()
     shutil.copy(TINY / "passages.tsv", folder)
     for split in ("train", "valid", "test"):
@@ -318,7 +318,7 @@ def test_a_collection_that_cannot_be_encoded_is_found_before_any_stage_runs(tmp_
 
 
 def complete(stage: Stage, content: str) -> None:
-    """Leave what a complete stage leaves, with a content for its files."""
+    """Write the files of a complete stage with the given content."""
     names = {"train": ["model/config.json"], "evaluate": ["figures.json"], "encode": ["plan.json"]}
     for name in names.get(stage.command, [stage.result.path.name]):
         (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -327,11 +327,11 @@ def complete(stage: Stage, content: str) -> None:
 
 
 def complete_all(flags: LoopFlags, contents: Mapping[str, str]) -> list[Stage]:
-    """Complete all stages of a loop, one after the other: each has its folder by the content of those before it.
+    """Complete all stages of a loop in order, because the folder of a stage depends on earlier results.
 
     Args:
-        flags: Of the loop.
-        contents: Content of the results by command. Other stages have their folder's name as content.
+        flags: Flags of the loop.
+        contents: Content of the results by command. By default, the content is the name of the stage's folder.
     """
     done = list[Path]()
     while True:
@@ -343,12 +343,12 @@ def complete_all(flags: LoopFlags, contents: Mapping[str, str]) -> list[Stage]:
         done.append(left[0].folder)
 
 
-def figures_of(mean: float) -> str:
+def format_figures(mean: float) -> str:
     metric = {"mean": mean, "low": mean, "high": mean}
-    return json.dumps(figures_json({"mrr@10": metric}, runs=["run.trec"]))
+    return json.dumps(build_figures({"mrr@10": metric}, runs=["run.trec"]))
 
 
-def test_another_model_gives_other_folders_to_all_that_follows(tmp_path: Path) -> None:
+def test_another_model_changes_the_folders_of_all_later_stages(tmp_path: Path) -> None:
     flags = loop_flags(output_dir=str(tmp_path))
     before = complete_all(flags, {})
     assert all(is_complete(stage) for stage in before)
@@ -357,7 +357,7 @@ def test_another_model_gives_other_folders_to_all_that_follows(tmp_path: Path) -
     after = rehearse(flags)
     trained = before.index(first)
     assert [stage.folder for stage in after[: trained + 1]] == [stage.folder for stage in before[: trained + 1]]
-    # BM25 does not depend on the model. The two splits of it are the first stages of all, and one run is for mining.
+    # BM25 does not depend on the model: its runs of both splits come first, and one run is for mining.
     later = {stage.folder for stage in after[trained + 1 :] if "--bm25=true" not in stage.arguments}
     assert len(later) == len([stage for stage in before[trained + 1 :] if "--bm25=true" not in stage.arguments])
     assert not later & {stage.folder for stage in before}
@@ -367,12 +367,12 @@ def test_another_model_gives_other_folders_to_all_that_follows(tmp_path: Path) -
 
 def test_a_damaged_result_ends_the_loop_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config=tiny", NOTHING_EXPECTED, "--measures=[mrr@10]", f"--output_dir={tmp_path}"]
-    stages = complete_all(parse_flags(LoopFlags, arguments), {"evaluate": figures_of(0.5)})
+    stages = complete_all(parse_flags(LoopFlags, arguments), {"evaluate": format_figures(0.5)})
     assert run_command(loop, LoopFlags, arguments) == 0
     table = (tmp_path / "table.json").read_bytes()
     [mined] = {stage.result.path for stage in stages if stage.command == "mine"}
     whole = mined.read_text()
-    for content in (whole[:5], whole.upper()):  # the size, and the hash alone
+    for content in (whole[:5], whole.upper()):  # a change of the size, and a change of the hash only
         mined.write_text(content)
         capsys.readouterr()
         assert run_command(loop, LoopFlags, arguments) == 5
@@ -382,7 +382,7 @@ def test_a_damaged_result_ends_the_loop_with_its_place(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.md", "table.html"])
-def test_a_table_that_is_not_of_a_loop_is_not_replaced(
+def test_a_table_file_that_no_loop_wrote_is_not_replaced(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_text("precious")
@@ -414,7 +414,7 @@ def test_without_bm25_no_stage_searches_with_it() -> None:
         assert all(name in str(error.value) for name in names)
 
 
-def test_the_memory_of_bm25_is_told_before_it_is_needed(
+def test_the_memory_of_bm25_is_reported_before_it_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("text.retrieval.counts.read_available_memory", lambda: 1000)
@@ -424,14 +424,14 @@ def test_the_memory_of_bm25_is_told_before_it_is_needed(
     rehearsal.measure_rounds()
     with pytest.warns(SettingsWarning, match="--bm25=false"):
         print_bm25_memory(rehearsal, inputs)
-    assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 of 2.45 KB
+    assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 passages of 2.45 KB
     for stage in complete_all(flags, {}):
         assert is_complete(stage)
     print_bm25_memory(rehearsal, inputs)
     assert capsys.readouterr().out == ""
 
 
-def test_the_number_of_gpus_that_encode_names_no_folder() -> None:
+def test_the_number_of_gpus_does_not_change_the_folder_names() -> None:
     assert name_stages(loop_flags(encode={"gpus": 2, "device": "cpu"})) == name_stages(
         loop_flags(encode={"device": "cpu"})
     )
@@ -441,14 +441,14 @@ def test_the_number_of_gpus_that_encode_names_no_folder() -> None:
         check_loop(loop_flags(encode={"gpus": 99}))
 
 
-def test_one_file_for_valid_and_test_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_for_valid_and_test_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", f"--output_dir={tmp_path}", NOTHING_EXPECTED]
-    for test_file, is_told in (("valid.jsonl", True), ("test.jsonl", False)):
+    for test_file, is_reported in (("valid.jsonl", True), ("test.jsonl", False)):
         flags = parse_flags(LoopFlags, [*arguments, f"--test_file={test_file}"])
-        complete_all(flags, {"evaluate": figures_of(0.5)})
+        complete_all(flags, {"evaluate": format_figures(0.5)})
         assert run_command(loop, LoopFlags, [*arguments, f"--test_file={test_file}"]) == 0
-        for told in (capsys.readouterr().out, (tmp_path / "table.md").read_text()):
-            assert ("valid and test read the same rows" in told) == is_told
+        for shown in (capsys.readouterr().out, (tmp_path / "table.md").read_text()):
+            assert ("valid and test read the same rows" in shown) == is_reported
 
 
 def test_questions_need_no_test_rows_and_files_may_be_compressed(tmp_path: Path) -> None:
@@ -498,9 +498,9 @@ def test_collection_and_output_dir_are_required(capsys: pytest.CaptureFixture[st
 
 
 def start_loop(folder: Path, *flags: str) -> subprocess.Popen:
-    """Run the recipe of the tiny set by name, from another folder, in a group of processes of its own.
+    """Run the recipe of the tiny set by name from another folder, in its own process group.
 
-    Its output goes to a file beside ``folder``.
+    The output goes to a log file next to ``folder``.
     """
     command = [sys.executable, "-m", "text", "loop", "--config=tiny", *flags, f"--output_dir={folder.name}"]
     with open(folder.with_suffix(".log"), "ab") as log:
@@ -515,7 +515,7 @@ def start_loop(folder: Path, *flags: str) -> subprocess.Popen:
 
 
 def train_for(max_epochs: int) -> list[str]:
-    """Return the flags of train in the recipe for another number of epochs, which leads to other metrics."""
+    """Return loop flags for another number of epochs. Expected metrics are removed, because they change."""
     return [f"--train={{max_epochs: {max_epochs}, tied: true, vocab_size: 1000}}", NOTHING_EXPECTED]
 
 
@@ -533,7 +533,7 @@ def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    # The recipe and its data were found: only then are the flags of train looked at.
+    # The flags of train are checked after the recipe and its data are found.
     assert process.returncode == 2 and "flags of train" in process.stderr and "wrong" in process.stderr
 
 
@@ -543,8 +543,8 @@ def test_the_table_of_complete_stages(tmp_path: Path, capsys: pytest.CaptureFixt
     stages = complete_all(flags, {})
     evaluated = [stage for stage in stages if stage.command == "evaluate"]
     for mean, stage in zip((0.5, 0.25, 0.625, 0.75), evaluated, strict=True):
-        complete(stage, figures_of(mean))
-    for expected, code in ((0.74, 0), (0.78, 5)):  # the tolerance of the recipe is 0.2, that of this call 0.02
+        complete(stage, format_figures(mean))
+    for expected, code in ((0.74, 0), (0.78, 5)):  # the tolerance is 0.2 in the recipe and 0.02 in this call
         given = [
             "--tolerance=0.02",
             f"--expected={{BM25: null, round 2: null, round 1: {{test: {{mrr@10: {expected}, recall@20: null}}}}}}",
@@ -589,7 +589,7 @@ def test_a_signal_lets_the_training_save(send: Callable[[int, int], None], tmp_p
     send(process.pid, signal.SIGTERM)
     assert process.wait() == 143
     assert list(tmp_path.glob("loop/train-*/checkpoints/last.ckpt"))
-    with pytest.raises(ProcessLookupError):  # the training has ended, too
+    with pytest.raises(ProcessLookupError):  # the training has ended as well
         os.killpg(process.pid, 0)
 
 

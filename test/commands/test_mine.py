@@ -1,4 +1,4 @@
-"""``dpr-text mine``: from runs and from a model, twice the same, and what it refuses."""
+"""``dpr-text mine``: mining from runs and from a model, reproducible results, and refused inputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NUM_PASSAGES = 30
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows, the passages that they are about, and a run of their questions."""
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with rows, their passages, and a run of their questions."""
     folder = tmp_path_factory.mktemp("mine")
     write_collection(folder / "corpus.jsonl", [f"p{n}" for n in range(NUM_PASSAGES)], texts(NUM_PASSAGES))
     rows = [
@@ -51,10 +51,10 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def test_mined_rows_can_be_trained_on(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]", "--num=[3]")
+def test_mined_rows_can_be_trained_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = mine_flags(data, tmp_path / "hard.jsonl", f"--runs=[{data}/a.trec]", "--num=[3]")
     assert run_command(mine, MineFlags, flags) == 0
-    contents, found = dict(zip((f"p{n}" for n in range(30)), texts(30), strict=True)), read_run(made / "a.trec")
+    contents, found = dict(zip((f"p{n}" for n in range(30)), texts(30), strict=True)), read_run(data / "a.trec")
     rows, rejected = read(tmp_path / "hard.jsonl"), read(tmp_path / "hard.jsonl.rejected.jsonl")
     for number, row in enumerate(rows):
         scores = found[f"q{number}"]
@@ -76,27 +76,27 @@ def test_mined_rows_can_be_trained_on(made: Path, tmp_path: Path, capsys: pytest
     assert DPRDataPipe(str(tmp_path / "hard.jsonl"), 8, train=True, num_hard_negatives=3).num_rows == 8
 
 
-def test_rows_without_answers_are_told(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = read(made / "rows.jsonl")
+def test_rows_without_answers_are_reported(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(data / "rows.jsonl")
     answers = [row.pop("answers") for row in rows]
     rows[1]["answer"] = answers[1][0]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]", "--overwrite")
+    flags = mine_flags(data, tmp_path / "hard.jsonl", f"--runs=[{data}/a.trec]", "--overwrite")
     flags[0] = f"--rows={tmp_path}/rows.jsonl"
-    for more, is_told in (([], True), (["--answers=false"], False)):
+    for more, is_reported in (([], True), (["--answers=false"], False)):
         assert run_command(mine, MineFlags, [*flags, *more]) == 0
-        assert (f"{len(rows) - 1} rows have no answers" in capsys.readouterr().out) is is_told
+        assert (f"{len(rows) - 1} rows have no answers" in capsys.readouterr().out) is is_reported
         summary = json.loads((tmp_path / "hard.jsonl.summary.json").read_text())
         assert summary["rows_without_answers"] == len(rows) - 1
 
 
-def test_unusable_rows_are_counted(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail) -> None:
-    rows = read(made / "rows.jsonl")
+def test_unusable_rows_are_counted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail) -> None:
+    rows = read(data / "rows.jsonl")
     for row in rows[:3]:
         row["positive_ctxs"] = []
     rows[4]["entity_ids"] = [1, 2]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags = mine_flags(data, tmp_path / "hard.jsonl", f"--runs=[{data}/a.trec]")
     flags[0] = f"--rows={tmp_path}/rows.jsonl"
     assert run_command(mine, MineFlags, flags) == 0
     assert "5 rows, 0 with fewer than 1 negatives, 3 left out (no positive" in capsys.readouterr().out
@@ -110,37 +110,37 @@ def test_unusable_rows_are_counted(made: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_rows_that_were_repaired_are_mined(made: Path, tmp_path: Path) -> None:
-    rows = read(made / "rows.jsonl")
+def test_rows_that_were_repaired_are_mined(data: Path, tmp_path: Path) -> None:
+    rows = read(data / "rows.jsonl")
     rows[2]["note"], rows[3]["score"] = "\ud83d", float("nan")
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags = mine_flags(data, tmp_path / "hard.jsonl", f"--runs=[{data}/a.trec]")
     flags[0] = f"--rows={tmp_path}/rows.jsonl"
     assert run_command(mine, MineFlags, flags) == 0
     mined = read(tmp_path / "hard.jsonl")
     assert (mined[2]["note"], mined[3]["score"]) == ("\ufffd", None)
 
 
-def test_rows_with_the_same_title_stand_together_in_their_order(made: Path, tmp_path: Path) -> None:
-    rows = read(made / "rows.jsonl")[:5]
+def test_rows_with_the_same_title_stand_together_in_their_order(data: Path, tmp_path: Path) -> None:
+    rows = read(data / "rows.jsonl")[:5]
     for row, title in zip(rows, "babac", strict=True):
-        # Without the id, since the passage of this id has another title in the collection.
+        # Leave the id out, because the passage with this id has another title in the collection.
         row["positive_ctxs"][0] = {"title": title, "text": row["positive_ctxs"][0]["text"]}
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = mine_flags(made, tmp_path / "hard.jsonl", f"--runs=[{made}/a.trec]")
+    flags = mine_flags(data, tmp_path / "hard.jsonl", f"--runs=[{data}/a.trec]")
     flags[0] = f"--rows={tmp_path}/rows.jsonl"
     assert run_command(mine, MineFlags, [*flags, "--sort_by_title"]) == 0
     assert [row["qid"] for row in read(tmp_path / "hard.jsonl")] == ["q1", "q3", "q0", "q2", "q4"]
 
 
 def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fail: Fail
 ) -> None:
     save_model(tmp_path / "model", seed=0)
     model = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
-    encoding = [model[0], f"--collection={made}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
+    encoding = [model[0], f"--collection={data}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
     assert run_command(encode, EncodeFlags, encoding) == 0
-    first = mine_flags(made, tmp_path / "first.jsonl", *model, "--num=[2]", "--last_rank=9", "--relative_margin=0")
+    first = mine_flags(data, tmp_path / "first.jsonl", *model, "--num=[2]", "--last_rank=9", "--relative_margin=0")
     assert run_command(mine, MineFlags, first) == 0
     assert f"{tmp_path}/first.jsonl.trec: 8 questions, up to " in capsys.readouterr().out
     run = read_run(tmp_path / "first.jsonl.trec")
@@ -151,29 +151,29 @@ def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
     assert code == 5 and f"{tmp_path}/e: " in line and f"{tmp_path}/other.jsonl" in line
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(tmp_path / "model")
-    other[3] = f"--model={tmp_path}/run"  # The folder of a run instead of its model.
+    other[3] = f"--model={tmp_path}/run"  # the folder of a run instead of its model
     code, line = fail(mine, MineFlags, *first[:2], *other[2:])
     assert code == 2 and f"{tmp_path}/run: " in line and f"{tmp_path}/run/model" in line
     assert not (tmp_path / "o.jsonl.trec").exists()
     runs = f"--runs=[{tmp_path}/first.jsonl.trec]"
-    again = mine_flags(made, tmp_path / "again.jsonl", runs, "--num=[2]", "--last_rank=9", "--relative_margin=0")
+    again = mine_flags(data, tmp_path / "again.jsonl", runs, "--num=[2]", "--last_rank=9", "--relative_margin=0")
     assert run_command(mine, MineFlags, again) == 0
     for ending in ("", ".rejected.jsonl", ".summary.json"):
         ours, theirs = (Path(f"{tmp_path}/{name}.jsonl{ending}").read_bytes() for name in ("first", "again"))
         assert ours == theirs
-    several = mine_flags(made, tmp_path / "both.jsonl", f"--runs=[{made}/a.trec]", *model, "--num=[1,2]")
+    several = mine_flags(data, tmp_path / "both.jsonl", f"--runs=[{data}/a.trec]", *model, "--num=[1,2]")
     assert run_command(mine, MineFlags, several) == 0
     sources = [[each["source"] for each in row["hard_negative_ctxs"]] for row in read(tmp_path / "both.jsonl")]
     assert sources == [["both.jsonl", "a", "a"]] * 8
 
 
-def test_flags_and_runs_that_are_refused(made: Path, tmp_path: Path, fail: Fail) -> None:
+def test_flags_and_runs_that_are_refused(data: Path, tmp_path: Path, fail: Fail) -> None:
     def refuse(*more: str) -> tuple[int, str]:
-        found = fail(mine, MineFlags, *mine_flags(made, tmp_path / "o.jsonl", *more))
+        found = fail(mine, MineFlags, *mine_flags(data, tmp_path / "o.jsonl", *more))
         assert not (tmp_path / "o.jsonl").exists()
         return found
 
-    runs = f"--runs=[{made}/a.trec]"
+    runs = f"--runs=[{data}/a.trec]"
     code, line = fail(mine, MineFlags)
     assert code == 2 and all(name in line for name in ("rows", "collection", "output"))
     for flags in ([], ["--model=m"], [runs, "--embeddings=e"]):
@@ -188,50 +188,50 @@ def test_flags_and_runs_that_are_refused(made: Path, tmp_path: Path, fail: Fail)
     assert code == 2 and f"{tmp_path}/not.trec: no such file" in line
     write_run(tmp_path / "other.trec", {"x": {"p0": 1.0}})
     code, line = refuse(f"--runs=[{tmp_path}/other.trec]")
-    assert code == 3 and f"{tmp_path}/other.trec: " in line and f"{made}/rows.jsonl" in line
+    assert code == 3 and f"{tmp_path}/other.trec: " in line and f"{data}/rows.jsonl" in line
     write_run(tmp_path / "strange.trec", {"q0": {"p99": 1.0}})
     code, line = refuse(f"--runs=[{tmp_path}/strange.trec]")
-    assert code == 3 and f"{made}/corpus.jsonl: no passage p99" in line
+    assert code == 3 and f"{data}/corpus.jsonl: no passage p99" in line
     code, line = refuse("--model=m", "--embeddings=e", "--num=[1,1]", f"--runs=[{tmp_path}/o.jsonl.trec]")
     assert code == 2 and f"{tmp_path}/o.jsonl.trec" in line
 
 
-def test_no_input_and_no_earlier_result_is_replaced(made: Path, fail: Fail) -> None:
-    runs, both = f"--runs=[{made}/a.trec]", [f"--model={made}/model", f"--embeddings={made}/embeddings"]
+def test_no_input_and_no_earlier_result_is_replaced(data: Path, fail: Fail) -> None:
+    runs, both = f"--runs=[{data}/a.trec]", [f"--model={data}/model", f"--embeddings={data}/embeddings"]
     for name, more in (("rows.jsonl", ["--overwrite"]), ("a.trec", ["--overwrite"]), ("o.jsonl", [])):
-        (made / "o.jsonl").write_text("of an earlier one")
-        before = (made / name).read_bytes()
-        code, line = fail(mine, MineFlags, *mine_flags(made, made / name, runs, *more))
-        assert code == 2 and f"{made}/{name}" in line and (made / name).read_bytes() == before
-    assert run_command(mine, MineFlags, mine_flags(made, made / "o.jsonl", runs, "--overwrite")) == 0
-    flags = mine_flags(made, made / "p.jsonl", runs, "--overwrite")
+        (data / "o.jsonl").write_text("of an earlier one")
+        before = (data / name).read_bytes()
+        code, line = fail(mine, MineFlags, *mine_flags(data, data / name, runs, *more))
+        assert code == 2 and f"{data}/{name}" in line and (data / name).read_bytes() == before
+    assert run_command(mine, MineFlags, mine_flags(data, data / "o.jsonl", runs, "--overwrite")) == 0
+    flags = mine_flags(data, data / "p.jsonl", runs, "--overwrite")
     for ending in (".rejected.jsonl", ".summary.json"):
-        taken = made / f"p.jsonl{ending}"
-        taken.write_bytes(before := (made / "rows.jsonl").read_bytes())
+        taken = data / f"p.jsonl{ending}"
+        taken.write_bytes(before := (data / "rows.jsonl").read_bytes())
         code, line = fail(mine, MineFlags, f"--rows={taken}", *flags[1:])
         assert code == 2 and str(taken) in line and taken.read_bytes() == before
     for folder in ("model", "embeddings"):
-        (made / folder).mkdir()
+        (data / folder).mkdir()
     for folder in ("model", "embeddings"):
-        before = snapshot(made)
-        code, line = fail(mine, MineFlags, *mine_flags(made, made / folder / "plan.json", *both, "--overwrite"))
-        assert code == 2 and f"{made}/{folder}/plan.json" in line and snapshot(made) == before
-    (made / "p.jsonl.trec").write_text("of an earlier one")
-    flags = [*mine_flags(made, made / "p.jsonl"), *both]
-    for path in (made / "p.jsonl.rejected.jsonl", made / "p.jsonl.summary.json"):
+        before = snapshot(data)
+        code, line = fail(mine, MineFlags, *mine_flags(data, data / folder / "plan.json", *both, "--overwrite"))
+        assert code == 2 and f"{data}/{folder}/plan.json" in line and snapshot(data) == before
+    (data / "p.jsonl.trec").write_text("of an earlier one")
+    flags = [*mine_flags(data, data / "p.jsonl"), *both]
+    for path in (data / "p.jsonl.rejected.jsonl", data / "p.jsonl.summary.json"):
         path.unlink()
     code, line = fail(mine, MineFlags, *flags)
-    assert code == 2 and f"{made}/p.jsonl.trec" in line
+    assert code == 2 and f"{data}/p.jsonl.trec" in line
 
 
 def test_a_mining_that_was_stopped_after_its_search_is_not_refused(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path / "model", seed=0)
     model = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
-    encoding = [model[0], f"--collection={made}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
+    encoding = [model[0], f"--collection={data}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
     assert run_command(encode, EncodeFlags, encoding) == 0
-    flags = mine_flags(made, tmp_path / "o.jsonl", *model, "--last_rank=9")
+    flags = mine_flags(data, tmp_path / "o.jsonl", *model, "--last_rank=9")
 
     def stop(self: MiningSummary, row: object) -> None:
         raise InterruptedRun("stopped")

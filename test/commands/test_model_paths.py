@@ -1,4 +1,4 @@
-"""Flags that name a model of the cache of Hugging Face."""
+"""Flags that name a model in the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from text.commands.train_flags import ModelFlags, TrainFlags
 
 @pytest.fixture
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The saved model org/model, in a cache."""
+    """Return the folder of the saved model org/model in a cache."""
     model = tmp_path / "hub" / "models--org--model"
     folder = model / "snapshots" / "a1"
     save_model(folder, 0)
@@ -25,14 +25,14 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_flag_in_a_group_is_looked_up_and_told(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_name_in_a_group_is_resolved_and_printed(snapshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = TrainFlags(model=ModelFlags(encoder="org/model"))
     assert locate_models(flags).model.encoder == str(snapshot)
     assert capsys.readouterr().out == f"--encoder: org/model is {snapshot} in the Hugging Face cache\n"
     assert locate_models(TrainFlags()) == TrainFlags()
 
 
-def test_a_collection_is_encoded_by_a_model_of_the_cache(snapshot: Path, tmp_path: Path) -> None:
+def test_a_collection_is_encoded_with_a_model_from_the_cache(snapshot: Path, tmp_path: Path) -> None:
     passages = write_jsonl(tmp_path / "p.jsonl", [{"_id": "a", "text": "oak elm"}])
     command = ["encode", f"--collection={passages}", f"--output_dir={tmp_path / 'e'}", "--device=cpu"]
     assert main([*command, "--model=org/model"]) == 0

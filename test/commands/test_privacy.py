@@ -1,4 +1,4 @@
-"""Results have no reader whom one of the files that a command reads does not have."""
+"""Results are readable only by users who can read all input files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from text.commands import main
 from text.commands.privacy import keep_private
 
 
-def mode(path: Path) -> int:
+def read_mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
@@ -32,8 +32,8 @@ def test_new_files_and_folders_are_as_private_as_the_source(tmp_path: Path, umas
         ):
             with keep_private({"k": 3, "model": "tiny", **flags}):
                 write_text(tmp_path / f"{number}" / "out.txt", "x")
-            assert mode(tmp_path / f"{number}" / "out.txt") == 0o666 & ~hidden
-            assert mode(tmp_path / f"{number}") == 0o777 & ~hidden
+            assert read_mode(tmp_path / f"{number}" / "out.txt") == 0o666 & ~hidden
+            assert read_mode(tmp_path / f"{number}") == 0o777 & ~hidden
         assert os.umask(umask) == umask, "the process has another umask now"
     finally:
         os.umask(before)
@@ -62,5 +62,5 @@ def test_a_command_writes_private_results_of_private_rows(tmp_path: Path, capsys
     array.write_text(f"[{rows.read_text()}]")
     array.chmod(0o600)
     assert main(["select", f"--raw_path={array}", f"--out_path={tmp_path / 'out.jsonl'}"]) == 0
-    assert mode(tmp_path / "out.jsonl") == 0o600
+    assert read_mode(tmp_path / "out.jsonl") == 0o600
     assert str(array) in capsys.readouterr().err

@@ -21,8 +21,8 @@ pytestmark = [
 ]
 
 
-def metric(folder: Path, name: str) -> list[float]:
-    """The values of one column of ``metrics.csv``, in order."""
+def read_column(folder: Path, name: str) -> list[float]:
+    """Return the values of one column of ``metrics.csv`` in order."""
     with open(folder / "metrics.csv", newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row[name]]
 
@@ -39,7 +39,7 @@ def test_selects_from_real_rows_and_trains(tmp_path: Path, name: str, capsys: py
     small = ["--max_epochs=1", "--batch_size=3", "--eval_hard_negatives=2", "--eval_other_negatives=2"]
     assert run_train(f"--data_path={folder}", f"--output_dir={output}", *small) == 0
     assert "train: 6 questions, 0 rows skipped" in capsys.readouterr().out
-    assert len(metric(output, "test_loss")) == 1
+    assert len(read_column(output, "test_loss")) == 1
 
 
 @pytest.mark.slow
@@ -57,5 +57,5 @@ def test_training_lifts_validation_on_squad(tmp_path: Path) -> None:
     steps = ["--max_epochs=1", "--batch_size=32", "--warmup_steps=50", "--learning_rate=1e-3"]
     lengths = ["--passage_max_length=160", "--eval_hard_negatives=4", "--eval_other_negatives=0"]
     assert run_train(f"--data_path={folder}", f"--output_dir={output}", *flags, *steps, *lengths) == 0
-    before, after = metric(output, "valid_mrr@10")
+    before, after = read_column(output, "valid_mrr@10")
     assert after > 2 * before

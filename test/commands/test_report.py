@@ -76,7 +76,7 @@ def test_command_writes_the_same_bytes_as_training(
     assert (copy / "manifest.json").read_bytes() == manifest
 
 
-def test_page_of_two_runs_goes_to_the_output(sample_run: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_report_on_two_runs_is_written_to_the_output(sample_run: Path, trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "pages" / "both.html"
     assert run_command(report, ReportFlags, [str(sample_run), str(trained), f"--output={output}"]) == 0
     elements = PageElements(output.read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def test_page_of_two_runs_goes_to_the_output(sample_run: Path, trained: Path, tm
 @pytest.mark.parametrize(
     ("name", "content", "code"), [("config.yaml", None, 2), ("manifest.json", "{", 5), ("metrics.csv", "step\nx\n", 5)]
 )
-def test_file_that_cannot_be_read_is_one_line(
+def test_an_unreadable_file_is_one_error_line(
     sample_run: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, code: int
 ) -> None:
     if content is None:
@@ -109,7 +109,7 @@ def test_output_must_be_named_html(sample_run: Path, capsys: pytest.CaptureFixtu
     assert (sample_run / "metrics.csv").read_bytes() == before
 
 
-def test_a_page_of_several_runs_takes_the_place_of_no_report(
+def test_a_report_on_several_runs_needs_an_output_file(
     sample_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_sample_run(tmp_path / "other")

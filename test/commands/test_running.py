@@ -1,4 +1,4 @@
-"""Errors and signals as one line and an exit code."""
+"""Errors and signals become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def work():
         print("ready", flush=True)
         time.sleep(100)
     finally:
-        time.sleep(1.1)  # longer than signals that count as one
+        time.sleep(1.1)  # longer than the period in which repeated signals are ignored
         print("cleaning up", flush=True)
         time.sleep(100)
 
@@ -116,15 +116,17 @@ def test_exit_codes(error: BaseException, code: int | None) -> None:
         (MemoryError("a: too small."), "a: too small."),
     ],
 )
-def test_an_error_is_one_line_that_no_terminal_obeys(error: BaseException, line: str) -> None:
+def test_an_error_is_one_line_without_control_characters(error: BaseException, line: str) -> None:
     assert format_error(error) == line
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("could not create a primitive\nException raised from f()"), MemoryError()]
 )
-def test_an_error_of_memory_says_what_to_do(error: BaseException) -> None:
-    assert "memory: " in format_error(error) and "--device" in format_error(error) and "raised" not in format_error(error)
+def test_an_out_of_memory_error_gives_advice(error: BaseException) -> None:
+    assert (
+        "memory: " in format_error(error) and "--device" in format_error(error) and "raised" not in format_error(error)
+    )
 
 
 @pytest.mark.parametrize("kind", [DataError, OSError, ValueError])
@@ -137,7 +139,7 @@ def test_the_error_of_a_data_worker_is_one_line(kind: type[Exception]) -> None:
     assert format_error(error) == "a.jsonl:1 (byte 0): cut"
 
 
-def test_an_error_of_the_library_is_raised_and_debug_raises_all() -> None:
+def test_a_bug_is_raised_and_debug_raises_every_error() -> None:
     with pytest.raises(TypeError):
         call_command("p", lambda: len(3))  # pyright: ignore[reportArgumentType]
 
@@ -149,7 +151,7 @@ def test_an_error_of_the_library_is_raised_and_debug_raises_all() -> None:
     assert call_command("p", fail) == 3
 
 
-def test_warnings_and_prints_hold_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_and_output_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     def warn() -> None:
         warnings.warn("a\x1b[2J\nb", SettingsWarning, stacklevel=1)
         print("c\x1b]0;x\x07\te")
@@ -167,8 +169,8 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
     return line
 
 
-def listen() -> None:
-    """Let a process get all signals, also if the tests run in the background or under nohup."""
+def reset_signals() -> None:
+    """Reset signal handlers in a child process, in case the tests run in the background or under nohup."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
@@ -176,7 +178,7 @@ def listen() -> None:
 @contextmanager
 def start(code: str, *arguments: str, **options: object) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", code, *arguments]
-    options.setdefault("preexec_fn", listen)
+    options.setdefault("preexec_fn", reset_signals)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=ENVIRONMENT, **pipes, **options) as process:  # type: ignore[call-overload]
         try:
@@ -207,7 +209,7 @@ def test_signals_at_once_count_as_one(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_later_signal_ends_it_at_once() -> None:
+def test_a_later_signal_ends_the_process_at_once() -> None:
     with start(CLEANS_UP) as process:
         read_until(process, "ready")
         process.send_signal(signal.SIGTERM)
@@ -235,7 +237,7 @@ def test_a_forked_worker_leaves_the_report_to_its_parent(number: signal.Signals,
     assert process.returncode == 0
 
 
-def test_handlers_are_put_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     assert call_command("p", lambda: None) == 0
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -270,7 +272,9 @@ def test_a_signal_ends_a_command_that_writes(tmp_path: Path, name: str, number: 
         ],
     }[name]
     command = [sys.executable, *arguments]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=reset_signals
+    ) as process:
         wait_for(lambda: list(out.glob(".dpr-text-*")), process)
         process.send_signal(number)
         errors = process.communicate()[1]
@@ -281,11 +285,13 @@ def test_a_signal_ends_a_command_that_writes(tmp_path: Path, name: str, number: 
 
 @pytest.mark.parametrize("module", ["text.artifacts", "numpy"])
 def test_a_signal_during_the_imports_is_one_line(module: str) -> None:
-    """Torch's part in C++ would abort if an exception came, and bare excepts of other libraries would hide it."""
+    """An exception would abort torch's C++ code, and bare excepts in other libraries would swallow it."""
     command = [sys.executable, "-X", "importtime", "-m", "dpr_text", "mine", "--rows=a", "--collection=b", "--output=c"]
-    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=reset_signals
+    ) as process:
         assert process.stderr is not None
-        while f" {module}." not in process.stderr.readline():  # The package itself is reported last.
+        while f" {module}." not in process.stderr.readline():  # The package itself is reported after its modules.
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         errors = process.communicate()[1]
@@ -295,7 +301,7 @@ def test_a_signal_during_the_imports_is_one_line(module: str) -> None:
 
 
 def test_a_signal_in_a_call_from_an_import_raises(tmp_path: Path) -> None:
-    """A script that calls a command while it is imported itself is no import of the command."""
+    """A signal raises if the call comes from a script that is itself being imported."""
     (tmp_path / "script.py").write_text(
         "import os, signal\nfrom text.commands.running import call_command\n"
         "def work():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -304,13 +310,15 @@ def test_a_signal_in_a_call_from_an_import_raises(tmp_path: Path) -> None:
     )
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", "import script, sys; sys.exit(script.code)"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, preexec_fn=listen)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, preexec_fn=reset_signals
+    )
     assert (done.returncode, done.stdout) == (143, "cleaned up\n") and done.stderr.startswith(
         "p: error: stopped by SIGTERM"
     )
 
 
-SAYS_WHEN_IT_STARTS = """
+REPORTS_ITS_START = """
 import os, sys, dpr_text
 
 class Start:
@@ -322,17 +330,17 @@ class Start:
 sys.meta_path.insert(0, Start())
 sys.exit(dpr_text.main())
 """
-"""``dpr-text``, which prints a line before its first import."""
+"""``dpr-text`` with a line on stdout before its first import."""
 
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_time_after_the_start_of_python_is_one_line(tmp_path: Path) -> None:
     data = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
     flags = [f"--data_path={data}", f"--output_dir={tmp_path}/run", "--tied", "--vocab_size=500", "--overwrite"]
-    command = [sys.executable, "-c", SAYS_WHEN_IT_STARTS, "train", *flags, "--max_epochs=1000"]
+    command = [sys.executable, "-c", REPORTS_ITS_START, "train", *flags, "--max_epochs=1000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     for delay in range(0, 3000, 150):
-        with subprocess.Popen(command, env=ENVIRONMENT, text=True, preexec_fn=listen, **pipes) as process:  # type: ignore[call-overload]
+        with subprocess.Popen(command, env=ENVIRONMENT, text=True, preexec_fn=reset_signals, **pipes) as process:  # type: ignore[call-overload]
             read_until(process, "ready")
             time.sleep(delay / 1000)
             process.send_signal(signal.SIGINT)

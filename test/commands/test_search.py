@@ -1,4 +1,4 @@
-"""``dpr-text search``: exact, by an index, by BM25, at a prompt, and flags and files that it refuses."""
+"""``dpr-text search``: exact, with an index, with BM25, at a prompt, and refused flags and files."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_embeddings_of_another_model_are_refused(files: Path, tmp_path: Path, fa
     code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
     assert code == 5 and f"{files}/embeddings: " in line and "model.safetensors" in line
     mixed = Path(shutil.copytree(files / "model", tmp_path / "mixed"))
-    for name in ("config.json", "question_encoder/model.safetensors"):  # The list of files fits the other weights.
+    for name in ("config.json", "question_encoder/model.safetensors"):  # The list of files matches the other weights.
         shutil.copy(tmp_path / "other" / name, mixed / name)
     flags = [f"--model={mixed}", *search_flags(files, tmp_path / "r")[1:]]
     code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
@@ -167,7 +167,7 @@ def test_rows_without_ids_of_positives_are_refused(files: Path, tmp_path: Path, 
 
 
 def write_questions(path: Path) -> Path:
-    """Write questions of two splits, as BEIR does. The second one is longer than the limit of 16 tokens."""
+    """Write questions of two splits as in BEIR. The second question exceeds the limit of 16 tokens."""
     rows = [("train1", "how tall is the oak"), ("test1", "oak " * 20), ("test2", "who ate the elm")]
     path.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in rows))
     return path
@@ -182,7 +182,9 @@ def test_the_questions_of_one_split_are_searched(
     assert run_command(search, SearchFlags, flags) == 0
     assert list(read_run(tmp_path / "r")) == ["test1", "test2"]
     out = capsys.readouterr().out
-    assert f"2 of 3 questions have judgments in {qrels}, 1 skipped" in out and f"1 questions in {qrels} are not in" in out
+    assert (
+        f"2 of 3 questions have judgments in {qrels}, 1 skipped" in out and f"1 questions in {qrels} are not in" in out
+    )
     assert "1 of 2 questions (50.0 %) are longer than 16 tokens" in out
     qrels.write_text("other\t0\tp1\t1\n")
     code, line = fail(search, SearchFlags, *flags, "--overwrite")
@@ -196,14 +198,14 @@ def test_questions_with_short_lists_are_counted(
     shutil.copytree(files / "embeddings", tmp_path / "embeddings")
     flags = [f"--model={files}/model", f"--embeddings={tmp_path}/embeddings", f"--questions={files}/questions.csv"]
     flags += [f"--run={tmp_path}/r", "--overwrite"]
-    assert run_command(search, SearchFlags, [*flags, "--k=1000"]) == 0  # All passages there are.
+    assert run_command(search, SearchFlags, [*flags, "--k=1000"]) == 0  # more than the number of passages
     assert "fewer than" not in capsys.readouterr().out
     assert run_command(search, SearchFlags, [*flags, f"--k={NUM_PASSAGES}", "--index=IVF4,Flat"]) == 0
     assert all(len(found) < NUM_PASSAGES for found in read_run(tmp_path / "r").values())
     assert f"5 of 5 questions have fewer than {NUM_PASSAGES} passages" in capsys.readouterr().out
 
 
-def test_a_fault_in_the_questions_is_told_before_anything_is_loaded(tmp_path: Path, fail: Fail) -> None:
+def test_a_fault_in_the_questions_is_reported_before_anything_is_loaded(tmp_path: Path, fail: Fail) -> None:
     path = write_questions(tmp_path / "queries.jsonl")
     path.write_text(path.read_text() + '{"_id": "test2", "text": "again"}\n')
     (tmp_path / "empty").mkdir()
@@ -213,7 +215,7 @@ def test_a_fault_in_the_questions_is_told_before_anything_is_loaded(tmp_path: Pa
     assert code == 3 and f"{path}:4 " in line
 
 
-def test_passages_that_are_no_windows_are_told_before_the_search(
+def test_passages_that_are_not_windows_are_reported_before_the_search(
     files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("text.retrieval.search_questions", lambda *_, **__: pytest.fail("searched"))
@@ -224,9 +226,7 @@ def test_passages_that_are_no_windows_are_told_before_the_search(
         assert code == 3 and f"{files}/{source}: " in line
 
 
-def test_bm25_tells_what_is_unusual_in_the_collection(
-    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bm25_reports_passages_without_text(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"_id": "1", "title": "oak", "text": ""}, {"_id": "2", "title": "elm", "text": None}]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
     flags = [f"--questions={files}/questions.csv", "--bm25", f"--collection={tmp_path}/c.jsonl", f"--run={tmp_path}/r"]
@@ -249,7 +249,7 @@ def test_settings_of_bm25_change_scores(files: Path, tmp_path: Path, fail: Fail)
     "flags",
     [["--index=HNSW0"], ["--index=Nonsense"], ["--index=IVF4,Flat", "--index_parameters=nprobe=0"]],
 )
-def test_an_index_that_is_refused_is_one_line(files: Path, tmp_path: Path, fail: Fail, flags: list[str]) -> None:
+def test_an_invalid_index_is_one_error_line(files: Path, tmp_path: Path, fail: Fail, flags: list[str]) -> None:
     pytest.importorskip("faiss")
     asked = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", *flags]
     code, line = fail(search, SearchFlags, *asked)
@@ -263,7 +263,7 @@ def test_a_k_below_1_is_refused(files: Path, tmp_path: Path, fail: Fail) -> None
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "cup"])
-def test_a_device_that_is_not_there_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
+def test_a_missing_device_is_refused(files: Path, tmp_path: Path, device: str, fail: Fail) -> None:
     flags = [*search_flags(files, tmp_path / "r"), f"--questions={files}/questions.csv", f"--device={device}"]
     code, line = fail(search, SearchFlags, *flags)
     assert code == 2 and f'device is "{device}"' in line
@@ -321,7 +321,7 @@ def test_the_model_and_the_embeddings_that_are_read_are_not_replaced(files: Path
     assert snapshot(tmp_path) == before
 
 
-def test_a_run_is_written_through_a_link_and_over_no_device(files: Path, tmp_path: Path, fail: Fail) -> None:
+def test_a_run_is_written_through_a_link_but_not_over_a_device(files: Path, tmp_path: Path, fail: Fail) -> None:
     flags = [
         f"--model={files}/model",
         f"--embeddings={files}/embeddings",
@@ -342,7 +342,7 @@ def test_a_run_is_written_through_a_link_and_over_no_device(files: Path, tmp_pat
     assert (tmp_path / "earlier.trec").read_bytes() == (files / "run.trec").read_bytes()
 
 
-def test_a_run_that_another_process_made_meanwhile_is_kept(
+def test_a_run_that_another_process_wrote_in_the_meantime_is_kept(
     files: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, search_found = tmp_path / "run.trec", Retriever.search
@@ -357,7 +357,7 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
     assert code == 2 and str(path) in line and path.read_text() == "of another"
 
 
-def test_files_of_fair_are_read_as_they_are_named(files: Path, tmp_path: Path) -> None:
+def test_the_files_of_fair_are_read_under_their_own_names(files: Path, tmp_path: Path) -> None:
     """FAIR's script writes downloads/data/retriever/qas/nq-test.csv and data/wikipedia_split/psgs_w100.tsv."""
     questions = tmp_path / "data/retriever/qas/nq-test.csv"
     collection = tmp_path / "data/wikipedia_split/psgs_w100.tsv"

@@ -1,4 +1,4 @@
-"""Settings of a recipe that the command line changes: merged key by key, one by one, or removed."""
+"""Command lines that merge, change or remove settings of a recipe."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class SectionFlags:
 
 
 def flatten(settings: Any, place: Path_ = ()) -> dict[Path_, Any]:
-    """Return every value that is not an object, and every empty object, by its place."""
+    """Return every leaf value and every empty mapping by its place."""
     if not isinstance(settings, dict) or not settings:
         return {place: settings}
     return {path: value for key, inner in settings.items() for path, value in flatten(inner, (*place, key)).items()}
 
 
 def expected_values(before: dict[str, Any], changes: dict[str, Any]) -> dict[Path_, Any]:
-    """Return the values of merged settings by place. A value wins over what stands at, above and below its place."""
+    """Return the merged values by place. A changed value replaces old values at, above and below its place."""
     values = flatten(before)
     for place, value in flatten(changes).items():
         is_there = any(old[: len(place)] == place and (old != place or values[old] == {}) for old in values)
         if value == {} and (is_there or not place):
-            continue  # Nothing changes in an object.
+            continue  # An empty mapping changes nothing.
         values = {old: each for old, each in values.items() if old[: len(place)] != place and place[: len(old)] != old}
         values[place] = value
     return values
@@ -130,7 +130,7 @@ def test_the_command_line_changes_a_section_of_a_file(
         ("--num_items=3", "--select.num_items"),
     ],
 )
-def test_a_change_that_is_not_understood(tmp_path: Path, argv: str, part: str) -> None:
+def test_an_invalid_change_is_refused(tmp_path: Path, argv: str, part: str) -> None:
     with pytest.raises(UsageError) as error:
         read(tmp_path, {"select": {"num_items": 1}}, argv)
     assert part in str(error.value)
@@ -152,7 +152,7 @@ def test_a_fault_in_a_file_has_its_line(tmp_path: Path, content: str, place: str
     assert place in str(error.value) and part in str(error.value)
 
 
-def test_a_recipe_keeps_what_the_command_line_does_not_name() -> None:
+def test_a_recipe_keeps_settings_that_the_command_line_does_not_name() -> None:
     plain, gpus, patch = (
         parse_flags(LoopFlags, ["--config=nq-bert-base", *argv])
         for argv in ([], ["--train.gpus=0"], ["--train={gpus: 0}", "--rounds=[{}, {}]"])

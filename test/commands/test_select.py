@@ -1,4 +1,4 @@
-"""``dpr-text select``: what it prints, and files that it refuses."""
+"""``dpr-text select``: printed counts and refused files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fail = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Three usable rows and one without hard negatives."""
+    """Return a file with three usable rows and one row without hard negatives."""
     context = [{"title": "t", "text": "x"}]
     pools = {"positive_ctxs": context, "negative_ctxs": context, "hard_negative_ctxs": context}
     rows = [{"question": f"q{n}", "answers": [], **pools} for n in range(4)]
@@ -72,14 +72,14 @@ def test_files_and_numbers_that_are_refused(raw: Path, tmp_path: Path, fail: Fai
     assert code == 2 and str(out) in line and out.read_text() == "earlier"
 
 
-def test_of_two_selections_to_one_new_file_the_second_is_refused(
+def test_a_file_that_another_selection_wrote_in_the_meantime_is_kept(
     raw: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
     rows = selection.elements
 
     def elements(*arguments):
-        out.write_text("of another process")  # It appears while this selection runs.
+        out.write_text("of another process")  # The file appears while this selection runs.
         return rows(*arguments)
 
     monkeypatch.setattr(selection, "elements", elements)

@@ -1,4 +1,4 @@
-"""``dpr-text serve``: flags that it refuses, the searches that it starts, and how a signal ends it."""
+"""``dpr-text serve``: refused flags, searches, and shutdown by a signal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from text.commands.cli import parse_flags, run_command
 from text.commands.serve import ServeFlags, load_searches, serve
 
 REPOSITORY = Path(__file__).parents[2]
-# dpr-text, but a search waits for a file.
+# dpr-text with a search that waits for a file.
 SLOW_COMMAND = """
 import sys, time
 from pathlib import Path
@@ -50,7 +50,7 @@ def site_flags(site: Path) -> list[str]:
 
 
 def fail(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
-    """Return the exit code and the message of a command that fails."""
+    """Run a command that fails, and return its exit code and message."""
     code = run_command(serve, ServeFlags, flags)
     [line] = capsys.readouterr().err.splitlines()
     return code, line.partition("error: ")[2]
@@ -88,14 +88,16 @@ def test_model_and_embeddings_are_required(capsys: pytest.CaptureFixture[str], m
     assert code == 2 and missing in message
 
 
-def test_a_taken_port_is_told_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with server.bind_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         code, message = fail(capsys, f"--model={tmp_path}", "--embeddings=nowhere", f"--port={port}")
     assert code == 2 and message.startswith(f"127.0.0.1:{port}: ")
 
 
-def test_a_wrong_path_of_the_second_model_is_told_before_the_first_is_loaded(
+def test_a_wrong_path_of_the_second_model_is_reported_before_the_first_is_loaded(
     site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("text.serving.load_search", lambda *_, **__: pytest.fail("a model was loaded"))
@@ -105,7 +107,7 @@ def test_a_wrong_path_of_the_second_model_is_told_before_the_first_is_loaded(
         assert code == 2 and f"{site}/nowhere" in message
 
 
-def test_the_same_model_beside_itself_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_model_twice_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--other_model={site}/model", f"--other_embeddings={site}/embeddings"]
     code, message = fail(capsys, *site_flags(site), *flags)
     assert code == 2 and "--other_model" in message and "--other_embeddings" in message
@@ -176,7 +178,7 @@ def test_a_signal_ends_the_server_after_its_questions_are_answered(
 
 
 @pytest.mark.slow
-def test_clients_that_are_silent_or_slow_leave_files_for_others(site: Path, tmp_path: Path) -> None:
+def test_silent_and_slow_clients_do_not_use_up_all_file_descriptors(site: Path, tmp_path: Path) -> None:
     with start_server(site, tmp_path, max_files=64) as (process, port), ExitStack() as stack:
         for beginning in (b"", b"GET /search?q=oak HTTP/1.1\r\nHost: localhost\r\nX: a"):
             slow = [stack.enter_context(open_connection(port, beginning)) for _ in range(60)]
@@ -190,7 +192,7 @@ def test_clients_that_are_silent_or_slow_leave_files_for_others(site: Path, tmp_
     assert len((tmp_path / "errors").read_text().splitlines()) == 1
 
 
-def test_a_shard_that_becomes_shorter_is_an_answer_and_no_bus_error(tmp_path: Path) -> None:
+def test_a_truncated_shard_gives_an_error_response_and_no_bus_error(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     with start_server(site, tmp_path) as (process, port):
         os.truncate(site / "embeddings" / "shard-00000.npy", 200)
@@ -200,7 +202,7 @@ def test_a_shard_that_becomes_shorter_is_an_answer_and_no_bus_error(tmp_path: Pa
     assert f"{site}/embeddings/shard-00000.npy: " in (tmp_path / "errors").read_text()
 
 
-def test_an_open_address_is_told_and_answers_to_its_names(site: Path, tmp_path: Path) -> None:
+def test_an_open_address_is_reported_and_answers_to_its_names(site: Path, tmp_path: Path) -> None:
     flags = ["--host=0.0.0.0", "--allowed_hosts=[search.example]"]
     with start_server(site, tmp_path, *flags) as (process, port):
         hosts = (b"search.example", b"127.0.0.1", b"evil.example")
@@ -229,7 +231,7 @@ def start_server(
     command: Sequence[str] = (sys.executable, "-W", "ignore", "-m", "text"),
     max_files: int = 1024,
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the command in a process that may open a number of files. Yield the process and the port."""
+    """Run the command in a process with a limited number of open files. Yield the process and the port."""
     limited = ["bash", "-c", f'ulimit -n {max_files}; exec "$@"', "-", *command]
     with (
         open(folder / "errors", "w") as errors,

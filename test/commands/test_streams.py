@@ -1,4 +1,4 @@
-"""Standard streams: readers that go, streams that are closed or full, encodings, and control characters."""
+"""Standard streams: readers that stop, closed or full streams, encodings, and control characters."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ sys.exit(call_command("printer", work))
 
 
 def run_shell(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of bash, in which $PYTHON is Python and $1 the first argument. It ends with the code of $PYTHON."""
+    """Run a bash command in which $PYTHON is Python. Return its output and the exit code of $PYTHON."""
     environment = {**ENVIRONMENT, "PYTHON": sys.executable, **variables}
     script = ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", "bash", *arguments]
     return subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("redirection", ["| head -1", "2>&1 | head -1", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
-def test_the_work_is_done_whoever_reads(tmp_path: Path, redirection: str) -> None:
+def test_the_work_is_done_even_if_nobody_reads_the_output(tmp_path: Path, redirection: str) -> None:
     done = run_shell(f'"$PYTHON" -c "$1" "$2" {redirection}', PRINTS, str(tmp_path / "done"))
     assert done.returncode == 0 and (tmp_path / "done").read_text() == "done"
     assert "Error" not in done.stderr and "Exception" not in done.stderr
 
 
-def test_a_result_that_has_no_room_is_an_error(tmp_path: Path) -> None:
+def test_output_to_a_full_disk_is_an_error(tmp_path: Path) -> None:
     done = run_shell('"$PYTHON" -c "$1" "$2" > /dev/full', PRINTS, str(tmp_path / "done"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1] == "printer: error: standard output: no space left on device"
 
 
-def test_help_for_a_reader_that_goes() -> None:
+def test_help_for_a_reader_that_stops_early() -> None:
     done = run_shell('"$PYTHON" -m text select --help | head -1')
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""
 
@@ -78,14 +78,14 @@ def test_a_path_that_the_terminal_cannot_show(tmp_path: Path) -> None:
         ("é", r"\xe9"),
     ],
 )
-def test_what_a_terminal_obeys_is_escaped(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     buffer = io.BytesIO()
     stream: Any = SafeStream(io.TextIOWrapper(buffer, encoding="ascii", newline=""))
     print(text, file=stream, end="", flush=True)
     assert buffer.getvalue().decode() == shown
 
 
-def test_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_streams_are_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     with guard_streams():
         sys.stdout.writelines(["a\x1b", "b\n"])

@@ -1,4 +1,4 @@
-"""``dpr-text train``: what it does with its flags and what it leaves."""
+"""``dpr-text train``: flags and output files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from text.transforms import load_tokenizer, train_tokenizer
 
 Capture = pytest.CaptureFixture[str]
 
-# Lightning's remarks on how it is used; none is about what is tested here.
+# Lightning warns about usage that does not matter for these tests.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
@@ -30,13 +30,13 @@ pytestmark = [
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A copy of the tiny set that a test may spoil."""
+    """Return a copy of the tiny set that a test may change."""
     return Path(shutil.copytree(TINY_SET, tmp_path / "data"))
 
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A small BERT as transformers and sentence-transformers leave it: 48 tokens, a prompt for queries."""
+    """Return the folder of a small sentence-transformers BERT with a limit of 48 tokens and a query prompt."""
     folder = tmp_path / "bert"
     sizes: dict[str, Any] = {
         "hidden_size": 64,
@@ -66,7 +66,7 @@ def bert(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "flags", [[], ["--tied=false", "--passage_prompt=a: ", "--titles=pair", "--activation_checkpointing"]]
 )
-def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: list[str]) -> None:
+def test_training_from_an_external_model(bert: Path, tmp_path: Path, flags: list[str]) -> None:
     run_folder = tmp_path / "run"
     arguments = ["--encoder", str(bert), "--output_dir", str(run_folder), "--max_epochs=1", *SMALL[:2], *flags]
     assert run_train(*arguments) == 0
@@ -85,7 +85,7 @@ def test_training_from_the_weights_of_others(bert: Path, tmp_path: Path, flags: 
 
 
 @pytest.mark.slow
-def test_resume_compares_the_settings_that_the_model_brought(bert: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_resume_compares_the_settings_of_the_starting_model(bert: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--encoder", str(bert), "--output_dir", str(tmp_path / "run"), *SMALL[:2]]
     assert run_train(*flags, "--max_epochs=1") == 0
     code, line = fail_train(capsys, *flags, "--max_epochs=2", "--resume", "--titles=pair")
@@ -94,7 +94,7 @@ def test_resume_compares_the_settings_that_the_model_brought(bert: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("default:the loss cannot fall:text.errors.SettingsWarning")
-def test_a_run_that_cannot_learn_is_told_with_the_flag_that_mends_it(tmp_path: Path, capsys: Capture) -> None:
+def test_a_run_that_cannot_learn_is_reported_with_the_flag_to_change(tmp_path: Path, capsys: Capture) -> None:
     run = ["--fast_dev_run", f"--output_dir={tmp_path}", *SMALL]
     assert run_train("--normalize", "--temperature=1", *run) == 0
     # 5 questions with a positive and a negative each: log(1 + 9 / e^2) and log(10).
@@ -125,7 +125,7 @@ def test_torchtext_makes_the_same_run(tmp_path: Path) -> None:
     assert metrics[0] == metrics[1]
 
 
-def test_a_limit_may_go_up_to_the_positions(bert: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_length_limit_may_be_as_large_as_the_number_of_positions(bert: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--encoder", str(bert), f"--output_dir={tmp_path / 'run'}", "--max_epochs=1", *SMALL[:2]]
     assert run_train(*flags, "--passage_max_length=60") == 0
     assert BiEncoderBundle.load(tmp_path / "run/model").encoder("passage").max_length == 512
@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_metrics_csv(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "metrics.csv").read_bytes() != (tmp_path / "c" / "metrics.csv").read_bytes()
 
 
-def test_resume_goes_on_and_a_saved_model_is_where_training_starts(tmp_path: Path, capsys: Capture) -> None:
+def test_resume_continues_and_training_can_start_from_a_saved_model(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "run"
     output = f"--output_dir={folder}"
     assert run_train("--max_epochs=1", output, *SMALL, "--tied", "--validate_first") == 0
@@ -183,8 +183,8 @@ def test_other_objectives_train(tmp_path: Path, flags: list[str]) -> None:
     assert run_train("--max_epochs=1", f"--output_dir={tmp_path}", *SMALL, *flags) == 0
 
 
-def as_compact(folder: Path) -> Path:
-    """The tiny set as rows of ids, and the collection that they name passages of."""
+def write_compact_set(folder: Path) -> Path:
+    """Write the tiny set as compact rows with passage ids, and the collection of these passages."""
     pools = {
         "positive_ctxs": "positive_ids",
         "hard_negative_ctxs": "hard_negative_ids",
@@ -210,7 +210,7 @@ def as_compact(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_all_forms_of_the_data_give_the_same_metrics_csv(data: Path, tmp_path: Path) -> None:
-    compact = as_compact(tmp_path / "compact")
+    compact = write_compact_set(tmp_path / "compact")
     array = tmp_path / "array"
     array.mkdir()
     for stage in ("train", "valid", "test"):
@@ -280,7 +280,7 @@ def test_scores_of_a_teacher_in_the_rows(data: Path, tmp_path: Path, capsys: Cap
         key = flags[:-1] if name == "plain" else flags
         assert run_train(*key, *flag, f"--output_dir={tmp_path / name}", "--num_hard_negatives=3") == 0
         losses[name] = read_metrics(tmp_path / name)[0]["train_loss_step"]
-    assert len(set(losses.values())) == 3  # with such a margin, no hard negative is left
+    assert len(set(losses.values())) == 3  # this margin removes all hard negatives
     for wrong in (flags, ["--distillation=0.5"]):
         code, line = fail_train(capsys, *wrong)
         assert code == 2 and "--score_key" in line and "--distillation" in line
@@ -288,7 +288,7 @@ def test_scores_of_a_teacher_in_the_rows(data: Path, tmp_path: Path, capsys: Cap
     assert code == 2 and "--token_cache" in line and "--score_key" in line
 
 
-def test_print_config_and_config_go_there_and_back(tmp_path: Path, capsys: Capture) -> None:
+def test_print_config_and_config_are_a_round_trip(tmp_path: Path, capsys: Capture) -> None:
     def printed(*arguments: str) -> str:
         with pytest.raises(SystemExit, match="0"):
             run_train(*arguments, "--print_config")

@@ -1,4 +1,4 @@
-"""``dpr-text train`` on data in which ids, texts or tokens do not tell passages and questions apart."""
+"""``dpr-text train`` with passages or questions that share ids, texts or tokens."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ZERO_WIDTH = "\u200b\u200e"
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A copy of the tiny set that a test may spoil."""
+    """Return a copy of the tiny set that a test may change."""
     return Path(shutil.copytree(TINY_SET, tmp_path / "data"))
 
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A vocabulary of BERT's kind, with which zero-width characters have no tokens."""
+    """Return a folder with a BERT vocabulary, which has no tokens for zero-width characters."""
     words = {word for line in (TINY_SET / "train.jsonl").read_text().lower().split('"') for word in line.split()}
     (tmp_path / "bert").mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
@@ -32,7 +32,7 @@ def bert(tmp_path: Path) -> Path:
 
 
 def rename_passages(row: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """Give each passage of a row an id: the same one, or its place in its pool if there is no name."""
+    """Give all passages of a row the id ``name``, or their position in the pool if it is None."""
     for pool in POOLS:
         for place, passage in enumerate(row[pool]):
             passage["passage_id"] = str(place) if name is None else name
@@ -63,7 +63,7 @@ def test_one_text_under_different_titles_has_a_loss(data: Path, tmp_path: Path) 
     assert run_train(f"--data_path={data}", f"--output_dir={tmp_path}/run", "--max_epochs=1", *SMALL) == 0
     rows = read_metrics(tmp_path / "run")
     assert all(float(row["train_loss_epoch"]) > 0.1 for row in rows if row.get("train_loss_epoch"))
-    # Each of the ten questions brings a positive of its own.
+    # Each of the ten questions has a different positive.
     assert all(float(row["valid_pool_passages"]) > 10 for row in rows if row.get("valid_pool_passages"))
 
 

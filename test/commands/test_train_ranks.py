@@ -1,4 +1,4 @@
-"""``dpr-text train`` on two processes equals one process, and is written once."""
+"""``dpr-text train`` with two processes gives the results of one process and writes them once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     run(tmp_path / "one")
     two, one = read_figures(tmp_path / "two"), read_figures(tmp_path / "one")
     assert len(two) == len(one)
-    # An epoch has 3 steps: the last validation is that of the end.
+    # An epoch has 3 steps, so the last validation is the one at the end.
     assert [row["step"] + 1 for row in two if "valid_loss" in row] == [4, 6]
     for found, expected in zip(two, one, strict=True):
         assert found == pytest.approx(expected, rel=5e-3)  # AdamW divides by small numbers
@@ -46,7 +46,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["", "--valid_share=0.3"], ids=["no validation", "a share of the training data"])
-def test_two_processes_equal_one_on_training_data_alone(tmp_path: Path, data: str) -> None:
+def test_two_processes_equal_one_without_validation_data(tmp_path: Path, data: str) -> None:
     flags = f"--train_files={TINY_SET}/train.jsonl --max_epochs=2 --dropout=0 --vocab_size=300 --batch_size=4 {data}"
     printed = run(
         tmp_path / "two", "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", flags=flags

@@ -1,4 +1,4 @@
-"""``dpr-text train --resume`` with other files and flags than the run began with, and runs validated by steps."""
+"""``dpr-text train --resume`` with changed files and flags, and validation by steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from text.training import AtomicCheckpointIO, find_valid_checkpoint
 
 Capture = pytest.CaptureFixture[str]
 
-# Lightning's remarks on how it is used; none is about what is tested here.
+# Lightning warns about usage that does not matter for these tests.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch."""
+    """Return the folder of a run of one epoch."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert run_train("--max_epochs=1", f"--output_dir={folder}", *SMALL) == 0
     return folder
@@ -32,12 +32,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may go on with."""
+    """Return a copy of the run that a test may continue."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def refuse(capsys: Capture, code: int, run: Path, *flags: str, resume: Path | str = "auto") -> str:
-    """Resume a run with flags that are refused. Nothing in its folder changes."""
+    """Resume a run with refused flags, check that its folder does not change, and return the error."""
     before = snapshot(run)
     found, line = fail_train(capsys, f"--output_dir={run}", *SMALL, f"--resume={resume}", "--max_epochs=2", *flags)
     assert found == code, line
@@ -76,7 +76,7 @@ def test_the_same_validation_data_elsewhere_and_other_test_data_are_accepted(run
         ("--eval_hard_negatives=1", ["eval_hard_negatives: 2 -> 1"]),
     ],
 )
-def test_setting_that_decides_the_weights_or_the_best_ones_is_refused(
+def test_a_change_of_a_setting_that_affects_the_weights_is_refused(
     run: Path, capsys: Capture, flag: str, parts: list[str]
 ) -> None:
     others = [each for each in SMALL if not each.startswith(flag.split("=")[0])]
@@ -89,19 +89,19 @@ def test_fast_dev_run_cannot_resume(run: Path, capsys: Capture) -> None:
     assert "--fast_dev_run" in line and "--resume" in line
 
 
-def test_validations_further_apart_than_the_run_is_long(tmp_path: Path) -> None:
+def test_a_validation_interval_may_be_longer_than_the_run(tmp_path: Path) -> None:
     flags = ["--max_epochs=2", "--accumulate_batches=3", "--validate_every_n_steps=9", f"--output_dir={tmp_path}"]
     assert run_train(*flags, *SMALL) == 0
     steps = [
         AtomicCheckpointIO().load_checkpoint(tmp_path / f"checkpoints/{name}.ckpt")["global_step"]
         for name in ("best", "last")
     ]
-    assert steps == [2, 2]  # two batches an epoch make one step
+    assert steps == [2, 2]  # the two batches of an epoch make one step
     assert (tmp_path / "model").is_dir() and (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize("key", ["loops", "callbacks", "DPRDataModule", "optimizer_states"])
-def test_checkpoint_without_a_part_is_refused(run: Path, capsys: Capture, key: str) -> None:
+def test_an_incomplete_checkpoint_is_refused(run: Path, capsys: Capture, key: str) -> None:
     checkpoint = run / "checkpoints" / "last.ckpt"
     content = AtomicCheckpointIO().load_checkpoint(checkpoint)
     del content[key]
@@ -125,7 +125,7 @@ def change_moment(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "key"), [(shorten_position, "loops"), (drop_weights, "state_dict"), (change_moment, "exp_avg")]
 )
-def test_content_that_does_not_fit_is_refused_before_anything_is_removed(
+def test_invalid_checkpoint_content_is_refused_before_anything_is_removed(
     run: Path, tmp_path: Path, capsys: Capture, damage: Callable[[dict[str, Any]], None], key: str
 ) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
@@ -137,24 +137,24 @@ def test_content_that_does_not_fit_is_refused_before_anything_is_removed(
         assert f"{checkpoint}: " in line and key in line
 
 
-def test_run_whose_best_checkpoint_is_lost_is_refused_before_anything_is_removed(
+def test_a_run_without_its_best_checkpoint_is_refused_before_anything_is_removed(
     run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
     best, last = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     best.unlink()
     assert f"{best}: " in refuse(capsys, 5, run)
-    # A best checkpoint of another seed is of another run, however good it is.
+    # A best checkpoint with another seed belongs to another run.
     content = AtomicCheckpointIO().load_checkpoint(last)
     content["DPRDataModule"]["seed"] += 1
     AtomicCheckpointIO().save_checkpoint(content, best)
     assert f"{best}: " in refuse(capsys, 5, run, resume=last)
     best.unlink()
-    # The best checkpoint in the other folder is of the run that would be removed.
+    # The best checkpoint in the other folder belongs to the run that would be removed.
     assert "best.ckpt: " in refuse(capsys, 5, other, "--overwrite", resume=last)
 
 
-def test_moved_checkpoint_of_another_encoder_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_moved_checkpoint_of_another_encoder_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
     moved = tmp_path / "moved" / "checkpoints" / "last.ckpt"
     moved.parent.mkdir(parents=True)
     shutil.copy(run / "checkpoints" / "last.ckpt", moved)

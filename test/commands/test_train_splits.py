@@ -1,4 +1,4 @@
-"""``dpr-text train`` with and without validation and test data: what it reads, what it tells, and what it leaves."""
+"""``dpr-text train`` with and without validation and test data: inputs, printed lines and output files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(folder: Path, *flags: str, max_epochs: int = 1) -> int:
 
 
 def fail(capsys: Capture, folder: Path, *flags: str) -> tuple[int, str]:
-    """Run a training that fails. Return its exit code and the one line that it prints to stderr."""
+    """Run a training that fails, and return its exit code and its only line on stderr."""
     capsys.readouterr()
     code = run(folder, *flags)
     [line] = capsys.readouterr().err.splitlines()
@@ -38,16 +38,14 @@ def fail(capsys: Capture, folder: Path, *flags: str) -> tuple[int, str]:
 
 
 def assert_model_is_checkpoint(folder: Path, name: str) -> None:
-    """Compare the word embeddings of the saved model, which every step changes."""
+    """Check that the saved model equals a checkpoint, by the word embeddings, which every step changes."""
     saved = read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
     model = load_file(folder / "model/question_encoder/model.safetensors")
     expected = saved["model.question_encoder.embeddings.word.weight"]
     assert torch.equal(model["embeddings.word_embeddings.weight"], expected)
 
 
-def test_training_data_alone_gives_the_last_checkpoint_and_no_figures_of_other_data(
-    tmp_path: Path, capsys: Capture
-) -> None:
+def test_training_data_alone_gives_the_last_checkpoint_and_no_other_metrics(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "run"
     assert run(folder, FLAGS["train"]) == 0
     printed = capsys.readouterr().out
@@ -62,11 +60,11 @@ def test_training_data_alone_gives_the_last_checkpoint_and_no_figures_of_other_d
     card = (folder / "model" / "README.md").read_text()
     assert "| train | train.jsonl | 10 |" in card and "## Results" not in card and "no validation data" in card
     page = (folder / "report.html").read_text()
-    for heading in ("Validation", "Worst validation questions", "Test", "Signs of a collapse"):
+    for heading in ("Validation", "Worst validation questions", "Test", "Embedding collapse"):
         assert f"<h2>{heading}" not in page
     assert "<h2>Training" in page and "no validation data" in page
     assert_model_is_checkpoint(folder, "last")
-    # More epochs of the same run: a run with validation data cannot go on with it.
+    # The run can continue for more epochs, but not with validation data.
     code, line = fail(capsys, folder, "--resume", FLAGS["train"], FLAGS["valid"])
     assert code == 5 and str(folder) in line
     assert run(folder, FLAGS["train"], "--resume", max_epochs=2) == 0
@@ -90,8 +88,8 @@ def test_each_stage_can_be_left_out(tmp_path: Path, capsys: Capture, stages: tup
     assert bool(manifest["test"]) == ("test" in stages)
     assert ("## Results" in (folder / "model" / "README.md").read_text()) == ("test" in stages)
     card, page = ((folder / name).read_text() for name in ("model/README.md", "report.html"))
-    for told in (printed, card, page):
-        assert ("train and test read the same rows" in told) == ("test" in stages)
+    for shown in (printed, card, page):
+        assert ("train and test read the same rows" in shown) == ("test" in stages)
     assert_model_is_checkpoint(folder, "best" if "valid" in stages else "last")
 
 
@@ -104,7 +102,7 @@ def test_valid_share_holds_out_questions_and_is_a_setting_of_the_run(tmp_path: P
     code, line = fail(capsys, folder, "--resume", flags[0], "--valid_share=0.3")
     assert code == 5 and "valid_share" in line
     card = (folder / "model" / "README.md").read_text()
-    assert "share of the questions" in card and "| valid | train.jsonl |" in card
+    assert "held out from the training files" in card and "| valid | train.jsonl |" in card
     manifest = json.loads((folder / "manifest.json").read_text())["data"]
     assert [file["path"] for file in manifest["valid"]["files"]] == [TRAIN, TEST]
     assert manifest["train"]["questions"] + manifest["valid"]["questions"] == 20
@@ -113,13 +111,13 @@ def test_valid_share_holds_out_questions_and_is_a_setting_of_the_run(tmp_path: P
 @pytest.mark.parametrize(
     "flag", ["--early_stopping=2", "--monitor=valid_loss", "--validate_every_n_steps=2", "--validate_first"]
 )
-def test_flag_that_needs_validation_data_is_refused_without(tmp_path: Path, capsys: Capture, flag: str) -> None:
+def test_a_flag_that_needs_validation_data_is_refused_without_it(tmp_path: Path, capsys: Capture, flag: str) -> None:
     code, line = fail(capsys, tmp_path / "run", FLAGS["train"], flag)
     assert code == 2 and flag.split("=")[0] in line and "--valid_share" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_data_is_required_and_one_side_must_not_be_empty(tmp_path: Path, capsys: Capture) -> None:
+def test_training_data_is_required_and_no_split_may_be_empty(tmp_path: Path, capsys: Capture) -> None:
     for flags, parts in (
         ([], ["--data_path", "--train_files"]),
         ([FLAGS["valid"]], ["--train_files"]),
@@ -135,7 +133,7 @@ def test_data_is_required_and_one_side_must_not_be_empty(tmp_path: Path, capsys:
         assert code == 2 and all(part in line for part in parts), line
 
 
-def test_download_of_fairs_files(tmp_path: Path, capsys: Capture) -> None:
+def test_the_download_folder_of_fair_is_read(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "downloads/data/retriever"
     folder.mkdir(parents=True)
     for stage, name in (("train", "nq-train"), ("valid", "nq-dev")):

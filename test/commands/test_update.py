@@ -1,4 +1,4 @@
-"""``dpr-text update``: what it prints, and files that it refuses."""
+"""``dpr-text update``: printed counts and refused files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fail = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A collection, changes and ids to remove."""
+    """Return a folder with a collection, changes, and ids to remove."""
     rows = [{"_id": f"p{n}", "text": f"oak {n}"} for n in range(4)]
     (tmp_path / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "changes.jsonl").write_text('{"_id": "p3", "text": "yew"}\n{"_id": "q", "text": "bay"}\n')
@@ -65,7 +65,7 @@ def test_no_input_and_no_earlier_result_is_replaced(old: Path, fail: Fail) -> No
     assert {path: path.read_bytes() for path in old.iterdir()} == before
 
 
-def test_of_two_updates_to_one_new_file_the_second_is_refused(
+def test_a_file_that_another_update_wrote_in_the_meantime_is_kept(
     old: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = collection_update.format_beir_line

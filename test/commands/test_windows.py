@@ -1,4 +1,4 @@
-"""``dpr-text windows``: a collection and rows of windows, mined by their best one, and documents found by theirs."""
+"""``dpr-text windows``: windows of passages and rows, mining by the best window, and search by document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = {
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Path:
-    """Two questions on three passages, cut into windows of four words, two apart."""
+    """Return a folder with two questions and three passages, cut into windows of four words with stride two."""
     records = [{"_id": name, "title": "willows", "text": text} for name, text in TEXTS.items()]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, records)))
     rows = [
@@ -49,7 +49,7 @@ def test_windows_and_rows_of_windows(cut: Path, capsys: pytest.CaptureFixture[st
     assert run_command(windows, WindowsFlags, [*flags, f"--output_dir={cut}/w"]) == 0
     passages = list(PassageCollection(str(cut / "w/passages.jsonl")))
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"{cut}/w/passages.jsonl: {len(passages)} windows of 3 passages"
+    assert out[0] == f"{cut}/w/passages.jsonl: {len(passages)} windows from 3 passages"
     assert out[1] == f"{cut}/w/rows.jsonl: 2 rows"
     assert [each.passage_id for each in passages[:2]] == ["s#1#0", "s#1#1"] and passages[-1].text == "snow fell"
     for name, text in TEXTS.items():
@@ -61,7 +61,7 @@ def test_windows_and_rows_of_windows(cut: Path, capsys: pytest.CaptureFixture[st
     assert first["difficulty"] == 3 and first["hard_negative_ctxs"] == [] and "positive_ids" not in first
 
 
-def test_mined_by_the_best_window_and_found_by_it(cut: Path) -> None:
+def test_rows_are_mined_and_documents_found_by_their_best_window(cut: Path) -> None:
     asked = ["--bm25", f"--collection={cut}/w/passages.jsonl", f"--questions={cut}/w/rows.jsonl"]
     assert run_command(search, SearchFlags, [*asked, "--with_positives", f"--run={cut}/bm25.trec"]) == 0
     flags = [f"--rows={cut}/w/rows.jsonl", f"--collection={cut}/w/passages.jsonl", f"--runs=[{cut}/bm25.trec]"]
@@ -107,7 +107,7 @@ def test_no_input_is_replaced(cut: Path, fail: Fail) -> None:
 
 
 def test_both_files_appear_together(cut: Path, fail: Fail) -> None:
-    """A command that fails or is killed between its files leaves neither, so it can be run again."""
+    """A command that fails or is killed between its two files writes neither, so it can be repeated."""
     (cut / "rows.jsonl").write_text('{"question": "q", "positive_ids": ["nowhere"]}\n')
     flags = [f"--collection={cut}/c.jsonl", f"--rows={cut}/rows.jsonl", f"--output_dir={cut}/new"]
     code, _ = fail(windows, WindowsFlags, *flags)

@@ -17,17 +17,17 @@ from text.commands.train_flags import TrainFlags
 ROOT = Path(__file__).parents[2]
 TINY_SET = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
 SMALL = ("--eval_hard_negatives=2", "--eval_other_negatives=0", "--passage_max_length=40")
-"""Less work, for tests in which the metrics do not matter."""
+"""Flags that make a training quicker, for tests in which the metrics do not matter."""
 
 
 def run_train(*flags: str) -> int:
-    """Train on the tiny data set, unless a flag names other data. Return the exit code."""
+    """Train on the tiny data set unless a flag names other data, and return the exit code."""
     data = [] if any(flag.startswith(("--data_path", "--config")) for flag in flags) else [f"--data_path={TINY_SET}"]
     return run_command(train, TrainFlags, [*data, *flags], program="dpr-text train")
 
 
 def fail_train(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
-    """Run a training that fails. Return its exit code and the one line that it prints to stderr."""
+    """Run a training that fails, and return its exit code and its only line on stderr."""
     capsys.readouterr()
     code = run_train(*flags)
     [line] = capsys.readouterr().err.splitlines()

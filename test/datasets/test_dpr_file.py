@@ -1,4 +1,4 @@
-"""DPRFile: what the check of a file found is kept, and is the same as when it is found anew."""
+"""Tests of DPRFile: findings from a sidecar equal those of a new check."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from text.errors import DataError
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
-    """Rows of all kinds: usable, blank, without question or positive, with few negatives."""
+def mixed_rows(tmp_path: Path) -> Path:
+    """Write rows of all kinds: usable, blank, without question or positive, with few negatives."""
     path = write_jsonl(
         tmp_path / "rows.jsonl",
         [
@@ -39,16 +39,16 @@ def mixed(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files are kept note of, too."""
+def small_sidecars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write sidecars for small files, too."""
     monkeypatch.setattr("text.datasets.formats.jsonl.INDEXED_BYTES", 0)
     monkeypatch.setattr("text.datasets.dpr_file.INDEXED_BYTES", 0)
 
 
-def test_findings_by_hand(mixed: Path) -> None:
-    findings = DPRFile(mixed).findings
+def test_findings_by_hand(mixed_rows: Path) -> None:
+    findings = DPRFile(mixed_rows).findings
     assert findings.num_rows == 6
-    assert findings.sha256 == hashlib.sha256(mixed.read_bytes()).hexdigest()
+    assert findings.sha256 == hashlib.sha256(mixed_rows.read_bytes()).hexdigest()
     assert findings.unusable == {1: "blank question", 2: "no positive_ctxs", 5: "blank line"}
     assert findings.pool_sizes == {"hard_negatives": {3: 1, 2: 1, 1: 1}, "other_negatives": {2: 2, 0: 1}}
     assert findings.counts == {
@@ -56,46 +56,46 @@ def test_findings_by_hand(mixed: Path) -> None:
         "hard_negative_ctxs that are positives, left out": 1,
         "hard_negative_ctxs without text, left out": 1,
     }
-    assert DPRFile(mixed).find_usable_rows().tolist() == [0, 3, 4]
+    assert DPRFile(mixed_rows).find_usable_rows().tolist() == [0, 3, 4]
 
 
-@pytest.mark.usefixtures("kept")
-def test_findings_are_kept(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = DPRFile(mixed)
+@pytest.mark.usefixtures("small_sidecars")
+def test_findings_are_kept(mixed_rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = DPRFile(mixed_rows)
     for name in ("text.datasets.dpr_file.DPRFile._check", "text.datasets.formats.jsonl.JsonlFile._scan"):
         monkeypatch.setattr(name, None)
-    again = DPRFile(mixed)
+    again = DPRFile(mixed_rows)
     assert again.findings == first.findings
     assert [again.rows.get_offset(row) for row in range(7)] == [first.rows.get_offset(row) for row in range(7)]
 
 
-@pytest.mark.usefixtures("kept")
-def test_kept_findings_give_the_same_pipe(mixed: Path) -> None:
+@pytest.mark.usefixtures("small_sidecars")
+def test_kept_findings_give_the_same_pipe(mixed_rows: Path) -> None:
     options = {"train": True, "max_skipped": 0.9, "num_hard_negatives": 2}
-    first, again = (DPRDataPipe(mixed, 2, **options) for _ in range(2))
+    first, again = (DPRDataPipe(mixed_rows, 2, **options) for _ in range(2))
     assert list(first) == list(again)
     for name in ("counts", "skipped", "num_rows", "has_negatives", "fingerprint"):
         assert getattr(first, name) == getattr(again, name)
     assert first.counts["rows with fewer hard_negative_ctxs than asked for"] == 1
     with pytest.raises(DataError, match=r"rows\.jsonl:2 \(byte \d+\) question: "):
-        DPRDataPipe(mixed, 2)
+        DPRDataPipe(mixed_rows, 2)
 
 
-@pytest.mark.usefixtures("kept")
-def test_changed_file_is_checked_anew(mixed: Path) -> None:
-    DPRFile(mixed)
-    write_jsonl(mixed, [*records(3), record(question=True)])
-    assert DPRFile(mixed).findings.unusable.keys() == {3}
+@pytest.mark.usefixtures("small_sidecars")
+def test_changed_file_is_checked_again(mixed_rows: Path) -> None:
+    DPRFile(mixed_rows)
+    write_jsonl(mixed_rows, [*records(3), record(question=True)])
+    assert DPRFile(mixed_rows).findings.unusable.keys() == {3}
 
 
-@pytest.mark.usefixtures("kept")
-def test_without_a_folder_for_it_all_works(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("small_sidecars")
+def test_missing_folder_for_sidecars_is_no_error(mixed_rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert DPRFile(mixed).findings.num_rows == len(JsonlFile(mixed)) == 6
-    assert list(mixed.parent.iterdir()) == [mixed]
+    assert DPRFile(mixed_rows).findings.num_rows == len(JsonlFile(mixed_rows)) == 6
+    assert list(mixed_rows.parent.iterdir()) == [mixed_rows]
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("small_sidecars")
 def test_index_takes_eight_bytes_a_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"{}\n" * 10_000)
@@ -104,7 +104,7 @@ def test_index_takes_eight_bytes_a_row(tmp_path: Path) -> None:
     assert 80_000 < index.stat().st_size < 80_000 + 200
 
 
-def test_field_at_fault_makes_its_row_unusable(tmp_path: Path) -> None:
+def test_faulty_field_makes_its_row_unusable(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [record("a"), record("b", hard_negative_ctxs=[context("c"), 7])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"question": "q", "question": "r"}\n')
@@ -113,7 +113,7 @@ def test_field_at_fault_makes_its_row_unusable(tmp_path: Path) -> None:
     assert fields == {1: "hard_negative_ctxs[1]", 2: "question"}
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("small_sidecars")
 def test_repaired_rows_are_counted_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(record(f"q{i}", n=0)) for i in range(4)]
@@ -135,21 +135,23 @@ def test_compact_row_without_a_collection_is_refused_at_once(tmp_path: Path) -> 
         DPRFile(path)
 
 
-def test_kept_rows_of_another_file_are_found_anew(mixed: Path, kept: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not only a hash is checked: whoever can write a note can write any hash."""
-    first = DPRFile(mixed)
+def test_sidecar_of_another_file_is_rebuilt(
+    mixed_rows: Path, small_sidecars: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The content of a sidecar is checked, because its hash can be forged."""
+    first = DPRFile(mixed_rows)
     for kind, arrays in (("rows", [np.arange(7)]), ("checked-6", [np.zeros(0, np.int64)] * 12)):
-        [target] = [path for path in (mixed.parent / ".dpr-text").iterdir() if path.name.endswith(f".{kind}")]
+        [target] = [path for path in (mixed_rows.parent / ".dpr-text").iterdir() if path.name.endswith(f".{kind}")]
         write_arrays(target, arrays)
         facts = read_facts(target)._asdict()
         Path(f"{target}.facts.json").write_text(json.dumps({"name": target.name, "facts": facts}))
-        again = DPRFile(mixed)
+        again = DPRFile(mixed_rows)
         assert again.findings == first.findings
         assert [again.rows.get_offset(row) for row in range(7)] == [first.rows.get_offset(row) for row in range(7)]
         assert str(target) in capsys.readouterr().err
 
 
-def test_index_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path, kept: None) -> None:
+def test_index_that_is_truncated_while_in_use_is_an_error(tmp_path: Path, small_sidecars: None) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"{}\n" * 10_000)
     rows = JsonlFile(path)

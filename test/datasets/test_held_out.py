@@ -1,4 +1,4 @@
-"""Holding out questions for validation: a question is on one side, and both sides together are the data."""
+"""Tests of holding out questions for validation: each question is on one side, and no row is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MASK = (1 << 64) - 1
 
 
 def splitmix(state: int, seed: int) -> int:
-    """SplitMix64 of a state that the seed moves on."""
+    """Return the SplitMix64 hash of a state that is advanced by the seed."""
     value = (state + (seed + 1) * 0x9E3779B97F4A7C15) & MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
@@ -30,7 +30,7 @@ def splitmix(state: int, seed: int) -> int:
 
 
 def draw_in_plain_python(rows: list[tuple[str, str]], share: float, seed: int) -> set[int]:
-    """Return the numbers of the rows that are held out. A row is a question and its id, which may be empty."""
+    """Return the numbers of the held-out rows. A row is a question and its id, which may be empty."""
     groups: list[set[int]] = []
     for number, (question, question_id) in enumerate(rows):
         joined = {number}
@@ -49,7 +49,7 @@ def draw_in_plain_python(rows: list[tuple[str, str]], share: float, seed: int) -
 
 
 def to_records(rows: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return rows with passages of their own, so that each row is known by its positive."""
+    """Return rows with different passages, so that the positive identifies the row."""
     return [
         {"question": question, "qid": question_id, "positive_ctxs": [{"text": f"passage {number}"}]}
         for number, (question, question_id) in enumerate(rows)
@@ -60,17 +60,19 @@ def read_numbers(pipe: DPRDataPipe) -> set[int]:
     return {int(example.positives[0].text.split()[1]) for batch in pipe for example in batch}
 
 
-asked = st.tuples(st.sampled_from([f"q{n}" for n in range(9)]), st.sampled_from(["", "", "1", "2", "3"]))
+row_values = st.tuples(st.sampled_from([f"q{n}" for n in range(9)]), st.sampled_from(["", "", "1", "2", "3"]))
 
 
 @law
-@given(st.lists(asked, min_size=1, max_size=14), st.floats(0.01, 0.99), st.integers(0, 3), st.integers(0, 13))
-def test_held_out_rows_are_those_of_plain_python(
+@given(st.lists(row_values, min_size=1, max_size=14), st.floats(0.01, 0.99), st.integers(0, 3), st.integers(0, 13))
+def test_held_out_rows_equal_those_of_plain_python(
     tmp_path: Path, rows: list[tuple[str, str]], share: float, seed: int, cut: int
 ) -> None:
     expected = draw_in_plain_python(rows, share, seed)
     content = to_records(rows)
-    parts = [part for part in (content[:cut], content[cut:]) if part]  # one file or two give the same choice
+    parts = [
+        part for part in (content[:cut], content[cut:]) if part
+    ]  # The choice is the same for one file and for two.
     paths = [write_jsonl(tmp_path / f"{number}.jsonl", part) for number, part in enumerate(parts)]
     pipe = DPRDataPipe(paths, 3, train=True, seed=seed)
     if not 0 < len(expected) < len(rows):
@@ -83,8 +85,9 @@ def test_held_out_rows_are_those_of_plain_python(
     assert (train.num_rows, valid.num_rows) == (len(rows) - len(expected), len(expected))
 
 
-def test_rows_with_one_question_or_one_id_stay_together(tmp_path: Path) -> None:
-    # Rows 0 and 1 ask one question, rows 1 and 2 have one id, and so have rows 2 and 3. The others stand alone.
+def test_rows_with_the_same_question_or_id_stay_together(tmp_path: Path) -> None:
+    # Rows 0 and 1 have the same question, rows 1 and 2 the same id, and rows 2 and 3 the same question. The others are
+    # separate groups.
     rows = [("Who ate it?", ""), ("who ate  it?", "7"), ("who did", "7"), ("WHO DID", "8"), ("what", "9"), ("why", "")]
     pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", to_records(rows)), 2, train=True)
     for share, num_groups in ((0.34, 1), (0.66, 2)):
@@ -107,14 +110,14 @@ def test_choice_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path)
     assert len(held_out("forth", 1)) == 10
 
 
-def test_training_samples_and_validation_takes_the_first_negatives_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_training_samples_negatives_and_validation_takes_the_first(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(20, hard=6))
     pipe = DPRDataPipe(path, 4, train=True, sample_positives=True, rates=[2], drop_last=True)
     train, valid = pipe.split(0.3, num_hard_negatives=5, num_other_negatives=0)
     assert (train.num_rows, train.num_hard_negatives, train.train) == (28, 1, True)
     examples = [example for batch in valid for example in batch]
     assert [example.row for example in examples] == sorted(example.row for example in examples)
-    assert len(examples) == 6  # also the short last batch, and each once
+    assert len(examples) == 6  # The short last batch is kept, and each row occurs once.
     for example in examples:
         assert [passage.passage_id for passage in example.hard_negatives] == [
             f"{example.question}-{i}" for i in range(5)
@@ -128,7 +131,7 @@ def test_training_samples_and_validation_takes_the_first_negatives_in_the_order_
     assert [example.question for batch in train for example in batch] == whole[8:]
 
 
-def test_the_split_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(20))
     pipe, again = (DPRDataPipe(path, 4, train=True) for _ in range(2))
     prints = [pipe.fingerprint, *(part.fingerprint for share in (0.2, 0.3) for part in pipe.split(share))]
@@ -136,13 +139,13 @@ def test_the_split_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert [part.fingerprint for part in again.split(0.2)] == prints[1:3]
 
 
-def test_large_files_keep_what_the_split_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_of_a_file_with_a_sidecar_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = to_records([(f"q{n}", f"{n // 3}") for n in range(30)])
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     expected = read_numbers(DPRDataPipe(path, 4, train=True).split(0.4)[1])
     for name in ("text.datasets.dpr_file.INDEXED_BYTES", f"{jsonl.__name__}.INDEXED_BYTES"):
         monkeypatch.setattr(name, 1)
-    for _ in range(2):  # the second time from the file beside the data
+    for _ in range(2):  # The second pass loads the sidecar.
         assert read_numbers(DPRDataPipe(path, 4, train=True).split(0.4)[1]) == expected
     assert all(len({n // 3 * 3 + i for i in range(3)} & expected) in (0, 3) for n in range(30))
 
@@ -161,7 +164,7 @@ def test_unusable_rows_and_texts_without_tokens_belong_to_one_side(tmp_path: Pat
     assert "in all rows of the file" not in describe_split("valid", pipes["valid"])
 
 
-def test_training_texts_have_none_of_validation(tmp_path: Path) -> None:
+def test_training_and_validation_share_no_text(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", to_records([(f"q{n}", "") for n in range(10)]))
     train, valid = DPRDataPipe(path, 4, train=True).split(0.3)
     texts = [{text for text in pipe.texts() if text} for pipe in (train, valid)]
@@ -198,17 +201,17 @@ def test_share_beside_a_validation_file_is_refused(tmp_path: Path) -> None:
         open_splits({"train": [path], "valid": [other]}, batch_size=4, valid_share=0.5)
 
 
-def test_splits_with_the_same_rows_are_told(tmp_path: Path) -> None:
+def test_note_names_splits_with_the_same_rows(tmp_path: Path) -> None:
     one = write_jsonl(tmp_path / "one.jsonl", records(6))
     other = write_jsonl(tmp_path / "other.jsonl", records(5))
     (tmp_path / "copy.jsonl").write_bytes(one.read_bytes())
 
-    def told(**paths: Path) -> list[str]:
+    def list_notes(**paths: Path) -> list[str]:
         return find_same_data(hash_data({name: DPRDataPipe(path, 2) for name, path in paths.items()}))
 
-    assert told(train=one, valid=other) == told(train=one) == []
-    assert len(told(train=other, valid=one, test=tmp_path / "copy.jsonl")) == 1
-    assert len(told(train=one, valid=one, test=one)) == 3
+    assert list_notes(train=one, valid=other) == list_notes(train=one) == []
+    assert len(list_notes(train=other, valid=one, test=tmp_path / "copy.jsonl")) == 1
+    assert len(list_notes(train=one, valid=one, test=one)) == 3
     train, valid = DPRDataPipe(one, 2, train=True).split(0.5)
     assert find_same_data(hash_data({"train": train, "valid": valid})) == []
     assert len(find_same_data(hash_data({"train": train, "valid": valid, "test": DPRDataPipe(one, 2)}))) == 1

@@ -1,4 +1,4 @@
-"""EpochOrder: every usable row in batches that depend on seed and epoch alone, shared out to ranks and workers."""
+"""Tests of EpochOrder: batches that depend on seed and epoch only, and their shares for ranks and workers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def batches(order: EpochOrder, epoch: int = 0) -> Batches:
     return [items.tolist() for items in order.iter_batches(epoch)]
 
 
-def flat(order: EpochOrder, epoch: int = 0) -> list[int]:
+def list_items(order: EpochOrder, epoch: int = 0) -> list[int]:
     return list(chain.from_iterable(order.iter_batches(epoch)))
 
 
-def joined_shares(order: EpochOrder, epoch: int, first_batch: int, num_ranks: int, num_workers: int) -> Batches:
-    """The shares of all ranks and workers, put together as DataLoaders and a gather put them together."""
+def join_shares(order: EpochOrder, epoch: int, first_batch: int, num_ranks: int, num_workers: int) -> Batches:
+    """Join the shares of all ranks and workers to batches, as DataLoaders and a gather do."""
     ranks = []
     for rank in range(num_ranks):
         options = {"rank": rank, "num_ranks": num_ranks, "num_workers": num_workers}
         workers = [order.iter_shares(epoch, first_batch, worker=worker, **options) for worker in range(num_workers)]
         in_turn = chain.from_iterable(zip_longest(*workers))
         ranks.append([share for share in in_turn if share is not None])
-    assert len({len(shares) for shares in ranks}) == 1  # no rank waits for another at the end
+    assert len({len(shares) for shares in ranks}) == 1  # All ranks have the same number of steps.
     for parts in zip(*ranks, strict=True):
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -52,8 +52,9 @@ def test_order_without_shuffling_by_hand() -> None:
     assert (order.num_rows, order.rows_per_set, order.get_batch_sizes(0)) == (4, [2, 2], [2, 2])
 
 
-def test_shuffled_order_stays_what_it_was() -> None:
-    # A checkpoint holds only (seed, epoch, row): another order would repeat some rows of the epoch and lose others.
+def test_shuffled_order_never_changes() -> None:
+    # A checkpoint holds only seed, epoch and row. After a change of the order, a resumed epoch would repeat some rows
+    # and lose others.
     assert batches(EpochOrder([9], 4, seed=7, shuffle=True), 2) == [[8, 0, 6, 2], [3, 4, 5, 1], [7]]
     together = EpochOrder([9], 4, seed=7, shuffle=True, rows_together=3)
     assert batches(together, 2) == [[0, 4, 5, 6], [1, 2, 3, 7], [8]]
@@ -63,7 +64,7 @@ def test_shuffled_order_stays_what_it_was() -> None:
 
 @law
 @given(st.integers(1, 30), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 3))
-def test_every_row_comes_once_an_epoch(
+def test_every_row_occurs_once_per_epoch(
     num_rows: int, batch_size: int, shuffle: bool, drop_last: bool, epoch: int
 ) -> None:
     order = EpochOrder([num_rows], batch_size, shuffle=shuffle, drop_last=drop_last)
@@ -80,7 +81,7 @@ def test_every_row_comes_once_an_epoch(
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
     def order(batch_size: int = 4, seed: int = 5, **options: Any) -> list[int]:
-        return flat(EpochOrder([11], batch_size, shuffle=True, seed=seed, **options), 2)
+        return list_items(EpochOrder([11], batch_size, shuffle=True, seed=seed, **options), 2)
 
     expected = order()
     assert expected != list(range(11))
@@ -93,41 +94,41 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     assert order(seed=6) != expected
 
 
-def test_epochs_differ_and_come_again() -> None:
+def test_epochs_differ_and_can_be_repeated() -> None:
     order = EpochOrder([11], 4, shuffle=True)
-    orders = [flat(order, epoch) for epoch in range(5)]
+    orders = [list_items(order, epoch) for epoch in range(5)]
     assert len({tuple(each) for each in orders}) == 5
-    assert flat(order, 3) == orders[3]
+    assert list_items(order, 3) == orders[3]
 
 
 def test_rows_are_shuffled_evenly() -> None:
-    # 600 epochs of 4 rows: each row is first 150 times on average, standard deviation 10.6.
+    # In 600 epochs of 4 rows, each row is first 150 times on average (standard deviation 10.6).
     order = EpochOrder([4], 4, shuffle=True)
-    first = Counter(flat(order, epoch)[0] for epoch in range(600))
+    first = Counter(list_items(order, epoch)[0] for epoch in range(600))
     assert sorted(first) == list(range(4))
     assert all(110 < times < 190 for times in first.values())
 
 
-def test_unusable_rows_never_come() -> None:
+def test_unusable_rows_never_occur() -> None:
     order = EpochOrder([6, 4], 3, unusable=[{0, 5}, {2}], shuffle=True)
     for epoch in range(5):
-        assert sorted(flat(order, epoch)) == [1, 2, 3, 4, 6, 7, 9]
+        assert sorted(list_items(order, epoch)) == [1, 2, 3, 4, 6, 7, 9]
 
 
 @pytest.mark.parametrize("one_set_per_batch", [False, True])
-def test_a_set_without_usable_rows_brings_none(one_set_per_batch: bool) -> None:
+def test_data_set_without_usable_rows_adds_no_rows(one_set_per_batch: bool) -> None:
     mix = {"rates": [2.5, 1], "one_set_per_batch": one_set_per_batch, "shuffle": True}
     order = EpochOrder([2, 3], 2, unusable=[{0, 1}, {}], **mix)
     assert order.rows_per_set == [0, 3]
-    assert sorted(flat(order)) == [2, 3, 4]
+    assert sorted(list_items(order)) == [2, 3, 4]
 
 
-# Where an epoch begins
+# Start within an epoch
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_an_epoch_begins_at_any_batch(shuffle: bool, drop_last: bool) -> None:
+def test_epoch_can_start_at_any_batch(shuffle: bool, drop_last: bool) -> None:
     order = EpochOrder([11], 2, shuffle=shuffle, drop_last=drop_last)
     whole = batches(order, 3)
     assert len(whole) == (5 if drop_last else 6)
@@ -150,13 +151,13 @@ def test_shares_by_hand() -> None:
     order = EpochOrder([6], 4)
     assert list(order.iter_shares(0, rank=0, num_ranks=2)) == [[0, 1], [4]]
     assert list(order.iter_shares(0, rank=1, num_ranks=2)) == [[2, 3], [5]]
-    assert list(order.iter_shares(0, worker=1, num_workers=2)) == [[4, 5]]  # a worker takes whole batches
+    assert list(order.iter_shares(0, worker=1, num_workers=2)) == [[4, 5]]  # A worker takes whole batches.
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_more_ranks_than_rows_of_the_last_batch(drop_last: bool) -> None:
-    # 23 rows in batches of 8: the last batch has 7, one less than there are ranks.
-    found = joined_shares(EpochOrder([23], 8, drop_last=drop_last), 0, 0, 8, 2)
+    # 23 rows in batches of 8: the last batch has 7 rows, one fewer than there are ranks.
+    found = join_shares(EpochOrder([23], 8, drop_last=drop_last), 0, 0, 8, 2)
     assert [len(batch) for batch in found] == ([8, 8] if drop_last else [8, 8, 7])
 
 
@@ -189,7 +190,7 @@ def test_shares_are_disjoint_and_complete(
     kept = sum(size // batch_size * batch_size if options["drop_last"] else size for size in cut)
     assert len(set(chain.from_iterable(whole))) == sum(map(len, whole)) == kept
     first_batch = min(first_batch, len(whole))
-    assert joined_shares(order, epoch, first_batch, num_ranks, num_workers) == whole[first_batch:]
+    assert join_shares(order, epoch, first_batch, num_ranks, num_workers) == whole[first_batch:]
 
 
 # Rows together
@@ -199,21 +200,21 @@ def test_rows_together_by_hand() -> None:
     order = EpochOrder([12], 12, shuffle=True, rows_together=4)
     orders, starts = set(), set()
     for epoch in range(20):
-        rows = flat(order, epoch)
+        rows = list_items(order, epoch)
         assert sorted(rows) == list(range(12))
         first = [row for place, row in enumerate(rows) if place == 0 or row != rows[place - 1] + 1]
-        assert len(first) <= 4  # runs of 4, or a part of one before and one behind
+        assert len(first) <= 4  # Three or four runs, of which the first and the last may be shorter.
         orders.add(tuple(rows))
         starts.update(first)
     assert len(orders) > 10 and len(starts) == 12
 
 
 @pytest.mark.parametrize("one_set_per_batch", [False, True])
-def test_rows_together_of_a_share_of_the_rows(one_set_per_batch: bool) -> None:
+def test_rows_together_with_a_fractional_rate(one_set_per_batch: bool) -> None:
     mix = {"rates": [0.5], "one_set_per_batch": one_set_per_batch, "rows_together": 8}
     [rows] = batches(EpochOrder([80], 40, shuffle=True, **mix))
     assert len(set(rows)) == 40
-    # Runs of 8 are drawn, and cut in two at most once when they are shuffled: 10 or so parts.
+    # About 5 runs of 8 rows are drawn, and shuffling cuts each at most once. This gives about 10 parts.
     assert sum(b == a + 1 for a, b in pairwise(rows)) >= 40 - 13
 
 
@@ -222,7 +223,7 @@ def test_rows_together_of_a_share_of_the_rows(one_set_per_batch: bool) -> None:
 
 @pytest.mark.parametrize("one_set_per_batch", [False, True])
 def test_rates_by_hand(one_set_per_batch: bool) -> None:
-    # Every row of the first set twice, and half of the second one's six rows.
+    # An epoch has every row of the first set twice, and half of the six rows of the second set.
     order = EpochOrder([5, 6], 4, rates=[2, 0.5], one_set_per_batch=one_set_per_batch, shuffle=True)
     assert (order.rows_per_set, order.num_rows) == ([10, 3], 13)
     chosen = set()
@@ -236,7 +237,7 @@ def test_rates_by_hand(one_set_per_batch: bool) -> None:
         if one_set_per_batch:
             assert sorted(map(len, places)) == [2, 3, 4, 4]
             assert all(len({source for source, _ in batch}) == 1 for batch in places)
-    assert len(chosen) > 5  # of 20 ways to choose three of six
+    assert len(chosen) > 5  # There are 20 ways to choose three of six rows.
 
 
 def test_a_mixed_batch_holds_several_sets() -> None:
@@ -263,6 +264,6 @@ def test_drop_last_drops_the_short_batch_of_each_set() -> None:
         ({"one_set_per_batch": True, "shuffle": False}, "one_set_per_batch"),
     ],
 )
-def test_option_out_of_range_is_refused_by_name(options: dict[str, Any], field: str) -> None:
+def test_error_names_the_option_out_of_range(options: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         EpochOrder([2, 2], **{"batch_size": 2, "shuffle": True, **options})

@@ -1,4 +1,4 @@
-"""Items made ahead: the same ones, no more than asked for, errors where they belong, no thread left."""
+"""Tests of prefetch: same items, bounded buffer, errors in their place, and no thread left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from text.datasets import prefetch
 
 
 class Numbers(IterDataPipe):
-    """0, 1, ..., and then an error."""
+    """Pipe of the numbers 0, 1, ..., and then an error."""
 
     def __init__(self, end: int, error: BaseException | None = None) -> None:
         self.end, self.error = end, error
@@ -33,39 +33,39 @@ class Numbers(IterDataPipe):
             raise self.error
 
 
-def wait_until(is_so: Any) -> None:
+def wait_until(condition: Any) -> None:
     deadline = time.monotonic() + 30
-    while not is_so():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 @pytest.fixture
 def num_threads() -> Callable[[], int]:
-    """Threads that make items for this test: those of a training that another test broke off live until collected."""
+    """Return a function that counts the prefetching threads of this test. Threads of earlier tests may still live."""
     others = set(threading.enumerate())
     return lambda: sum(thread.name == "prefetch" for thread in set(threading.enumerate()) - others)
 
 
 @pytest.mark.parametrize("buffer_size", [1, 3, 100])
-def test_the_same_items_in_each_pass(buffer_size: int, num_threads: Callable[[], int]) -> None:
+def test_each_pass_yields_the_same_items(buffer_size: int, num_threads: Callable[[], int]) -> None:
     ahead: Any = prefetch(Numbers(7), buffer_size)
     assert len(ahead) == 7
     assert [list(ahead), list(ahead)] == [list(range(7))] * 2
     assert num_threads() == 0
 
 
-def test_no_more_is_made_than_there_is_room_for() -> None:
+def test_number_of_items_made_ahead_is_bounded() -> None:
     numbers = Numbers(100)
     items = iter(prefetch(numbers, 3))
     for taken in range(1, 5):
         next(items)
         wait_until(lambda taken=taken: len(numbers.made) == taken + 3)
-    time.sleep(0.05)  # nothing more comes
+    time.sleep(0.05)  # No more items are made.
     assert len(numbers.made) == 7
 
 
-def test_a_pass_that_is_given_up_leaves_no_thread(num_threads: Callable[[], int]) -> None:
+def test_closed_iterator_leaves_no_thread(num_threads: Callable[[], int]) -> None:
     items: Any = iter(prefetch(Numbers(100), 3))
     assert next(items) == 0
     assert num_threads() == 1
@@ -73,19 +73,19 @@ def test_a_pass_that_is_given_up_leaves_no_thread(num_threads: Callable[[], int]
     assert num_threads() == 0
 
 
-def test_a_pass_may_be_collected_by_the_thread_that_makes_its_items() -> None:
-    """As that of a training that was broken off: whichever thread allocates next collects it."""
-    given_up, collected = threading.Event(), threading.Event()
+def test_iterator_can_be_collected_by_its_own_thread() -> None:
+    """The garbage collector runs in any thread that allocates, for example after an interrupted training."""
+    is_abandoned, collected = threading.Event(), threading.Event()
 
-    class Collects(Numbers):
+    class CollectingNumbers(Numbers):
         def __iter__(self) -> Iterator[int]:
             yield 0
-            given_up.wait()
+            is_abandoned.wait()
             gc.collect()
             collected.set()
             yield 1
 
-    items: Any = iter(prefetch(Collects(2), 1))
+    items: Any = iter(prefetch(CollectingNumbers(2), 1))
     assert next(items) == 0
     cycle = [items]
     cycle.append(cycle)
@@ -93,13 +93,13 @@ def test_a_pass_may_be_collected_by_the_thread_that_makes_its_items() -> None:
     with pytest.MonkeyPatch.context() as patched:
         raised: list[Any] = []
         patched.setattr(sys, "unraisablehook", raised.append)
-        given_up.set()
+        is_abandoned.set()
         assert collected.wait(30)
     assert raised == []
 
 
 @pytest.mark.parametrize("error", [ValueError("row 3"), KeyboardInterrupt()])
-def test_an_error_comes_after_the_items_before_it(error: BaseException, num_threads: Callable[[], int]) -> None:
+def test_error_is_raised_after_the_items_before_it(error: BaseException, num_threads: Callable[[], int]) -> None:
     taken = []
     with pytest.raises(type(error)) as raised:
         taken.extend(prefetch(Numbers(3, error), 2))
@@ -107,7 +107,7 @@ def test_an_error_comes_after_the_items_before_it(error: BaseException, num_thre
     assert num_threads() == 0
 
 
-def test_pass_that_cannot_begin_raises_its_error() -> None:
+def test_error_at_the_start_is_raised() -> None:
     class Broken(IterDataPipe):
         def __iter__(self) -> Iterator[int]:
             raise OSError("no file")
@@ -118,7 +118,7 @@ def test_pass_that_cannot_begin_raises_its_error() -> None:
         prefetch(Numbers(3), 0)
 
 
-def test_items_of_a_pass_that_fails_are_not_lost() -> None:
+def test_items_before_an_error_are_not_lost() -> None:
     items = iter(prefetch(Numbers(3, ValueError("row 3")), 2))
     assert [next(items) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="row 3"):

@@ -1,4 +1,4 @@
-"""Questions: three forms, and what is refused."""
+"""Tests of reading questions: three formats, and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_qa_csv_compressed_or_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "qa.csv").write_bytes(content)
     (tmp_path / "qa.csv.gz").write_bytes(gzip.compress(content))
     for name in ("qa.csv", "qa.csv.gz"):
-        assert read_questions(tmp_path / name) == [Question("0", "who", ["a"])]  # a blank answer stands everywhere
+        # Blank answers would match every passage, so they are skipped.
+        assert read_questions(tmp_path / name) == [Question("0", "who", ["a"])]
 
 
 def test_json_lines_by_hand(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_json_lines_by_hand(tmp_path: Path) -> None:
     ]
 
 
-def test_training_rows_say_what_answers(tmp_path: Path) -> None:
+def test_training_rows_give_positive_ids(tmp_path: Path) -> None:
     rows = [
         '{"question": "q", "answers": [], "positive_ctxs": [{"psg_id": 3, "text": "t"}, {"text": "u"}, {"id": ""}]}',
         '{"qid": "x", "question": "r", "answers": ["a"], "positive_ids": ["p", "o"]}',
@@ -73,7 +74,7 @@ def test_training_rows_say_what_answers(tmp_path: Path) -> None:
         ("('60', 'sixty')", ["60", "sixty"]),
         ("['60', 'sixty',]", ["60", "sixty"]),
         ("['a', 1985, 2.0]", ["a", "1985", "2"]),
-        (r'["a\/b", "\ud83d\ude00"]', ["a/b", "\U0001f600"]),  # as JSON has them
+        (r'["a\/b", "\ud83d\ude00"]', ["a/b", "\U0001f600"]),  # Escapes of JSON.
         ("[NaN]", []),
     ],
 )
@@ -85,7 +86,7 @@ def test_lists_of_python_and_json_are_read(tmp_path: Path, literal: str, answers
 @pytest.mark.parametrize(
     "literal",
     [
-        "['14 December 1972 UTC' 'December 1972']",  # pandas writes arrays of NumPy so
+        "['14 December 1972 UTC' 'December 1972']",  # pandas writes NumPy arrays in this way.
         "['a', 'b' 'c']",
         "['a'\n 'b']",
         "['a' # one\n 'b']",
@@ -104,14 +105,14 @@ def test_lists_of_python_and_json_are_read(tmp_path: Path, literal: str, answers
         "Paris",
     ],
 )
-def test_literal_that_is_no_plain_list_is_refused(tmp_path: Path, literal: str) -> None:
+def test_literal_that_is_not_a_plain_list_is_refused(tmp_path: Path, literal: str) -> None:
     content = f'r\t["60"]\nq\t"{literal.replace(chr(34), chr(34) * 2)}"\nr\t[]\n'
     with pytest.raises(DataError) as caught:
         read(tmp_path / "qa.csv", content)
     assert str(caught.value).startswith(f"{tmp_path / 'qa.csv'}:2 answers")
 
 
-def test_other_names_and_values_with_one_meaning(tmp_path: Path) -> None:
+def test_other_keys_and_unambiguous_values_are_read(tmp_path: Path) -> None:
     content = (
         '{"query_id": 12.0, "query": "q", "text": "a passage", "answers": "Paris"}\n'
         '{"question": null, "text": "r", "answers": [1985, null, "x"], "score": NaN}\n'
@@ -126,7 +127,7 @@ def test_other_names_and_values_with_one_meaning(tmp_path: Path) -> None:
     ]
 
 
-def test_answers_without_a_word_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_answers_without_a_word_are_skipped_and_counted(tmp_path: Path) -> None:
     blank, counts = ["\u200b", "\ufeff\u200d ", "\x00", " ", "", "\xad"], Counter[str]()
     lines = [{"question": "q", "answers": ["a", *blank, "?"]}, {"question": "r", "answers": "\u2060"}]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -140,7 +141,7 @@ def test_answers_without_a_word_are_left_out_and_counted(tmp_path: Path) -> None
     assert counts["blank answers, left out"] == 8
 
 
-def test_a_regular_expression_that_nfd_breaks_is_counted(tmp_path: Path) -> None:
+def test_regular_expression_that_is_invalid_in_nfd_is_counted(tmp_path: Path) -> None:
     counts = Counter[str]()
     (tmp_path / "file").write_text('{"question": "q", "answers": ["Sn\\\\\u011bka"], "answer_is_regex": true}\n')
     assert read_questions(tmp_path / "file", counts)[0].answers == ["Sn\\\u011bka"]
@@ -187,7 +188,7 @@ def test_ids_may_hold_white_space(tmp_path: Path) -> None:
         ("q\t\"array(['a'], dtype=object)\"\n", r":1 answers: .*pandas"),
     ],
 )
-def test_wrong_question_is_refused_with_its_place(tmp_path: Path, content: str, place: str) -> None:
+def test_error_of_a_question_has_its_place(tmp_path: Path, content: str, place: str) -> None:
     with pytest.raises(DataError, match=re.escape(str(tmp_path / "file")) + place):
         read(tmp_path / "file", content)
 
@@ -209,7 +210,7 @@ def test_real_files(name: str, num_questions: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"a\t['x']\rb\t['y']\n", b"ok\t['x']\n\na\rb\t['y']\n"])
-def test_lone_carriage_return_in_a_table_is_refused_with_its_line(tmp_path: Path, content: bytes) -> None:
+def test_lone_carriage_return_in_csv_is_refused_with_its_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "qa.csv"
     path.write_bytes(content)
     line = 1 + content.count(b"\n", 0, content.rindex(b"\r"))
@@ -219,7 +220,7 @@ def test_lone_carriage_return_in_a_table_is_refused_with_its_line(tmp_path: Path
     assert len(read_questions(path)) == 2
 
 
-def test_long_fields_of_a_table_are_read_and_the_limit_of_csv_stays(tmp_path: Path) -> None:
+def test_long_fields_are_read_and_the_csv_limit_is_restored(tmp_path: Path) -> None:
     path, limit = tmp_path / "qa.csv", csv.field_size_limit()
     answers = json.dumps(["x" * 300_000])
     path.write_text(f"what\t{answers}\n")
@@ -231,7 +232,7 @@ def test_long_fields_of_a_table_are_read_and_the_limit_of_csv_stays(tmp_path: Pa
     assert csv.field_size_limit() == limit
 
 
-def test_key_that_looks_like_a_place_is_named(tmp_path: Path) -> None:
+def test_repeated_key_that_looks_like_a_place_has_its_line(tmp_path: Path) -> None:
     key = f"[{'9' * 5000}]"
     row = f'{{"question": "what", "{key}": 1, "{key}": 2}}'
     for name, content in (("q.jsonl", row), ("q.json", f"[{row}]")):

@@ -1,4 +1,4 @@
-"""Rows that ask the same question: their positives are known to each other, in every batch and in every pool."""
+"""Tests of rows with the same question: a positive of one row is never a negative of the others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def row(question: str, positive: str, *hard: str) -> dict[str, Any]:
     }
 
 
-def one_row_per_positive() -> list[dict[str, Any]]:
-    """Each row has another positive of its question among its hard negatives, and a true negative after it."""
+def build_rows_with_one_positive() -> list[dict[str, Any]]:
+    """Return rows whose hard negatives are another positive of the question and a true negative."""
     return [
         row(f"question {q}", f"positive {q} {p}", f"positive {q} {(p + 1) % POSITIVES}", f"negative {q} {p}")
         for p in range(POSITIVES)
@@ -42,8 +42,8 @@ def collate(examples: list[Example]) -> BiEncoderBatch:
     return BiEncoderCollator(tokenize, tokenize)(examples)
 
 
-def perfect_embeddings(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One direction for each question and its positives, and another for its negatives."""
+def build_perfect_embeddings(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return embeddings with one direction per question and its positives, and another for its negatives."""
 
     def direction(text: str) -> int:
         kind, number = text.split()[:2]
@@ -57,34 +57,34 @@ def perfect_embeddings(examples: list[Example]) -> tuple[torch.Tensor, torch.Ten
 
 
 def test_a_perfect_model_has_a_perfect_score(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "valid.jsonl", one_row_per_positive())
+    path = write_jsonl(tmp_path / "valid.jsonl", build_rows_with_one_positive())
     for batch_size in (1, 5, 12):
         pool = PassagePool()
         for examples in DPRDataPipe(path, batch_size, num_hard_negatives=2):
-            pool.add(collate(examples), *perfect_embeddings(examples))
+            pool.add(collate(examples), *build_perfect_embeddings(examples))
         assert pool.compute_metrics()["mrr@10"] == pool.compute_metrics()["recall@1"] == 1.0
         assert pool.num_passages == 2 * QUESTIONS * POSITIVES
 
 
 def test_the_loss_of_a_perfect_model_by_hand(tmp_path: Path) -> None:
-    # One batch of 12 rows with 36 passages. A question has the logit 1 for its own positive. The other 2 positives of
-    # the question, and the 3 hard negatives that are its positives, are left out. The logit of the other 30 is 0: 9
-    # positives, 9 hard negatives that are positives of others, and 12 true negatives. The loss is log(e + 30) - 1.
-    path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
+    # The batch has 12 rows with 36 passages. The logit of a question's own positive is 1. The other 2 positives of the
+    # question, and 3 hard negatives that are also its positives, are masked. The logit of the other 30 passages is 0.
+    # The loss is log(e + 30) - 1.
+    path = write_jsonl(tmp_path / "train.jsonl", build_rows_with_one_positive())
     [examples] = DPRDataPipe(path, 12, train=True, num_hard_negatives=2)
-    questions, passages = perfect_embeddings(examples)
+    questions, passages = build_perfect_embeddings(examples)
     losses = Objective()(collate(examples), questions, passages)
     torch.testing.assert_close(losses, (torch.tensor(1.0).exp() + 30).log().sub(1).expand(12))
 
 
-def test_case_and_spaces_make_no_other_question(tmp_path: Path) -> None:
+def test_questions_that_differ_in_case_and_spaces_are_the_same(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "train.jsonl", [row("Who  ate it?", "a"), row("who ate IT? ", "b"), row("who", "c")])
     [examples] = DPRDataPipe(path, 3)
     both = sorted(Passage("", "", text).keys for text in "ab")
     assert [example.same_question_positives for example in examples] == [both, both, None]
 
 
-def test_unicode_forms_make_no_other_question_and_punctuation_does(tmp_path: Path) -> None:
+def test_questions_that_differ_in_unicode_form_are_the_same_but_not_in_punctuation(tmp_path: Path) -> None:
     rows = [
         row("Wie hei\u00dft das Caf\u00e9", "a"),
         row("wie heisst das cafe\u0301", "b"),
@@ -94,14 +94,14 @@ def test_unicode_forms_make_no_other_question_and_punctuation_does(tmp_path: Pat
     assert [len(example.same_question_positives or ()) for example in examples] == [2, 2, 0]
 
 
-def test_rows_of_several_files_ask_the_same_question(tmp_path: Path) -> None:
+def test_rows_of_several_files_can_have_the_same_question(tmp_path: Path) -> None:
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [row("q", name), row(f"only {name}", "d")]) for name in "ab"]
     [examples] = DPRDataPipe(paths, 4)
     assert [len(example.same_question_positives or ()) for example in examples] == [2, 0, 2, 0]
 
 
-def test_the_token_cache_knows_them_too(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "train.jsonl", one_row_per_positive())
+def test_token_cache_gives_the_same_known_positives(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "train.jsonl", build_rows_with_one_positive())
     plain, cached = (DPRDataPipe(path, 5, train=True) for _ in range(2))
     cached.cache_tokens(ByteTokenizer())
     for ours, theirs in zip(plain, cached, strict=True):
@@ -111,13 +111,13 @@ def test_the_token_cache_knows_them_too(tmp_path: Path) -> None:
         ]
 
 
-def test_an_unusable_row_asks_nothing(tmp_path: Path) -> None:
+def test_unusable_row_is_ignored(tmp_path: Path) -> None:
     rows = [row("q", "a"), {"question": "q", "positive_ctxs": []}]
     [[example]] = DPRDataPipe(write_jsonl(tmp_path / "train.jsonl", rows), 2, max_skipped=0.5)
     assert example.same_question_positives is None
 
 
-rows_of_any_kind = st.lists(
+lists_of_rows = st.lists(
     st.builds(row, st.sampled_from(["q", "Q", "r", "s"]), st.sampled_from("abcd"), st.sampled_from("abcdxyz")),
     min_size=1,
     max_size=8,
@@ -125,7 +125,7 @@ rows_of_any_kind = st.lists(
 
 
 @law
-@given(rows_of_any_kind)
+@given(lists_of_rows)
 def test_equals_a_join_by_question(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     answers = defaultdict[str, set[str]](set)
     for each in rows:

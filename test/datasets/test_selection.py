@@ -1,4 +1,4 @@
-"""select_rows: what it keeps, and what it refuses."""
+"""Tests of select_rows: rows that are kept, and input that is refused."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from text.errors import DataError
 
 
 def row(number, **fields):
-    """A usable row as JSON text; ``fields`` replace or add."""
+    """Return a usable row as JSON text. ``fields`` replace or add fields."""
     return json.dumps(record(**{"question": f"question {number}", **fields}), ensure_ascii=False)
 
 
@@ -31,7 +31,7 @@ def indented_array(rows):
     return json.dumps([json.loads(text) for text in rows], indent=4, ensure_ascii=False).encode()
 
 
-def packed(form):
+def gzip_form(form):
     return lambda rows: gzip.compress(form(rows))
 
 
@@ -39,8 +39,8 @@ FORMS = {
     "jsonl": jsonl,
     "array": array,
     "indented array": indented_array,
-    "jsonl.gz": packed(jsonl),
-    "array.gz": packed(array),
+    "jsonl.gz": gzip_form(jsonl),
+    "array.gz": gzip_form(array),
     "jsonl.zst": lambda rows: zstandard.compress(jsonl(rows)),
     "array.zst": lambda rows: zstandard.compress(array(rows)),
     "crlf": lambda rows: jsonl(rows).replace(b"\n", b"\r\n"),
@@ -55,7 +55,7 @@ both_forms = pytest.mark.parametrize("form", [jsonl, array])
 
 @pytest.fixture
 def raw(tmp_path):
-    """Where the raw file goes; whether it is an array, its name does not say."""
+    """Return the path of the raw file. Its name does not tell an array from JSON lines."""
     return tmp_path / "raw.data"
 
 
@@ -64,40 +64,40 @@ def out(tmp_path):
     return tmp_path / "new" / "folder" / "train.jsonl"
 
 
-def named(raw, content):
-    """Writes the content, under a name that says how it is compressed."""
-    packings = {b"\x1f\x8b": ".gz", b"\x28\xb5": ".zst"}
-    path = raw.with_name(raw.name + packings.get(content[:2], ""))
+def write_raw(raw, content):
+    """Write the content under a name with the ending of its compression."""
+    endings = {b"\x1f\x8b": ".gz", b"\x28\xb5": ".zst"}
+    path = raw.with_name(raw.name + endings.get(content[:2], ""))
     path.write_bytes(content)
     return path
 
 
 def select_from(raw, content, out, num_items=100, **options):
-    """The selection, and the rows written."""
-    raw = named(raw, content)
+    """Return the selection and the written rows."""
+    raw = write_raw(raw, content)
     selection = select_rows(raw, out, num_items, **options)
     return selection, out.read_bytes().decode().removesuffix("\n").split("\n")
 
 
-def refusal(raw, content, out):
-    """The place that the error names, once it is sure that nothing was left behind."""
-    raw = named(raw, content)
+def get_error_place(raw, content, out):
+    """Return the place in the error, and check that no folder was left behind."""
+    raw = write_raw(raw, content)
     with pytest.raises(DataError) as caught:
         select_rows(raw, out, 100)
     assert not out.parent.exists()
     return parse_place(caught.value, raw)
 
 
-def second(place, form):
-    """Whether a place is that of the second row."""
+def is_second_row(place, form):
+    """Return whether a place is in the second row."""
     return place.field == "[1]" if form is array else place.line == 2
 
 
-# What is kept
+# Rows that are kept
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_every_form_gives_the_same_rows(raw, out, form):
+def test_every_format_gives_the_same_rows(raw, out, form):
     rows = [row(0), row(1, question="où? 日本 😀"), row(2)]
     selection, written = select_from(raw, form(rows), out)
     assert selection == (3, 0, {})
@@ -105,7 +105,7 @@ def test_every_form_gives_the_same_rows(raw, out, form):
 
 
 @both_forms
-def test_rows_are_written_as_they_came(raw, out, form):
+def test_rows_are_written_with_their_original_bytes(raw, out, form):
     rows = [row(0, n=0).replace('"n": 0', '"n": [1.50, 1E2, -0, "\\u00e9"]'), row(1)]
     assert select_from(raw, form(rows), out)[1] == rows
 
@@ -118,12 +118,12 @@ def test_first_rows_are_kept_and_the_rest_is_not_read(raw, out, form):
     assert list(map(json.loads, written)) == list(map(json.loads, rows[:3]))
 
 
-def test_fewer_rows_than_asked_for_is_no_error(raw, out):
+def test_fewer_rows_than_requested_is_no_error(raw, out):
     assert select_from(raw, jsonl([row(0)]), out, 10)[0].kept == 1
 
 
 @both_forms
-def test_skip_items_cuts_one_selection_into_pieces(raw, tmp_path, form):
+def test_skip_items_makes_disjoint_selections(raw, tmp_path, form):
     content = form([row(i) if i % 3 else row(i, negative_ctxs=[]) for i in range(12)])  # 8 usable
     whole = select_from(raw, content, tmp_path / "whole")[1]
     pieces = []
@@ -162,7 +162,7 @@ def test_extra_fields_are_kept_in_order(raw, out, form):
     rows = [row(0, extra=extra)]
     [written] = select_from(raw, form(rows), out)[1]
     assert json.loads(written) == json.loads(rows[0])
-    assert list(json.loads(written)) == list(json.loads(rows[0]))  # in the same order
+    assert list(json.loads(written)) == list(json.loads(rows[0]))  # Keys keep their order.
 
 
 @both_forms
@@ -172,12 +172,12 @@ def test_unicode_line_separators_inside_strings_end_no_row(raw, out, form):
     assert list(map(json.loads, written)) == list(map(json.loads, rows))
 
 
-def test_selection_is_what_training_reads(raw, out):
+def test_selection_can_be_read_for_training(raw, out):
     select_from(raw, indented_array([row(0), row(1)]), out)
     assert [example.question for batch in DPRDataPipe(out, 2) for example in batch] == ["question 0", "question 1"]
 
 
-# Where it is written
+# Output file
 
 
 def test_existing_output_is_replaced_only_with_overwrite(raw, out):
@@ -231,7 +231,7 @@ def test_missing_raw_file_makes_no_folder(raw, out):
     assert not out.parent.exists()
 
 
-# What is refused: the second of three rows
+# Errors in the second of three rows
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_missing_raw_file_makes_no_folder(raw, out):
 def test_invalid_json_is_refused_at_its_byte(raw, out, text):
     rows = [row(0, question="où?"), text, row(2)]
     start = len(rows[0].encode()) + 1
-    line, byte, field = refusal(raw, jsonl(rows), out)
+    line, byte, field = get_error_place(raw, jsonl(rows), out)
     assert (line, field) == (2, "") and start <= byte <= start + len(text)
     start = array(rows).index(text.encode())
-    line, byte, field = refusal(raw, array(rows), out)
+    line, byte, field = get_error_place(raw, array(rows), out)
     assert (line, field) == (1, "[1]") and start <= byte <= start + len(text)
 
 
-def test_last_row_that_is_cut_is_refused_with_the_byte_of_the_cut(raw, out):
+def test_truncated_last_row_is_refused_with_its_end(raw, out):
     raw.write_bytes(jsonl([row(0), row(1)])[:-20])
     with pytest.raises(DataError, match=rf"{raw.name}:2 \(byte \d+\): .* byte {raw.stat().st_size}\b"):
         select_rows(raw, out, 100)
@@ -262,7 +262,7 @@ def test_last_row_that_is_cut_is_refused_with_the_byte_of_the_cut(raw, out):
 
 @both_forms
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "18446744073709551616"])
-def test_row_with_a_value_that_can_be_repaired_is_kept_as_it_is(raw, out, form, value):
+def test_row_with_a_repairable_value_is_kept_unchanged(raw, out, form, value):
     rows = [row(0), row(1, extra=[{"score": 0}]).replace('"score": 0', f'"score": {value}'), row(2)]
     selection, written = select_from(raw, form(rows), out)
     assert (selection, written) == ((3, 0, {}), rows)
@@ -296,7 +296,7 @@ def test_row_that_training_cannot_use_is_dropped_and_counted(raw, out, form, tex
 
 @both_forms
 def test_compact_rows_are_refused(raw, out, form):
-    place = refusal(raw, form([row(0), '{"question": "q", "positive_ids": ["1"]}']), out)
+    place = get_error_place(raw, form([row(0), '{"question": "q", "positive_ids": ["1"]}']), out)
     assert place.field == "positive_ids"
 
 
@@ -310,21 +310,21 @@ def test_rows_without_negative_ctxs_are_kept_on_request(raw, out):
 @pytest.mark.parametrize("character", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"])
 def test_bytes_that_are_not_utf_8_are_refused(raw, out, character):
     content = jsonl([row(0), row(1, question="*"), row(2)])
-    assert refusal(raw, content.replace(b"*", character), out) == (2, content.index(b"*"), "")
+    assert get_error_place(raw, content.replace(b"*", character), out) == (2, content.index(b"*"), "")
     content = array([row(0), row(1, question="*"), row(2)])
-    assert refusal(raw, content.replace(b"*", character), out) == (1, content.index(b"*"), "[1]")
+    assert get_error_place(raw, content.replace(b"*", character), out) == (1, content.index(b"*"), "[1]")
 
 
 @both_forms
 def test_row_that_is_too_long_is_refused(raw, out, form):
-    assert second(refusal(raw, form([row(0), row(1, extra="e" * (1 << 25)), row(2)]), out), form)
+    assert is_second_row(get_error_place(raw, form([row(0), row(1, extra="e" * (1 << 25)), row(2)]), out), form)
 
 
 @both_forms
-@pytest.mark.parametrize("depth", [1500, 2000])  # beyond what any parser here takes
+@pytest.mark.parametrize("depth", [1500, 2000])  # No parser here reads more than 1024 levels.
 def test_row_that_is_nested_too_deeply_is_refused(raw, out, form, depth):
     deep = row(1, extra=0).replace('"extra": 0', '"extra": ' + "[" * depth + "]" * depth)
-    assert second(refusal(raw, form([row(0), deep, row(2)]), out), form)
+    assert is_second_row(get_error_place(raw, form([row(0), deep, row(2)]), out), form)
 
 
 def test_file_of_blank_lines_is_refused(raw, out):
@@ -335,7 +335,7 @@ def test_file_of_blank_lines_is_refused(raw, out):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\n[ ]\n", gzip.compress(b"", mtime=0)])
 def test_file_without_rows_is_refused(raw, out, content):
-    assert refusal(raw, content, out) == (1, 0, "")
+    assert get_error_place(raw, content, out) == (1, 0, "")
 
 
 def test_selection_without_rows_is_refused_with_the_reasons(raw, out):
@@ -345,27 +345,27 @@ def test_selection_without_rows_is_refused_with_the_reasons(raw, out):
 
 
 def test_two_documents_are_refused(raw, out):
-    assert refusal(raw, jsonl([row(0), row(1) + row(2)]), out) == (2, len(row(0) + row(1)) + 1, "")
-    assert refusal(raw, array([row(0)]) + array([row(1)]), out) == (1, len(array([row(0)])), "")
-    assert refusal(raw, array([row(0) + row(1)]), out) == (1, len(row(0)) + 1, "[1]")
+    assert get_error_place(raw, jsonl([row(0), row(1) + row(2)]), out) == (2, len(row(0) + row(1)) + 1, "")
+    assert get_error_place(raw, array([row(0)]) + array([row(1)]), out) == (1, len(array([row(0)])), "")
+    assert get_error_place(raw, array([row(0) + row(1)]), out) == (1, len(row(0)) + 1, "[1]")
 
 
 @both_forms
 @pytest.mark.parametrize("text", ["null", "12", '"question"', "[1]"])
-def test_row_that_is_no_object_is_refused(raw, out, form, text):
-    assert second(refusal(raw, form([row(0), text, row(2)]), out), form)
+def test_row_that_is_not_an_object_is_refused(raw, out, form, text):
+    assert is_second_row(get_error_place(raw, form([row(0), text, row(2)]), out), form)
 
 
 @both_forms
-def test_gzip_that_is_cut_is_refused(raw, out, form):
+def test_truncated_gzip_is_refused(raw, out, form):
     content = gzip.compress(form([row(i) for i in range(50)]))
-    assert refusal(raw, content[:-10], out) == (1, len(content) - 10, "")
+    assert get_error_place(raw, content[:-10], out) == (1, len(content) - 10, "")
 
 
 @both_forms
-def test_zstd_that_is_cut_is_refused(raw, out, form):
+def test_truncated_zstd_is_refused(raw, out, form):
     content = zstandard.compress(form([row(i) for i in range(50)]))
-    assert refusal(raw, content[:-10], out) == (1, len(content) - 10, "")
+    assert get_error_place(raw, content[:-10], out) == (1, len(content) - 10, "")
 
 
 def test_name_that_contradicts_the_content_is_refused(raw, out):
@@ -377,7 +377,7 @@ def test_name_that_contradicts_the_content_is_refused(raw, out):
 
 def test_gzip_members_are_read_and_garbage_is_refused(raw, out):
     content = gzip.compress(jsonl([row(0)])) + gzip.compress(jsonl([row(1)]))
-    assert refusal(raw, content + b"garbage", out).line == 1
+    assert get_error_place(raw, content + b"garbage", out).line == 1
     assert select_from(raw, content, out)[1] == [row(0), row(1)]
 
 
@@ -393,16 +393,16 @@ def test_gzip_members_are_read_and_garbage_is_refused(raw, out):
     ],
     ids=["mid-element", "no ]", "comma before ]", "{} root", "data", "indented data"],
 )
-def test_array_that_is_cut_or_is_none_is_refused(raw, out, content, field):
-    line, _, found = refusal(raw, content, out)
+def test_truncated_array_and_other_json_are_refused(raw, out, content, field):
+    line, _, found = get_error_place(raw, content, out)
     assert (line, found) == (1, field)
 
 
-def test_any_cut_of_an_array_is_refused(raw, out):
+def test_array_truncated_at_any_byte_is_refused(raw, out):
     content = array([row(0), row(1, question='"où" \\ 😀', hard=1, other=1)])
     for size in range(len(row(0)), len(content)):
-        assert size - 4 <= refusal(raw, content[:size], out).byte <= size
+        assert size - 4 <= get_error_place(raw, content[:size], out).byte <= size
 
 
 def test_utf_16_is_refused(raw, out):
-    assert refusal(raw, jsonl([row(0)]).decode().encode("utf-16"), out) == (1, 0, "")
+    assert get_error_place(raw, jsonl([row(0)]).decode().encode("utf-16"), out) == (1, 0, "")

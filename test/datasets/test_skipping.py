@@ -1,4 +1,4 @@
-"""Rows that no batch holds: what makes one unusable, where it is named, and how many are too many."""
+"""Tests of unusable rows: their reasons, their places in errors, and the limit of their share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
-def refusal(path: Path, **options: Any) -> str:
-    with pytest.raises(DataError, match=r"^.*$") as caught:  # one line: "." is no newline
+def get_error_message(path: Path, **options: Any) -> str:
+    with pytest.raises(DataError, match=r"^.*$") as caught:  # The message is one line.
         DPRDataPipe(path, 2, **options)
     return str(caught.value)
 
 
-def places(message: str, path: Path) -> list[tuple[int, str]]:
-    """Line and field of each row that an error lists."""
+def list_places(message: str, path: Path) -> list[tuple[int, str]]:
+    """Return line and field of each row that an error lists."""
     found = re.findall(rf"{re.escape(str(path))}:(\d+) \(byte \d+\)(?: (\S+))?: ", message)
     return [(int(line), field) for line, field in found]
 
@@ -65,8 +65,8 @@ def test_faults_make_their_rows_unusable(path: Path, train: bool) -> None:
 
 def test_all_faults_are_listed_at_once(path: Path) -> None:
     write_jsonl(path, [*FAULTS, *records(8)])
-    message = refusal(path, train=True, max_skipped=0.49)
-    assert places(message, path) == [(1, "question")] + [
+    message = get_error_message(path, train=True, max_skipped=0.49)
+    assert list_places(message, path) == [(1, "question")] + [
         (line, field) for line, (_, field) in enumerate(KINDS[1:], start=2)
     ]
     assert "8 of 16 rows" in message and "49.000%" in message and "max_skipped" in message
@@ -76,8 +76,8 @@ def test_all_faults_are_listed_at_once(path: Path) -> None:
 @pytest.mark.parametrize(("num_bad", "others"), [(20, ""), (23, "; and 3 more.")])
 def test_first_twenty_rows_are_listed(path: Path, num_bad: int, others: str) -> None:
     write_jsonl(path, [record("q", title=i, positives=0) for i in range(num_bad)] + records(2))
-    message = refusal(path)
-    assert places(message, path) == [(line, "") for line in range(1, 21)]
+    message = get_error_message(path)
+    assert list_places(message, path) == [(line, "") for line in range(1, 21)]
     assert others in message and f"{num_bad} no positive_ctxs" in message and "skip_no_positives" in message
 
 
@@ -86,42 +86,42 @@ def test_faults_of_several_files_are_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         DPRDataPipe(paths, 2)
     for each in paths:
-        assert places(str(caught.value), each) == [(2, "question")]
+        assert list_places(str(caught.value), each) == [(2, "question")]
 
 
 def test_blank_questions_in_evaluation_are_listed_at_once(path: Path) -> None:
     write_jsonl(path, [record("a"), record(" "), record(positives=0), record("\t")])
-    assert places(refusal(path, max_skipped=1), path) == [(2, "question"), (4, "question")]
+    assert list_places(get_error_message(path, max_skipped=1), path) == [(2, "question"), (4, "question")]
     assert DPRDataPipe(path, 2, train=True, max_skipped=1).num_rows == 1
 
 
-def test_keys_that_are_found_instead_are_told(path: Path) -> None:
+def test_error_lists_the_keys_of_the_row_once(path: Path) -> None:
     write_jsonl(path, [{"query": "q", "pos": ["a"]}] * 3)
-    message = refusal(path, max_skipped=1)
+    message = get_error_message(path, max_skipped=1)
     assert parse_place(message, path) == (1, 0, "question")
-    assert message.count("query, pos") == 1  # once, although three rows lack the key
+    assert message.count("query, pos") == 1  # Listed once, although three rows lack the key.
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
-def test_key_that_all_rows_lack_is_told_once_with_the_keys_that_are_there(tmp_path: Path, suffix: str) -> None:
+def test_key_that_all_rows_lack_is_reported_once_with_the_other_keys(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"triplets{suffix}"
     rows = [{"anchor": f"q{i}", "positive": "a", "negative": "b"} for i in range(30)]
     lines = "\n".join(map(json.dumps, rows))
     path.write_text(lines if suffix == ".jsonl" else json.dumps(rows))
-    message = refusal(path)
-    assert [field for _, field in places(message, path)] == ["question"]
+    message = get_error_message(path)
+    assert [field for _, field in list_places(message, path)] == ["question"]
     for part in ("all 30 rows", "anchor, positive, negative", "docs/from/sentence-transformers.md"):
         assert part in message
     assert (Path(__file__).parents[2] / "docs/from/sentence-transformers.md").exists()
-    # One row that has the key makes it a fault of the others, which are listed.
+    # If one row has the key, the other rows are listed as faulty.
     write_jsonl(tmp_path / "rows.jsonl", [record("q"), *rows[:3]])
-    assert len(places(refusal(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl")) == 3
+    assert len(list_places(get_error_message(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl")) == 3
 
 
-def test_score_that_all_passages_lack_is_told_once(path: Path) -> None:
+def test_score_that_all_passages_lack_is_reported_once(path: Path) -> None:
     write_jsonl(path, records(5))
-    message = refusal(path, train=True, score_key="teacher")
-    assert "all 5 rows" in message and places(message, path) == [(1, "positive_ctxs[0].teacher")]
+    message = get_error_message(path, train=True, score_key="teacher")
+    assert "all 5 rows" in message and list_places(message, path) == [(1, "positive_ctxs[0].teacher")]
     assert "sentence-transformers" not in message
 
 
@@ -138,31 +138,31 @@ TRIVIA = [
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("indent", [None, 4])
-def test_rows_without_a_positive_are_left_out_on_request(tmp_path: Path, train: bool, indent: int | None) -> None:
+def test_rows_without_a_positive_can_be_skipped(tmp_path: Path, train: bool, indent: int | None) -> None:
     path = tmp_path / "trivia.json"
     path.write_text(json.dumps(TRIVIA, indent=indent))
-    refusal(path)
+    get_error_message(path)
     pipe = DPRDataPipe(path, 2, train=train, max_skipped=0, skip_no_positives=True)
     assert sorted(example.question for batch in pipe for example in batch) == [f"q{i}" for i in range(5)]
     assert (pipe.num_rows, pipe.skipped, pipe.counts) == (5, [], {"rows without a positive, left out": 3})
     assert "5 questions, 0 rows skipped (3 rows without a positive, left out)" in describe_split("train", pipe)
 
 
-def test_other_rows_count_towards_max_skipped_alone(path: Path) -> None:
-    # Of the six rows that remain, one has no positive with text.
+def test_only_other_rows_count_towards_max_skipped(path: Path) -> None:
+    # Six rows remain, and one of them has no positive with text.
     write_jsonl(path, [*TRIVIA, record("d", positive_ctxs=[{"title": "t", "text": None}])])
-    message = refusal(path, max_skipped=0.1, skip_no_positives=True)
-    assert "1 of 6 rows" in message and places(message, path) == [(9, "")]
+    message = get_error_message(path, max_skipped=0.1, skip_no_positives=True)
+    assert "1 of 6 rows" in message and list_places(message, path) == [(9, "")]
     assert "skip_no_positives" not in message
     assert DPRDataPipe(path, 2, max_skipped=0.2, skip_no_positives=True).num_rows == 5
 
 
 def test_file_without_any_positive_is_refused(path: Path) -> None:
     write_jsonl(path, [record("a", positives=0)])
-    assert str(path) in refusal(path, skip_no_positives=True)
+    assert str(path) in get_error_message(path, skip_no_positives=True)
 
 
-def test_rows_without_a_positive_are_left_out_of_every_split(tmp_path: Path) -> None:
+def test_rows_without_a_positive_are_skipped_in_every_split(tmp_path: Path) -> None:
     files = {stage: [str(write_jsonl(tmp_path / f"{stage}.jsonl", TRIVIA))] for stage in ("train", "valid", "test")}
     pipes = open_splits(files, batch_size=2, skip_no_positives=True)
     assert [pipe.num_rows for pipe in pipes.values()] == [5, 5, 5]
@@ -171,18 +171,20 @@ def test_rows_without_a_positive_are_left_out_of_every_split(tmp_path: Path) -> 
 # Places in an array
 
 
-def test_skipped_rows_of_an_array_have_the_places_of_the_users_file(tmp_path: Path) -> None:
+def test_skipped_rows_of_an_array_have_their_places_in_the_original_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     content = json.dumps([*records(3), record("x", answers=[1, False]), record("y", positives=0)], indent=2)
     path.write_text(content)
     pipe = DPRDataPipe(path, 2, train=True, max_skipped=1)
 
-    def place(byte: int) -> tuple[int, int]:
+    def find_place(byte: int) -> tuple[int, int]:
         return content.count("\n", 0, byte) + 1, byte
 
     assert pipe.skipped == [
-        SkippedRow(str(path), *place(content.index("false")), "answers: a boolean", "answers[1]", "Give a string"),
-        SkippedRow(str(path), *place(content.rindex('{\n    "question"')), "no positive_ctxs"),
+        SkippedRow(str(path), *find_place(content.index("false")), "answers: a boolean", "answers[1]", "Give a string"),
+        SkippedRow(str(path), *find_place(content.rindex('{\n    "question"')), "no positive_ctxs"),
     ]
     starts = [match.start() for match in re.finditer(r'\{\s+"question"', content)]
-    assert pipe.find_lines(0, 0) == [(str(path), place(starts[int(example.question[1])])[0]) for example in next(iter(pipe))]
+    assert pipe.find_lines(0, 0) == [
+        (str(path), find_place(starts[int(example.question[1])])[0]) for example in next(iter(pipe))
+    ]

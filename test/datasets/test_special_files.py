@@ -1,4 +1,4 @@
-"""What is no file of an end, or would fill disk and memory: refused at once by every reader of data."""
+"""Tests of special files: every reader refuses devices, pipes and decompression bombs at once."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", MAKERS)
-def test_refused_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str) -> None:
-    monkeypatch.chdir(tmp_path)  # The name of a socket is short.
+def test_special_file_is_refused_without_opening_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Socket paths must be short.
     MAKERS[kind](Path("x"))
     with pytest.raises(UsageError) as caught:
         READERS[reader](Path("x"))
@@ -72,7 +74,7 @@ def test_command_refuses_a_pipe(tmp_path: Path, flag: str, capsys: pytest.Captur
 
 @pytest.fixture(scope="module")
 def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with compressed files that unpack to 80 MB of blank lines, and a row of 18 MB before damage."""
+    """Write compressed files: two with 80 MB of blank lines, and one with a row of 18 MB before damaged data."""
     folder = tmp_path_factory.mktemp("bombs")
     blank = (b" " * 1023 + b"\n") * (80 << 10)
     (folder / "bomb.jsonl.gz").write_bytes(gzip.compress(blank))
@@ -87,27 +89,27 @@ FIRST = json.dumps(record("q")).encode() + b"\n"
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_little_that_unpacks_to_very_much_is_refused(tmp_path: Path, bombs: Path, reader: str, suffix: str) -> None:
+def test_decompression_bomb_is_refused(tmp_path: Path, bombs: Path, reader: str, suffix: str) -> None:
     path = tmp_path / f"bomb.jsonl{suffix}"
     path.symlink_to(bombs / path.name)
     with pytest.raises(DataError) as caught:
         READERS[reader](path)
     assert str(caught.value).startswith(f"{path}:1")
-    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]  # nothing is left
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]  # No other file is left.
 
 
 @pytest.mark.parametrize("reader", ["rows", "collection", "raw", "ids"])
-def test_row_above_16_mib_ends_a_conversion_where_it_is_met(tmp_path: Path, bombs: Path, reader: str) -> None:
+def test_row_above_16_mib_ends_decompression(tmp_path: Path, bombs: Path, reader: str) -> None:
     path = tmp_path / "long.jsonl.gz"
     path.symlink_to(bombs / path.name)
     with pytest.raises(DataError) as caught:
         READERS[reader](path)
-    # Nobody comes to see the damage behind it.
+    # The damaged data behind the row is never read.
     assert parse_place(caught.value, path) == (2, len(FIRST), "row")
 
 
 @pytest.mark.parametrize("blanks", [10 << 20, 20 << 20])
-def test_white_space_in_an_array_is_the_same_for_select_and_training(tmp_path: Path, blanks: int) -> None:
+def test_select_and_training_have_the_same_limit_of_white_space(tmp_path: Path, blanks: int) -> None:
     rows = [json.dumps(record(f"q{n}")).encode() for n in range(2)]
     path = tmp_path / "rows.json"
     path.write_bytes(b"[" + (b"," + b" " * blanks).join(rows) + b"]")
@@ -122,10 +124,10 @@ def test_white_space_in_an_array_is_the_same_for_select_and_training(tmp_path: P
     assert not found[0] if blanks < 1 << 24 else parse_place(found[0], path).line == 1
 
 
-def test_frames_to_skip_are_read_as_zstd(tmp_path: Path) -> None:
+def test_skippable_zstd_frames_are_read(tmp_path: Path) -> None:
     plain = write_jsonl(tmp_path / "plain.jsonl", [record("q0"), record("q1")]).read_bytes()
-    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"  # as pzstd begins each frame
-    table = b"\x5e\x2a\x4d\x18\x02\x00\x00\x00ab"  # as the table of a seekable file
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"  # pzstd starts each frame with this.
+    table = b"\x5e\x2a\x4d\x18\x02\x00\x00\x00ab"  # Seekable files end with such a table.
     path = tmp_path / "rows.jsonl.zst"
     path.write_bytes(skipped + zstandard.compress(plain[:100]) + skipped + zstandard.compress(plain[100:]) + table)
     assert [example.question for batch in DPRDataPipe(path, 2) for example in batch] == ["q0", "q1"]

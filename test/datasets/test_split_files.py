@@ -1,4 +1,4 @@
-"""Finding the files of the splits: in a folder of three files, in a download of FAIR's, or by flags."""
+"""Tests of finding the files of the splits: in a folder, in FAIR's download, or by flags."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_split_is_found_under_each_ending(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "nq-"])
-def test_plain_file_comes_before_its_packed_copies(tmp_path: Path, prefix: str) -> None:
-    for name in (f"{prefix}train.json{packing}" for packing in (".zst", ".gz", "")):
+def test_plain_file_is_preferred_to_compressed_copies(tmp_path: Path, prefix: str) -> None:
+    for name in (f"{prefix}train.json{compression}" for compression in (".zst", ".gz", "")):
         assert find_in_folder(touch(tmp_path, name)) == {"train": str(tmp_path / name)}
 
 
 @pytest.mark.parametrize("prefix", ["", "nq-"])
 @pytest.mark.parametrize("stage", ["train", "test"])
-def test_rows_and_array_of_one_split_are_refused_unless_they_are_one_file(
+def test_two_files_of_a_split_are_refused_unless_one_links_to_the_other(
     tmp_path: Path, prefix: str, stage: str
 ) -> None:
     names = [f"{prefix}{stage}.jsonl", f"{prefix}{stage}.json.gz"]
@@ -52,7 +52,7 @@ def test_rows_and_array_of_one_split_are_refused_unless_they_are_one_file(
     assert find_in_folder(tmp_path)[stage] == str(tmp_path / names[0])
 
 
-def test_valid_and_dev_in_one_folder_are_refused_unless_they_are_one_file(tmp_path: Path) -> None:
+def test_valid_and_dev_are_refused_unless_one_links_to_the_other(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "valid.jsonl", "dev.json.gz")
     with pytest.raises(UsageError) as error:
         find_splits(str(tmp_path))
@@ -63,7 +63,7 @@ def test_valid_and_dev_in_one_folder_are_refused_unless_they_are_one_file(tmp_pa
     assert find_splits(str(tmp_path))["valid"] == [str(tmp_path / "valid.jsonl")]
 
 
-def test_flags_come_before_the_folder_and_nothing_else_is_read(tmp_path: Path) -> None:
+def test_flags_take_precedence_over_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "valid.jsonl", "test.jsonl")
     assert find_splits(None, train_files=["a", "b"]) == {"train": ["a", "b"]}
     assert find_splits(None, train_files=["a"], test_file="c") == {"train": ["a"], "test": ["c"]}
@@ -71,14 +71,14 @@ def test_flags_come_before_the_folder_and_nothing_else_is_read(tmp_path: Path) -
     assert found == {"train": ["a"], "valid": ["b"], "test": [str(tmp_path / "test.jsonl")]}
 
 
-def test_link_to_nothing_is_the_file_so_that_reading_it_fails(tmp_path: Path) -> None:
+def test_broken_link_is_found_so_that_reading_it_fails(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl")
     (tmp_path / "valid.jsonl").symlink_to("nothing")
     assert find_splits(str(tmp_path))["valid"] == [str(tmp_path / "valid.jsonl")]
 
 
 @pytest.mark.parametrize("place", ["", "data/retriever", "downloads/data/retriever"])
-def test_download_of_fairs_script(tmp_path: Path, place: str) -> None:
+def test_files_of_fairs_download_script_are_found(tmp_path: Path, place: str) -> None:
     folder = tmp_path / place
     touch(folder, "nq-train.json", "nq-dev.json", "LICENSE", "README", "qas/nq-test.csv", "qas/nq-dev.csv")
     expected = {"train": [f"{folder}/nq-train.json"], "valid": [f"{folder}/nq-dev.json"]}
@@ -88,7 +88,7 @@ def test_download_of_fairs_script(tmp_path: Path, place: str) -> None:
     assert find_splits(str(tmp_path), train_files=["a"]) == {**expected, "train": ["a"]}
 
 
-def test_files_by_the_names_of_their_addresses(tmp_path: Path) -> None:
+def test_files_named_as_in_their_urls_are_found(tmp_path: Path) -> None:
     touch(tmp_path, "biencoder-webquestions-train.json.gz", "biencoder-webquestions-dev.json.gz")
     assert find_splits(str(tmp_path)) == {
         "train": [str(tmp_path / "biencoder-webquestions-train.json.gz")],
@@ -96,7 +96,7 @@ def test_files_by_the_names_of_their_addresses(tmp_path: Path) -> None:
     }
 
 
-def test_several_data_sets_in_a_folder_are_refused_with_the_flags_of_each(tmp_path: Path) -> None:
+def test_error_for_several_data_sets_gives_the_flags_of_each(tmp_path: Path) -> None:
     touch(tmp_path, "nq-train.json", "nq-dev.json", "nq-adv-hn-train.json", "trivia-train.json", "trivia-dev.json")
     with pytest.raises(UsageError) as error:
         find_splits(str(tmp_path))
@@ -109,7 +109,7 @@ def test_several_data_sets_in_a_folder_are_refused_with_the_flags_of_each(tmp_pa
 
 
 @pytest.mark.parametrize("flags", [{"train_files": ["nq-train.json"]}, {"valid_file": "trivia-dev.json"}], ids=str)
-def test_flag_for_one_split_does_not_take_the_others_of_another_data_set(
+def test_flag_for_one_split_does_not_mix_data_sets(
     tmp_path: Path, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(touch(tmp_path, "nq-train.json", "trivia-dev.json"))
@@ -119,7 +119,7 @@ def test_flag_for_one_split_does_not_take_the_others_of_another_data_set(
     assert find_splits(".", **both) == {"train": ["nq-train.json"], "valid": ["trivia-dev.json"]}
 
 
-def test_flag_for_one_split_does_not_mix_names(tmp_path: Path) -> None:
+def test_flag_for_one_split_does_not_add_files_of_a_named_data_set(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "nq-dev.json")
     expected = {"train": [str(tmp_path / "train.jsonl")]}
     assert find_splits(str(tmp_path)) == find_splits(str(tmp_path), train_files=expected["train"]) == expected
@@ -128,9 +128,7 @@ def test_flag_for_one_split_does_not_mix_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dev.jsonl", "test.jsonl"])
-def test_training_data_with_a_name_beside_other_files_without_is_refused_with_the_flags(
-    tmp_path: Path, name: str
-) -> None:
+def test_error_for_named_and_plain_files_gives_the_flags(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "nq-train.json", name)
     flag = f"--{'valid' if name == 'dev.jsonl' else 'test'}_file={tmp_path / name}"
     with pytest.raises(UsageError) as error:
@@ -140,7 +138,7 @@ def test_training_data_with_a_name_beside_other_files_without_is_refused_with_th
     assert list(files) == ["train", "valid" if name == "dev.jsonl" else "test"]
 
 
-def test_splits_of_one_data_set_in_two_folders(tmp_path: Path) -> None:
+def test_splits_of_one_data_set_can_be_in_two_folders(tmp_path: Path) -> None:
     touch(tmp_path, "nq-train.json", "data/retriever/nq-dev.json")
     train, valid = f"{tmp_path}/nq-train.json", f"{tmp_path}/data/retriever/nq-dev.json"
     assert find_splits(str(tmp_path)) == {"train": [train], "valid": [valid]}
@@ -167,7 +165,7 @@ def test_training_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         (["rows.jsonl.gz"], ["rows.jsonl.gz", "NAME-train.jsonl", "data/retriever"]),
     ],
 )
-def test_folder_without_training_data_says_what_was_looked_for_and_what_is_there(
+def test_error_without_training_data_lists_expected_and_other_names(
     tmp_path: Path, names: list[str], parts: list[str]
 ) -> None:
     with pytest.raises(UsageError) as error:
@@ -175,14 +173,14 @@ def test_folder_without_training_data_says_what_was_looked_for_and_what_is_there
     assert all(part in str(error.value) for part in (str(tmp_path), "--train_files", *parts))
 
 
-def test_no_data_no_folder_and_a_file_as_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_data_missing_folder_and_file_as_folder_are_refused(tmp_path: Path) -> None:
     for path, part in ((None, "--data_path"), (tmp_path / "none", "none"), (tmp_path / "a.jsonl", "--train_files")):
         touch(tmp_path, "a.jsonl")
         with pytest.raises(UsageError, match=part):
             find_splits(None if path is None else str(path))
 
 
-def test_every_file_is_told_and_a_misspelled_one_too(tmp_path: Path) -> None:
+def test_description_lists_every_file_and_misspelled_names(tmp_path: Path) -> None:
     touch(tmp_path, "train.jsonl", "vaild.jsonl")
     lines = describe_files(find_splits(str(tmp_path)), data_path=str(tmp_path))
     assert lines[0] == f"train data: {tmp_path}/train.jsonl"

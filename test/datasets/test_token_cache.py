@@ -1,4 +1,4 @@
-"""TokenCache: the batches that there would be without it, each text tokenized once."""
+"""Tests of TokenCache: same batches as without a cache, and each text is tokenized once."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from text.errors import DataError
 from text.records import Example, Passage, TokenizedExample, TokenizedPassage
 
 
-def as_text(passage: Passage | TokenizedPassage) -> list[Any]:
-    """What can be compared of a passage, with or without cache."""
+def describe_passage(passage: Passage | TokenizedPassage) -> list[Any]:
+    """Return keys, title and text of a passage, which can be compared with and without a cache."""
     parts = (passage.title, passage.text)
     texts = [part if isinstance(part, str) else bytes(part.astype(np.uint8)).decode() for part in parts]
     return [passage.keys, *texts]
 
 
-def as_texts(batches: list[list[Any]]) -> list[Any]:
+def describe_examples(batches: list[list[Any]]) -> list[Any]:
     return [
         [
             example.question if isinstance(example, Example) else bytes(example.question.astype(np.uint8)).decode(),
-            *map(as_text, example.positives),
-            list(map(as_text, example.hard_negatives)),
-            list(map(as_text, example.other_negatives)),
+            *map(describe_passage, example.positives),
+            list(map(describe_passage, example.hard_negatives)),
+            list(map(describe_passage, example.other_negatives)),
             example.source,
         ]
         for batch in batches
@@ -41,9 +41,9 @@ def as_texts(batches: list[list[Any]]) -> list[Any]:
     ]
 
 
-def epoch(pipe: DPRDataPipe, number: int) -> list[Any]:
+def read_epoch(pipe: DPRDataPipe, number: int) -> list[Any]:
     pipe.set_epoch(number)
-    return as_texts(list(pipe))
+    return describe_examples(list(pipe))
 
 
 OPTIONS = [
@@ -55,7 +55,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_batches_are_the_same_with_and_without_a_cache(tmp_path: Path, options: dict[str, Any]) -> None:
     odd = record(
         "odd", hard_negative_ctxs=[{"text": ""}, context("odd+0"), {"text": "no title", "id": 3}, context("x")]
     )
@@ -67,9 +67,9 @@ def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) 
     plain, cached = DPRDataPipe(path, 3, **options), DPRDataPipe(path, 3, **options)
     cached.cache_tokens(ByteTokenizer())
     for number in range(3):
-        assert epoch(cached, number) == epoch(plain, number)
+        assert read_epoch(cached, number) == read_epoch(plain, number)
     in_workers = DataLoader(cached, batch_size=None, num_workers=2, collate_fn=list)
-    assert as_texts(list(in_workers)) == epoch(plain, 2)
+    assert describe_examples(list(in_workers)) == read_epoch(plain, 2)
 
 
 @law
@@ -77,7 +77,7 @@ def test_same_batches_with_and_without(tmp_path: Path, options: dict[str, Any]) 
     st.lists(st.tuples(st.text("ab", max_size=2), st.text("ab", max_size=2), st.text("abc", max_size=2)), max_size=8)
 )
 def test_same_passages_for_any_texts(tmp_path: Path, negatives: list[tuple[str, str, str]]) -> None:
-    # Titles, texts and ids that are the same as one another, or empty. An id stands with one passage.
+    # Titles, texts and ids may be equal to each other, or empty. Each id belongs to one passage.
     named = {name: (title, text) for title, text, name in negatives if name}
     contexts = [
         dict(zip(("title", "text"), named.get(name, (title, text)), strict=True), id=name)
@@ -87,10 +87,10 @@ def test_same_passages_for_any_texts(tmp_path: Path, negatives: list[tuple[str, 
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     plain, cached = (DPRDataPipe(path, 2, num_hard_negatives=9) for _ in range(2))
     cached.cache_tokens(ByteTokenizer())
-    assert epoch(cached, 0) == epoch(plain, 0)
+    assert read_epoch(cached, 0) == read_epoch(plain, 0)
 
 
-def test_each_different_text_is_tokenized_once(tmp_path: Path) -> None:
+def test_each_distinct_text_is_tokenized_once(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [record("a"), record("a"), record("b", answers=["not this"])])
     tokenize = ByteTokenizer()
     pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1)
@@ -112,7 +112,7 @@ def test_pools_that_are_not_asked_for_are_not_tokenized(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["fingerprint", "data"])
-def test_made_anew_for_another_tokenizer_and_for_other_data(tmp_path: Path, field: str) -> None:
+def test_cache_is_rebuilt_for_another_tokenizer_or_other_data(tmp_path: Path, field: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(3))
     DPRDataPipe(path, 2).cache_tokens(ByteTokenizer())
     other = ByteTokenizer()
@@ -123,11 +123,11 @@ def test_made_anew_for_another_tokenizer_and_for_other_data(tmp_path: Path, fiel
     pipe = DPRDataPipe(path, 2)
     pipe.cache_tokens(other)
     assert other.texts
-    assert epoch(pipe, 0) == epoch(DPRDataPipe(path, 2), 0)
+    assert read_epoch(pipe, 0) == read_epoch(DPRDataPipe(path, 2), 0)
 
 
-def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wide(ByteTokenizer):
+def test_large_vocabulary_and_many_texts_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WideTokenizer(ByteTokenizer):
         vocab_size = 100_000
 
         def encode(self, texts: Any) -> list[np.ndarray]:
@@ -136,7 +136,7 @@ def test_large_vocabulary_and_many_texts(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("text.datasets.token_cache._TEXTS_AT_ONCE", 5)
     path = write_jsonl(tmp_path / "rows.jsonl", records(7))
     pipe = DPRDataPipe(path, 7)
-    pipe.cache_tokens(Wide())
+    pipe.cache_tokens(WideTokenizer())
     [batch] = list(pipe)
     assert [bytes((np.asarray(e.question, dtype=np.int64) - 99_000).astype(np.uint8)) for e in batch] == [
         f"q{i}".encode() for i in range(7)
@@ -156,7 +156,7 @@ def test_tokens_are_views_and_the_cache_is_not_pickled(tmp_path: Path) -> None:
     assert json.dumps(example.source) == "0"
 
 
-def test_a_cache_keeps_no_scores(tmp_path: Path) -> None:
+def test_cache_of_rows_with_scores_is_refused(tmp_path: Path) -> None:
     rows = records(3)
     for row in rows:
         for name in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
@@ -167,7 +167,7 @@ def test_a_cache_keeps_no_scores(tmp_path: Path) -> None:
         pipe.cache_tokens(ByteTokenizer())
 
 
-def test_cache_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:
+def test_cache_that_is_truncated_while_in_use_is_an_error(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(50))
     pipe = DPRDataPipe(path, 2)
     pipe.cache_tokens(ByteTokenizer())
@@ -179,13 +179,13 @@ def test_cache_that_is_cut_while_it_is_used_is_an_error(tmp_path: Path) -> None:
         list(batches)
 
 
-def test_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+def test_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", records(5))
     pipe = DPRDataPipe(path, 2)
     pipe.cache_tokens(ByteTokenizer())
-    expected = epoch(pipe, 0)
+    expected = read_epoch(pipe, 0)
     [cache] = [each for each in (tmp_path / ".dpr-text").iterdir() if each.suffix != ".json"]
     cache.write_bytes(cache.read_bytes().replace(b"t\0e\0x\0t", b"t\0a\0x\0t"))
     again = DPRDataPipe(path, 2)
     again.cache_tokens(ByteTokenizer())
-    assert epoch(again, 0) == expected
+    assert read_epoch(again, 0) == expected

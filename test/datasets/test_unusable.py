@@ -1,4 +1,4 @@
-"""UnusableRows: a mapping like any other, in 12 bytes a row."""
+"""Tests of UnusableRows: a mapping that takes 12 bytes per row."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ reasons = st.sampled_from(["blank line", "blank question", "positive_ctxs[3].tex
 
 @law
 @given(st.dictionaries(st.integers(0, 10**6), reasons), st.dictionaries(st.integers(10**6 + 1, 10**7), reasons))
-def test_like_a_dictionary(rows: dict[int, str], others: dict[int, str]) -> None:
+def test_mapping_equals_a_dictionary(rows: dict[int, str], others: dict[int, str]) -> None:
     builder = UnusableBuilder()
     for row in sorted(rows):
         builder.add(row, rows[row])
     found = builder.finish()
     assert found == rows and list(found) == sorted(rows)
     assert found.count_reasons() == Counter(rows.values())
-    assert found.without(["blank line"]) == {row: why for row, why in rows.items() if why != "blank line"}
+    assert found.exclude_reasons(["blank line"]) == {row: why for row, why in rows.items() if why != "blank line"}
     assert found.merge(others) == rows | others and (7 in found) == (7 in rows)
     assert found.rows.nbytes + found.codes.nbytes == 12 * len(rows)
 
 
-def test_reasons_take_a_bounded_place() -> None:
+def test_memory_of_reasons_is_bounded() -> None:
     builder = UnusableBuilder()
     for row in range(30_000):
         builder.add(row, f"key{row}: a number. Give a string")

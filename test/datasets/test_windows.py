@@ -1,4 +1,4 @@
-"""Windows of a passage: every word is in at least one of them, in order."""
+"""Tests of windows: they hold every word of a passage, in order."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_all_words_in_as_few_windows_as_the_stride_allows(num_words: int, length
     for number, each in enumerate(found):
         assert each.text.split() == words[number * stride : number * stride + length]
     assert set(" ".join(each.text for each in found).split()) == set(words)
-    assert len(found) == 1 or (len(found) - 2) * stride + length < num_words  # one fewer would lose words
+    assert len(found) == 1 or (len(found) - 2) * stride + length < num_words  # One window fewer would lose words.
 
 
 def test_letters_of_scripts_without_spaces_are_words() -> None:
     text = "长城是中国\n古代的工程。建于 1985年, by Tokyo東京"
     assert [each.text for each in cut_windows(Passage("p", "", text), 10, 8)] == [
-        "长城是中国\n古代的工程。",  # as it stands there
+        "长城是中国\n古代的工程。",  # The text is not changed.
         "工程。建于 1985年, by Tokyo東京",
     ]
     long = cut_windows(Passage("p", "", "长城是中国古代的工程" * 86), 64, 64)
@@ -38,7 +38,7 @@ def test_letters_of_scripts_without_spaces_are_words() -> None:
     assert "".join(each.text for each in long) == "长城是中国古代的工程" * 86
 
 
-def test_no_id_stays_none() -> None:
+def test_windows_of_a_passage_without_an_id_have_no_id() -> None:
     assert {each.passage_id for each in cut_windows(Passage("", "", "a b c"), 2, 1)} == {""}
 
 
@@ -48,7 +48,7 @@ def test_stride_that_would_lose_words_is_refused(stride: int) -> None:
         cut_windows(Passage("p", "", "a"), 4, stride)
 
 
-def test_rows_that_were_repaired_can_be_written(tmp_path: Path) -> None:
+def test_repaired_rows_can_be_written(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [record("q", note="\\ud83d", score=1)])
     path.write_text(path.read_text().replace("\\\\ud83d", "\\ud83d").replace('"score": 1', '"score": NaN'))
     [row] = cut_rows(DPRFile(path), 2, 1)

@@ -1,6 +1,6 @@
-"""Mutations of files: what a broken copy, a bad disk, a slip in an editor or an attacker does to a file.
+"""Mutations of files, such as a broken copy, a bad disk, a typing error or an attacker may cause.
 
-Every function takes its own seeded ``random.Random``, so that a drill that fails can be repeated by its number.
+Every function takes its own seeded ``random.Random``, so that a failing drill can be repeated by its number.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ VALUES: list[Any] = [
     {"x": 1},
     "9" * 5000,
 ]
-"""Values that replace a value of a JSON document."""
+"""Replacements for a value of a JSON document."""
 
 
-def mutations(seed: int, count: int) -> Iterator[Random]:
-    """Yield a random generator for each of ``count`` drills, the same ones for the same seed."""
+def make_generators(seed: int, count: int) -> Iterator[Random]:
+    """Yield a random generator for each of ``count`` drills. They are the same for the same seed."""
     for number in range(count):
         yield Random(f"{seed} {number}")
 
 
 def mutate_bytes(content: bytes, random: Random) -> bytes:
-    """Return the content of a file after one accident: never the content itself, unless it is empty."""
+    """Return the content of a file after one accident. It differs from the original unless that is empty."""
     changed = content
     while changed == content and content:
         changed = random.choice(_ACCIDENTS)(content, random)
@@ -54,10 +54,10 @@ def mutate_bytes(content: bytes, random: Random) -> bytes:
 
 
 def mutate_json(document: Any, random: Random) -> Any:
-    """Return a copy of a JSON document in which one value or key is another one."""
+    """Return a copy of a JSON document with one changed value or key."""
     found = copy.deepcopy(document)
     while json.dumps(found, sort_keys=True) == json.dumps(document, sort_keys=True):
-        places = list(_places(found))
+        places = list(_list_places(found))
         if not places:
             return random.choice(VALUES[-6:])
         container, key = random.choice(places)
@@ -79,12 +79,12 @@ def _change(container: Any, key: Any, random: Random) -> None:
         container[key] = copy.deepcopy(random.choice(VALUES))
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _list_places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield every container of a document with each of its keys."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     for key in keys:
         yield value, key
-        yield from _places(value[key])
+        yield from _list_places(value[key])
 
 
 def _cut(content: bytes, random: Random) -> bytes:

@@ -1,7 +1,7 @@
-"""A checkpoint whose content was changed and whose hash is right, and one whose bytes were changed.
+"""Checkpoints with changed content and a valid hash, and checkpoints with changed bytes.
 
-Every change ends in an ArtifactError, or the resumed run has the weights of the undisturbed one. Some numbers may have
-any value, such as weights, moments and random states: no check can find another one there (``FREE``).
+Every change raises an ArtifactError, or the resumed run has the weights of the uninterrupted run. Some numbers, such
+as weights, moments and random states, may have any value, so no check can notice their change (``FREE``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from test.drills.mutations import VALUES, mutate_bytes, mutations
+from test.drills.mutations import VALUES, make_generators, mutate_bytes
 from test.training.conftest import Interrupt, Run, SaveAndStop, write_rows
 from text.commands.running import get_exit_code
 from text.errors import ArtifactError
@@ -34,16 +34,16 @@ FREE = re.compile(
     r"|/callbacks/_Checkpoint.*'monitor': 'valid_loss'.*|/accumulated_gradients/.*"
 )
 TRAILER = 71
-"""Bytes after the content: a mark and the SHA-256."""
+"""Size in bytes of the trailer after the content: a marker and the SHA-256."""
 
 
 class Drill:
-    """A run that was stopped between two optimizer steps of its second epoch, and the same run undisturbed."""
+    """A run that was stopped between two optimizer steps of its second epoch, and the same run without a stop."""
 
     def __init__(self, folder: Path) -> None:
         self.rows, self.folder = write_rows(folder / "rows.jsonl"), folder / "run"
         self.checkpoint = folder / "run" / "stopped.ckpt"
-        self.weights = self.run().fit().weights()
+        self.weights = self.run().fit().copy_weights()
         with pytest.raises(Interrupt):
             self.run(SaveAndStop(4, self.checkpoint)).fit()
         self.content = torch.load(self.checkpoint, weights_only=True)
@@ -58,7 +58,7 @@ class Drill:
         return Run(self.rows, self.folder, callbacks=[*callbacks, *keep], enable_checkpointing=True)
 
     def check(self, content: Any) -> bool:
-        """Return whether a content passes the check that a run makes before it uses any part of it."""
+        """Return whether a content passes the check that a run makes before using it."""
         try:
             check_head(content, "stopped.ckpt")
             self.checked.task.check_checkpoint(content, "stopped.ckpt", self.checked.trainer, self.checked.data)
@@ -68,11 +68,11 @@ class Drill:
         return True
 
     def resume(self, content: Any) -> bool:
-        """Return whether a run resumes from a content. If it does, its weights are those of the undisturbed run."""
+        """Return whether a run resumes from a content. Check that it then has the weights of the uninterrupted run."""
         path = self.folder / "changed.ckpt"
         AtomicCheckpointIO().save_checkpoint(content, path)
         try:
-            found = self.run().fit(path).weights()
+            found = self.run().fit(path).copy_weights()
         except ArtifactError:
             return False
         assert all(torch.equal(found[name], weights) for name, weights in self.weights.items())
@@ -90,19 +90,19 @@ def copy_containers(value: Any) -> Any:
     return [copy_containers(each) for each in value] if isinstance(value, list) else value
 
 
-def places(value: Any, path: str = "") -> list[tuple[Any, Any, str]]:
-    """Return every container with each of its keys, and the path of the key."""
+def list_places(value: Any, path: str = "") -> list[tuple[Any, Any, str]]:
+    """Return every container with each of its keys and the path of the key."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     found = []
     for key in keys:
-        found += [(value, key, f"{path}/{key}"), *places(value[key], f"{path}/{key}")]
+        found += [(value, key, f"{path}/{key}"), *list_places(value[key], f"{path}/{key}")]
     return found
 
 
 def mutate(content: Any, random: Random) -> str:
-    """Change one value or key. Return its path."""
-    every = places(content)
-    # A part with few values is as likely to change as the weights.
+    """Change one value or key, and return its path."""
+    every = list_places(content)
+    # Choose the part first, so that parts with few values change as often as the weights.
     part = random.choice(list(content))
     container, key, path = random.choice([place for place in every if re.match(f"/{re.escape(part)}(/|$)", place[2])])
     value, kind = container[key], random.randrange(6)
@@ -118,12 +118,14 @@ def mutate(content: Any, random: Random) -> str:
         other, name, _ = random.choice(every)
         container[key] = other.get(name) if isinstance(other, dict) else value
     else:
-        container[key] = random.choice([*VALUES, torch.zeros(0), torch.zeros(3, 3), torch.tensor(1), nested(40)])
+        container[key] = random.choice(
+            [*VALUES, torch.zeros(0), torch.zeros(3, 3), torch.tensor(1), make_nested_lists(40)]
+        )
     return path
 
 
-def nested(depth: int) -> Any:
-    return [nested(depth - 1)] if depth else []
+def make_nested_lists(depth: int) -> Any:
+    return [make_nested_lists(depth - 1)] if depth else []
 
 
 TENSORS = [
@@ -140,32 +142,32 @@ TENSORS = [
 ]
 
 
-def same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(each, other[name]) for name, each in one.items())
+        return one.keys() == other.keys() and all(is_same(each, other[name]) for name, each in one.items())
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.dtype == other.dtype and one.layout == other.layout and torch.equal(one, other)
     return type(one) is type(other) and one == other
 
 
-def test_changed_content_is_refused_or_does_not_matter(drill: Drill) -> None:
+def test_changed_content_is_refused_or_has_no_effect(drill: Drill) -> None:
     assert drill.check(copy_containers(drill.content)) and drill.resume(drill.content)
     passed: dict[str, Any] = {}
-    for random in mutations(25, 1000):
+    for random in make_generators(25, 1000):
         content = copy_containers(drill.content)
         path = mutate(content, random)
         kept = copy_containers(content)
-        if drill.check(content) and not FREE.fullmatch(path) and not same(kept, drill.content):
+        if drill.check(content) and not FREE.fullmatch(path) and not is_same(kept, drill.content):
             passed[path] = kept
-    # A run that goes on from a content that passed is the undisturbed one.
+    # A run that resumes from accepted content equals the uninterrupted run.
     for content in list(passed.values())[:20]:
         assert drill.resume(content)
 
 
 def test_a_run_refuses_what_the_check_refuses(drill: Drill) -> None:
-    for random in mutations(26, 20):
+    for random in make_generators(26, 20):
         content = copy_containers(drill.content)
         if not FREE.fullmatch(mutate(content, random)):
             kept = copy_containers(content)
@@ -174,17 +176,17 @@ def test_a_run_refuses_what_the_check_refuses(drill: Drill) -> None:
 
 def test_changed_bytes_are_refused(drill: Drill) -> None:
     whole, path = drill.checkpoint.read_bytes(), drill.folder / "bytes.ckpt"
-    for random in mutations(27, 300):
+    for random in make_generators(27, 300):
         path.write_bytes(mutate_bytes(whole, random))
         with pytest.raises(ArtifactError, match=f"^{path}: "):
             AtomicCheckpointIO().load_checkpoint(path)
 
 
-def test_changed_bytes_with_a_right_hash_are_refused_or_another_content(drill: Drill) -> None:
+def test_changed_bytes_with_a_valid_hash_give_only_artifact_errors(drill: Drill) -> None:
     whole, path = drill.checkpoint.read_bytes()[:-TRAILER], drill.folder / "bytes.ckpt"
     pickle_end = whole.index(b"PK", 4)
     start = whole.rindex(b"PK\x01\x02", 0, len(whole) - 4000)
-    for random in mutations(28, 300):
+    for random in make_generators(28, 300):
         ends = random.choice([(0, pickle_end), (start, len(whole))])
         changed = whole[: ends[0]] + mutate_bytes(whole[slice(*ends)], random) + whole[ends[1] :]
         path.write_bytes(changed + b"sha256:" + hashlib.sha256(changed).hexdigest().encode())

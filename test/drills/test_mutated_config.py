@@ -1,4 +1,4 @@
-"""Mutated files of flags, recipes and command lines: a usage error, or flags of the right types, and nothing else."""
+"""Mutated flag files, recipes and command lines give a usage error or flags of the right types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
 from text.artifacts import check_type, dump_yaml, read_yaml
 from text.commands import COMMANDS, load_command
 from text.commands.cli import RECIPES, format_error, get_exit_code, get_flag_values, parse_flags
@@ -24,7 +24,7 @@ COUNT = 1000
 
 
 def check(flags_class: type, argv: Sequence[str]) -> bool:
-    """Read flags, which end in a usage error or have the types of their fields. Return whether they were read."""
+    """Check that flags give a usage error or have the right types. Return whether they were accepted."""
     try:
         flags = parse_flags(flags_class, argv)
     except Exception as error:
@@ -39,13 +39,13 @@ def check(flags_class: type, argv: Sequence[str]) -> bool:
 
 
 def change_value(document: dict[str, Any], random: Random) -> bytes:
-    """Return a file of flags in which one value or key is another one."""
+    """Return a file of flags with one changed value or key."""
     return json.dumps(mutate_json(document, random), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, tuple[type, bytes]]:
-    """The flags of a training, and a recipe with values of every kind."""
+    """Return the flags of a training, and a recipe with values of every type."""
     flags = get_flag_values(TrainFlags())
     recipe = (RECIPES / "squad_w100-minilm.yaml").read_bytes()
     return {"train": (TrainFlags, dump_yaml(flags).encode()), "recipe": (LoopFlags, recipe)}
@@ -56,7 +56,7 @@ def test_mutated_bytes_of_a_file(sources: Any, name: str, tmp_path: Path) -> Non
     flags_class, content = sources[name]
     path = tmp_path / "c.yaml"
     num_read = 0
-    for random in mutations(1, COUNT):
+    for random in make_generators(1, COUNT):
         path.write_bytes(mutate_bytes(content, random))
         num_read += check(flags_class, [f"--config={path}"])
     assert 0 < num_read < COUNT
@@ -69,7 +69,7 @@ def test_mutated_values_of_a_file(sources: Any, name: str, tmp_path: Path) -> No
     path.write_bytes(content)
     document = read_yaml(path, dict[str, Any])
     num_read = 0
-    for random in mutations(2, COUNT):
+    for random in make_generators(2, COUNT):
         path.write_bytes(change_value(document, random))
         num_read += check(flags_class, [f"--config={path}"])
     assert 0 < num_read < COUNT
@@ -77,7 +77,7 @@ def test_mutated_values_of_a_file(sources: Any, name: str, tmp_path: Path) -> No
 
 def test_mutated_command_lines() -> None:
     num_read = 0
-    for random in mutations(3, COUNT):
+    for random in make_generators(3, COUNT):
         flags_class = load_command(random.choice(list(COMMANDS)))[1]
         kinds = get_flag_types(flags_class)
         argv = [f"--{name}={_spell(kind, random)}" for name, kind in kinds.items() if random.random() < 0.9]
@@ -90,6 +90,6 @@ def test_mutated_command_lines() -> None:
 
 
 def _spell(kind: Any, random: Random) -> str:
-    """Return a text for a flag that is often right for its type."""
+    """Return a text for a flag that often fits its type."""
     likely = {int: ["3", "1"], float: ["0.5", "1e-5"], bool: ["true", "false"], str: ["a", "b c"]}.get(kind)
     return random.choice(likely or ["null", "[1]", "[a, b]", "{}", "{a: {b: {c: 1}}}", "pair", "1", "dot"])

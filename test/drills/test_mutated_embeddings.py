@@ -1,4 +1,4 @@
-"""Embeddings with an accident in one of their files: the library's own error, or what an undisturbed run gives."""
+"""Embeddings with one damaged file give an error of the library or the correct result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
 from test.helpers import save_model, texts, write_collection
 from text.commands.cli import get_exit_code
 from text.datasets import PassageCollection
@@ -33,11 +33,15 @@ from text.retrieval import (
 pytestmark = pytest.mark.slow
 
 NUM_PASSAGES, COUNT = 60, 1000
-OPTIONS: dict[str, Any] = {"dtype": "int8", "shard_rows": 16, "block_rows": 4}  # Four shards; the last one has 12 rows.
+OPTIONS: dict[str, Any] = {
+    "dtype": "int8",
+    "shard_rows": 16,
+    "block_rows": 4,
+}  # Four shards; the last shard has 12 rows.
 QUESTIONS = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 128)).astype(np.float32))
 
 
-class Made(NamedTuple):
+class DrillFiles(NamedTuple):
     collection: PassageCollection
     embedder: Embedder
     finished: Path
@@ -50,8 +54,8 @@ class Killed(Exception):
     pass
 
 
-class Stops(Embedder):
-    """Stops after a number of pieces."""
+class StoppingEmbedder(Embedder):
+    """Embedder that stops after a number of pieces."""
 
     left = 0
 
@@ -63,8 +67,8 @@ class Stops(Embedder):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Use one thread, which is quicker for a small model, and do not wait for the disk: no drill cuts the power."""
+def speed_up() -> Iterator[None]:
+    """Use one thread, which is faster for a small model, and skip fsync, because no drill cuts the power."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -74,26 +78,26 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def drill_files(tmp_path_factory: pytest.TempPathFactory) -> DrillFiles:
     folder = tmp_path_factory.mktemp("embeddings")
     model = save_model(folder / "model", seed=0)
     ids = [f"p{n}" for n in range(NUM_PASSAGES)]
     collection = write_collection(folder / "corpus.jsonl", ids, texts(NUM_PASSAGES))
     embedder = Embedder.from_pretrained(model, "passage")
     shards = encode_collection(embedder, collection, folder / "finished", **OPTIONS)
-    stops = Stops.from_pretrained(model, "passage")
-    assert isinstance(stops, Stops)
+    stops = StoppingEmbedder.from_pretrained(model, "passage")
+    assert isinstance(stops, StoppingEmbedder)
     plan, stops.left = plan_encoding(collection, stops, **OPTIONS), 24
     start_encoding(folder / "begun", plan)
     with pytest.raises(Killed):
         encode_shards(folder / "begun", plan, collection, stops, save_seconds=0)
     note = json.loads((folder / "begun" / "shard-00003.progress").read_text())
     assert any(note["blocks"]) and note["begun"]["rows"]
-    return Made(collection, embedder, folder / "finished", folder / "begun", search_exact(shards, QUESTIONS, 10))
+    return DrillFiles(collection, embedder, folder / "finished", folder / "begun", search_exact(shards, QUESTIONS, 10))
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder without the plan, in which the path of the collection may differ."""
+    """Return the files of a folder except the plan, whose collection path may differ."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} | {
         "plan.json": b""
     }
@@ -115,8 +119,8 @@ def mutate_file(path: Path, random: Random) -> str:
     return f"{path.name}: {content[:300]!r} -> {changed[:300]!r}"
 
 
-def check_search(made: Made, folder: Path, what: str) -> None:
-    """Open and search embeddings: the same passages, or a damaged artifact."""
+def check_search(drill_files: DrillFiles, folder: Path, what: str) -> None:
+    """Check that a search finds the same passages or reports a damaged artifact."""
     try:
         shards = EmbeddingShards(folder)
         found = search_exact(shards, QUESTIONS, 10)
@@ -124,13 +128,13 @@ def check_search(made: Made, folder: Path, what: str) -> None:
         assert get_exit_code(error) == 5, (what, repr(error))
         assert str(folder) in str(error) and "\n" not in str(error), (what, repr(error))
     else:
-        assert found == made.found, what
+        assert found == drill_files.found, what
 
 
-def check_resume(made: Made, folder: Path, expected: dict[str, bytes], what: str) -> bool:
-    """Go on with an encoding: the same bytes, or a damaged artifact. Return whether it came to its end."""
+def check_resume(drill_files: DrillFiles, folder: Path, expected: dict[str, bytes], what: str) -> bool:
+    """Check that resumed encoding writes the same bytes or reports damage. Return whether it finished."""
     try:
-        encode_collection(made.embedder, made.collection, folder, **OPTIONS)
+        encode_collection(drill_files.embedder, drill_files.collection, folder, **OPTIONS)
     except Exception as error:
         assert get_exit_code(error) == 5, (what, repr(error))
         assert str(folder) in str(error) and "\n" not in str(error), (what, repr(error))
@@ -139,60 +143,60 @@ def check_resume(made: Made, folder: Path, expected: dict[str, bytes], what: str
     return True
 
 
-def test_mutated_plans_and_manifests(made: Made, tmp_path: Path) -> None:
+def test_mutated_plans_and_manifests(drill_files: DrillFiles, tmp_path: Path) -> None:
     names = ["plan.json", "manifest.json", "shard-00000.json", "shard-00003.json"]
-    expected, folder, num_finished = read_files(made.finished), tmp_path / "e", 0
-    for number, random in enumerate(mutations(1, COUNT)):
-        copy(made.finished, folder)
+    expected, folder, num_finished = read_files(drill_files.finished), tmp_path / "e", 0
+    for number, random in enumerate(make_generators(1, COUNT)):
+        copy(drill_files.finished, folder)
         what = f"{number} {mutate_file(folder / random.choice(names), random)}"
-        check_search(made, folder, what)
+        check_search(drill_files, folder, what)
         if random.random() < 0.5:
             (folder / "manifest.json").unlink()
-        num_finished += check_resume(made, folder, expected, what)
+        num_finished += check_resume(drill_files, folder, expected, what)
     assert num_finished > COUNT / 2  # Only a damaged plan is an error.
 
 
-def test_mutated_shards(made: Made, tmp_path: Path) -> None:
-    expected, folder = read_files(made.finished), tmp_path / "e"
-    names = sorted(path.name for path in made.finished.glob("shard-*") if path.suffix != ".json")
-    for number, random in enumerate(mutations(2, COUNT)):
-        copy(made.finished, folder)
+def test_mutated_shards(drill_files: DrillFiles, tmp_path: Path) -> None:
+    expected, folder = read_files(drill_files.finished), tmp_path / "e"
+    names = sorted(path.name for path in drill_files.finished.glob("shard-*") if path.suffix != ".json")
+    for number, random in enumerate(make_generators(2, COUNT)):
+        copy(drill_files.finished, folder)
         name = random.choice(names)
-        if random.random() < 0.1:  # A file of another shard.
+        if random.random() < 0.1:  # Use the file of another shard.
             other = random.choice([each for each in names if each != name])
-            shutil.copy(made.finished / other, folder / name)
+            shutil.copy(drill_files.finished / other, folder / name)
             what = f"{number} {other} as {name}"
         else:
             what = f"{number} {mutate_file(folder / name, random)}"
-        check_search(made, folder, what)
+        check_search(drill_files, folder, what)
         if random.random() < 0.5:
             (folder / "manifest.json").unlink()
-        assert check_resume(made, folder, expected, what), what
+        assert check_resume(drill_files, folder, expected, what), what
 
 
-def test_mutated_parts_and_notes_of_progress(made: Made, tmp_path: Path) -> None:
-    expected, folder = read_files(made.finished), tmp_path / "e"
-    names = sorted(path.name for path in made.begun.glob("*.part")) + ["shard-00003.progress"] * 4
-    for number, random in enumerate(mutations(3, COUNT)):
-        copy(made.begun, folder)
+def test_mutated_partial_shards_and_progress_files(drill_files: DrillFiles, tmp_path: Path) -> None:
+    expected, folder = read_files(drill_files.finished), tmp_path / "e"
+    names = sorted(path.name for path in drill_files.begun.glob("*.part")) + ["shard-00003.progress"] * 4
+    for number, random in enumerate(make_generators(3, COUNT)):
+        copy(drill_files.begun, folder)
         name = random.choice(names)
         if random.random() < 0.1:
             (folder / name).unlink()
             what = f"{number} without {name}"
         else:
             what = f"{number} {mutate_file(folder / name, random)}"
-        assert check_resume(made, folder, expected, what), what
+        assert check_resume(drill_files, folder, expected, what), what
 
 
-def test_mutated_shards_without_a_look_at_their_hashes(made: Made, tmp_path: Path) -> None:
-    names = sorted(path.name for path in made.finished.glob("shard-*"))
-    for number, random in enumerate(mutations(4, COUNT // 2)):
-        copy(made.finished, tmp_path / "e")
+def test_mutated_shards_without_a_hash_check(drill_files: DrillFiles, tmp_path: Path) -> None:
+    names = sorted(path.name for path in drill_files.finished.glob("shard-*"))
+    for number, random in enumerate(make_generators(4, COUNT // 2)):
+        copy(drill_files.finished, tmp_path / "e")
         path = tmp_path / "e" / random.choice(names)
         size = path.stat().st_size
         what = f"{number} {mutate_file(path, random)}"
         if path.suffix != ".json":
-            os.truncate(path, size)  # Otherwise the size shows the damage.
+            os.truncate(path, size)  # A changed size would reveal the damage.
         try:
             shards = EmbeddingShards(path.parent, check_hashes=False)
             search_exact(shards, QUESTIONS, 10)
@@ -202,13 +206,13 @@ def test_mutated_shards_without_a_look_at_their_hashes(made: Made, tmp_path: Pat
             assert get_exit_code(error) == 5, (what, repr(error))
 
 
-def test_mutated_indexes(made: Made, tmp_path: Path) -> None:
+def test_mutated_indexes(drill_files: DrillFiles, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    shards = EmbeddingShards(made.finished)
+    shards = EmbeddingShards(drill_files.finished)
     index = open_index(shards, index="HNSW4")
     assert index is not None
-    expected, inner = index.search(QUESTIONS, 5), made.finished / "index-HNSW4"
-    for number, random in enumerate(mutations(5, COUNT // 2)):
+    expected, inner = index.search(QUESTIONS, 5), drill_files.finished / "index-HNSW4"
+    for number, random in enumerate(make_generators(5, COUNT // 2)):
         copy(inner, tmp_path / "before")
         what = f"{number} {mutate_file(inner / random.choice(['index.faiss', 'index.json']), random)}"
         try:

@@ -1,7 +1,7 @@
-"""Files of a model after an accident: a typed error, or the embeddings of the undamaged model.
+"""Model folders with one damaged file give a typed error or the embeddings of the undamaged model.
 
-Embeddings may also be those that sentence-transformers or transformers computes from the same files: then the mutation
-made another valid model. A bundle knows its files by their hashes, so there every change of a listed file is an error.
+A mutation may also produce another valid model. Its embeddings must then equal those of sentence-transformers or
+transformers. A bundle stores hashes of its files, so every change of a listed file is an error there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from safetensors.torch import load
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
-from test.models.helpers import BERT, encoder, randomize
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
+from test.models.helpers import BERT, build_encoder, randomize
 from text.bundle import BiEncoderBundle, load_side
 from text.commands.running import get_exit_code
 from text.errors import UnsupportedModelError
@@ -36,14 +36,14 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvw
 
 def make_bundle(folder: Path) -> None:
     tokenizer = train_tokenizer(TEXTS * 3, 300)
-    sides = [encoder(pooling="mean", projection_dim=8, prompts={"query": "q:"}) for _ in range(2)]
+    sides = [build_encoder(pooling="mean", projection_dim=8, prompts={"query": "q:"}) for _ in range(2)]
     randomize(sides[1], seed=1)
     settings: dict[str, Any] = {"question_max_length": 30, "passage_max_length": 38, "similarity": "cosine"}
     BiEncoderBundle(model=BiEncoder(*sides), tokenizer=tokenizer, **settings).save(folder)
 
 
 def make_sentence_transformers(folder: Path) -> None:
-    encoder(pooling="mean", projection_dim=8, normalize=True, prompts={"query": "q:"}).save_pretrained(folder)
+    build_encoder(pooling="mean", projection_dim=8, normalize=True, prompts={"query": "q:"}).save_pretrained(folder)
     save_tokenizer(train_tokenizer(TEXTS * 3, 300), folder, max_length=30)
 
 
@@ -73,7 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def embed(folder: Path) -> tuple[Tensor, str, str]:
-    """Return the embeddings of texts as questions and as passages, with the settings that decide scores."""
+    """Return the embeddings of texts as questions and as passages, and the settings that affect scores."""
     loaded = [load_side(folder, side) for side in ("question", "passage")]
     with torch.no_grad():
         embeddings = [
@@ -84,8 +84,8 @@ def embed(folder: Path) -> tuple[Tensor, str, str]:
     return torch.cat(embeddings), loaded[0].similarity, loaded[0].titles
 
 
-def embed_by_theirs(folder: Path) -> Tensor:
-    """Return the embeddings that the library gives whose folder this is."""
+def embed_with_library(folder: Path) -> Tensor:
+    """Return the embeddings that the library gives whose format the folder has."""
     if (folder / "modules.json").exists():
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         return torch.from_numpy(np.concatenate([model.encode_query(TEXTS), model.encode_document(TEXTS)]))
@@ -96,10 +96,10 @@ def embed_by_theirs(folder: Path) -> Tensor:
     return torch.cat([first, first])
 
 
-def outcome(folder: Path) -> Any:
+def embed_or_refuse(folder: Path) -> Any:
     """Return embeddings and settings, or None for a typed error. Any other error fails the drill.
 
-    A mutation can also make a model that is not supported.
+    A mutation may also produce an unsupported model.
     """
     try:
         return embed(folder)
@@ -110,20 +110,20 @@ def outcome(folder: Path) -> Any:
         return None
 
 
-def assert_same_or_theirs(folder: Path, found: Any, expected: Any) -> None:
+def assert_same_or_library_result(folder: Path, found: Any, expected: Any) -> None:
     if found is None:
         return
     same = found[1:] == expected[1:] and found[0].shape == expected[0].shape and torch.equal(found[0], expected[0])
     if not same:
-        torch.testing.assert_close(found[0], embed_by_theirs(folder), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[0], embed_with_library(folder), rtol=1e-4, atol=1e-4)
 
 
-def settings_of(folder: Path) -> list[Path]:
-    """Return the files of settings. ``tokenizer.json`` is another library's vocabulary."""
-    return [path for path in files_of(folder, ".json") if path.name != "tokenizer.json"]
+def list_settings_files(folder: Path) -> list[Path]:
+    """Return the settings files. ``tokenizer.json`` is left out, because it is the vocabulary of another library."""
+    return [path for path in list_files_by_ending(folder, ".json") if path.name != "tokenizer.json"]
 
 
-def files_of(folder: Path, *endings: str) -> list[Path]:
+def list_files_by_ending(folder: Path, *endings: str) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.name.endswith(endings))
 
 
@@ -133,15 +133,15 @@ def folder(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: P
 
 
 def drill(folder: Path, files: Sequence[Path], change: Callable[[bytes, Random], bytes], count: int) -> None:
-    """Change one of the files at a time."""
+    """Change one file at a time, and check the result."""
     expected, refused = embed(folder), 0
-    for random in mutations(25, count):
+    for random in make_generators(25, count):
         path = random.choice(files)
         content = path.read_bytes()
         path.write_bytes(change(content, random))
-        found = outcome(folder)
+        found = embed_or_refuse(folder)
         refused += found is None
-        assert_same_or_theirs(folder, found, expected)
+        assert_same_or_library_result(folder, found, expected)
         path.write_bytes(content)
     assert refused > count / 4
 
@@ -150,34 +150,34 @@ def change_value(content: bytes, random: Random) -> bytes:
     return json.dumps(mutate_json(json.loads(content), random)).encode()
 
 
-def test_a_changed_setting_is_an_error_or_what_it_says(folder: Path) -> None:
-    drill(folder, settings_of(folder), change_value, 350)
+def test_a_changed_setting_is_an_error_or_takes_effect(folder: Path) -> None:
+    drill(folder, list_settings_files(folder), change_value, 350)
 
 
-def test_damaged_bytes_of_settings_are_an_error_or_what_they_say(folder: Path) -> None:
-    drill(folder, settings_of(folder), mutate_bytes, 150)
+def test_damaged_settings_files_are_an_error_or_take_effect(folder: Path) -> None:
+    drill(folder, list_settings_files(folder), mutate_bytes, 150)
 
 
 def test_a_bundle_notices_every_change_of_weights_and_tokenizers(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["bundle"], tmp_path / "bundle"))
-    files = [path for path in files_of(folder, ".safetensors", "tokenizer.json") if path.parent != folder]
-    for random in mutations(26, 500):
+    files = [path for path in list_files_by_ending(folder, ".safetensors", "tokenizer.json") if path.parent != folder]
+    for random in make_generators(26, 500):
         path = random.choice(files)
         content = path.read_bytes()
         path.write_bytes(mutate_bytes(content, random))
-        assert outcome(folder) is None
+        assert embed_or_refuse(folder) is None
         path.write_bytes(content)
-    assert outcome(folder) is not None
+    assert embed_or_refuse(folder) is not None
 
 
 @pytest.mark.parametrize("kind", ["sentence-transformers", "transformers"])
 def test_damaged_weights_and_tokenizers_without_facts_end_in_typed_errors(
     folders: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:
-    """Nothing tells a flipped bit of a number, or another word of a vocabulary, so the embeddings are not compared."""
+    """Embeddings are not compared, because a flipped bit in a number or another word cannot be noticed."""
     folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
-    files = files_of(folder, ".safetensors", "tokenizer.json")
-    for number, random in enumerate(mutations(27, 500)):
+    files = list_files_by_ending(folder, ".safetensors", "tokenizer.json")
+    for number, random in enumerate(make_generators(27, 500)):
         original = path = random.choice(files)
         content = original.read_bytes()
         if original.suffix == ".safetensors" and number % 2:
@@ -187,7 +187,7 @@ def test_damaged_weights_and_tokenizers_without_facts_end_in_typed_errors(
             original.unlink()
         change = change_value if path.suffix == ".json" and number % 2 else mutate_bytes
         path.write_bytes(change(path.read_bytes(), random))
-        outcome(folder)
+        embed_or_refuse(folder)
         path.unlink()
         original.write_bytes(content)
-    assert outcome(folder) is not None
+    assert embed_or_refuse(folder) is not None

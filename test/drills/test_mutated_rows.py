@@ -1,4 +1,4 @@
-"""Damaged rows, collections, questions, qrels and runs: the library's own error, or what a strict reader finds."""
+"""Damaged rows, collections, questions, qrels and runs give an error of the library or the rows of a strict reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
 from test.helpers import records
 from text.commands.cli import get_exit_code
 from text.datasets import DPRDataPipe, PassageCollection, read_ids, read_questions, select_rows
@@ -23,7 +23,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """Return what a reader finds, or None if it refuses the file as it should."""
+    """Return the result of a reader, or None if it refuses the file with the right error."""
     try:
         return reader(path)
     except DataError as error:
@@ -34,9 +34,9 @@ def read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def drill(path: Path, content: bytes, seed: int, reader: Callable[[Path], Any], oracle: Callable[[bytes], Any]) -> int:
-    """Read many damaged files, compare what is found with an oracle, and return how many were refused."""
+    """Read many damaged files, compare the results with an oracle, and return the number of refused files."""
     num_refused = 0
-    for random in mutations(seed, COUNT):
+    for random in make_generators(seed, COUNT):
         changed = mutate_bytes(content, random)
         path.write_bytes(changed)
         found = read(path, reader)
@@ -47,13 +47,13 @@ def drill(path: Path, content: bytes, seed: int, reader: Callable[[Path], Any], 
     return num_refused
 
 
-def strict(line: bytes) -> dict[str, Any]:
+def parse_strict_json(line: bytes) -> dict[str, Any]:
     return json.loads(line.decode("utf-8-sig"))
 
 
-def rows_of(content: bytes) -> list[dict[str, Any]]:
-    """Return the rows that are not blank, as Python's own reader finds them."""
-    return [strict(line) for line in content.split(b"\n") if line.strip()]
+def parse_rows(content: bytes) -> list[dict[str, Any]]:
+    """Return the rows that are not blank, parsed by Python's json module."""
+    return [parse_strict_json(line) for line in content.split(b"\n") if line.strip()]
 
 
 def test_rows(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_rows(tmp_path: Path) -> None:
 
     def oracle(content: bytes) -> Any:
         lines = content.split(b"\n")
-        rows = {number: strict(line) for number, line in enumerate(lines, start=1) if line.strip()}
+        rows = {number: parse_strict_json(line) for number, line in enumerate(lines, start=1) if line.strip()}
         with_faults = {row.line for row in DPRDataPipe(tmp_path / "rows.jsonl", 2, train=True, max_skipped=0.9).skipped}
         return [sorted(row["question"] for number, row in rows.items() if number not in with_faults), with_faults]
 
@@ -80,22 +80,22 @@ def test_selected_rows(tmp_path: Path) -> None:
 
     def select(path: Path) -> list[dict[str, Any]]:
         select_rows(path, out, 10, overwrite=True)
-        return rows_of(out.read_bytes())
+        return parse_rows(out.read_bytes())
 
     def oracle(content: bytes) -> list[dict[str, Any]]:
-        kept = rows_of(out.read_bytes())
+        kept = parse_rows(out.read_bytes())
         rows = json.loads(content.decode("utf-8-sig"))
         assert all(row in rows for row in kept)
         return kept
 
     drill(tmp_path / "raw.json", content, 2, select, oracle)
-    assert {path.name for path in tmp_path.iterdir()} == {"raw.json", "out.jsonl"}  # no litter
+    assert {path.name for path in tmp_path.iterdir()} == {"raw.json", "out.jsonl"}  # no temporary files
 
 
 def test_values_of_rows(tmp_path: Path) -> None:
-    """A value of another type is an unusable row or is read as text. Nothing else happens to the other rows."""
+    """A value of another type makes its row unusable or is read as text. Other rows are not affected."""
     path = tmp_path / "rows.jsonl"
-    for random in mutations(3, COUNT):
+    for random in make_generators(3, COUNT):
         row = mutate_json(records(1)[0], random)
         if not isinstance(row, dict):
             continue
@@ -121,7 +121,7 @@ def test_collection(tmp_path: Path, form: str) -> None:
 
     def oracle(content: bytes) -> list[tuple[str, str]]:
         if form == "jsonl":
-            return [(str(row["_id"]), str(row.get("text") or "")) for row in rows_of(content)]
+            return [(str(row["_id"]), str(row.get("text") or "")) for row in parse_rows(content)]
         lines = [
             line.removesuffix("\r").split("\t") for line in content.decode("utf-8-sig").split("\n") if line.strip()
         ]
@@ -151,13 +151,13 @@ def test_questions_as_json(tmp_path: Path) -> None:
         return [(each.question_id, each.text) for each in read_questions(path)]
 
     def oracle(content: bytes) -> list[tuple[str, str]]:
-        rows = [(number, strict(line)) for number, line in enumerate(content.split(b"\n")) if line.strip()]
+        rows = [(number, parse_strict_json(line)) for number, line in enumerate(content.split(b"\n")) if line.strip()]
         return [(str(row.get("_id", row.get("id", number))), str(row["text"])) for number, row in rows]
 
     drill(tmp_path / "queries.jsonl", content, 6, questions, oracle)
 
 
-def columns_of(content: bytes) -> list[list[str]]:
+def split_columns(content: bytes) -> list[list[str]]:
     return [line.split() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
 
 
@@ -181,7 +181,7 @@ def test_run(tmp_path: Path) -> None:
 
     def oracle(content: bytes) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}
-        for question, _, passage, _, score, _ in columns_of(content):
+        for question, _, passage, _, score, _ in split_columns(content):
             assert NUMBER.fullmatch(score)
             found.setdefault(question, {})[passage] = float(score)
         return found

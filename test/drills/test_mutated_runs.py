@@ -1,7 +1,7 @@
-"""Damaged files of training runs and loops: every report, resume and loop refuses them, or gives what it would have.
+"""Damaged files of training runs and loops are refused by report, resume and loop, or have no effect.
 
-A file that a manifest or ledger lists is known by its hash, so any change must be refused. A file that is not listed
-yet, of a run that still trains, must be refused for its form or read: never with another kind of error.
+A manifest or ledger lists files with their hashes, so any change of a listed file must be refused. A file of a run
+that is still training is not listed yet. It must be read, or be refused with a typed error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
-from test.reports.helpers import figures_json, list_files, write_sample_run
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
+from test.reports.helpers import add_files_to_manifest, build_figures, write_sample_run
 from text.artifacts import parse_yaml
 from text.bundle import BiEncoderBundle
 from text.commands.cli import get_exit_code
@@ -33,7 +33,7 @@ from text.transforms import train_tokenizer
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),  # matplotlib's, of a value of 1e308
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),  # matplotlib warns about a value of 1e308
 ]
 
 NAMES = [
@@ -48,14 +48,14 @@ def write_run(folder: Path) -> Path:
     row = {"mean": 0.5, "low": 0.4, "high": 0.6, "other": 0.3, "p": 0.25}
     write_ledger(folder, {})
     (folder / "evaluation").mkdir()
-    content = figures_json({"recall@1": row, "recall@10": row, "map": row}, runs=["run.trec", "other.trec"])
+    content = build_figures({"recall@1": row, "recall@10": row, "map": row}, runs=["run.trec", "other.trec"])
     (folder / EVALUATION).write_text(json.dumps(content))
-    list_files(folder)
+    add_files_to_manifest(folder)
     return folder
 
 
 def mutate(path: Path, random: Random) -> bytes:
-    """Return the content of a file after a change: of its bytes, or of a value in its document."""
+    """Return the content of a file with changed bytes or a changed value."""
     content = path.read_bytes()
     if path.suffix == ".json" and random.random() < 0.6:
         return json.dumps(mutate_json(json.loads(content), random)).encode()
@@ -73,7 +73,7 @@ def mutate(path: Path, random: Random) -> bytes:
 
 
 def attempt(work: Callable[[], Any], codes: Sequence[int], path: Path) -> Any:
-    """Return the result of a call, or None if it ends in an error of the library with one of these exit codes."""
+    """Return the result of a call, or None if it raises an error with one of these exit codes."""
     try:
         return work()
     except Exception as error:
@@ -83,10 +83,10 @@ def attempt(work: Callable[[], Any], codes: Sequence[int], path: Path) -> Any:
 
 
 def test_a_report_on_damaged_files(tmp_path: Path) -> None:
-    """Of a finished run: any change of a listed file is refused, or the page is the same."""
+    """In a finished run, any change of a listed file is refused, or the report stays the same."""
     folder = write_run(tmp_path / "run")
     before, seen = render_run_report(read_runs([folder])), {"refused": 0, "read": 0}
-    for number, random in enumerate(mutations(251, 300)):
+    for number, random in enumerate(make_generators(251, 300)):
         path = folder / random.choice(NAMES)
         content = path.read_bytes()
         path.write_bytes(mutate(path, random))
@@ -101,7 +101,7 @@ def test_a_report_on_damaged_files(tmp_path: Path) -> None:
 def test_a_report_on_damaged_files_of_a_run_that_still_trains(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "manifest.json").unlink()
-    for random in mutations(252, 300):
+    for random in make_generators(252, 300):
         path = folder / random.choice([name for name in NAMES if name != "manifest.json"])
         content = path.read_bytes()
         path.write_bytes(mutate(path, random))
@@ -111,7 +111,7 @@ def test_a_report_on_damaged_files_of_a_run_that_still_trains(tmp_path: Path) ->
 
 @pytest.fixture
 def resumable(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
-    """The folder of a run, and a check of its settings and tokenizer. Checkpoints have a drill of their own."""
+    """Return the folder of a run and a check of its settings and tokenizer. Checkpoints have their own drill."""
     tokenizer, folder = train_tokenizer(["a b c"], 300), tmp_path / "run"
     encoder = roberta_tiny(vocab_size=300)
     bundle = BiEncoderBundle(
@@ -126,14 +126,14 @@ def resumable(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
 
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_a_resume_from_damaged_files(resumable: tuple[Path, Callable[[], None]], is_finished: bool) -> None:
-    """A change that passes is none: the settings and the tokenizer have a hash."""
+    """Every real change is refused, because the settings and the tokenizer have hashes."""
     folder, check = resumable
     names = ["config.yaml", "tokenizer.json", "run.json"]
     if is_finished:
         write_manifest(folder, {}, {})
         names.append("manifest.json")
     check()
-    for random in mutations(253 + is_finished, 250):
+    for random in make_generators(253 + is_finished, 250):
         path = folder / random.choice(names)
         content = path.read_bytes()
         path.write_bytes(mutate(path, random))
@@ -145,14 +145,14 @@ def test_a_resume_from_damaged_files(resumable: tuple[Path, Callable[[], None]],
 
 
 def test_damaged_stages_of_a_loop(tmp_path: Path) -> None:
-    """A stage with a damaged note or result is refused, whatever was changed. None is run again or taken as it is."""
+    """A stage with a damaged done.json or result is refused. It is neither run again nor accepted."""
     folder = tmp_path / "mine-0123456789abcdef"
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps({"question": f"q{n}"}) + "\n" for n in range(10)))
     stage = Stage("mine", [], folder, TrackedFile(folder / "rows.jsonl", "x"), {})
     result = write_done(stage, ["dpr-text", "mine"], 1.5)
     assert run_stage(stage, "mine") == result
-    for number, random in enumerate(mutations(255, 300)):
+    for number, random in enumerate(make_generators(255, 300)):
         path = folder / random.choice(["done.json", "rows.jsonl"])
         content = path.read_bytes()
         path.write_bytes(mutate(path, random))

@@ -1,4 +1,4 @@
-"""Damaged sidecars: every one gives what a new one would give, or is told as damage of the data."""
+"""Damaged sidecars give the result of new sidecars or are reported as damaged data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from test.drills.mutations import mutate_bytes, mutate_json, mutations
+from test.drills.mutations import make_generators, mutate_bytes, mutate_json
 from test.helpers import ByteTokenizer, records, write_jsonl
 from text.commands.cli import get_exit_code
 from text.datasets import DPRDataPipe, PassageCollection
@@ -24,8 +24,8 @@ from text.errors import DataError
 pytestmark = pytest.mark.slow
 
 
-def epoch(path: Path) -> list[Any]:
-    """Return the batches of a file with their tokens, and what the check found."""
+def read_epoch(path: Path) -> list[Any]:
+    """Return the batches of a file with their tokens, and the findings of the check."""
     pipe = DPRDataPipe(path, 2, train=True, num_other_negatives=1, max_skipped=0.9)
     texts = [(example.question, example.positives, example.hard_negatives) for batch in pipe for example in batch]
     pipe.cache_tokens(ByteTokenizer())
@@ -37,7 +37,7 @@ def epoch(path: Path) -> list[Any]:
     return [texts, tokens, pipe.counts, [row.line for row in pipe.skipped], pipe.fingerprint]
 
 
-def passages(path: Path) -> list[Any]:
+def read_passages(path: Path) -> list[Any]:
     collection = PassageCollection(path)
     return [list(collection), collection.find("p3"), collection.sha256, collection.counts]
 
@@ -55,18 +55,18 @@ def make_collection(folder: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def small_files_are_kept_note_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def index_small_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for module in ("formats.jsonl", "dpr_file", "collection"):
         monkeypatch.setattr(f"text.datasets.{module}.INDEXED_BYTES", 0)
 
 
-def sidecars(folder: Path) -> list[Path]:
+def list_sidecars(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob(".dpr-text/*") if path.is_file())
 
 
 def damage_bytes(path: Path, random: Random) -> None:
-    """Change a file, or its note, and give it the size or the time of change that it had."""
+    """Change the bytes of a file, sometimes keeping its size or modification time."""
     status = path.stat()
     changed = mutate_bytes(path.read_bytes(), random)
     if random.random() < 0.5:
@@ -77,7 +77,7 @@ def damage_bytes(path: Path, random: Random) -> None:
 
 
 def damage_names(path: Path, random: Random) -> None:
-    """Remove a file, or put another one, a link or a folder in its place."""
+    """Remove a file, or replace it by another file, a link or a folder."""
     others = [each for each in path.parent.iterdir() if each.is_file()]
     content = random.choice(others).read_bytes()
     path.unlink()
@@ -97,7 +97,7 @@ def damage_note(path: Path, random: Random) -> None:
         damage_bytes(path, random)
 
 
-@pytest.mark.parametrize(("make", "read"), [(make_rows, epoch), (make_collection, passages)])
+@pytest.mark.parametrize(("make", "read"), [(make_rows, read_epoch), (make_collection, read_passages)])
 @pytest.mark.parametrize("damage", [damage_bytes, damage_names, damage_note])
 def test_damaged_sidecars_give_the_undisturbed_result(
     tmp_path: Path, make: Callable[[Path], Path], read: Callable[[Path], Any], damage: Callable[[Path, Random], None]
@@ -107,32 +107,32 @@ def test_damaged_sidecars_give_the_undisturbed_result(
     path = make(folder)
     expected = read(path)
     shutil.copytree(folder, tmp_path / "whole")
-    for random in mutations(1, 170):
-        damage(random.choice(sidecars(folder)), random)
+    for random in make_generators(1, 170):
+        damage(random.choice(list_sidecars(folder)), random)
         assert read(path) == expected
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "whole", folder)
 
 
-@pytest.mark.parametrize(("make", "read"), [(make_rows, epoch), (make_collection, passages)])
-def test_damage_with_a_right_hash_ends_in_a_typed_error(
+@pytest.mark.parametrize(("make", "read"), [(make_rows, read_epoch), (make_collection, read_passages)])
+def test_damage_with_a_valid_hash_gives_a_typed_error(
     tmp_path: Path, make: Callable[[Path], Path], read: Callable[[Path], Any]
 ) -> None:
-    """Whoever can write a note with a right hash can change the data, too. Nothing but errors of data comes of it."""
+    """Damage with a valid hash gives only data errors. Who can write such a hash could change the data as well."""
     folder = tmp_path / "data"
     folder.mkdir()
     path = make(folder)
     read(path)
     shutil.copytree(folder, tmp_path / "whole")
-    for random in mutations(2, 250):
-        target = random.choice([each for each in sidecars(folder) if not each.name.endswith(".facts.json")])
+    for random in make_generators(2, 250):
+        target = random.choice([each for each in list_sidecars(folder) if not each.name.endswith(".facts.json")])
         damage_bytes(target, random)
         note = Path(f"{target}.facts.json")
         facts = {"bytes": target.stat().st_size, "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
         note.write_text(json.dumps({"name": target.name, "facts": facts}))
         try:
             read(path)
-        except (DataError, KeyError) as error:  # KeyError: the id that is looked for is not there.
+        except (DataError, KeyError) as error:  # A KeyError means that the requested id does not exist.
             assert isinstance(error, KeyError) or get_exit_code(error) == 3
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "whole", folder)

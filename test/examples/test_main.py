@@ -150,7 +150,7 @@ def test_the_original_selection_command(tmp_path: Path) -> None:
     done = run_python("examples/dpr/main.py", *flags)
     assert done.returncode == 0, done.stderr
     assert "kept 10 rows" in done.stdout
-    assert f"{raw}: only 10 of the 500 rows" in done.stdout
+    assert f"{raw}: only 10 of the 500" in done.stdout
     assert [json.loads(line) for line in out.read_text().splitlines()] == records
 
 

@@ -1,4 +1,4 @@
-"""Small encoders, and weights in which nothing can be left out unseen."""
+"""Small encoders with random weights in every layer, and functions that compare encoders."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ BERT: dict[str, Any] = SIZES | {"pad_token_id": 0, "layer_norm_eps": 1e-12}
 
 
 def randomize(module: nn.Module, seed: int = 0) -> None:
-    """Adds something to every weight: libraries start biases and token types at 0 and norms at 1."""
+    """Add noise to every weight. Libraries initialize biases and token types with 0, and norms with 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def encoder(**options: Any) -> RobertaEncoder:
-    """The same one each time."""
+def build_encoder(**options: Any) -> RobertaEncoder:
+    """Build a small encoder with the same random weights in each call."""
     torch.manual_seed(0)
-    ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
-    randomize(ours)
-    return ours.eval()
+    encoder = RobertaEncoder(RobertaConfig(**(SIZES | options)))
+    randomize(encoder)
+    return encoder.eval()
 
 
-def texts(padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask of three texts of unlike length."""
+def build_texts(padding: int) -> tuple[Tensor, Tensor]:
+    """Return token ids and attention mask of three texts of different lengths."""
     lengths = torch.tensor([9, 2, 30])
     input_ids = torch.randint(5, SIZES["vocab_size"], (3, 30), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(30) < lengths[:, None]
     return input_ids.masked_fill(~mask, padding), mask
 
 
-def hidden_states(model: nn.Module, padding: int = 1) -> Tensor:
-    """Of the real tokens, by either library."""
-    input_ids, mask = texts(padding)
+def compute_hidden_states(model: nn.Module, padding: int = 1) -> Tensor:
+    """Return the hidden states of the real tokens, from an encoder of this library or of transformers."""
+    input_ids, mask = build_texts(padding)
     model.eval()
     with torch.no_grad():
         if isinstance(model, RobertaEncoder):
@@ -63,16 +63,16 @@ def hidden_states(model: nn.Module, padding: int = 1) -> Tensor:
         return model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask]
 
 
-def embeddings(model: nn.Module, padding: int = 1) -> Tensor:
-    """By ours."""
+def embed_texts(model: nn.Module, padding: int = 1) -> Tensor:
+    """Return the embeddings of the same three texts."""
     with torch.no_grad():
-        return model.eval()(*texts(padding))
+        return model.eval()(*build_texts(padding))
 
 
 def assert_refused(folder: Path, file: str, part: str, *, code: int = 5) -> None:
-    """A folder is no encoder, in one line that begins with the file and names a key, field or value.
+    """Check that a folder does not load, with a one-line error that begins with the file and contains ``part``.
 
-    The exit code is 5 for a damaged folder, and 2 for one that is not supported.
+    The exit code is 5 for a damaged folder and 2 for an unsupported model.
     """
     with pytest.raises((ArtifactError, UnsupportedModelError)) as caught:
         RobertaEncoder.from_pretrained(folder)
@@ -80,9 +80,9 @@ def assert_refused(folder: Path, file: str, part: str, *, code: int = 5) -> None
     assert get_exit_code(caught.value) == code
 
 
-def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
-    """To the bit, dtypes and names included."""
-    ours, theirs = one.state_dict(), other.state_dict()
-    assert list(ours) == list(theirs)
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype and tensor.equal(theirs[name]), name
+def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
+    """Check that two modules have the same names, dtypes and values of weights, bit for bit."""
+    weights, expected_weights = found.state_dict(), expected.state_dict()
+    assert list(weights) == list(expected_weights)
+    for name, tensor in weights.items():
+        assert tensor.dtype == expected_weights[name].dtype and tensor.equal(expected_weights[name]), name

@@ -1,4 +1,4 @@
-"""Attention over padded and packed texts: against plain Python, against each other, and its dropout."""
+"""Attention over padded and packed texts, compared with plain Python and with each other, and dropout."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from text.models.attention import PaddedTexts, dropout, pack_texts
 LENGTHS = (7, 3, 1, 5)
 
 
-def batch(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Queries, keys and values (4, 7, 3, 2, 8), and the mask."""
+def build_batch(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return queries, keys and values, (4, 7, 3, 2, 8), and the attention mask."""
     generator = torch.Generator().manual_seed(0)
     qkv = scale * torch.randn(len(LENGTHS), max(LENGTHS), 3, 2, 8, generator=generator)
     return qkv.to(dtype), torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
 
 
-def attention_of_one_token(qkv: Tensor, length: int, token: int) -> list[float]:
-    """What a token of one text, (L, 3, heads, width), sees: softmax(q k / sqrt(width)) v, head after head."""
-    seen = []
+def compute_attention(qkv: Tensor, length: int, token: int) -> list[float]:
+    """Return softmax(q k / sqrt(width)) v of one token, all heads concatenated. ``qkv`` is (L, 3, heads, width)."""
+    outputs = []
     for head in range(qkv.shape[2]):
         query = qkv[token, 0, head].tolist()
         keys, values = (qkv[:length, part, head].tolist() for part in (1, 2))
         products = (sum(q * k for q, k in zip(query, key, strict=True)) for key in keys)
         weights = [math.exp(product / math.sqrt(len(query))) for product in products]
         for column in zip(*values, strict=True):
-            seen.append(sum(w * v for w, v in zip(weights, column, strict=True)) / sum(weights))
-    return seen
+            outputs.append(sum(w * v for w, v in zip(weights, column, strict=True)) / sum(weights))
+    return outputs
 
 
 def test_padded_texts_equal_plain_python():
-    qkv, mask = batch()
+    qkv, mask = build_batch()
     seen = PaddedTexts(mask).attend(qkv, 0.0)
     for text, token in mask.nonzero().tolist():
-        expected = attention_of_one_token(qkv[text], LENGTHS[text], token)
+        expected = compute_attention(qkv[text], LENGTHS[text], token)
         torch.testing.assert_close(seen[text, token], torch.tensor(expected))
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_bfloat16_is_as_exact_as_it_can_be(grad):
-    qkv, mask = batch(torch.bfloat16)
+def test_bfloat16_equals_float32_up_to_rounding(grad):
+    qkv, mask = build_batch(torch.bfloat16)
     with torch.set_grad_enabled(grad):
         seen = PaddedTexts(mask).attend(qkv, 0.0)
     expected = PaddedTexts(mask).attend(qkv.float(), 0.0)
@@ -54,9 +54,9 @@ def test_bfloat16_is_as_exact_as_it_can_be(grad):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_scores_beyond_the_range_of_exponentials(sign):
-    """All scores are about 600 or about -600: exp gives infinity or 0 for each."""
-    qkv, mask = batch(torch.bfloat16)
+def test_scores_whose_exponentials_overflow_or_underflow(sign):
+    """All scores are about 600 or about -600, so their exponentials are infinity or 0."""
+    qkv, mask = build_batch(torch.bfloat16)
     qkv[:, :, 0], qkv[:, :, 1] = 15, sign * (15 + qkv[:, :, 1])
     with torch.no_grad():
         seen = PaddedTexts(mask).attend(qkv, 0.0)
@@ -68,14 +68,14 @@ def test_scores_beyond_the_range_of_exponentials(sign):
 @needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_packed_equals_padded():
-    """Values, and gradients with respect to queries, keys and values."""
-    qkv, mask = batch()
+    """Compare the outputs and the gradients of queries, keys and values."""
+    qkv, mask = build_batch()
     qkv.requires_grad_()
     target = torch.randn(int(mask.sum()), 16, generator=torch.Generator().manual_seed(1))
-    by_rows = PaddedTexts(mask).attend(qkv, 0.0)[mask]
-    one_after_another = pack_texts(mask).attend(qkv[mask], 0.0)
-    torch.testing.assert_close(one_after_another, by_rows)
-    expected, gradient = (torch.autograd.grad((seen * target).sum(), qkv)[0] for seen in (by_rows, one_after_another))
+    from_padded = PaddedTexts(mask).attend(qkv, 0.0)[mask]
+    from_packed = pack_texts(mask).attend(qkv[mask], 0.0)
+    torch.testing.assert_close(from_packed, from_padded)
+    expected, gradient = (torch.autograd.grad((seen * target).sum(), qkv)[0] for seen in (from_padded, from_packed))
     assert expected.any()
     torch.testing.assert_close(gradient, expected)
 
@@ -85,8 +85,8 @@ def test_packed_by_hand():
     assert (texts.offsets.tolist(), texts.max_length) == ([0, 2, 5], 3)
 
 
-def test_no_text_sees_nothing_packed_and_padded():
-    # The share of some ranks in a short batch; their gradients must exist, and be nothing.
+def test_an_empty_batch_gives_an_empty_output_packed_and_padded():
+    # Some ranks get no text from a short batch. Their gradients must exist and be empty.
     mask, qkv = torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, 1, 3, 2, 8, requires_grad=True)
     for seen in (pack_texts(mask).attend(qkv[mask], 0.1), PaddedTexts(None).attend(qkv, 0.1).flatten(0, 1)):
         assert seen.shape == (0, 16)
@@ -100,7 +100,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
     torch.manual_seed(0)
     dropped = dropout(torch.ones(shape), p, True)
     torch.testing.assert_close(dropped.unique(), torch.tensor([0, 1 / (1 - p)]), rtol=1e-4, atol=0)
-    # A million draws: five standard deviations are 0.0025.
+    # For a million values, five standard deviations are 0.0025.
     assert (dropped == 0).float().mean().item() == pytest.approx(p, abs=0.0025)
     assert dropped.mean().item() == pytest.approx(1, abs=0.0025 / (1 - p))
 
@@ -113,16 +113,16 @@ def test_dropout_draws_are_independent():
 
 
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
-def test_no_dropout(p, training):
+def test_dropout_of_zero_or_in_evaluation_changes_nothing(p, training):
     values = torch.randn(10)
     assert dropout(values, p, training).equal(values)
 
 
-def test_all_dropped():
+def test_dropout_of_one_drops_everything():
     assert not dropout(torch.randn(10), 1.0, True).any()
 
 
-def test_gradient_of_dropout_is_that_of_what_is_kept():
+def test_dropout_passes_gradients_of_kept_values_only():
     values = torch.randn(1000, requires_grad=True)
     kept = dropout(values, 0.25, True)
     kept.sum().backward()
@@ -132,10 +132,10 @@ def test_gradient_of_dropout_is_that_of_what_is_kept():
 @needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.slow
-def test_packed_dropout():
-    """Of all values, so that a share of the weights is missing; in expectation the same."""
+def test_packed_attention_with_dropout_has_the_same_mean():
+    """Dropout removes attention weights at random, so only the mean over many runs is equal."""
     torch.manual_seed(0)
-    qkv, mask = batch()
+    qkv, mask = build_batch()
     expected = pack_texts(mask).attend(qkv[mask], 0.0)
     mean = torch.stack([pack_texts(mask).attend(qkv[mask], 0.2) for _ in range(2000)]).mean(0)
     torch.testing.assert_close(mean, expected, atol=0.1, rtol=0)

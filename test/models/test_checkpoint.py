@@ -1,4 +1,4 @@
-"""Encoders on disk: there and back, against the libraries whose files we read, and every way a file can be wrong."""
+"""Saved encoders: saving and loading, comparison with other libraries, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from test.models.helpers import (
     SIZES,
     assert_refused,
     assert_same_weights,
-    embeddings,
-    encoder,
-    hidden_states,
+    build_encoder,
+    build_texts,
+    compute_hidden_states,
+    embed_texts,
     randomize,
-    texts,
 )
 from text.errors import ArtifactError, UnsupportedModelError
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder, files
@@ -37,11 +37,11 @@ FILES += ["sentence_bert_config.json"]
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    encoder().save_pretrained(tmp_path / "saved")
+    build_encoder().save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
-# ---- there and back
+# ---- save and load
 
 
 @pytest.mark.parametrize(
@@ -56,27 +56,29 @@ def saved(tmp_path: Path) -> Path:
     ],
 )
 def test_save_and_load_give_the_same_encoder(tmp_path: Path, options, more):
-    ours = encoder(**options)
+    ours = build_encoder(**options)
     ours.save_pretrained(tmp_path / "new" / "folder")
     again = RobertaEncoder.from_pretrained(tmp_path / "new" / "folder")
     assert again.config == ours.config
     assert_same_weights(again, ours)
     if ours.max_length >= 30:
-        assert embeddings(again).equal(embeddings(ours))
+        assert embed_texts(again).equal(embed_texts(ours))
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted([*FILES, *more])
 
 
-def test_saving_again_replaces_what_is_mapped(saved: Path):
-    """Loading, changing and saving to the same place."""
+def test_an_encoder_can_be_saved_over_the_file_it_came_from(saved: Path):
+    """The loaded weights may be memory-mapped from the file that is replaced."""
     ours = RobertaEncoder.from_pretrained(saved)
     randomize(ours, seed=1)
     ours.save_pretrained(saved)
     assert_same_weights(RobertaEncoder.from_pretrained(saved), ours)
 
 
-def test_modules_that_an_earlier_encoder_left_do_not_count(tmp_path: Path):
-    encoder(projection_dim=8, normalize=True, max_seq_length=7, prompts={"query": "q: "}).save_pretrained(tmp_path)
-    ours = encoder(pooling="mean")
+def test_modules_that_an_earlier_encoder_left_are_ignored(tmp_path: Path):
+    build_encoder(projection_dim=8, normalize=True, max_seq_length=7, prompts={"query": "q: "}).save_pretrained(
+        tmp_path
+    )
+    ours = build_encoder(pooling="mean")
     randomize(ours, seed=1)
     ours.save_pretrained(tmp_path)
     assert (tmp_path / "2_Dense").is_dir()
@@ -85,18 +87,18 @@ def test_modules_that_an_earlier_encoder_left_do_not_count(tmp_path: Path):
     assert_same_weights(again, ours)
 
 
-def test_overrides(saved: Path):
+def test_overrides_replace_saved_settings(saved: Path):
     ours = RobertaEncoder.from_pretrained(saved, hidden_dropout_prob=0.0, pooling="mean", normalize=True)
     assert (ours.config.hidden_dropout_prob, ours.config.pooling, ours.config.normalize) == (0.0, "mean", True)
     assert ours.embeddings.dropout.p == 0.0
-    assert_same_weights(ours, encoder())
+    assert_same_weights(ours, build_encoder())
 
 
 def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_path: Path):
     torch.manual_seed(1)
     projected = RobertaEncoder.from_pretrained(saved, projection_dim=8)
-    assert hidden_states(projected).equal(hidden_states(encoder()))
-    assert embeddings(projected).shape == (3, 8)
+    assert compute_hidden_states(projected).equal(compute_hidden_states(build_encoder()))
+    assert embed_texts(projected).shape == (3, 8)
     projected.save_pretrained(tmp_path / "projected")
     assert_same_weights(RobertaEncoder.from_pretrained(tmp_path / "projected"), projected)
     overrides: list[dict[str, Any]] = [{"projection_dim": 9}, {"projection_dim": None}, {"projection_norm": False}]
@@ -105,11 +107,11 @@ def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_p
             RobertaEncoder.from_pretrained(tmp_path / "projected", **override)
 
 
-def test_the_limit_is_the_smaller_one(tmp_path: Path):
-    assert (encoder().max_length, encoder(max_seq_length=7).max_length) == (38, 7)
-    assert encoder(max_seq_length=100).max_length == 38
+def test_the_smaller_limit_applies(tmp_path: Path):
+    assert (build_encoder().max_length, build_encoder(max_seq_length=7).max_length) == (38, 7)
+    assert build_encoder(max_seq_length=100).max_length == 38
     with pytest.raises(ValueError, match=r"\b30 tokens\b.*\b7\b"):
-        embeddings(encoder(max_seq_length=7))
+        embed_texts(build_encoder(max_seq_length=7))
 
 
 # ---- Hugging Face
@@ -128,7 +130,7 @@ MODELS = {
 }
 
 
-def peer(name: str, seed: int = 0) -> Any:
+def build_peer(name: str, seed: int = 0) -> Any:
     model, config, options = MODELS[name]
     torch.manual_seed(0)
     theirs = getattr(transformers, model)(getattr(transformers, config)(**options))
@@ -136,63 +138,65 @@ def peer(name: str, seed: int = 0) -> Any:
     return theirs.eval()
 
 
-def transformer_of(theirs: Any) -> nn.Module:
-    """Without what stands around it."""
+def unwrap_transformer(theirs: Any) -> nn.Module:
+    """Return the transformer inside a model of transformers."""
     for attribute in ("question_encoder", "ctx_encoder", "bert_model", "bert", "roberta"):
         theirs = getattr(theirs, attribute, theirs)
     return theirs
 
 
-def peer_embeddings(theirs: Any, padding: int) -> Tensor:
-    """First tokens, or what a DPR encoder gives."""
-    input_ids, mask = texts(padding)
+def embed_with_peer(theirs: Any, padding: int) -> Tensor:
+    """Return the hidden states of the first tokens, or the output of a DPR encoder."""
+    input_ids, mask = build_texts(padding)
     with torch.no_grad():
         if type(theirs).__name__.startswith("DPR"):
             return theirs(input_ids=input_ids, attention_mask=mask.long()).pooler_output
-        return transformer_of(theirs)(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+        return unwrap_transformer(theirs)(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[:, 0]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_we_load_what_transformers_saves(tmp_path: Path, name):
-    theirs = peer(name)
+def test_models_of_transformers_load(tmp_path: Path, name):
+    theirs = build_peer(name)
     theirs.save_pretrained(tmp_path)
     padding = theirs.config.pad_token_id
     ours = RobertaEncoder.from_pretrained(tmp_path)
-    torch.testing.assert_close(hidden_states(ours, padding), hidden_states(transformer_of(theirs), padding))
-    torch.testing.assert_close(embeddings(ours, padding), peer_embeddings(theirs, padding))
+    torch.testing.assert_close(
+        compute_hidden_states(ours, padding), compute_hidden_states(unwrap_transformer(theirs), padding)
+    )
+    torch.testing.assert_close(embed_texts(ours, padding), embed_with_peer(theirs, padding))
     assert ours.config.layer_norm_eps == theirs.config.layer_norm_eps
     assert ours.max_length == (40 if padding == 0 else 38)
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "bert"])
-def test_transformers_loads_what_we_save(tmp_path: Path, name):
-    """From them to us and back, and once more."""
-    theirs = peer(name)
+def test_transformers_loads_saved_encoders(tmp_path: Path, name):
+    """Save in transformers, here, in transformers, and load here again."""
+    theirs = build_peer(name)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = RobertaEncoder.from_pretrained(tmp_path / "theirs", projection_dim=8, normalize=True)
     ours.save_pretrained(tmp_path / "ours")
     again, report = AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert type(again) is type(theirs) and not any(report.values())
     padding = theirs.config.pad_token_id
-    torch.testing.assert_close(hidden_states(again, padding), hidden_states(theirs, padding))
+    torch.testing.assert_close(compute_hidden_states(again, padding), compute_hidden_states(theirs, padding))
     again.save_pretrained(tmp_path / "again")
     once_more = RobertaEncoder.from_pretrained(tmp_path / "again")
-    assert hidden_states(once_more, padding).equal(hidden_states(ours, padding))
+    assert compute_hidden_states(once_more, padding).equal(compute_hidden_states(ours, padding))
 
 
-def test_the_second_type_of_token_is_the_first(tmp_path: Path):
-    """A tokenizer that gives type 1 to the second text of a pair works with a BERT as we save it."""
-    encoder(model_type="bert", pad_token_id=0).save_pretrained(tmp_path)
+def test_both_token_types_of_a_saved_bert_are_equal(tmp_path: Path):
+    """Some tokenizers give type 1 to the second text of a pair. It must not change the embedding."""
+    build_encoder(model_type="bert", pad_token_id=0).save_pretrained(tmp_path)
     theirs = AutoModel.from_pretrained(tmp_path)
-    input_ids, mask = texts(0)
+    input_ids, mask = build_texts(0)
     with torch.no_grad():
         both = [theirs(input_ids, mask.long(), types)[0][mask] for types in (input_ids * 0, (input_ids > 99).long())]
     assert both[0].equal(both[1])
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
-def test_a_configuration_without_sizes_means_what_transformers_makes_of_it(tmp_path: Path, name):
-    """Files of old say nothing of what is as in their class."""
+def test_missing_sizes_have_the_defaults_of_transformers(tmp_path: Path, name):
+    """Old files omit settings that equal the default of their class."""
     config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
     theirs = AutoModel.from_config(transformers.AutoConfig.for_model(name, **config))
     randomize(theirs)
@@ -201,12 +205,12 @@ def test_a_configuration_without_sizes_means_what_transformers_makes_of_it(tmp_p
     given = {"model_type": name, **config} | ({} if name == "bert" else {"vocab_size": vocab_size})
     (tmp_path / "config.json").write_text(json.dumps(given))
     ours = RobertaEncoder.from_pretrained(tmp_path)
-    torch.testing.assert_close(hidden_states(ours, padding), hidden_states(theirs, padding))
+    torch.testing.assert_close(compute_hidden_states(ours, padding), compute_hidden_states(theirs, padding))
 
 
-def test_old_names_and_files_of_torch(tmp_path: Path):
-    """bert-base-uncased has gamma and beta; facebook's DPR encoders come as pytorch_model.bin."""
-    theirs = peer("bert with a head")
+def test_old_key_names_and_pytorch_files_load(tmp_path: Path):
+    """The keys of bert-base-uncased end in gamma and beta. Facebook's DPR encoders are pytorch_model.bin files."""
+    theirs = build_peer("bert with a head")
     theirs.save_pretrained(tmp_path)
     old = {
         key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
@@ -215,62 +219,62 @@ def test_old_names_and_files_of_torch(tmp_path: Path):
     torch.save(old | {"bert.embeddings.position_ids": torch.arange(40)[None]}, tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     ours = RobertaEncoder.from_pretrained(tmp_path)
-    torch.testing.assert_close(hidden_states(ours, 0), hidden_states(theirs.bert, 0))
+    torch.testing.assert_close(compute_hidden_states(ours, 0), compute_hidden_states(theirs.bert, 0))
 
 
-def test_settings_of_transformers_that_we_do_not_have_are_passed_over(saved: Path):
-    edit(saved / "config.json", classifier_dropout=None, use_cache=True, transformers_version="4.0.0")
-    assert RobertaEncoder.from_pretrained(saved).config == encoder().config
+def test_settings_without_effect_are_ignored(saved: Path):
+    edit_json(saved / "config.json", classifier_dropout=None, use_cache=True, transformers_version="4.0.0")
+    assert RobertaEncoder.from_pretrained(saved).config == build_encoder().config
 
 
 # ---- torchtext
 
 
-def torchtext_state_dict(theirs: nn.Module) -> dict[str, Tensor]:
-    """RobertaModel of torchtext 0.18, laid out by hand from transformers' weights."""
-    weights, its = theirs.state_dict(), {}
+def build_torchtext_state_dict(theirs: nn.Module) -> dict[str, Tensor]:
+    """Convert weights of transformers to the keys of torchtext 0.18's RobertaModel, independently of the library."""
+    weights, result = theirs.state_dict(), {}
     for kind in ("weight", "bias"):
-        its[f"encoder.transformer.embedding_layer_norm.{kind}"] = weights[f"embeddings.LayerNorm.{kind}"]
+        result[f"encoder.transformer.embedding_layer_norm.{kind}"] = weights[f"embeddings.LayerNorm.{kind}"]
         for layer in range(2):
             old, new = f"encoder.layer.{layer}.", f"encoder.transformer.layers.layers.{layer}."
             parts = [weights[f"{old}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
-            its[f"{new}self_attn.in_proj_{kind}"] = torch.cat(parts)
-            its[f"{new}self_attn.out_proj.{kind}"] = weights[f"{old}attention.output.dense.{kind}"]
-            its[f"{new}linear1.{kind}"] = weights[f"{old}intermediate.dense.{kind}"]
-            its[f"{new}linear2.{kind}"] = weights[f"{old}output.dense.{kind}"]
-            its[f"{new}norm1.{kind}"] = weights[f"{old}attention.output.LayerNorm.{kind}"]
-            its[f"{new}norm2.{kind}"] = weights[f"{old}output.LayerNorm.{kind}"]
+            result[f"{new}self_attn.in_proj_{kind}"] = torch.cat(parts)
+            result[f"{new}self_attn.out_proj.{kind}"] = weights[f"{old}attention.output.dense.{kind}"]
+            result[f"{new}linear1.{kind}"] = weights[f"{old}intermediate.dense.{kind}"]
+            result[f"{new}linear2.{kind}"] = weights[f"{old}output.dense.{kind}"]
+            result[f"{new}norm1.{kind}"] = weights[f"{old}attention.output.LayerNorm.{kind}"]
+            result[f"{new}norm2.{kind}"] = weights[f"{old}output.LayerNorm.{kind}"]
     position = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"]
-    its["encoder.transformer.positional_embedding.embedding.weight"] = position
-    its["encoder.transformer.token_embedding.weight"] = weights["embeddings.word_embeddings.weight"]
-    return its | {"head.dense.weight": torch.zeros(3, 3), "head.out_proj.bias": torch.zeros(3)}
+    result["encoder.transformer.positional_embedding.embedding.weight"] = position
+    result["encoder.transformer.token_embedding.weight"] = weights["embeddings.word_embeddings.weight"]
+    return result | {"head.dense.weight": torch.zeros(3, 3), "head.out_proj.bias": torch.zeros(3)}
 
 
-def test_we_load_torchtexts_roberta(tmp_path: Path):
-    theirs = peer("roberta")
-    torch.save(torchtext_state_dict(theirs), tmp_path / "roberta.pt")
+def test_a_torchtext_file_loads(tmp_path: Path):
+    theirs = build_peer("roberta")
+    torch.save(build_torchtext_state_dict(theirs), tmp_path / "roberta.pt")
     ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
     assert ours.config == RobertaConfig(**SIZES)
-    torch.testing.assert_close(hidden_states(ours), hidden_states(theirs))
+    torch.testing.assert_close(compute_hidden_states(ours), compute_hidden_states(theirs))
 
 
-def test_heads_are_64_wide_if_nobody_says_otherwise(tmp_path: Path):
-    wide = encoder(hidden_size=128)
+def test_heads_are_64_wide_by_default(tmp_path: Path):
+    wide = build_encoder(hidden_size=128)
     torch.save(to_external_keys(wide.state_dict(), TORCHTEXT), tmp_path / "wide.pt")
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt").config.num_attention_heads == 2
     assert RobertaEncoder.from_pretrained(tmp_path / "wide.pt", num_attention_heads=8).config.num_attention_heads == 8
-    torch.save(to_external_keys(encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
+    torch.save(to_external_keys(build_encoder().state_dict(), TORCHTEXT), tmp_path / "narrow.pt")
     with pytest.raises(UnsupportedModelError, match=r"narrow\.pt: .*\b32\b.*num_attention_heads"):
         RobertaEncoder.from_pretrained(tmp_path / "narrow.pt")
 
 
-# ---- files that are wrong
+# ---- damaged files
 
 QUERY, KEY = (f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key"))
 WORD, TOKEN_TYPE = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 
 
-def edit(path: Path, **changes: Any) -> None:
+def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -279,7 +283,7 @@ def set_shape(key: str, *shape: int) -> Callable[[dict[str, Tensor]], object]:
 
 
 def move_rows_from_key_to_query(weights: dict[str, Tensor]) -> None:
-    """So that the two together still have the right number of rows."""
+    """Move rows between two weights, so that their sum still has the right shape."""
     weights |= {QUERY: torch.cat([weights[QUERY], weights[KEY][:8]]), KEY: weights[KEY][8:].contiguous()}
 
 
@@ -303,7 +307,7 @@ def move_rows_from_key_to_query(weights: dict[str, Tensor]) -> None:
         (set_shape(TOKEN_TYPE, 2, 32), TOKEN_TYPE),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_key(saved: Path, damage, message):
+def test_weights_that_do_not_fit_are_rejected_by_key(saved: Path, damage, message):
     weights = load_file(saved / "model.safetensors")
     damage(weights)
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
@@ -311,31 +315,31 @@ def test_weights_that_do_not_fit_are_refused_by_key(saved: Path, damage, message
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
-def test_weights_that_end_early_are_refused(saved: Path, share):
+def test_truncated_weights_are_rejected(saved: Path, share):
     content = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(content[: int(share * len(content))])
     assert_refused(saved, "model.safetensors", "")
 
 
-def test_a_pickle_is_not_opened(saved: Path):
-    torch.save(encoder().state_dict(), saved / "model.safetensors")
+def test_a_pickle_named_safetensors_is_rejected(saved: Path):
+    torch.save(build_encoder().state_dict(), saved / "model.safetensors")
     assert_refused(saved, "model.safetensors", "")
 
 
-def test_an_old_torch_reads_safetensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where its own reader would run what is in a file of others."""
+def test_an_old_torch_reads_safetensors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The torch.load of an old PyTorch could run code from the file."""
     monkeypatch.setattr(files, "SAFE_TORCH", "99")
-    weights = to_external_keys(encoder().state_dict(), TORCHTEXT)
+    weights = to_external_keys(build_encoder().state_dict(), TORCHTEXT)
     torch.save(weights, tmp_path / "roberta.pt")
     with pytest.raises(UnsupportedModelError, match=r"roberta\.pt: torch 2\..*\.safetensors"):
         RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
     save_file(weights, tmp_path / "roberta.safetensors")
     ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
-    assert_same_weights(ours, encoder())
+    assert_same_weights(ours, build_encoder())
 
 
 class Settings:
-    """An object of a class, such as OmegaConf's."""
+    """A class that is not a plain value, such as a config of OmegaConf."""
 
 
 @pytest.mark.parametrize(
@@ -355,7 +359,7 @@ class Settings:
         ({"args": Settings()}, ""),
     ],
 )
-def test_file_that_holds_no_encoder_is_refused(tmp_path: Path, content, part):
+def test_a_file_without_an_encoder_is_rejected(tmp_path: Path, content, part):
     path = tmp_path / "file.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -400,7 +404,7 @@ def test_file_that_holds_no_encoder_is_refused(tmp_path: Path, content, part):
         (b"[" * 9999, ""),
     ],
 )
-def test_wrong_configuration_is_refused_by_field(saved: Path, content, field):
+def test_an_invalid_configuration_is_rejected_by_field(saved: Path, content, field):
     (saved / "config.json").write_bytes(content)
     assert_refused(saved, "config.json", field)
 
@@ -416,13 +420,13 @@ def test_wrong_configuration_is_refused_by_field(saved: Path, content, field):
         ({"model_type": "bert", "add_cross_attention": True}, "add_cross_attention"),
     ],
 )
-def test_a_configuration_that_is_not_supported_is_refused_with_code_2(saved: Path, content, field):
+def test_an_unsupported_configuration_is_rejected_with_code_2(saved: Path, content, field):
     (saved / "config.json").write_text(json.dumps(content))
     assert_refused(saved, "config.json", field, code=2)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "1_Pooling/config.json"])
-def test_missing_file_is_named(saved: Path, file):
+def test_a_missing_file_is_named(saved: Path, file):
     (saved / file).unlink()
     with pytest.raises(FileNotFoundError, match=file):
         RobertaEncoder.from_pretrained(saved)
@@ -431,11 +435,11 @@ def test_missing_file_is_named(saved: Path, file):
 # ---- FAIR's DPR
 
 
-def dpr_checkpoint(projected: bool) -> dict[str, Any]:
-    """As ``train_dense_encoder.py`` saves it: each encoder is a BERT with a pooler, and a layer behind it or none."""
+def build_dpr_checkpoint(projected: bool) -> dict[str, Any]:
+    """Build a checkpoint as ``train_dense_encoder.py`` saves it: two BERTs, with or without projections."""
     model: dict[str, Tensor] = {}
     for seed, side in enumerate(("question_model", "ctx_model")):
-        model |= {f"{side}.{key}": tensor for key, tensor in peer("bert", seed).state_dict().items()}
+        model |= {f"{side}.{key}": tensor for key, tensor in build_peer("bert", seed).state_dict().items()}
         model[f"{side}.embeddings.position_ids"] = torch.arange(40)[None]
         if projected:
             model |= {f"{side}.encode_proj.weight": torch.randn(8, 32), f"{side}.encode_proj.bias": torch.randn(8)}
@@ -444,22 +448,22 @@ def dpr_checkpoint(projected: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("projected", [False, True])
-def test_we_load_a_checkpoint_of_dpr(tmp_path: Path, projected, alone):
-    checkpoint = dpr_checkpoint(projected)
+def test_a_checkpoint_of_dpr_loads(tmp_path: Path, projected, alone):
+    checkpoint = build_dpr_checkpoint(projected)
     weights = checkpoint["model_dict"]
     torch.save(weights if alone else checkpoint, tmp_path / "dpr_biencoder.cp")
     model = BiEncoder.from_pretrained(tmp_path / "dpr_biencoder.cp", num_attention_heads=4)
     assert not model.is_tied
     for seed, side in enumerate(("question", "passage")):
-        expected = peer_embeddings(peer("bert", seed), 0)
+        expected = embed_with_peer(build_peer("bert", seed), 0)
         if projected:
             layer = {"question": "question_model", "passage": "ctx_model"}[side] + ".encode_proj."
             expected = nn.functional.linear(expected, weights[layer + "weight"], weights[layer + "bias"])
-        torch.testing.assert_close(embeddings(getattr(model, f"{side}_encoder"), 0), expected)
+        torch.testing.assert_close(embed_texts(getattr(model, f"{side}_encoder"), 0), expected)
 
 
-def test_a_checkpoint_of_dpr_as_safetensors(tmp_path: Path):
-    weights = dpr_checkpoint(True)["model_dict"]
+def test_a_checkpoint_of_dpr_loads_from_safetensors(tmp_path: Path):
+    weights = build_dpr_checkpoint(True)["model_dict"]
     save_file(weights, tmp_path / "dpr.safetensors")
     torch.save(weights, tmp_path / "dpr.cp")
     both = [BiEncoder.from_pretrained(tmp_path / name, num_attention_heads=4) for name in ("dpr.cp", "dpr.safetensors")]
@@ -475,8 +479,8 @@ def test_a_checkpoint_of_dpr_as_safetensors(tmp_path: Path):
         ({"model_dict": {}}, "key embeddings.word_embeddings.weight "),
     ],
 )
-def test_a_damaged_checkpoint_of_dpr_is_refused_by_key(tmp_path: Path, change, part):
-    torch.save(dpr_checkpoint(False) | change, tmp_path / "dpr.cp")
+def test_a_damaged_checkpoint_of_dpr_is_rejected_by_key(tmp_path: Path, change, part):
+    torch.save(build_dpr_checkpoint(False) | change, tmp_path / "dpr.cp")
     with pytest.raises(ArtifactError) as caught:
         BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
     assert_one_line(caught.value, tmp_path / "dpr.cp", part)
@@ -491,27 +495,27 @@ def test_a_checkpoint_of_another_library_is_not_supported(tmp_path: Path):
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_checkpoint_of_dpr_that_ends_early_is_refused(tmp_path: Path, share, zipped):
-    """Published ones are of the form from before torch 1.6, which is no zip file."""
+def test_a_truncated_checkpoint_of_dpr_is_rejected(tmp_path: Path, share, zipped):
+    """Published checkpoints have the format from before torch 1.6, which is not a zip file."""
     path = tmp_path / "dpr.cp"
-    torch.save(dpr_checkpoint(False), path, _use_new_zipfile_serialization=zipped)
+    torch.save(build_dpr_checkpoint(False), path, _use_new_zipfile_serialization=zipped)
     BiEncoder.from_pretrained(path, num_attention_heads=4)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ArtifactError, match=r"dpr\.cp: "):
         BiEncoder.from_pretrained(path, num_attention_heads=4)
 
 
-def test_weight_that_is_missing_on_one_side_is_named(tmp_path: Path):
-    checkpoint = dpr_checkpoint(False)
+def test_a_weight_that_is_missing_on_one_side_is_named(tmp_path: Path):
+    checkpoint = build_dpr_checkpoint(False)
     del checkpoint["model_dict"]["ctx_model.encoder.layer.1.output.dense.bias"]
     torch.save(checkpoint, tmp_path / "dpr.cp")
     with pytest.raises(ArtifactError, match=r"dpr\.cp: key encoder\.layer\.1\.output\.dense\.bias "):
         BiEncoder.from_pretrained(tmp_path / "dpr.cp", num_attention_heads=4)
 
 
-def test_token_types_fold_in_float32():
-    """Half a weight's digits would be lost where both are added as they are saved."""
-    weights = {key: tensor.to(torch.bfloat16) for key, tensor in peer("bert").state_dict().items()}
+def test_token_types_are_added_to_positions_in_float32():
+    """A sum in bfloat16 would lose half of the digits."""
+    weights = {key: tensor.to(torch.bfloat16) for key, tensor in build_peer("bert").state_dict().items()}
     position = merge_token_types(to_encoder_keys(weights, BERT_KEYS))["embeddings.position.weight"]
     parts = [weights[f"embeddings.{part}_embeddings.weight"].float() for part in ("position", "token_type")]
     torch.testing.assert_close(position, parts[0] + parts[1][:1], rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Files of weights: what is refused before memory is asked for, and errors in one line."""
+"""Weights files: unsafe files are rejected before memory is allocated, and errors have one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from test.models.helpers import assert_refused, encoder
+from test.models.helpers import assert_refused, build_encoder
 from text.errors import ArtifactError
 from text.models import RobertaEncoder
 from text.models.files import save_weights
@@ -24,17 +24,17 @@ WORD = "embeddings.word_embeddings.weight"
 
 
 class Settings:
-    """An object of a class, such as OmegaConf's."""
+    """A class that is not a plain value, such as a config of OmegaConf."""
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    encoder().save_pretrained(tmp_path / "saved")
+    build_encoder().save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
-def pickle_only(content: bytes) -> Callable[[Path], object]:
-    """A file of ``torch.save`` with this pickle."""
+def build_pickle_writer(content: bytes) -> Callable[[Path], object]:
+    """Return a function that writes a file of ``torch.save`` with a given pickle."""
 
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -44,13 +44,13 @@ def pickle_only(content: bytes) -> Callable[[Path], object]:
     return write
 
 
-def deflated(path: Path) -> None:
+def write_deflated(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + b"]" * 10**7 + b".")
 
 
-def overlapping(path: Path) -> None:
-    """Two entries with the numbers of one."""
+def write_overlapping(path: Path) -> None:
+    """Write an archive whose directory lists each entry twice."""
     torch.save({"a": torch.zeros(10**6)}, path)
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -61,24 +61,24 @@ def overlapping(path: Path) -> None:
 
 
 OLD = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {}))
-"""How files of PyTorch before 1.6 begin."""
+"""First bytes of a file that PyTorch before 1.6 wrote."""
 
 
 @pytest.mark.parametrize(
     ("make", "part"),
     [
-        (deflated, "compressed"),
-        (overlapping, "bytes"),
-        (pickle_only(b"\x80\x02" + b"]" * 10**7 + b"."), "1048576"),
+        (write_deflated, "compressed"),
+        (write_overlapping, "bytes"),
+        (build_pickle_writer(b"\x80\x02" + b"]" * 10**7 + b"."), "1048576"),
         (lambda path: path.write_bytes(OLD + b"\x80\x02" + b"]" * 10**7 + b"."), "1048576"),
-        (pickle_only(b"\x80\x02cbuiltins\nbytearray\nJ\0\xca\x9a;\x85R."), "builtins bytearray"),
-        (pickle_only(b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R."), "posix system"),
+        (build_pickle_writer(b"\x80\x02cbuiltins\nbytearray\nJ\0\xca\x9a;\x85R."), "builtins bytearray"),
+        (build_pickle_writer(b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R."), "posix system"),
         (lambda path: torch.save({"a": torch.zeros(1).expand(10**10)}, path), "40000000000"),
         (lambda path: path.write_bytes(b"a.txt" + bytes(507) + b"ustar"), ""),
     ],
     ids=["deflated", "overlapping", "long pickle", "old and long", "bytearray", "code", "expanded", "tar"],
 )
-def test_weights_that_would_fill_the_memory_are_refused(saved: Path, make, part: str):
+def test_weights_that_would_fill_the_memory_are_rejected(saved: Path, make, part: str):
     (saved / "model.safetensors").unlink()
     make(saved / "pytorch_model.bin")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -87,14 +87,14 @@ def test_weights_that_would_fill_the_memory_are_refused(saved: Path, make, part:
 
 
 @pytest.mark.parametrize("length", [1 << 23, 1 << 33, (1 << 64) - 1])
-def test_a_header_that_is_too_long_is_refused(saved: Path, length: int):
+def test_a_header_that_is_too_long_is_rejected(saved: Path, length: int):
     (saved / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{" + b" " * (1 << 24))
     assert_refused(saved, "model.safetensors", str(length))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("content", [{"a": Settings}, [1], b"x"])
-def test_no_advice_to_load_a_file_without_safeguards_is_passed_on(saved: Path, content: Any, zipped: bool):
+def test_errors_do_not_suggest_loading_without_safeguards(saved: Path, content: Any, zipped: bool):
     (saved / "model.safetensors").unlink()
     torch.save(content, saved / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ArtifactError) as error:
@@ -104,7 +104,7 @@ def test_no_advice_to_load_a_file_without_safeguards_is_passed_on(saved: Path, c
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_no_finite_numbers_are_refused_by_key(saved: Path, number: float, dtype: torch.dtype):
+def test_an_infinite_or_nan_weight_is_rejected_by_key(saved: Path, number: float, dtype: torch.dtype):
     weights = {name: tensor.to(dtype) for name, tensor in load_file(saved / "model.safetensors").items()}
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     RobertaEncoder.from_pretrained(saved)
@@ -121,7 +121,7 @@ def test_large_finite_weights_are_loaded(saved: Path):
 
 
 def test_a_full_disk_is_named_with_the_file(tmp_path: Path):
-    """A limit of the size of files stands for the disk."""
+    """Simulate the full disk with a limit on the size of files."""
     path, limits = tmp_path / "model.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:

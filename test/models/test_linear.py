@@ -1,4 +1,4 @@
-"""Linear against torch's own, values and gradients."""
+"""Outputs and gradients of Linear, compared with ``torch.nn.Linear``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from text.models.linear import Linear
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["torch", "onednn"])
 def trains_by_onednn(request, monkeypatch):
-    """Either way, whatever this processor is better at."""
+    """Run each test with both libraries, regardless of which is faster on this CPU."""
     monkeypatch.setattr(linear, "_TRAINS_BY_ONEDNN", request.param)
 
 
-def linear_pair(gelu: bool = False) -> tuple[Linear, nn.Sequential]:
-    """Ours and torch's, with one set of weights."""
+def build_linear_pair(gelu: bool = False) -> tuple[Linear, nn.Sequential]:
+    """Build a layer of this library and one of PyTorch with the same weights."""
     torch.manual_seed(0)
     ours = Linear(24, 40, gelu=gelu)
     theirs = nn.Linear(24, 40)
@@ -28,8 +28,8 @@ def linear_pair(gelu: bool = False) -> tuple[Linear, nn.Sequential]:
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("shape", [(24,), (7, 24), (3, 5, 24), (0, 24), (2, 0, 24)])
-def test_values_equal_torchs(shape, gelu):
-    ours, theirs = linear_pair(gelu)
+def test_outputs_equal_those_of_torch(shape, gelu):
+    ours, theirs = build_linear_pair(gelu)
     inputs = torch.randn(shape)
     with torch.no_grad():
         torch.testing.assert_close(ours(inputs), theirs(inputs))
@@ -38,8 +38,8 @@ def test_values_equal_torchs(shape, gelu):
 
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24)])
-def test_gradients_equal_torchs(shape, gelu):
-    ours, theirs = linear_pair(gelu)
+def test_gradients_equal_those_of_torch(shape, gelu):
+    ours, theirs = build_linear_pair(gelu)
     inputs, target = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 40)
     (gradient,) = torch.autograd.grad(100 * F.mse_loss(ours(inputs), target), inputs)
     (expected,) = torch.autograd.grad(100 * F.mse_loss(theirs(inputs), target), inputs)
@@ -51,16 +51,16 @@ def test_gradients_equal_torchs(shape, gelu):
 
 
 @pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is not a double:UserWarning")
-def test_gradients_by_differences():
-    """In float32, as oneDNN has no other: a step of 1e-2 is exact, since the layer is linear."""
-    ours, _ = linear_pair()
+def test_gradients_equal_finite_differences():
+    """OneDNN supports float32 only. A step of 1e-2 is exact because the layer is linear."""
+    ours, _ = build_linear_pair()
     inputs = torch.randn(5, 24, requires_grad=True)
     assert torch.autograd.gradcheck(ours, inputs, eps=1e-2, atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_frozen_parameters_get_no_gradient(frozen):
-    ours, _ = linear_pair()
+    ours, _ = build_linear_pair()
     getattr(ours, frozen).requires_grad_(False)
     ours(torch.randn(3, 24)).sum().backward()
     assert {name for name, parameter in ours.named_parameters() if parameter.grad is None} == {frozen}
@@ -68,8 +68,8 @@ def test_frozen_parameters_get_no_gradient(frozen):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("gelu", [False, True])
-def test_other_precisions(dtype, gelu):
-    ours, theirs = linear_pair(gelu)
+def test_other_dtypes_equal_torch(dtype, gelu):
+    ours, theirs = build_linear_pair(gelu)
     inputs = torch.randn(7, 24, dtype=dtype)
     expected = theirs.to(dtype)(inputs)
     torch.testing.assert_close(ours.to(dtype)(inputs), expected)
@@ -77,8 +77,8 @@ def test_other_precisions(dtype, gelu):
         torch.testing.assert_close(ours(inputs), expected)
 
 
-def test_autocast():
-    ours, theirs = linear_pair(gelu=True)
+def test_autocast_equals_torch():
+    ours, theirs = build_linear_pair(gelu=True)
     inputs = torch.randn(7, 24)
     with torch.autocast("cpu", torch.bfloat16):
         assert ours(inputs).dtype == torch.bfloat16

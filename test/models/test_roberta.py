@@ -1,4 +1,4 @@
-"""RobertaEncoder against transformers' RoBERTa with the same weights, and its own laws."""
+"""RobertaEncoder: comparison with the RoBERTa of transformers, and laws of its embeddings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PAD = 1
 
 
 def randomize(module: nn.Module, seed: int = 0) -> None:
-    """Weights of some size everywhere, so that no bias, norm or token type is left out unseen."""
+    """Give every weight a random value, so that a missing bias, norm or token type shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -47,14 +47,14 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
             parameter.copy_(1 + noise if "norm.weight" in name.lower() else noise)
 
 
-def encoder(**options) -> RobertaEncoder:
+def build_encoder(**options) -> RobertaEncoder:
     ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
     randomize(ours)
     return ours.eval()
 
 
-def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
-    """Ours and theirs with one set of weights."""
+def build_peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
+    """Build an encoder of this library and one of transformers with the same weights."""
     theirs = PeerModel(PeerConfig(**SIZES, type_vocab_size=1, pad_token_id=PAD), add_pooling_layer=False).eval()
     theirs.set_attn_implementation(attention)
     randomize(theirs)
@@ -63,7 +63,7 @@ def peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
     return ours, theirs
 
 
-def texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
+def build_texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
     return random_ids(*lengths, vocab_size=SIZES["vocab_size"], **options)
 
 
@@ -73,8 +73,8 @@ def texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("lengths", [(2,), (9, 9), (64, 3, 17, 2, 40)])
 def test_outputs_equal_transformers(attention, lengths):
-    ours, theirs = peer_pair(attention)
-    input_ids, mask = texts(*lengths)
+    ours, theirs = build_peer_pair(attention)
+    input_ids, mask = build_texts(*lengths)
     with torch.no_grad():
         expected = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
         torch.testing.assert_close(ours.compute_hidden_states(input_ids, mask)[mask], expected[mask])
@@ -82,16 +82,16 @@ def test_outputs_equal_transformers(attention, lengths):
 
 
 def test_gradients_equal_transformers():
-    """For every weight, with a loss that looks at every real token."""
-    ours, theirs = peer_pair()
-    input_ids, mask = texts(64, 3, 17)
+    """Compare the gradients of every weight, for a loss over all real tokens."""
+    ours, theirs = build_peer_pair()
+    input_ids, mask = build_texts(64, 3, 17)
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
-    # Times 100, so that gradients are of order 1 and the default tolerance says something.
+    # The factor 100 brings gradients to the order of 1, so that the default tolerance is meaningful.
     (100 * nn.functional.mse_loss(ours.compute_hidden_states(input_ids, mask)[mask], target)).backward()
     hidden = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
     (100 * nn.functional.mse_loss(hidden[mask], target)).backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
-    del gradients["embeddings.token_type_embeddings.weight"]  # ours is part of the positions
+    del gradients["embeddings.token_type_embeddings.weight"]  # The positions of this library include it.
     expected = to_encoder_keys(gradients, BERT)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
@@ -103,30 +103,32 @@ def test_number_of_parameters_equals_transformers():
     with torch.device("meta"):
         ours, theirs = roberta_base(), PeerModel(config, add_pooling_layer=False)
     layer = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 2 * 2 * 768
-    assert count(ours) == (50265 + 514 + 2) * 768 + 12 * layer
-    assert count(theirs) == count(ours) + 768  # the one token type, which we add to the positions
+    assert count_parameters(ours) == (50265 + 514 + 2) * 768 + 12 * layer
+    assert (
+        count_parameters(theirs) == count_parameters(ours) + 768
+    )  # The token type, which this library adds to the positions.
 
 
-def count(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# ---- what an embedding depends on
+# ---- independence of padding, order and batch
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("width", [12, 13, 64])
 def test_embedding_does_not_depend_on_padding(pooling, width):
-    ours = encoder(pooling=pooling)
-    narrow, wide = texts(12), texts(12, width=width)
+    ours = build_encoder(pooling=pooling)
+    narrow, wide = build_texts(12), build_texts(12, width=width)
     with torch.no_grad():
         torch.testing.assert_close(ours(*wide), ours(*narrow))
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_embedding_does_not_depend_on_neighbours(pooling):
-    ours = encoder(pooling=pooling)
-    input_ids, mask = texts(5, 40, 2, 12)
+    ours = build_encoder(pooling=pooling)
+    input_ids, mask = build_texts(5, 40, 2, 12)
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
         together = ours(input_ids, mask)
@@ -137,8 +139,8 @@ def test_embedding_does_not_depend_on_neighbours(pooling):
 
 
 def test_embedding_depends_on_every_token_and_on_their_order():
-    ours = encoder()
-    input_ids, mask = texts(6)
+    ours = build_encoder()
+    input_ids, mask = build_texts(6)
     variants = [input_ids]
     for place in range(6):
         other = input_ids.clone()
@@ -151,28 +153,28 @@ def test_embedding_depends_on_every_token_and_on_their_order():
     assert (distances + torch.eye(len(variants)) > 1e-3).all()
 
 
-def test_default_mask_is_what_is_not_padding():
-    ours = encoder(pooling="mean")
-    input_ids, mask = texts(5, 9)
+def test_the_default_mask_excludes_padding():
+    ours = build_encoder(pooling="mean")
+    input_ids, mask = build_texts(5, 9)
     with torch.no_grad():
         assert ours(input_ids).equal(ours(input_ids, mask))
 
 
-def test_what_stands_under_the_padding_does_not_matter():
-    ours = encoder(pooling="mean")
-    input_ids, mask = texts(5, 9)
+def test_ids_under_the_padding_do_not_matter():
+    ours = build_encoder(pooling="mean")
+    input_ids, mask = build_texts(5, 9)
     with torch.no_grad():
         torch.testing.assert_close(ours(input_ids.masked_fill(~mask, 77), mask), ours(input_ids, mask))
 
 
 LENGTHS = [3 + 17 * row % 61 for row in range(150)]
-"""Of enough texts for several chunks, in no order."""
+"""Unsorted lengths of enough texts for several chunks."""
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_embeddings_do_not_depend_on_batch_or_order(pooling):
-    ours = encoder(pooling=pooling, normalize=True)
-    input_ids, mask = texts(*LENGTHS)
+    ours = build_encoder(pooling=pooling, normalize=True)
+    input_ids, mask = build_texts(*LENGTHS)
     order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         together = ours(input_ids, mask)
@@ -185,9 +187,9 @@ def test_embeddings_do_not_depend_on_batch_or_order(pooling):
 @needs_packed
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_packed_layers_equal_padded_ones():
-    """What CUDA computes and what the CPU does: hidden states, and gradients of every weight."""
-    ours = encoder()
-    input_ids, mask = texts(5, 40, 2, 12)
+    """CUDA uses packed layers and the CPU padded ones. Compare hidden states and the gradients of every weight."""
+    ours = build_encoder()
+    input_ids, mask = build_texts(5, 40, 2, 12)
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     found = []
     for is_packed in (False, True):
@@ -205,8 +207,8 @@ def test_packed_layers_equal_padded_ones():
 
 
 @pytest.mark.parametrize("projection_dim", [None, 8])
-def test_no_text(projection_dim):
-    ours = encoder(projection_dim=projection_dim)
+def test_no_text_gives_no_embedding(projection_dim):
+    ours = build_encoder(projection_dim=projection_dim)
     assert ours(torch.empty(0, 5, dtype=torch.int64)).shape == (0, ours.embedding_dim)
 
 
@@ -214,9 +216,9 @@ def test_no_text(projection_dim):
 
 
 def test_activation_checkpointing_changes_no_gradient():
-    """With dropout, which is drawn again alike."""
-    ours = encoder().train()
-    input_ids, mask = texts(5, 40, 2, 12)
+    """The recomputed activations have the same dropout."""
+    ours = build_encoder().train()
+    input_ids, mask = build_texts(5, 40, 2, 12)
     found = []
     for ours.activation_checkpointing in (False, True):
         ours.zero_grad()
@@ -229,13 +231,13 @@ def test_activation_checkpointing_changes_no_gradient():
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.4", reason="this PyTorch compiles each layer and length again")
-@pytest.mark.filterwarnings("ignore")  # what the compiler warns of is its own
-def test_compiled_layers_equal_plain_ones_and_are_compiled_a_few_times():
-    """For all layers and lengths together; twice would be a length each."""
+@pytest.mark.filterwarnings("ignore")  # Warnings of the compiler do not concern this library.
+def test_compiled_layers_equal_plain_ones_and_compile_a_few_times_only():
+    """The number of compilations must not grow with the number of layers or lengths."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    ours = encoder()
-    batches = [texts(*LENGTHS[start : start + 10], seed=start) for start in range(0, 100, 10)]
+    ours = build_encoder()
+    batches = [build_texts(*LENGTHS[start : start + 10], seed=start) for start in range(0, 100, 10)]
     with torch.no_grad():
         expected = [ours(*batch) for batch in batches]
     for layer in ours.layers:
@@ -243,7 +245,9 @@ def test_compiled_layers_equal_plain_ones_and_are_compiled_a_few_times():
     with torch.no_grad():
         for batch, embeddings in zip(batches, expected, strict=True):
             torch.testing.assert_close(ours(*batch), embeddings)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # with a mask and without, one text or several
+    assert (
+        torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    )  # With or without a mask, and for one text or several.
     ours.train()
     for batch in batches:
         ours(*batch).sum().backward()
@@ -252,8 +256,8 @@ def test_compiled_layers_equal_plain_ones_and_are_compiled_a_few_times():
 
 
 def test_mean_pooling_equals_plain_python():
-    ours = encoder(pooling="mean")
-    input_ids, mask = texts(4, 2, 7)
+    ours = build_encoder(pooling="mean")
+    input_ids, mask = build_texts(4, 2, 7)
     with torch.no_grad():
         embeddings, hidden = ours(input_ids, mask), ours.compute_hidden_states(input_ids, mask)
     for row, embedding in enumerate(embeddings.tolist()):
@@ -263,9 +267,9 @@ def test_mean_pooling_equals_plain_python():
 
 
 def test_normalize_keeps_the_direction_and_sets_the_length():
-    input_ids, mask = texts(4, 9)
+    input_ids, mask = build_texts(4, 9)
     with torch.no_grad():
-        plain, normalized = encoder()(input_ids, mask), encoder(normalize=True)(input_ids, mask)
+        plain, normalized = build_encoder()(input_ids, mask), build_encoder(normalize=True)(input_ids, mask)
     for before, after in zip(plain.tolist(), normalized.tolist(), strict=True):
         assert math.hypot(*after) == pytest.approx(1)
         length = math.hypot(*before)
@@ -273,10 +277,10 @@ def test_normalize_keeps_the_direction_and_sets_the_length():
 
 
 def test_projection_is_a_linear_layer_and_a_layer_norm_after_pooling():
-    ours = encoder(pooling="mean", projection_dim=8)
+    ours = build_encoder(pooling="mean", projection_dim=8)
     assert ours.embedding_dim == 8
-    input_ids, mask = texts(4, 9)
-    pooled = encoder(pooling="mean")
+    input_ids, mask = build_texts(4, 9)
+    pooled = build_encoder(pooling="mean")
     pooled.load_state_dict({name: ours.state_dict()[name] for name in pooled.state_dict()})
     weights = ours.state_dict()
     with torch.no_grad():
@@ -287,51 +291,53 @@ def test_projection_is_a_linear_layer_and_a_layer_norm_after_pooling():
         torch.testing.assert_close(ours(input_ids, mask), expected)
 
 
-def test_layer_norm_eps_counts():
-    input_ids, mask = texts(4)
+def test_layer_norm_eps_changes_embeddings():
+    input_ids, mask = build_texts(4)
     with torch.no_grad():
-        assert (encoder()(input_ids, mask) - encoder(layer_norm_eps=0.1)(input_ids, mask)).abs().max() > 1e-3
+        assert (
+            build_encoder()(input_ids, mask) - build_encoder(layer_norm_eps=0.1)(input_ids, mask)
+        ).abs().max() > 1e-3
 
 
-def test_another_padding_token():
-    """Positions start after it, so that a text may be longer."""
-    ours = encoder(pad_token_id=0)
-    assert (ours.max_length, encoder().max_length) == (65, 64)
+def test_positions_start_after_the_padding_token():
+    """With a lower padding id, a text may be longer."""
+    ours = build_encoder(pad_token_id=0)
+    assert (ours.max_length, build_encoder().max_length) == (65, 64)
     with torch.no_grad():
         embedding = ours(torch.tensor([[7, 8, 9, 0, 0]]))
         torch.testing.assert_close(embedding, ours(torch.tensor([[7, 8, 9]])))
 
 
-@pytest.mark.parametrize("which", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
-def test_dropout_is_there_in_training_only(which):
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_dropout_applies_in_training_only(name):
     none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ours = encoder(**(none | {which: 0.5}))
-    input_ids, mask = texts(9)
+    ours = build_encoder(**(none | {name: 0.5}))
+    input_ids, mask = build_texts(9)
     with torch.no_grad():
         still = ours(input_ids, mask)
         assert still.equal(ours(input_ids, mask))
-        torch.testing.assert_close(encoder(**none).train()(input_ids, mask), still)
+        torch.testing.assert_close(build_encoder(**none).train()(input_ids, mask), still)
         ours.train()
         assert not ours(input_ids, mask).allclose(ours(input_ids, mask))
 
 
-def test_longest_text():
-    ours = encoder()
+def test_a_text_longer_than_the_limit_is_an_error():
+    ours = build_encoder()
     assert ours.max_length == 64
     with torch.no_grad():
-        assert ours(*texts(64)).isfinite().all()
+        assert ours(*build_texts(64)).isfinite().all()
     with pytest.raises(ValueError, match=r"\b65 tokens\b.*\b64\b"):
-        ours(*texts(65))
+        ours(*build_texts(65))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_size": 65}, "hidden_size is 65.* num_attention_heads 4"),
+        ({"hidden_size": 65}, "hidden_size is 65.*num_attention_heads"),
         ({"pooling": "max"}, 'pooling is "max".* first, mean'),
     ],
 )
-def test_configuration_that_cannot_be_is_refused_by_field(options, message):
+def test_an_invalid_configuration_is_rejected_by_field(options, message):
     with pytest.raises(ValueError, match=message):
         RobertaConfig(**(SIZES | options))
 
@@ -346,7 +352,7 @@ def test_configuration_that_cannot_be_is_refused_by_field(options, message):
         (roberta_large, 24, 1024, 16),
     ],
 )
-def test_sizes(function: Callable[..., RobertaEncoder], layers, width, heads):
+def test_named_sizes(function: Callable[..., RobertaEncoder], layers, width, heads):
     with torch.device("meta"):
         config = function().config
         assert function(intermediate_size=7, vocab_size=100).config.intermediate_size == 7
@@ -355,7 +361,7 @@ def test_sizes(function: Callable[..., RobertaEncoder], layers, width, heads):
     assert (config.vocab_size, config.max_position_embeddings, config.pad_token_id) == (50265, 514, 1)
 
 
-def test_first_weights_are_berts():
+def test_initial_weights_are_those_of_bert():
     torch.manual_seed(0)
     ours = roberta_tiny(vocab_size=1000, projection_dim=64)
     for name, weight in ours.named_parameters():
@@ -364,18 +370,18 @@ def test_first_weights_are_berts():
         elif name.endswith("bias"):
             assert (weight == 0).all(), name
         else:
-            # Of 8,192 draws or more, the standard deviation is within 5 % with near certainty.
+            # With 8,192 values or more, the standard deviation is almost certainly within 5 %.
             assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
             assert abs(weight.mean().item()) < 0.001, name
     assert not ours.embeddings.word.weight[PAD].any()
 
 
-def test_a_classifier_stands_on_it():
+def test_a_classifier_can_use_the_encoder():
     torch.manual_seed(0)
     none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     classifier = nn.Sequential(RobertaEncoder(RobertaConfig(**SIZES, **none)), nn.Linear(64, 3))
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
-    input_ids, labels = texts(5, 9, 7)[0], torch.tensor([0, 1, 2])
+    input_ids, labels = build_texts(5, 9, 7)[0], torch.tensor([0, 1, 2])
     before = nn.functional.cross_entropy(classifier(input_ids), labels)
     before.backward()
     optimizer.step()

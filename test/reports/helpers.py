@@ -1,4 +1,4 @@
-"""A run written by hand, and a parser of pages."""
+"""A sample run, and a parser and checks of HTML pages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import yaml
 from text.artifacts import list_facts, seal, write_json
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-"""Text that would run code in a page that does not escape it."""
+"""Text that would run code in a page without escaping."""
 
 
 class PageElements(HTMLParser):
-    """Elements, attributes and text of a page, as a browser reads them."""
+    """Elements, attributes and text of an HTML page."""
 
     def __init__(self, content: str) -> None:
         super().__init__()
@@ -39,12 +39,12 @@ class PageElements(HTMLParser):
 
 
 def check_picture(page: str, *, axes: tuple[str, str], lines: list[tuple[str, int, bool]]) -> None:
-    """Check the only picture of a page: names of its axes, colors of the page, and one legend entry for each line.
+    """Check the only plot of a page: its axis labels, its colors, and one legend entry for each line.
 
     Args:
         page: The page.
-        axes: Names of the horizontal and the vertical axis.
-        lines: Name, number of the color and whether it is dashed, of each line in the order of the legend.
+        axes: Labels of the horizontal and the vertical axis.
+        lines: Name, color number and whether the line is dashed, for each line in the order of the legend.
     """
     [picture] = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     texts = re.findall(r"<text [^>]*>([^<]*)</text>", picture)
@@ -61,7 +61,7 @@ def check_picture(page: str, *, axes: tuple[str, str], lines: list[tuple[str, in
 def write_sample_run(
     folder: Path, *, question: str = "who felled the oak", title: str = "Oak", scale: float = 1.0
 ) -> Path:
-    """Write every file that a report reads, for a run of six steps."""
+    """Write all files that a report reads, for a run of six steps."""
     folder.mkdir(parents=True)
     settings = {"max_epochs": 3, "gradient_clip_val": 2.0, "monitor": "valid_mrr@10", "tied": False, "resume": None}
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "learning_rate": scale}))
@@ -93,8 +93,8 @@ def write_sample_run(
     return folder
 
 
-def list_files(folder: Path) -> None:
-    """Write the facts of a sample run's files into its manifest, as the end of a run does."""
+def add_files_to_manifest(folder: Path) -> None:
+    """Add the facts of a sample run's files to its manifest, as a finished run does."""
     manifest = json.loads((folder / "manifest.json").read_text())
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "manifest.json"]
     facts = list_facts(folder, [folder / name for name in names])
@@ -102,7 +102,7 @@ def list_files(folder: Path) -> None:
     write_json(folder / "manifest.json", seal(manifest | {"files": files}))
 
 
-def figures_json(figures: dict[str, dict[str, float]], *, runs: list[str], questions: int = 9) -> dict[str, Any]:
-    """Return the content of figures.json, with its hash."""
+def build_figures(figures: dict[str, dict[str, float]], *, runs: list[str], questions: int = 9) -> dict[str, Any]:
+    """Return the content of ``figures.json`` with its hash."""
     counts = {"runs": runs, "questions": questions, "missing": 0, "skipped": 0}
     return seal({**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1]}})

@@ -1,4 +1,4 @@
-"""The pages of reports in Chromium, on a wide screen and on a phone, light and dark."""
+"""HTML reports in Chromium, on a wide screen and on a phone, with a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from test.browser import NARROW, WIDE, open_browser, show
-from test.reports.helpers import figures_json, write_sample_run
+from test.browser import NARROW, WIDE, open_browser, set_window
+from test.reports.helpers import build_figures, write_sample_run
 from text.artifacts import write_json
 from text.reports.evaluation_report import Section, write_evaluation_report
 from text.reports.loop_report import render_loop_report
@@ -18,14 +18,14 @@ from text.reports.run_report import write_run_report
 LONG = "a_long_name_" * 8
 ROW = {"mean": 0.5, "low": 0.4, "high": 0.6, "other": 0.3, "p": 0.01}
 
-# Elements that reach beyond the window, other than parts of a table that can be scrolled.
+# Return elements that extend beyond the window, except in scrollable tables.
 TOO_WIDE = """
 return [...document.querySelectorAll('body *')].filter(
     each => !each.parentElement.closest('.scroll') && each.getBoundingClientRect().right > innerWidth + 0.5
 ).map(each => each.outerHTML.slice(0, 200));
 """
-# Names and numbers of a picture that reach beyond its edge, or that cover each other.
-CUT = """
+# Return labels of a plot that extend beyond its edge or overlap each other.
+CUT_OR_OVERLAPPING = """
 return [...document.querySelectorAll('svg')].flatMap(picture => {
     const edge = picture.getBoundingClientRect(), texts = [...picture.querySelectorAll('text')];
     const boxes = texts.map(each => each.getBoundingClientRect());
@@ -36,7 +36,7 @@ return [...document.querySelectorAll('svg')].flatMap(picture => {
     return texts.filter((_, i) => isCut(boxes[i]) || boxes.some(other => isMet(boxes[i], other)));
 }).map(each => each.textContent);
 """
-# Of each table: whether it goes on beyond the window, whether it can be scrolled, and the shadow that tells so.
+# Return for each table: whether it is wider than the window, whether it scrolls, and its shadow.
 TABLES = """
 return [...document.querySelectorAll('table')].map(each => {
     const box = each.closest('.scroll'), style = getComputedStyle(box);
@@ -44,8 +44,8 @@ return [...document.querySelectorAll('table')].map(each => {
             style.backgroundImage.split('linear-gradient').length - 1, style.overflowX];
 });
 """
-# Marks of a color that do not stand beside the first line of their name.
-ALONE = """
+# Return color marks that are not next to the first line of their name.
+DETACHED_MARKS = """
 return [...document.querySelectorAll('.key, .chip')].filter(each => {
     const range = document.createRange();
     range.selectNode(each.nextSibling);
@@ -57,11 +57,11 @@ return [...document.querySelectorAll('.key, .chip')].filter(each => {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Reports of two runs, of an evaluation and of a loop, with long names."""
+    """Write reports of two runs, an evaluation and a loop with long names, and return their pages."""
     folder = tmp_path_factory.mktemp("pages")
     runs = [write_sample_run(folder / f"{LONG}{number}") for number in range(2)]
     table = {f"recall@{k}": ROW for k in (1, 20)}
-    write_json(runs[0] / "evaluation" / "figures.json", figures_json(table, runs=[f"{LONG}.trec", "bm25.trec"]))
+    write_json(runs[0] / "evaluation" / "figures.json", build_figures(table, runs=[f"{LONG}.trec", "bm25.trec"]))
     names = [f"runs/{LONG}.trec", "bm25.trec"]
     write_evaluation_report(
         folder / "evaluation.html",
@@ -85,19 +85,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield from open_browser(tmp_path_factory.mktemp("profile"))
 
 
-def test_nothing_is_wider_than_the_screen(browser: Any, pages: list[Path]) -> None:
+def test_no_element_is_wider_than_the_screen(browser: Any, pages: list[Path]) -> None:
     for page in pages:
         for width in (WIDE, NARROW):
-            show(browser, width, "light")
+            set_window(browser, width, "light")
             browser.get(page.as_uri())
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page.name
             assert browser.execute_script(TOO_WIDE) == [], page.name
-            assert browser.execute_script(CUT) == [], page.name
-            assert browser.execute_script(ALONE) == [], page.name
+            assert browser.execute_script(CUT_OR_OVERLAPPING) == [], page.name
+            assert browser.execute_script(DETACHED_MARKS) == [], page.name
 
 
-def test_a_shadow_shows_that_a_table_goes_on(browser: Any, pages: list[Path]) -> None:
-    show(browser, NARROW, "light")
+def test_a_wide_table_scrolls_and_has_a_shadow(browser: Any, pages: list[Path]) -> None:
+    set_window(browser, NARROW, "light")
     for page in pages:
         browser.get(page.as_uri())
         tables = browser.execute_script(TABLES)
@@ -109,7 +109,7 @@ def test_a_shadow_shows_that_a_table_goes_on(browser: Any, pages: list[Path]) ->
 def test_lines_and_legend_have_the_colors_of_the_theme(browser: Any, pages: list[Path]) -> None:
     seen = []
     for scheme in ("light", "dark"):
-        show(browser, WIDE, scheme)
+        set_window(browser, WIDE, scheme)
         browser.get(pages[2].as_uri())
         key = "return getComputedStyle(document.querySelector('.key')).borderTopColor"
         line = "return getComputedStyle(document.querySelector(`svg [style*='none; stroke: var(--run-0)']`)).stroke"

@@ -1,4 +1,4 @@
-"""False negatives and lengths of a sample of batches, by hand."""
+"""Report of ``dpr-text check``: false negatives, lengths, shared positives and the plot."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from text.reports.data_check import (
 from text.runs.lengths import Lengths
 
 
-def example(question: str, answers: list[str], positive: Passage, *negatives: Passage) -> Example:
+def build_example(question: str, answers: list[str], positive: Passage, *negatives: Passage) -> Example:
     return Example(question, answers, [positive], list(negatives), [])
 
 
 BOTH = Passage("1", "", "both answer it")
 BATCH = [
-    example("a", ["apple pie"], BOTH),
-    example("b", [], BOTH),
-    example("c", ["ample", "..."], Passage("2", "", "An Apple pie, sliced.")),
+    build_example("a", ["apple pie"], BOTH),
+    build_example("b", [], BOTH),
+    build_example("c", ["ample", "..."], Passage("2", "", "An Apple pie, sliced.")),
 ]
 
 
 def test_false_negatives_by_hand() -> None:
-    # a and b each meet the other's copy of their positive; a also meets the passage of c, which holds its answer.
+    # a and b each see the other's copy of their positive. a also sees the passage of c, which contains its answer.
     assert count_false_negatives(BATCH) == (2, 1)
-    # A question's own hard negative that holds its answer is not a passage of another question.
-    assert count_false_negatives([example("a", ["pie"], BOTH, Passage("3", "", "pie"))]) == (0, 0)
+    # A question's own hard negative does not count, even if it contains the answer.
+    assert count_false_negatives([build_example("a", ["pie"], BOTH, Passage("3", "", "pie"))]) == (0, 0)
 
 
-def test_answers_in_scripts_without_spaces_are_found() -> None:
-    great_wall = example("长城在哪个国家", ["中国"], Passage("1", "", "长城是中国古代的军事防御工程。"))
-    capital = example("哪个国家的首都是北京", ["中国"], Passage("2", "", "北京是中国的首都。"))
-    fuji = example("富士山在哪个国家", ["日本"], Passage("3", "", "富士山是日本最高的山。"))
+def test_answers_in_scripts_without_spaces_are_matched() -> None:
+    great_wall = build_example("长城在哪个国家", ["中国"], Passage("1", "", "长城是中国古代的军事防御工程。"))
+    capital = build_example("哪个国家的首都是北京", ["中国"], Passage("2", "", "北京是中国的首都。"))
+    fuji = build_example("富士山在哪个国家", ["日本"], Passage("3", "", "富士山是日本最高的山。"))
     assert count_false_negatives([great_wall, capital, fuji]) == (0, 2)
     page = format_batches([[great_wall, capital, fuji]], 3)
     assert page[3].split()[-1] == "2.00" and page[4].split()[-1] == "100%"
     assert not any("100%" in line for line in format_batches([BATCH], 3))
 
 
-def test_questions_without_answers_are_told() -> None:
+def test_the_share_of_questions_without_answers_is_shown() -> None:
     assert [line.split()[-1] for line in format_batches([BATCH], 3) if "without answers" in line] == ["33%"]
     assert not any("without answers" in line for line in format_batches([BATCH[:1]], 1))
 
 
-def test_only_whole_batches_are_averaged_if_there_are_any() -> None:
-    with_negative = [example("d", [], Passage("4", "", "x"), Passage("5", "", "y"))]
+def test_only_complete_batches_are_averaged_if_there_are_any() -> None:
+    with_negative = [build_example("d", [], Passage("4", "", "x"), Passage("5", "", "y"))]
     whole, short = format_batches([BATCH, with_negative], 3), format_batches([with_negative], 3)
     assert "3 questions, each compared with 3 passages; the loss is 1.10" in whole[1]
     assert "1 questions, each compared with 2 passages; the loss is 0.69" in short[1]
@@ -74,12 +74,13 @@ def test_truncated_share_counts_texts_beyond_the_limit() -> None:
 def test_positives_of_the_same_question_are_known() -> None:
     one, other = Passage("1", "", "pie one"), Passage("2", "", "pie two")
     rows = [
-        example("a", ["pie"], each)._replace(same_question_positives=[one.keys, other.keys]) for each in (one, other)
+        build_example("a", ["pie"], each)._replace(same_question_positives=[one.keys, other.keys])
+        for each in (one, other)
     ]
     assert count_false_negatives(rows) == (2, 0)
 
 
-def test_contents_of_a_split_equal_a_loop_over_its_rows(tmp_path: Path) -> None:
+def test_contents_of_a_split_match_its_rows(tmp_path: Path) -> None:
     rows = [record("a", positives=2), record(" A "), record("b"), record("none", positives=0)]
     pipe = DPRDataPipe(write_jsonl(tmp_path / "rows.jsonl", rows), 2, max_skipped=0.5)
     found = read_contents(pipe)
@@ -90,7 +91,7 @@ def test_contents_of_a_split_equal_a_loop_over_its_rows(tmp_path: Path) -> None:
     assert set(map(tuple, found.positives.tolist())) == keys and len(found.positives) == len(keys)
 
 
-def test_shared_positives_have_an_id_or_a_content_in_common(tmp_path: Path) -> None:
+def test_shared_positives_have_the_same_id_or_content(tmp_path: Path) -> None:
     def read(name: str, *positives: dict[str, str]) -> SplitContents:
         rows = [record(f"{name} {i}", positive_ctxs=[positive]) for i, positive in enumerate(positives)]
         return read_contents(DPRDataPipe(write_jsonl(tmp_path / f"{name}.jsonl", rows), 1))
@@ -107,7 +108,7 @@ def test_shared_positives_have_an_id_or_a_content_in_common(tmp_path: Path) -> N
     assert count_shared_positives(test, read("none", {"text": "a yew"})) == 0
 
 
-def test_a_picture_of_its_own_kind_alone_is_replaced(tmp_path: Path) -> None:
+def test_only_a_plot_of_this_command_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "lengths.png"
     check_picture(path)
     draw_histograms(path, [Lengths(kind, np.array([3, 4]), 8) for kind in ("questions", "passages")])

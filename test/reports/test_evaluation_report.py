@@ -1,4 +1,4 @@
-"""The report of an evaluation: the page holds its picture and legend, and texts are escaped."""
+"""Report of an evaluation: tables, plot and legend, and escaped texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_page(path: Path, *, names: list[str], is_comparison: bool, summary: st
     return path.read_text(encoding="utf-8")
 
 
-def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
+def test_a_page_has_a_plot_and_tables_and_escapes_names(tmp_path: Path) -> None:
     summary = 'a "summary" & more'
     page = write_page(tmp_path / "page.html", names=[HOSTILE + "$x^{$"], is_comparison=False, summary=summary)
     elements = PageElements(page)
@@ -40,14 +40,14 @@ def test_page_holds_picture_and_table_and_escapes_names(tmp_path: Path) -> None:
     assert elements.values("aria-label") == ["recall at k: 0.250 at 1, 0.750 at 10"]
 
 
-def test_page_compares_two_runs(tmp_path: Path) -> None:
+def test_a_page_compares_two_runs(tmp_path: Path) -> None:
     page = write_page(tmp_path / "page.html", names=["x", "y"], is_comparison=True)
     assert "<th>x</th><th>95 % interval</th><th>y</th><th>p</th>" in page
     assert "<td>0.1000 to 0.5000</td><td>0.5000</td><td>0.1250</td>" in page
     assert write_page(tmp_path / "again.html", names=["x", "y"], is_comparison=True) == page
 
 
-def test_title_and_legend_name_the_runs_and_the_picture_has_their_lines(tmp_path: Path) -> None:
+def test_title_legend_and_plot_show_the_runs(tmp_path: Path) -> None:
     for names in (["_runs/x.trec"], ["runs/x.trec", "runs/$y$.trec"]):
         page = write_page(tmp_path / "page.html", names=names, is_comparison=len(names) > 1)
         title = f"Evaluation of {' and '.join(names)}"

@@ -1,4 +1,4 @@
-"""The report of a training loop."""
+"""Report of a training loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLE = {
 }
 
 
-def test_table_has_a_row_for_each_round() -> None:
+def test_the_table_has_a_row_for_each_round() -> None:
     assert format_markdown_table(TABLE, MEASURES).splitlines() == [
         "| | valid mrr@10 | valid recall@20 | test mrr@10 | test recall@20 |",
         "|---|---|---|---|---|",
@@ -27,7 +27,7 @@ def test_table_has_a_row_for_each_round() -> None:
 
 
 @pytest.mark.parametrize("has_bm25", [True, False])
-def test_legend_of_the_rounds_has_each_line_of_the_picture(has_bm25: bool) -> None:
+def test_the_legend_has_an_entry_for_each_line_of_the_plot(has_bm25: bool) -> None:
     table = {name: metrics for name, metrics in TABLE.items() if has_bm25 or name != "BM25"}
     page = render_loop_report("squad", table, MEASURES, {})
     lines = [("valid", 0, False), ("valid, BM25", 0, True), ("test", 1, False), ("test, BM25", 1, True)]
@@ -37,7 +37,7 @@ def test_legend_of_the_rounds_has_each_line_of_the_picture(has_bm25: bool) -> No
     assert "test: " in description and "0.5000 round 1" in description
 
 
-def test_page_names_its_loop_and_has_table_models_and_notes() -> None:
+def test_a_page_has_title_table_models_and_notes() -> None:
     page = render_loop_report(HOSTILE, TABLE, MEASURES, {"round 1": f"{HOSTILE}/model"}, [f"a note {HOSTILE}"])
     elements = PageElements(page)
     assert page.count("<title>Rounds of &lt;script") == page.count("<h1>Rounds of &lt;script") == 1

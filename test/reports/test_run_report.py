@@ -1,4 +1,4 @@
-"""The report of runs: what it shows, what it says about missing data, and that texts from data are escaped."""
+"""Report of training runs: its content, its notes about missing data, and escaped texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from test.helpers import snapshot
-from test.reports.helpers import HOSTILE, PageElements, check_picture, figures_json, write_sample_run
+from test.reports.helpers import HOSTILE, PageElements, build_figures, check_picture, write_sample_run
 from text.artifacts import write_json
 from text.errors import UsageError
 from text.reports.pictures import MAX_POINTS, Curve, draw_curves
@@ -30,7 +30,7 @@ def render(*folders: Path) -> str:
     return render_run_report(read_runs(folders))
 
 
-def test_same_run_gives_same_bytes(sample_run: Path, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes(sample_run: Path, tmp_path: Path) -> None:
     path = write_run_report([sample_run])
     assert path == sample_run / "report.html"
     before, manifest = path.read_bytes(), (sample_run / "manifest.json").read_bytes()
@@ -40,7 +40,7 @@ def test_same_run_gives_same_bytes(sample_run: Path, tmp_path: Path) -> None:
     assert (sample_run / "manifest.json").read_bytes() == manifest
 
 
-def test_replaced_report_gets_its_hash_into_the_manifest(sample_run: Path, tmp_path: Path) -> None:
+def test_the_manifest_gets_the_hash_of_a_replaced_report(sample_run: Path, tmp_path: Path) -> None:
     other = write_sample_run(tmp_path / "other", scale=2.0)
     write_run_report([sample_run, other])
     facts = json.loads((sample_run / "manifest.json").read_text())["files"]["report.html"]
@@ -53,7 +53,7 @@ def test_replaced_report_gets_its_hash_into_the_manifest(sample_run: Path, tmp_p
     assert (sample_run / "manifest.json").read_bytes() == before
 
 
-def test_a_page_takes_the_place_of_no_file_of_a_run(sample_run: Path, tmp_path: Path) -> None:
+def test_a_page_replaces_no_other_file_of_a_run(sample_run: Path, tmp_path: Path) -> None:
     other = write_sample_run(tmp_path / "other")
     before = snapshot(tmp_path)
     for output in (sample_run / "metrics.csv", sample_run / "new.html", other / "model" / "report.html"):
@@ -63,7 +63,7 @@ def test_a_page_takes_the_place_of_no_file_of_a_run(sample_run: Path, tmp_path: 
     assert write_run_report([sample_run, other], other / "report.html").exists()
 
 
-def test_a_page_that_is_no_report_is_not_replaced(sample_run: Path, tmp_path: Path) -> None:
+def test_a_page_that_is_not_a_report_is_not_replaced(sample_run: Path, tmp_path: Path) -> None:
     for path, output in ((sample_run / "report.html", None), (tmp_path / "page.html", tmp_path / "page.html")):
         path.write_text("<html>of a user</html>")
         with pytest.raises(FileExistsError, match=str(path)):
@@ -75,7 +75,7 @@ def test_a_page_that_is_no_report_is_not_replaced(sample_run: Path, tmp_path: Pa
         assert write_run_report([sample_run], output).read_bytes() == before
 
 
-def test_page_needs_no_other_file_and_no_script(sample_run: Path, tmp_path: Path) -> None:
+def test_a_page_is_self_contained_and_has_no_script(sample_run: Path, tmp_path: Path) -> None:
     elements = PageElements(render(sample_run, write_sample_run(tmp_path / "other")))
     assert "default-src 'none'; style-src 'unsafe-inline'" in elements.values("content")
     assert not {"script", "img", "link", "iframe", "object"} & set(elements.names)
@@ -83,7 +83,7 @@ def test_page_needs_no_other_file_and_no_script(sample_run: Path, tmp_path: Path
     assert all(target.startswith("#") for target in (*elements.values("href"), *elements.values("xlink:href")))
 
 
-def test_ids_are_unique_and_every_picture_has_a_description(sample_run: Path, tmp_path: Path) -> None:
+def test_ids_are_unique_and_every_plot_has_a_description(sample_run: Path, tmp_path: Path) -> None:
     page = render(sample_run, write_sample_run(tmp_path / "other"))
     elements = PageElements(page)
     ids = elements.values("id")
@@ -100,7 +100,7 @@ def test_hostile_names_and_texts_are_escaped(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, HOSTILE: HOSTILE}))
     (folder / "evaluation").mkdir()
     row = {"mean": 0.5, "low": 0.4, "high": 0.6, "other": 0.3}
-    figures = figures_json({"recall@1": row, "recall@5": row}, runs=[HOSTILE, HOSTILE])
+    figures = build_figures({"recall@1": row, "recall@5": row}, runs=[HOSTILE, HOSTILE])
     (folder / "evaluation" / "figures.json").write_text(json.dumps(figures))
     for folders in ([folder], [folder, write_sample_run(tmp_path / "plain")]):
         page = render(*folders)
@@ -118,10 +118,12 @@ def test_two_runs_have_their_own_colors_names_and_settings(sample_run: Path, tmp
     text = PageElements(page).text
     assert "Worst validation questions: made" in text and "Worst validation questions: other" in text
     assert re.search(r"train_loss_step of other from 2 at step 0 to 0.3333 at step 5", page)
-    assert re.search(r"<td>learning_rate</td><td>1.0</td><td>2.0</td>", page)  # settings that differ are a table
+    assert re.search(
+        r"<td>learning_rate</td><td>1.0</td><td>2.0</td>", page
+    )  # Different settings are shown in a table.
 
 
-def test_page_has_the_values_of_a_run(sample_run: Path) -> None:
+def test_a_page_shows_the_values_of_a_run(sample_run: Path) -> None:
     text = PageElements(render(sample_run)).text
     for words in (
         "6 steps, epoch 3 of 3",
@@ -137,7 +139,7 @@ def test_page_has_the_values_of_a_run(sample_run: Path) -> None:
         assert words in text, words
 
 
-def remove(*names: str) -> Callable[[Path], None]:
+def remove_files(*names: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         for name in names:
             (folder / name).unlink()
@@ -154,19 +156,19 @@ def remove_validations(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "notes"),
     [
-        (remove("manifest.json"), ["; not finished", "Not tested", "Shown when the run has finished"]),
+        (remove_files("manifest.json"), ["; not finished", "Not tested", "Shown when the run has finished"]),
         (remove_validations, ["No validation yet", "Not logged: MRR@10, Average rank, Recall@1, Recall@5"]),
-        (remove("speed.csv"), ["Not logged: Examples per second, Padding."]),
-        (remove("lengths.json"), ["Not measured."]),
-        (remove("metrics.csv", "speed.csv"), ["no step logged yet", "Not logged: Loss, Learning rate"]),
+        (remove_files("speed.csv"), ["Not logged: Examples per second, Padding."]),
+        (remove_files("lengths.json"), ["Not measured."]),
+        (remove_files("metrics.csv", "speed.csv"), ["no step logged yet", "Not logged: Loss, Learning rate"]),
         (lambda folder: (folder / "worst_questions.jsonl").write_text(""), ["The positive of every question ranks"]),
         (
-            remove("manifest.json", "metrics.csv", "speed.csv", "lengths.json", "worst_questions.jsonl"),
+            remove_files("manifest.json", "metrics.csv", "speed.csv", "lengths.json", "worst_questions.jsonl"),
             ["no step logged yet", "gradient_clip_val"],
         ),
     ],
 )
-def test_page_names_what_a_run_does_not_have(sample_run: Path, change: Callable[[Path], Any], notes: list[str]) -> None:
+def test_a_page_names_missing_content(sample_run: Path, change: Callable[[Path], Any], notes: list[str]) -> None:
     change(sample_run)
     text = PageElements(render(sample_run)).text
     for words in (*notes, "Not evaluated"):
@@ -184,20 +186,20 @@ def test_nan_and_infinite_values_are_counted(sample_run: Path) -> None:
     assert "valid_loss: 1 NaN or infinite, first at step 5" in text
 
 
-def test_unfinished_line_of_a_metrics_file_is_left_out(sample_run: Path) -> None:
+def test_an_incomplete_line_of_a_metrics_file_is_ignored(sample_run: Path) -> None:
     whole = render(sample_run)
     with open(sample_run / "metrics.csv", "a") as file:
         file.write("3,7,0.0")
     assert render(sample_run) == whole
 
 
-def test_recall_curve_has_the_run_that_it_is_compared_with(sample_run: Path) -> None:
+def test_the_recall_plot_shows_the_compared_run(sample_run: Path) -> None:
     table = {f"recall@{k}": {"mean": 0.4 + k / 200, "low": 0.3, "high": 0.95, "other": 0.25} for k in (1, 10, 100)}
-    figures = figures_json(table, runs=["run.trec", "bm25.trec"], questions=99)
+    figures = build_figures(table, runs=["run.trec", "bm25.trec"], questions=99)
     write_json(sample_run / "evaluation" / "figures.json", figures)
     page = render(sample_run)
     lines = [("made, 99 questions: run.trec (model unknown)", 0, False), ("made, 99 questions: bm25.trec", 0, True)]
-    section = find_section(page, "Recall in the collection")
+    section = find_section(page, "Retrieval in the whole collection")
     check_picture(section, axes=("k", "recall@k"), lines=lines)
     assert "0.405 at 1 (other run 0.250)" in PageElements(section).values("aria-label")[0]
 
@@ -209,9 +211,9 @@ def find_section(page: str, heading: str) -> str:
     return section
 
 
-def test_pictures_of_two_runs_stand_below_a_legend_and_name_their_axes(sample_run: Path, tmp_path: Path) -> None:
+def test_plots_of_two_runs_have_a_legend_and_axis_labels(sample_run: Path, tmp_path: Path) -> None:
     page = render(sample_run, write_sample_run(tmp_path / "other"))
-    for heading in ("Training", "Validation", "Signs of a collapse", "Lengths of the training texts"):
+    for heading in ("Training", "Validation", "Embedding collapse", "Lengths of training texts"):
         section = find_section(page, heading)
         keys = re.findall(r'<span class="key" style="border-color: var\(--run-(\d)\)"></span>(\w+)', section)
         assert keys == [("0", "made"), ("1", "other")]
@@ -223,7 +225,7 @@ def test_pictures_of_two_runs_stand_below_a_legend_and_name_their_axes(sample_ru
     assert 'class="legend"' not in render(sample_run)
 
 
-def test_one_limit_of_two_runs_is_no_line_of_a_run(sample_run: Path, tmp_path: Path) -> None:
+def test_a_shared_limit_of_two_runs_has_its_own_color(sample_run: Path, tmp_path: Path) -> None:
     one = find_section(render(sample_run, write_sample_run(tmp_path / "other")), "Training")
     limit = r"stroke-dasharray[^\"]*; stroke: var\(--error\)"
     assert one.count("dashed: clipped to 2<") == len(re.findall(limit, one)) == 1
@@ -235,7 +237,7 @@ def test_one_limit_of_two_runs_is_no_line_of_a_run(sample_run: Path, tmp_path: P
     assert "dashed: clipped to 2, 3<" in two and "var(--error)" not in two
 
 
-def test_long_curve_is_drawn_by_means() -> None:
+def test_a_long_curve_is_reduced_to_means() -> None:
     steps = [*range(100 * MAX_POINTS)]
     curve = Curve(0, steps, [float(step % 2) for step in steps])
     picture = draw_curves("id", "description", [curve], y_label="loss", last_step=len(steps))

@@ -1,4 +1,4 @@
-"""Words that describe a training run in its report."""
+"""Text summaries of training runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from text.runs.history import RunHistory, read_runs
 from text.runs.manifest import DataFile, SplitData
 
 EARLIER = "0,0,,,,9.0,0.9,0.5,1.5,3,0.25"
-"""A validation at step 0. It is better than those of the sample run, of which the best is 0.5 at step 3."""
+"""Row of a validation at step 0 with a better metric than all validations of the sample run."""
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ EARLIER = "0,0,,,,9.0,0.9,0.5,1.5,3,0.25"
         ([EARLIER], True, "mrr@10 0.5 at step 3"),
         ([EARLIER], False, "mrr@10 0.9 at step 0"),  # after the first step
         ([EARLIER, EARLIER.replace("0.9", "0.8")], True, "mrr@10 0.8 at step 0"),
-        ([EARLIER, EARLIER.replace("0.9", "0.8")], False, "mrr@10 0.8 at step 0"),  # a run that was resumed
+        ([EARLIER, EARLIER.replace("0.9", "0.8")], False, "mrr@10 0.8 at step 0"),  # a resumed run
         ([EARLIER.replace("0.9", "nan")], True, "mrr@10 0.5 at step 3"),
     ],
 )
@@ -40,7 +40,7 @@ def test_the_validation_before_the_first_step_is_never_the_best(
     assert describe_best_validation(run) == best
 
 
-def test_runs_with_other_validation_or_test_data_are_named(tmp_path: Path) -> None:
+def test_runs_with_different_validation_or_test_data_are_named(tmp_path: Path) -> None:
     [run] = read_runs([write_sample_run(tmp_path / "run")])
     assert run.manifest is not None
 

@@ -1,4 +1,4 @@
-"""A collection, a saved model, and embeddings that a test chooses."""
+"""Fixtures and helpers: a collection, a saved model, embeddings with given numbers, and forked processes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), seed=0)
 
 
-class Given(Embedder):
-    """Gives each passage, whose text is the number of its row, the embedding that stands there. Odd texts are cut."""
+class FixedEmbedder(Embedder):
+    """An embedder with given embeddings. The text of a passage is the row of its embedding. Odd rows are truncated."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
         self.embeddings = torch.from_numpy(embeddings)
@@ -43,7 +43,7 @@ class Given(Embedder):
         rows = torch.tensor([int(passage.text) for passage in texts])
         return SimpleNamespace(input_ids=rows, truncated=rows % 2 == 1)
 
-    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
         for place in range(start, len(tokens.input_ids)):
             yield [place], self.embeddings[tokens.input_ids[place : place + 1]].float()
 
@@ -51,16 +51,19 @@ class Given(Embedder):
 def write_shards(
     folder: Path, embeddings: np.ndarray, ids: Sequence[str] | None = None, **options: Any
 ) -> EmbeddingShards:
-    """Shards with these embeddings."""
+    """Encode a collection so that its passages have the given embeddings."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = ids or [f"p{row}" for row in range(len(embeddings))]
     passages = write_collection(folder / "corpus.jsonl", ids, [str(row) for row in range(len(embeddings))])
     options = {"dtype": "float32", "shard_rows": 8, "block_rows": 4} | options
-    return encode_collection(Given(embeddings), passages, folder / "embeddings", **options)
+    return encode_collection(FixedEmbedder(embeddings), passages, folder / "embeddings", **options)
 
 
-def forked(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Exit code of a process that does the work (4 for an OSError), negative for a signal; killed after a time."""
+def run_forked(work: Callable[[], None], seconds: float | None = None) -> int:
+    """Run the work in a forked process, and return its exit code: 4 for an OSError, negative for a signal.
+
+    With ``seconds``, the process is killed after this time.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -1,4 +1,4 @@
-"""Encoding: on disk is what the encoder says, however the work was cut, interrupted or shared; or it is refused."""
+"""Encoding: the files on disk hold the encoder's output, also after interruptions and with several ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import multiprocessing
 
 from test.helpers import save_model, texts, write_collection
 from test.ranks import process_group
-from test.retrieval.conftest import NUM_PASSAGES, Given, forked, write_shards
+from test.retrieval.conftest import NUM_PASSAGES, FixedEmbedder, run_forked, write_shards
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.models import RobertaEncoder
@@ -38,19 +38,21 @@ from text.retrieval import (
 from text.retrieval.shard_writer import quantize_embeddings
 from text.transforms import Tokenize, load_tokenizer
 
-OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # of 23 passages: three shards, six blocks
+OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}  # 23 passages give three shards and six blocks.
 
 
-def whole(folder: Path, collection: PassageCollection, model: Path, **options: Any) -> EmbeddingShards:
+def encode(folder: Path, collection: PassageCollection, model: Path, **options: Any) -> EmbeddingShards:
     return encode_collection(model, collection, folder, **OPTIONS | options)
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_rows_are_those_of_the_encoder_one_by_one(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    shards = whole(tmp_path / "e", collection, model, dtype="float32")
+def test_embeddings_equal_those_of_the_encoder_one_by_one(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    shards = encode(tmp_path / "e", collection, model, dtype="float32")
     encoder = RobertaEncoder.from_pretrained(model / "passage_encoder").eval()
     tokenize = Tokenize(load_tokenizer(model / "passage_encoder"), 32)
     with torch.no_grad():
@@ -64,14 +66,16 @@ def test_rows_are_those_of_the_encoder_one_by_one(tmp_path: Path, collection: Pa
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_fewer_bits_are_near(tmp_path: Path, collection: PassageCollection, model: Path, dtype: str) -> None:
-    expected = whole(tmp_path / "float32", collection, model, dtype="float32").read_rows(np.arange(NUM_PASSAGES))
-    found = whole(tmp_path / dtype, collection, model, dtype=dtype).read_rows(np.arange(NUM_PASSAGES))
+def test_float16_and_int8_are_close_to_float32(
+    tmp_path: Path, collection: PassageCollection, model: Path, dtype: str
+) -> None:
+    expected = encode(tmp_path / "float32", collection, model, dtype="float32").read_rows(np.arange(NUM_PASSAGES))
+    found = encode(tmp_path / dtype, collection, model, dtype=dtype).read_rows(np.arange(NUM_PASSAGES))
     bound = np.abs(expected).max(axis=1, keepdims=True) / (254 if dtype == "int8" else 2048)
     assert (np.abs(found - expected) <= bound * 1.001).all()
 
 
-def test_titles_as_the_model_was_trained(tmp_path: Path, model: Path) -> None:
+def test_titles_are_encoded_as_in_training(tmp_path: Path, model: Path) -> None:
     passage, joined = Passage("1", "oak", "a beetle ate"), Passage("1", "", "oak a beetle ate")
     pair = Embedder.from_pretrained(model, "passage")
     trained = Embedder.from_pretrained(save_model(tmp_path, seed=0, titles="join"), "passage")
@@ -81,7 +85,7 @@ def test_titles_as_the_model_was_trained(tmp_path: Path, model: Path) -> None:
     assert not torch.equal(pair([passage]), pair([joined]))
 
 
-def test_a_model_of_pickled_weights_is_known_by_them(tmp_path: Path, model: Path) -> None:
+def test_hashes_cover_pickled_weights(tmp_path: Path, model: Path) -> None:
     found = []
     for name in ("a", "b"):
         shutil.copytree(model / "passage_encoder", tmp_path / name)
@@ -111,7 +115,7 @@ def test_embedder_without_a_folder(tmp_path: Path, collection: PassageCollection
         ("question", {"precision": "int8", "device": "cuda:0"}, 'precision "int8" .*"cuda:0"'),
     ],
 )
-def test_embedders_that_are_refused(model: Path, side: str, options: dict[str, str], message: str) -> None:
+def test_invalid_arguments_of_an_embedder_raise(model: Path, side: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Embedder.from_pretrained(model, side, **options)  # pyright: ignore[reportArgumentType]
 
@@ -126,14 +130,14 @@ def test_int8_by_hand() -> None:
 def test_several_ranks_write_the_same_bytes(
     tmp_path: Path, collection: PassageCollection, model: Path, num_ranks: int
 ) -> None:
-    whole(tmp_path / "one", collection, model)
+    encode(tmp_path / "one", collection, model)
     embedder = Embedder.from_pretrained(model, "passage")
     plan = plan_encoding(collection, embedder, **OPTIONS)
     start_encoding(tmp_path / "many", plan)
     for rank in range(num_ranks):
         encode_shards(tmp_path / "many", plan, collection, embedder, rank=rank, num_ranks=num_ranks)
     finish_encoding(tmp_path / "many", plan)
-    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert read_files(tmp_path / "many") == read_files(tmp_path / "one")
 
 
 def encode_on_rank(rank: int, num_ranks: int, folder: Path, model: Path) -> None:
@@ -146,102 +150,102 @@ def encode_on_rank(rank: int, num_ranks: int, folder: Path, model: Path) -> None
 def test_one_call_on_every_rank_writes_the_same_bytes(
     tmp_path: Path, collection: PassageCollection, model: Path
 ) -> None:
-    whole(tmp_path / "one", collection, model)
+    encode(tmp_path / "one", collection, model)
     multiprocessing.spawn(encode_on_rank, (2, tmp_path, model), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert read_files(tmp_path / "many") == read_files(tmp_path / "one")
 
 
-class Broken(Exception):
+class Interrupted(Exception):
     pass
 
 
-class Breaks(Embedder):
-    """Breaks at the nth piece."""
+class BreakingEmbedder(Embedder):
+    """An embedder that raises ``Interrupted`` at the batch number ``left``."""
 
     left = 0
     calls = 0
 
-    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
-        for piece in super().embed_in_pieces(tokens, start):
+    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        for piece in super().embed_in_batches(tokens, start):
             self.left -= 1
             if self.left == 0:
-                raise Broken
+                raise Interrupted
             self.calls += 1
             yield piece
 
 
-def count_pieces(model: Path, collection: PassageCollection, folder: Path, **options: Any) -> int:
-    """Return the number of pieces of work in an encoding that nothing interrupts."""
-    embedder = Breaks.from_pretrained(model, "passage")
+def count_batches(model: Path, collection: PassageCollection, folder: Path, **options: Any) -> int:
+    """Return the number of batches in an uninterrupted encoding."""
+    embedder = BreakingEmbedder.from_pretrained(model, "passage")
     encode_collection(embedder, collection, folder, **OPTIONS | options)
-    assert isinstance(embedder, Breaks)
+    assert isinstance(embedder, BreakingEmbedder)
     return embedder.calls
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "int8"}, {"block_rows": 8}])
-def test_interrupted_at_every_piece(
+def test_interruption_after_every_batch_gives_the_same_files(
     tmp_path: Path, collection: PassageCollection, model: Path, options: dict[str, Any]
 ) -> None:
-    num_pieces = count_pieces(model, collection, tmp_path / "one", **options)
-    embedder = Breaks.from_pretrained(model, "passage")
-    assert isinstance(embedder, Breaks)
+    num_batches = count_batches(model, collection, tmp_path / "one", **options)
+    embedder = BreakingEmbedder.from_pretrained(model, "passage")
+    assert isinstance(embedder, BreakingEmbedder)
     plan = plan_encoding(collection, embedder, **OPTIONS | options)
-    assert num_pieces > plan.num_rows / plan.block_rows  # a block is done in several pieces
-    for embedder.left in [2] * num_pieces:
+    assert num_batches > plan.num_rows / plan.block_rows  # Each block has several batches.
+    for embedder.left in [2] * num_batches:
         start_encoding(tmp_path / "many", plan)
         try:
             encode_shards(tmp_path / "many", plan, collection, embedder, save_seconds=0)
-        except Broken:
+        except Interrupted:
             with pytest.raises(ArtifactError, match=r"many: no manifest.json"):
                 EmbeddingShards(tmp_path / "many")
     finish_encoding(tmp_path / "many", plan)
-    assert embedder.calls == num_pieces  # No piece was done twice.
-    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert embedder.calls == num_batches  # No batch was encoded twice.
+    assert read_files(tmp_path / "many") == read_files(tmp_path / "one")
 
 
-def test_an_encoding_goes_on_with_the_blocks_that_it_began_with(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
-    whole(tmp_path / "one", collection, model)
-    embedder = Breaks.from_pretrained(model, "passage")
-    assert isinstance(embedder, Breaks)
+def test_a_resumed_encoding_keeps_its_block_size(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+    encode(tmp_path / "one", collection, model)
+    embedder = BreakingEmbedder.from_pretrained(model, "passage")
+    assert isinstance(embedder, BreakingEmbedder)
     embedder.left = 4
-    with pytest.raises(Broken):
+    with pytest.raises(Interrupted):
         encode_collection(embedder, collection, tmp_path / "e", **OPTIONS)
     shards = encode_collection(embedder, collection, tmp_path / "e", shard_rows=8, block_rows=8)
     assert shards.plan.block_rows == 4
-    assert content(tmp_path / "e") == content(tmp_path / "one")
+    assert read_files(tmp_path / "e") == read_files(tmp_path / "one")
 
 
-def test_texts_that_were_cut_are_counted_wherever_the_work_stopped(tmp_path: Path, model: Path) -> None:
-    # The limit is 32 tokens. A word has at least one, and the title and the special tokens are 7 more at least.
+def test_truncated_texts_are_counted_after_an_interruption(tmp_path: Path, model: Path) -> None:
+    # The limit is 32 tokens. A word has at least one token. The title and the special tokens add at least 7.
     contents = [" ".join(["oak"] * (40 if row % 3 == 0 else 1)) for row in range(10)]
     passages = write_collection(tmp_path / "c.jsonl", [str(row) for row in range(10)], contents)
-    embedder = Breaks.from_pretrained(model, "passage")
-    assert isinstance(embedder, Breaks)
+    embedder = BreakingEmbedder.from_pretrained(model, "passage")
+    assert isinstance(embedder, BreakingEmbedder)
     embedder.left = 6
     plan = plan_encoding(passages, embedder, **OPTIONS)
     start_encoding(tmp_path / "e", plan)
-    with pytest.raises(Broken):
+    with pytest.raises(Interrupted):
         encode_shards(tmp_path / "e", plan, passages, embedder, save_seconds=0)
     shards = encode_collection(model, passages, tmp_path / "e", **OPTIONS)
     assert shards.get_truncation_marks(np.arange(10)).tolist() == [1, 0, 0] * 3 + [1]
     assert shards.count_truncated() == 4
-    # Embeddings that are reused have the marks of the earlier texts.
+    # Reused embeddings keep the truncation marks of the earlier encoding.
     more = write_collection(tmp_path / "more.jsonl", ["new", *map(str, range(9, -1, -1))], ["oak", *contents[::-1]])
     shards = encode_collection(model, more, tmp_path / "more", **OPTIONS, reuse=shards)
     assert shards.get_truncation_marks(np.arange(11)).tolist() == [0] + [1, 0, 0] * 3 + [1]
 
 
-def test_ids_with_line_breaks_and_spaces_are_read_back(tmp_path: Path) -> None:
+def test_ids_with_line_breaks_and_spaces_survive_the_round_trip(tmp_path: Path) -> None:
     ids = ["a\nb", "\n", "c d", "\u2028", "e\r", "\n\nü"]
     shards = write_shards(tmp_path, np.ones((6, 3), dtype=np.float32), ids=ids)
     assert list(shards.iter_passage_ids()) == ids
     assert shards.get_passage_ids(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
 
 
-def test_killed_at_random_moments(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
-    whole(tmp_path / "one", collection, model)
+def test_kills_at_random_moments_give_the_same_files(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
+    encode(tmp_path / "one", collection, model)
     embedder, random = Embedder.from_pretrained(model, "passage"), Random(0)
     plan = plan_encoding(collection, embedder, **OPTIONS)
     folder, killed = tmp_path / "many", 0
@@ -258,12 +262,12 @@ def test_killed_at_random_moments(tmp_path: Path, collection: PassageCollection,
         finish_encoding(folder, plan)
 
     while killed < 20:
-        code = forked(work, random.uniform(0, 0.06))
+        code = run_forked(work, random.uniform(0, 0.06))
         assert code in (0, -signal.SIGKILL)
         killed += code != 0
         if code == 0 or killed == 20:
-            assert forked(work) == 0
-            assert content(folder) == content(tmp_path / "one")
+            assert run_forked(work) == 0
+            assert read_files(folder) == read_files(tmp_path / "one")
             shutil.rmtree(folder)
 
 
@@ -271,25 +275,25 @@ def test_a_full_disk_leaves_only_the_plan(tmp_path: Path, collection: PassageCol
     embedder = Embedder.from_pretrained(model, "passage")
     plan = plan_encoding(collection, embedder, shard_rows=24, block_rows=4)
 
-    def limited() -> None:
+    def encode_without_space() -> None:
         start_encoding(tmp_path / "e", plan)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         encode_shards(tmp_path / "e", plan, collection, embedder)
 
-    assert forked(limited) == 4
+    assert run_forked(encode_without_space) == 4
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["plan.json"]
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, "float32"), (np.inf, "int8"), (1e5, "float16")])
-def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path, value: float, dtype: str) -> None:
+def test_an_embedding_that_is_not_finite_raises(tmp_path: Path, value: float, dtype: str) -> None:
     embeddings = np.ones((10, 3), dtype=np.float32)
     embeddings[9, 1] = value
     with pytest.raises(ArtifactError, match=rf"^passage p9: .* {dtype}"):
         write_shards(tmp_path, embeddings, dtype=dtype)
 
 
-def test_an_id_that_occurs_twice_is_refused(tmp_path: Path, model: Path) -> None:
+def test_a_duplicate_id_raises(tmp_path: Path, model: Path) -> None:
     passages = write_collection(tmp_path / "corpus.jsonl", ["a", "b", "a"], ["oak", "elm", "oak"])
     with pytest.raises(DataError, match=r"corpus.jsonl: passages 0 and 2.* id a\b"):
         plan_encoding(passages, Embedder.from_pretrained(model, "passage"))
@@ -299,32 +303,32 @@ def test_the_mean_cosine_shows_a_collapse(tmp_path: Path) -> None:
     assert mean_cosine(write_shards(tmp_path / "a", np.ones((9, 3), dtype=np.float32))) == pytest.approx(1)
     assert mean_cosine(write_shards(tmp_path / "b", np.zeros((9, 3), dtype=np.float32))) == 1
     assert mean_cosine(write_shards(tmp_path / "c", np.eye(9, dtype=np.float32))) == pytest.approx(0)
-    # 7 of 9 point apart, 2 are 0: one pair of 36 is alike.
-    some = np.eye(9, dtype=np.float32) * (np.arange(9) < 7)[:, None]
-    assert mean_cosine(write_shards(tmp_path / "d", some)) == pytest.approx(1 / 36)
+    # 7 of 9 embeddings are orthogonal, and 2 are zero. So 1 of 36 pairs is equal.
+    embeddings = np.eye(9, dtype=np.float32) * (np.arange(9) < 7)[:, None]
+    assert mean_cosine(write_shards(tmp_path / "d", embeddings)) == pytest.approx(1 / 36)
 
 
-def test_an_empty_collection_is_refused(tmp_path: Path) -> None:
+def test_an_empty_collection_raises(tmp_path: Path) -> None:
     (tmp_path / "none.tsv").write_text("id\ttext\ttitle\n")
     with pytest.raises(DataError, match=f"^{tmp_path}/none.tsv: "):
-        plan_encoding(PassageCollection(tmp_path / "none.tsv"), Given(np.ones((1, 3), dtype=np.float32)))
+        plan_encoding(PassageCollection(tmp_path / "none.tsv"), FixedEmbedder(np.ones((1, 3), dtype=np.float32)))
 
 
-def test_arguments_that_are_refused(tmp_path: Path, collection: PassageCollection) -> None:
-    given = Given(np.ones((1, 3), dtype=np.float32))
+def test_invalid_arguments_raise(tmp_path: Path, collection: PassageCollection) -> None:
+    embedder = FixedEmbedder(np.ones((1, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="dtype is float8"):
-        plan_encoding(collection, given, dtype="float8")
+        plan_encoding(collection, embedder, dtype="float8")
     with pytest.raises(ValueError, match=r"shard_rows is 10.* block_rows, 4"):
-        plan_encoding(collection, given, shard_rows=10, block_rows=4)
+        plan_encoding(collection, embedder, shard_rows=10, block_rows=4)
 
 
-def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
+def test_batches_shrink_when_gpu_memory_is_full(
     collection: PassageCollection, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = Embedder.from_pretrained(model, "passage")
     tokens = embedder.tokenize(list(collection))
     expected, forward, sizes = embedder.embed(tokens), embedder.encoder.forward, []
-    # A CPU has a limit of its own. A piece has max_tokens at most, as on a GPU.
+    # A CPU has its own limit. Use max_tokens, as on a GPU.
     monkeypatch.setattr(Embedder, "_max_tokens_at_once", property(lambda self: self.max_tokens))
 
     def small(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -341,39 +345,39 @@ def test_where_memory_does_not_hold_them_fewer_are_encoded_at_once(
     monkeypatch.setattr(
         embedder.encoder, "forward", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
     )
-    with pytest.raises(torch.cuda.OutOfMemoryError):  # not even one
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # Not even one text fits.
         embedder.embed(tokens)
 
 
-def test_cosine_makes_all_as_long_as_1(tmp_path: Path, collection: PassageCollection) -> None:
-    shards = whole(tmp_path / "e", collection, save_model(tmp_path / "m", 0, similarity="cosine"), dtype="float32")
+def test_cosine_similarity_normalizes_embeddings(tmp_path: Path, collection: PassageCollection) -> None:
+    shards = encode(tmp_path / "e", collection, save_model(tmp_path / "m", 0, similarity="cosine"), dtype="float32")
     np.testing.assert_allclose(np.linalg.norm(shards.read_rows(np.arange(NUM_PASSAGES)), axis=1), 1, rtol=1e-6)
 
 
-# ---- an earlier state
+# ---- reuse of earlier embeddings
 
 
-class Counting(Given):
-    """Says what it was given to encode."""
+class CountingEmbedder(FixedEmbedder):
+    """An embedder that records the rows that it encodes."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
         super().__init__(embeddings)
         self.rows: list[int] = []
 
-    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
         self.rows += tokens.input_ids.tolist()
-        return super().embed_in_pieces(tokens, start)
+        return super().embed_in_batches(tokens, start)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_only_what_has_changed_is_encoded_again(tmp_path: Path, dtype: str) -> None:
+def test_only_changed_passages_are_encoded_again(tmp_path: Path, dtype: str) -> None:
     embeddings = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
     before = write_shards(tmp_path / "before", embeddings[:40], dtype=dtype, shard_rows=16, block_rows=4)
-    # p0 to p4 and p39 are gone, p7's text is another, "new" is new, and all else stands elsewhere.
+    # p0 to p4 and p39 are removed, p7 has another text, "new" is added, and all other passages have moved.
     ids = ["new", *(f"p{row}" for row in range(38, 4, -1))]
     texts = ["40", *("41" if row == 7 else str(row) for row in range(38, 4, -1))]
     now = write_collection(tmp_path / "now.jsonl", ids, texts)
-    embedder = Counting(embeddings)
+    embedder = CountingEmbedder(embeddings)
     found = encode_collection(embedder, now, tmp_path / "now", dtype=dtype, **OPTIONS, reuse=before.folder)
     assert found.plan.key != plan_encoding(now, embedder, dtype=dtype, **OPTIONS).key
     assert sorted(embedder.rows) == [40, 41]
@@ -382,17 +386,19 @@ def test_only_what_has_changed_is_encoded_again(tmp_path: Path, dtype: str) -> N
     assert np.array_equal(found.read_rows(np.arange(35)), alone.read_rows(np.arange(35)))
 
 
-def test_embeddings_do_not_replace_the_ones_that_they_reuse(tmp_path: Path) -> None:
+def test_new_embeddings_cannot_replace_the_reused_embeddings(tmp_path: Path) -> None:
     before = write_shards(tmp_path, np.eye(9, dtype=np.float32))
-    files = content(before.folder)
+    files = read_files(before.folder)
     (tmp_path / "link").symlink_to(before.folder)
     passages = PassageCollection(tmp_path / "corpus.jsonl")
     with pytest.raises(ValueError, match=rf"^reuse is {before.folder}"):
-        encode_collection(Given(np.eye(9)), passages, tmp_path / "link", reuse=before, overwrite=True)
-    assert content(before.folder) == files
+        encode_collection(FixedEmbedder(np.eye(9)), passages, tmp_path / "link", reuse=before, overwrite=True)
+    assert read_files(before.folder) == files
 
 
-def test_embeddings_of_another_model_are_not_reused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+def test_reuse_of_embeddings_of_another_model_raises(
+    tmp_path: Path, collection: PassageCollection, model: Path
+) -> None:
     before = write_shards(tmp_path / "before", np.ones((4, 16), dtype=np.float32))
     embedder = Embedder.from_pretrained(model, "passage")
     with pytest.raises(ArtifactError, match=r"before/embeddings: cannot be reused \(model "):

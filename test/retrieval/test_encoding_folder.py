@@ -1,4 +1,4 @@
-"""The folder of embeddings: whose files are removed, and which folders, plans and manifests are refused."""
+"""The folder of embeddings: which files are removed, and which folders, plans and manifests raise errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from test.helpers import assert_one_line, save_model, write_collection
-from test.retrieval.conftest import Given, write_shards
+from test.retrieval.conftest import FixedEmbedder, write_shards
 from text.artifacts import seal, write_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, UsageError
@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {"shard_rows": 8, "block_rows": 4}
 FOREIGN = ("shard-x", "shard-1.npy", "shard-00003.npy", "shard-00000.npy.bak", "milvus.db", "notes.txt", "index-mine")
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -42,7 +42,7 @@ def encode_rows(folder: Path, number: float, **options: Any) -> EmbeddingShards:
     return write_shards(folder, np.full((20, 16), number, dtype=np.float32), **options)
 
 
-def test_overwriting_removes_the_files_of_the_plan_and_names_the_others(
+def test_overwrite_removes_only_files_of_the_plan_and_prints_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faiss")
@@ -55,15 +55,15 @@ def test_overwriting_removes_the_files_of_the_plan_and_names_the_others(
         (folder / name).write_text("mine")
     (folder / "shard-00001.npy.part").write_text("of a process that was killed")
     (folder / "shard-00002.progress").write_text("{}")
-    expected = content(encode_rows(tmp_path / "one", 2).folder)
+    expected = read_files(encode_rows(tmp_path / "one", 2).folder)
     capsys.readouterr()
     encode_rows(tmp_path, 2, overwrite=True)
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{folder}: ")]
     assert all(name in line for name in FOREIGN)
-    left = content(folder)
+    left = read_files(folder)
     assert [left.pop(name) for name in FOREIGN[:-1]] == [b"mine"] * 6
     assert left.pop("index-mine/index.json") == b"{}"
-    left["plan.json"] = expected["plan.json"]  # It has the path of the collection.
+    left["plan.json"] = expected["plan.json"]  # It contains the path of the collection.
     assert left == expected
 
 
@@ -71,7 +71,7 @@ def test_overwriting_removes_the_files_of_the_plan_and_names_the_others(
     "name", ["plan.json", "manifest.json", "shard-00001.json", "shard-00002.ids", "shard-00000.npy.part"]
 )
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_a_file_of_the_plan_that_is_no_file_is_refused_before_anything_is_removed(
+def test_a_special_file_in_the_place_of_embeddings_raises_before_any_removal(
     tmp_path: Path, name: str, kind: str
 ) -> None:
     folder = encode_rows(tmp_path, 1).folder
@@ -83,28 +83,28 @@ def test_a_file_of_the_plan_that_is_no_file_is_refused_before_anything_is_remove
         (folder / name).mkdir()
     else:
         os.mkfifo(folder / name)
-    before = content(tmp_path)
+    before = read_files(tmp_path)
     for overwrite in (False, True):
         with pytest.raises((UsageError, FileExistsError)) as error:
             encode_rows(tmp_path, 2, overwrite=overwrite)
         assert str(folder) in str(error.value) and name in str(error.value)
-    assert content(tmp_path) == before
+    assert read_files(tmp_path) == before
 
 
-def test_nothing_is_removed_before_the_new_embeddings_have_room(tmp_path: Path) -> None:
+def test_nothing_is_removed_if_the_disk_is_too_small(tmp_path: Path) -> None:
     shards = encode_rows(tmp_path, 1)
-    before = content(shards.folder)
+    before = read_files(shards.folder)
     huge = shards.plan._replace(num_rows=10**12, collection=shards.plan.collection._replace(num_passages=10**12))
     with pytest.raises(OSError) as error:
         start_encoding(shards.folder, huge, overwrite=True)
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(shards.folder)
-    assert content(shards.folder) == before
+    assert read_files(shards.folder) == before
     with pytest.raises(OSError) as error:
         start_encoding(tmp_path / "new", huge)
     assert error.value.errno == errno.ENOSPC and list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_raises(tmp_path: Path) -> None:
     shards = encode_rows(tmp_path, 1)
     for name in ("corpus.jsonl", "manifest.json", "config.json", "shard-00000.npy"):
         folder = tmp_path / name.partition(".")[0]
@@ -113,7 +113,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         for overwrite in (False, True):
             with pytest.raises(FileExistsError, match=f"^{folder}: holds {name}"):
                 start_encoding(folder, shards.plan, overwrite=overwrite)
-        assert content(folder) == {name: b"{}"}
+        assert read_files(folder) == {name: b"{}"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=f"^{tmp_path}/file "):
         check_encoding_folder(tmp_path / "file" / "e")
@@ -124,19 +124,19 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_with_a_damaged_plan_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_with_a_damaged_plan_is_not_changed(tmp_path: Path) -> None:
     shards = encode_rows(tmp_path, 1)
     path = shards.folder / "plan.json"
     path.write_bytes(path.read_bytes()[:-9])
-    before = content(shards.folder)
+    before = read_files(shards.folder)
     for overwrite in (False, True):
         with pytest.raises(ArtifactError) as error:
             encode_rows(tmp_path, 2, overwrite=overwrite)
         assert_one_line(error.value, path)
-    assert content(shards.folder) == before
+    assert read_files(shards.folder) == before
 
 
-def test_embeddings_of_another_plan_are_refused(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
+def test_embeddings_of_another_plan_raise(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     shards = encode_collection(model, collection, tmp_path / "e", **OPTIONS)
     other = Embedder.from_pretrained(save_model(tmp_path / "other", seed=1), "passage")
     with pytest.raises(ArtifactError, match=r"\(model model.safetensors: \w{64} -> \w{64}; model question_"):
@@ -147,7 +147,7 @@ def test_embeddings_of_another_plan_are_refused(tmp_path: Path, collection: Pass
     changed = write_collection(tmp_path / "corpus.jsonl", ["p0"], ["another text"])
     with pytest.raises(ArtifactError, match=r"collection sha256: .* -> "):
         start_encoding(tmp_path / "e", plan_encoding(changed, Embedder.from_pretrained(model, "passage"), **OPTIONS))
-    start_encoding(tmp_path / "e", shards.plan)  # the same is welcome
+    start_encoding(tmp_path / "e", shards.plan)  # The same plan raises nothing.
 
 
 HASH = "0" * 64
@@ -176,7 +176,7 @@ HASH = "0" * 64
         ({"shard_rows": 16}, "sha256"),
     ],
 )
-def test_plans_that_are_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+def test_an_invalid_plan_raises_and_names_the_key(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     path = encode_rows(tmp_path, 1).folder / "plan.json"
     changed = json.loads(path.read_text()) | changes
     write_json(path, changed if key == "sha256" else seal(changed))
@@ -185,7 +185,7 @@ def test_plans_that_are_refused(tmp_path: Path, changes: dict[str, Any], key: st
     assert_one_line(error.value, path, key)
 
 
-def test_a_plan_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+def test_a_plan_of_an_earlier_version_raises(tmp_path: Path) -> None:
     path = encode_rows(tmp_path, 1).folder / "plan.json"
     plan = json.loads(path.read_text())
     del plan["sha256"]
@@ -195,7 +195,7 @@ def test_a_plan_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     assert_one_line(error.value, path, "sha256", "earlier version")
 
 
-def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_plan_survives_the_round_trip(tmp_path: Path) -> None:
     plan = encode_rows(tmp_path, 1).plan
     write_plan(tmp_path, plan)
     assert read_plan(tmp_path) == plan
@@ -212,7 +212,7 @@ def change_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     return damage
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 4
     path.write_bytes(damaged)
@@ -226,10 +226,10 @@ def make_fifo(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "name"),
     [
-        (lambda folder: flip(folder / "shard-00001.npy"), "shard-00001.npy"),
-        (lambda folder: flip(folder / "shard-00002.ids"), "shard-00002.ids"),
-        (lambda folder: flip(folder / "shard-00002.cut.npy"), "shard-00002.cut.npy"),
-        (lambda folder: flip(folder / "shard-00002.json"), "shard-00002.json"),
+        (lambda folder: flip_bit(folder / "shard-00001.npy"), "shard-00001.npy"),
+        (lambda folder: flip_bit(folder / "shard-00002.ids"), "shard-00002.ids"),
+        (lambda folder: flip_bit(folder / "shard-00002.cut.npy"), "shard-00002.cut.npy"),
+        (lambda folder: flip_bit(folder / "shard-00002.json"), "shard-00002.json"),
         (lambda folder: os.truncate(folder / "shard-00000.npy", 500), "shard-00000.npy"),
         (lambda folder: (folder / "shard-00001.npy").unlink(), "shard-00001.npy"),
         (lambda folder: make_fifo(folder / "shard-00001.npy"), "shard-00001.npy"),
@@ -251,7 +251,7 @@ def test_damage_is_found(tmp_path: Path, damage: Callable[[Path], object], name:
         EmbeddingShards(folder)
 
 
-def test_embeddings_without_a_manifest_are_refused(tmp_path: Path) -> None:
+def test_embeddings_without_a_manifest_raise(tmp_path: Path) -> None:
     folder = encode_rows(tmp_path, 1).folder
     (folder / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=rf"^{folder}: no manifest.json"):
@@ -260,46 +260,50 @@ def test_embeddings_without_a_manifest_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shard-00001.npy", "shard-00001.ids", "shard-00000.cut.npy", "shard-00002.json"])
 @pytest.mark.parametrize("is_finished", [False, True])
-def test_a_finished_shard_that_is_damaged_is_encoded_again(
+def test_a_damaged_finished_shard_is_encoded_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, is_finished: bool
 ) -> None:
     folder = encode_rows(tmp_path, 1).folder
-    before = content(folder)
+    before = read_files(folder)
     if not is_finished:
         (folder / "manifest.json").unlink()
-    flip(folder / name)
+    flip_bit(folder / name)
     capsys.readouterr()
     encode_rows(tmp_path, 1)
-    assert content(folder) == before
+    assert read_files(folder) == before
     [line] = [line for line in capsys.readouterr().err.splitlines() if "again" in line]
     assert line.startswith(f"{folder}/{name.partition('.')[0]}.") and ": " in line
 
 
-def test_a_shard_of_another_encoding_is_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, embedder = encode_rows(tmp_path, 1).folder, Given(np.full((20, 16), 2, dtype=np.float32))
+def test_a_shard_of_another_encoding_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, embedder = encode_rows(tmp_path, 1).folder, FixedEmbedder(np.full((20, 16), 2, dtype=np.float32))
     embedder.model_hashes, other = {"weights": "others"}, tmp_path / "other"
     encode_collection(embedder, tmp_path / "corpus.jsonl", other, dtype="float32", **OPTIONS)
-    before = content(folder)
+    before = read_files(folder)
     (folder / "manifest.json").unlink()
     for path in other.glob("shard-00001*"):
         shutil.copy(path, folder)
     encode_rows(tmp_path, 1)
-    assert content(folder) == before
-    assert f"{folder}/shard-00001.json: of another plan" in capsys.readouterr().err
+    assert read_files(folder) == before
+    assert f"{folder}/shard-00001.json: belongs to another plan" in capsys.readouterr().err
 
 
-def test_renames_that_a_killed_process_did_not_reach_are_made_up_for(tmp_path: Path) -> None:
+def test_missing_renames_of_a_killed_process_are_completed(tmp_path: Path) -> None:
     folder = encode_rows(tmp_path, 1).folder
-    before = content(folder)
+    before = read_files(folder)
     (folder / "manifest.json").unlink()
     (folder / "shard-00001.npy").rename(folder / "shard-00001.npy.part")
     (folder / "shard-00002.npy.part").write_text("of a process that was killed")
 
-    class Refuses(Given):
-        def embed_in_pieces(self, tokens: Any, start: int = 0) -> Any:
+    class RefusingEmbedder(FixedEmbedder):
+        def embed_in_batches(self, tokens: Any, start: int = 0) -> Any:
             raise AssertionError("Nothing is left to encode.")
 
     encode_collection(
-        Refuses(np.ones((20, 16), dtype=np.float32)), tmp_path / "corpus.jsonl", folder, dtype="float32", **OPTIONS
+        RefusingEmbedder(np.ones((20, 16), dtype=np.float32)),
+        tmp_path / "corpus.jsonl",
+        folder,
+        dtype="float32",
+        **OPTIONS,
     )
-    assert content(folder) == before
+    assert read_files(folder) == before

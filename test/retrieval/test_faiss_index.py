@@ -1,4 +1,4 @@
-"""The files of a FAISS index: believed by their size and hash, and checked while they are in use."""
+"""The files of a FAISS index: size and hash are checked at the start, and changes are noticed during use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from test.helpers import assert_one_line
-from test.retrieval.conftest import forked, write_shards
+from test.retrieval.conftest import run_forked, write_shards
 from text.errors import ArtifactError
 from text.retrieval import EmbeddingShards, open_index, search_exact
 
@@ -27,21 +27,21 @@ QUESTIONS = torch.from_numpy(ROWS[:5])
 
 @pytest.fixture
 def shards(tmp_path: Path) -> EmbeddingShards:
-    """Embeddings with an index of all rows."""
+    """Write embeddings and build an index."""
     shards = write_shards(tmp_path, ROWS, shard_rows=128, block_rows=64)
     assert open_index(shards, index="IVF4,Flat", index_parameters="nprobe=4") is not None
     return shards
 
 
-def index_folder(shards: EmbeddingShards) -> Path:
+def get_index_folder(shards: EmbeddingShards) -> Path:
     return shards.folder / "index-IVF4-Flat"
 
 
-def test_an_index_leaves_its_two_files_and_nothing_else(shards: EmbeddingShards) -> None:
-    assert sorted(os.listdir(index_folder(shards))) == ["index.faiss", "index.json"]
+def test_an_index_has_exactly_two_files(shards: EmbeddingShards) -> None:
+    assert sorted(os.listdir(get_index_folder(shards))) == ["index.faiss", "index.json"]
     assert not [name for name in os.listdir(shards.folder) if name.startswith(".")]
-    note = json.loads((index_folder(shards) / "index.json").read_text())
-    assert note["file"]["bytes"] == (index_folder(shards) / "index.faiss").stat().st_size
+    note = json.loads((get_index_folder(shards) / "index.json").read_text())
+    assert note["file"]["bytes"] == (get_index_folder(shards) / "index.faiss").stat().st_size
     assert (note["factory"], note["plan"]) == ("IVF4,Flat", shards.plan.key)
 
 
@@ -53,7 +53,7 @@ def change_note(**changes: Any) -> Callable[[Path], None]:
     return damage
 
 
-def flip(folder: Path) -> None:
+def flip_bit(folder: Path) -> None:
     content = bytearray((folder / "index.faiss").read_bytes())
     content[-20] ^= 1
     (folder / "index.faiss").write_bytes(content)
@@ -65,7 +65,7 @@ def flip(folder: Path) -> None:
         (lambda folder: os.truncate(folder / "index.faiss", 100), "/index.faiss"),
         (lambda folder: os.truncate(folder / "index.faiss", 0), "/index.faiss"),
         (lambda folder: (folder / "index.faiss").unlink(), "/index.faiss"),
-        (flip, "/index.faiss"),
+        (flip_bit, "/index.faiss"),
         (lambda folder: (folder / "index.json").write_text("{}"), "/index.json"),
         (lambda folder: (folder / "index.json").write_text('{"factory'), "/index.json"),
         (change_note(file=None), "/index.json"),
@@ -73,19 +73,17 @@ def flip(folder: Path) -> None:
         (change_note(factory="HNSW8"), "/index.json"),
     ],
 )
-def test_an_index_that_is_damaged_is_refused(
-    shards: EmbeddingShards, damage: Callable[[Path], object], name: str
-) -> None:
-    damage(index_folder(shards))
+def test_a_damaged_index_raises(shards: EmbeddingShards, damage: Callable[[Path], object], name: str) -> None:
+    damage(get_index_folder(shards))
     with pytest.raises(ArtifactError) as error:
         open_index(shards, index="IVF4,Flat")
-    assert_one_line(error.value, f"{index_folder(shards)}{name}")
+    assert_one_line(error.value, f"{get_index_folder(shards)}{name}")
 
 
-def test_a_file_that_faiss_cannot_read_is_an_error_of_the_file(shards: EmbeddingShards) -> None:
+def test_a_file_that_faiss_cannot_read_raises_with_its_path(shards: EmbeddingShards) -> None:
     from text.artifacts import read_facts
 
-    path = index_folder(shards) / "index.faiss"
+    path = get_index_folder(shards) / "index.faiss"
     path.write_bytes(b"x" * 1000)
     change_note(file=read_facts(path)._asdict())(path.parent)
     with pytest.raises(ArtifactError) as error:
@@ -93,13 +91,13 @@ def test_a_file_that_faiss_cannot_read_is_an_error_of_the_file(shards: Embedding
     assert_one_line(error.value, path)
 
 
-def test_an_index_that_changes_while_it_is_in_use_is_an_error(shards: EmbeddingShards) -> None:
+def test_an_index_file_that_changes_during_use_raises(shards: EmbeddingShards) -> None:
     index = open_index(shards, index="IVF4,Flat", index_parameters="nprobe=4")
     assert index is not None and index.search(QUESTIONS, 3) == search_exact(shards, QUESTIONS, 3)
-    os.truncate(index_folder(shards) / "index.faiss", 1)
+    os.truncate(get_index_folder(shards) / "index.faiss", 1)
     with pytest.raises(ArtifactError) as error:
         index.search(QUESTIONS, 3)
-    assert_one_line(error.value, index_folder(shards) / "index.faiss")
+    assert_one_line(error.value, get_index_folder(shards) / "index.faiss")
 
 
 def test_no_thread_reads_the_index_after_a_search(tmp_path: Path) -> None:
@@ -113,15 +111,15 @@ def test_no_thread_reads_the_index_after_a_search(tmp_path: Path) -> None:
         assert index is not None
         index.search(QUESTIONS, 3)
         os.truncate(path, 1)
-        del index  # FAISS waits for its threads.
+        del index  # FAISS waits for its threads here.
 
-    for _ in range(10):  # With threads that read ahead, a bus error ends about every second process.
-        assert forked(search_then_cut) == 0
+    for _ in range(10):  # With prefetch threads, about half of the processes die of a bus error.
+        assert run_forked(search_then_cut) == 0
         path.write_bytes(content)
 
 
 def test_a_full_disk_leaves_no_index(shards: EmbeddingShards) -> None:
-    def limited() -> None:
+    def build_without_space() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
@@ -130,5 +128,5 @@ def test_a_full_disk_leaves_no_index(shards: EmbeddingShards) -> None:
             assert error.filename == str(shards.folder / "index-SQ8" / "index.faiss")
             raise
 
-    assert forked(limited) == 4
+    assert run_forked(build_without_space) == 4
     assert not (shards.folder / "index-SQ8").exists()

@@ -1,4 +1,4 @@
-"""Mining, against filters that are written out one by one."""
+"""The choice of hard negatives, compared with a brute-force implementation of the filters."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TEXTS = [
 PASSAGES = {f"p{row}": Passage(f"p{row}", "", TEXTS[row % len(TEXTS)]) for row in range(14)}
 
 
-def names_of(passages: list) -> list[str]:
+def get_ids(passages: list) -> list[str]:
     return [negative.passage.passage_id for negative in passages]
 
 
-def by_brute_force(
+def choose_by_brute_force(
     positives: list[Passage], answers: list[str], sources: list[Source], filters: Filters
 ) -> list[tuple[str, str]]:
-    """Ids and sources of what is to be taken."""
+    """Return the passage id and the source of each expected negative."""
     taken: list[tuple[str, str]] = []
     for name, scores, number in sources:
         order = sorted(scores, key=lambda passage_id: (scores[passage_id], passage_id), reverse=True)
@@ -65,31 +65,31 @@ def by_brute_force(
     return taken
 
 
-scores = st.dictionaries(st.sampled_from(sorted(PASSAGES)), st.integers(-3, 6).map(float))
-maybe = st.one_of(st.none(), st.integers(-2, 5).map(float))
+score_dicts = st.dictionaries(st.sampled_from(sorted(PASSAGES)), st.integers(-3, 6).map(float))
+optional_scores = st.one_of(st.none(), st.integers(-2, 5).map(float))
 all_filters = st.builds(
     Filters,
     first_rank=st.integers(1, 3),
     last_rank=st.integers(3, 14),
-    min_score=maybe,
-    max_score=maybe,
+    min_score=optional_scores,
+    max_score=optional_scores,
     margin=st.one_of(st.none(), st.sampled_from([0.0, 1.0])),
     relative_margin=st.one_of(st.none(), st.sampled_from([0.0, 0.5])),
     answers=st.booleans(),
     max_overlap=st.sampled_from([0.4, 0.8, 1.0]),
 )
-sources_of = st.lists(st.tuples(scores, st.integers(0, 4)), min_size=1, max_size=2)
+source_lists = st.lists(st.tuples(score_dicts, st.integers(0, 4)), min_size=1, max_size=2)
 
 
 @law
-@given(sources_of, st.lists(st.sampled_from(sorted(PASSAGES)), min_size=1, max_size=2), st.booleans(), all_filters)
+@given(source_lists, st.lists(st.sampled_from(sorted(PASSAGES)), min_size=1, max_size=2), st.booleans(), all_filters)
 def test_equals_brute_force(found: list, positive_ids: list[str], with_answer: bool, filters: Filters) -> None:
     positives, answers = [PASSAGES[name] for name in positive_ids], ["ash", "Fig of"] if with_answer else []
     sources = [Source(f"s{place}", *pair) for place, pair in enumerate(found)]
     negatives, rejected = choose_hard_negatives(positives, answers, sources, PASSAGES.__getitem__, filters)
-    expected = by_brute_force(positives, answers, sources, filters)
+    expected = choose_by_brute_force(positives, answers, sources, filters)
     assert [(negative.passage.passage_id, negative.source) for negative in negatives] == expected
-    # Nobody who answers comes out, and what was not taken has a reason.
+    # No negative answers the question, and every other candidate has a reason.
     texts = [positive.text.lower().split() for positive in positives]
     for negative in negatives:
         assert negative.passage.passage_id not in positive_ids
@@ -119,7 +119,7 @@ def test_reasons_by_hand() -> None:
         ("p3", "within the margin"),  # 8.5 is above 9 - 1
         ("p1", "text of a positive"),
         ("p2", "holds an answer"),
-        ("p5", "near a positive"),  # two of three runs of three words
+        ("p5", "near a positive"),  # They share two of three trigrams.
         ("p7", "text of a positive"),
         ("p4", "taken already"),
         ("p0", "a positive"),
@@ -129,7 +129,7 @@ def test_reasons_by_hand() -> None:
     negatives, rejected = choose_hard_negatives(
         [PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, replace(filters, margin=None)
     )
-    assert names_of(negatives) == ["p4"] and rejected[0][0::4] == ("p11", "near one that is taken")
+    assert get_ids(negatives) == ["p4"] and rejected[0][0::4] == ("p11", "near one that is taken")
     negatives, rejected = choose_hard_negatives([PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, filters)
     assert {candidate.reason for candidate in rejected} == {"no score of the positive"}
     negatives, rejected = choose_hard_negatives(
@@ -160,7 +160,7 @@ def test_unicode_forms_and_scripts_without_spaces() -> None:
     ranked = Source("bm25", {"q": 3.0, "n": 2.0, "m": 1.0}, 3)
     _, rejected = choose_hard_negatives([passages["p"]], ["中国"], [ranked], passages.__getitem__, Filters())
     assert [each.reason for each in rejected] == ["text of a positive", "holds an answer", "holds an answer"]
-    # With its full stop, the text shares 6 of 7 triples of characters with the positive.
+    # With its full stop, the text shares 6 of 7 character trigrams with the positive.
     positive = Passage("x", "", "北京是中国的首都")
     _, rejected = choose_hard_negatives([positive], [], [ranked], passages.__getitem__, Filters(max_overlap=0.5))
     reasons = {each.passage_id: each.reason for each in rejected}

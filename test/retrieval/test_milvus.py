@@ -1,4 +1,4 @@
-"""Milvus, embedded: the same as the exact search."""
+"""Milvus Lite finds the same passages as exact search."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_equals_the_exact_search(tmp_path: Path) -> None:
     for found, exact in zip(index.search(questions, 10), expected, strict=True):
         assert found.passage_ids == exact.passage_ids
         assert found.scores == pytest.approx(exact.scores, rel=1e-5)
-    assert len(index.search(questions[:1], 2000)[0].passage_ids) == 1500  # c9
+    assert len(index.search(questions[:1], 2000)[0].passage_ids) == 1500
     with pytest.raises(ValueError, match=r"k is 20000, .* 16384"):
         index.search(questions, 20000)
     index.close()
 
-    again = milvus.MilvusIndex(shards, tmp_path / "milvus.db")  # is there
+    again = milvus.MilvusIndex(shards, tmp_path / "milvus.db")  # The embeddings are already uploaded.
     assert again.search(questions, 10)[0].passage_ids == expected[0].passage_ids
-    again.client.delete(again.name, ids=["p3"])  # as if its upload had broken off
+    again.client.delete(again.name, ids=["p3"])  # Simulate an interrupted upload.
     again.close()
     whole = milvus.MilvusIndex(shards, tmp_path / "milvus.db")
     assert len(whole.search(questions[:1], 2000)[0].passage_ids) == 1500
@@ -45,13 +45,13 @@ def test_equals_the_exact_search(tmp_path: Path) -> None:
     beside.close()
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_an_unreachable_server_raises(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
     with pytest.raises(ConnectionError, match=r"^http://localhost:1: "):
         milvus.MilvusIndex(shards, "http://localhost:1")
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_raises(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
     milvus.MilvusIndex(shards, tmp_path / "m.db").close()
     [schema] = (tmp_path / "m.db").rglob("schema.json")
@@ -61,28 +61,28 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     assert_one_line(error.value, tmp_path / "m.db")
 
 
-def threads_of_milvus() -> set[threading.Thread]:
+def list_milvus_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if "_serve" in thread.name or "milvus" in thread.name}
 
 
-def test_the_server_of_a_file_ends_with_the_last_index_that_uses_it(tmp_path: Path) -> None:
+def test_the_server_of_a_file_stops_with_the_last_index_that_uses_it(tmp_path: Path) -> None:
     shards, questions = write_shards(tmp_path, np.eye(3, dtype=np.float32)), torch.eye(3)
-    before = threads_of_milvus()
+    before = list_milvus_threads()
     first, second = (milvus.MilvusIndex(shards, tmp_path / "m.db") for _ in range(2))
-    servers = threads_of_milvus() - before
+    servers = list_milvus_threads() - before
     first.close()
     first.close()  # A second call does nothing.
     assert second.search(questions, 1)[2].passage_ids == ["p2"]
     second.close()
     for server in servers:
-        server.join(timeout=60)  # It ends a moment after it is told to.
+        server.join(timeout=60)  # The server stops a moment after the call.
     assert servers and not any(server.is_alive() for server in servers)
     again = milvus.MilvusIndex(shards, tmp_path / "m.db")
     assert again.search(questions, 1)[0].passage_ids == ["p0"]
     again.close()
 
 
-def test_arguments_that_are_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
     for uri in ("nowhere", "ftp://here", "", str(tmp_path / "no" / "folder" / "m.db")):
         with pytest.raises(ValueError, match=rf'^milvus is "{uri}": '):
@@ -94,7 +94,7 @@ def test_arguments_that_are_refused(tmp_path: Path) -> None:
         milvus.MilvusIndex(long_ids, tmp_path / "m.db")
 
 
-def test_other_settings_of_an_index_make_another_one(tmp_path: Path) -> None:
+def test_each_index_setting_has_its_own_collection(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, np.ones((3, 2), dtype=np.float32))
     names = set()
     for params in (None, {"M": 8}, {"M": 16}):

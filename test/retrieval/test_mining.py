@@ -1,4 +1,4 @@
-"""Mining of rows: the summary by hand, and the order of positives and negatives."""
+"""Mining of rows: the written files, the summary, and the order of positives and negatives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = {"p1": "a toad sang", "p2": "an oak fell", "p3": "the king slept", "p4":
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A row with two positives, and two runs of its question."""
+    """Write a row with two positives, and two runs of its question."""
     write_collection(tmp_path / "corpus.jsonl", list(TEXTS), list(TEXTS.values()))
     row = {"qid": "q", "question": "who sang", "answers": ["toad"], "positive_ids": ["p2", "p1"], "more": [1]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sources_give_their_numbers_in_their_order(folder: Path) -> None:
+def test_sources_give_their_number_of_negatives_in_order(folder: Path) -> None:
     runs = [folder / "dense.trec", folder / "bm25.trec"]
     summary = mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", runs, folder / "out", num=[2, 1])
     record = json.loads((folder / "out").read_text())
@@ -66,7 +66,7 @@ def test_sources_give_their_numbers_in_their_order(folder: Path) -> None:
     }
 
 
-def test_the_best_positive_comes_first_and_margins_are_measured_from_it(folder: Path) -> None:
+def test_best_positive_first_changes_the_order_and_the_margins(folder: Path) -> None:
     arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
     filters = Filters(margin=0.5)
     mine_hard_negatives(*arguments, num=[2], filters=filters, best_positive_first=True)
@@ -76,21 +76,23 @@ def test_the_best_positive_comes_first_and_margins_are_measured_from_it(folder: 
     summary = mine_hard_negatives(*arguments, num=[2], filters=filters)
     record = json.loads((folder / "out").read_text())
     assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == ["p5"]  # Below 2 - 0.5.
-    assert summary.num_short == 1 and summary.rejected_of_short == {"within the margin": 2, "a positive": 2}
+    assert summary.num_short == 1 and summary.rejected_in_short_rows == {"within the margin": 2, "a positive": 2}
 
 
-def test_a_positive_of_another_row_with_the_same_question_is_no_negative(folder: Path) -> None:
+def test_a_positive_of_another_row_with_the_same_question_is_not_a_negative(folder: Path) -> None:
     rows = [{"qid": "q", "question": "who sang", "positive_ids": ["p2"]}]
     rows.append({"qid": "r", "question": "Who sang ", "positive_ids": ["p3"]})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mine_hard_negatives(folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / "out")
     record = json.loads((folder / "out").read_text().splitlines()[0])
-    assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == ["p1"]  # p3, which is first, answers r
+    assert [each["passage_id"] for each in record["hard_negative_ctxs"]] == [
+        "p1"
+    ]  # p3 ranks first, but it is a positive of r.
     lines = [json.loads(line) for line in (folder / "out.rejected.jsonl").read_text().splitlines()]
     assert (lines[0]["passage_id"], lines[0]["reason"]) == ("p3", "a positive")
 
 
-def test_rows_that_name_other_passages_than_the_collection_are_refused(folder: Path) -> None:
+def test_rows_with_other_texts_than_the_collection_raise(folder: Path) -> None:
     row = {"qid": "q", "question": "who sang", "positive_ctxs": [{"text": "an elm fell", "passage_id": "p2"}]}
     (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError) as caught:
@@ -114,7 +116,7 @@ def test_a_summary_samples_every_negative_with_the_same_probability() -> None:
     assert all(60 < count < 140 for count in counts.values())
 
 
-def test_a_run_of_another_file_is_refused_where_ids_count_the_rows(folder: Path) -> None:
+def test_a_run_with_row_numbers_of_another_file_raises(folder: Path) -> None:
     rows = [{"question": f"q{n}", "answers": ["蟾蜍"] if n else [], "positive_ids": ["p1"]} for n in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "other.trec"], folder / "out")
@@ -130,7 +132,7 @@ def test_a_run_of_another_file_is_refused_where_ids_count_the_rows(folder: Path)
     assert summary.to_json()["rows_without_answers"] == summary.num_without_answers == 1
 
 
-def test_regular_expressions_that_take_too_long_are_counted(folder: Path) -> None:
+def test_regular_expressions_that_time_out_are_counted(folder: Path) -> None:
     write_collection(folder / "corpus.jsonl", ["p1", "p2", "p3"], ["a toad sang", "o" * 3000 + "c", "the king slept"])
     row = {"question": "who", "answers": ["x", "(o|oo|ooo?)+(b|bb)+$"], "answer_is_regex": True, "positive_ids": ["p1"]}
     (folder / "rows.jsonl").write_text(json.dumps(row))
@@ -157,7 +159,7 @@ def test_a_failed_mining_writes_nothing(folder: Path) -> None:
         (["a.trec"], [-1], "^num is .-1"),
     ],
 )
-def test_sources_that_are_refused(runs: list[str], num: list[int], message: str) -> None:
+def test_invalid_sources_raise(runs: list[str], num: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         name_sources(runs, num)
 
@@ -174,7 +176,7 @@ def test_a_run_in_memory_is_a_source_and_is_written_with_the_rows(folder: Path) 
         assert Path(f"{folder}/again{ending}").read_bytes() == Path(f"{folder}/out{ending}").read_bytes()
 
 
-def test_mining_leaves_all_of_its_files_or_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mining_writes_all_files_or_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [], folder / "out")
     found = read_run(folder / "dense.trec")
 
@@ -185,7 +187,7 @@ def test_mining_leaves_all_of_its_files_or_none(folder: Path, monkeypatch: pytes
         context.setattr(MiningSummary, "add", stop)
         mine_hard_negatives(*arguments, model_run=found, overwrite=False)
     assert not [path for path in folder.iterdir() if "out" in path.name or path.name.startswith(".dpr")]
-    mine_hard_negatives(*arguments, model_run=found, overwrite=False)  # The same call is not refused.
+    mine_hard_negatives(*arguments, model_run=found, overwrite=False)  # The same call succeeds without overwrite.
     before = {path: path.read_bytes() for path in folder.glob("out*")}
     assert len(before) == 4
     with pytest.raises(FileExistsError):

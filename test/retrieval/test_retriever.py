@@ -1,4 +1,4 @@
-"""Retrievers that are loaded from folders, and runs of questions."""
+"""Retrievers from folders and from texts in memory, and runs of questions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ from text.retrieval import (
 )
 
 
-def test_a_loaded_retriever_finds_what_its_parts_find(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
+def test_load_retriever_equals_from_pretrained(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     shards = encode_collection(model, collection, tmp_path / "e")
     expected = Retriever.from_pretrained(model, tmp_path / "e").search(texts(9)[6:], 3)
     assert load_retriever(model, tmp_path / "e", device="cpu").search(texts(9)[6:], 3) == expected
     assert list(open_collection(shards)) == list(collection)
     pytest.importorskip("faiss")
-    for _ in range(2):  # The index is built, then opened.
+    for _ in range(2):  # The first call builds the index, and the second loads it.
         retriever = load_retriever(model, tmp_path / "e", index="Flat", check_hashes=False)
         assert retriever.search(texts(9)[6:], 3) == expected and retriever.index is not None
     with pytest.raises(ArtifactError, match=f"^{tmp_path}/e: .*model.safetensors"):
@@ -42,22 +40,20 @@ def test_a_loaded_retriever_finds_what_its_parts_find(
         open_index(shards, index="Flat", milvus="m.db")
 
 
-def test_texts_in_memory_are_found_with_the_scores_of_the_files(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
+def test_scores_in_memory_equal_the_scores_on_disk(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     encode_collection(model, collection, tmp_path / "e", dtype="float32")
     questions, passages = texts(9)[4:], list(collection)
     expected = Retriever.from_pretrained(model, tmp_path / "e").search(questions, 7)
     extra_ids = [[passages[0].passage_id]] * len(questions)
     with pytest.warns(SettingsWarning, match=r"^1 of 23 texts are longer than 32 tokens"):
         retriever = Retriever.from_texts(model, passages)
-    assert retriever.search(questions, 7) == expected  # ids and scores, to the last bit
+    assert retriever.search(questions, 7) == expected  # Ids and scores are equal to the last bit.
     assert retriever.search(questions, 2, extra_ids=extra_ids) == Retriever.from_pretrained(
         model, tmp_path / "e"
     ).search(questions, 2, extra_ids=extra_ids)
 
 
-def test_texts_without_ids_are_known_by_their_place(model: Path) -> None:
+def test_texts_without_ids_get_their_positions_as_ids(model: Path) -> None:
     contents = texts(9)[:5]
     found = Retriever.from_texts(model, contents).search(["oak"], 9)[0]
     assert sorted(found.passage_ids) == ["0", "1", "2", "3", "4"]
@@ -66,7 +62,7 @@ def test_texts_without_ids_are_known_by_their_place(model: Path) -> None:
     assert named == Hits(["abcde"[int(name)] for name in found.passage_ids], found.scores)
 
 
-def test_texts_come_in_any_order_that_stays(model: Path) -> None:
+def test_texts_can_be_any_ordered_iterable(model: Path) -> None:
     contents = texts(9)[:5]
     expected = Retriever.from_texts(model, contents).search(["oak", "elm"], 3)
     for same in (tuple(contents), np.array(contents), iter(contents)):
@@ -95,7 +91,7 @@ SURROGATE = "oak \ud800"
         ([Passage("a", None, "oak")], TypeError, "^title of text 0 is a NoneType"),  # pyright: ignore
     ],
 )
-def test_texts_that_cannot_be_embedded_or_told_apart_are_refused(contents, kind: type[Exception], part: str) -> None:
+def test_invalid_texts_raise(contents, kind: type[Exception], part: str) -> None:
     with pytest.raises(kind, match=part):
         Retriever.from_texts("never read", contents)
 
@@ -109,15 +105,13 @@ def test_texts_that_cannot_be_embedded_or_told_apart_are_refused(contents, kind:
         (["oak"], 2.5, "^k is 2.5"),
     ],
 )
-def test_what_is_no_question_and_no_number_is_refused(model: Path, questions, k, part: str) -> None:
+def test_invalid_questions_and_k_raise(model: Path, questions, k, part: str) -> None:
     retriever = Retriever.from_texts(model, ["oak"])
     with pytest.raises(TypeError, match=part):
         retriever.search(questions, k)
 
 
-def test_a_name_in_place_of_a_folder_is_told_how_to_get_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_of_a_model_name_says_how_to_download_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     command = "hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir all-MiniLM-L6-v2"
@@ -127,28 +121,26 @@ def test_a_name_in_place_of_a_folder_is_told_how_to_get_the_model(
         Retriever.from_texts("/models/absent", ["oak"])
 
 
-def test_embeddings_that_are_not_finite_are_refused_by_id() -> None:
+def test_embeddings_that_are_not_finite_raise_with_the_id() -> None:
     with pytest.raises(ValueError, match="passage b"):
         MemoryEmbeddings(["a", "b"], torch.tensor([[1.0], [torch.nan]]))
 
 
 @pytest.mark.filterwarnings("ignore:1 of 9 texts:text.errors.SettingsWarning")
-def test_embeddings_of_a_list_are_those_of_its_parts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_do_not_depend_on_the_block_size(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder.from_pretrained(model, "question")
     whole = embedder.embed_texts(texts(9))
     assert whole.equal(embedder(texts(9))) and embedder.embed_texts([]).shape == (0, whole.shape[1])
     monkeypatch.setattr("text.retrieval.embedder.BLOCK_ROWS", 2)
     torch.testing.assert_close(embedder.embed_texts(texts(9)), whole)
-    long = " ".join(["oak"] * 20)  # 22 tokens with the special ones; the limit is 16
+    long = " ".join(["oak"] * 20)  # 22 tokens with special tokens; the limit is 16.
     with pytest.warns(SettingsWarning, match="^2 of 4 texts are longer than 16 tokens"):
         embedder.embed_texts([long, "oak", "elm", long])
     with pytest.raises(TypeError, match=r"^texts is a str"):
         embedder.embed_texts("oak")
 
 
-def test_a_collection_that_has_changed_is_not_opened(
-    tmp_path: Path, collection: PassageCollection, model: Path
-) -> None:
+def test_open_collection_raises_if_the_file_changed(tmp_path: Path, collection: PassageCollection, model: Path) -> None:
     shards = encode_collection(model, collection, tmp_path / "e")
     path = Path(collection.path)
     path.write_bytes(path.read_bytes() + b'{"_id": "new", "text": "oak"}\n')
@@ -160,11 +152,11 @@ def test_a_collection_that_has_changed_is_not_opened(
 
 
 def find_by_name(questions: list[str], k: int, extra_ids: list[tuple[str, ...]] | None) -> list[Hits]:
-    """Find windows of two documents, and the passages that are asked for, too."""
+    """Return the same windows for every question, followed by the extra passages."""
     ids = [["a#1", "b#0", "a#0", "c#2"][:k] for _ in questions]
     return [
-        Hits(of_question + list(more), [float(-place) for place in range(len(of_question) + len(more))])
-        for of_question, more in zip(ids, extra_ids or [()] * len(ids), strict=True)
+        Hits(windows + list(more), [float(-place) for place in range(len(windows) + len(more))])
+        for windows, more in zip(ids, extra_ids or [()] * len(ids), strict=True)
     ]
 
 
@@ -178,7 +170,7 @@ def test_a_run_by_hand() -> None:
     assert run == {name: {"a": 0.0, "b": -1.0} for name in ("q1", "q2")}
 
 
-def test_rows_without_ids_of_positives_are_refused_before_the_search() -> None:
+def test_positives_without_ids_raise_before_the_search() -> None:
     def search(*_: object, **__: object) -> list[Hits]:
         raise AssertionError
 

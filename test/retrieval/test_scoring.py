@@ -1,4 +1,4 @@
-"""Scoring of runs: by hand, and what is refused."""
+"""Scoring of runs: metrics computed by hand, notes and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from text.retrieval.scoring import build_dpr_result, read_fused_run, score_by_an
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two of three questions in a run, whose passages p1 and p3 answer them."""
+    """Write three questions and a run of two of them, which p1 and p3 answer."""
     write_collection(tmp_path / "corpus.jsonl", ["p1", "p2", "p3"], ["a toad sang", "an oak fell", "the king slept"])
     (tmp_path / "questions.csv").write_text("who sang\t['toad']\nwho slept\t['king']\nwho fell\t['oak']\n")
     write_run(tmp_path / "run.trec", {"0": {"p1": 2.0, "p2": 1.0}, "1": {"p2": 2.0, "p3": 1.0}})
@@ -37,7 +37,7 @@ def test_accuracy_by_hand(folder: Path) -> None:
     }
     skipped = score_run(folder / "run.trec", **by_answers, skip_missing=True, keep_results=True)
     assert list(skipped.metrics) == ["0", "1"] and skipped.num_missing == 0 and skipped.num_skipped == 1
-    assert "1 questions that the run lacks left out" in describe_scores(skipped, by_answers=True)
+    assert "1 questions missing in the run were skipped" in describe_scores(skipped, by_answers=True)
     assert [len(result["ctxs"]) for result in skipped.results] == [2, 2]
 
 
@@ -52,7 +52,7 @@ def test_qrels_and_answers_agree(folder: Path) -> None:
     assert by_qrels.num_missing == 1 and by_qrels.results == []
 
 
-def test_a_result_has_the_form_of_dpr(folder: Path) -> None:
+def test_results_have_the_format_of_dpr(folder: Path) -> None:
     collection = PassageCollection(folder / "corpus.jsonl")
     question = Question("q", "who sang", ["toad"])
     assert build_dpr_result(question, {"p2": 1.0, "p1": 2.5}, collection) == {
@@ -71,21 +71,20 @@ def test_a_fused_run_has_the_questions_of_both(folder: Path) -> None:
     write_run(folder / "other.trec", {"1": {"p3": 9.0}, "2": {"2": 1.0, "p2": 0.5}})
     fused = read_fused_run(folder / "run.trec", folder / "other.trec")
     assert fused["1"] == {"p2": 1 / 61, "p3": 1 / 62 + 1 / 61} and list(fused["2"]) == ["2", "p2"]
-    # "2" is the id of its question: without it, p2 is the first passage.
+    # The passage "2" has the id of its question. Without it, p2 is the first passage.
     fused = read_fused_run(folder / "run.trec", folder / "other.trec", drop_self_matches=True)
     assert fused["2"] == {"p2": 1 / 61}
 
 
-def test_questions_that_only_one_of_the_fused_runs_has_are_told(folder: Path) -> None:
+def test_questions_in_only_one_fused_run_are_noted(folder: Path) -> None:
     write_run(folder / "other.trec", {"1": {"p3": 9.0}, "2": {"p2": 0.5}, "3": {"p2": 0.5}})
     scored = score_run(folder / "run.trec", qrels=folder / "qrels", fuse_with=folder / "other.trec")
-    assert scored.notes == [
-        f"note: only one of the fused runs has 3 questions ({folder}/run.trec lacks 2, {folder}/other.trec lacks 1)"
-    ]
+    missing = f"2 are missing in {folder}/run.trec, 1 in {folder}/other.trec"
+    assert scored.notes == [f"note: 3 questions are in only one of the fused runs ({missing})"]
     assert score_run(folder / "run.trec", qrels=folder / "qrels", fuse_with=folder / "run.trec").notes == []
 
 
-def test_answers_that_are_not_looked_for_are_told(folder: Path) -> None:
+def test_blank_answers_and_slow_regular_expressions_are_noted(folder: Path) -> None:
     lines = [
         {"question": "who sang", "answers": ["\u200b", "toad"]},
         {"question": "who slept", "answers": ["\ufeff"]},
@@ -100,7 +99,7 @@ def test_answers_that_are_not_looked_for_are_told(folder: Path) -> None:
     assert {name: metrics["accuracy@1"] for name, metrics in scored.metrics.items()} == {"0": 1.0, "2": 0.0}
     assert scored.num_without_answers == 1
     blank, slow = scored.notes
-    assert blank.startswith("note: 2 blank answers") and slow.startswith("note: 1 regular expressions take too long")
+    assert blank.startswith("note: 2 blank answers") and slow.startswith("note: 1 regular expressions timed out")
 
 
 def test_a_summary_compares_runs_of_the_same_questions() -> None:
@@ -114,7 +113,7 @@ def test_a_summary_compares_runs_of_the_same_questions() -> None:
         summarize_scores(run, other._replace(metrics={"q1": {"mrr@10": 0.0}}))
 
 
-def test_answers_in_scripts_without_spaces_are_told(folder: Path) -> None:
+def test_answers_in_scripts_without_spaces_are_counted(folder: Path) -> None:
     write_collection(folder / "zh.jsonl", ["p1", "p2", "p3"], ["长城是中国古代的工程", "富士山", "他生于1985年"])
     (folder / "zh.csv").write_text("长城在哪\t['中国']\n他生于\t['1985']\n谁\t['中国']\n")
     scored = score_run(folder / "run.trec", questions=folder / "zh.csv", collection=folder / "zh.jsonl", k=[2])
@@ -123,7 +122,7 @@ def test_answers_in_scripts_without_spaces_are_told(folder: Path) -> None:
     assert "2 questions have answers in a script without spaces" in describe_scores(scored, by_answers=True)
 
 
-def test_judgments_without_a_relevant_passage_are_refused(folder: Path) -> None:
+def test_judgments_without_a_relevant_passage_raise(folder: Path) -> None:
     (folder / "none").write_text("0 0 p1 0\n1 0 p3 -1\n")
     with pytest.raises(DataError, match=rf"^{folder}/none: "):
         score_run(folder / "run.trec", qrels=folder / "none")
@@ -135,20 +134,20 @@ def test_judgments_without_a_relevant_passage_are_refused(folder: Path) -> None:
     (folder / "some").write_text("0 0 p1 1\n1 0 p3 0\n")
     scored = score_run(folder / "run.trec", qrels=folder / "some")
     assert list(scored.metrics) == ["0"] and scored.num_without_answers == 1 and not scored.notes
-    assert "1 questions without a relevant passage left out" in describe_scores(scored, by_answers=False)
+    assert "1 questions without a relevant passage were skipped" in describe_scores(scored, by_answers=False)
 
 
-def test_a_run_without_a_judged_passage_is_told(folder: Path) -> None:
+def test_a_run_without_a_judged_passage_is_noted(folder: Path) -> None:
     (folder / "other").write_text("0 0 doc1 1\n1 0 doc3 1\n")
     scored = score_run(folder / "run.trec", qrels=folder / "other")
     [note] = scored.notes
     assert f"{folder}/run.trec" in note and f"{folder}/other" in note
     assert set(scored.metrics["0"].values()) == {0.0}
-    (folder / "other").write_text("0 0 doc1 1\n1 0 doc3 1\n1 0 p2 0\n")  # judged, though not relevant
+    (folder / "other").write_text("0 0 doc1 1\n1 0 doc3 1\n1 0 p2 0\n")  # p2 is judged as not relevant.
     assert not score_run(folder / "run.trec", qrels=folder / "other").notes
 
 
-def test_a_run_of_another_file_is_refused_where_ids_count_the_questions(folder: Path) -> None:
+def test_a_run_with_question_numbers_of_another_file_raises(folder: Path) -> None:
     rows = [{"question": f"q{n}", "answers": ["toad"], "positive_ids": ["p1"]} for n in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     by_positives: dict[str, Any] = {"positives": folder / "rows.jsonl"}
@@ -177,10 +176,10 @@ def test_rows_of_one_question_share_their_positives(folder: Path) -> None:
     assert set(seen.metrics) == {"a0", "a1", "a2"}
 
 
-def test_rows_whose_ids_contradict_each_other_are_refused(folder: Path) -> None:
+def test_rows_with_contradicting_ids_raise(folder: Path) -> None:
     contexts = [{"passage_id": "p1", "text": text} for text in ("a toad", "a frog", "a toad ")]
     rows = [{"question": f"q{n}", "positive_ctxs": [each]} for n, each in enumerate(contexts)]
-    rows[2]["hard_negative_ctxs"] = [{"passage_id": "p1"}]  # without a text, as a run needs none
+    rows[2]["hard_negative_ctxs"] = [{"passage_id": "p1"}]  # The text may be missing if there is an id.
     good, bad = folder / "good.jsonl", folder / "bad.jsonl"
     good.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[2])))
     bad.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
@@ -193,7 +192,7 @@ def test_rows_whose_ids_contradict_each_other_are_refused(folder: Path) -> None:
         assert f"{bad}:1 (byte 0) positive_ctxs[0]" in str(caught.value)
 
 
-def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Path) -> None:
+def test_split_seen_by_relevant_passages_in_the_training_rows(folder: Path) -> None:
     train = [
         {"question": "who croaked", "positive_ids": ["p1", "p9"]},
         {"question": "who slept", "positive_ids": ["p8"]},
@@ -204,7 +203,7 @@ def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Pat
     found = {name: [list(run.metrics) for run in both if run is not None] for name, both in parts.items()}
     assert found == {"seen": [["0"], ["0"]], "unseen": [["1", "2"], ["1", "2"]]}
     assert split_seen(scored, folder / "train.jsonl")["seen"][1] is None
-    # Only the ids of positives matter: no question, ids that stand twice and answers of another form.
+    # Only the ids of positives matter. Blank questions, duplicate row ids and malformed answers are ignored.
     train[0] |= {"id": "1", "answers": {}}
     train[1] |= {"id": "1", "question": " "}
     (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
@@ -217,7 +216,7 @@ def test_seen_questions_have_a_relevant_passage_in_the_training_rows(folder: Pat
         split_seen(by_answers, folder / "train.jsonl")
 
 
-def test_arguments_that_are_refused(folder: Path) -> None:
+def test_invalid_arguments_raise(folder: Path) -> None:
     run, qrels = folder / "run.trec", folder / "qrels"
     for judged in ({}, {"qrels": qrels, "positives": qrels}, {"questions": qrels}, {"qrels": qrels, "collection": run}):
         with pytest.raises(ValueError, match=r"^qrels, positives, questions"):

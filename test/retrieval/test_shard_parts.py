@@ -1,4 +1,4 @@
-"""A shard that is not finished: what fits its hash is kept, and anything else is encoded again."""
+"""Unfinished shards: rows that match their hash are kept, and all other rows are encoded again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from test.retrieval.conftest import Given, write_shards
+from test.retrieval.conftest import FixedEmbedder, write_shards
 from text.datasets import PassageCollection
 from text.errors import UsageError
 from text.retrieval import encode_collection, encode_shards, plan_encoding, start_encoding
@@ -30,14 +30,14 @@ class Killed(Exception):
     pass
 
 
-class Stops(Given):
-    """Encodes one text at a time, backwards, and stops after a number of texts."""
+class StoppingEmbedder(FixedEmbedder):
+    """An embedder that encodes one text at a time, last text first, and stops after ``left`` texts."""
 
     def __init__(self, left: int = 1000) -> None:
         super().__init__(ROWS)
         self.left, self.encoded = left, list[int]()
 
-    def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
         for place in list(range(len(tokens.input_ids)))[::-1][start:]:
             if not self.left:
                 raise Killed
@@ -46,23 +46,23 @@ class Stops(Given):
             yield [place], self.embeddings[tokens.input_ids[place : place + 1]].float()
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "plan.json"}
 
 
 @pytest.fixture(scope="module", params=["float16", "int8"])
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Embeddings of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("whole")
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the embeddings of an uninterrupted encoding."""
+    folder = tmp_path_factory.mktemp("finished")
     write_shards(folder, ROWS, dtype=request.param, **OPTIONS)
     return folder / "embeddings"
 
 
 @pytest.fixture
-def begun(whole: Path, tmp_path: Path) -> Path:
-    """Embeddings whose encoding was killed after 14 of 22 texts: three blocks and half of the fourth."""
-    dtype = json.loads((whole / "plan.json").read_text())["dtype"]
-    collection, embedder = whole.parent / "corpus.jsonl", Stops(14)
+def interrupted(finished: Path, tmp_path: Path) -> Path:
+    """Interrupt an encoding after 14 of 22 texts: three blocks and half of the fourth block."""
+    dtype = json.loads((finished / "plan.json").read_text())["dtype"]
+    collection, embedder = finished.parent / "corpus.jsonl", StoppingEmbedder(14)
     plan = plan_encoding(PassageCollection(collection), embedder, dtype=dtype, **OPTIONS)
     folder = tmp_path / "begun"
     start_encoding(folder, plan)
@@ -71,11 +71,11 @@ def begun(whole: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def resume(whole: Path, folder: Path) -> list[int]:
-    """Go on, and return the rows that were encoded, in their order."""
-    embedder, dtype = Stops(), json.loads((whole / "plan.json").read_text())["dtype"]
-    encode_collection(embedder, whole.parent / "corpus.jsonl", folder, dtype=dtype, **OPTIONS)
-    assert content(folder) == content(whole)
+def resume(finished: Path, folder: Path) -> list[int]:
+    """Resume the encoding, and return the rows that it encodes, in order."""
+    embedder, dtype = StoppingEmbedder(), json.loads((finished / "plan.json").read_text())["dtype"]
+    encode_collection(embedder, finished.parent / "corpus.jsonl", folder, dtype=dtype, **OPTIONS)
+    assert read_files(folder) == read_files(finished)
     return embedder.encoded
 
 
@@ -94,40 +94,42 @@ def overwrite_row(folder: Path, suffix: str, row: int) -> None:
     path.write_bytes(values)
 
 
-def test_what_fits_is_not_encoded_again(whole: Path, begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_match_their_hash_are_not_encoded_again(
+    finished: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
-    assert resume(whole, begun) == [13, 12, 19, 18, 17, 16, 21, 20]
+    assert resume(finished, interrupted) == [13, 12, 19, 18, 17, 16, 21, 20]
     assert "again" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".cut.npy"])
-def test_a_damaged_block_is_encoded_again_and_told(
-    whole: Path, begun: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_block_is_encoded_again_with_a_message(
+    finished: Path, interrupted: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overwrite_row(begun, suffix, 5)
+    overwrite_row(interrupted, suffix, 5)
     capsys.readouterr()
-    assert resume(whole, begun) == [7, 6, 5, 4, 13, 12, 19, 18, 17, 16, 21, 20]
+    assert resume(finished, interrupted) == [7, 6, 5, 4, 13, 12, 19, 18, 17, 16, 21, 20]
     [line] = [line for line in capsys.readouterr().err.splitlines() if "again" in line]
-    assert line.startswith(f"{begun}/shard-00000.npy.part: rows 4-7 ") and "shard-00000.progress" in line
+    assert line.startswith(f"{interrupted}/shard-00000.npy.part: rows 4-7 ") and "shard-00000.progress" in line
 
 
-def test_a_damaged_row_of_the_begun_block_is_encoded_again_and_told(
-    whole: Path, begun: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_row_of_the_partial_block_is_encoded_again_with_a_message(
+    finished: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overwrite_row(begun, ".npy", 15)  # Of the fourth block, rows 15 and 14 are encoded.
+    overwrite_row(interrupted, ".npy", 15)  # Rows 15 and 14 of the fourth block are encoded.
     capsys.readouterr()
-    assert resume(whole, begun)[:4] == [15, 14, 13, 12]
+    assert resume(finished, interrupted)[:4] == [15, 14, 13, 12]
     [line] = [line for line in capsys.readouterr().err.splitlines() if "again" in line]
-    assert line.startswith(f"{begun}/shard-00000.npy.part: 2 rows of 12-15 ")
+    assert line.startswith(f"{interrupted}/shard-00000.npy.part: 2 rows of 12-15 ")
 
 
-def test_what_was_written_after_the_note_does_not_matter(
-    whole: Path, begun: Path, capsys: pytest.CaptureFixture[str]
+def test_rows_written_after_the_last_save_are_ignored(
+    finished: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row in (12, 13, 16, 20, 21):
-        overwrite_row(begun, ".npy", row)
+        overwrite_row(interrupted, ".npy", row)
     capsys.readouterr()
-    assert resume(whole, begun) == [13, 12, 19, 18, 17, 16, 21, 20]
+    assert resume(finished, interrupted) == [13, 12, 19, 18, 17, 16, 21, 20]
     assert "again" not in capsys.readouterr().err
 
 
@@ -135,11 +137,11 @@ ROW_BYTES = {"float16": 10, "int8": 5}
 
 
 @pytest.mark.parametrize("num_rows", [0, 6, 20])
-def test_a_file_that_was_cut_keeps_the_blocks_that_are_left(whole: Path, begun: Path, num_rows: int) -> None:
-    dtype = json.loads((whole / "plan.json").read_text())["dtype"]
-    os.truncate(begun / "shard-00000.npy.part", 128 + num_rows * ROW_BYTES[dtype])
-    expected = {0: 22, 6: 18, 20: 8}  # Rows that are encoded: the first block is left, or all of them.
-    assert len(resume(whole, begun)) == expected[num_rows]
+def test_a_truncated_file_keeps_its_complete_blocks(finished: Path, interrupted: Path, num_rows: int) -> None:
+    dtype = json.loads((finished / "plan.json").read_text())["dtype"]
+    os.truncate(interrupted / "shard-00000.npy.part", 128 + num_rows * ROW_BYTES[dtype])
+    expected = {0: 22, 6: 18, 20: 8}  # Number of rows to encode again.
+    assert len(resume(finished, interrupted)) == expected[num_rows]
 
 
 def damage_header(folder: Path) -> None:
@@ -153,9 +155,9 @@ def lengthen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_header, lengthen])
-def test_headers_and_sizes_are_restored(whole: Path, begun: Path, damage: Callable[[Path], object]) -> None:
-    damage(begun)
-    assert len(resume(whole, begun)) == 8
+def test_headers_and_sizes_are_restored(finished: Path, interrupted: Path, damage: Callable[[Path], object]) -> None:
+    damage(interrupted)
+    assert len(resume(finished, interrupted)) == 8
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,11 @@ def test_headers_and_sizes_are_restored(whole: Path, begun: Path, damage: Callab
         lambda folder: change_note(folder, lambda note: note["blocks"].pop()),
     ],
 )
-def test_everything_is_encoded_again_where_nothing_fits(
-    whole: Path, begun: Path, damage: Callable[[Path], object]
+def test_everything_is_encoded_again_if_nothing_matches(
+    finished: Path, interrupted: Path, damage: Callable[[Path], object]
 ) -> None:
-    damage(begun)
-    assert sorted(resume(whole, begun)) == list(range(NUM_ROWS))
+    damage(interrupted)
+    assert sorted(resume(finished, interrupted)) == list(range(NUM_ROWS))
 
 
 @pytest.mark.parametrize(
@@ -193,63 +195,63 @@ def test_everything_is_encoded_again_where_nothing_fits(
         lambda note: note.update(begun=None),
     ],
 )
-def test_a_note_that_says_something_else_is_not_believed(
-    whole: Path, begun: Path, change: Callable[[dict[str, Any]], object]
+def test_a_changed_progress_file_is_not_trusted(
+    finished: Path, interrupted: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    change_note(begun, change)
-    assert len(resume(whole, begun)) >= 8
+    change_note(interrupted, change)
+    assert len(resume(finished, interrupted)) >= 8
 
 
-def test_parts_of_another_encoding_are_not_taken_over(whole: Path, begun: Path, tmp_path: Path) -> None:
-    shutil.copytree(begun, tmp_path / "other")
-    plan = json.loads((begun / "plan.json").read_text())
-    embedder, collection = Stops(), whole.parent / "corpus.jsonl"
+def test_parts_of_another_encoding_are_not_used(finished: Path, interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path / "other")
+    plan = json.loads((interrupted / "plan.json").read_text())
+    embedder, collection = StoppingEmbedder(), finished.parent / "corpus.jsonl"
     embedder.model_hashes = {"weights": "others"}
     other = tmp_path / "mixed"
     start_encoding(other, plan_encoding(PassageCollection(collection), embedder, dtype=plan["dtype"], **OPTIONS))
-    for path in begun.glob("shard-*"):
+    for path in interrupted.glob("shard-*"):
         shutil.copy(path, other)
     encode_collection(embedder, collection, other, dtype=plan["dtype"], **OPTIONS)
     assert len(embedder.encoded) == NUM_ROWS
 
 
-def test_a_file_that_is_cut_while_it_is_written_is_repaired(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_truncated_during_encoding_is_repaired(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Cuts(Stops):
-        def embed_in_pieces(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    class TruncatingEmbedder(StoppingEmbedder):
+        def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
             if 13 in tokens.input_ids:
                 os.truncate(tmp_path / "e" / "shard-00000.npy.part", 130)
-            return super().embed_in_pieces(tokens, start)
+            return super().embed_in_batches(tokens, start)
 
-    embedder, dtype = Cuts(), json.loads((whole / "plan.json").read_text())["dtype"]
-    encode_collection(embedder, whole.parent / "corpus.jsonl", tmp_path / "e", dtype=dtype, **OPTIONS)
-    assert content(tmp_path / "e") == content(whole)
+    embedder, dtype = TruncatingEmbedder(), json.loads((finished / "plan.json").read_text())["dtype"]
+    encode_collection(embedder, finished.parent / "corpus.jsonl", tmp_path / "e", dtype=dtype, **OPTIONS)
+    assert read_files(tmp_path / "e") == read_files(finished)
     assert len(embedder.encoded) > NUM_ROWS and "again" in capsys.readouterr().err
 
 
-def test_a_disk_that_gives_other_bytes_back_is_an_error(whole: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_disk_that_returns_other_bytes_raises(finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
     write = PartFile.write
     monkeypatch.setattr(PartFile, "write", lambda self, first, numbers: write(self, first, numbers * 0 + 1))
-    dtype = json.loads((whole / "plan.json").read_text())["dtype"]
+    dtype = json.loads((finished / "plan.json").read_text())["dtype"]
     with pytest.raises(OSError) as error:
-        encode_collection(Stops(), whole.parent / "corpus.jsonl", tmp_path / "e", dtype=dtype, **OPTIONS)
+        encode_collection(StoppingEmbedder(), finished.parent / "corpus.jsonl", tmp_path / "e", dtype=dtype, **OPTIONS)
     assert error.value.errno == errno.EIO and error.value.filename == f"{tmp_path}/e/shard-00000.npy.part"
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/null", path)])
-def test_a_part_that_is_no_file_is_refused(
-    whole: Path, begun: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+def test_a_special_file_in_the_place_of_a_part_raises(
+    finished: Path, interrupted: Path, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = begun / "shard-00000.npy.part"
+    path = interrupted / "shard-00000.npy.part"
     path.unlink()
     make(path)
     with pytest.raises(UsageError) as error:
-        resume(whole, begun)
+        resume(finished, interrupted)
     assert str(path) in str(error.value)
 
 
-def test_a_part_file_has_the_bytes_of_numpy(tmp_path: Path) -> None:
+def test_a_part_file_equals_the_file_of_numpy(tmp_path: Path) -> None:
     rows = np.arange(12, dtype=np.float16).reshape(4, 3)
     file = PartFile(tmp_path / "a.npy", "float16", (4, 3))
     file.write(2, rows[2:])
@@ -260,7 +262,7 @@ def test_a_part_file_has_the_bytes_of_numpy(tmp_path: Path) -> None:
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
-def test_blocks_are_hashed_with_their_place(tmp_path: Path) -> None:
+def test_hashes_of_equal_blocks_differ(tmp_path: Path) -> None:
     plan = write_shards(tmp_path, np.ones((8, 2), dtype=np.float32), shard_rows=8, block_rows=4).plan
     with ShardParts(tmp_path, plan, 0) as parts:
         values, _ = parts.resume(0)

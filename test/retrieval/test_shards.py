@@ -1,4 +1,4 @@
-"""Embeddings in use: files that change under a process are an error, and so are files that hold something else."""
+"""Embeddings on disk: changes during use raise errors, and so do files with other content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USES: list[Callable[[EmbeddingShards], object]] = [
     lambda shards: shards.read_rows(np.array([0, 9, 19])),
     lambda shards: shards.check_unchanged(),
 ]
-USES_OF_IDS: list[Callable[[EmbeddingShards], object]] = [
+ID_USES: list[Callable[[EmbeddingShards], object]] = [
     lambda shards: search_exact(shards, torch.ones(1, 64), 20),
     lambda shards: list(shards.iter_passage_ids()),
     lambda shards: shards.get_passage_id(9),
@@ -35,20 +35,18 @@ USES_OF_IDS: list[Callable[[EmbeddingShards], object]] = [
 
 
 def overwrite(path: Path) -> None:
-    """Write another byte, the size stays."""
+    """Change the last byte of a file, and keep its size."""
     with open(path, "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
-    os.utime(path, ns=(0, 0))  # Two writes may come within one tick of the clock.
+    os.utime(path, ns=(0, 0))  # Two writes may get the same modification time.
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize(
     "change", [lambda path: os.truncate(path, 1), lambda path: os.truncate(path, 10**5), overwrite]
 )
-def test_embeddings_that_change_while_they_are_in_use_are_an_error(
-    tmp_path: Path, dtype: str, change: Callable[[Path], object]
-) -> None:
+def test_embeddings_that_change_during_use_raise(tmp_path: Path, dtype: str, change: Callable[[Path], object]) -> None:
     shards = write_shards(tmp_path, ROWS, dtype=dtype)
     path = shards.folder / "shard-00001.npy"
     change(path)
@@ -58,17 +56,17 @@ def test_embeddings_that_change_while_they_are_in_use_are_an_error(
         assert_one_line(error.value, path)
 
 
-def test_ids_that_change_while_they_are_in_use_are_an_error(tmp_path: Path) -> None:
+def test_ids_that_change_during_use_raise(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, ROWS)
     path = shards.folder / "shard-00001.ids"
     os.truncate(path, 0)
-    for use in USES_OF_IDS:
+    for use in ID_USES:
         with pytest.raises(ArtifactError) as error:
             use(shards)
         assert_one_line(error.value, path)
 
 
-def test_embeddings_that_are_removed_or_renamed_can_be_used_to_the_end(tmp_path: Path) -> None:
+def test_removed_or_renamed_embeddings_stay_usable(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, ROWS)
     expected = search_exact(shards, torch.ones(2, 64), 5)
     (shards.folder / "shard-00000.npy").rename(tmp_path / "elsewhere")
@@ -77,7 +75,7 @@ def test_embeddings_that_are_removed_or_renamed_can_be_used_to_the_end(tmp_path:
     shards.check_unchanged()
 
 
-def test_a_collection_that_has_changed_is_refused(tmp_path: Path) -> None:
+def test_a_changed_collection_raises(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, ROWS)
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(path.read_bytes() + b'{"_id": "more", "text": "oak"}\n')
@@ -86,7 +84,7 @@ def test_a_collection_that_has_changed_is_refused(tmp_path: Path) -> None:
     assert_one_line(error.value, path)
 
 
-def save(values: np.ndarray, version: tuple[int, int] = (1, 0)) -> Callable[[Path], object]:
+def make_writer(values: np.ndarray, version: tuple[int, int] = (1, 0)) -> Callable[[Path], object]:
     def write(path: Path) -> None:
         with open(path, "wb") as file:
             np.lib.format.write_array(file, values, version)
@@ -100,25 +98,25 @@ EIGHT = np.zeros((8, 4), dtype=np.float32)
 @pytest.mark.parametrize(
     "write",
     [
-        save(EIGHT.astype(np.float16)),
-        save(EIGHT.astype(">f4")),
-        save(EIGHT[:, :3]),
-        save(EIGHT[0]),
-        save(np.asfortranarray(EIGHT)),
-        save(EIGHT, (2, 0)),
-        save(np.array([["x"] * 4] * 8, dtype=object)),
+        make_writer(EIGHT.astype(np.float16)),
+        make_writer(EIGHT.astype(">f4")),
+        make_writer(EIGHT[:, :3]),
+        make_writer(EIGHT[0]),
+        make_writer(np.asfortranarray(EIGHT)),
+        make_writer(EIGHT, (2, 0)),
+        make_writer(np.array([["x"] * 4] * 8, dtype=object)),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"\x93NUMPY"),
         lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16),
         lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff" + b"[" * 65535),
         lambda path: path.write_bytes(b"PK\x03\x04"),
-        lambda path: (save(EIGHT)(path), os.truncate(path, 200)),
-        lambda path: (save(EIGHT)(path), os.truncate(path, 300)),
+        lambda path: (make_writer(EIGHT)(path), os.truncate(path, 200)),
+        lambda path: (make_writer(EIGHT)(path), os.truncate(path, 300)),
     ],
 )
-def test_arrays_that_are_refused(tmp_path: Path, write: Callable[[Path], object]) -> None:
+def test_invalid_arrays_raise(tmp_path: Path, write: Callable[[Path], object]) -> None:
     path = tmp_path / "a.npy"
-    save(EIGHT)(path)
+    make_writer(EIGHT)(path)
     assert np.array_equal(read_array(path, "float32", (8, 4)), EIGHT)
     write(path)
     readers: tuple[Any, ...] = (read_array, lambda path, *form: map_array(MappedFile(path), *form))
@@ -128,12 +126,12 @@ def test_arrays_that_are_refused(tmp_path: Path, write: Callable[[Path], object]
         assert_one_line(error.value, path)
 
 
-def test_a_file_that_was_written_again_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_error_of_a_modified_file_names_the_difference(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    save(EIGHT)(path)
+    make_writer(EIGHT)(path)
     file = MappedFile(path)
     os.utime(path, ns=(1, 1))
-    with pytest.raises(ArtifactError, match="time of change") as caught:
+    with pytest.raises(ArtifactError, match="modification time") as caught:
         file.check()
     assert_one_line(caught.value, path)
     os.truncate(path, 200)

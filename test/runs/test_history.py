@@ -1,4 +1,4 @@
-"""Reading runs: names, series, and files that are damaged."""
+"""Reading runs: names, series and damaged files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from test.reports.helpers import figures_json, list_files, write_sample_run
+from test.reports.helpers import add_files_to_manifest, build_figures, write_sample_run
 from text.artifacts import seal
 from text.errors import ArtifactError, UsageError
 from text.runs.contents import write_ledger
@@ -19,13 +19,13 @@ def sample_run(tmp_path: Path) -> Path:
     return write_sample_run(tmp_path / "made")
 
 
-def test_runs_with_one_name_are_named_by_their_paths(sample_run: Path, tmp_path: Path) -> None:
+def test_runs_with_equal_names_are_named_by_their_paths(sample_run: Path, tmp_path: Path) -> None:
     again = write_sample_run(tmp_path / "again" / "made")
     assert [run.name for run in read_runs([sample_run, again])] == [str(sample_run), str(again)]
     assert [run.name for run in read_runs([sample_run])] == ["made"]
 
 
-def test_series_has_the_steps_that_logged_the_metric(sample_run: Path) -> None:
+def test_a_series_has_the_steps_that_logged_the_metric(sample_run: Path) -> None:
     [run] = read_runs([sample_run])
     assert run.get_series("valid_mrr@10") == Series([1, 3, 5], [0.2, 0.5, 0.2])
     assert run.get_series("padding").values == [0.1] * 6  # from speed.csv
@@ -55,7 +55,7 @@ def test_series_has_the_steps_that_logged_the_metric(sample_run: Path) -> None:
         ("worst_questions.jsonl", "\n", ":1"),
     ],
 )
-def test_a_damaged_file_is_named_with_its_key(sample_run: Path, name: str, content: str, key: str) -> None:
+def test_the_error_names_a_damaged_file_and_its_key(sample_run: Path, name: str, content: str, key: str) -> None:
     (sample_run / name).parent.mkdir(exist_ok=True)
     (sample_run / name).write_text(content)
     with pytest.raises(ArtifactError) as raised:
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_named_with_its_key(sample_run: Path, name: str, conte
 @pytest.mark.parametrize(
     "counts", ['{"x": 1}', '{"1": 0}', '{"1": -1}', "{}", '{"1": 10000000000}', '{"9999999999": 1}']
 )
-def test_counts_of_lengths_that_cannot_be_are_refused(sample_run: Path, counts: str) -> None:
+def test_invalid_counts_of_lengths_are_refused(sample_run: Path, counts: str) -> None:
     good = '{"limit": 1, "texts_by_tokens": {"1": 1}}'
     bad = f'{{"limit": 1, "texts_by_tokens": {counts}}}'
     (sample_run / "lengths.json").write_text(f'{{"questions": {good}, "passages": {bad}}}')
@@ -76,8 +76,8 @@ def test_counts_of_lengths_that_cannot_be_are_refused(sample_run: Path, counts: 
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "speed.csv", "lengths.json", "worst_questions.jsonl"])
-def test_a_file_of_a_finished_run_is_checked_by_its_facts(sample_run: Path, name: str) -> None:
-    list_files(sample_run)
+def test_a_changed_or_missing_file_of_a_finished_run_is_refused(sample_run: Path, name: str) -> None:
+    add_files_to_manifest(sample_run)
     read_runs([sample_run])
     content = (sample_run / name).read_bytes()
     (sample_run / name).write_bytes(content.replace(b"0", b"1"))
@@ -88,10 +88,10 @@ def test_a_file_of_a_finished_run_is_checked_by_its_facts(sample_run: Path, name
         read_runs([sample_run])
 
 
-def test_an_evaluation_of_an_earlier_run_in_the_folder_is_not_shown(sample_run: Path) -> None:
+def test_an_evaluation_of_an_earlier_run_in_the_folder_is_ignored(sample_run: Path) -> None:
     path = sample_run / "evaluation" / "figures.json"
     path.parent.mkdir()
-    figures = figures_json({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
+    figures = build_figures({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
     path.write_text(json.dumps(figures))
     write_ledger(sample_run, {})
     assert read_runs([sample_run])[0].evaluation is None
@@ -101,11 +101,11 @@ def test_an_evaluation_of_an_earlier_run_in_the_folder_is_not_shown(sample_run: 
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "run.json", "evaluation/figures.json"])
-def test_a_value_that_was_edited_by_hand_is_not_shown(sample_run: Path, name: str) -> None:
+def test_a_value_edited_by_hand_is_refused(sample_run: Path, name: str) -> None:
     (sample_run / "evaluation").mkdir()
-    figures = figures_json({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
+    figures = build_figures({"map": {"mean": 0.5, "low": 0.25, "high": 0.75}}, runs=["run.trec"])
     (sample_run / "evaluation" / "figures.json").write_text(json.dumps(figures | {"questions": 8, "sha256": ""}))
-    write_ledger(sample_run, {})  # It knows the evaluation as one of an earlier run.
+    write_ledger(sample_run, {})  # run.json marks the evaluation as one of an earlier run.
     (sample_run / "evaluation" / "figures.json").write_text(json.dumps(figures))
     read_runs([sample_run])
     edits = {
@@ -123,6 +123,6 @@ def test_a_value_that_was_edited_by_hand_is_not_shown(sample_run: Path, name: st
     read_runs([sample_run])
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^{tmp_path}: "):
         read_runs([tmp_path])

@@ -1,4 +1,4 @@
-"""The card of a saved model: data, results and settings, each in a cell of its own whatever it holds."""
+"""Model card: data, results and settings. Every value stays inside its table cell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def write_card(folder: Path, *, is_tied: bool = False, file_name: str = "train.jsonl", **settings: Any) -> list[str]:
-    """Return the lines of a card."""
+    """Write a model card and return its lines."""
     write_jsonl(folder / file_name, records(3))
     write_jsonl(folder / "test.jsonl", records(2))
     pipes = {"train": DPRDataPipe(str(folder / file_name), 2), "test": DPRDataPipe(str(folder / "test.jsonl"), 2)}
@@ -42,7 +42,7 @@ def write_card(folder: Path, *, is_tied: bool = False, file_name: str = "train.j
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def test_card_has_data_results_and_settings(tmp_path: Path) -> None:
+def test_a_card_has_data_results_and_settings(tmp_path: Path) -> None:
     lines = write_card(tmp_path)
     assert lines[0] == "---" and lines.index("---", 1) < 6  # front matter
     for line in (
@@ -58,10 +58,10 @@ def test_card_has_data_results_and_settings(tmp_path: Path) -> None:
 
 
 TEXTS = {"score_key", "question_prompt", "passage_prompt"}
-"""Flags with a text that is no path."""
+"""Flags with a string that is not a path."""
 
 
-def test_no_flag_brings_the_path_of_a_file_into_the_card(tmp_path: Path) -> None:
+def test_a_card_shows_no_path_of_a_flag(tmp_path: Path) -> None:
     free = {name: field.type for name, field in get_flag_fields(TrainFlags).items() if "str" in str(field.type)}
     assert {"encoder", "tokenizer", "train_files", "test_file", "output_dir", "resume"} <= free.keys()
     for name in free.keys() - TEXTS:
@@ -77,7 +77,7 @@ def test_no_flag_brings_the_path_of_a_file_into_the_card(tmp_path: Path) -> None
         ({"similarity": "cosine"}, ["passage_encoder", "cosine similarity"]),
     ],
 )
-def test_card_shows_the_use_of_this_model(tmp_path: Path, settings: dict[str, Any], expected: list[str]) -> None:
+def test_a_card_shows_how_to_use_this_model(tmp_path: Path, settings: dict[str, Any], expected: list[str]) -> None:
     page = "\n".join(write_card(tmp_path, **settings))
     for part in expected:
         assert part in page

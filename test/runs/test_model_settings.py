@@ -1,4 +1,4 @@
-"""The settings that a run takes from the model it starts from: for each kind of model, and against flags."""
+"""Default settings of a run from each kind of start model, and their override by flags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DPR = ModelSettings(titles="pair", similarity="dot", temperature=1.0, tied=False
 
 
 def save_encoder(folder: Path, similarity: str | None = None, **options: Any) -> str:
-    """Save one encoder in the form of sentence-transformers, with its tokenizer."""
+    """Save an encoder with its tokenizer in the format of sentence-transformers, and return its folder."""
     tokenizer = train_tokenizer(["who ate the oak"], vocab_size=300)
     encoder = roberta_tiny(vocab_size=tokenizer.get_vocab_size(), **options)
     encoder.save_pretrained(folder, similarity=similarity)
@@ -27,12 +27,12 @@ def save_encoder(folder: Path, similarity: str | None = None, **options: Any) ->
     return str(folder)
 
 
-def changes(settings: ModelSettings) -> dict[str, Any]:
-    """Return the settings that are not DPR's."""
+def find_changes(settings: ModelSettings) -> dict[str, Any]:
+    """Return the settings that differ from DPR's settings."""
     return {name: value for name, value in vars(settings).items() if value != getattr(DPR, name)}
 
 
-def test_the_names_of_sizes_are_those_of_the_models() -> None:
+def test_the_encoder_sizes_of_flags_and_models_are_equal() -> None:
     assert tuple(SIZES) == RANDOM_ENCODERS
 
 
@@ -54,7 +54,7 @@ def test_random_weights_plain_encoders_and_checkpoints_have_the_settings_of_dpr(
         ("dot", False, "dot", 1.0),
     ],
 )
-def test_a_model_of_sentence_transformers(
+def test_settings_of_a_sentence_transformers_model(
     tmp_path: Path, similarity: str | None, normalize: bool, expected: str, temperature: float
 ) -> None:
     folder = save_encoder(tmp_path, similarity, normalize=normalize)
@@ -64,16 +64,16 @@ def test_a_model_of_sentence_transformers(
     assert min(settings.default_max_lengths) > 512  # the limit of the encoder counts
 
 
-def test_a_saved_model_brings_what_it_was_trained_with(tmp_path: Path) -> None:
+def test_a_saved_model_provides_its_training_settings(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", 0, similarity="cosine", temperature=0.02, titles="join")
     expected = {"titles": "join", "similarity": "cosine", "temperature": 0.02, "default_max_lengths": (16, 32)}
-    assert changes(choose_model_settings(str(folder))) == expected
-    assert changes(choose_model_settings(str(folder / "passage_encoder"))) == expected
+    assert find_changes(choose_model_settings(str(folder))) == expected
+    assert find_changes(choose_model_settings(str(folder / "passage_encoder"))) == expected
     encoder = roberta_tiny(vocab_size=300)
     bundle = BiEncoderBundle.load(folder)
     limits: dict[str, Any] = {"question_max_length": 9, "passage_max_length": 10}
     BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=bundle.tokenizer, **limits).save(tmp_path / "tied")
-    assert changes(choose_model_settings(str(tmp_path / "tied"))) == {"tied": True, "default_max_lengths": (9, 10)}
+    assert find_changes(choose_model_settings(str(tmp_path / "tied"))) == {"tied": True, "default_max_lengths": (9, 10)}
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_saved_model_brings_what_it_was_trained_with(tmp_path: Path) -> None:
         ({"tied": True}, {"tied": True}),
     ],
 )
-def test_flags_over_random_weights(flags: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert changes(choose_model_settings("tiny", **flags)) == expected
+def test_flags_override_the_settings_of_random_weights(flags: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert find_changes(choose_model_settings("tiny", **flags)) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_flags_over_random_weights(flags: dict[str, Any], expected: dict[str, An
         ({"similarity": "dot", "normalize": False}, {"similarity": "dot", "temperature": 1.0}),
     ],
 )
-def test_flags_over_a_model_of_sentence_transformers(
+def test_flags_override_the_settings_of_a_sentence_transformers_model(
     tmp_path: Path, flags: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     folder = save_encoder(tmp_path, normalize=True)
@@ -110,13 +110,13 @@ def test_flags_over_a_model_of_sentence_transformers(
     assert vars(choose_model_settings(folder, **flags)) == own | expected
 
 
-def test_a_temperature_belongs_to_its_similarity(tmp_path: Path) -> None:
+def test_a_changed_similarity_resets_the_temperature(tmp_path: Path) -> None:
     folder = str(save_model(tmp_path, 0, temperature=3.0))
     assert choose_model_settings(folder).temperature == 3.0
     assert choose_model_settings(folder, similarity="cosine").temperature == 0.05
 
 
-def test_titles_are_joined_for_a_model_of_sentence_transformers_in_retrieval_too(tmp_path: Path) -> None:
+def test_titles_are_joined_for_a_sentence_transformers_model_in_retrieval_too(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "theirs", "dot")
     assert load_side(folder, "passage").titles == "join"
     ours = save_model(tmp_path / "ours", 0)
@@ -126,7 +126,7 @@ def test_titles_are_joined_for_a_model_of_sentence_transformers_in_retrieval_too
     assert load_side(folder, "passage").titles == "pair"
 
 
-def test_the_settings_of_a_bundle_are_its_flags_and_one_line_describes_them(tmp_path: Path) -> None:
+def test_the_settings_of_a_bundle_are_saved_and_described(tmp_path: Path) -> None:
     bundle = BiEncoderBundle.load(save_model(tmp_path, 0, similarity="cosine", temperature=0.02))
     assert bundle.settings == {
         "question_max_length": 16,

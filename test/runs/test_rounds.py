@@ -1,4 +1,4 @@
-"""Rounds of a loop, measures of its table, and the metrics that a recipe expects."""
+"""Rounds of a loop, measures of its table, and the expected metrics of a recipe."""
 
 from __future__ import annotations
 
@@ -38,19 +38,17 @@ def test_rounds_get_default_values() -> None:
         ([{"sources": {"dense": 1}}], False, ["round 1", "dense"]),
     ],
 )
-def test_a_round_that_cannot_run_is_refused_by_its_number(
-    rounds: list, is_start_encoded: bool, names: list[str]
-) -> None:
+def test_the_error_names_a_round_that_cannot_run(rounds: list, is_start_encoded: bool, names: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         parse_rounds(rounds, is_start_encoded=is_start_encoded)
     assert all(name in str(error.value) for name in names)
 
 
-def test_the_first_round_may_mine_with_an_encoder_that_is_scored() -> None:
+def test_round_1_may_mine_with_an_encoder_that_is_evaluated_first() -> None:
     assert parse_rounds([{"sources": {"dense": 1}}], is_start_encoded=True) == [Round(sources={"dense": 1})]
 
 
-def test_measures_are_metrics_of_the_kind_of_judgments() -> None:
+def test_default_measures_depend_on_the_kind_of_relevance() -> None:
     assert choose_measures([], by_answers=False) == ["ndcg@10", "recall@100", "mrr@10"]
     assert choose_measures([], by_answers=True) == ["accuracy@1", "accuracy@20", "accuracy@100"]
     assert choose_measures(["mrr@3", "map"], by_answers=False) == ["mrr@3", "map"]
@@ -59,12 +57,12 @@ def test_measures_are_metrics_of_the_kind_of_judgments() -> None:
 @pytest.mark.parametrize(
     ("measure", "by_answers"), [("ndcg@0", False), ("accuracy@1", False), ("map", True), ("accuracy@", True)]
 )
-def test_another_measure_is_refused(measure: str, by_answers: bool) -> None:
+def test_an_unsuitable_measure_is_refused(measure: str, by_answers: bool) -> None:
     with pytest.raises(UsageError, match=f"--measures has {measure}"):
         choose_measures([measure], by_answers=by_answers)
 
 
-def test_cut_offs_of_measures() -> None:
+def test_cut_offs_are_read_from_measures() -> None:
     assert find_cut_offs(["mrr@3", "map", "recall@100"]) == {3, 100}
 
 

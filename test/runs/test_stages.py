@@ -1,4 +1,4 @@
-"""Stages of a loop: what decides the name of a folder, and how a stage runs."""
+"""Stages of a loop: the names of their folders, and how a stage runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from text.runs.tracked import TrackedFile
 
 
 def resolve_settings(command: str, arguments: Sequence[str]) -> Mapping[str, Any]:
-    """Return the flags of a command that has ``words`` and ``stride`` with default values, and files."""
+    """Return the flags of a fictitious command: ``words`` and ``stride`` with default values, and files."""
     given = dict(each.removeprefix("--").split("=", 1) for each in arguments)
     if unknown := given.keys() - {"words", "stride", "collection", "rows", "output_dir"}:
         raise ValueError(f"unknown: {unknown}")
@@ -30,60 +30,60 @@ def resolve_settings(command: str, arguments: Sequence[str]) -> Mapping[str, Any
     }
 
 
-def plan(parent: Path, **arguments: Any) -> Stage:
+def plan_windows(parent: Path, **arguments: Any) -> Stage:
     return plan_stage("windows", arguments, parent, resolve_settings=resolve_settings)
 
 
-def write(path: Path, content: str) -> TrackedFile:
+def write_file(path: Path, content: str) -> TrackedFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return TrackedFile.read(path)
 
 
-def test_a_folder_is_named_after_values_and_contents(tmp_path: Path) -> None:
-    a, b, c = (write(tmp_path / name, content) for name, content in (("a", "1"), ("b", "1"), ("c", "2")))
-    name = plan(tmp_path, rows=a, words=64).folder.name
-    assert plan(tmp_path / "elsewhere", rows=b, words=64).folder.name == name
-    assert plan(tmp_path, rows=a).folder.name == name, "a flag that is not given counts as its default value"
-    assert plan(tmp_path, rows=a, words=None).folder.name == name
-    names = [plan(tmp_path, rows=rows, words=words).folder.name for rows, words in ((c, 64), (a, 32))]
+def test_the_name_of_a_folder_depends_on_values_and_contents(tmp_path: Path) -> None:
+    a, b, c = (write_file(tmp_path / name, content) for name, content in (("a", "1"), ("b", "1"), ("c", "2")))
+    name = plan_windows(tmp_path, rows=a, words=64).folder.name
+    assert plan_windows(tmp_path / "elsewhere", rows=b, words=64).folder.name == name
+    assert plan_windows(tmp_path, rows=a).folder.name == name, "a flag that is not given counts as its default value"
+    assert plan_windows(tmp_path, rows=a, words=None).folder.name == name
+    names = [plan_windows(tmp_path, rows=rows, words=words).folder.name for rows, words in ((c, 64), (a, 32))]
     assert len({name, *names}) == 3
 
 
-def test_content_of_a_path_that_the_user_gives_decides(tmp_path: Path) -> None:
-    paths = [str(write(tmp_path / name, content)) for name, content in (("a", "1"), ("b", "1"), ("c", "2"))]
-    a, b, c = (plan(tmp_path, collection=path).folder for path in paths)
+def test_the_name_of_a_folder_depends_on_the_content_of_a_user_file(tmp_path: Path) -> None:
+    paths = [str(write_file(tmp_path / name, content)) for name, content in (("a", "1"), ("b", "1"), ("c", "2"))]
+    a, b, c = (plan_windows(tmp_path, collection=path).folder for path in paths)
     assert a == b != c
 
 
-def test_a_part_of_a_result_has_a_key_of_its_own(tmp_path: Path) -> None:
-    stage = plan(tmp_path, words=8)
+def test_each_part_of_a_result_has_its_own_key(tmp_path: Path) -> None:
+    stage = plan_windows(tmp_path, words=8)
     assert stage.result.path == stage.folder
     keys = [stage.result.key, stage.result.get_part("a").key, stage.result.get_part("b").key]
     assert len(set(keys)) == 3 and all(stage.folder.name in key for key in keys)
-    folders = [plan(tmp_path, rows=stage.result.get_part(name)).folder for name in "ab"]
+    folders = [plan_windows(tmp_path, rows=stage.result.get_part(name)).folder for name in "ab"]
     assert folders[0] != folders[1]
 
 
-def test_arguments_name_the_files_and_the_result(tmp_path: Path) -> None:
-    rows = write(tmp_path / "rows", "1")
-    stage = plan(tmp_path, rows=[rows], words=8)
+def test_arguments_contain_the_inputs_and_the_result(tmp_path: Path) -> None:
+    rows = write_file(tmp_path / "rows", "1")
+    stage = plan_windows(tmp_path, rows=[rows], words=8)
     assert stage.arguments == [f'--rows=["{tmp_path}/rows"]', "--words=8", f"--output_dir={stage.folder}"]
 
 
-def test_a_folder_is_hashed_with_names_and_contents(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_covers_names_and_contents(tmp_path: Path) -> None:
     for folder, name, content in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
-        write(tmp_path / folder / "inner" / name, content)
+        write_file(tmp_path / folder / "inner" / name, content)
     a, b, c, d = (TrackedFile.read(tmp_path / name).key for name in "abcd")
     assert a == b and len({a, c, d}) == 3
 
 
-def test_a_flag_that_the_command_does_not_take_is_refused_with_its_command(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_flag_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"windows.*wrods"):
-        plan(tmp_path, wrods=3)
+        plan_windows(tmp_path, wrods=3)
 
 
-def windows_stage(tmp_path: Path, *arguments: str, inputs: Sequence[TrackedFile] = ()) -> Stage:
+def create_windows_stage(tmp_path: Path, *arguments: str, inputs: Sequence[TrackedFile] = ()) -> Stage:
     folder = tmp_path / "stage"
     flags = [*arguments, f"--output_dir={folder}"]
     return Stage("windows", flags, folder, TrackedFile(folder, "stage/"), {}, inputs)
@@ -92,36 +92,36 @@ def windows_stage(tmp_path: Path, *arguments: str, inputs: Sequence[TrackedFile]
 PASSAGES = "id\ttext\ttitle\n1\tone two three\ttitle\n"
 
 
-def make_stage(folder: Path) -> Stage:
-    collection = write(folder / "passages.tsv", PASSAGES)
-    return windows_stage(folder, f"--collection={collection}", inputs=[collection])
+def create_stage(folder: Path) -> Stage:
+    collection = write_file(folder / "passages.tsv", PASSAGES)
+    return create_windows_stage(folder, f"--collection={collection}", inputs=[collection])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a complete stage."""
+    """Return a folder with a complete stage."""
     folder = tmp_path_factory.mktemp("finished")
-    run_stage(make_stage(folder), "first")
+    run_stage(create_stage(folder), "first")
     return folder
 
 
 @pytest.fixture
 def stage(finished: Path, tmp_path: Path) -> Stage:
-    """A complete stage, to be spoiled."""
+    """Return a copy of the complete stage that a test may damage."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    return make_stage(tmp_path)
+    return create_stage(tmp_path)
 
 
 def test_a_stage_runs_once_in_any_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "passages.tsv", PASSAGES)
+    write_file(tmp_path / "passages.tsv", PASSAGES)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    if sys.version_info >= (3, 11):  # an older Python always looks in the working directory first
-        write(tmp_path / "cwd" / "text" / "__init__.py", "raise SystemExit(99)")
-    stage = windows_stage(tmp_path, "--collection=../passages.tsv")
+    if sys.version_info >= (3, 11):  # Older versions always search the working directory first.
+        write_file(tmp_path / "cwd" / "text" / "__init__.py", "raise SystemExit(99)")
+    stage = create_windows_stage(tmp_path, "--collection=../passages.tsv")
     first = run_stage(stage, "first")
     done = json.loads((stage.folder / "done.json").read_text())
     assert done["command"] == ["dpr-text", "windows", *stage.arguments, "--overwrite"]
@@ -137,7 +137,7 @@ def test_a_stage_runs_once_in_any_working_directory(
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
-def test_a_cut_or_missing_result_is_found_by_its_size(stage: Stage, change: Any) -> None:
+def test_a_truncated_or_missing_result_is_detected_by_its_size(stage: Stage, change: Any) -> None:
     assert is_complete(stage)
     change(stage.folder / "passages.jsonl")
     for look in (is_complete, lambda stage: run_stage(stage, "again")):
@@ -148,7 +148,7 @@ def test_a_cut_or_missing_result_is_found_by_its_size(stage: Stage, change: Any)
         )
 
 
-def test_a_changed_result_is_found_by_its_hash(stage: Stage) -> None:
+def test_a_changed_result_is_detected_by_its_hash(stage: Stage) -> None:
     path = stage.folder / "passages.jsonl"
     path.write_bytes(path.read_bytes().replace(b"two", b"six"))
     with pytest.raises(ArtifactError, match=f"{path}: SHA-256"):
@@ -156,13 +156,13 @@ def test_a_changed_result_is_found_by_its_hash(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": [], "seconds": 1, "files": [], "sha256": ""}'])
-def test_a_damaged_note_is_refused(stage: Stage, content: str) -> None:
+def test_a_damaged_done_file_is_refused(stage: Stage, content: str) -> None:
     (stage.folder / "done.json").write_text(content)
     with pytest.raises(ArtifactError, match=f"{stage.folder}/done.json"):
         is_complete(stage)
 
 
-def test_a_note_that_leaves_a_file_out_is_refused(stage: Stage) -> None:
+def test_a_done_file_without_a_file_of_the_stage_is_refused(stage: Stage) -> None:
     done = json.loads((stage.folder / "done.json").read_text())
     (stage.folder / "done.json").write_text(json.dumps({**done, "files": {}}))
     with pytest.raises(ArtifactError, match=f"{stage.folder}/done.json"):
@@ -177,32 +177,34 @@ def test_a_stage_of_an_earlier_version_runs_again(stage: Stage, capfd: pytest.Ca
     assert is_complete(stage) and "already complete" not in capfd.readouterr().out
 
 
-def test_the_content_of_a_result_decides_the_folders_of_later_stages(tmp_path: Path, stage: Stage) -> None:
+def test_the_folders_of_later_stages_depend_on_the_content_of_a_result(tmp_path: Path, stage: Stage) -> None:
     result = run_stage(stage, "again")
-    one = plan(tmp_path, rows=result.get_part("passages.jsonl"))
+    one = plan_windows(tmp_path, rows=result.get_part("passages.jsonl"))
     shutil.rmtree(stage.folder)
     (tmp_path / "passages.tsv").write_text(PASSAGES.replace("two", "six"))
     collection = TrackedFile.read(tmp_path / "passages.tsv")
-    other = run_stage(windows_stage(tmp_path, f"--collection={collection}", inputs=[collection]), "other")
-    assert plan(tmp_path, rows=other.get_part("passages.jsonl")).folder != one.folder
-    same = write(tmp_path / "copy.jsonl", (stage.folder / "passages.jsonl").read_text())
-    assert plan(tmp_path, rows=same).folder == plan(tmp_path, rows=other.get_part("passages.jsonl")).folder
+    other = run_stage(create_windows_stage(tmp_path, f"--collection={collection}", inputs=[collection]), "other")
+    assert plan_windows(tmp_path, rows=other.get_part("passages.jsonl")).folder != one.folder
+    same = write_file(tmp_path / "copy.jsonl", (stage.folder / "passages.jsonl").read_text())
+    assert (
+        plan_windows(tmp_path, rows=same).folder == plan_windows(tmp_path, rows=other.get_part("passages.jsonl")).folder
+    )
 
 
-def test_an_input_that_changes_while_the_loop_runs_is_noticed(tmp_path: Path) -> None:
-    collection = write(tmp_path / "passages.tsv", PASSAGES)
-    stage = windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])
+def test_an_input_that_changes_while_the_loop_runs_is_detected(tmp_path: Path) -> None:
+    collection = write_file(tmp_path / "passages.tsv", PASSAGES)
+    stage = create_windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])
     (tmp_path / "passages.tsv").write_text(PASSAGES.replace("two", "six"))
     with pytest.raises(ArtifactError, match=f"{tmp_path}/passages.tsv: "):
         run_stage(stage, "first")
     assert not stage.folder.exists()
-    (tmp_path / "passages.tsv").write_text(PASSAGES)  # The time has changed, the content has not.
+    (tmp_path / "passages.tsv").write_text(PASSAGES)  # Only the modification time has changed.
     run_stage(stage, "first")
     assert is_complete(stage)
 
 
-def test_the_exit_code_of_a_failed_stage_is_the_command_s(tmp_path: Path) -> None:
-    stage = windows_stage(tmp_path, f"--collection={tmp_path}/none")
+def test_a_failed_stage_exits_with_the_code_of_its_command(tmp_path: Path) -> None:
+    stage = create_windows_stage(tmp_path, f"--collection={tmp_path}/none")
     with pytest.raises(SystemExit) as error:
         run_stage(stage, "first")
     assert error.value.code == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test.browser import NARROW, WIDE, open_browser, show
+from test.browser import NARROW, WIDE, open_browser, set_window
 from test.serving.helpers import HOSTILE, bm25_search, make_site, run_server, wait_until
 from text.serving import load_search
 
@@ -32,7 +32,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, site: str) -> Any:
     """The browser, wide and light, with the empty form."""
-    show(browser, WIDE, "light")
+    set_window(browser, WIDE, "light")
     browser.get(site)
     browser.get_log("browser")
     return browser
@@ -66,7 +66,7 @@ def test_every_field_by_keyboard(page: Any) -> None:
 
 def test_searches_stand_side_by_side_on_a_wide_screen(page: Any, site: str) -> None:
     for width, expected in ((WIDE, True), (NARROW, False)):
-        show(page, width, "light")
+        set_window(page, width, "light")
         page.get(f"{site}?q=oak&k=30")
         first, second = (each.rect for each in find_all(page, "section"))
         assert (first["y"] == second["y"]) is expected
@@ -75,7 +75,7 @@ def test_searches_stand_side_by_side_on_a_wide_screen(page: Any, site: str) -> N
 
 
 def test_links_lead_to_each_search_on_a_phone(page: Any, site: str) -> None:
-    show(page, NARROW, "light")
+    set_window(page, NARROW, "light")
     page.get(f"{site}?q=oak")
     find_all(page, "nav a")[1].send_keys(Keys.ENTER)
     assert page.execute_script("return document.querySelectorAll('section')[1].getBoundingClientRect().top") < 800
@@ -107,7 +107,7 @@ def test_an_error_is_shown_and_the_fields_keep_their_texts(page: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_texts_have_contrast(page: Any, site: str, scheme: str) -> None:
     """The Web Content Accessibility Guidelines (WCAG 2.1, 1.4.3) require a contrast of 4.5 to 1."""
-    show(page, WIDE, scheme)
+    set_window(page, WIDE, scheme)
     page.get(f"{site}?q=oak&answer=oak")
     brightness = []
     for selector in ("h1", "label", "input", "button", "h3", ".text", ".id", ".figure", "mark", ".note", "footer a"):

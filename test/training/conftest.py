@@ -1,4 +1,4 @@
-"""A training run small enough to repeat many times: 11 questions, batches of 4, 3 epochs."""
+"""Training run that is small enough to repeat many times: 11 questions, batches of 4, 3 epochs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_rows(path: Path) -> Path:
 
 
 class Run:
-    """The parts of one run, built anew, as a process that starts again would."""
+    """Parts of one training run, built from scratch as in a new process."""
 
     def __init__(
         self, rows: Path, folder: Path, *, num_workers: int = 0, seed: int = 0, validate: bool = True, **trainer_options
@@ -80,7 +80,7 @@ class Run:
         self.trainer.fit(self.task, self.data, ckpt_path=checkpoint, weights_only=True)
         return self
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def copy_weights(self) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in self.task.state_dict().items()}
 
 
@@ -89,7 +89,7 @@ class Interrupt(Exception):
 
 
 class SaveAndStop(Callback):
-    """Saves after a number of optimizer steps, then ends the run as a crash would."""
+    """Callback that saves a checkpoint after a number of optimizer steps, and then ends the run like a crash."""
 
     def __init__(self, step: int, path: Path) -> None:
         self.step, self.path = step, path

@@ -1,4 +1,4 @@
-"""Checkpoints are whole, or as they were before, whatever ends or fails in their writing; damage is told."""
+"""Checkpoints are complete or unchanged whenever writing is killed or fails, and damage is detected."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from text.errors import ArtifactError
 from text.training import AtomicCheckpointIO, check_hash, estimate_checkpoint_size, find_valid_checkpoint, read_checkpoint
 
 
-def content(size: int, step: int) -> dict[str, Any]:
+def build_content(size: int, step: int) -> dict[str, Any]:
     """Return the parts that every checkpoint has."""
     empty = {"epoch": 0, "loops": {}, "callbacks": {}, "optimizer_states": [{}], "lr_schedulers": [{}]}
     weights = {"weights": torch.arange(float(size))}
     return {**empty, "global_step": step, "pytorch-lightning_version": "2.6.6", "state_dict": weights}
 
 
-OLD = content(3000, 1)
-NEW = content(6000, 2)
+OLD = build_content(3000, 1)
+NEW = build_content(6000, 2)
 
 
 def save(content: dict[str, Any], path: Path) -> bytes:
@@ -43,78 +43,79 @@ def save(content: dict[str, Any], path: Path) -> bytes:
     return path.read_bytes()
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(ArtifactError) as refused:
+def expect_rejection(path: Path) -> str:
+    """Check that loading a checkpoint fails, and return the error message."""
+    with pytest.raises(ArtifactError) as caught:
         AtomicCheckpointIO().load_checkpoint(path)
-    [line] = str(refused.value).splitlines()
+    [line] = str(caught.value).splitlines()
     assert line.startswith(f"{path}: ")
     return line
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
     save(NEW, tmp_path / "last.ckpt")
     for loaded in (
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt"),
-        torch.load(tmp_path / "last.ckpt", weights_only=True),  # the hash is in no one's way
+        torch.load(tmp_path / "last.ckpt", weights_only=True),  # torch.load ignores the hash
     ):
         assert torch.equal(loaded["state_dict"]["weights"], NEW["state_dict"]["weights"])
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_every_cut_and_every_flipped_bit_is_refused(tmp_path: Path) -> None:
+def test_truncated_files_and_flipped_bits_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     whole, random = save(NEW, path), Random(0)
     for size in [0, 1, 71, 72, len(whole) - 1, *random.sample(range(len(whole)), 200)]:
         path.write_bytes(whole[:size])
-        refusal(path)
+        expect_rejection(path)
     for place in [0, len(whole) - 1, *random.sample(range(len(whole)), 1000)]:
         flipped = bytearray(whole)
         flipped[place] ^= 1 << random.randrange(8)
         path.write_bytes(flipped)
-        line = refusal(path)
-        # A flip in the trailer's mark hides the hash.
+        line = expect_rejection(path)
+        # If the flipped bit is in the mark before the hash, the message has no hashes.
         assert len(re.findall(r"\b[0-9a-f]{64}\b", line)) == 2 or place >= len(whole) - 71, line
     path.write_bytes(whole + b"\n")
-    refusal(path)
+    expect_rejection(path)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save(NEW, path)
-    assert "SHA-256" in refusal(path)
-    save({**NEW, "code": Path}, path)  # whole, but more than tensors and plain values
-    assert "weights_only" not in refusal(path)
-    save({**NEW, "memory": bytearray(3)}, path)  # PyTorch would take it
-    refusal(path)
+    assert "SHA-256" in expect_rejection(path)
+    save({**NEW, "code": Path}, path)  # a valid hash, but a value that is neither a tensor nor plain
+    assert "weights_only" not in expect_rejection(path)
+    save({**NEW, "memory": bytearray(3)}, path)  # PyTorch would load it
+    expect_rejection(path)
     save({**NEW, "state_dict": {"weights": torch.eye(3).to_sparse()}}, path)
-    refusal(path)
+    expect_rejection(path)
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
 def sign(path: Path, content: bytes) -> None:
-    """Write a file with the hash of its content."""
+    """Write a file with content and a valid hash."""
     path.write_bytes(content + b"sha256:" + hashlib.sha256(content).hexdigest().encode())
 
 
-def test_files_of_another_form_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_other_archive_formats_are_rejected_before_they_are_read(tmp_path: Path) -> None:
     path, other = tmp_path / "last.ckpt", tmp_path / "other"
     torch.save(NEW, other, _use_new_zipfile_serialization=False)
     sign(path, other.read_bytes())
-    refusal(path)
+    expect_rejection(path)
     with tarfile.open(other, "w") as archive:
         archive.add(__file__, "data.pkl")
     sign(path, other.read_bytes())
-    refusal(path)
+    expect_rejection(path)
     torch.save(NEW, other)
     with zipfile.ZipFile(other) as whole, zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
         for name in whole.namelist():
             packed.writestr(name, whole.read(name))
         packed.writestr("archive/data/zeros", bytes(1 << 26))
     sign(path, (tmp_path / "packed").read_bytes())
-    assert "compressed" in refusal(path)
-    sign(path, b"x" + other.read_bytes())  # something stands in front of the archive
-    refusal(path)
+    assert "compressed" in expect_rejection(path)
+    sign(path, b"x" + other.read_bytes())  # a byte in front of the archive
+    expect_rejection(path)
 
 
 @pytest.mark.parametrize(
@@ -133,26 +134,26 @@ def test_files_of_another_form_are_refused_before_they_are_read(tmp_path: Path) 
         ("more", {(1, 2): 3}),
     ],
 )
-def test_part_of_another_type_or_missing_is_refused_with_its_key(tmp_path: Path, key: str, value: Any) -> None:
+def test_a_missing_part_or_wrong_type_is_rejected_with_its_key(tmp_path: Path, key: str, value: Any) -> None:
     path = tmp_path / "last.ckpt"
     save({**NEW, key: value}, path)
-    assert key in refusal(path)
+    assert key in expect_rejection(path)
     with pytest.raises(ArtifactError, match=key):
         read_checkpoint(path)
     if key in NEW:
         save({name: each for name, each in NEW.items() if name != key}, path)
-        assert key in refusal(path)
+        assert key in expect_rejection(path)
 
 
-def test_deep_nesting_and_a_list_in_itself_are_refused(tmp_path: Path) -> None:
+def test_deep_nesting_and_self_references_are_rejected(tmp_path: Path) -> None:
     path, inner = tmp_path / "last.ckpt", []
     inner.append(inner)
     for value in (inner, functools.reduce(lambda value, _: [value, value], range(60), [])):
         save({**NEW, "more": value}, path)
-        refusal(path)
+        expect_rejection(path)
 
 
-def test_newest_valid(tmp_path: Path) -> None:
+def test_find_valid_checkpoint_prefers_the_last_one(tmp_path: Path) -> None:
     last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
     with pytest.raises(FileNotFoundError, match=r"last\.ckpt.*best\.ckpt"):
         find_valid_checkpoint(tmp_path)
@@ -170,22 +171,22 @@ def test_newest_valid(tmp_path: Path) -> None:
     assert find_valid_checkpoint(tmp_path) == (best, [])
 
 
-def test_expected_size_by_hand() -> None:
-    model = torch.nn.Linear(3, 2)  # 8 numbers of 4 bytes, and two moments of each
+def test_estimate_checkpoint_size_by_hand() -> None:
+    model = torch.nn.Linear(3, 2)  # 8 weights of 4 bytes, with two AdamW moments each
     assert estimate_checkpoint_size(model) == 96
     model.bias.requires_grad_(False)
     assert estimate_checkpoint_size(model) == 80
 
 
-# Faults of the disk, and kills: in a process forked from this one, under strace.
+# Disk errors and kills, injected by strace into a process that is forked from this one.
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 SYSCALLS = ("openat", "write", "fsync", "/chmod", "/^rename")
 
 
-def forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple[int, str]:
-    """Exit status of a process that does the work (4 for an OSError, negative for a signal), and its error."""
-    ours, theirs = socket.socketpair()  # its system calls are none of a file's
+def run_forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple[int, str]:
+    """Run ``work`` in a forked process. Return its exit code (4 for an OSError, negative for a signal) and its error."""
+    ours, theirs = socket.socketpair()  # its system calls are not those of a file
     pid = os.fork()
     if pid == 0:
         theirs.recv(1)
@@ -215,13 +216,13 @@ def forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple
 
 @needs_strace
 @pytest.mark.parametrize("syscall", SYSCALLS)
-def test_killed_at_every_system_call_the_file_is_the_old_or_the_new_one(tmp_path: Path, syscall: str) -> None:
+def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Path, syscall: str) -> None:
     path = tmp_path / "last.ckpt"
     new, old = save(NEW, path), save(OLD, path)
     number, content = 0, b""
     for number in range(1, 100):
         inject = ["-e", f"inject={syscall}:signal=SIGKILL:when={number}"]
-        status, _ = forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
+        status, _ = run_forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
         content = path.read_bytes()
         assert content in (old, new), (syscall, number)
         check_hash(path)
@@ -239,14 +240,14 @@ def test_killed_at_every_system_call_the_file_is_the_old_or_the_new_one(tmp_path
     ("syscall", "error"),
     [("write", "ENOSPC"), ("write", "EIO"), ("fsync", "EIO"), ("/^rename", "EIO"), ("openat", "EMFILE")],
 )
-def test_failure_of_every_system_call_leaves_a_whole_file(tmp_path: Path, syscall: str, error: str) -> None:
+def test_an_error_in_any_system_call_leaves_a_complete_file(tmp_path: Path, syscall: str, error: str) -> None:
     path = tmp_path / "last.ckpt"
     new, old = save(NEW, path), save(OLD, path)
     number = 0
     for number in range(1, 100):
         inject = ["-e", f"inject={syscall}:error={error}:when={number}"]
-        status, message = forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
-        assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"], "litter"
+        status, message = run_forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, path), inject)
+        assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"], "leftover files"
         if status == 0:
             break
         assert status == 4, message
@@ -258,13 +259,13 @@ def test_failure_of_every_system_call_leaves_a_whole_file(tmp_path: Path, syscal
 
 
 @needs_strace
-def test_file_is_on_disk_before_it_is_renamed_and_the_folder_after(tmp_path: Path) -> None:
-    # In place of a loss of power: the file is flushed before its name changes, the folder after it.
+def test_file_is_flushed_before_the_rename_and_the_folder_after(tmp_path: Path) -> None:
+    # A power failure cannot be tested, so check the order of the calls: flush the file, rename it, flush the folder.
     log = tmp_path / "log"
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     trace = ["-y", "-s0", "-o", str(log), "-e", "trace=write,fsync,/^rename"]
-    assert forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, folder / "last.ckpt"), trace) == (0, "")
+    assert run_forked(lambda: AtomicCheckpointIO().save_checkpoint(NEW, folder / "last.ckpt"), trace) == (0, "")
     calls = [
         line.split("(")[0] + " " + "".join(re.findall(r"<([^>]*)>", line)) for line in log.read_text().splitlines()
     ]
@@ -275,7 +276,7 @@ def test_file_is_on_disk_before_it_is_renamed_and_the_folder_after(tmp_path: Pat
     assert f"write {temporary}" in calls[:rename] and f"write {temporary}" not in calls[rename:]
 
 
-def test_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     old = save(OLD, path)
 
@@ -283,7 +284,7 @@ def test_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         AtomicCheckpointIO().save_checkpoint(NEW, path)
 
-    status, message = forked(fail)
+    status, message = run_forked(fail)
     assert status == 4 and message.startswith(f"{path}: {os.strerror(errno.EFBIG)}")
     assert path.read_bytes() == old
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

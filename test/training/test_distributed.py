@@ -1,4 +1,4 @@
-"""Rows of several ranks, and figures of an evaluation: the same as those of one process."""
+"""Gathering rows across ranks, and evaluating on several ranks: both equal one process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_one_process_is_one_rank() -> None:
     assert scale_for_backward(torch.tensor([1.0, 2.0]), 4).item() == 0.75
 
 
-def gather_by_hand(rank: int, size: int, folder: str) -> None:
-    """Each row is (rank, place); the loss of each rank weighs row i of all by (rank + 1) * i."""
+def check_gather_on_rank(rank: int, size: int, folder: str) -> None:
+    """Check ``gather`` on one rank. A row is (rank, index), and a rank's loss weighs row i by (rank + 1) * i."""
     with process_group(rank, size, folder):
         for sizes in SIZES:
             rows = torch.tensor([[rank, i] for i in range(sizes[rank])], dtype=torch.float64).reshape(-1, 2)
@@ -38,32 +38,32 @@ def gather_by_hand(rank: int, size: int, folder: str) -> None:
             weights = (rank + 1.0) * torch.arange(len(gathered))
             (gathered[:, 0] * weights).sum().backward()
             assert rows.grad is not None
-            everyone = sum(range(1, size + 1))  # the weights of all ranks together
-            assert rows.grad[:, 0].tolist() == [everyone * (ranks.start + i) for i in range(sizes[rank])]
+            total_weight = sum(range(1, size + 1))  # over all ranks
+            assert rows.grad[:, 0].tolist() == [total_weight * (ranks.start + i) for i in range(sizes[rank])]
             keys = ranks.gather(torch.full((sizes[rank], 1, 2), rank))
             assert keys.dtype == torch.int64 and keys[:, 0, 0].tolist() == [
                 r for r, n in enumerate(sizes) for _ in range(n)
             ]
-            assert sum_over_ranks(torch.tensor(rank + 1.0)).item() == everyone
+            assert sum_over_ranks(torch.tensor(rank + 1.0)).item() == total_weight
             torch.testing.assert_close(
                 scale_for_backward(torch.ones(sizes[rank]), sum(sizes)).item(), size * sizes[rank] / sum(sizes)
             )
 
 
 def test_gather_by_hand(tmp_path: Path) -> None:
-    multiprocessing.spawn(gather_by_hand, (3, str(tmp_path)), nprocs=3)  # pyright: ignore[reportPrivateImportUsage]
+    multiprocessing.spawn(check_gather_on_rank, (3, str(tmp_path)), nprocs=3)  # pyright: ignore[reportPrivateImportUsage]
 
 
-# ---- an evaluation
+# ---- evaluation
 
 
-def share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Tensor]:
-    """Questions start to end of a batch of 5, each with 2 passages; some passages stand in several rows."""
+def build_share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Tensor]:
+    """Return questions start to end of a batch of 5, each with 2 passages. Some passages occur in several rows."""
     generator = torch.Generator().manual_seed(batch)
     questions, passages = torch.randn(5, 4, generator=generator), torch.randn(10, 4, generator=generator)
     keys = torch.randint(20, (10,), generator=generator) if batch else torch.arange(10)
-    passages = keys[:, None] % 3 + passages  # ties are rare, likeness is not
-    # The first two questions know another positive; a share without them has no place for one.
+    passages = keys[:, None] % 3 + passages  # many passages are similar, few are tied
+    # The first two questions have two known positives. A share without these questions has only one column.
     other = torch.where(torch.arange(5) < 2, keys.roll(3)[::2], keys[::2])
     known = torch.stack([keys[::2], other], dim=1)[:, : 2 if start < 2 else 1]
     made = BiEncoderBatch(
@@ -83,11 +83,11 @@ def share(batch: int, start: int, end: int) -> tuple[BiEncoderBatch, Tensor, Ten
 
 
 def evaluate() -> dict[str, Any]:
-    """Of three batches."""
+    """Return the ranks, worst questions and metrics of three batches."""
     pool = PassagePool()
     for batch in range(3):
         rank, size = get_rank(), get_world_size()
-        pool.add(*share(batch, 5 * rank // size, 5 * (rank + 1) // size))
+        pool.add(*build_share(batch, 5 * rank // size, 5 * (rank + 1) // size))
     ranks = pool.compute_ranks().tolist()
     return {"ranks": ranks, "worst": repr(pool.find_worst(7, 2)), **pool.compute_metrics()}
 
@@ -99,7 +99,7 @@ def evaluate_on_rank(rank: int, size: int, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4])
-def test_an_evaluation_has_the_figures_of_one_process(size: int, tmp_path: Path) -> None:
+def test_evaluation_on_several_ranks_equals_one_process(size: int, tmp_path: Path) -> None:
     multiprocessing.spawn(evaluate_on_rank, (size, str(tmp_path)), nprocs=size)  # pyright: ignore[reportPrivateImportUsage]
     expected = evaluate()
     for rank in range(size):

@@ -1,4 +1,4 @@
-"""A step that cannot be made ends the run in one line: which rows, which shapes, which worker."""
+"""A failed step ends the run with one line that names the rows, the shapes or the worker."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ pytestmark = [
 SHAPES = r"with questions \(\d+, \d+\), passages \(\d+, \d+\)"
 
 
-class At(Callback):
-    """Does something before a step, 1-based."""
+class ActAt(Callback):
+    """Callback that calls a function before a step, counted from 1."""
 
     def __init__(self, step: int, act: Any) -> None:
         self.step, self.act = step, act
@@ -40,18 +40,18 @@ class At(Callback):
             self.act(pl_module)
 
 
-def poison(task: torch.nn.Module) -> None:
+def fill_weights_with_nan(task: torch.nn.Module) -> None:
     with torch.no_grad():
         next(task.parameters()).fill_(torch.nan)
 
 
-def test_non_finite_loss_names_its_rows_and_the_last_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_names_its_rows_and_keeps_the_last_checkpoint(rows: Path, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     keep = build_checkpoint_callbacks(folder, "valid_loss", "min")
-    run = Run(rows, tmp_path / "run", callbacks=[At(5, poison), *keep], enable_checkpointing=True)
+    run = Run(rows, tmp_path / "run", callbacks=[ActAt(5, fill_weights_with_nan), *keep], enable_checkpointing=True)
     with pytest.raises(NonFiniteLossError) as failed:
         run.fit()
-    # The second batch of 4 of the second epoch: the pipe says which lines these are.
+    # The failed batch is the second one of the second epoch.
     lines = ",".join(str(line) for _, line in run.data.train.find_lines(1, 1))
     assert str(failed.value).startswith("step 4, training batch 1: ")
     assert f"{rows}:{lines}" in str(failed.value)
@@ -61,7 +61,7 @@ def test_non_finite_loss_names_its_rows_and_the_last_checkpoint_stays(rows: Path
         assert all(weights.isfinite().all() for weights in saved["state_dict"].values())
 
 
-def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> None:
+def test_find_lines_returns_the_lines_of_a_batch(rows: Path, tmp_path: Path) -> None:
     pipe = Run(rows, tmp_path).data.train
     subjects = [record.split('"')[3].split()[-1] for record in rows.read_text().splitlines()]
     for epoch in (0, 1):
@@ -72,7 +72,7 @@ def test_lines_are_those_of_the_rows_of_a_batch(rows: Path, tmp_path: Path) -> N
 
 
 class Overflow(Callback):
-    """Makes the gradients of the first steps infinite."""
+    """Callback that makes the gradients of the first steps infinite."""
 
     def __init__(self, num_steps: int) -> None:
         self.left = num_steps
@@ -90,7 +90,7 @@ def run_in_float16(rows: Path, folder: Path, *callbacks: Callback) -> Run:
 
 
 needs_float16 = [
-    pytest.mark.skipif(torch.__version__ < "2.4", reason="float16 on a CPU has a scale of the loss from 2.4 on"),
+    pytest.mark.skipif(torch.__version__ < "2.4", reason="GradScaler supports the CPU from 2.4 on"),
     # The first step may be skipped.
     pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning"),
 ]
@@ -103,20 +103,20 @@ needs_float16 = [
         pytest.param(MAX_SKIPPED_STEPS, marks=[*needs_float16, pytest.mark.slow]),
     ],
 )
-def test_gradients_that_float16_cannot_hold_skip_steps(rows: Path, tmp_path: Path, num_bad: int) -> None:
+def test_steps_with_overflowing_float16_gradients_are_skipped(rows: Path, tmp_path: Path, num_bad: int) -> None:
     run = run_in_float16(rows, tmp_path, Overflow(num_bad))
     if num_bad < MAX_SKIPPED_STEPS:
         run.fit()
         assert run.trainer.logged_metrics["skipped_steps"] == num_bad
-        assert all(weights.isfinite().all() for weights in run.weights().values())
+        assert all(weights.isfinite().all() for weights in run.copy_weights().values())
     else:
         with pytest.raises(NonFiniteLossError, match=rf"\b{MAX_SKIPPED_STEPS} steps\b"):
             run.fit()
-        assert all(weights.isfinite().all() for weights in run.weights().values())
+        assert all(weights.isfinite().all() for weights in run.copy_weights().values())
 
 
 @pytest.mark.parametrize("stop", [pytest.param(4, marks=needs_float16)])
-def test_skipped_steps_are_counted_on_when_a_run_resumes(rows: Path, tmp_path: Path, stop: int) -> None:
+def test_a_resumed_run_continues_to_count_skipped_steps(rows: Path, tmp_path: Path, stop: int) -> None:
     checkpoint = tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
         run_in_float16(rows, tmp_path, Overflow(3), SaveAndStop(stop, checkpoint)).fit()
@@ -126,14 +126,14 @@ def test_skipped_steps_are_counted_on_when_a_run_resumes(rows: Path, tmp_path: P
 
 def test_out_of_memory_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
     failures = StepFailures()
-    run = Run(rows, tmp_path, callbacks=[failures, At(2, lambda _: torch.empty(1 << 48))])  # bytes: a petabyte
+    run = Run(rows, tmp_path, callbacks=[failures, ActAt(2, lambda _: torch.empty(1 << 48))])  # a petabyte
     with pytest.raises(MemoryError) as failed, failures.translate_errors():
         run.fit()
     assert re.fullmatch(rf"step 1, training batch 1 {SHAPES}: .*", str(failed.value))
 
 
-def test_error_begins_on_a_line_of_its_own(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run(rows, tmp_path, callbacks=[ProgressBar(), At(2, poison)], enable_progress_bar=True)
+def test_an_error_starts_on_a_new_line_after_the_progress_bar(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(rows, tmp_path, callbacks=[ProgressBar(), ActAt(2, fill_weights_with_nan)], enable_progress_bar=True)
     with pytest.raises(NonFiniteLossError):
         run.fit()
     shown = capsys.readouterr()
@@ -142,7 +142,7 @@ def test_error_begins_on_a_line_of_its_own(rows: Path, tmp_path: Path, capsys: p
 
 
 def fill_memory(rows: Path, folder: Path) -> None:
-    """Train in a process that has 32 MiB more after the first step."""
+    """Train in a process that gets only 32 MiB more after the first step."""
 
     before = resource.getrlimit(resource.RLIMIT_AS)
 
@@ -152,7 +152,7 @@ def fill_memory(rows: Path, folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 25), before[1]))
 
     failures = StepFailures()
-    run = Run(rows, folder, callbacks=[failures, At(2, limit)])
+    run = Run(rows, folder, callbacks=[failures, ActAt(2, limit)])
     embeddings: Any = run.task.model.question_encoder.embeddings
     embeddings.word.weight.data = torch.zeros(1 << 18, 128)  # its gradient has 128 MiB
     try:
@@ -164,7 +164,7 @@ def fill_memory(rows: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_that_is_full_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
+def test_a_process_out_of_memory_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=fill_memory, args=(rows, tmp_path))
     process.start()
     process.join()
@@ -181,29 +181,29 @@ def test_memory_that_is_full_names_step_batch_and_shapes(rows: Path, tmp_path: P
         "can't start new thread",
     ],
 )
-def test_words_for_a_full_memory(message: str) -> None:
+def test_all_out_of_memory_messages_are_recognized(message: str) -> None:
     with pytest.raises(MemoryError, match=r"^before the first batch: "), StepFailures().translate_errors():
         raise RuntimeError(message)
 
 
-def die_at_the_yew(collate: Any, examples: Any) -> Any:
+def kill_worker_at_yew(collate: Any, examples: Any) -> Any:
     if any("yew" in example.question for example in examples):
         os.kill(os.getpid(), signal.SIGKILL)
     return collate(examples)
 
 
-def test_worker_that_dies_is_named(rows: Path, tmp_path: Path) -> None:
+def test_a_dead_worker_is_named(rows: Path, tmp_path: Path) -> None:
     failures = StepFailures()
     run = Run(rows, tmp_path, num_workers=2, callbacks=[failures])
-    run.data.collate = functools.partial(die_at_the_yew, run.data.collate)
+    run.data.collate = functools.partial(kill_worker_at_yew, run.data.collate)
     with pytest.raises(ChildProcessError) as failed, failures.translate_errors():
         run.fit()
     assert re.fullmatch(
         r".*: data worker [01] \(process \d+, exit code -9\) .*",
         str(failed.value),
     )
-    run = Run(rows, tmp_path, callbacks=[failures, At(1, lambda task: task.missing)])
-    with pytest.raises(AttributeError), failures.translate_errors():  # a fault of this library stays what it is
+    run = Run(rows, tmp_path, callbacks=[failures, ActAt(1, lambda task: task.missing)])
+    with pytest.raises(AttributeError), failures.translate_errors():  # other errors are not translated
         run.fit()
 
 
@@ -221,7 +221,7 @@ def lose_a_rank(rank: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_process_that_has_ended_is_told_by_the_others(tmp_path: Path) -> None:
+def test_the_other_ranks_report_a_process_that_has_ended(tmp_path: Path) -> None:
     multiprocessing.spawn(lose_a_rank, (tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     [line] = (tmp_path / "error").read_text().splitlines()
     assert line.startswith("before the first batch: ") and "--resume" in line

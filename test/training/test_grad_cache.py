@@ -1,4 +1,4 @@
-"""Embedding in chunks: the same values and gradients, with dropout as well, to the bit."""
+"""Embedding in chunks gives bitwise equal values and gradients, also with dropout."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def gradients(model: RobertaEncoder, embeddings: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-def plainly(model: RobertaEncoder, batch: TokenBatch) -> Tensor:
-    """The same chunks, with all activations kept."""
+def embed_without_checkpoints(model: RobertaEncoder, batch: TokenBatch) -> Tensor:
+    """Embed the same chunks, but keep all activations."""
     chunks = cut_by_length(get_lengths(batch.attention_mask), CHUNK_TOKENS)
     embeddings = torch.zeros(len(LENGTHS), model.embedding_dim)
     for rows, length in chunks:
@@ -48,9 +48,9 @@ def plainly(model: RobertaEncoder, batch: TokenBatch) -> Tensor:
     return embeddings
 
 
-def in_chunks_and_plainly(dropout: float) -> list[list[Tensor]]:
+def embed_both_ways(dropout: float) -> list[list[Tensor]]:
     results = []
-    for embed in (functools.partial(embed_in_chunks, chunk_tokens=CHUNK_TOKENS), plainly):
+    for embed in (functools.partial(embed_in_chunks, chunk_tokens=CHUNK_TOKENS), embed_without_checkpoints):
         model = encoder(dropout)
         torch.manual_seed(7)
         embeddings = embed(model, tokens())
@@ -59,26 +59,26 @@ def in_chunks_and_plainly(dropout: float) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_chunks_equal_plain_ones_with_dropout_to_the_bit(dropout: float) -> None:
-    for found, expected in zip(*in_chunks_and_plainly(dropout), strict=True):
+def test_chunks_are_bitwise_equal_to_plain_embedding_with_dropout(dropout: float) -> None:
+    for found, expected in zip(*embed_both_ways(dropout), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_dropout_that_is_not_replayed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    forgetful = functools.partial(grad_cache.checkpoint, preserve_rng_state=False)
-    monkeypatch.setattr(grad_cache, "checkpoint", forgetful)
-    [in_chunks, plain] = in_chunks_and_plainly(0.3)
+def test_other_dropout_masks_in_the_backward_pass_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_rng_state = functools.partial(grad_cache.checkpoint, preserve_rng_state=False)
+    monkeypatch.setattr(grad_cache, "checkpoint", without_rng_state)
+    [in_chunks, plain] = embed_both_ways(0.3)
     assert in_chunks[0].equal(plain[0])
     assert not in_chunks[1].equal(plain[1])
 
 
-def test_chunks_are_within_the_budget() -> None:
+def test_chunks_have_at_most_chunk_tokens() -> None:
     chunks = cut_by_length(LENGTHS, CHUNK_TOKENS)
     assert sorted(row for rows, _ in chunks for row in rows) == list(range(len(LENGTHS)))
     assert all(len(rows) * length <= CHUNK_TOKENS or len(rows) == 1 for rows, length in chunks)
 
 
-def test_no_text() -> None:
+def test_zero_texts_give_zero_gradients() -> None:
     model = encoder(0.0)
     embeddings = embed_in_chunks(model, TokenBatch(*(field[:0] for field in tokens())), CHUNK_TOKENS)
     assert embeddings.shape == (0, 128)

@@ -1,4 +1,4 @@
-"""One process, several ranks, and chunks of any size: the same gradients, and the same parameters after them."""
+"""Gradients and updated parameters are equal for one process, several ranks, and chunks of any size."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from text.training import BiEncoderTask, Objective, objective, task
 from text.training import distributed as ours
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
-BATCHES = (9, 8, 3)  # of three ranks, and of four, some have a question more; of the last batch, one of four has none
+BATCHES = (9, 8, 3)  # with 3 or 4 ranks, shares differ in size; with 4 ranks, one has no question of the last batch
 NUM_STEPS = 20
 FAULTS = ("detached gather", "wrong offset", "missing number of ranks", "known positives of this rank only")
 
 
 class Case(NamedTuple):
-    """What a run of some steps depends on."""
+    """Settings of a short run."""
 
     num_hard_negatives: int
     chunk_tokens: int | None
@@ -53,7 +53,7 @@ FLOAT32_RUNS = [Case(1, None, 0.05, 0.1, torch.float32, optimizer, NUM_STEPS) fo
 
 
 def examples(num_hard_negatives: int) -> list[list[Example]]:
-    """Batches of questions, some of which share a positive, or have another's hard negative as their positive."""
+    """Return batches of questions. Some share a positive; some have a positive that is another's hard negative."""
 
     def letters(number: int, size: int) -> str:
         return "".join(Random(number).choices(string.ascii_letters, k=size))
@@ -78,7 +78,7 @@ def examples(num_hard_negatives: int) -> list[list[Example]]:
 
 
 def batches(case: Case) -> list[BiEncoderBatch]:
-    """This rank's shares."""
+    """Return this rank's share of each batch."""
     tokenizer = train_tokenizer([], 261)
     collate = BiEncoderCollator(Tokenize(tokenizer, 40), Tokenize(tokenizer, 48))
     rank, num_ranks = ours.get_rank(), ours.get_world_size()
@@ -89,7 +89,7 @@ def batches(case: Case) -> list[BiEncoderBatch]:
 
 
 class Loss(torch.nn.Module):
-    """What Lightning wraps for several ranks: a task whose forward is the training step."""
+    """Module whose forward is the training step, as Lightning wraps it for several ranks."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Loss(torch.nn.Module):
             attention_probs_dropout_prob=0.0,
         )
         model = BiEncoder(RobertaEncoder(config), RobertaEncoder(config)).to(case.dtype)
-        with torch.no_grad():  # apart, so that gradients are not what is left of differences of like numbers
+        with torch.no_grad():  # larger weights: otherwise embeddings are similar and gradients lose precision
             for name, parameter in model.named_parameters():
                 parameter.mul_(3 if "norm" not in name else 1)
         self.task = BiEncoderTask(model, Objective(temperature=case.temperature), chunk_tokens=case.chunk_tokens)
@@ -117,11 +117,11 @@ class Loss(torch.nn.Module):
 
 
 def train(case: Case) -> dict[str, Tensor]:
-    """The gradient of the last step and the parameters after it, flat."""
+    """Return the flattened gradient of the last step, and the parameters after that step."""
     model = Loss(case)
     parameters = list(model.parameters())
     wrapped = DistributedDataParallel(model) if ours.get_world_size() > 1 else model
-    # AdamW makes steps of the rounding of gradients that are zero, those of key biases: small ones at such a rate.
+    # The gradients of key biases are zero up to rounding, which AdamW scales up. A low rate keeps these steps small.
     optimizer = getattr(torch.optim, case.optimizer)(parameters, lr={"SGD": 1e-2, "AdamW": 1e-4}[case.optimizer])
     shares = batches(case)
     for step in range(case.num_steps):
@@ -137,8 +137,8 @@ def train(case: Case) -> dict[str, Tensor]:
     }
 
 
-def plant(fault: str, patch: pytest.MonkeyPatch) -> None:
-    """Makes this process wrong."""
+def inject_fault(fault: str, patch: pytest.MonkeyPatch) -> None:
+    """Inject a fault into this process."""
     if fault == "detached gather":
         detached = staticmethod(lambda ctx, gradient: (gradient[ctx.ranks.start :][: ctx.num_rows], None))
         patch.setattr(ours._Gather, "backward", detached)
@@ -165,84 +165,84 @@ def plant(fault: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(objective, "known_positive_pairs", own)
 
 
-def on_rank(rank: int, num_ranks: int, cases: list[Case], folder: str, faults: Sequence[str]) -> None:
+def train_on_rank(rank: int, num_ranks: int, cases: list[Case], folder: str, faults: Sequence[str]) -> None:
     torch.set_num_threads(1)
     results = []
     with process_group(rank, num_ranks, folder):
         for fault in faults:
             with pytest.MonkeyPatch.context() as patch:
-                plant(fault, patch)
+                inject_fault(fault, patch)
                 results += [train(case) for case in cases]
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
 
 
-def on_ranks(
+def train_on_ranks(
     num_ranks: int, cases: list[Case], folder: Path, faults: Sequence[str] = ("none",)
 ) -> list[dict[str, Tensor]]:
-    """Of each fault, the results of all cases."""
+    """Return the results of all cases for each fault in turn."""
     arguments = (num_ranks, cases, str(folder), faults)
-    multiprocessing.spawn(on_rank, arguments, nprocs=num_ranks)  # pyright: ignore[reportPrivateImportUsage]
+    multiprocessing.spawn(train_on_rank, arguments, nprocs=num_ranks)  # pyright: ignore[reportPrivateImportUsage]
     return torch.load(folder / "results.pt", weights_only=True)
 
 
-def error(found: Tensor, expected: Tensor) -> float:
+def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
 @functools.cache
-def alone(case: Case) -> dict[str, Tensor]:
-    """By one process, without chunks."""
+def train_alone(case: Case) -> dict[str, Tensor]:
+    """Return the results of one process without chunks."""
     return train(case)
 
 
-def check(found: list[dict[str, Tensor]], cases: list[Case]) -> None:
+def check_results(found: list[dict[str, Tensor]], cases: list[Case]) -> None:
     for case, result in zip(cases, found, strict=True):
-        expected = alone(case._replace(chunk_tokens=None))
-        errors = {name: error(result[name], expected[name]) for name in expected}
+        expected = train_alone(case._replace(chunk_tokens=None))
+        errors = {name: relative_error(result[name], expected[name]) for name in expected}
         if case.dtype == torch.float64:
             assert max(errors.values()) < 1e-12, (case, errors)
         elif case.num_steps == 1:
             assert errors["gradient"] < 1e-6, (case, errors)
-        else:  # rounding adds up, and AdamW divides by small numbers: no bound, but these are the figures
+        else:  # no bound holds, because rounding accumulates and AdamW divides by small numbers, so print the errors
             print(f"{case.optimizer}, float32, {case.num_steps} steps: {errors}")
 
 
 @pytest.mark.slow
-def test_chunks_equal_the_whole_on_one_process() -> None:
+def test_chunks_equal_the_whole_batch_on_one_process() -> None:
     cases = [case for case in STEPS + RUNS[::6] if case.chunk_tokens is not None]
-    check([train(case) for case in cases], cases)
+    check_results([train(case) for case in cases], cases)
 
 
-def test_a_chunk_may_be_one_text() -> None:
+def test_chunks_of_one_text_equal_the_whole_batch() -> None:
     cases = [Case(1, 1, 1.0, None, torch.float64, "SGD", 1)]
-    check([train(case) for case in cases], cases)
+    check_results([train(case) for case in cases], cases)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2])
-def test_a_step_of_ranks_equals_that_of_one_process(num_ranks: int, tmp_path: Path) -> None:
-    check(on_ranks(num_ranks, STEPS, tmp_path), STEPS)
+def test_one_step_on_ranks_equals_one_process(num_ranks: int, tmp_path: Path) -> None:
+    check_results(train_on_ranks(num_ranks, STEPS, tmp_path), STEPS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_many_steps_of_ranks_equal_those_of_one_process(num_ranks: int, tmp_path: Path) -> None:
+def test_many_steps_on_ranks_equal_one_process(num_ranks: int, tmp_path: Path) -> None:
     cases = STEPS + RUNS + FLOAT32_RUNS
-    check(on_ranks(num_ranks, cases, tmp_path), cases)
+    check_results(train_on_ranks(num_ranks, cases, tmp_path), cases)
 
 
 @pytest.mark.slow
-def test_planted_faults_are_seen(tmp_path: Path) -> None:
+def test_injected_faults_are_detected(tmp_path: Path) -> None:
     case = Case(1, None, 1.0, None, torch.float64, "SGD", 1)
-    right, *found = on_ranks(2, [case], tmp_path, ["none", *FAULTS])
-    assert error(right["gradient"], alone(case)["gradient"]) < 1e-12
+    right, *found = train_on_ranks(2, [case], tmp_path, ["none", *FAULTS])
+    assert relative_error(right["gradient"], train_alone(case)["gradient"]) < 1e-12
     for fault, result in zip(FAULTS, found, strict=True):
-        assert error(result["gradient"], alone(case)["gradient"]) > 1e-3, fault
+        assert relative_error(result["gradient"], train_alone(case)["gradient"]) > 1e-3, fault
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 100])
-def test_a_shared_passage_has_the_gradient_of_its_copies(chunk_tokens: int | None) -> None:
+def test_shared_passages_give_the_gradient_of_separate_copies(chunk_tokens: int | None) -> None:
     case = Case(7, chunk_tokens, 0.05, None, torch.float64, "SGD", 1)
     shared = batches(case)[0]
     texts, index = shared.passages, shared.text_index

@@ -45,7 +45,7 @@ class SignalAt(Callback):
         setattr(self, hook, called)
 
 
-class CountedIO(AtomicCheckpointIO):
+class RecordingIO(AtomicCheckpointIO):
     def __init__(self) -> None:
         self.saved: list[str] = []
 
@@ -54,39 +54,39 @@ class CountedIO(AtomicCheckpointIO):
         super().save_checkpoint(checkpoint, path, storage_options)
 
 
-def make(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
+def build_run(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
     monitor = "valid_loss" if options.get("validate", True) else None
     callbacks = (SaveOnSignal(folder / "last.ckpt"), *build_checkpoint_callbacks(folder, monitor), *callbacks)
     return Run(rows, folder, callbacks=list(callbacks), enable_checkpointing=True, **options)
 
 
-def go_on(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
+def resume_run(rows: Path, folder: Path, *callbacks: Callback, **options: Any) -> Run:
     checkpoint = folder / "last.ckpt"
     steps = AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"]
-    return make(rows, folder, *callbacks, seed=99, keep_steps=steps, **options).fit(checkpoint)
+    return build_run(rows, folder, *callbacks, seed=99, keep_steps=steps, **options).fit(checkpoint)
 
 
-def equal(a: Any, b: Any) -> bool:
+def are_equal(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+        return a.keys() == b.keys() and all(are_equal(a[name], b[name]) for name in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        return len(a) == len(b) and all(map(are_equal, a, b))
+    return torch.are_equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def assert_same_run(one: Path, other: Path, files: Sequence[str] = FILES, *, table: bool = True) -> None:
     for file in files:
         states = [AtomicCheckpointIO().load_checkpoint(folder / file) for folder in (one, other)]
         for name in STATE:
-            assert equal(states[0][name], states[1][name]), f"{file}: {name}"
-        assert equal(states[0]["callbacks"]["RandomState"], states[1]["callbacks"]["RandomState"]), file
+            assert are_equal(states[0][name], states[1][name]), f"{file}: {name}"
+        assert are_equal(states[0]["callbacks"]["RandomState"], states[1]["callbacks"]["RandomState"]), file
     if table:
         assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
 
 
 @pytest.fixture
 def whole(rows: Path, tmp_path: Path) -> Path:
-    make(rows, tmp_path / "whole").fit()
+    build_run(rows, tmp_path / "whole").fit()
     return tmp_path / "whole"
 
 
@@ -112,13 +112,13 @@ def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
 ) -> None:
     folder = tmp_path / "stopped"
     handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    counted = CountedIO()
+    recording = RecordingIO()
     name = signal.Signals(signum).name
     with pytest.raises(InterruptedRun, match=rf"\b{name}\b.* step {step}\b.*last\.ckpt"):
-        make(rows, folder, SignalAt(hook, n, signum), plugins=[counted]).fit()
+        build_run(rows, folder, SignalAt(hook, n, signum), plugins=[recording]).fit()
     assert {signum: signal.getsignal(signum) for signum in handlers} == handlers
-    assert len(counted.saved) % 2 == 1 and counted.saved[-1] == "last.ckpt"  # pairs at the ends of epochs, and one
-    resumed = go_on(rows, folder)
+    assert len(recording.saved) % 2 == 1 and recording.saved[-1] == "last.ckpt"  # pairs at the ends of epochs, and one
+    resumed = resume_run(rows, folder)
     assert resumed.trainer.global_step == 9
     assert_same_run(whole, folder)
 
@@ -129,12 +129,12 @@ def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturb
     rows: Path, tmp_path: Path, hook: str, n: int
 ) -> None:
     every = {"val_check_interval": 2, "check_val_every_n_epoch": None}  # after steps 2, 4, 6 and 8
-    whole = make(rows, tmp_path / "whole", **every).fit()
+    whole = build_run(rows, tmp_path / "whole", **every).fit()
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match=r"last\.ckpt"):
-        make(rows, folder, SignalAt(hook, n if "train" in hook else 2 + n), **every).fit()
-    resumed = go_on(rows, folder, **every)
-    assert equal(resumed.weights(), whole.weights())
+        build_run(rows, folder, SignalAt(hook, n if "train" in hook else 2 + n), **every).fit()
+    resumed = resume_run(rows, folder, **every)
+    assert are_equal(resumed.copy_weights(), whole.copy_weights())
     assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
 
 
@@ -150,12 +150,12 @@ def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturb
 def test_run_without_validation_stopped_and_resumed_is_the_undisturbed_one(
     rows: Path, tmp_path: Path, hook: str, n: int, step: int
 ) -> None:
-    whole = make(rows, tmp_path / "whole", validate=False).fit()
+    whole = build_run(rows, tmp_path / "whole", validate=False).fit()
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match=rf" step {step}\b.*last\.ckpt"):
-        make(rows, folder, SignalAt(hook, n), validate=False).fit()
-    resumed = go_on(rows, folder, validate=False)
-    assert resumed.trainer.global_step == 9 and equal(resumed.weights(), whole.weights())
+        build_run(rows, folder, SignalAt(hook, n), validate=False).fit()
+    resumed = resume_run(rows, folder, validate=False)
+    assert resumed.trainer.global_step == 9 and are_equal(resumed.copy_weights(), whole.copy_weights())
     assert_same_run(tmp_path / "whole", folder, ["last.ckpt"])
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["last.ckpt"]
 
@@ -163,36 +163,36 @@ def test_run_without_validation_stopped_and_resumed_is_the_undisturbed_one(
 def test_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:
     """As from a terminal, and from a parent process that passes it on."""
 
-    class Both(Callback):
+    class SendTwoSignals(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGUSR1)
 
     with pytest.raises(InterruptedRun, match=r"\bSIGINT\b.* step 1\b"):
-        make(rows, tmp_path, Both()).fit()
+        build_run(rows, tmp_path, SendTwoSignals()).fit()
 
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_run_stopped_between_two_accumulated_batches_is_the_undisturbed_one(rows: Path, tmp_path: Path, n: int) -> None:
     """3 batches an epoch are 2 steps: after the first and the fourth batch, gradients wait for another one."""
-    whole = make(rows, tmp_path / "whole", accumulate_grad_batches=2).fit()
+    whole = build_run(rows, tmp_path / "whole", accumulate_grad_batches=2).fit()
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match=r"last\.ckpt"):
-        make(rows, folder, SignalAt("on_train_batch_start", n), accumulate_grad_batches=2).fit()
-    resumed = go_on(rows, folder, accumulate_grad_batches=2)
+        build_run(rows, folder, SignalAt("on_train_batch_start", n), accumulate_grad_batches=2).fit()
+    resumed = resume_run(rows, folder, accumulate_grad_batches=2)
     assert resumed.trainer.global_step == whole.trainer.global_step == 6
-    assert equal(resumed.weights(), whole.weights())
+    assert are_equal(resumed.copy_weights(), whole.copy_weights())
 
 
 def test_validated_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path) -> None:
     """After 4 batches: the gradient of the second epoch's first one is in the checkpoint of the validation."""
     options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None}
-    whole = make(rows, tmp_path / "whole", **options).fit()
+    whole = build_run(rows, tmp_path / "whole", **options).fit()
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun):  # its checkpoint is lost
-        make(rows, folder, SignalAt("on_train_batch_start", 5), plugins=[LosesLast(2)], **options).fit()
+        build_run(rows, folder, SignalAt("on_train_batch_start", 5), plugins=[LimitedSavesIO(2)], **options).fit()
     assert "accumulated_gradients" in AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
-    assert equal(go_on(rows, folder, **options).weights(), whole.weights())
+    assert are_equal(resume_run(rows, folder, **options).copy_weights(), whole.copy_weights())
 
 
 def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
@@ -200,14 +200,14 @@ def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
 ) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match=r" step 4\b"):
-        make(rows, folder, SignalAt("on_train_batch_start", 4)).fit()
+        build_run(rows, folder, SignalAt("on_train_batch_start", 4)).fit()
     with pytest.raises(InterruptedRun, match=r" step 5\b"):
-        go_on(rows, folder, SignalAt("on_train_batch_start", 1))
+        resume_run(rows, folder, SignalAt("on_train_batch_start", 1))
     with pytest.raises(InterruptedRun, match=r" step 6\b"):  # the epoch's last: its validation is still to come
-        go_on(rows, folder, SignalAt("on_train_batch_start", 1))
+        resume_run(rows, folder, SignalAt("on_train_batch_start", 1))
     with pytest.raises(InterruptedRun, match=r" step 6\b"):
-        go_on(rows, folder, SignalAt("on_validation_batch_start", 2))
-    go_on(rows, folder)
+        resume_run(rows, folder, SignalAt("on_validation_batch_start", 2))
+    resume_run(rows, folder)
     assert_same_run(whole, folder)
 
 
@@ -217,7 +217,7 @@ def test_run_stopped_after_an_epoch_without_a_validation_and_twice_more_is_the_u
     """3 steps an epoch, and a validation after every second step: the first stop is at the end of the first epoch."""
 
     def fit(folder: str, *callbacks: Callback, checkpoint: Path | None = None) -> Run:
-        run = make(rows, tmp_path / folder, *callbacks, check_val_every_n_epoch=None)
+        run = build_run(rows, tmp_path / folder, *callbacks, check_val_every_n_epoch=None)
         validate_by_steps(run.trainer, 2)
         return run.fit(checkpoint)
 
@@ -228,13 +228,13 @@ def test_run_stopped_after_an_epoch_without_a_validation_and_twice_more_is_the_u
             fit("stopped", SignalAt("on_train_batch_start", n), checkpoint=checkpoint)
     resumed = fit("stopped", checkpoint=last)
     assert resumed.trainer.global_step == 9
-    assert equal(resumed.weights(), whole.weights())
+    assert are_equal(resumed.copy_weights(), whole.copy_weights())
 
 
 def test_signal_that_is_ignored_stays_ignored(rows: Path, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        run = make(rows, tmp_path, SignalAt("on_train_batch_start", 2, signal.SIGHUP)).fit()
+        run = build_run(rows, tmp_path, SignalAt("on_train_batch_start", 2, signal.SIGHUP)).fit()
         assert run.trainer.global_step == 9 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -247,13 +247,13 @@ def test_run_resumed_from_the_end_of_an_epoch_is_the_undisturbed_one(
     folder = tmp_path / "stopped"
     stop = SignalAt("on_train_batch_start", 3 * epochs + 1)
     with pytest.raises(InterruptedRun):  # its checkpoint is lost; that of the end of the epoch is not
-        make(rows, folder, stop, plugins=[LosesLast(2 * epochs)]).fit()
+        build_run(rows, folder, stop, plugins=[LimitedSavesIO(2 * epochs)]).fit()
     assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == 3 * epochs
-    go_on(rows, folder)
+    resume_run(rows, folder)
     assert_same_run(whole, folder)
 
 
-class LosesLast(AtomicCheckpointIO):
+class LimitedSavesIO(AtomicCheckpointIO):
     """Saves no more than so many checkpoints."""
 
     def __init__(self, num_saved: int) -> None:
@@ -267,26 +267,26 @@ class LosesLast(AtomicCheckpointIO):
 
 def test_resuming_after_the_last_step_changes_nothing(rows: Path, whole: Path) -> None:
     before = {file: (whole / file).read_bytes() for file in FILES}
-    resumed = go_on(rows, whole)
+    resumed = resume_run(rows, whole)
     assert resumed.trainer.global_step == 9
     assert {file: (whole / file).read_bytes() for file in FILES} == before
 
 
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_test_batch_start"])
 def test_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: str) -> None:
-    counted = CountedIO()
-    run = make(rows, tmp_path / "run", SignalAt(hook, 1), plugins=[counted])
+    recording = RecordingIO()
+    run = build_run(rows, tmp_path / "run", SignalAt(hook, 1), plugins=[recording])
     with pytest.raises(InterruptedRun, match="SIGTERM"):
         if hook == "on_test_batch_start":
             run.trainer.test(run.task, run.data, verbose=False)
         else:
             run.fit()
-    assert counted.saved == []
+    assert recording.saved == []
 
 
 def test_last_is_that_of_the_last_epoch_also_where_the_best_is_another(rows: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run = make(rows, folder)
+    run = build_run(rows, folder)
     run.trainer.checkpoint_callbacks[0].mode = "max"  # pyright: ignore[reportAttributeAccessIssue]
     run.fit()
     found = [AtomicCheckpointIO().load_checkpoint(folder / file)["global_step"] for file in FILES]
@@ -305,14 +305,14 @@ class WaitForever(Callback):
             time.sleep(0.05)
 
 
-def hang(rows: Path, folder: Path) -> None:
-    make(rows, folder, WaitForever(folder)).fit()
+def run_until_killed(rows: Path, folder: Path) -> None:
+    build_run(rows, folder, WaitForever(folder)).fit()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=hang, args=(rows, tmp_path))
+    process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(rows, tmp_path))
     process.start()
     while not (tmp_path / "in a step").exists():
         assert process.is_alive()
@@ -328,7 +328,7 @@ def test_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> 
     assert code == -signum
 
 
-def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -> None:
+def run_on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -> None:
     """Goes on where there is a checkpoint; a signal to rank 1 comes at the nth call, at none if that is 0."""
     ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
@@ -337,18 +337,18 @@ def on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -
     rank_zero_only.rank = rank  # pyright: ignore[reportFunctionMemberAccess]
     torch.set_num_threads(1)
     callbacks = [SignalAt(hook, n)] if rank == 1 else []
-    begin = go_on if (folder / "last.ckpt").exists() else lambda *args, **options: make(*args, **options).fit()
+    begin = resume_run if (folder / "last.ckpt").exists() else lambda *args, **options: build_run(*args, **options).fit()
     try:
         begin(rows, folder, *callbacks, devices=2, strategy="ddp")
     except InterruptedRun as error:
         (folder / f"rank{rank}.txt").write_text(str(error))
 
 
-def on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
+def run_on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(on_rank, (rows, folder, port, hook, n), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    multiprocessing.spawn(run_on_rank, (rows, folder, port, hook, n), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @pytest.mark.slow
@@ -361,12 +361,12 @@ def on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
 )
 def test_ranks_stop_at_the_same_step_and_resume(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
-    on_two_ranks(rows, whole, hook, 0)
+    run_on_two_ranks(rows, whole, hook, 0)
     folder.mkdir()
-    on_two_ranks(rows, folder, hook, n)
+    run_on_two_ranks(rows, folder, hook, n)
     told = [(folder / f"rank{rank}.txt").read_text() for rank in (0, 1)]
     assert all(f"step {step};" in line for line in told)
     assert "SIGTERM" not in told[0] and "SIGTERM" in told[1]  # only rank 1 received the signal
     assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == step
-    on_two_ranks(rows, folder, hook, 0)
+    run_on_two_ranks(rows, folder, hook, 0)
     assert_same_run(whole, folder)

@@ -1,4 +1,4 @@
-"""Messages of Lightning and torch that a user cannot act on are hidden, and all others are shown."""
+"""Messages of Lightning and torch that a user cannot act on are hidden. All other messages are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESULT = "pytorch_lightning.trainer.connectors.logger_connector.result"
 
 @pytest.fixture
 def records() -> Iterator[list[str]]:
-    """Messages that Lightning logs from now on."""
+    """Messages that Lightning logs during the test."""
     found: list[str] = []
 
     class Collect(logging.Handler):
@@ -46,7 +46,7 @@ def records() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def test_records_are_hidden_in_the_block_alone(records: list[str]) -> None:
+def test_records_are_hidden_only_inside_the_block(records: list[str]) -> None:
     with hide_messages():
         for name, message in [*HIDDEN, *SHOWN]:
             logging.getLogger(name).warning(message)
@@ -56,7 +56,7 @@ def test_records_are_hidden_in_the_block_alone(records: list[str]) -> None:
     assert records[len(SHOWN) :] == [message for _, message in HIDDEN]
 
 
-def test_warnings_are_hidden_by_module_and_message_in_the_block_alone() -> None:
+def test_warnings_are_hidden_by_module_and_message_only_inside_the_block() -> None:
     def warn(message: str, module: str) -> None:
         warnings.warn_explicit(message, UserWarning, "f.py", 1, module=module)
 
@@ -70,9 +70,9 @@ def test_warnings_are_hidden_by_module_and_message_in_the_block_alone() -> None:
         warn(SYNC, RESULT)
 
 
-def test_training_and_a_resumed_run_log_nothing_of_lightning(rows: Path, tmp_path: Path, records: list[str]) -> None:
+def test_lightning_logs_nothing_in_new_and_resumed_runs(rows: Path, tmp_path: Path, records: list[str]) -> None:
     for max_epochs, checkpoint in ((1, None), (2, str(tmp_path / "checkpoints/last.ckpt"))):
-        run = Run(rows, tmp_path / "parts")  # Its own Trainer is not the run's.
+        run = Run(rows, tmp_path / "parts")  # its Trainer is not used
         records.clear()
         options = {"max_epochs": max_epochs, "num_batches": 3, "monitor": "valid_loss", "checkpoint": checkpoint}
         trainer = build_trainer(tmp_path, **options)  # type: ignore[arg-type]
@@ -80,6 +80,6 @@ def test_training_and_a_resumed_run_log_nothing_of_lightning(rows: Path, tmp_pat
         assert records == []
 
 
-def test_every_message_is_of_a_module_of_lightning() -> None:
+def test_every_filter_names_an_existing_lightning_module() -> None:
     for name in [*lightning_messages._LINES, *lightning_messages._WARNINGS]:
         assert __import__(name, fromlist=["_"]).__name__ == name

@@ -1,4 +1,4 @@
-"""The objective of one rank: who is compared with whom, whole and in tiles. Several ranks: test_gradients.py."""
+"""The objective on one rank, in one piece and in tiles. test_gradients.py tests several ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ NUM_QUESTIONS, NUM_PASSAGES = 5, 15
 
 
 def batch() -> BiEncoderBatch:
-    """Three passages a question, its positive first; question 0 knows passages 4 and 6, too, question 3 passage 0."""
+    """Return 5 questions with 3 passages each, positive first.
+
+    Passages 4 and 6 are also known positives of question 0, and passage 0 is also one of question 3.
+    """
     keys = torch.arange(NUM_PASSAGES)[:, None].expand(-1, 2)
     positive_index = torch.arange(0, NUM_PASSAGES, 3)
     known = torch.stack([positive_index] * 3, dim=1)
@@ -49,14 +52,14 @@ def embeddings() -> tuple[Tensor, Tensor]:
     )  # pyright: ignore[reportReturnType]
 
 
-def test_known_positives_are_no_negatives() -> None:
+def test_known_positives_are_not_negatives() -> None:
     ignore = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
     ignore[0, 4] = ignore[0, 6] = ignore[3, 0] = True
     expected = in_batch_nll(*embeddings(), batch().positive_index, ignore=ignore, temperature=0.5, reduction="none")
     torch.testing.assert_close(Objective(temperature=0.5)(batch(), *embeddings()), expected)
 
 
-def test_own_passages_only() -> None:
+def test_without_in_batch_negatives_only_own_passages_count() -> None:
     questions, passages = embeddings()
     expected = [
         in_batch_nll(questions[[i]], passages[3 * i : 3 * i + 3], torch.tensor([0])) for i in range(NUM_QUESTIONS)
@@ -67,7 +70,7 @@ def test_own_passages_only() -> None:
 
 @pytest.mark.parametrize("tile", [1, NUM_PASSAGES, 2 * NUM_PASSAGES, 3 * NUM_PASSAGES + 1])
 @pytest.mark.parametrize("in_batch_negatives", [True, False])
-def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch, in_batch_negatives: bool, tile: int) -> None:
+def test_tiles_of_any_size_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch, in_batch_negatives: bool, tile: int) -> None:
     results = []
     for size in (objective.TILE_SIZE, tile):
         monkeypatch.setattr(objective, "TILE_SIZE", size)
@@ -78,8 +81,8 @@ def test_tiles_equal_the_whole(monkeypatch: pytest.MonkeyPatch, in_batch_negativ
         torch.testing.assert_close(found, expected)
 
 
-def test_no_question() -> None:
-    """As on a rank that has none of a short last batch."""
+def test_a_rank_without_questions_has_no_losses() -> None:
+    """Test a rank that has no share of a short last batch."""
     empty = batch()._replace(
         positive_index=torch.zeros(0, dtype=torch.int64), known_positives=torch.zeros(0, 1, 2, dtype=torch.int64)
     )
@@ -89,7 +92,7 @@ def test_no_question() -> None:
 # ---- several positives, both directions, fewer dimensions
 
 
-def test_all_known_positives_count() -> None:
+def test_all_positives_uses_every_known_positive() -> None:
     is_positive = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
     is_positive[torch.arange(NUM_QUESTIONS), batch().positive_index] = True
     is_positive[0, 4] = is_positive[0, 6] = is_positive[3, 0] = True
@@ -97,19 +100,19 @@ def test_all_known_positives_count() -> None:
     torch.testing.assert_close(Objective(all_positives=True)(batch(), *embeddings()), expected)
 
 
-def test_all_positives_of_the_own_row() -> None:
-    """Question 0 knows passages of other rows, which are out then."""
+def test_all_positives_without_in_batch_negatives_uses_the_own_row_only() -> None:
+    """Question 0 has known positives in other rows, which are then excluded."""
     objective = Objective(all_positives=True, in_batch_negatives=False)
     torch.testing.assert_close(
         objective(batch(), *embeddings()), Objective(in_batch_negatives=False)(batch(), *embeddings())
     )
 
 
-def test_both_directions() -> None:
+def test_symmetric_averages_both_directions() -> None:
     questions, passages = embeddings()
     positives, index = passages[batch().positive_index], torch.arange(NUM_QUESTIONS)
     ignore = torch.zeros(NUM_QUESTIONS, NUM_QUESTIONS, dtype=torch.bool)
-    ignore[0, 3] = ignore[2, 0] = True  # passage 0 answers question 3, too, and passage 6, of question 2, question 0
+    ignore[0, 3] = ignore[2, 0] = True  # passage 0 also answers question 3; passage 6 of question 2 answers question 0
     back = in_batch_nll(positives, questions, index, ignore=ignore, reduction="none")
     expected = (Objective()(batch(), questions, passages) + back) / 2
     torch.testing.assert_close(Objective(symmetric=True)(batch(), questions, passages), expected)
@@ -117,8 +120,8 @@ def test_both_directions() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_both_directions_equal_sentence_transformers() -> None:
-    """Where no question knows another's passage."""
+def test_symmetric_equals_sentence_transformers() -> None:
+    """Compare batches in which no question has a known positive in another row."""
     losses = pytest.importorskip("sentence_transformers.losses")
     theirs = losses.MultipleNegativesSymmetricRankingLoss(model=None, scale=20.0)
     questions, passages = embeddings()
@@ -134,7 +137,7 @@ def test_both_directions_equal_sentence_transformers() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_first_dimensions() -> None:
+def test_matryoshka_averages_the_losses_of_leading_dimensions() -> None:
     questions, passages = embeddings()
     expected = sum(Objective()(batch(), questions[:, :dims], passages[:, :dims]) for dims in (4, 2, 1)) / 3
     torch.testing.assert_close(Objective(matryoshka_dims=(2, 1))(batch(), questions, passages), expected)
@@ -142,7 +145,7 @@ def test_first_dimensions() -> None:
         Objective(matryoshka_dims=(8,))(batch(), questions, passages)
 
 
-def test_both_directions_need_all_passages() -> None:
+def test_symmetric_needs_in_batch_negatives() -> None:
     with pytest.raises(ValueError, match=r"symmetric.*in_batch_negatives"):
         Objective(symmetric=True, in_batch_negatives=False)
 
@@ -151,13 +154,13 @@ def test_both_directions_need_all_passages() -> None:
 
 
 def scored() -> BiEncoderBatch:
-    """Positives score 5; passage 1 nearly as much, passage 8 more; those of question 4 have none."""
+    """Return the batch with scores: positives 5, passage 1 nearly as high, passage 8 higher, question 4 without."""
     scores = torch.tensor([5.0, 4.5, 3.0, 5, 1, 2, 5, 0, 9, 5, 3, 3, torch.nan, torch.nan, torch.nan])
     return batch()._replace(scores=scores)
 
 
 @pytest.mark.parametrize("in_batch_negatives", [True, False])
-def test_what_a_guide_takes_for_positives_is_no_negative(in_batch_negatives: bool) -> None:
+def test_guide_margin_removes_likely_positives(in_batch_negatives: bool) -> None:
     ignore = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
     ignore[0, 4] = ignore[0, 6] = ignore[3, 0] = ignore[0, 1] = ignore[2, 8] = True
     if not in_batch_negatives:
@@ -167,9 +170,9 @@ def test_what_a_guide_takes_for_positives_is_no_negative(in_batch_negatives: boo
     torch.testing.assert_close(guided(scored(), *embeddings()), expected)
 
 
-def test_what_a_guide_takes_for_a_positive_is_none_in_other_rows() -> None:
+def test_guide_margin_also_removes_copies_in_other_rows() -> None:
     keys = batch().passage_keys.clone()
-    keys[14] = keys[1]  # question 4 has passage 1, too
+    keys[14] = keys[1]  # question 4 also has passage 1
     made = scored()._replace(passage_keys=keys)
     ignore = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
     ignore[0, 4] = ignore[0, 6] = ignore[3, 0] = ignore[0, 1] = ignore[0, 14] = ignore[2, 8] = True
@@ -177,7 +180,7 @@ def test_what_a_guide_takes_for_a_positive_is_none_in_other_rows() -> None:
     torch.testing.assert_close(Objective(guide_margin=1.0)(made, *embeddings()), expected)
 
 
-def test_a_known_positive_stays_one_whatever_a_guide_says() -> None:
+def test_guide_margin_never_removes_a_known_positive() -> None:
     made = scored()._replace(known_positives=batch().known_positives.clone())
     made.known_positives[0, 1] = 1  # passage 1 scores above the limit
     is_positive = torch.zeros(NUM_QUESTIONS, NUM_PASSAGES, dtype=torch.bool)
@@ -191,7 +194,7 @@ def test_a_known_positive_stays_one_whatever_a_guide_says() -> None:
 
 @pytest.mark.parametrize("tile", [1, 1 << 24])
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, tile: int, share: float) -> None:
+def test_distillation_mixes_in_the_divergence_from_the_teacher(monkeypatch: pytest.MonkeyPatch, tile: int, share: float) -> None:
     monkeypatch.setattr(objective, "TILE_SIZE", tile)
     questions, passages = embeddings()
     plain = Objective(temperature=0.5)(batch(), questions, passages)
@@ -202,8 +205,8 @@ def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, ti
         teacher = (scored().scores[own].double() / 2.0).softmax(0)
         divergence = (teacher * (teacher.log() - student)).sum()
         expected.append(plain[i] if i == 4 else (1 - share) * plain[i] + share * divergence)
-    taught = Objective(temperature=0.5, distillation=share, teacher_temperature=2.0)
-    torch.testing.assert_close(taught(scored(), questions, passages), torch.stack(expected))
+    distilled = Objective(temperature=0.5, distillation=share, teacher_temperature=2.0)
+    torch.testing.assert_close(distilled(scored(), questions, passages), torch.stack(expected))
 
 
 @pytest.mark.parametrize(
@@ -216,13 +219,13 @@ def test_a_share_of_the_loss_is_the_teachers(monkeypatch: pytest.MonkeyPatch, ti
         {"guide_margin": float("nan")},
     ],
 )
-def test_number_out_of_range_is_refused_by_name(number: dict) -> None:
+def test_a_number_out_of_range_is_rejected_by_name(number: dict) -> None:
     [(name, value)] = number.items()
     with pytest.raises(ValueError, match=rf"^{name} .*{re.escape(str(value).strip('()'))}"):
         Objective(**number)
 
 
-# A loss that cannot fall
+# ---- lowest possible loss
 
 
 def test_the_floor_of_the_loss_by_hand() -> None:
@@ -232,7 +235,7 @@ def test_the_floor_of_the_loss_by_hand() -> None:
     assert Objective().find_floor(1) == 0
 
 
-def test_the_floor_is_reached_and_not_passed() -> None:
+def test_the_floor_is_the_lowest_loss_that_occurs() -> None:
     best = in_batch_nll(
         torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0])
     )
@@ -242,7 +245,7 @@ def test_the_floor_is_reached_and_not_passed() -> None:
     assert in_batch_nll(questions, passages, torch.arange(5), reduction="none").min() > Objective().find_floor(8)
 
 
-def test_a_temperature_with_which_nothing_is_learned_is_told() -> None:
+def test_a_temperature_that_is_too_high_raises_a_warning() -> None:
     with pytest.warns(SettingsWarning, match=r"0\.80.*2\.30.*--temperature=0\.05"):
         Objective().check_temperature(10, is_unit_length=True)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Ranks in a pool of several batches against a plain loop over the whole of it."""
+"""Ranks in a pool of several batches, by hand and compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
 
 
 def find_no_tokens(texts: Sequence[Any]) -> TokenBatch:
-    """A transform that finds no token in any text."""
+    """Return a TokenBatch in which no text has tokens."""
     size = len(texts)
     return TokenBatch(
         torch.zeros(size, 1, dtype=torch.int64),
@@ -34,7 +34,7 @@ def batch(
     owner: list[int] | None = None,
     first_row: int = 0,
 ) -> BiEncoderBatch:
-    """What a pool looks at; a passage's two keys are the same number here."""
+    """Return a batch with the fields that a pool reads. Both keys of a passage are the same number."""
     keys = torch.tensor(passage_keys)
     return BiEncoderBatch(
         questions=NO_TOKENS,
@@ -52,35 +52,35 @@ def batch(
 
 
 def test_ranks_count_passages_of_other_batches() -> None:
-    # One question a batch; in one dimension, a passage's embedding is its score.
+    # Each batch has one question. In one dimension, the embedding of a passage is its score.
     pool = PassagePool()
     pool.add(batch([0], [1, 2], [[1]]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
     pool.add(batch([1], [3, 4], [[4]]), torch.tensor([[1.0]]), torch.tensor([[5.0], [2.0]]))
-    # Scores are 3 1 5 2: the first positive (3) is behind 5; the second (2) is behind 3 and 5.
+    # The scores are 3, 1, 5 and 2: 5 is above the first positive (3), and 3 and 5 are above the second (2).
     assert pool.compute_ranks().tolist() == [1, 2]
     assert pool.num_passages == 4
-    figures = pool.compute_metrics()
-    assert figures["average_rank"] == 1.5
-    assert figures["mrr@10"] == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert (figures["recall@1"], figures["recall@5"]) == (0.0, 1.0)
+    metrics = pool.compute_metrics()
+    assert metrics["average_rank"] == 1.5
+    assert metrics["mrr@10"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert (metrics["recall@1"], metrics["recall@5"]) == (0.0, 1.0)
 
 
 def test_a_known_positive_in_another_batch_does_not_count() -> None:
     pool = PassagePool()
-    # Passage 9, which scores highest, is known to answer the first question, not the second.
+    # Passage 9 has the highest score. It is a known positive of the first question only.
     pool.add(batch([0], [1], [[1, 9]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     pool.add(batch([0], [2, 9], [[2]]), torch.tensor([[1.0]]), torch.tensor([[2.0], [7.0]]))
-    assert pool.compute_ranks().tolist() == [1, 1]  # the first is behind 2 only, the second behind 9
+    assert pool.compute_ranks().tolist() == [1, 1]  # only passage 2 is above the first positive, and passage 9 above the second
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("sizes", [[12], [5, 7], [1] * 12, [3, 1, 8]])
-def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], similarity: str) -> None:
+def test_any_split_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], similarity: str) -> None:
     random = torch.Generator().manual_seed(0)
     questions = torch.randn(12, 4, generator=random)
-    passages = torch.randn(36, 4, generator=random)  # three a question, its positive first
+    passages = torch.randn(36, 4, generator=random)  # three per question, positive first
     passages[20] = passages[0]  # a tie
-    keys = torch.randint(30, (36,), generator=random)  # some passages stand in several rows
+    keys = torch.randint(30, (36,), generator=random)  # some passages occur in several rows
     pool, start = PassagePool(similarity), 0
     for size in sizes:
         rows = slice(3 * start, 3 * (start + size))
@@ -103,15 +103,15 @@ def test_any_cut_into_batches_gives_the_ranks_of_a_sort(sizes: list[int], simila
     assert pool.num_passages == len(first_place)
 
 
-def test_a_passage_that_stands_in_many_rows_counts_once() -> None:
+def test_a_passage_in_many_rows_counts_once() -> None:
     pool = PassagePool()
-    for question_key in (1, 2, 3):  # passage 9 is everyone's hard negative, and scores higher
+    for question_key in (1, 2, 3):  # passage 9 is a hard negative of all questions, with a higher score
         pool.add(batch([0], [question_key, 9], [[question_key]]), torch.tensor([[1.0]]), torch.tensor([[1.0], [5.0]]))
     assert pool.num_passages == 4
-    assert pool.compute_ranks().tolist() == [1, 2, 3]  # behind 9; then, by the tie rule, behind the earlier ones
+    assert pool.compute_ranks().tolist() == [1, 2, 3]  # passage 9 is above all; a tie ranks the earlier passage first
 
 
-def test_nan_embedding_is_refused() -> None:
+def test_a_nan_embedding_raises_an_error() -> None:
     pool = PassagePool()
     pool.add(batch([0], [1], [[1]]), torch.tensor([[torch.nan]]), torch.tensor([[1.0]]))
     with pytest.raises(ValueError, match="scores"):
@@ -119,7 +119,7 @@ def test_nan_embedding_is_refused() -> None:
 
 
 def test_worst_questions_by_hand() -> None:
-    # In one dimension, a passage's embedding is its score; keys 9 and 10 are known to answer question 1.
+    # In one dimension, the embedding of a passage is its score. Passages 3 and 10 are known positives of question 1.
     pool = PassagePool()
     pool.add(
         batch([0, 2], [1, 2, 3, 9], [[1, 1], [3, 10]], owner=[0, 0, 1, 1]),
@@ -127,7 +127,7 @@ def test_worst_questions_by_hand() -> None:
         torch.tensor([[6.0], [1.0], [2.0], [7.0]]),
     )
     pool.add(batch([0], [4, 10], [[4]], owner=[0, 0], first_row=2), torch.tensor([[1.0]]), torch.tensor([[2.0], [5.0]]))
-    assert pool.compute_ranks().tolist() == [1, 2, 4]  # behind 7; behind 7 and 6, 10 being known; behind 7, 6, 5 and a tie
+    assert pool.compute_ranks().tolist() == [1, 2, 4]  # above them: 7; 7 and 6 (10 is known); 7, 6, 5 and a tie
     last, middle = pool.find_worst(2, 3)
     assert (last.place, last.num_above) == ((0, 2), 4)
     assert last.positive == PooledPassage((0, 2), (4, 4), 2.0)
@@ -140,7 +140,7 @@ def test_worst_questions_by_hand() -> None:
     assert [len(outranked.above) for outranked in pool.find_worst(9, 1)] == [1, 1, 1]
 
 
-def test_questions_that_rank_first_are_not_among_the_worst() -> None:
+def test_questions_with_their_positive_first_are_not_among_the_worst() -> None:
     pool = PassagePool()
     pool.add(batch([0], [1, 2], [[1]], owner=[0, 0]), torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0]]))
     pool.compute_ranks()
@@ -148,14 +148,14 @@ def test_questions_that_rank_first_are_not_among_the_worst() -> None:
 
 
 def test_a_batch_without_questions_changes_nothing() -> None:
-    pool, other = PassagePool(), PassagePool()
+    pool, with_empty = PassagePool(), PassagePool()
     full = (batch([0], [1, 2], [[1]]), torch.tensor([[1.0]]), torch.tensor([[3.0], [5.0]]))
-    nothing = BiEncoderCollator(find_no_tokens, find_no_tokens)([Example("", [], [Passage("", "", "")], [], [])])
+    empty = BiEncoderCollator(find_no_tokens, find_no_tokens)([Example("", [], [Passage("", "", "")], [], [])])
     pool.add(*full)
     for part in (
-        (nothing, torch.zeros(0, 1), torch.zeros(0, 1)),
+        (empty, torch.zeros(0, 1), torch.zeros(0, 1)),
         full,
-        (nothing, torch.zeros(0, 1), torch.zeros(0, 1)),
+        (empty, torch.zeros(0, 1), torch.zeros(0, 1)),
     ):
-        other.add(*part)
-    assert other.metrics() == pool.compute_metrics()
+        with_empty.add(*part)
+    assert with_empty.compute_metrics() == pool.compute_metrics()

@@ -32,8 +32,8 @@ def test_resumed_equals_uninterrupted(rows: Path, tmp_path: Path, step: int) -> 
         Run(rows, folder, callbacks=[SaveAndStop(step, checkpoint)]).fit()
     resumed = Run(rows, folder, seed=99, keep_steps=step).fit(checkpoint)
     assert resumed.trainer.global_step == whole.trainer.global_step == 9
-    for name, weights in whole.weights().items():
-        torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+    for name, weights in whole.copy_weights().items():
+        torch.testing.assert_close(resumed.copy_weights()[name], weights, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
@@ -43,8 +43,8 @@ def test_resumed_equals_uninterrupted_without_validation_and_test(rows: Path, tm
         Run(rows, tmp_path, validate=False, callbacks=[SaveAndStop(step, tmp_path / "stopped.ckpt")]).fit()
     resumed = Run(rows, tmp_path, seed=99, validate=False, keep_steps=step).fit(tmp_path / "stopped.ckpt")
     assert resumed.trainer.global_step == whole.trainer.global_step == 9
-    for name, weights in whole.weights().items():
-        torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+    for name, weights in whole.copy_weights().items():
+        torch.testing.assert_close(resumed.copy_weights()[name], weights, rtol=0, atol=0)
     with pytest.raises(ArtifactError, match="valid"):
         Run(rows, tmp_path / "other").fit(tmp_path / "stopped.ckpt")
 
@@ -183,8 +183,8 @@ def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path
     collate: Any = resumed.data.collate
     resumed.data.train.cache_tokens(collate.passage_transform)
     resumed.fit(checkpoint)
-    for name, weights in whole.weights().items():
-        torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+    for name, weights in whole.copy_weights().items():
+        torch.testing.assert_close(resumed.copy_weights()[name], weights, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("one_set_per_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -210,5 +210,5 @@ def test_resumed_in_a_mix_of_sets(rows: Path, tmp_path: Path, one_set_per_batch:
         with pytest.raises(Interrupt):
             run(f"resumed{step}", callbacks=[SaveAndStop(step, checkpoint)]).fit()
         resumed = run(f"resumed{step}", seed=9, keep_steps=step).fit(checkpoint)
-        for name, weights in whole.weights().items():
-            torch.testing.assert_close(resumed.weights()[name], weights, rtol=0, atol=0)
+        for name, weights in whole.copy_weights().items():
+            torch.testing.assert_close(resumed.copy_weights()[name], weights, rtol=0, atol=0)

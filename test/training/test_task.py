@@ -53,16 +53,16 @@ def test_a_frozen_encoder_is_not_optimized_and_does_not_move(rows: Path, tmp_pat
     run = Run(rows, tmp_path, max_epochs=1)
     passage_encoder = roberta_tiny(vocab_size=300, pooling="mean")
     run.task.model = BiEncoder(run.task.model.question_encoder, passage_encoder, freeze_passage=True)
-    before = run.weights()
-    after = run.fit().weights()
+    before = run.copy_weights()
+    after = run.fit().copy_weights()
     moved = {name.split(".")[1] for name, weights in before.items() if not torch.equal(after[name], weights)}
     assert moved == {"question_encoder"}
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_do_not_change_the_weights(rows: Path, tmp_path: Path, num_workers: int) -> None:
-    alone = Run(rows, tmp_path / "0", max_epochs=2).fit().weights()
-    with_workers = Run(rows, tmp_path / "n", max_epochs=2, num_workers=num_workers).fit().weights()
+    alone = Run(rows, tmp_path / "0", max_epochs=2).fit().copy_weights()
+    with_workers = Run(rows, tmp_path / "n", max_epochs=2, num_workers=num_workers).fit().copy_weights()
     for name, weights in alone.items():
         torch.testing.assert_close(with_workers[name], weights, rtol=0, atol=0)
 
@@ -83,10 +83,10 @@ def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> 
     run = Run(rows, tmp_path, num_sanity_val_steps=0)
     with torch.no_grad():
         next(run.task.parameters()).fill_(torch.inf)
-    before = run.weights()
+    before = run.copy_weights()
     with pytest.raises(NonFiniteLossError, match="step 0, training batch 0: "):
         run.fit()
-    for name, weights in run.weights().items():
+    for name, weights in run.copy_weights().items():
         assert torch.equal(weights, before[name]), name
 
 
@@ -165,7 +165,7 @@ def collate_nothing(examples: Sequence[Example]) -> BiEncoderBatch:
 def test_a_batch_without_questions_has_no_loss_and_moves_nothing(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, max_epochs=1)
     run.data.train_collate = collate_nothing
-    before = run.weights()
-    after = run.fit().weights()
+    before = run.copy_weights()
+    after = run.fit().copy_weights()
     assert all(torch.equal(after[name], weights) for name, weights in before.items())
     assert run.trainer.global_step == 3

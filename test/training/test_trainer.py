@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Callback
 
 from test.training.conftest import Run
-from test.training.test_interrupt import LosesLast, SignalAt, assert_same_run, equal
+from test.training.test_interrupt import LimitedSavesIO, SignalAt, assert_same_run, are_equal
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError, InterruptedRun
 from text.training import AtomicCheckpointIO, build_trainer, fit_and_test
@@ -82,7 +82,7 @@ def test_every_run_validates_and_saves_its_last_step(
     outcome = train(rows, tmp_path, final, **options)
     assert outcome.validated_steps == validated
     assert outcome.checkpoint("last")["global_step"] == validated[-1]
-    assert equal(outcome.checkpoint("last")["state_dict"], final.weights)
+    assert are_equal(outcome.checkpoint("last")["state_dict"], final.weights)
     losses = {int(row["step"]) + 1: float(row["valid_loss"]) for row in outcome.rows if row.get("valid_loss")}
     assert outcome.checkpoint("best")["global_step"] == min(losses, key=lambda step: losses[step])
     assert outcome.metrics["test_loss"] == pytest.approx(min(losses.values()), rel=1e-5)  # the test has the same rows
@@ -162,12 +162,12 @@ def test_run_that_early_stopping_ended_stays_ended(
     last = 3 * (every or 3)
     ended = train(rows, tmp_path, early_stopping=2, **options)
     assert ended.validated_steps[-1] == ended.checkpoint("last")["global_step"] == last
-    assert f"early stopping: valid_loss was not better than {ended.metrics['test_loss']:.4f}" in capsys.readouterr().out
+    assert f"early stopping: valid_loss did not improve on {ended.metrics['test_loss']:.4f}" in capsys.readouterr().out
     before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
     again = train(rows, tmp_path, resume=tmp_path, early_stopping=2, **options)
     assert again.metrics == ended.metrics and (tmp_path / "checkpoints/last.ckpt").read_bytes() == before
     printed = capsys.readouterr().out
-    assert "early stopping: valid_loss" in printed and f"ended at step {last}" in printed
+    assert "early stopping: valid_loss" in printed and f"step {last}, so nothing was trained" in printed
     assert "schedule" not in printed
     patient = train(rows, tmp_path, resume=tmp_path, early_stopping=3, **options)
     assert patient.checkpoint("last")["global_step"] == last + (every or 3)  # one more validation
@@ -201,7 +201,7 @@ def test_resuming_a_run_that_has_all_its_epochs_says_so(
     before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
     again = train(rows, tmp_path, resume=tmp_path, validate_every_n_steps=every)
     assert again.rows == whole.rows
-    assert "ended at step 9, so nothing was trained" in capsys.readouterr().out
+    assert "step 9, so nothing was trained" in capsys.readouterr().out
     assert again.metrics == whole.metrics
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
@@ -250,7 +250,7 @@ def test_killed_after_each_checkpoint_the_run_goes_on_by_steps(rows: Path, tmp_p
     for step in (2, 4, 6, 8):
         stop = SignalAt("on_train_batch_start", step + 1, signal.SIGTERM)
         with pytest.raises(InterruptedRun):  # the checkpoint of the signal is lost
-            train(rows, folder, stop, validate_every_n_steps=2, plugins=[LosesLast(num_saves(whole, step))])
+            train(rows, folder, stop, validate_every_n_steps=2, plugins=[LimitedSavesIO(num_saves(whole, step))])
         assert AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == step
         resumed = train(rows, folder, resume=folder, validate_every_n_steps=2)
         assert resumed.metrics == whole.metrics

@@ -165,18 +165,18 @@ def test_no_added_tokens():
 
 
 def byte_id(byte: str) -> int:
-    return [*byte_level_bpe._byte_symbols().values()].index(ord(byte))
+    return [*byte_level_bpe._map_symbols_to_bytes().values()].index(ord(byte))
 
 
 def small_bpe(merges: list[tuple[str, str]], learned: dict[str, int]) -> Tokenizer:
-    vocab = {symbol: index for index, symbol in enumerate(byte_level_bpe._byte_symbols())} | learned
+    vocab = {symbol: index for index, symbol in enumerate(byte_level_bpe._map_symbols_to_bytes())} | learned
     tokenizer = Tokenizer(models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
 
 
 def test_byte_symbols():
-    symbols = byte_level_bpe._byte_symbols()
+    symbols = byte_level_bpe._map_symbols_to_bytes()
     assert symbols.keys() == set(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(symbols.values()) == list(range(256))
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -272,5 +272,5 @@ def test_the_network_is_not_asked(trained: Tokenizer, monkeypatch: pytest.Monkey
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    byte_level_bpe._tables.cache_clear()
+    byte_level_bpe._build_tables.cache_clear()
     assert len(encoder_of(trained)(LEARNED)) == len(LEARNED)

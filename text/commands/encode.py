@@ -118,10 +118,10 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     if not is_printing:
         return
     plan, cosine = shards.plan, mean_cosine(shards)
-    print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} {plan.dtype} numbers each")
+    print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} dimensions, {plan.dtype}")
     for line in describe_truncated(shards.count_truncated(), plan.num_rows, "passages", plan.settings.max_length):
         print(line)
     log_unusual_passages(collection, print)
-    print(f"mean cosine of two passages: {cosine:.3f}")
+    print(f"mean cosine similarity of two passages: {cosine:.3f}")
     if cosine > 0.99 and plan.num_rows > 1:
-        print("warning: the model gives almost the same embedding to all passages", file=sys.stderr)
+        print("warning: all passages have almost the same embedding; the model may have collapsed", file=sys.stderr)

@@ -75,7 +75,7 @@ class LoopFlags:
     encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
     """Encoder to start from, as in dpr-text train. A model folder is also evaluated before the first training."""
     score_start: bool = True
-    """Evaluate the encoder before the first training. This is required if round 1 mines with it."""
+    """Also evaluate the encoder before the first training. Required if round 1 mines with it."""
     bm25: bool = True
     """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
     rounds cannot mine from BM25."""
@@ -154,7 +154,7 @@ def loop(flags: LoopFlags) -> None:
         rehearsal = build(is_rehearsal=True)
         check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
         check_inputs(rehearsal.stages, folder)
-        notes = find_same_data({split: [file.key] for split, file in inputs.list_scored().items()})
+        notes = find_same_data({split: [file.key] for split, file in inputs.list_question_files().items()})
         print_bm25_memory(rehearsal, inputs)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
         runner = build()
@@ -164,7 +164,7 @@ def loop(flags: LoopFlags) -> None:
     print("\n".join([format_markdown_table(table, measures), *notes]))
     for name, path in models.items():
         print(f"model of {name}: {path}")
-    print(f"table: {folder / 'table.md'}, with table.html, table.json and models.json beside it")
+    print(f"table: {folder / 'table.md'}, with table.html, table.json and models.json next to it")
     if num_metrics := compare_metrics(table, flags.expected, flags.tolerance):
         print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")
 

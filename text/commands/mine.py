@@ -118,7 +118,7 @@ def _print_summary(output: str, summary: MiningSummary) -> None:
         print(f"{count:>10} from {source}")
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")
     for reason, count in summary.rejected.most_common():
-        print(f"{count:>10} {summary.rejected_of_short[reason]:>14}  {reason}")
+        print(f"{count:>10} {summary.rejected_in_short_rows[reason]:>14}  {reason}")
     for row, negative in summary.sample:
         place = f"[{negative.source} {negative.rank}, {negative.score:.4f}]"
         print(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}")

@@ -34,7 +34,7 @@ class DataFlags:
     train_files: list[str] | None = None
     """Training files to mix. They replace the training file in data_path."""
     train_rates: list[float] | None = field(default=None, metadata={"above": 0, "below": 1000})
-    """How often each of train_files is repeated per epoch. The default is 1 for every file; FAIR's DPR repeats small
+    """How often each of train_files is used per epoch, one number per file. The default is 1; FAIR's DPR uses small
     sets 4 times."""
     valid_file: str | None = None
     """Validation file. It replaces the one in data_path; without validation data, the last checkpoint becomes the
@@ -48,7 +48,7 @@ class DataFlags:
     """Passage file (psgs_w100.tsv or JSONL) for compact rows, which list passages in positive_ids and
     hard_negative_ids."""
     batch_size: int = number_field(5, least=1, most=1 << 20)
-    """Questions per batch, summed over all GPUs. A larger batch has more in-batch negatives; DPR uses 128 on NQ."""
+    """Questions per batch, in total over all GPUs. A larger batch has more in-batch negatives; DPR uses 128 on NQ."""
     one_set_per_batch: bool = False
     """Draw each training batch from a single training file, as FAIR's DPR does. By default, a batch mixes all files."""
     rows_together: int = number_field(1, least=1)
@@ -70,16 +70,17 @@ class DataFlags:
     """Key of the score that a teacher or guide gave each training passage, such as score. --guide_margin and
     --distillation need it."""
     allow_no_negatives: bool = False
-    """Train even if no question has a negative. The loss is then 0, and the model learns nothing."""
+    """Train even if no question has a negative. The loss is then 0 and the model learns nothing."""
     max_skipped: float = number_field(0.001, least=0)
-    """Maximum fraction of unusable rows. More of them are an error."""
+    """Maximum fraction of unusable rows. A larger fraction is an error."""
     skip_no_positives: bool = False
     """Skip rows without a positive, as FAIR's DPR does, and do not count them towards max_skipped. FAIR's trivia-train
     has 18,372 such rows."""
     token_cache: bool = False
     """Tokenize each text once, and cache the tokens in a file next to the data. The batches stay the same."""
     num_workers: int = number_field(0, least=0, most=256)
-    """Processes that read and tokenize data. 0 uses the training process; batches are the same for any number."""
+    """Worker processes that read and tokenize data; 0 uses the training process. Use more if the GPU waits for data;
+    the batches stay the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class ModelFlags:
     similarity: Literal["dot", "cosine"] | None = None
     """Similarity of two embeddings: dot product or cosine. The default is that of the starting model, or dot (DPR)."""
     temperature: float | None = number_field(None, above=0)
-    """Divides the logits. The default is the temperature of a saved dpr-text model; 0.05 for cosine similarity or
+    """Divisor of the logits. The default is the temperature of a saved dpr-text model; 0.05 for cosine similarity or
     unit-length embeddings; otherwise 1 (DPR)."""
     freeze_question: bool = False
     """Freeze the question encoder: its weights are not trained."""
@@ -117,7 +118,7 @@ class ModelFlags:
     """Output width of a linear layer with layer norm after pooling (dpr-scale). The default is that of the starting
     model, or none."""
     normalize: bool | None = field(default=None, metadata={"bare": "true"})
-    """Scale embeddings to unit length. By default, follow the starting model."""
+    """Scale embeddings to unit length. The default is the setting of the starting model."""
     dropout: float | None = number_field(None, least=0, below=1)
     """Dropout probability in training. The default is that of the starting model, or 0.1."""
     question_max_length: int | None = number_field(None, least=1)
@@ -169,8 +170,8 @@ class OptimizationFlags:
     """Compile the encoder layers with torch.compile. Compiling takes minutes at the start and makes each step
     faster."""
     chunk_tokens: int | None = number_field(None, least=1)
-    """Embed a batch in chunks of this many tokens, twice each (GradCache). Use it to fit a large batch_size into
-    memory."""
+    """Embed each batch in chunks of this many tokens, and every text twice (GradCache). Use it to fit a large
+    batch_size into memory."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass. It saves memory and takes about a third more time."""
 

@@ -56,6 +56,6 @@ def windows(flags: WindowsFlags) -> None:
         stride=flags.stride,
         overwrite=flags.overwrite,
     )
-    print(f"{passages_path}: {num_windows} windows of {len(collection)} passages")
+    print(f"{passages_path}: {num_windows} windows from {len(collection)} passages")
     if file:
         print(f"{rows_path}: {num_rows} rows{unusable}")

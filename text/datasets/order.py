@@ -160,7 +160,8 @@ class EpochOrder:
         if self.one_set_per_batch:
             order = self._shuffle_batches(epoch)
             size = self.batch_size
-            return np.concatenate([sets[source][batch * size : (batch + 1) * size] for source, batch in order])
+            items = [sets[source][batch * size : (batch + 1) * size] for source, batch in order]
+            return np.concatenate(items) if items else sets[0][:0]
         return _shuffle(np.concatenate(sets), self.rows_together, np.random.default_rng([self.seed, epoch]))
 
     def _draw_set_items(self, source: int, epoch: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
 from text.errors import ArtifactError, InterruptedRun, UnsupportedModelError, is_out_of_memory
 from text.models import keys
-from text.models.keys import Table as KeyTable
+from text.models.keys import KeyTable
 from text.models.torch_files import TensorFileError, check_pickle, check_torch_zip
 
 SAFE_TORCH = "2.10"

@@ -46,7 +46,7 @@ def check_encoder_name(name: str) -> None:
 
 
 def choose_learning_rate(learning_rate: float | None, encoder: str) -> float:
-    """Return the given learning rate. The default is 1e-3 for random weights and 2e-5 (FAIR's DPR) for saved weights."""
+    """Return the given learning rate. By default, 1e-3 for random weights and 2e-5 (FAIR's DPR) for saved ones."""
     if learning_rate is not None:
         return learning_rate
     return 1e-3 if encoder in SIZES else 2e-5

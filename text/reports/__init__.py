@@ -1,1 +1,1 @@
-"""Pages about runs, data sets, evaluations and loops."""
+"""Reports on runs, data sets, evaluations and loops."""

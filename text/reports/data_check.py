@@ -1,6 +1,6 @@
-"""The check of a data set before a long training run: a page of plain text, and a picture of text lengths.
+"""Report of ``dpr-text check`` on a data set before training: plain text, and a plot of text lengths.
 
-Repeated and shared questions come from the index of every row. Lengths and batches are measured on a sample of train.
+Repeated and shared questions are counted in all rows. Lengths and batches are measured on a sample of the training set.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ with explain_missing("report"):
 
 _VOCAB_SIZE = 8192
 _SOFTWARE = "dpr-text check"
-"""By this name, in its head, a picture is known."""
-_HEAD = 1024
+"""Value of the PNG field ``Software`` that identifies a plot of this command."""
+_HEAD_BYTES = 1024
 
 
 class SplitContents(NamedTuple):
-    """Questions and positives of a split, hashed."""
+    """Hashes of the questions and positives of a split."""
 
     questions: Counter[int]
-    """Number of times that each question occurs, without regard to case and spaces."""
+    """Number of occurrences of each question. Case and whitespace are ignored."""
     positives: np.ndarray
-    """(M, 2) int64, ``Passage.keys`` of the different positives."""
+    """(M, 2) int64. ``Passage.keys`` of the distinct positives."""
 
 
 def read_contents(pipe: DPRDataPipe) -> SplitContents:
@@ -49,7 +49,7 @@ def read_contents(pipe: DPRDataPipe) -> SplitContents:
 
 
 def count_shared_positives(one: SplitContents, other: SplitContents) -> int:
-    """Return how many positives of a split are also positives of another one, by id or by title and text."""
+    """Return how many positives of one split are also positives of the other, by id or by title and text."""
     is_shared = np.isin(one.positives, other.positives).any(axis=1)
     return len(np.unique(one.positives[is_shared, 0]))
 
@@ -62,7 +62,7 @@ def train_sample_tokenizer(batches: Sequence[Sequence[Example]]) -> Tokenizer:
 
 
 def format_rows(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents]) -> list[str]:
-    """Return lines with the counts of each split: questions, repetitions, rows left out, and other findings."""
+    """Return lines with the counts of each split: questions, repeated questions, skipped rows and other findings."""
     names = dict.fromkeys(name for pipe in pipes.values() for name in pipe.counts)
     reasons = dict.fromkeys(row.reason for pipe in pipes.values() for row in pipe.skipped)
     skipped = {stage: Counter(row.reason for row in pipe.skipped) for stage, pipe in pipes.items()}
@@ -76,9 +76,9 @@ def format_rows(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitCo
 
 
 def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
-    """Return lines with the number of questions and positives that each two splits share.
+    """Return lines with the number of questions and positives that each pair of splits shares.
 
-    A test on questions of the training data overrates the model.
+    Shared questions make the validation and test metrics too high.
     """
     pairs = list(combinations(contents, 2))
     if not pairs:
@@ -90,7 +90,7 @@ def format_overlaps(contents: Mapping[str, SplitContents]) -> list[str]:
 
 
 def format_lengths(lengths: Sequence[Lengths]) -> list[str]:
-    """Return lines with percentiles of the token counts and the share of truncated texts."""
+    """Return lines with the median, 95th percentile and maximum of the token counts, and the truncated share."""
     lines = ["", _format_line("tokens of the train texts", "median", "95 %", "longest", "limit", "truncated")]
     for each in lengths:
         median, most, longest = np.percentile(each.tokens, [50, 95, 100]).astype(int)
@@ -99,33 +99,33 @@ def format_lengths(lengths: Sequence[Lengths]) -> list[str]:
 
 
 def format_batches(batches: Sequence[Sequence[Example]], batch_size: int) -> list[str]:
-    """Return lines with the passages of a mean training batch, and how many of them are false negatives.
+    """Return lines with the mean number of passages and of false negatives in a training batch.
 
     Args:
-        batches: A sample. Batches of fewer than ``batch_size`` questions count only if there are no others.
-        batch_size: Questions of a whole batch.
+        batches: A sample of batches. Batches of fewer than ``batch_size`` questions count only if there are no others.
+        batch_size: Number of questions in a complete batch.
     """
-    whole = [batch for batch in batches if len(batch) == batch_size] or batches
-    known, likely = np.mean([count_false_negatives(batch) for batch in whole], axis=0)
-    num_passages = np.mean([sum(1 + len(example.hard_negatives) for example in batch) for batch in whole])
+    complete = [batch for batch in batches if len(batch) == batch_size] or batches
+    known, likely = np.mean([count_false_negatives(batch) for batch in complete], axis=0)
+    num_passages = np.mean([sum(1 + len(example.hard_negatives) for example in batch) for batch in complete])
     return [
         "",
-        f"a training batch: {len(whole[0])} questions, each compared with {num_passages:.0f} passages; "
+        f"a training batch: {len(complete[0])} questions, each compared with {num_passages:.0f} passages; "
         f"the loss is {math.log(num_passages):.2f} if all scores are equal",
-        _format_line("  positives of another question, which are not its negatives", f"{known:.2f}"),
-        _format_line("  other passages with an answer to another question, which are its negatives", f"{likely:.2f}"),
-        *_format_answers([example for batch in whole for example in batch]),
+        _format_line("  known positives of other questions, excluded from the negatives", f"{known:.2f}"),
+        _format_line("  other negatives that contain an answer (possible false negatives)", f"{likely:.2f}"),
+        *_format_answers([example for batch in complete for example in batch]),
         "",
     ]
 
 
 def _format_answers(examples: Sequence[Example]) -> list[str]:
-    """Return lines with the shares of questions about whose answers the line before says less."""
+    """Return lines with the shares of questions for which the false negatives are less reliable or unknown."""
     shares = {
-        "  questions with answers in scripts without spaces, which are matched as strings": np.mean(
+        "  questions with answers in scripts without spaces, matched as substrings": np.mean(
             [any(map(has_unspaced, example.answers)) for example in examples]
         ),
-        "  questions without answers, for which passages with an answer are not known": np.mean(
+        "  questions without answers, not checked for false negatives": np.mean(
             [not example.answers for example in examples]
         ),
     }
@@ -133,18 +133,18 @@ def _format_answers(examples: Sequence[Example]) -> list[str]:
 
 
 def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
-    """Count pairs of a question and a passage of another question of the batch that may answer it.
+    """Count pairs of a question and another question's passage that may answer it.
 
     Returns:
-        Pairs whose passage is a known positive of the question. Training leaves these out.
-        Other pairs whose passage contains an answer to the question. Training takes these as negatives.
+        The number of pairs whose passage is a known positive of the question, which training excludes. Then the number
+        of other pairs whose passage contains an answer to the question, which training uses as negatives.
     """
     known = likely = 0
     passages = [(i, p, p.keys) for i, e in enumerate(batch) for p in (e.positives[0], *e.hard_negatives)]
     for i, example in enumerate(batch):
         known_keys = (*(passage.keys for passage in example.positives), *(example.same_question_positives or ()))
         ids, contents = zip(*known_keys, strict=True)
-        # An answer without any word would be found in every passage.
+        # An answer without words would match every passage.
         answers = [answer for answer in example.answers if not has_answer([answer], "")]
         for owner, passage, (by_id, by_content) in passages:
             if owner != i:
@@ -155,49 +155,49 @@ def count_false_negatives(batch: Sequence[Example]) -> tuple[int, int]:
 
 
 def find_remarks(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitContents]) -> Iterator[str]:
-    """Yield a line for each finding that should be dealt with before training."""
+    """Yield a line for each problem to solve before training."""
     for pipe in pipes.values():
-        yield from _find_question_faults([file.path for file in pipe.files])
+        yield from _find_question_errors([file.path for file in pipe.files])
     yield from (f"note: {sentence}" for sentence in find_same_data(hash_data(pipes)))
     for stage in (name for name in contents if name != "train"):
         shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
         if shared:
-            yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too good."
+            yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too high."
         shared = count_shared_positives(contents[stage], contents["train"])
         if shared:
             share = shared / len(np.unique(contents[stage].positives[:, 0]))
             yield (
-                f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. The gain that {stage} "
-                "shows may come from these passages alone. Compare with the questions whose positives are not in train."
+                f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. An improvement "
+                f"on {stage} may come from these passages alone. Check the questions without such positives, too."
             )
     if not pipes["train"].has_negatives:
-        yield "note: no question of train has a hard negative. Its only negatives are passages of other questions."
+        yield "note: no question of train has a hard negative. Training will use only in-batch negatives."
 
 
-def _find_question_faults(paths: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each file that training can read, but a search for its questions cannot."""
+def _find_question_errors(paths: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each file that training accepts but ``dpr-text search`` and ``mine`` refuse."""
     for path in paths:
         try:
             read_questions(path)
         except DataError as error:
-            yield f"note: {error} Until then, dpr-text search and mine refuse the file."
+            yield f"note: {error} dpr-text search and mine refuse this file."
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Check that the picture takes the place of no file but an earlier picture of this kind.
+    """Check that the plot replaces no file except an earlier plot of ``dpr-text check``.
 
     Raises:
-        FileExistsError: The file exists and is another one.
+        FileExistsError: Another kind of file exists at this path.
     """
     if os.path.isfile(path):
         with open(path, "rb") as file:
-            if f"Software\0{_SOFTWARE}".encode() not in file.read(_HEAD):
-                reason = "exists, and dpr-text check did not write it. Give another --picture, or remove it."
+            if f"Software\0{_SOFTWARE}".encode() not in file.read(_HEAD_BYTES):
+                reason = "already exists, and dpr-text check did not write it. Choose another --picture, or remove it."
                 raise FileExistsError(f"{os.fspath(path)} {reason}")
 
 
 def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) -> None:
-    """Draw a histogram of each kind of text with its limit, as PNG."""
+    """Write a PNG with a histogram of the token counts and the limit of each kind of text."""
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     for axes, each in zip(figure.subplots(1, len(lengths)), lengths, strict=True):
         kind, tokens, limit = each
@@ -206,7 +206,7 @@ def draw_histograms(path: str | os.PathLike[str], lengths: Sequence[Lengths]) ->
         axes.set_title(f"{len(tokens):,} {kind}", loc="left")
         axes.set(xlabel="tokens, special tokens included", ylabel="texts")
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # above the axes, where it covers nothing
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # above the axes, off the bars
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": _SOFTWARE})
 

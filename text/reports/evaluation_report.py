@@ -1,6 +1,6 @@
-"""The files of an evaluation: metrics, and one HTML page with them and a picture of recall or accuracy over k.
+"""Output files of an evaluation: metrics, and an HTML page with a plot of recall or accuracy over k.
 
-All of them appear together, after everything is computed.
+All files appear together after all metrics are computed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from text.templates import render_template
 
 
 class Section(NamedTuple):
-    """The metrics of all questions, or of some of them."""
+    """Metrics of all questions or of a subset."""
 
     name: str
-    """Empty for all questions, or the name of a part, such as "seen"."""
+    """Name of the subset, such as "seen". Empty for all questions."""
     num_questions: int
     table: Metrics
-    """Empty if there is no question."""
+    """Metrics. Empty if there are no questions."""
 
     @property
     def heading(self) -> str:
-        """The part and its number of questions."""
+        """Name of the subset with its number of questions."""
         return f"{self.name}: {self.num_questions} questions"
 
 
 def format_table(sections: Sequence[Section]) -> Iterator[str]:
-    """Yield the lines of a table to print. Each part of the questions has a heading."""
+    """Yield the lines of a printed table. Each subset of the questions has a heading."""
     for section in sections:
         if section.name:
             yield section.heading
@@ -56,19 +56,18 @@ def write_evaluation(
     run: Mapping[str, Mapping[str, float]],
     overwrite: bool = False,
 ) -> None:
-    """Write all files of an evaluation. They appear together, and only if each of them could be written.
+    """Write all files of an evaluation. They appear together, and only if all of them could be written.
 
     Args:
-        folder: Folder of figures.json, questions.jsonl, evaluation.html and results.json.
+        folder: Folder for figures.json, questions.jsonl, evaluation.html and results.json.
         figures: Content of figures.json, without its hash.
         questions: Metrics by question id.
-        results: Content of results.json. If there are none, the file of an earlier evaluation is removed.
+        results: Content of results.json. If empty, the file of an earlier evaluation is removed.
         report: Arguments of ``write_evaluation_report``.
-        fused_run: File for ``run``, or None.
-        fused: What is known of the runs that were fused. If one of them is unknown, no file beside ``fused_run`` tells
-            its models.
-        run: The run that was scored.
-        overwrite: Earlier files may be replaced.
+        fused_run: File to write ``run`` to, or None.
+        fused: Sources of the fused runs. The file with the sources of ``fused_run`` is written only if all are known.
+        run: The evaluated run.
+        overwrite: Allow replacing existing files.
 
     Raises:
         FileExistsError: A file exists, and ``overwrite`` is false.
@@ -96,7 +95,7 @@ def write_evaluation(
     if overwrite and fused_run is not None and "source" not in paths:
         get_source_path(fused_run).unlink(missing_ok=True)
     if overwrite and not results:
-        Path(folder, "results.json").unlink(missing_ok=True)  # It would belong to an earlier evaluation.
+        Path(folder, "results.json").unlink(missing_ok=True)  # The file belongs to an earlier evaluation.
 
 
 def write_evaluation_report(
@@ -108,15 +107,15 @@ def write_evaluation_report(
     measure: str,
     inputs: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Write a page that needs no other file.
+    """Write a self-contained HTML page with the metrics and a plot.
 
     Args:
         page: HTML file to write.
-        summary: Lines above the picture, such as the number of questions.
-        sections: The metrics of all questions, which are drawn too, and those of parts.
-        names: Name of the run, and of the run that it is compared with.
-        measure: "recall" or "accuracy": the measure in the picture.
-        inputs: "path" and "sha256" of the files that were read, by flag.
+        summary: Lines above the plot, such as the number of questions.
+        sections: Metrics of all questions first, then of subsets. Only the first section is plotted.
+        names: Name of the run and, in a comparison, of the other run.
+        measure: "recall" or "accuracy": the measure to plot.
+        inputs: "path" and "sha256" of the input files, by flag.
     """
     table = sections[0].table
     description = f"{measure} at k: {describe_cutoffs(table, measure)}"
@@ -128,7 +127,7 @@ def write_evaluation_report(
         figure_title=f"{measure.capitalize()}@k",
         picture=draw_cutoffs(measure, description, {0: table}, measure),
         legend_entries=[LegendEntry(0, name, is_dashed=number > 0) for number, name in enumerate(names)],
-        heads=["measure", names[0], "95 % interval", *([names[1], "p"] if len(names) > 1 else [])],
+        heads=["metric", names[0], "95 % interval", *([names[1], "p"] if len(names) > 1 else [])],
         sections=[(each.heading if each.name else "", _format_rows(each.table)) for each in sections],
         inputs=[(name, file["path"], file["sha256"]) for name, file in inputs.items()],
     )
@@ -140,7 +139,7 @@ def _format_json(content: Any) -> str:
 
 
 def _write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Write into a temporary file, which gets its name together with the others."""
+    """Write lines to a temporary file of ``write_together``."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.writelines(lines)
 

@@ -1,4 +1,4 @@
-"""The report of a training loop: the metrics of each round as JSON, as Markdown, and as a page with a picture."""
+"""Report of a training loop: the metrics of each round as JSON, as Markdown, and as an HTML page with a plot."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from pathlib import Path
 
 from text.artifacts import check_writable, write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
+from text.runs.rounds import BM25, RoundMetrics
 from text.runs.stages import has_stages
 from text.templates import render_template
 
 _FILES = ("table.json", "table.md", "models.json", "table.html")
-_BM25 = "BM25"
-RoundMetrics = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Metrics by round, split and measure. The round "BM25" is the baseline of all rounds."""
 
 
 def check_loop_report(folder: str | os.PathLike[str]) -> None:
-    """Check that the report of a loop can be written, and replaces nothing but the report of an earlier loop.
+    """Check that the report of a loop can be written and replaces only the report of an earlier loop.
 
     Raises:
-        FileExistsError: A file exists, and the folder has no complete stage of a loop.
-        UsageError, OSError: As ``check_writable``.
+        FileExistsError: A report file exists, but the folder has no complete stage of a loop.
+        UsageError, OSError: A file cannot be written, see ``check_writable``.
     """
     for path in (Path(folder, name) for name in _FILES):
         check_writable(path, overwrite=True)
         if path.exists() and not has_stages(folder):
             raise FileExistsError(
-                f"{path} exists, and no stage of a loop is beside it. Move it, or take another folder."
+                f"{path} already exists, but its folder has no stage of a loop. Move the file, or choose another folder."
             )
 
 
@@ -44,10 +42,10 @@ def write_loop_report(
 
     Args:
         folder: Folder of the loop.
-        table: The metrics.
-        measures: Measures of the table. The first one is drawn.
+        table: Metrics by round, split and measure.
+        measures: Measures in the table. The first one is plotted.
         models: Folder of each round's model.
-        notes: Sentences that a reader of the table should know.
+        notes: Notes for readers of the table.
     """
     places = {name: _shorten_path(path, folder) for name, path in models.items()}
     with write_together([Path(folder, name) for name in _FILES]) as [numbers, markdown, model_paths, page]:
@@ -68,26 +66,26 @@ def format_markdown_table(table: RoundMetrics, measures: Sequence[str]) -> str:
 
 
 def _format_models(places: Mapping[str, str]) -> str:
-    """Return a Markdown table of the model of each round."""
+    """Return a Markdown table with the model of each round."""
     return "\n".join(["| | model |", "|---|---|", *(f"| {name} | {place} |" for name, place in places.items())]) + "\n"
 
 
 def _shorten_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Return a path relative to a folder if it lies in it, so that it holds where the folder is moved."""
+    """Return a path inside a folder relative to the folder, so that it stays valid when the folder is moved."""
     return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else os.fspath(path)
 
 
 def render_loop_report(
     name: str, table: RoundMetrics, measures: Sequence[str], models: Mapping[str, str], notes: Sequence[str] = ()
 ) -> str:
-    """Return the page of a loop. It needs no other file.
+    """Return the self-contained HTML page of a loop.
 
     Args:
         name: Name of the loop's folder.
-        table: The metrics.
-        measures: Measures of the table. The first one is drawn.
+        table: Metrics by round, split and measure.
+        measures: Measures in the table. The first one is plotted.
         models: Folder of each round's model.
-        notes: Sentences that a reader of the table should know.
+        notes: Notes for readers of the table.
     """
     heads, rows = _list_cells(table, measures)
     picture, legend = _draw_table(table, measures[0])
@@ -105,21 +103,21 @@ def render_loop_report(
 
 
 def _list_cells(table: RoundMetrics, measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the heads of the columns, one for each split and measure, and the cells of each round after its name."""
+    """Return the column heads, one for each split and measure, and the rows, one for each round."""
     columns = [(split, measure) for split in next(iter(table.values())) for measure in measures]
     rows = [[name, *(f"{each[split][measure]:.4f}" for split, measure in columns)] for name, each in table.items()]
     return [f"{split} {measure}" for split, measure in columns], rows
 
 
 def _draw_table(table: RoundMetrics, measure: str) -> tuple[str, list[LegendEntry]]:
-    """Return the picture of a measure over the rounds, and its legend: each split, and BM25 behind it."""
-    rounds = [name for name in table if name != _BM25]
+    """Return the plot of a measure over the rounds and its legend, with BM25 as a dashed line for each split."""
+    rounds = [name for name in table if name != BM25]
     lines, legend, words = [], [], []
     for number, split in enumerate(next(iter(table.values()))):
         values = [table[name][split][measure] for name in rounds]
-        baseline = table[_BM25][split][measure] if _BM25 in table else None
+        baseline = table[BM25][split][measure] if BM25 in table else None
         lines.append((values, baseline))
         legend += [LegendEntry(number, split)]
-        legend += [LegendEntry(number, f"{split}, {_BM25}", is_dashed=True)] if baseline is not None else []
+        legend += [LegendEntry(number, f"{split}, {BM25}", is_dashed=True)] if baseline is not None else []
         words.append(f"{split}: {', '.join(f'{table[name][split][measure]:.4f} {name}' for name in table)}")
     return draw_rounds("rounds", f"{measure} of each round. {'; '.join(words)}", rounds, lines, measure), legend

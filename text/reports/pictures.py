@@ -1,8 +1,7 @@
-"""Draw the pictures of pages as SVG elements.
+"""Plots of HTML reports as SVG elements.
 
-matplotlib draws with placeholder colors. These are replaced by CSS variables of the page, so that one picture fits a
-light screen, a dark screen and paper. The page has the legend, so that long names wrap. The same data gives the same
-bytes.
+matplotlib draws with placeholder colors. CSS variables of the page replace them, so that one plot suits light and dark
+themes and paper. The legend is HTML outside the plot, so that long names can wrap. Equal data gives equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 from text.errors import explain_missing
 from text.runs.lengths import Lengths, get_length_bins
-from text.templates import safe_markup
+from text.templates import mark_safe
 
 with explain_missing("report"):
     from matplotlib import rc_context
@@ -26,7 +25,7 @@ with explain_missing("report"):
 
 NUM_COLORS = 6
 MAX_POINTS = 500
-"""Points of a curve. Each point of a longer curve is the mean of several values."""
+"""Maximum number of points of a curve. In a longer curve, each point is the mean of several values."""
 
 _INK, _FAINT, _LIMIT = "#010101", "#020202", "#030303"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--line)", _LIMIT: "var(--error)"} | {
@@ -60,26 +59,26 @@ _STYLE: dict[Any, Any] = {
 }
 
 Metrics = Mapping[str, Mapping[str, float]]
-"""By metric: ``mean``, ``low`` and ``high`` of a run, and ``other``, the mean of the run that it is compared with."""
+"""Values by metric: ``mean``, ``low`` and ``high`` of a run and, in a comparison, ``other``: the other run's mean."""
 
 
 class LegendEntry(NamedTuple):
-    """A line of a picture as the page's legend shows it."""
+    """Entry of the legend for one line of a plot."""
 
     run: int
-    """Number of its color."""
+    """Number of the run, which determines the color."""
     name: str
     is_dashed: bool = False
 
 
 class Curve(NamedTuple):
-    """Values over steps, in the color of a run."""
+    """Curve of values over steps, in the color of a run."""
 
     run: int
     steps: Sequence[float] | np.ndarray
     values: Sequence[float] | np.ndarray
     is_faint: bool = False
-    """Thin and pale, behind the other curves."""
+    """True for a thin, pale curve behind the other curves."""
     is_dashed: bool = False
 
 
@@ -96,13 +95,13 @@ def draw_curves(
     """Draw curves over the steps of training.
 
     Args:
-        picture_id: Prefix of the ids of the picture. It is unique in the page.
-        description: Text for readers who do not see the picture.
-        curves: NaN and infinite values leave a gap.
-        y_label: Name of the vertical axis.
-        last_step: End of the horizontal axis, the same in all pictures.
+        picture_id: Prefix of the element ids in the plot, unique in the page.
+        description: Text alternative for screen readers.
+        curves: Curves to draw. NaN and infinite values leave a gap.
+        y_label: Label of the vertical axis.
+        last_step: End of the horizontal axis, equal in all plots.
         limits: Dashed horizontal lines: number of the run, or None for all runs, and height.
-        y_range: Ends of the vertical axis. None fits the values.
+        y_range: Ends of the vertical axis. None fits the end to the values.
     """
 
     def draw(axes: Any) -> None:
@@ -111,7 +110,9 @@ def draw_curves(
             has_markers = len(steps) <= 40 and not curve.is_faint
             _plot(axes, curve._replace(steps=steps, values=values), has_markers=has_markers)
         for run, height in limits:
-            axes.axhline(height, color=_LIMIT if run is None else _run_color(run), linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.axhline(
+                height, color=_LIMIT if run is None else _get_run_color(run), linewidth=0.9, linestyle=(0, (4, 3))
+            )
         padding = max(1, last_step) * 0.02
         axes.set_xlim(-padding, last_step + padding)
         axes.set_ylim(*y_range)
@@ -123,16 +124,16 @@ def draw_curves(
 
 
 def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[int, Lengths]) -> str:
-    """Draw a histogram for each run, in shares of its texts, and a dashed line at the limit."""
+    """Draw a histogram of token counts for each run, as shares of its texts, with a dashed line at the limit."""
 
     def draw(axes: Any) -> None:
         edges = get_length_bins(max(int(each.tokens.max()) for each in lengths.values()))
         is_shared = len({each.limit for each in lengths.values()}) == 1
         for run, (_, tokens, limit) in lengths.items():
             shares = np.histogram(tokens, edges)[0] / len(tokens)
-            axes.stairs(shares, edges, fill=True, color=_run_color(run), alpha=0.6 / len(lengths), linewidth=0)
-            axes.stairs(shares, edges, color=_run_color(run), linewidth=1)
-            axes.axvline(limit, color=_LIMIT if is_shared else _run_color(run), linewidth=1, linestyle=(0, (4, 3)))
+            axes.stairs(shares, edges, fill=True, color=_get_run_color(run), alpha=0.6 / len(lengths), linewidth=0)
+            axes.stairs(shares, edges, color=_get_run_color(run), linewidth=1)
+            axes.axvline(limit, color=_LIMIT if is_shared else _get_run_color(run), linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1.02 * axes.get_xlim()[1])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -140,7 +141,7 @@ def draw_length_histograms(picture_id: str, description: str, lengths: Mapping[i
 
 
 def draw_cutoffs(picture_id: str, description: str, tables: Mapping[int, Metrics], measure: str) -> str:
-    """Draw a measure over its cut-off k for each run, with intervals. Dashed: the run that it is compared with."""
+    """Draw a measure over its cut-off k for each run, with confidence intervals. The compared run is dashed."""
 
     def draw(axes: Any) -> None:
         ticks = set()
@@ -149,7 +150,7 @@ def draw_cutoffs(picture_id: str, description: str, tables: Mapping[int, Metrics
             ks, rows = [k for k, _ in cutoffs], [row for _, row in cutoffs]
             ticks.update(ks)
             low, high = [row["low"] for row in rows], [row["high"] for row in rows]
-            axes.fill_between(ks, low, high, color=_run_color(run), alpha=0.15, lw=0)
+            axes.fill_between(ks, low, high, color=_get_run_color(run), alpha=0.15, lw=0)
             _plot(axes, Curve(run, ks, [row["mean"] for row in rows]), has_markers=True)
             if all("other" in row for row in rows):
                 other = Curve(run, ks, [row["other"] for row in rows], is_dashed=True)
@@ -169,13 +170,13 @@ def draw_rounds(
     splits: Sequence[tuple[Sequence[float], float | None]],
     measure: str,
 ) -> str:
-    """Draw a measure over the rounds of a loop, a line for each split, and its baseline as a dashed line.
+    """Draw a measure over the rounds of a loop: a line for each split, and a dashed line for its baseline.
 
     Args:
-        picture_id: Prefix of the ids of the picture. It is unique in the page.
-        description: Text for readers who do not see the picture.
+        picture_id: Prefix of the element ids in the plot, unique in the page.
+        description: Text alternative for screen readers.
         rounds: Names of the rounds.
-        splits: For each split, the value of each round, and the value of the baseline or None.
+        splits: For each split, the values of all rounds, and the value of the baseline or None.
         measure: Name of the measure.
     """
 
@@ -183,7 +184,7 @@ def draw_rounds(
         for number, (values, baseline) in enumerate(splits):
             _plot(axes, Curve(number, range(len(rounds)), values), has_markers=True)
             if baseline is not None:
-                axes.axhline(baseline, color=_run_color(number), linewidth=1.4, linestyle=(0, (4, 2)))
+                axes.axhline(baseline, color=_get_run_color(number), linewidth=1.4, linestyle=(0, (4, 2)))
         axes.set_xlim(-0.5, len(rounds) - 0.5)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_locator(FixedLocator(range(len(rounds))))
@@ -192,12 +193,12 @@ def draw_rounds(
 
 
 def sort_by_cutoff(table: Metrics, measure: str) -> list[tuple[int, Mapping[str, float]]]:
-    """Return k and the row of ``MEASURE@k`` for every k in the table, in ascending order."""
+    """Return pairs of k and the row of ``MEASURE@k``, sorted by k."""
     return sorted((int(name.partition("@")[2]), row) for name, row in table.items() if name.startswith(f"{measure}@"))
 
 
-def _run_color(run: int) -> str:
-    """Return the placeholder of a run's color. Colors repeat if there are more runs than colors."""
+def _get_run_color(run: int) -> str:
+    """Return the placeholder color of a run. Colors repeat if there are more runs than colors."""
     return f"#0a000{run % NUM_COLORS}"
 
 
@@ -205,7 +206,7 @@ def _plot(axes: Any, curve: Curve, *, has_markers: bool) -> None:
     axes.plot(
         curve.steps,
         curve.values,
-        color=_run_color(curve.run),
+        color=_get_run_color(curve.run),
         alpha=0.55 if curve.is_faint else 1,
         linewidth=1.1 if curve.is_faint else 1.4,
         linestyle=(0, (4, 2)) if curve.is_dashed else "-",
@@ -215,7 +216,7 @@ def _plot(axes: Any, curve: Curve, *, has_markers: bool) -> None:
 
 
 def _reduce_points(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace groups of values by their means until ``MAX_POINTS`` remain. A group with a non-finite value is NaN."""
+    """Replace groups of values by their means so that at most ``MAX_POINTS`` remain. Non-finite values give NaN."""
     size = -(-len(values) // MAX_POINTS) or 1
     parts = [slice(start, start + size) for start in range(0, len(values), size)]
     values = np.where(np.isfinite(values), values, np.nan)
@@ -229,18 +230,18 @@ def _render(
     labels: tuple[str, str],
     names: Sequence[str] | None = None,
 ) -> str:
-    """Return a picture.
+    """Return a plot as an SVG element.
 
     Args:
-        picture_id: Prefix of its ids.
-        description: Its text for readers who do not see it.
-        draw: Draws into the axes.
-        labels: Names of the horizontal and the vertical axis.
-        names: Names of the places 0, 1, ... of the horizontal axis, if it shows no numbers.
+        picture_id: Prefix of the element ids in the plot.
+        description: Text alternative for screen readers.
+        draw: Function that draws into the axes.
+        labels: Labels of the horizontal and the vertical axis.
+        names: Tick labels for the positions 0, 1, ... of the horizontal axis. None shows numbers.
     """
     with rc_context({**_STYLE, "svg.hashsalt": picture_id}):
         figure = Figure(figsize=(4.0, 2.35))
-        axes: Any = figure.add_axes((0.17, 0.175, 0.8, 0.785))  # the same in all pictures, so that their axes line up
+        axes: Any = figure.add_axes((0.17, 0.175, 0.8, 0.785))  # equal in all plots, so that axes line up
         draw(axes)
         axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.yaxis.set_label_coords(-0.158, 0.5)
@@ -252,7 +253,7 @@ def _render(
         written = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=metadata)
-    return safe_markup(_to_inline(written.getvalue(), picture_id, description))
+    return mark_safe(_to_inline(written.getvalue(), picture_id, description))
 
 
 def _format_tick(value: float, _: Any = None) -> str:
@@ -262,11 +263,13 @@ def _format_tick(value: float, _: Any = None) -> str:
 
 
 def _to_inline(svg: str, picture_id: str, description: str) -> str:
-    """Turn an SVG file into an element with ids of its own. Size, colors and fonts come from the page."""
+    """Convert an SVG file to an element with unique ids. Size, colors and fonts come from the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\b(id="|href="#)|url\(#', lambda found: f"{found.group()}{picture_id}-", svg)
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _build_opening(description), svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # would apply to the whole page
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL
+    )  # This style would apply to the whole page.
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     svg = re.sub(r"\n\s*", "\n", svg)

@@ -1,6 +1,6 @@
-"""The report of training runs: one HTML page with curves, lengths, worst questions, test metrics and settings.
+"""Report of training runs: one HTML page with curves, lengths, worst questions, test metrics and settings.
 
-The page needs no other file and no script. Texts from data are escaped. The same runs give the same bytes.
+The page is self-contained and has no scripts. Texts from data are escaped. Equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from text.templates import render_template
 
 
 def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None) -> Path:
-    """Write the report of one run, or of several runs in the same pictures.
+    """Write the report of one run, or of several runs in shared plots.
 
-    If the report replaces the report of a run, the run's manifest gets the new hash. No other file is replaced.
+    If the page replaces ``report.html`` of a run, the hash in the run's manifest is updated. No other file is replaced.
 
     Args:
-        folders: Folders of runs.
-        output: The page. By default ``report.html`` in the first folder.
+        folders: Folders of the runs.
+        output: Path of the page. The default is ``report.html`` in the first folder.
 
     Returns:
         The path of the page.
 
     Raises:
-        UsageError: A folder holds no run, or the page lies in one and is not its own.
-        FileExistsError: The page's file exists and is no report of runs.
+        UsageError: A folder does not hold a run, or the page is inside a run's folder and is not its ``report.html``.
+        FileExistsError: ``output`` exists and is not a run report.
         ArtifactError: A file of a run is damaged.
         OSError: The page cannot be written.
     """
@@ -41,7 +41,9 @@ def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os
     is_own = any(path.resolve() == Path(folder, REPORT).resolve() for folder in folders)
     check_writable(path, () if is_own else [each for each in folders if os.path.isdir(each)], overwrite=True)
     if path.exists() and not is_run_report(path):
-        raise FileExistsError(f"{path} exists, and dpr-text report did not write it. Give another file, or remove it.")
+        raise FileExistsError(
+            f"{path} already exists, and dpr-text report did not write it. Choose another file, or remove it."
+        )
     write_text(path, render_run_report(read_runs(folders)))
     if is_own:
         update_manifest(path.parent, path.name)
@@ -49,7 +51,7 @@ def write_run_report(folders: Sequence[str | os.PathLike[str]], output: str | os
 
 
 def render_run_report(runs: Sequence[RunHistory]) -> str:
-    """Return the HTML of a report."""
+    """Return the HTML of a run report."""
     evaluation_figures, evaluation_legend = run_sections.draw_evaluations(runs)
     different_settings, shared_settings = run_sections.list_settings(runs)
     return render_template(
@@ -67,7 +69,7 @@ def render_run_report(runs: Sequence[RunHistory]) -> str:
         length_figures=run_sections.draw_lengths(runs),
         worst_questions=[(run.name, run_sections.list_worst_questions(run)) for run in runs if run.has_validation],
         test=run_sections.list_test_metrics(runs),
-        has_no_test=run_sections.have_no_test(runs),
+        has_no_test=run_sections.has_no_test(runs),
         data=run_sections.list_data(runs),
         data_notes=run_sections.list_data_notes(runs),
         different_settings=different_settings,

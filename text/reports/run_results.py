@@ -1,4 +1,4 @@
-"""Write the results of a finished training run: model card, manifest and report."""
+"""Results of a finished training run: model card, manifest and report."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def write_run_results(
 ) -> None:
     """Write the model card, ``manifest.json`` and ``report.html``, and print the test metrics.
 
-    Without matplotlib there is no ``report.html``, and a line says what to install.
+    If matplotlib is missing, no ``report.html`` is written, and a line names the package to install.
 
     Args:
         folder: The run's folder, with the saved model in ``model/``.
         settings: All settings of the run.
-        pipes: The data of each stage.
-        test_metrics: By name.
-        is_tied: One encoder embeds questions and passages.
+        pipes: The data of each split.
+        test_metrics: Test metrics by name.
+        is_tied: Whether one encoder embeds both questions and passages.
     """
     card = folder / "model" / "README.md"
     write_model_card(card, settings=settings, pipes=pipes, test_metrics=test_metrics, is_tied=is_tied)
@@ -41,9 +41,9 @@ def write_run_results(
 
 
 def _write_report(folder: Path) -> str:
-    """Write ``report.html`` and return its path, or why there is none."""
+    """Write ``report.html`` and return its path, or the reason why it was not written."""
     try:
         from text.reports.run_report import write_run_report
-    except MissingPackageError as error:  # A training without pictures is a training.
-        return f"none. {error}"
+    except MissingPackageError as error:  # Training must also work without matplotlib.
+        return f"not written. {error}"
     return str(write_run_report([str(folder)]))

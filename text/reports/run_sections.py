@@ -1,7 +1,7 @@
-"""Content of a run report: what each section says and draws. ``run_report.html`` decides how it looks.
+"""Content of a run report: text, tables and plots of each section. The layout is in ``run_report.html``.
 
-Each function takes the runs and returns plain values for the template. A section without content is empty: the template
-then says why.
+Each function takes the runs and returns plain values for the template. For an empty section the template shows a note
+with the reason.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ _MAX_CHARACTERS_LATER = 160
 
 
 _TRAINING = "Training"
-"""Heading of the panels of every run. The other panels are of validations."""
+"""Heading of the panels that every run has. All other panels show validation metrics."""
 
 
 class Panel(NamedTuple):
-    """Metrics that share one picture."""
+    """Metrics that share one plot."""
 
     title: str
     note: str
     columns: tuple[str, ...]
-    """Columns of the run's CSV files. The first of two is drawn pale."""
+    """Columns of the run's CSV files. The first of two columns is drawn pale."""
     y_range: tuple[float | None, float | None] = (None, None)
     limit: str | None = None
-    """Setting that is drawn as a dashed line."""
+    """Name of a setting to draw as a dashed line."""
 
 
 class Figure(NamedTuple):
-    """A picture with its caption."""
+    """A plot with its caption."""
 
     title: str
     note: str
     picture: str
     warning: str = ""
     details: tuple[str, ...] = ()
-    """Sentences below the picture."""
+    """Sentences below the plot."""
 
 
 class PanelSection(NamedTuple):
-    """Pictures under one heading."""
+    """Plots under one heading."""
 
     heading: str
     figures: list[Figure]
     not_logged: list[str]
-    """Titles of panels without any value."""
+    """Titles of the panels without values."""
 
 
 class Table(NamedTuple):
-    """Rows of text, the first cell a name, then a cell for each run."""
+    """Table with a name in the first column and a column for each run."""
 
     heads: list[str]
     rows: list[list[str]]
@@ -78,26 +78,28 @@ class Table(NamedTuple):
 
 PANELS = {
     _TRAINING: (
-        Panel("Loss", "in nats; pale: training, strong: validation", ("train_loss_step", "valid_loss")),
+        Panel("Loss", "in nats; pale: training, solid: validation", ("train_loss_step", "valid_loss")),
         Panel("Learning rate", "", ("learning_rate",), (0, None)),
         Panel("Gradient norm", "before clipping", ("gradient_norm",), (0, None), "gradient_clip_val"),
-        Panel("Examples per second", "questions, without the time of validations", ("examples/s",), (0, None)),
-        Panel("Padding", "share of the embedded tokens", ("padding",), (0, None)),
+        Panel("Examples per second", "questions; validation time excluded", ("examples/s",), (0, None)),
+        Panel("Padding", "share of padding tokens in the batches", ("padding",), (0, None)),
     ),
     "Validation": (
         Panel("MRR@10", "higher is better", ("valid_mrr@10",), (0, 1.02)),
         Panel("Average rank", "counted from 0; lower is better", ("valid_average_rank",), (0, None)),
         *(Panel(f"Recall@{k}", "", (f"valid_recall@{k}",), (0, 1.02)) for k in (1, 5, 20, 100)),
     ),
-    "Signs of a collapse": (
-        Panel("Cosine of random passages", "near 1: all embeddings are alike", ("valid_passage_cosine",), (None, 1.02)),
-        Panel("Norm of passages", "mean length of an embedding", ("valid_passage_norm",), (0, None)),
+    "Embedding collapse": (
+        Panel(
+            "Cosine of random passages", "near 1: all embeddings are similar", ("valid_passage_cosine",), (None, 1.02)
+        ),
+        Panel("Norm of passages", "mean norm of the embeddings", ("valid_passage_norm",), (0, None)),
     ),
 }
 
 
 def list_overview(runs: Sequence[RunHistory]) -> list[list[str]]:
-    """Return name, progress, training loss, best validation and test MRR@10 of each run."""
+    """Return a row for each run: name, progress, training loss, best validation and test MRR@10."""
     return [
         [
             run.name,
@@ -111,7 +113,7 @@ def list_overview(runs: Sequence[RunHistory]) -> list[list[str]]:
 
 
 def draw_panels(runs: Sequence[RunHistory]) -> list[PanelSection]:
-    """Draw every panel of ``PANELS`` that has values. Runs without validation have none of validations."""
+    """Draw all panels of ``PANELS`` that have values. Validation panels are skipped if no run has validation data."""
     sections = []
     for heading, panels in PANELS.items():
         if heading != _TRAINING and not any(run.has_validation for run in runs):
@@ -123,7 +125,7 @@ def draw_panels(runs: Sequence[RunHistory]) -> list[PanelSection]:
 
 
 def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[LegendEntry]]:
-    """Draw recall and accuracy over k of the runs that were evaluated, and return the legend of the curves."""
+    """Draw recall and accuracy over k for all evaluated runs, and return the plots and their legend."""
     evaluations = {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}
     tables = {number: each.tabulate() for number, each in evaluations.items()}
     figures = []
@@ -131,8 +133,10 @@ def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[Leg
         found = {number: table for number, table in tables.items() if sort_by_cutoff(table, measure)}
         if found:
             words = "; ".join(f"{runs[n].name}: {describe_cutoffs(table, measure)}" for n, table in found.items())
-            picture = pictures.draw_cutoffs(_picture_id("recall", measure), f"{measure} at k: {words}", found, measure)
-            figures.append(Figure(f"{measure.capitalize()}@k", "band: 95 % interval", picture))
+            picture = pictures.draw_cutoffs(
+                _build_picture_id("recall", measure), f"{measure} at k: {words}", found, measure
+            )
+            figures.append(Figure(f"{measure.capitalize()}@k", "band: 95 % confidence interval", picture))
     legend = [
         LegendEntry(number, f"{runs[number].name}, {each.questions:,} questions: {name}", is_dashed=place > 0)
         for number, each in evaluations.items()
@@ -142,7 +146,7 @@ def draw_evaluations(runs: Sequence[RunHistory]) -> tuple[list[Figure], list[Leg
 
 
 def draw_lengths(runs: Sequence[RunHistory]) -> list[Figure]:
-    """Draw the token counts of questions and passages."""
+    """Draw histograms of the token counts of questions and passages."""
     figures = []
     for place, kind in enumerate(("questions", "passages")):
         lengths = {number: run.lengths[place] for number, run in enumerate(runs) if run.lengths}
@@ -150,14 +154,14 @@ def draw_lengths(runs: Sequence[RunHistory]) -> list[Figure]:
             named = [f"{runs[n].name}: {describe_lengths(each)}" for n, each in lengths.items()]
             details = named if len(runs) > 1 else [describe_lengths(lengths[0])]
             description = f"Lengths of {kind}: {'; '.join(named)}"
-            picture = pictures.draw_length_histograms(_picture_id("lengths", kind), description, lengths)
-            note = "share of texts by number of tokens; dashed: the limit"
+            picture = pictures.draw_length_histograms(_build_picture_id("lengths", kind), description, lengths)
+            note = "share of texts by number of tokens; dashed: limit"
             figures.append(Figure(kind.capitalize(), note, picture, details=tuple(details)))
     return figures
 
 
 def list_worst_questions(run: RunHistory) -> list[dict[str, Any]] | None:
-    """Return the validation questions with the most passages above their positive; None before a validation."""
+    """Return the validation questions with the most passages above their positive, or None before a validation."""
     if run.worst_questions is None:
         return None
     return [
@@ -177,7 +181,7 @@ def list_worst_questions(run: RunHistory) -> list[dict[str, Any]] | None:
 
 
 def list_test_metrics(runs: Sequence[RunHistory]) -> Table:
-    """Return the metrics of the test, a row for each metric."""
+    """Return a table of the test metrics, with a row for each metric."""
     tests = [_find_test(run) for run in runs]
     rows = [
         [name.removeprefix("test_"), *(format_metric(test.get(name)) for test in tests)] for name in _merge_names(tests)
@@ -186,7 +190,7 @@ def list_test_metrics(runs: Sequence[RunHistory]) -> Table:
 
 
 def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
-    """Return files and counts of each split of each run."""
+    """Return the files and counts of each split of each run."""
     return [
         {
             "run": number,
@@ -203,27 +207,27 @@ def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
 
 
 def list_data_notes(runs: Sequence[RunHistory]) -> list[str]:
-    """Return sentences about runs whose data says less than it seems: splits with the same rows, or missing splits."""
+    """Return notes about splits with the same data and about missing validation data."""
     notes = []
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         if run.manifest is not None:
             hashes = {stage: [file.sha256 for file in data.files] for stage, data in run.manifest.data.items()}
             if run.settings.get("valid_share") is not None:
-                hashes["valid"] = []  # of the training files, but other questions
+                hashes["valid"] = []  # It has the training files but other questions.
             notes += [f"{name}{sentence}" for sentence in find_same_data(hashes)]
         if not run.has_validation:
-            notes.append(f"{name}there was no validation data, so the model is that of the last training step.")
+            notes.append(f"{name}there was no validation data, so the model is from the last training step.")
     return notes
 
 
-def have_no_test(runs: Sequence[RunHistory]) -> bool:
-    """Return whether all runs have ended, and none had test data."""
+def has_no_test(runs: Sequence[RunHistory]) -> bool:
+    """Return whether all runs have finished without test data."""
     return all(run.manifest is not None and "test" not in run.manifest.data for run in runs)
 
 
 def list_settings(runs: Sequence[RunHistory]) -> tuple[Table, list[tuple[str, str]]]:
-    """Return the settings that differ between runs, and the settings that all runs share."""
+    """Return a table of the settings that differ between runs, and the settings that are equal in all runs."""
     names = _merge_names([run.settings for run in runs])
     different = [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
     rows = [[name, *(format_setting(run.settings.get(name)) for run in runs)] for name in different]
@@ -232,7 +236,7 @@ def list_settings(runs: Sequence[RunHistory]) -> tuple[Table, list[tuple[str, st
 
 
 def list_versions(runs: Sequence[RunHistory]) -> Table:
-    """Return the version of each package, a row for each package."""
+    """Return a table of package versions, with a row for each package."""
     versions = [run.manifest.versions if run.manifest is not None else {} for run in runs]
     rows = [[name, *(str(each.get(name) or ABSENT) for each in versions)] for name in _merge_names(versions)]
     return Table(["package", *_list_heads(runs)], rows)
@@ -250,7 +254,7 @@ def _draw_panel(heading: str, panel: Panel, runs: Sequence[RunHistory]) -> Figur
     if len({height for _, height in limits}) == 1:
         limits = [(None, limits[0][1])]
     picture = pictures.draw_curves(
-        _picture_id(heading, panel.title),
+        _build_picture_id(heading, panel.title),
         f"{panel.title}: {describe_series(panel.columns, runs)}",
         curves,
         y_label=panel.title,
@@ -272,7 +276,7 @@ def _list_curves(panel: Panel, runs: Sequence[RunHistory]) -> Iterator[Curve]:
 
 
 def _find_test(run: RunHistory) -> Mapping[str, float]:
-    """Return the metrics of the test. There are none until the run has ended."""
+    """Return the test metrics of a run. They are empty until the run has finished."""
     return run.manifest.test if run.manifest is not None else {}
 
 
@@ -287,10 +291,10 @@ def _list_heads(runs: Sequence[RunHistory]) -> list[str]:
 
 
 def _merge_names(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys of all mappings in order, each once."""
+    """Return the distinct keys of all mappings, in order of first occurrence."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
-def _picture_id(*words: str) -> str:
-    """Return words as the value of an ``id`` attribute."""
+def _build_picture_id(*words: str) -> str:
+    """Join words into the value of an ``id`` attribute."""
     return "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)

@@ -1,4 +1,4 @@
-"""Describe training runs, curves and lengths in a few words of plain text."""
+"""Short plain-text summaries of training runs, curves and lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOWER_IS_BETTER = ("valid_loss", "valid_average_rank")
 
 
 def describe_progress(run: RunHistory) -> str:
-    """Return how many steps and epochs a run has trained, and whether it has ended."""
+    """Return the trained steps and epochs of a run, and a note if the run has not finished."""
     trained = [row for row in run.rows if "train_loss_step" in row]
     if not trained:
         return "no step logged yet"
@@ -26,7 +26,7 @@ def describe_progress(run: RunHistory) -> str:
 
 
 def describe_last_loss(run: RunHistory) -> str:
-    """Return the last training loss."""
+    """Return the last training loss, or a dash."""
     values = run.get_series("train_loss_step").values
     return f"{values[-1]:.4g}" if values else ABSENT
 
@@ -34,8 +34,8 @@ def describe_last_loss(run: RunHistory) -> str:
 def describe_best_validation(run: RunHistory) -> str:
     """Return the best value of the monitored metric and its step.
 
-    The first of equal values counts, because its checkpoint is the one that is kept. The value before the first step
-    (``--validate_first``) has no checkpoint.
+    Among equal values the first one counts, because its checkpoint is kept. The validation before the first step
+    (``--validate_first``) is ignored, because it has no checkpoint.
     """
     if not run.has_validation:
         return ABSENT
@@ -51,20 +51,20 @@ def describe_best_validation(run: RunHistory) -> str:
 
 
 def describe_other_data(runs: Sequence[RunHistory]) -> Iterator[str]:
-    """Yield a sentence for validation and for test if runs have other data than the first run that has any."""
+    """Yield a note for each of validation and test if runs differ in data from the first run with such data."""
     for stage, name in (("valid", "validation"), ("test", "test")):
         known = [(run.name, data) for run in runs if (data := _identify_data(run, stage))]
         others = [run for run, data in known[1:] if any(known[0][1].get(key, data[key]) != data[key] for key in data)]
         if others:
             first = known[0][0]
             yield (
-                f"{', '.join(others)}: other {name} questions or passages than {first}. The {name} metrics cannot be "
-                f"compared with those of {first}."
+                f"{', '.join(others)}: other {name} questions or passages than {first}. The {name} metrics are not "
+                f"comparable with the metrics of {first}."
             )
 
 
 def _identify_data(run: RunHistory, stage: str) -> dict[str, object]:
-    """Return what is known of the data of a split. Before a run has ended, it is the size of the validation pool."""
+    """Return values that identify the data of a split. Before a run has finished, only the pool size is known."""
     known: dict[str, object] = {}
     if run.manifest is not None and stage in run.manifest.data:
         data = run.manifest.data[stage]
@@ -76,7 +76,7 @@ def _identify_data(run: RunHistory, stage: str) -> dict[str, object]:
 
 
 def describe_series(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:
-    """Return the first and last value of each column of each run."""
+    """Return a description of the first and last value of each column of each run."""
     parts = []
     for run in runs:
         for column in columns:
@@ -88,7 +88,7 @@ def describe_series(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:
 
 
 def describe_non_finite(columns: Sequence[str], runs: Sequence[RunHistory]) -> str:
-    """Return how many values are NaN or infinite, and the first step. Empty if all are finite."""
+    """Return the number of NaN and infinite values and the first such step. Empty if all values are finite."""
     parts = []
     for run in runs:
         for column in columns:
@@ -100,7 +100,7 @@ def describe_non_finite(columns: Sequence[str], runs: Sequence[RunHistory]) -> s
 
 
 def describe_cutoffs(table: Metrics, measure: str) -> str:
-    """Return the value of a measure at each cut-off."""
+    """Return a description of a measure at each cut-off."""
     return ", ".join(
         f"{row['mean']:.3f} at {k}" + (f" (other run {row['other']:.3f})" if "other" in row else "")
         for k, row in sort_by_cutoff(table, measure)
@@ -108,7 +108,7 @@ def describe_cutoffs(table: Metrics, measure: str) -> str:
 
 
 def describe_lengths(lengths: Lengths) -> str:
-    """Return the number of texts, their median and maximum length, and the share that is truncated."""
+    """Return the number of texts, their median and maximum length, and the truncated share."""
     kind, tokens, limit = lengths
     median, longest = np.percentile(tokens, [50, 100]).astype(int)
     return (
@@ -118,12 +118,12 @@ def describe_lengths(lengths: Lengths) -> str:
 
 
 def format_metric(value: float | None) -> str:
-    """Return a metric with four decimals, or a dash."""
+    """Return a metric with four decimals, or a dash for None."""
     return ABSENT if value is None else f"{value:.4f}"
 
 
 def format_setting(value: object) -> str:
-    """Return a setting as a flag would give it, or a dash."""
+    """Return a setting in the form of a flag value, or a dash for None."""
     if value is None:
         return ABSENT
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -28,21 +28,21 @@ def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str
         yield f"{num_short} of {len(run)} questions have fewer than {k} passages"
 
 
-def describe_truncated(num_cut: int, total: int, unit: str, max_length: int) -> Iterator[str]:
+def describe_truncated(num_truncated: int, total: int, unit: str, max_length: int) -> Iterator[str]:
     """Yield a line with the number of truncated texts if there are any.
 
     >>> list(describe_truncated(3, 12, "passages", 256))
     ['3 of 12 passages (25.0 %) are longer than 256 tokens and were truncated']
     """
-    if num_cut:
-        share = f"{100 * num_cut / total:.1f} %"
-        yield f"{num_cut} of {total} {unit} ({share}) are longer than {max_length} tokens and were truncated"
+    if num_truncated:
+        share = f"{100 * num_truncated / total:.1f} %"
+        yield f"{num_truncated} of {total} {unit} ({share}) are longer than {max_length} tokens and were truncated"
 
 
 def describe_truncated_questions(embedder: Embedder, questions: Sequence[Question]) -> Iterator[str]:
     """Yield a line with the number of questions that a model truncates if there are any."""
-    num_cut = embedder.count_truncated([question.text for question in questions])
-    return describe_truncated(num_cut, len(questions), "questions", embedder.tokenize_texts.max_length)
+    num_truncated = embedder.count_truncated([question.text for question in questions])
+    return describe_truncated(num_truncated, len(questions), "questions", embedder.tokenize_texts.max_length)
 
 
 def read_judged_questions(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from text.artifacts import hash_file
-from text.bundle import find_encoder_folder, load_side, list_model_files
+from text.bundle import find_encoder_folder, list_model_files, load_side
 from text.errors import SettingsWarning
 from text.models import RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import MAX_TOKENS, cut_by_length, get_lengths
@@ -28,6 +28,7 @@ BLOCK_ROWS = 1 << 11
 """Number of texts that are sorted by length and embedded together."""
 _PRECISIONS = {"float32": lambda encoder: encoder, "bfloat16": to_bfloat16, "int8": quantize_int8}
 PRECISIONS = tuple(_PRECISIONS)
+"""Precisions of an encoder."""
 
 
 class Embedder:
@@ -56,8 +57,8 @@ class Embedder:
         self.titles = titles
         self.max_tokens = max_tokens
         self.model_hashes: dict[str, str] = {}
-        """SHA-256 of the files of both encoders. Embeddings store these hashes to identify their model. Without
-        ``from_pretrained`` it is empty, so a search cannot check that its model is the one that encoded."""
+        """SHA-256 of the files of both encoders, by which embeddings on disk identify their model. It is empty without
+        ``from_pretrained``. A search then cannot check that it has the model that encoded the passages."""
         self.settings: dict[str, Any] = {
             "max_length": tokenize.max_length,
             "similarity": similarity,
@@ -124,13 +125,13 @@ class Embedder:
         return int(self.tokenize(texts).truncated.sum()) if texts else 0
 
     def embed(self, tokens: TokenBatch) -> Tensor:
-        """Return (N, D) float32 embeddings on the CPU."""
+        """Return the (N, D) float32 embeddings of tokenized texts, on the CPU."""
         embeddings = torch.empty(len(tokens.input_ids), self.encoder.embedding_dim)
-        for rows, piece in self.embed_in_pieces(tokens):
-            embeddings[rows] = piece
+        for rows, batch in self.embed_in_batches(tokens):
+            embeddings[rows] = batch
         return embeddings
 
-    def embed_in_pieces(self, tokens: TokenBatch, start: int = 0) -> Iterator[tuple[list[int], Tensor]]:
+    def embed_in_batches(self, tokens: TokenBatch, start: int = 0) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the embeddings in small batches, the longest texts first.
 
         The order does not depend on ``start``, so an interrupted encoding can resume after any batch.
@@ -173,10 +174,10 @@ class Embedder:
             ValueError: A text contains a lone surrogate, so it is not valid Unicode.
         """
         listed = list_texts(texts)
-        embeddings, num_cut = self.embed_list(listed)
-        if num_cut:
+        embeddings, num_truncated = self.embed_list(listed)
+        if num_truncated:
             limit = f"{self.tokenize_texts.max_length} tokens"
-            message = f"{num_cut} of {len(listed)} texts are longer than {limit} and were truncated."
+            message = f"{num_truncated} of {len(listed)} texts are longer than {limit} and were truncated."
             advice = "Cut long texts into windows (text.datasets.cut_windows)."
             warnings.warn(f"{message} {advice}", SettingsWarning, stacklevel=2)
         return embeddings
@@ -186,12 +187,12 @@ class Embedder:
 
         The texts are tokenized in blocks of a few thousand, so memory holds the tokens of only one block.
         """
-        embeddings, num_cut = [torch.empty(0, self.encoder.embedding_dim)], 0
+        embeddings, num_truncated = [torch.empty(0, self.encoder.embedding_dim)], 0
         for start in range(0, len(texts), BLOCK_ROWS):
             tokens = self.tokenize(texts[start : start + BLOCK_ROWS])
-            num_cut += int(tokens.truncated.sum())
+            num_truncated += int(tokens.truncated.sum())
             embeddings.append(self.embed(tokens))
-        return torch.cat(embeddings), num_cut
+        return torch.cat(embeddings), num_truncated
 
     __call__ = embed_texts
 
@@ -205,7 +206,10 @@ class Embedder:
 
     @torch.inference_mode()
     def _embed_rows(self, tokens: TokenBatch, rows: list[int], length: int) -> Tensor | None:
-        """Return the (n, D) float32 embeddings of some rows. If GPU memory is full, halve max_tokens and return None."""
+        """Return the (n, D) float32 embeddings of some rows.
+
+        If GPU memory is full, halve ``max_tokens`` and return None.
+        """
         try:
             embeddings = self.encoder(
                 tokens.input_ids[rows, :length].to(self._device, non_blocking=True),

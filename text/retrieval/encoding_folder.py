@@ -25,10 +25,10 @@ from text.retrieval.plan import (
     Manifest,
     Plan,
     find_shard,
+    get_shard_path,
     make_collection_path_relative,
     read_plan,
     read_shard_manifest,
-    get_shard_path,
     write_plan,
 )
 
@@ -158,9 +158,7 @@ def _remove_files(folder: str | os.PathLike[str], files: list[Path]) -> None:
             inner.rmdir()
     others = sorted(name for name in _list_names(folder) if not name.startswith(".") and name != "plan.json")
     if files and others:
-        print(
-            f"{os.fspath(folder)}: kept {', '.join(others)}, which do not belong to the embeddings", file=sys.stderr
-        )
+        print(f"{os.fspath(folder)}: kept {', '.join(others)}, which do not belong to the embeddings", file=sys.stderr)
 
 
 def _check_disk(folder: str | os.PathLike[str], plan: Plan, freed: int) -> None:

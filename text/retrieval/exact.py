@@ -61,16 +61,16 @@ def search_exact(shards: Embeddings, questions: Tensor, k: int, *, device: str =
         ValueError: k is below 1, there are no questions, an embedding is not finite, or the widths differ.
     """
     check_questions(shards, questions, k)
-    hits, parts = [], questions.to(torch.float32).split(_QUESTIONS)
-    total = len(parts) * len(shards)
+    hits, chunks = [], questions.to(torch.float32).split(_QUESTIONS)
+    total = len(chunks) * len(shards)
     with show_progress("Searching", total, "passages") as progress:
-        for some in parts:
+        for chunk in chunks:
             num_candidates = min(k + _SPARE, len(shards))
-            scores, rows, largest_norm = _find_candidates(shards, some.to(device), num_candidates, progress)
-            lowest, rows, errors = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * some.norm(dim=1)
-            for start in range(0, len(some), _RESCORED):
+            scores, rows, largest_norm = _find_candidates(shards, chunk.to(device), num_candidates, progress)
+            lowest, rows, errors = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * chunk.norm(dim=1)
+            for start in range(0, len(chunk), _RESCORED):
                 part = slice(start, start + _RESCORED)
-                hits += _rescore(shards, some[part], lowest[part], rows[part], errors[part], k)
+                hits += _rescore(shards, chunk[part], lowest[part], rows[part], errors[part], k)
     return hits
 
 

@@ -152,7 +152,8 @@ class FaissIndex:
             _, rows = self.index.search(questions.float().contiguous().numpy(), wanted)  # pyright: ignore[reportCallIssue]
         except RuntimeError as error:
             raise ValueError(
-                f"{self.shards.folder}: FAISS cannot search the index ({_get_reason(error)}). Use other index parameters."
+                f"{self.shards.folder}: FAISS cannot search the index ({_get_reason(error)}). "
+                "Use other index parameters."
             ) from None
         # FAISS fills missing candidates with -1.
         return [

@@ -30,7 +30,7 @@ class Filters:
     """
 
     first_rank: int = 1
-    """First rank to consider, counted from 1. A higher rank skips the most likely false negatives."""
+    """First rank to consider, counted from 1. Increase it to skip likely false negatives at the top."""
     last_rank: int = 100
     """Last rank to consider. A search with a model retrieves this many passages per question."""
     min_score: float | None = None
@@ -38,13 +38,14 @@ class Filters:
     max_score: float | None = None
     """Maximum score of a negative in its run."""
     margin: float | None = None
-    """Skip candidates whose score is within this margin of the first positive's score in the same run."""
+    """Skip candidates that score above the first positive's score minus this margin, in the same run."""
     relative_margin: float | None = None
     """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
     answers: bool = True
     """Reject passages that contain an answer."""
     max_overlap: float = 0.8
-    """Maximum Jaccard similarity of word trigrams with a positive or with a negative that is already chosen."""
+    """Skip candidates whose word trigrams overlap more than this with a positive or a chosen negative (Jaccard
+    similarity). 1 turns this filter off."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "max_score", "margin", "relative_margin"):

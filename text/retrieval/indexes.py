@@ -93,7 +93,9 @@ def _load_or_build(shards: EmbeddingShards, factory: str) -> FaissIndex:
     folder = get_index_folder(shards.folder, factory)
     if not (folder / METADATA).exists():
         message = f"{shards.folder}: waiting for another process that builds an index"
-        with wait_for_lock(Path(shards.folder, "plan.json"), message):  # Locking a file that exists leaves no lock file.
+        with wait_for_lock(
+            Path(shards.folder, "plan.json"), message
+        ):  # Locking a file that exists leaves no lock file.
             if not (folder / METADATA).exists():  # The other process may have built another index, or failed.
                 return FaissIndex.build(shards, factory, folder)
     if (found := read_json(folder / METADATA, IndexMetadata).factory) != factory:

@@ -61,7 +61,9 @@ class MemoryEmbeddings:
         finite = embeddings.isfinite().all(dim=1)
         if not finite.all():
             name = passage_ids[int((~finite).nonzero()[0])]
-            raise ValueError(f"the embedding of passage {name} is NaN or infinite. Check that the model is not damaged.")
+            raise ValueError(
+                f"the embedding of passage {name} is NaN or infinite. Check that the model is not damaged."
+            )
         self._ids = np.array(passage_ids, dtype=object)
         self._embeddings = embeddings.numpy()
 

@@ -109,8 +109,8 @@ class MilvusIndex:
             raise ValueError(f"k is {k}, but Milvus returns at most {_LARGEST_K} passages. Use a smaller k.")
         hits = []
         with self._translate_errors():
-            for some in questions.float().split(_ROWS):
-                results = self.client.search(self.name, data=list(some.numpy()), limit=k, output_fields=["passage_id"])
+            for chunk in questions.float().split(_ROWS):
+                results = self.client.search(self.name, data=list(chunk.numpy()), limit=k, output_fields=["passage_id"])
                 hits += [_sort_hits(result) for result in results]
         return hits
 
@@ -135,8 +135,8 @@ class MilvusIndex:
         """Upload all rows. An incomplete earlier upload is removed first."""
         if too_long := next((name for name in self.shards.iter_passage_ids() if len(name.encode()) > _ID_BYTES), None):
             raise ValueError(
-                f"{self.shards.folder}: the id {too_long[:40]}... has more than {_ID_BYTES} bytes, the limit of Milvus. "
-                "Use shorter ids, or another index."
+                f"{self.shards.folder}: the id {too_long[:40]}... has more than {_ID_BYTES} bytes. "
+                "This is the limit of Milvus: use shorter ids, or another index."
             )
         with suppress(MilvusException):
             self.client.drop_collection(self.name)

@@ -1,7 +1,7 @@
-"""Mine hard negatives for training rows from runs, or from a model whose run is made first.
+"""Mine hard negatives for training rows from TREC runs, or from a model that is searched first.
 
-A run is kept beside the mined rows, so mining with other filters needs no search. ``text/retrieval/hard_negatives.py``
-chooses the negatives of one question.
+The run of the model is saved beside the mined rows, so mining with other filters needs no second search.
+``text/retrieval/hard_negatives.py`` chooses the negatives of one question.
 """
 
 from __future__ import annotations
@@ -47,32 +47,38 @@ def mine_hard_negatives(
     model_search: SearchRecord | None = None,
     overwrite: bool = True,
 ) -> MiningSummary:
-    """Write training rows with hard negatives from runs.
+    r"""Write training rows with hard negatives from runs.
 
-    Each negative has its id, rank, score and source. ``OUTPUT.rejected.jsonl`` gets the rejected candidates with the
-    reason, ``OUTPUT.summary.json`` the counts, inputs and options. All files appear together at the end.
+    Each negative is written with its id, rank, score and source. ``OUTPUT.rejected.jsonl`` holds the rejected
+    candidates with the reasons, and ``OUTPUT.summary.json`` holds the counts, inputs and options. All files are
+    written atomically at the end.
 
     Args:
         rows: Training rows in the DPR format.
         collection: The passages that were searched, or the path of their file.
-        runs: TREC runs of the rows' questions. Each is a source, named after its file.
-        output: Where the rows go.
-        num: Number of negatives from each run.
-        filters: Conditions that a negative must meet. By default those of ``Filters()``.
-        sort_by_title: Put rows whose first positives have the same title next to each other.
-        best_positive_first: Sort the positives of a row by their scores in the first run, because training uses the
-            first one.
+        runs: TREC runs of the questions in the rows. Each run is a source, which is named after its file.
+        output: Output file of the rows.
+        num: Number of negatives from each source.
+        filters: Conditions that a negative must meet. By default ``Filters()``.
+        sort_by_title: Sort the rows by the title of their first positive.
+        best_positive_first: Sort the positives of a row by their scores in the first run. Training uses the first
+            positive.
         seed: Seed of the sample in the summary.
-        model_run: One more run, such as ``search_rows`` returns. It is the first source, and is written to ``OUTPUT.trec``.
-        model_search: What is known of this run (``record_search``), for the file beside it.
-        overwrite: Replace earlier files.
+        model_run: Another run in memory, such as ``search_rows`` returns. It is the first source, and is written to
+            ``OUTPUT.trec``.
+        model_search: The record of the search that made this run (``record_search``). It is written to
+            ``OUTPUT.trec.json``.
+        overwrite: Replace existing output files.
+
+    Returns:
+        Counts over all rows, and a sample of negatives.
 
     Raises:
-        FileExistsError: A file exists, and ``overwrite`` is false.
-        ValueError: Two runs have the same name, or there is not one number for each run.
-        DataError: A file is malformed, no row is usable, a run is of other questions, or the collection lacks a passage
-            of a run.
-        ArtifactError: A run is known to be of other questions or of another collection.
+        FileExistsError: An output file exists, and ``overwrite`` is false.
+        ValueError: Two runs have the same name, or ``num`` does not have one number per source.
+        DataError: A file is malformed, no row is usable, a run has other questions than the rows, or the collection
+            lacks a passage of a run.
+        ArtifactError: The record of a run names other questions or another collection.
         OSError: A file cannot be read or written.
 
     >>> import tempfile
@@ -80,9 +86,9 @@ def mine_hard_negatives(
     ...     passages, rows, run, output = (
     ...         Path(folder, name) for name in ("c.jsonl", "rows.jsonl", "bm25.trec", "hard")
     ...     )
-    ...     _ = passages.write_text('{"_id": "1", "text": "a beetle ate"}\\n{"_id": "2", "text": "a fig fell"}')
+    ...     _ = passages.write_text('{"_id": "1", "text": "a beetle ate"}\n{"_id": "2", "text": "a fig fell"}')
     ...     row = {"qid": "q", "question": "who ate", "answers": ["beetle"], "positive_ids": ["1"]}
-    ...     _ = rows.write_text(json.dumps(row)), run.write_text("q Q0 1 1 2.0 bm25\\nq Q0 2 2 1.5 bm25\\n")
+    ...     _ = rows.write_text(json.dumps(row)), run.write_text("q Q0 1 1 2.0 bm25\nq Q0 2 2 1.5 bm25\n")
     ...     summary = mine_hard_negatives(rows, passages, [run], output)
     ...     json.loads(output.read_text())["hard_negative_ctxs"]
     [{'passage_id': '2', 'title': '', 'text': 'a fig fell', 'score': 1.5, 'rank': 2, 'source': 'bm25'}]
@@ -141,7 +147,7 @@ def mine_hard_negatives(
 
 
 def _write_rows(mined: Iterator[MinedRow], rows: Path, rejected: Path, summary: MiningSummary) -> None:
-    """Write the mined rows and the rejected candidates, and count them."""
+    """Write the mined rows and the rejected candidates, and add each row to the summary."""
     with open(rows, "w", encoding="utf-8") as rows_file, open(rejected, "w", encoding="utf-8") as rejected_file:
         for row in mined:
             rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
@@ -162,21 +168,24 @@ def search_rows(
     """Search for the questions of training rows with a model, and return a run to mine from.
 
     Args:
-        model: The folder of the model.
-        embeddings: The folder of the embeddings that it encoded.
+        model: Folder of the model.
+        embeddings: Folder of the embeddings that the model encoded.
         rows: Training rows in the DPR format.
-        collection: The collection that will be mined, which must be the encoded one.
-        k: Passages for each question. The positives of a question are added, whatever their rank.
-        log: Gets a line about the questions that are longer than the model's limit, if there are any.
+        collection: The collection to mine from. It must be the encoded collection.
+        k: Passages per question. The positives of a question are always added.
+        log: Called with a line about truncated questions if there are any.
 
     Raises:
-        ArtifactError: The embeddings are of another collection or another model.
+        ArtifactError: The embeddings belong to another collection or another model.
         DataError: No row is usable, or no question has a positive with an id.
         OSError: A file cannot be read.
     """
-    count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # an error here costs no search
+    count_unusable_rows(DPRFile(rows, PassageCollection(collection)))  # Find unusable rows before the slow search.
     if read_plan(embeddings).collection.sha256 != hash_file(collection):
-        raise ArtifactError(f"{os.fspath(embeddings)}: not encoded from {os.fspath(collection)}. Encode it first.")
+        raise ArtifactError(
+            f"{os.fspath(embeddings)}: these embeddings were not encoded from {os.fspath(collection)}. "
+            "Encode this collection first."
+        )
     questions = read_questions(rows)
     retriever = load_retriever(model, embeddings)
     if log is not None:
@@ -186,22 +195,22 @@ def search_rows(
 
 
 def name_sources(runs: Sequence[str | os.PathLike[str]], num: Sequence[int]) -> list[str]:
-    """Return the names of the sources: the names of the runs' files without their endings.
+    """Return the names of the sources, which are the file names of the runs without extension.
 
     Raises:
-        ValueError: Two sources have the same name, or there is not one number for each run, from 0 on.
+        ValueError: Two sources have the same name, or ``num`` does not have one number of 0 or more per run.
     """
     names = [Path(path).stem for path in runs]
     if not names or len(set(names)) < len(names):
         listed = ", ".join(os.fspath(path) for path in runs)
-        raise ValueError(f"runs are {listed or 'missing'}. Give one or more with different file names.")
+        raise ValueError(f"runs are {listed or 'missing'}. Give one or more runs with different file names.")
     if len(num) != len(runs) or min(num) < 0:
-        raise ValueError(f"num is {list(num)}. Give a number from 0 on for each of {', '.join(names)}.")
+        raise ValueError(f"num is {list(num)}. Give one number of 0 or more for each of {', '.join(names)}.")
     return names
 
 
 def _pair_with_rows(file: DPRFile) -> list[tuple[Question, int]]:
-    """Return all questions with the numbers of their rows, usable or not. ``read_questions`` skips blank lines, too."""
+    """Return all questions with the numbers of their rows, usable or not. Blank lines are skipped."""
     rows = [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != BLANK]
     return list(zip(read_questions(file.path), rows, strict=True))
 
@@ -217,7 +226,7 @@ def _mine_rows(
     best_positive_first: bool,
     slow: set[str],
 ) -> Iterator[MinedRow]:
-    """Yield the usable rows. ``runs`` holds the name, the run and the number of negatives of each source."""
+    """Yield the mined rows. ``runs`` holds the name, the run and the number of negatives of each source."""
     same_questions = SameQuestions([file.index])
     with file.open() as reader, file.rows.open() as lines:
         usable = [pair for pair in questions if pair[1] not in file.findings.unusable]
@@ -245,7 +254,7 @@ def _mine_rows(
 
 
 def _sort_by_score(positives: Sequence[Passage], source: Source) -> list[Passage]:
-    """Return the positives, best first. Those without a score come last. Equal scores keep their order."""
+    """Return the positives by score, best first. Positives without a score come last. The sort is stable."""
     return sorted(positives, key=lambda passage: -source.scores.get(passage.passage_id, -math.inf))
 
 
@@ -253,7 +262,9 @@ def _find_passage(collection: PassageCollection, passage_id: str) -> Passage:
     try:
         return collection.find(passage_id)
     except KeyError:
-        raise DataError(f"{collection.path}: no passage {passage_id}, which a run has.") from None
+        raise DataError(
+            f"{collection.path}: no passage {passage_id}, but a run contains it. Use the collection that was searched."
+        ) from None
 
 
 def _negative_to_context(negative: Negative) -> Record:

@@ -49,7 +49,7 @@ class MiningSummary:
         """Regular expressions of answers that timed out. A timeout counts as no match."""
         self.negatives = Counter[str]()
         """Number of negatives by source."""
-        self.rejected, self.rejected_of_short = Counter[str](), Counter[str]()
+        self.rejected, self.rejected_in_short_rows = Counter[str](), Counter[str]()
         """Number of rejected candidates by reason, in all rows and in rows with too few negatives."""
         self.sample: list[tuple[MinedRow, Negative]] = []
         """Negatives with their rows, each with the same probability."""
@@ -62,7 +62,7 @@ class MiningSummary:
         self.num_unspaced += any(map(has_unspaced, row.answers))
         self.num_without_answers += not row.answers
         self.rejected.update(candidate.reason for candidate in row.rejected)
-        self.rejected_of_short.update(candidate.reason for candidate in row.rejected if is_short)
+        self.rejected_in_short_rows.update(candidate.reason for candidate in row.rejected if is_short)
         for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
             self.negatives[negative.source] += 1
             if len(self.sample) < _SAMPLE_SIZE:
@@ -81,5 +81,5 @@ class MiningSummary:
             "slow_regular_expressions": sorted(self.slow),
             "negatives": dict(self.negatives),
             "rejected": dict(self.rejected.most_common()),
-            "rejected_where_too_few": dict(self.rejected_of_short.most_common()),
+            "rejected_where_too_few": dict(self.rejected_in_short_rows.most_common()),
         }

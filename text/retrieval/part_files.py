@@ -1,4 +1,4 @@
-"""A ``.npy`` file that is filled row by row. Nothing that was in it before is believed: neither size nor header."""
+"""Write a ``.npy`` file row by row. The size and the header of an existing file are never trusted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from text.errors import ArtifactError
 
 
 class PartFile:
-    """A file of rows that is read and written at any place, without a memory map.
+    """A ``.npy`` file with random access to its rows, without a memory map.
 
-    A map of a file that another process cuts would kill this process.
+    If another process truncated a memory-mapped file, reading it would kill this process.
 
     Args:
         path: The file. It is created if it is missing.
         dtype: Type of the numbers.
-        shape: Rows and, for more than one number a row, their width.
+        shape: Number of rows, and the width of a row if a row has more than one number.
 
     Raises:
         ArtifactError: The path is a link, a folder, a device or a pipe.
-        OSError: The disk is too full for all rows. A new file is removed.
+        OSError: The disk has too little space for all rows. A new file is removed.
     """
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
@@ -38,7 +38,7 @@ class PartFile:
         self._start = len(header.getvalue())
         is_new = not os.path.lexists(path)
         if not is_new and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise ArtifactError(f"{path}: a link, a folder, a device or a pipe. Remove it.")
+            raise ArtifactError(f"{path}: is a link, a folder, a device or a pipe. Remove it.")
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             self._reserve(self._start + shape[0] * self._row_bytes)
@@ -50,18 +50,18 @@ class PartFile:
             raise
 
     def read(self, rows: range) -> np.ndarray:
-        """Return rows. What lies behind the end of a file that another process has cut is 0."""
+        """Return rows. If another process truncated the file, the missing numbers are 0."""
         size = len(rows) * self._row_bytes
         with _add_path_to_errors(self.path):
             content = os.pread(self._descriptor, size, self._start + rows.start * self._row_bytes)
         return np.frombuffer(content.ljust(size, b"\0"), self.dtype).reshape(len(rows), *self.width)
 
     def write(self, first: int, numbers: np.ndarray) -> None:
-        """Write rows from one row on."""
+        """Write rows, starting at row ``first``."""
         self._write_at(self._start + first * self._row_bytes, numbers.astype(self.dtype, copy=False).tobytes())
 
     def flush(self) -> None:
-        """Return when everything is on the disk."""
+        """Flush all written rows to disk (fsync)."""
         with _add_path_to_errors(self.path):
             os.fsync(self._descriptor)
 
@@ -70,12 +70,12 @@ class PartFile:
         os.close(self._descriptor)
 
     def _reserve(self, size: int) -> None:
-        """Give the file its size, with all the space on the disk."""
+        """Set the size of the file, and allocate its disk space."""
         try:
             os.ftruncate(self._descriptor, size)
             os.posix_fallocate(self._descriptor, 0, size)
         except OSError as error:
-            reason = f"{os.strerror(error.errno or 0)}; {size} bytes are needed"
+            reason = f"{os.strerror(error.errno or 0)} ({size} bytes are needed)"
             raise OSError(error.errno, reason, os.fspath(self.path)) from None
 
     def _write_at(self, place: int, content: bytes) -> None:
@@ -88,7 +88,7 @@ class PartFile:
 
 @contextmanager
 def _add_path_to_errors(path: Path) -> Iterator[None]:
-    """Give an error of a read or a write the path of the file."""
+    """Raise the OSErrors of reads and writes with the path of the file."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,14 @@
-"""The plan of embeddings on disk, the names of their files, and the manifest by which these files are trusted.
+"""The plan of embeddings on disk, the names of their files, and the manifest with their hashes.
 
-``plan.json`` is everything that decides the bytes of the embeddings. A shard is ``.npy`` with (rows, D) numbers,
-``.ids`` with one id a line, ``.keys.npy`` with (rows,) int64 hashes of id, title and text, ``.cut.npy`` with (rows,)
-int8 marks of the texts that were longer than the limit, and for int8 ``.scales.npy`` with (rows,) float32 numbers.
-``shard-00000.json`` has the hashes of these files, and ``manifest.json`` has the hashes of all files.
+``plan.json`` holds everything that determines the bytes of the embeddings. The files of a shard are:
+
+- ``.npy``: (rows, D) numbers
+- ``.ids``: one passage id per line
+- ``.keys.npy``: (rows,) int64 hashes of id, title and text
+- ``.cut.npy``: (rows,) int8, 1 for texts that were truncated
+- ``.scales.npy``: (rows,) float32 scales, only for int8
+
+``shard-00000.json`` holds the hashes of the files of a shard, and ``manifest.json`` the hashes of all files.
 
 Dimensions: R rows of the collection; D width of an embedding.
 """
@@ -21,16 +26,17 @@ from text.errors import ArtifactError
 DType = Literal["float32", "float16", "int8"]
 DTYPES: tuple[str, ...] = get_args(DType)
 NUMBERS, SCALES, CUT = ".npy", ".scales.npy", ".cut.npy"
-"""Endings of the files that an encoder fills. The file of ``CUT`` has 1 for each text that was cut, else 0."""
+"""Suffixes of the files that the encoder fills. The ``CUT`` file has 1 for each truncated text, else 0."""
 IDS, KEYS = ".ids", ".keys.npy"
+"""Suffixes of the files of passage ids and passage hashes."""
 PART, PROGRESS = ".part", ".progress"
-"""Endings of the files of a shard that is not finished."""
+"""Suffixes of the files of an unfinished shard."""
 MANIFEST = "manifest.json"
 _MAX_ROWS, _MAX_DIM = 1 << 40, 1 << 16
 
 
 class Settings(NamedTuple):
-    """The settings of an encoder that decide its embeddings."""
+    """The settings of an encoder that change its embeddings."""
 
     similarity: Literal["dot", "cosine"]
     max_length: int = 1
@@ -43,29 +49,30 @@ class EncodedFile(NamedTuple):
     """The collection that was encoded."""
 
     path: str
-    """Relative to the folder of the embeddings, in ``plan.json``. An earlier version wrote it as it was given."""
+    """Path relative to the folder of the embeddings. Earlier versions stored the path that the user gave."""
     sha256: str
     num_passages: int
 
 
 class Plan(NamedTuple):
-    """Everything that decides the bytes of the embeddings."""
+    """Everything that determines the bytes of the embeddings."""
 
     model: dict[str, str]
     """SHA-256 of the files of both encoders and their tokenizers."""
     settings: Settings
     collection: EncodedFile
     num_rows: int
-    """R."""
+    """R, the number of passages."""
     embedding_dim: int
-    """D."""
+    """D, the width of an embedding."""
     dtype: DType
+    """Type of the numbers on disk."""
     shard_rows: int
-    """Rows of each shard. The last one may have fewer."""
+    """Rows per shard. The last shard may have fewer."""
     block_rows: int
-    """Rows whose texts are sorted by length and encoded together."""
+    """Rows per block. The texts of a block are sorted by length and encoded together."""
     reused: str = ""
-    """Key of the plan whose embeddings were copied for passages that had not changed."""
+    """Key of the plan of the embeddings that were copied for unchanged passages. Empty if none were."""
 
     @property
     def key(self) -> str:
@@ -74,6 +81,7 @@ class Plan(NamedTuple):
 
     @property
     def num_shards(self) -> int:
+        """Number of shards."""
         return -(-self.num_rows // self.shard_rows)
 
     def get_shard_rows(self, shard: int) -> range:
@@ -81,12 +89,12 @@ class Plan(NamedTuple):
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as ``plan.json`` holds it, without the hash."""
+        """Return the content of ``plan.json`` without its hash."""
         return self._asdict() | {"settings": self.settings._asdict(), "collection": self.collection._asdict()}
 
 
 class Manifest(NamedTuple):
-    """The files of a shard, or of all shards, and the key of their plan."""
+    """The files of one shard or of all shards, with the key of their plan."""
 
     plan: str
     files: dict[str, FileFacts]
@@ -98,17 +106,17 @@ def get_shard_path(folder: str | os.PathLike[str], shard: int, suffix: str) -> P
 
 
 def list_encoder_suffixes(dtype: str) -> tuple[str, ...]:
-    """Return the endings of the files of a shard that the encoder fills."""
+    """Return the suffixes of the files of a shard that the encoder fills."""
     return (NUMBERS, SCALES, CUT) if dtype == "int8" else (NUMBERS, CUT)
 
 
 def list_data_suffixes(dtype: str) -> tuple[str, ...]:
-    """Return the endings of the files of a shard that hold data."""
+    """Return the suffixes of all data files of a shard."""
     return (*list_encoder_suffixes(dtype), IDS, KEYS)
 
 
 def find_shard(name: str, plan: Plan) -> int | None:
-    """Return the shard of a plan to which a file belongs by its exact name, finished or not; None for other files.
+    """Return the number of the shard to which a file name belongs, finished or not. None for other files.
 
     >>> settings, collection = Settings("dot"), EncodedFile("corpus.jsonl", "", 20)
     >>> plan = Plan({}, settings, collection, 20, 4, "float32", shard_rows=10, block_rows=10)
@@ -124,24 +132,25 @@ def find_shard(name: str, plan: Plan) -> int | None:
 
 
 def make_collection_path_relative(folder: str | os.PathLike[str], plan: Plan) -> Plan:
-    """Return a plan whose collection has its path relative to the folder of the embeddings.
+    """Return the plan with the path of its collection relative to the folder of the embeddings.
 
-    The path then holds from any working directory, and wherever both are moved together.
+    A relative path stays valid in any working directory, and if both folders are moved together.
     """
     path = os.path.relpath(os.path.realpath(plan.collection.path), os.path.realpath(folder))
     return plan._replace(collection=plan.collection._replace(path=path))
 
 
 def find_collection(folder: str | os.PathLike[str], plan: Plan) -> str:
-    """Return the path of the collection that was encoded, absolute or relative to the working directory.
+    """Return the path of the collection that was encoded. The file may be missing.
 
-    It need not exist. Embeddings of an earlier version may have it relative to the working directory of the encoding.
+    The path is relative if the file is inside the working directory, else absolute. Embeddings of an earlier version
+    may store a path relative to the working directory of the encoding.
     """
-    placed = os.path.normpath(os.path.join(os.path.realpath(folder), plan.collection.path))
-    if not os.path.exists(placed) and os.path.exists(plan.collection.path):
+    path = os.path.normpath(os.path.join(os.path.realpath(folder), plan.collection.path))
+    if not os.path.exists(path) and os.path.exists(plan.collection.path):
         return plan.collection.path
-    inside = os.path.relpath(placed)
-    return placed if inside.startswith(os.pardir) else inside
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def write_plan(folder: str | os.PathLike[str], plan: Plan) -> None:
@@ -161,20 +170,23 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
         plan = read_sealed(path, Plan)
         _check_values(path, plan)
     except ArtifactError as fault:
-        raise ArtifactError(f"{fault} To encode again, take another folder.") from None
+        raise ArtifactError(f"{fault} To encode again, use another folder.") from None
     return plan
 
 
 def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: bool) -> Manifest:
-    """Return the manifest of finished embeddings. It lists all files of the plan's shards and no others, and they fit.
+    """Return the manifest of finished embeddings, after a check of the files that it lists.
+
+    The manifest must list all files of the shards, and no other files.
 
     Raises:
-        ArtifactError: The encoding is not finished, or the manifest or a file is missing, damaged or of another plan.
+        ArtifactError: The encoding is not finished. Or the manifest or a file is missing, is damaged, or belongs to
+            another plan.
     """
     path = Path(folder, MANIFEST)
     if not path.exists():
         raise ArtifactError(
-            f"{os.fspath(folder)}: no {MANIFEST}, the encoding is not finished. Run it again to continue it."
+            f"{os.fspath(folder)}: no {MANIFEST}, so the encoding is not finished. Run it again to continue."
         )
     manifest = _read_and_check_manifest(path, plan, range(plan.num_shards), (*list_data_suffixes(plan.dtype), ".json"))
     check_listed(folder, manifest.files, check_hashes=check_hashes)
@@ -182,44 +194,46 @@ def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: b
 
 
 def read_shard_manifest(folder: str | os.PathLike[str], plan: Plan, shard: int) -> Manifest:
-    """Return the manifest of one shard. The files that it lists are not looked at.
+    """Return the manifest of one shard. The files that it lists are not checked.
 
     Raises:
         FileNotFoundError: The shard is not finished.
-        ArtifactError: The manifest is damaged or of another plan.
+        ArtifactError: The manifest is damaged or belongs to another plan.
     """
     path = get_shard_path(folder, shard, ".json")
     return _read_and_check_manifest(path, plan, range(shard, shard + 1), list_data_suffixes(plan.dtype))
 
 
 def _read_and_check_manifest(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...]) -> Manifest:
-    """Read a manifest that must list these files of these shards, and no others."""
+    """Return a manifest, after a check that it lists exactly the files with these suffixes of these shards."""
     manifest = read_json(path, Manifest)
     if manifest.plan != plan.key:
-        raise ArtifactError(f"{path}: of another plan than plan.json. Encode to a folder of its own.")
+        raise ArtifactError(f"{path}: belongs to another plan than plan.json. Encode to another folder.")
     count = len(shards) * len(suffixes)
-    # A plan can name more shards than memory holds, so the number is compared first.
+    # A damaged plan can have more shards than fit into memory, so the number of files is compared first.
     if len(manifest.files) != count or manifest.files.keys() != {
         get_shard_path("", shard, suffix).name for shard in shards for suffix in suffixes
     }:
         raise ArtifactError(
-            f"{path}: lists other files than the {count} of the plan's shards. It is damaged: encode again."
+            f"{path}: does not list the {count} files of the plan's shards. It is damaged: encode again."
         )
     return manifest
 
 
 def _check_values(path: Path, plan: Plan) -> None:
-    """Refuse numbers that no encoding can have, before memory is asked for.
+    """Check the numbers of a plan before memory is allocated.
 
     Raises:
-        ArtifactError: A number is out of range; with its name.
+        ArtifactError: A number is out of range. The message names it.
     """
     limits = {"num_rows": _MAX_ROWS, "embedding_dim": _MAX_DIM, "shard_rows": _MAX_ROWS, "block_rows": _MAX_ROWS}
     for name, most in limits.items():
         if not 1 <= (value := getattr(plan, name)) <= most:
             raise ArtifactError(f"{path}: {name} is {value}. It must be from 1 to {most}.")
     if plan.shard_rows % plan.block_rows:
-        raise ArtifactError(f"{path}: shard_rows is {plan.shard_rows}, no multiple of block_rows, {plan.block_rows}.")
+        raise ArtifactError(
+            f"{path}: shard_rows is {plan.shard_rows}, not a multiple of block_rows, {plan.block_rows}."
+        )
     if plan.num_rows != plan.collection.num_passages:
         count = plan.collection.num_passages
         raise ArtifactError(f"{path}: num_rows is {plan.num_rows}, but the collection has {count} passages.")

@@ -1,4 +1,4 @@
-"""Find the passages that fit a question: a model and the embeddings of a collection, together."""
+"""Retrieve passages for questions, with a model and the embeddings of a collection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from text.records import Passage
 from text.retrieval.arguments import list_questions
 from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import Embedder
-from text.retrieval.exact import Hits, search_exact, append_passages
+from text.retrieval.exact import Hits, append_passages, search_exact
 from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
 from text.retrieval.shards import EmbeddingShards
@@ -22,7 +22,7 @@ ShardsT = TypeVar("ShardsT", bound=Embeddings)
 
 
 class Retriever(Generic[ShardsT]):
-    """Embed questions and search the embeddings of a collection. ``load_retriever`` opens both from their folders.
+    """A model and the embeddings of a collection, for searching. ``load_retriever`` loads both from disk.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -40,11 +40,11 @@ class Retriever(Generic[ShardsT]):
 
     Args:
         shards: Embeddings of the passages, on disk or in memory.
-        embedder: Embeds questions with the model that encoded the passages.
-        index: Searches instead of exact search, such as a ``FaissIndex`` of these embeddings.
+        embedder: The embedder of questions. It has the model that encoded the passages.
+        index: An index of these embeddings, such as a ``FaissIndex``. None means exact search.
 
     Raises:
-        ArtifactError: The model is not the one that encoded the passages.
+        ArtifactError: Another model encoded the passages.
     """
 
     def __init__(self, shards: ShardsT, embedder: Embedder, index: Index | None = None) -> None:
@@ -67,11 +67,11 @@ class Retriever(Generic[ShardsT]):
         """Load a model and the embeddings that it encoded.
 
         Args:
-            model: The folder of the model.
-            embeddings: The folder of the embeddings.
+            model: Folder of the model.
+            embeddings: Folder of the embeddings.
             precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
-            device: Encodes questions and searches.
-            check_hashes: As for ``EmbeddingShards``.
+            device: Device for encoding questions and for the search.
+            check_hashes: Read all embeddings once and compare their hashes. Otherwise only sizes are compared.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -89,22 +89,23 @@ class Retriever(Generic[ShardsT]):
         precision: str = "float32",
         device: str = "cpu",
     ) -> Retriever[MemoryEmbeddings]:
-        """Embed texts in memory. Nothing is written to disk.
+        """Load a model and embed texts in memory. Nothing is written to disk.
 
-        The scores are those of ``encode_collection`` with ``dtype="float32"``. Warns of texts that are longer than the
-        model's limit, so that their end is not embedded.
+        The scores are the same as with ``encode_collection`` and ``dtype="float32"``. Warns if texts are longer than
+        the model's limit and are truncated.
 
         Args:
-            model: The folder of the model.
-            texts: Texts, or passages. A text without an id gets its place in the list, from "0" on.
+            model: Folder of the model.
+            texts: Texts or passages. A text without an id gets its position in the list as its id, starting with "0".
             precision: Precision of the encoders: "float32", "bfloat16" or "int8".
-            device: Encodes and searches.
+            device: Device for encoding and for the search.
 
         Raises:
             FileNotFoundError: The folder, or a file of the model, is missing.
             ArtifactError, UnsupportedModelError: As ``Embedder.from_pretrained``.
-            TypeError: ``texts`` is no list, or one of the texts is neither a string nor a passage; with its place.
-            ValueError: There are no texts, one is blank, or two have the same id.
+            TypeError: ``texts`` is not a list, or a text is neither a string nor a passage. The message names its
+                position.
+            ValueError: There are no texts, a text is blank, or two passages have the same id.
 
         >>> import tempfile
         >>> from text.bundle import BiEncoderBundle
@@ -129,40 +130,43 @@ class Retriever(Generic[ShardsT]):
         """Return the k passages with the highest scores for each question.
 
         Args:
-            questions: Texts of the questions. ``embedder.count_truncated`` counts the ones whose end is cut off.
-            k: Passages for each question. A smaller collection gives all its passages.
-            extra_ids: Passage ids for each question. These passages follow the k best ones with their scores, unless they
-                are among them.
+            questions: Texts of the questions. Long questions are truncated; ``embedder.count_truncated`` counts them.
+            k: Passages per question. A smaller collection returns all its passages.
+            extra_ids: Passage ids for each question. A passage that is not among the k best is appended with its
+                score.
 
         Raises:
-            TypeError: ``questions`` is no list, a question is no string, or k is no whole number.
+            TypeError: ``questions`` is not a list, a question is not a string, or k is not an integer.
             ValueError: k is below 1, or a question is blank.
         """
         listed = list_questions(questions)
         for row, question in enumerate(listed):
             if not question.strip():
-                raise ValueError(f"question {row} is blank.")
+                raise ValueError(f"question {row} is blank. Give each question a text.")
         embeddings, _ = self.embedder.embed_list(listed)
         if self.index is not None:
-            found = self.index.search(embeddings, k)
+            hits = self.index.search(embeddings, k)
         else:
             device = next(self.embedder.encoder.parameters()).device
-            found = search_exact(self.shards, embeddings, k, device=str(device))
-        return append_passages(self.shards, embeddings, found, extra_ids) if extra_ids is not None else found
+            hits = search_exact(self.shards, embeddings, k, device=str(device))
+        return append_passages(self.shards, embeddings, hits, extra_ids) if extra_ids is not None else hits
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
-    """Check that a model is the one that encoded the passages."""
+    """Check that the embedder has the model and the similarity that encoded the passages."""
     if embedder.model_hashes != shards.plan.model:
         names = {**embedder.model_hashes, **shards.plan.model}
         other = [name for name in names if embedder.model_hashes.get(name) != shards.plan.model.get(name)]
         raise ArtifactError(
-            f"{shards.folder}: encoded by another model, its {', '.join(other)} differs. "
-            "Search with the model that encoded it."
+            f"{shards.folder}: encoded by another model (changed files: {', '.join(other)}). "
+            "Search with the model that encoded these embeddings."
         )
     ours, theirs = embedder.similarity, shards.plan.settings.similarity
     if ours != theirs:
-        raise ArtifactError(f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}.")
+        raise ArtifactError(
+            f"{shards.folder}: encoded for {theirs} similarity, but the model uses {ours}. "
+            "Search with the model that encoded these embeddings."
+        )
 
 
 def load_retriever(
@@ -176,23 +180,23 @@ def load_retriever(
     device: str | None = None,
     check_hashes: bool = True,
 ) -> Retriever[EmbeddingShards]:
-    """Load a model, the embeddings that it encoded, and an index if one is asked for.
+    """Load a model, the embeddings that it encoded, and optionally an index.
 
     Args:
-        model: The folder of the model.
-        embeddings: The folder of the embeddings.
-        index: FAISS factory string, such as "HNSW32". The index is built beside the embeddings by the first call.
+        model: Folder of the model.
+        embeddings: Folder of the embeddings.
+        index: FAISS factory string, such as "HNSW32". The first call builds the index in the folder of the embeddings.
         index_parameters: FAISS search parameters, such as "efSearch=256".
         milvus: A Milvus Lite file that ends in ".db", or the address of a Milvus server.
         precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
-        device: Encodes questions and searches. By default a GPU if there is one.
+        device: Device for encoding questions and for the search. By default a GPU if there is one.
         check_hashes: Read all embeddings once and compare their hashes. Otherwise only sizes are compared.
 
     Raises:
         FileNotFoundError: A file is missing.
         ArtifactError: A file is damaged, or the model did not encode the embeddings.
         ModuleNotFoundError: FAISS or Milvus is not installed.
-        ValueError: An argument has an unknown value.
+        ValueError: An argument is invalid.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -237,15 +241,15 @@ def search_questions(
     Args:
         search: ``Retriever.search`` or ``BM25.search``.
         questions: The questions, such as ``read_questions`` returns.
-        k: Passages for each question.
-        with_positives: Add the known positives of each question to the run, whatever their rank.
-        max_passage_hits: The passages are windows of documents. Score each document by its best window among the k
-            (MaxP), and keep this many documents for each question.
-        source: The file of the questions, for error messages.
+        k: Passages per question.
+        with_positives: Add the known positives of each question to the run, even if they rank below k.
+        max_passage_hits: Score each document by its best window among the k passages (MaxP), and keep this many
+            documents per question. The passages must be windows of documents.
+        source: File of the questions, for error messages.
 
     Raises:
-        DataError: No question has a positive with an id, although positives are asked for; or a passage is not a
-            window, although documents are asked for.
+        DataError: With ``with_positives``, no question has a positive with an id. With ``max_passage_hits``, a
+            passage is not a window.
         ValueError: k is below 1.
 
     >>> from text.datasets import Question
@@ -259,8 +263,8 @@ def search_questions(
     """
     positives = [question.positive_ids for question in questions]
     if with_positives and not any(positives):
-        raise DataError(f"{os.fspath(source)}: no positives with ids. Give training rows whose positives have ids.")
-    found = search([question.text for question in questions], k, extra_ids=positives if with_positives else None)
-    pairs = zip(questions, found, strict=True)
+        raise DataError(f"{os.fspath(source)}: no positives with ids. Use training rows whose positives have ids.")
+    hits = search([question.text for question in questions], k, extra_ids=positives if with_positives else None)
+    pairs = zip(questions, hits, strict=True)
     run = {question.question_id: dict(zip(each.passage_ids, each.scores, strict=True)) for question, each in pairs}
     return run if max_passage_hits is None else max_passage(run, max_passage_hits)

@@ -1,4 +1,4 @@
-"""Find the embeddings of passages that have not changed since an earlier state of a collection was encoded."""
+"""Reuse the embeddings of passages that have not changed since an earlier encoding of the collection."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def hash_passage(passage: Passage) -> int:
 
 
 class ReusablePassages:
-    """Rows of embeddings by passage. They take 16 bytes of memory for each passage.
+    """A lookup from passages to rows of earlier embeddings. It needs 16 bytes of memory per passage.
 
     Args:
-        shards: Embeddings of the earlier state.
+        shards: Embeddings of the earlier version of the collection.
     """
 
     def __init__(self, shards: EmbeddingShards) -> None:
@@ -29,7 +29,7 @@ class ReusablePassages:
         self._keys = keys[self._order]
 
     def find_rows(self, passages: Sequence[Passage]) -> np.ndarray:
-        """Return the (N,) rows of passages with the same id, title and text; -1 if there is none."""
+        """Return the (N,) rows of passages with the same id, title and text, or -1 for new passages."""
         wanted = np.array([hash_passage(passage) for passage in passages], dtype=np.int64)
         places = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
         rows = np.where(self._keys[places] == wanted, self._order[places], -1)

@@ -1,4 +1,4 @@
-"""Runs with what is known of them: their model, their collection and the texts of their questions."""
+"""Read runs together with the records of their searches: model, collection and question texts."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def read_fused_run(
     drop_self_matches: bool = False,
     log: Callable[[str], object] | None = None,
 ) -> Run:
-    """Read a run, or fuse two runs by reciprocal ranks.
+    """Read a run, or fuse two runs by reciprocal rank fusion.
 
     Args:
-        path: The run.
-        fuse_with: The other run, or None.
-        drop_self_matches: Remove passages whose id is the id of their question, before they take a rank.
-        log: Gets a line about the questions that only one of the two runs has, if there are any.
+        path: File of the run.
+        fuse_with: File of the second run, or None.
+        drop_self_matches: Remove passages whose id equals the question id, before ranks are computed.
+        log: Called with a line about the questions that are in only one of the two runs, if there are any.
 
     Raises:
-        DataError: A run is malformed, or the two have no question in common.
+        DataError: A run is malformed, or the two runs have no question in common.
         OSError: A file cannot be read.
     """
     paths = [path] if fuse_with is None else [path, fuse_with]
@@ -51,8 +51,8 @@ def read_fused_run(
     lacking, other_lacking = len(other.keys() - run.keys()), len(run.keys() - other.keys())
     if log is not None and lacking + other_lacking:
         log(
-            f"note: only one of the fused runs has {lacking + other_lacking} questions "
-            f"({os.fspath(path)} lacks {lacking}, {os.fspath(fuse_with)} lacks {other_lacking})"
+            f"note: {lacking + other_lacking} questions are in only one of the fused runs "
+            f"({lacking} are missing in {os.fspath(path)}, {other_lacking} in {os.fspath(fuse_with)})"
         )
     return fuse_runs(runs)
 
@@ -63,10 +63,10 @@ def hash_question_words(questions: Iterable[Question]) -> dict[str, int]:
 
 
 def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_windows: bool = False) -> SearchRecord:
-    """Return what a run says of a search with a model.
+    """Return the record of a search with a model, which is saved beside its run.
 
     Args:
-        model: Folder of the model, as it was given.
+        model: Folder of the model, as the user gave it.
         embeddings: Folder of the embeddings.
         engine: As in ``SearchRecord``.
         by_windows: As in ``SearchRecord``.
@@ -77,10 +77,10 @@ def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_window
 
 
 def read_run_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:
-    """Return what is known of runs that are compared or fused.
+    """Return the sources of runs that are compared or fused. The source of a run without a record is None.
 
     Raises:
-        ArtifactError: As ``read_run_source``. Or two runs are of different questions or collections.
+        ArtifactError: As ``read_run_source``. Or two runs have different questions or collections.
     """
     sources = [read_run_source(path) for path in paths]
     known = [(path, source) for path, source in zip(paths, sources, strict=True) if source is not None]

@@ -1,4 +1,4 @@
-"""Summarize scored runs: means with intervals, a comparison of two runs, and questions that training has seen."""
+"""Summarize scored runs: means with confidence intervals, p-values, and a split by questions seen in training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from text.evaluation import bootstrap_interval, mean_metrics, paired_randomizati
 from text.retrieval.scoring import ScoredRun
 
 MetricTable = dict[str, dict[str, float]]
-"""By name of a metric: "mean", "low" and "high", and with another run "other" and "p"."""
+"""Statistics of each metric by name: "mean", "low" and "high", and with another run also "other" and "p"."""
 
 
 def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed: int = 0) -> MetricTable:
-    """Return the mean of each metric over the questions, and its 95 % bootstrap confidence interval.
+    """Return the mean of each metric over the questions, with a 95 % bootstrap confidence interval.
 
     Args:
         scored: The metrics of a run.
-        other: The metrics of another run of the same questions. The summary then also has its mean and the p-value of
-            a paired randomization test.
-        seed: Seed of the bootstrap and of the test.
+        other: The metrics of another run of the same questions, to compare with.
+        seed: Seed of the bootstrap and of the randomization test.
 
     Returns:
-        By name of a metric: "mean", "low" and "high", and with another run "other" and "p".
+        For each metric by name: "mean", and "low" and "high" of the interval. With another run also "other", its
+        mean, and "p", the two-sided p-value of a paired randomization test.
 
     Raises:
         DataError: The runs were scored on different questions.
@@ -35,8 +35,8 @@ def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed:
     """
     if other is not None and scored.metrics.keys() != other.metrics.keys():
         raise DataError(
-            f"{other.path}: has other questions than {scored.path}. Give two runs of the same questions, or leave out "
-            "--skip_missing (skip_missing), so that questions that one run lacks count as 0."
+            f"{other.path}: has other questions than {scored.path}. Compare runs of the same questions, or leave out "
+            "--skip_missing (skip_missing) to count missing questions as 0."
         )
     table = {}
     for name, mean in mean_metrics(scored.metrics).items():
@@ -54,18 +54,18 @@ def describe_scores(scored: ScoredRun, *, by_answers: bool) -> str:
     """Return the counts of a scored run as one line.
 
     Args:
-        scored: The run.
+        scored: The scored run.
         by_answers: The run was scored by answers in passages.
     """
     counts = [
-        f"{len(scored.metrics)} questions ({scored.num_missing} of them not in the run, counted as 0)",
-        "95 % intervals by bootstrap",
+        f"{len(scored.metrics)} questions ({scored.num_missing} missing in the run, counted as 0)",
+        "95 % bootstrap confidence intervals",
     ]
     if scored.num_skipped:
-        counts.append(f"{scored.num_skipped} questions that the run lacks left out")
+        counts.append(f"{scored.num_skipped} questions missing in the run were skipped")
     if scored.num_without_answers:
         lacking = "answers" if by_answers else "a relevant passage"
-        counts.append(f"{scored.num_without_answers} questions without {lacking} left out")
+        counts.append(f"{scored.num_without_answers} questions without {lacking} were skipped")
     if scored.num_unspaced:
         counts.append(
             f"{scored.num_unspaced} questions have answers in a script without spaces, which are matched as strings"
@@ -76,31 +76,31 @@ def describe_scores(scored: ScoredRun, *, by_answers: bool) -> str:
 def split_seen(
     scored: ScoredRun, rows: str | os.PathLike[str], other: ScoredRun | None = None
 ) -> dict[str, tuple[ScoredRun, ScoredRun | None]]:
-    """Split the questions of a scored run by whether training has seen a relevant passage.
+    """Split the questions of a scored run into those seen and those unseen in training.
 
     A question is seen if one of its relevant passages is a positive, by id, of any training row. The text of the
     question does not matter.
 
     Args:
         scored: A run that was scored by qrels or positives, or by questions that have positives with ids.
-        rows: Training rows in the DPR format. Only the ids of their positives count.
-        other: Another run of the same questions, which is split alike.
+        rows: Training rows in the DPR format. Only the ids of their positives are used.
+        other: Another run of the same questions, which is split the same way.
 
     Returns:
-        Both runs with the questions "seen", and with the questions "unseen".
+        For "seen" and for "unseen", both runs with only these questions.
 
     Raises:
-        DataError: The rows are malformed or have no positives with ids, an id stands with two passages there, or no
-            relevant passage of a question is known.
+        DataError: The rows are malformed or have no positives with ids, an id has two different passages, or the run
+            has no question with a known relevant passage.
         OSError: The rows cannot be read.
     """
     if not any(scored.relevant.get(question_id) for question_id in scored.metrics):
         raise DataError(
-            f"{scored.path}: the relevant passages of its questions are not known. Score it by qrels or positives."
+            f"{scored.path}: no relevant passages of its questions are known. Score the run by qrels or positives."
         )
     known = read_positive_ids(rows)
     if not known:
-        raise DataError(f"{os.fspath(rows)}: no positives with ids. Give rows whose positives have passage_id.")
+        raise DataError(f"{os.fspath(rows)}: no positives with ids. Use rows whose positives have a passage_id.")
     check_row_ids(rows)
     seen = {question_id for question_id in scored.metrics if not known.isdisjoint(scored.relevant[question_id])}
     return {

@@ -1,4 +1,4 @@
-"""Score a run: by relevance judgments (qrels), by the positives of training rows, or by the answers in passages.
+"""Score a run by relevance judgments (qrels), by the positives of training rows, or by answers in passages.
 
 ``score_run`` reads files. The metrics themselves are functions of plain dictionaries in ``text.evaluation``.
 """
@@ -32,7 +32,7 @@ from text.words import has_unspaced
 StrPath = str | os.PathLike[str]
 
 CUT_OFFS = (1, 5, 10, 20, 100)
-"""Values of k in metrics such as recall@k, unless the user chooses others."""
+"""Default values of k in metrics such as recall@k."""
 
 
 class ScoredRun(NamedTuple):
@@ -43,21 +43,21 @@ class ScoredRun(NamedTuple):
     metrics: dict[str, dict[str, float]]
     """Metrics by question id and name, such as ``ndcg@10``."""
     num_missing: int
-    """Questions that the run does not have. All their metrics are 0."""
+    """Number of questions missing in the run. All their metrics are 0."""
     num_without_answers: int
-    """Questions without answers, or without a relevant passage. They are skipped."""
+    """Number of questions without answers, or without a relevant passage. They are skipped."""
     results: list[dict[str, Any]]
-    """The found passages of each question in the form of DPR's result files, if they are kept."""
+    """The retrieved passages of each question in the format of DPR's result files, with ``keep_results``."""
     num_skipped: int = 0
-    """Questions that the run does not have and that are skipped."""
+    """Number of questions that are missing in the run and skipped."""
     num_unspaced: int = 0
-    """Questions with an answer in a script without spaces, which is matched as a string."""
+    """Number of questions with an answer in a script without spaces. Such an answer is matched as a substring."""
     relevant: Mapping[str, Collection[str]] = {}
-    """Ids of the relevant passages of each question, as far as they are known."""
+    """Known ids of the relevant passages of each question."""
     notes: Sequence[str] = ()
-    """Findings about the files that a reader of the metrics should know."""
+    """Remarks about the input files that affect the metrics."""
     run: Mapping[str, Mapping[str, float]] = {}
-    """The run as it was scored: fused, and without self matches, if that was asked for."""
+    """The scored run, after fusion and the removal of self matches."""
 
 
 def score_run(
@@ -73,87 +73,90 @@ def score_run(
     skip_missing: bool = False,
     keep_results: bool = False,
 ) -> ScoredRun:
-    """Score a TREC run by one of three kinds of judgments.
+    r"""Score a TREC run by one of three kinds of judgments.
 
     Args:
-        path: The run.
-        qrels: Relevance judgments in the form of TREC or BEIR.
-        positives: Training rows. The positives, by id, of all rows that ask a question are its relevant passages.
-        questions: Questions with answers. A passage is relevant if it contains an answer (``has_answer``).
-        collection: The passages that were searched, to look for answers.
+        path: File of the run.
+        qrels: File of relevance judgments in the format of TREC or BEIR.
+        positives: File of training rows. The positives of all rows with the same question are its relevant passages.
+        questions: File of questions with answers. A passage is relevant if it contains an answer (``has_answer``).
+        collection: File of the searched passages. It is needed together with ``questions``.
         k: Cut-offs of the metrics.
-        fuse_with: A run that is fused with the first one by reciprocal ranks.
-        drop_self_matches: Ignore passages whose id is the id of their question.
-        skip_missing: Skip questions that the run does not have. Otherwise their metrics are 0.
-        keep_results: Return the found passages, too, if the run is scored by answers.
+        fuse_with: File of a second run, which is fused with the first by reciprocal rank fusion.
+        drop_self_matches: Ignore passages whose id equals the question id.
+        skip_missing: Skip questions that are missing in the run. Otherwise their metrics are 0.
+        keep_results: Also return the retrieved passages if the run is scored by answers.
 
     Raises:
         ValueError: Not exactly one kind of judgments is given, or a cut-off is below 1.
         DataError: A file is malformed, the files have no question in common, no judgment is positive, or the collection
             lacks a passage.
-        ArtifactError: A run is known to be of other questions, or of another collection than the run to fuse with.
+        ArtifactError: The record of a run names other questions, or another collection than that of ``fuse_with``.
         OSError: A file cannot be read.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run, qrels = pathlib.Path(folder, "run.trec"), pathlib.Path(folder, "qrels.tsv")
-    ...     _ = run.write_text("q1 Q0 p1 1 2.0 dense\\nq1 Q0 p2 2 1.0 dense\\n"), qrels.write_text("q1 0 p2 1\\n")
+    ...     _ = run.write_text("q1 Q0 p1 1 2.0 dense\nq1 Q0 p2 2 1.0 dense\n"), qrels.write_text("q1 0 p2 1\n")
     ...     scored = score_run(run, qrels=qrels, k=[1, 10])
     >>> scored.metrics["q1"]["mrr@10"], scored.metrics["q1"]["recall@1"]
     (0.5, 0.0)
     """
     given = [each for each in (qrels, positives, questions) if each is not None]
     if len(given) != 1 or (questions is None) != (collection is None):
-        raise ValueError("qrels, positives, questions: give one of them, and collection together with questions.")
+        raise ValueError("qrels, positives, questions: give exactly one of them, and collection only with questions.")
     if not k or min(k) < 1:
-        raise ValueError(f"k is {list(k)}. Use numbers from 1 on.")
+        raise ValueError(f"k is {list(k)}. Use positive integers.")
     notes, counts = list[str](), Counter[str]()
     paths = [path] if fuse_with is None else [path, fuse_with]
     sources = dict(zip(paths, read_run_sources(paths), strict=True))
-    [source], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, log=notes.append)
+    [judgments], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, log=notes.append)
     name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
-    asked = [] if qrels is not None else read_questions(source, counts)
-    keys = hash_question_words(asked)
+    loaded_questions = [] if qrels is not None else read_questions(judgments, counts)
+    keys = hash_question_words(loaded_questions)
     for each, known in sources.items():
-        changed = check_same_questions(each, known.questions, source, keys) if known is not None else 0
-        notes += [f"note: {changed} questions of {os.fspath(source)} have other words than in {each}"] * bool(changed)
+        changed = check_same_questions(each, known.questions, judgments, keys) if known is not None else 0
+        if changed:
+            notes.append(f"note: {changed} questions in {os.fspath(judgments)} are worded differently in {each}")
     if collection is not None:
-        scored = _score_run_by_answers(name, run, source, asked, collection, k, skip_missing, keep_results)
-        notes += [f"note: {count} {reason} in {os.fspath(source)}" for reason, count in counts.items()]
+        scored = _score_run_by_answers(
+            name, run, judgments, loaded_questions, collection, k, skip_missing, keep_results
+        )
+        notes += [f"note: {count} {reason} in {os.fspath(judgments)}" for reason, count in counts.items()]
     elif qrels is not None:
-        scored = _score_run_by_qrels(name, run, source, read_qrels(source), k, skip_missing)
+        scored = _score_run_by_qrels(name, run, judgments, read_qrels(judgments), k, skip_missing)
     else:
-        relevant = join_positives(source, asked)
-        check_counted_questions(name, run, source, list(relevant), skip_missing=skip_missing)
-        scored = _score_run_by_qrels(name, run, source, relevant, k, skip_missing)
+        relevant = join_positives(judgments, loaded_questions)
+        check_counted_questions(name, run, judgments, list(relevant), skip_missing=skip_missing)
+        scored = _score_run_by_qrels(name, run, judgments, relevant, k, skip_missing)
     return scored._replace(notes=[*notes, *scored.notes], run=run)
 
 
 def _score_run_by_qrels(
-    name: str, run: Run, source: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
+    name: str, run: Run, judgments: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
 ) -> ScoredRun:
     relevant = {
         question_id: [passage_id for passage_id, relevance in judged.items() if relevance > 0]
         for question_id, judged in qrels.items()
     }
-    asked = [question_id for question_id, passages in relevant.items() if passages]
-    if qrels and not asked:
-        raise DataError(f"{os.fspath(source)}: no relevance is above 0. Give judgments with relevant passages.")
-    check_common_questions(name, run, source, asked)
+    answerable = [question_id for question_id, passages in relevant.items() if passages]
+    if qrels and not answerable:
+        raise DataError(f"{os.fspath(judgments)}: no relevance is above 0. Use judgments with relevant passages.")
+    check_common_questions(name, run, judgments, answerable)
     metrics = evaluate_run(qrels, run, cut_offs=k, skip_missing=skip_missing)
     notes = []
     if not any(passage_id in qrels[each] for each in metrics for passage_id in run.get(each, {})):
         notes.append(
-            f"note: no passage of {name} is judged in {os.fspath(source)}, so all metrics are 0. "
-            "Check that both have the ids of the same collection."
+            f"note: no passage in {name} has a judgment in {os.fspath(judgments)}, so all metrics are 0. "
+            "Check that both files use the ids of the same collection."
         )
     return ScoredRun(
         name,
         metrics,
         num_missing=sum(question_id not in run for question_id in metrics),
-        num_without_answers=len(qrels) - len(asked),
+        num_without_answers=len(qrels) - len(answerable),
         results=[],
-        num_skipped=len(asked) - len(metrics),
+        num_skipped=len(answerable) - len(metrics),
         relevant=relevant,
         notes=notes,
     )
@@ -162,17 +165,17 @@ def _score_run_by_qrels(
 def _score_run_by_answers(
     name: str,
     run: Run,
-    source: StrPath,
-    asked: Sequence[Question],
+    judgments: StrPath,
+    questions: Sequence[Question],
     collection: StrPath,
     k: Sequence[int],
     skip_missing: bool,
     keep_results: bool,
 ) -> ScoredRun:
-    answerable = find_answerable(source, asked)
-    check_common_questions(name, run, source, (question.question_id for question in answerable))
-    ids = [question.question_id for question in asked]
-    check_counted_questions(name, run, source, ids, skip_missing=skip_missing)
+    answerable = find_answerable(judgments, questions)
+    check_common_questions(name, run, judgments, (question.question_id for question in answerable))
+    ids = [question.question_id for question in questions]
+    check_counted_questions(name, run, judgments, ids, skip_missing=skip_missing)
     kept = [question for question in answerable if question.question_id in run or not skip_missing]
     slow = set[str]()
     metrics, results = score_by_answers(
@@ -182,41 +185,41 @@ def _score_run_by_answers(
         name,
         metrics,
         num_missing=sum(question_id not in run for question_id in metrics),
-        num_without_answers=len(asked) - len(answerable),
+        num_without_answers=len(questions) - len(answerable),
         results=results,
         num_skipped=len(answerable) - len(kept),
         num_unspaced=sum(any(map(has_unspaced, question.answers)) for question in kept),
         relevant=_share_positives(kept),
-        notes=[f"note: {len(slow)} regular expressions take too long, which counts as not found"] if slow else [],
+        notes=[f"note: {len(slow)} regular expressions timed out, which counts as no match"] if slow else [],
     )
 
 
-def find_answerable(source: StrPath, questions: Sequence[Question]) -> list[Question]:
+def find_answerable(path: StrPath, questions: Sequence[Question]) -> list[Question]:
     """Return the questions of a file that have answers.
 
     Raises:
-        DataError: No question has one.
+        DataError: No question has an answer.
     """
     answerable = [question for question in questions if question.answers]
     if not answerable:
-        raise DataError(f"{os.fspath(source)}: no question has an answer to look for. Give questions with answers.")
+        raise DataError(f"{os.fspath(path)}: no question has an answer. Use questions with answers.")
     return answerable
 
 
 def read_positives(path: StrPath) -> Qrels:
-    """Return the positives of training rows as qrels. Rows that ask the same question share their positives.
+    """Read the positives of training rows as qrels. Rows with the same question share their positives.
 
     Raises:
-        DataError: The file is malformed, no positive has an id, or an id stands with two passages.
+        DataError: The file is malformed, no positive has an id, or an id has two different passages.
     """
     return join_positives(path, read_questions(path))
 
 
 def join_positives(path: StrPath, questions: Sequence[Question]) -> Qrels:
-    """Return the positives of training rows that were read as questions, as ``read_positives`` does."""
+    """Return the positives of training rows as qrels, like ``read_positives``, from rows that are already read."""
     qrels = _share_positives(questions)
     if not any(qrels.values()):
-        raise DataError(f"{os.fspath(path)}: no positives with ids. Give rows whose positives have passage_id.")
+        raise DataError(f"{os.fspath(path)}: no positives with ids. Use rows whose positives have a passage_id.")
     check_row_ids(path)
     return qrels
 
@@ -238,9 +241,15 @@ def score_by_answers(
     keep_results: bool = False,
     slow: set[str] | None = None,
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
-    """Return the accuracy@k of each question (DPR's top-k accuracy) and, if they are kept, the results in DPR's form.
+    """Return the accuracy@k of each question (DPR's top-k accuracy), and the results in DPR's format.
 
-    ``slow`` gets the regular expressions that take too long (``has_answer``).
+    Args:
+        run: The run to score.
+        questions: The questions with their answers.
+        collection: The searched passages.
+        k: Cut-offs of the accuracy.
+        keep_results: Return the results. Otherwise the list of results is empty.
+        slow: Set that collects the regular expressions that time out (``has_answer``).
 
     Raises:
         DataError: The collection lacks a passage of the run.
@@ -258,13 +267,13 @@ def score_by_answers(
 def build_dpr_result(
     question: Question, scores: Mapping[str, float], collection: PassageCollection, slow: set[str] | None = None
 ) -> dict[str, Any]:
-    """Return the found passages of a question in the form of DPR's result files.
+    """Return the retrieved passages of a question in the format of DPR's result files.
 
     Args:
         question: The question with its answers.
-        scores: Scores of the found passages by id.
-        collection: The passages.
-        slow: Gets the regular expressions that take too long (``has_answer``).
+        scores: Scores of the retrieved passages by id.
+        collection: The searched passages.
+        slow: Set that collects the regular expressions that time out (``has_answer``).
 
     Raises:
         DataError: The collection lacks a passage.
@@ -274,7 +283,10 @@ def build_dpr_result(
         try:
             passage = collection.find(passage_id)
         except KeyError:
-            raise DataError(f"{collection.path}: no passage {passage_id}, which the run has.") from None
+            raise DataError(
+                f"{collection.path}: no passage {passage_id}, but the run contains it. "
+                "Use the collection that was searched."
+            ) from None
         hit = has_answer(question.answers, passage.text, regular_expressions=question.regular_expressions, slow=slow)
         score = str(scores[passage_id])
         contexts.append(

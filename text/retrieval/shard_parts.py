@@ -1,8 +1,8 @@
-"""The files of a shard that is not finished: written block by block, each block with a hash in a note.
+"""The files of an unfinished shard, which are written block by block and can be resumed.
 
-Numbers go to files whose names end in ``.part``. The ``.progress`` note has the SHA-256 of each block that is done, and
-of the rows that are done of a block that is begun. A process that goes on believes the blocks and rows that fit their
-hash, and no others. What was written after the last note does not matter.
+Numbers go to files whose names end in ``.part``. The ``.progress`` file holds the SHA-256 of each finished block, and
+of the finished rows of a partial block. A resumed encoding keeps only the blocks and rows that match their hash.
+Anything that was written after the last ``.progress`` file is ignored.
 
 Dimensions: N passages of a block; D width of an embedding.
 """
@@ -20,36 +20,37 @@ import numpy as np
 from text.artifacts import read_json, write_json
 from text.errors import ArtifactError
 from text.retrieval.part_files import PartFile
-from text.retrieval.plan import CUT, NUMBERS, PART, PROGRESS, SCALES, Plan, list_encoder_suffixes, get_shard_path
+from text.retrieval.plan import CUT, NUMBERS, PART, PROGRESS, SCALES, Plan, get_shard_path, list_encoder_suffixes
 
 Block = dict[str, np.ndarray]
-"""The numbers of N passages by the ending of their file."""
+"""The numbers of N passages by the suffix of their file."""
 
 
 class PartialBlock(NamedTuple):
-    """A block that is begun."""
+    """A block of which only some rows are encoded."""
 
     block: int
     rows: list[int]
-    """Rows of the block that are encoded, in the order in which the embedder took them."""
+    """Encoded rows of the block, in the order of the embedder."""
     sha256: str
+    """SHA-256 of the encoded rows."""
 
 
 class ProgressRecord(NamedTuple):
-    """What is on disk of a shard that is not finished."""
+    """The content of a ``.progress`` file."""
 
     blocks: list[str]
-    """SHA-256 of each block. Empty for a block that is not done."""
+    """SHA-256 of each block. Empty for an unfinished block."""
     begun: PartialBlock | None = None
 
 
 class ShardParts:
-    """The files of a shard that is not finished. Use it in a ``with`` block.
+    """The files of an unfinished shard, as a context manager.
 
     Args:
-        folder: The folder of the embeddings.
-        plan: Their plan.
-        shard: The number of the shard.
+        folder: Folder of the embeddings.
+        plan: Plan of the embeddings.
+        shard: Number of the shard.
 
     Raises:
         ArtifactError, OSError: As ``PartFile``.
@@ -57,8 +58,8 @@ class ShardParts:
 
     def __init__(self, folder: str | os.PathLike[str], plan: Plan, shard: int) -> None:
         self.plan, self.shard, self.num_rows = plan, shard, len(plan.get_shard_rows(shard))
-        self.note = get_shard_path(folder, shard, PROGRESS)
-        self._hashes, self._begun = self._read_note()
+        self.progress_path = get_shard_path(folder, shard, PROGRESS)
+        self._hashes, self._begun = self._read_progress()
         forms = {NUMBERS: (plan.dtype, (plan.embedding_dim,)), SCALES: ("float32", ()), CUT: ("int8", ())}
         self.files: dict[str, PartFile] = {}
         try:
@@ -77,7 +78,7 @@ class ShardParts:
             file.close()
 
     def find_missing(self) -> list[int]:
-        """Return the blocks that are not on disk. Print a line about blocks that do not fit their hash."""
+        """Return the blocks that are not on disk. Print a line about blocks that do not match their hash."""
         damaged = [
             block
             for block, expected in enumerate(self._hashes)
@@ -91,9 +92,9 @@ class ShardParts:
         return [block for block, found in enumerate(self._hashes) if not found]
 
     def resume(self, block: int) -> tuple[Block, list[int]]:
-        """Return the numbers of a block that is not done, and the rows of them that are encoded.
+        """Return the numbers of an unfinished block and its encoded rows, in the order of the embedder.
 
-        The rows are in the order in which the embedder took them. All other numbers are 0.
+        The numbers of the other rows are 0.
         """
         count, begun = len(self.get_block_rows(block)), self._begun
         values = {suffix: np.zeros((count, *file.width), file.dtype) for suffix, file in self.files.items()}
@@ -110,44 +111,47 @@ class ShardParts:
         return values, list(rows)
 
     def write(self, block: int, values: Block) -> None:
-        """Write a block that is done."""
+        """Write a finished block."""
         self._write_numbers(block, values)
         self._hashes[block] = self._hash_block(block, values)
         if self._begun is not None and self._begun.block == block:
             self._begun = None
 
     def write_partial(self, block: int, values: Block, rows: Sequence[int]) -> None:
-        """Write a block of which some rows are encoded."""
+        """Write a block of which only some rows are encoded."""
         self._write_numbers(block, values)
         self._begun = PartialBlock(block, list(rows), self._hash_block(block, values, rows))
 
     def save(self) -> None:
-        """Put everything that was written on the disk, and then the note that says so."""
+        """Flush all numbers to disk, and then write the ``.progress`` file."""
         self.flush()
-        write_json(self.note, ProgressRecord(self._hashes, self._begun))
+        write_json(self.progress_path, ProgressRecord(self._hashes, self._begun))
 
     def flush(self) -> None:
-        """Put everything that was written on the disk."""
+        """Flush all numbers to disk."""
         for file in self.files.values():
             file.flush()
 
-    def _read_note(self) -> tuple[list[str], PartialBlock | None]:
-        """Return the content of the note. Nothing is done if there is no note, or a damaged one, of which it tells."""
+    def _read_progress(self) -> tuple[list[str], PartialBlock | None]:
+        """Return the content of the ``.progress`` file. A missing or damaged file counts as no progress."""
         nothing = [""] * -(-self.num_rows // self.plan.block_rows)
         try:
-            blocks, begun = read_json(self.note, ProgressRecord)
+            blocks, begun = read_json(self.progress_path, ProgressRecord)
             if len(blocks) != len(nothing):
-                raise ArtifactError(f"{self.note}: blocks has {len(blocks)} hashes instead of {len(nothing)}.")
+                raise ArtifactError(f"{self.progress_path}: blocks has {len(blocks)} hashes instead of {len(nothing)}.")
             return blocks, begun
         except FileNotFoundError:
             pass
         except ArtifactError as error:
-            print(f"{error} The shard is encoded again.", file=sys.stderr)
+            print(f"{error} Encoding the shard again.", file=sys.stderr)
         return nothing, None
 
     def _print_damage(self, rows: str) -> None:
         path = self.files[NUMBERS].path
-        print(f"{path}: {rows} do not fit their SHA-256 in {self.note.name}. They are encoded again.", file=sys.stderr)
+        print(
+            f"{path}: {rows} do not match their SHA-256 in {self.progress_path.name}. Encoding them again.",
+            file=sys.stderr,
+        )
 
     def get_block_rows(self, block: int) -> range:
         """Return the rows of the shard that a block holds."""
@@ -162,7 +166,7 @@ class ShardParts:
             file.write(self.get_block_rows(block).start, values[suffix])
 
     def _hash_block(self, block: int, values: Block, rows: Sequence[int] | slice = slice(None)) -> str:
-        """Return the hash of rows of a block. The same numbers in another place or of another plan have another."""
+        """Return the hash of rows of a block. It also depends on the plan and on the position of the block."""
         digest = hashlib.sha256(f"{self.plan.key} {self.shard} {block} {rows}".encode())
         for numbers in values.values():
             digest.update(np.ascontiguousarray(numbers[rows]).data)

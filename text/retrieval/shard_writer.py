@@ -1,6 +1,6 @@
-"""Write one shard of embeddings, block after block.
+"""Encode the passages of one shard and write their embeddings, block by block.
 
-``text/retrieval/shard_parts.py`` keeps what is done on disk, so that a killed process repeats a few seconds of work.
+``text/retrieval/shard_parts.py`` saves the progress, so a killed process repeats only a few seconds of work.
 
 Dimensions: N passages of a block; D width of an embedding.
 """
@@ -37,31 +37,31 @@ from text.retrieval.plan import (
     SCALES,
     Manifest,
     Plan,
+    get_shard_path,
     list_data_suffixes,
     read_shard_manifest,
-    get_shard_path,
 )
 from text.retrieval.reuse import ReusablePassages, hash_passage
 from text.retrieval.shard_parts import Block, ShardParts
 from text.retrieval.shards import NEWLINE_IN_ID
 
 SAVE_SECONDS = 10.0
-"""Most seconds of work, besides one piece, that a killed process loses."""
+"""Seconds between two saves of the progress. A killed process loses at most this time and one batch."""
 _TRIES = 3
-"""How often a block is written that the disk gives back otherwise."""
+"""Number of attempts to write a block whose bytes on disk do not match."""
 
 
 class ShardWriter:
-    """Encode the shards of a collection and write them.
+    """A writer that encodes the shards of a collection.
 
     Args:
-        folder: Where the shards go.
-        plan: Says which rows a shard and a block have, and the dtype.
+        folder: Output folder of the embeddings.
+        plan: Plan of the embeddings.
         collection: The passages.
-        embedder: Embeds passages.
-        known: Passages whose embeddings are copied instead of computed.
-        progress: Counts the passages that are done.
-        save_seconds: Seconds between two notes of what is on disk. With 0 each piece is noted.
+        embedder: The embedder of passages.
+        reusable: Earlier embeddings to copy for unchanged passages.
+        progress: Progress bar, counted in passages.
+        save_seconds: Seconds between two saves of the progress. With 0, it is saved after every batch.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class ShardWriter:
         plan: Plan,
         collection: PassageCollection,
         embedder: Embedder,
-        known: ReusablePassages | None,
+        reusable: ReusablePassages | None,
         progress: Progress,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self.folder, self.plan, self.collection = folder, plan, collection
-        self.embedder, self.known, self.progress = embedder, known, progress
+        self.embedder, self.reusable, self.progress = embedder, reusable, progress
         self.save_seconds = save_seconds
         self._saved_at = time.monotonic()
 
     def write(self, shard: int) -> None:
-        """Write one shard. Blocks that are on disk already, and fit their hash, are not encoded again.
+        """Write one shard. Blocks that are already on disk and match their hash are not encoded again.
 
         Raises:
-            ArtifactError: An embedding is not finite or too large for the dtype; with the passage's id. Or as
-                ``ShardParts``.
+            ArtifactError: An embedding is not finite or is too large for the dtype; the message names the passage.
+                Or as ``ShardParts``.
             OSError: The disk is full or fails.
         """
         rows = self.plan.get_shard_rows(shard)
@@ -98,14 +98,14 @@ class ShardWriter:
                     break
             else:
                 path = os.fspath(parts.files[NUMBERS].path)
-                raise OSError(errno.EIO, "the disk gives back other bytes than were written", path)
+                raise OSError(errno.EIO, "the bytes on disk differ from the bytes that were written", path)
             parts.flush()
         self._finish(shard)
 
     def _write_block(
         self, parts: ShardParts, block: int, rows: Sequence[int], old_rows: np.ndarray, tokens: TokenBatch | None
     ) -> None:
-        """Encode and write a block. ``rows`` are the rows of the collection from the block on."""
+        """Encode and write a block. ``rows`` starts with the block's first row in the collection."""
         values, done = parts.resume(block)
         self.progress.skip(len(done))
         for places, embeddings, cut in self._embed_block(old_rows, tokens, len(done)):
@@ -124,17 +124,18 @@ class ShardWriter:
     def _tokenize_blocks(
         self, rows: range, blocks: Sequence[int]
     ) -> Iterator[tuple[int, np.ndarray, TokenBatch | None]]:
-        """Yield blocks of a shard; the next one is tokenized while the caller encodes.
+        """Yield the blocks of a shard. A thread tokenizes the next block while the caller encodes.
 
-        A block is its number, the (N,) rows of known embeddings (-1 if there is none), and the tokens of the passages
-        without one.
+        Yields:
+            The number of a block, the (N,) rows of reusable embeddings (-1 if there is none), and the tokens of the
+            passages to encode.
         """
-        block_rows, known = self.plan.block_rows, self.known
+        block_rows, reusable = self.plan.block_rows, self.reusable
 
         def tokenize(block: int) -> tuple[np.ndarray, TokenBatch | None]:
-            some = rows[block * block_rows : (block + 1) * block_rows]
-            passages = self.collection[some.start : some.stop]
-            old_rows = known.find_rows(passages) if known is not None else np.full(len(passages), -1)
+            block_range = rows[block * block_rows : (block + 1) * block_rows]
+            passages = self.collection[block_range.start : block_range.stop]
+            old_rows = reusable.find_rows(passages) if reusable is not None else np.full(len(passages), -1)
             new = [passage for passage, row in zip(passages, old_rows, strict=True) if row < 0]
             return old_rows, self.embedder.tokenize(new) if new else None
 
@@ -150,21 +151,22 @@ class ShardWriter:
     def _embed_block(
         self, old_rows: np.ndarray, tokens: TokenBatch | None, num_done: int
     ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
-        """Yield a block piece by piece: known embeddings first, then the texts that are left to encode.
+        """Yield the embeddings of a block in batches: first the reusable embeddings, then the encoded texts.
 
-        A piece is n places in the block, their (n, D) float32 embeddings, and whether each text was cut.
+        Yields:
+            The places of n passages in the block, their (n, D) float32 embeddings, and (n,) truncation marks.
         """
         old, new = np.flatnonzero(old_rows >= 0), np.flatnonzero(old_rows < 0)
-        if self.known is not None and len(old):
-            shards = self.known.shards
+        if self.reusable is not None and len(old):
+            shards = self.reusable.shards
             yield old, torch.from_numpy(shards.read_rows(old_rows[old])), shards.get_truncation_marks(old_rows[old])
         if tokens is not None:
             truncated = tokens.truncated.numpy()
-            for places, embeddings in self.embedder.embed_in_pieces(tokens, num_done):
+            for places, embeddings in self.embedder.embed_in_batches(tokens, num_done):
                 yield new[places], embeddings, truncated[places]
 
     def _finish(self, shard: int) -> None:
-        """Write ids and keys, then the hashes, then rename the parts. After the last rename the shard is finished."""
+        """Write ids and keys, then the manifest, then rename the parts. The last rename finishes the shard."""
         self._write_ids(shard)
         paths = [get_shard_path(self.folder, shard, suffix) for suffix in list_data_suffixes(self.plan.dtype)]
         parts = {path: part for path in paths if (part := _get_part_path(path)).is_file()}
@@ -186,9 +188,9 @@ class ShardWriter:
 
 
 def is_shard_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
-    """Return whether all files of a shard are there and fit their hashes. Print a line about a shard that is damaged.
+    """Return whether all files of a shard exist and match their hashes. Print a line about a damaged shard.
 
-    Renames that a killed process did not reach are made up for.
+    If a process was killed between the last renames, the missing renames are done here.
     """
     try:
         manifest = read_shard_manifest(folder, plan, shard)
@@ -201,16 +203,19 @@ def is_shard_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) ->
     except FileNotFoundError:
         return False
     except ArtifactError as error:
-        print(f"{error} Shard {shard} is encoded again.", file=sys.stderr)
+        print(f"{error} Encoding shard {shard} again.", file=sys.stderr)
         return False
-    # The same content may have been written with other spaces, but the bytes are those of an undisturbed run.
+    # Someone may have reformatted the JSON. Write it again, so that all files are reproducible byte for byte.
     write_json(get_shard_path(folder, shard, ".json"), manifest)
     get_shard_path(folder, shard, PROGRESS).unlink(missing_ok=True)
     return True
 
 
 def quantize_embeddings(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, D) float32 as int8, and the (N,) float32 scales that give it back within half a scale."""
+    """Quantize (N, D) float32 embeddings to int8. Return them with the (N,) float32 scale of each row.
+
+    The product of number and scale differs from the embedding by at most half a scale.
+    """
     scales = np.maximum(np.abs(embeddings).max(axis=1), np.finfo(np.float32).tiny * 127) / np.float32(127)
     return np.rint(embeddings / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
@@ -241,5 +246,5 @@ def _check_embeddings(embeddings: Tensor, dtype: str, find_id: Callable[[int], s
         passage_id = find_id(int(bad.nonzero()[0]))
         raise ArtifactError(
             f"passage {passage_id}: the embedding is NaN, infinite or too large for {dtype}. "
-            "Check that the model is not damaged, or use float32."
+            "Check that the model is not damaged, or use dtype float32."
         )

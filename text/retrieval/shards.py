@@ -1,8 +1,8 @@
-"""The embeddings of a whole collection, as a finished encoding left them on disk.
+"""Read the embeddings of a collection from a finished encoding on disk.
 
-``text/retrieval/plan.py`` says which files these are.
+``text/retrieval/plan.py`` describes the files.
 
-Dimensions: R rows of the collection; D width of an embedding.
+Dimensions: R rows of the collection; D width of an embedding; N requested rows.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from text.retrieval.plan import (
     NUMBERS,
     SCALES,
     find_collection,
+    get_shard_path,
     read_manifest,
     read_plan,
-    get_shard_path,
 )
 
 NEWLINE_IN_ID = b"\xff"
-"""Stands for a line break inside an id. UTF-8 never has this byte."""
+"""Replacement of a line break inside an id. This byte never occurs in UTF-8."""
 _IDS_AT_ONCE = 1 << 12
+"""Number of ids that are decoded together."""
 
 
 class EmbeddingShards:
-    """The embeddings of a whole collection. Numbers and ids are memory-mapped.
+    """The embeddings of a collection on disk. Numbers and ids are memory-mapped.
 
     Args:
         folder: A folder that ``encode_collection`` wrote.
@@ -44,7 +45,7 @@ class EmbeddingShards:
 
     Raises:
         FileNotFoundError: The folder does not exist or holds no embeddings.
-        ArtifactError: A shard is missing, damaged or of another plan, or the encoding is not finished.
+        ArtifactError: The encoding is not finished. Or a shard is missing, is damaged, or belongs to another plan.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, check_hashes: bool = True) -> None:
@@ -71,16 +72,16 @@ class EmbeddingShards:
 
     @property
     def embedding_dim(self) -> int:
-        """D."""
+        """D, the width of an embedding."""
         return self.plan.embedding_dim
 
     def check_unchanged(self) -> None:
-        """Check that no file has been written to since the embeddings were opened.
+        """Check that no file was modified since the embeddings were opened.
 
-        ``blocks``, ``rows`` and the methods that return ids do so for the files that they read.
+        ``iter_blocks``, ``read_rows`` and the methods that return ids check the files that they read.
 
         Raises:
-            ArtifactError: A file has another size or time of modification.
+            ArtifactError: A file has another size or modification time.
         """
         for file in (*self._files, *(ids.file for ids in self._ids)):
             file.check()
@@ -92,9 +93,9 @@ class EmbeddingShards:
 
     def get_passage_ids(self, rows: np.ndarray) -> list[str]:
         """Return the ids of the passages at (N,) rows."""
-        found, (of_shard, places) = np.empty(len(rows), dtype=object), np.divmod(rows, self.plan.shard_rows)
-        for shard in np.unique(of_shard):
-            found[of_shard == shard] = self._ids[shard].get_many(places[of_shard == shard])
+        found, (shards, places) = np.empty(len(rows), dtype=object), np.divmod(rows, self.plan.shard_rows)
+        for shard in np.unique(shards):
+            found[shards == shard] = self._ids[shard].get_many(places[shards == shard])
         return found.tolist()
 
     def iter_passage_ids(self) -> Iterator[str]:
@@ -109,19 +110,19 @@ class EmbeddingShards:
         )
 
     def get_truncation_marks(self, rows: np.ndarray) -> np.ndarray:
-        """Return the (N,) int8 marks of rows: 1 if the text was cut, else 0."""
-        of_shard, places = np.divmod(rows, self.plan.shard_rows)
+        """Return (N,) int8 marks for the passages at (N,) rows: 1 if the text was truncated, else 0."""
+        shards, places = np.divmod(rows, self.plan.shard_rows)
         found = np.empty(len(rows), dtype=np.int8)
-        for shard in np.unique(of_shard):
-            found[of_shard == shard] = self._cut[shard][places[of_shard == shard]]
+        for shard in np.unique(shards):
+            found[shards == shard] = self._cut[shard][places[shards == shard]]
         return found
 
     def count_truncated(self) -> int:
-        """Return how many texts were longer than the limit."""
+        """Return the number of texts that were truncated."""
         return sum(int((marks == 1).sum()) for marks in self._cut)
 
     def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield blocks of the collection: the first row and (at most num_rows, D) float32 embeddings.
+        """Yield blocks of rows: the first row of the block and its (at most num_rows, D) float32 embeddings.
 
         Embeddings that are float32 on disk are not copied.
 
@@ -142,14 +143,14 @@ class EmbeddingShards:
         Raises:
             ArtifactError: A file has changed since it was opened.
         """
-        of_shard, places = np.divmod(rows, self.plan.shard_rows)
-        touched = np.unique(of_shard)
+        shards, places = np.divmod(rows, self.plan.shard_rows)
+        touched = np.unique(shards)
         if len(touched) == 1:
             return self._read_shard_rows(int(touched[0]), places)
         found = np.empty((len(rows), self.plan.embedding_dim), dtype=np.float32)
         for shard in touched:
-            here = of_shard == shard
-            found[here] = self._read_shard_rows(shard, places[here])
+            is_here = shards == shard
+            found[is_here] = self._read_shard_rows(shard, places[is_here])
         return found
 
     def _read_shard_rows(self, shard: int, places: np.ndarray) -> np.ndarray:
@@ -159,28 +160,33 @@ class EmbeddingShards:
 
 
 def open_collection(shards: EmbeddingShards) -> PassageCollection:
-    """Return the collection that was encoded.
+    """Open the collection that was encoded.
 
     Raises:
-        ValueError: Its file cannot be read.
-        ArtifactError: Its file has changed since it was encoded.
+        ValueError: The file cannot be read.
+        ArtifactError: The file has changed since it was encoded.
     """
     path = find_collection(shards.folder, shards.plan)
     check_readable(path)
     if hash_file(path) != shards.plan.collection.sha256:
-        raise ArtifactError(f"{path}: changed since it was encoded to {shards.folder}. Encode it again.")
+        raise ArtifactError(f"{path}: the file changed since it was encoded to {shards.folder}. Encode it again.")
     return PassageCollection(path)
 
 
 def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
-    """Return the mean cosine of two passages of a sample. Near 1, the model gives all passages the same embedding.
+    """Return the mean cosine similarity over all pairs of a sample of passages.
 
-    Embeddings of length 0 count as equal to each other and as orthogonal to all others.
+    A value near 1 shows that the embeddings have collapsed to one point. Zero embeddings count as equal to each other
+    and as orthogonal to all others.
+
+    Args:
+        shards: The embeddings.
+        num_sampled: Size of the sample, which is spread evenly over the collection.
     """
     rows = np.unique(np.linspace(0, len(shards) - 1, num_sampled).astype(np.int64))
-    found = shards.read_rows(rows).astype(np.float64)
-    norms = np.linalg.norm(found, axis=1)
-    units, num_rows = found[norms > 0] / norms[norms > 0, None], len(rows)
+    embeddings = shards.read_rows(rows).astype(np.float64)
+    norms = np.linalg.norm(embeddings, axis=1)
+    units, num_rows = embeddings[norms > 0] / norms[norms > 0, None], len(rows)
     if num_rows < 2:
         return 1.0
     num_zeros = num_rows - len(units)
@@ -191,12 +197,12 @@ def mean_cosine(shards: EmbeddingShards, num_sampled: int = 1000) -> float:
 def _read_scales(path: Path, count: int) -> np.ndarray:
     scales = read_array(path, "float32", (count,))
     if not ((scales > 0) & (scales <= np.finfo(np.float32).max / 127)).all():
-        raise ArtifactError(f"{path}: a scale is not above 0, or too large. It is damaged: encode again.")
+        raise ArtifactError(f"{path}: a scale is not positive, or is too large. The file is damaged: encode again.")
     return scales
 
 
 class _IdLines(Sequence[str]):
-    """The ids in a file, decoded when they are used.
+    """The ids in a file, which are decoded on access.
 
     Raises:
         ArtifactError: The file has another number of lines.
@@ -206,7 +212,9 @@ class _IdLines(Sequence[str]):
         self.file = file
         self._ends = np.flatnonzero(np.frombuffer(file.content, dtype=np.uint8) == ord("\n"))
         if len(self._ends) != count:
-            raise ArtifactError(f"{file.path}: {len(self._ends)} ids instead of {count}. It is damaged: encode again.")
+            raise ArtifactError(
+                f"{file.path}: has {len(self._ends)} ids instead of {count}. The file is damaged: encode again."
+            )
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -216,6 +224,7 @@ class _IdLines(Sequence[str]):
             yield from self.get_many(np.arange(start, min(start + _IDS_AT_ONCE, len(self))))
 
     def get_many(self, places: np.ndarray) -> list[str]:
+        """Return the ids at (N,) places."""
         self.file.check()
         starts = np.where(places > 0, self._ends[places - 1] + 1, 0).tolist()
         return [self._decode(start, end) for start, end in zip(starts, self._ends[places].tolist(), strict=True)]
@@ -229,4 +238,6 @@ class _IdLines(Sequence[str]):
         try:
             return self.file.content[start:end].replace(NEWLINE_IN_ID, b"\n").decode("utf-8")
         except UnicodeDecodeError:
-            raise ArtifactError(f"{self.file.path}: byte {start}: an id is not UTF-8. Encode again.") from None
+            raise ArtifactError(
+                f"{self.file.path}: byte {start}: the id is not UTF-8. The file is damaged: encode again."
+            ) from None

@@ -30,7 +30,7 @@ from text.runs.contents import (
 )
 from text.runs.folder_lock import lock_folder
 from text.runs.manifest import read_manifest
-from text.runs.resume import SETTINGS, find_checkpoint
+from text.runs.resume import SETTINGS_FILES, find_checkpoint
 from text.training import estimate_checkpoint_size, is_rank_zero
 
 _IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
@@ -116,7 +116,7 @@ class RunFolder:
             print(f"{self.path}: kept files that do not belong to a run: {', '.join(foreign[:5])}")
         write_yaml(self.path / "config.yaml", {**settings, **{name: _IDLE[name] for name in settings.keys() & _IDLE}})
         write_text(self.path / "tokenizer.json", bundle.tokenizer.to_str(pretty=True))
-        write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS]))
+        write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS_FILES]))
 
     def _check_contents(self, *, overwrite: bool) -> None:
         earlier = find_earlier_run(self.path)

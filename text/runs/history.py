@@ -79,7 +79,7 @@ class RunHistory(NamedTuple):
 
     @property
     def has_validation(self) -> bool:
-        """Whether the run has validation data. Without them it monitors no metric."""
+        """Return whether the run has validation data. A run without validation monitors no metric."""
         return self.settings.get("monitor", "") is not None
 
     def get_series(self, column: str) -> Series:

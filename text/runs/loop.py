@@ -77,7 +77,7 @@ class LoopInputs(NamedTuple):
             {split: read(name) for split, name in questions.items() if name is not None},
         )
 
-    def list_scored(self) -> dict[str, TrackedFile]:
+    def list_question_files(self) -> dict[str, TrackedFile]:
         """Return the file with the questions to evaluate, by split."""
         return {split: self.questions.get(split) or self.rows[split] for split in SPLITS}
 
@@ -185,10 +185,10 @@ class Loop:
         }
         names = {"runs": list(settings.sources), "output": "rows.jsonl"}
         last_rank = self._resolve("mine", {**arguments, **names})["last_rank"]
-        more = {"with_positives": True, "k": max(self.k, last_rank)}
+        extra = {"with_positives": True, "k": max(self.k, last_rank)}
         models = {"dense": model, "bm25": None}
         runs = [
-            self._search(name, self.train_rows, models[source], self.collection, more) for source in settings.sources
+            self._search(name, self.train_rows, models[source], self.collection, extra) for source in settings.sources
         ]
         return self._run_stage(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
 
@@ -205,13 +205,13 @@ class Loop:
         }
         return self._run_stage(name, "train", arguments).get_part("model")
 
-    def _encode(self, name: str, model: TrackedFile, more: Arguments) -> _Encoded:
+    def _encode(self, name: str, model: TrackedFile, extra: Arguments) -> _Encoded:
         """Encode the collection with a model."""
-        arguments = {**self.arguments["encode"], **more, "model": model, "collection": self.collection}
+        arguments = {**self.arguments["encode"], **extra, "model": model, "collection": self.collection}
         return _Encoded(model, self._run_stage(name, "encode", arguments))
 
     def _search(
-        self, name: str, questions: TrackedFile, model: _Encoded | None, collection: TrackedFile, more: Arguments
+        self, name: str, questions: TrackedFile, model: _Encoded | None, collection: TrackedFile, extra: Arguments
     ) -> TrackedFile:
         """Search with a model in its embeddings, or with BM25 in a collection, and return the run."""
         if model is None:
@@ -219,18 +219,18 @@ class Loop:
         else:
             found = {"model": model.model, "embeddings": model.embeddings}
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
-        return self._run_stage(name, "search", {**arguments, **more, "questions": questions}, run)
+        return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
 
     def _evaluate(self, name: str, model: _Encoded | None) -> dict[str, dict[str, float]]:
         """Evaluate a model or BM25, and return the metrics by split and measure."""
-        found, more = {}, {"k": max(self.k, self.cut_offs[-1])}
+        found, extra = {}, {"k": max(self.k, self.cut_offs[-1])}
         if model is not None and self.arguments["windows"]:
-            more = {"k": max(_NUM_WINDOWS, more["k"]), "max_passage_hits": self.cut_offs[-1]}
-        for split, questions in self.inputs.list_scored().items():
+            extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
+        for split, questions in self.inputs.list_question_files().items():
             judgments: dict[str, Any] = {"positives": questions}
             if split in self.inputs.questions:
                 judgments = {"questions": questions, "collection": self.inputs.collection}
-            run = self._search(name, questions, model, self.inputs.collection, more)
+            run = self._search(name, questions, model, self.inputs.collection, extra)
             folder = self._run_stage(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
             if not self.is_rehearsal:
                 metrics = read_figures(folder.get_part("figures.json").path).figures

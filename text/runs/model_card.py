@@ -17,7 +17,7 @@ _LEFT_OUT = set(
     "gpus num_nodes fast_dev_run chunk_tokens data_path train_files valid_file test_file collection token_cache "
     "output_dir overwrite resume num_workers log_every_n_steps validate_first".split()
 )
-_NAMED = ("encoder", "tokenizer")
+_PATH_SETTINGS = ("encoder", "tokenizer")
 """Settings that may be paths. The card shows only the last part of the path."""
 
 
@@ -55,7 +55,7 @@ def write_model_card(
         has_test="test" in pipes,
         results=[(name.removeprefix("test_"), f"{value:.4f}") for name, value in test_metrics.items()],
         settings=[
-            (name, Path(value).name if name in _NAMED else value)
+            (name, Path(value).name if name in _PATH_SETTINGS else value)
             for name, value in settings.items()
             if name not in _LEFT_OUT and value not in (None, [], "")
         ],

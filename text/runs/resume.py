@@ -16,14 +16,14 @@ from text.runs.manifest import check_run_file
 from text.training import check_hash, find_valid_checkpoint
 from text.transforms import Tokenizer, load_tokenizer
 
-SETTINGS = ("config.yaml", "tokenizer.json")
+SETTINGS_FILES = ("config.yaml", "tokenizer.json")
 """Files that do not change until the run ends."""
 _MAY_DIFFER = set(
     "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
     "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
     "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
 )
-"""Settings that may change on resume: they do not affect updates, only end training, or are compared by content."""
+"""Settings that may change on resume. They do not affect updates, only end training, or are compared by content."""
 
 
 def find_checkpoint(resume: str | None, output_dir: str) -> str | None:
@@ -100,7 +100,7 @@ def check_resumed(checkpoint: str | None, settings: Mapping[str, Any], tokenizer
 
 def _check_settings(checkpoint: str, folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Compare the settings and the tokenizer with the files of the checkpoint's run."""
-    for name in SETTINGS:
+    for name in SETTINGS_FILES:
         check_run_file(folder, name)
     if load_tokenizer(folder / "tokenizer.json").to_str() != tokenizer.to_str():
         raise ArtifactError(f"{checkpoint}: saved with another tokenizer. Use {folder / 'tokenizer.json'}.")

@@ -1,8 +1,8 @@
-"""Jinja2 templates of the pages that this library writes, with autoescaping and one style sheet.
+"""Jinja2 templates of all pages, with autoescaping and one style sheet.
 
-This package is the only one that imports jinja2. ``text/runs`` (model card), ``text/serving`` and ``text/reports``
-render their pages through it. A template ends in ``.html`` or ``.md``; in a ``.md`` template a value is put into a
-table cell with the filter ``cell``.
+Only this package imports jinja2. ``text/runs`` (model card), ``text/serving`` and ``text/reports`` render their pages
+with it. The name of a template ends in ``.html`` or ``.md``. In a ``.md`` template, the filter ``cell`` escapes a value
+for a table cell.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ with explain_missing("report"):
 _FOLDER = Path(__file__).parent
 _TERMINAL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~]|@(?=[\w-]+\.)|\b_|_\b|:(?=//)|(?<=www)\.", re.ASCII | re.IGNORECASE)
-"""What Markdown reads as HTML, emphasis, code, a link or a new column. An underscore inside a word is none of these."""
+"""Characters that Markdown interprets as HTML, emphasis, code, a link or a column. Underscores in words are plain."""
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Return a page.
+    """Render a template and return the page.
 
     Args:
         name: File name of the template in this folder.
-        values: Variables of the template. HTML pages escape them, except the results of ``safe_markup``.
+        values: Variables of the template. HTML pages escape them, except results of ``mark_safe``.
 
     Raises:
-        jinja2.UndefinedError: The template uses a variable that is not given.
+        jinja2.UndefinedError: A variable of the template is missing.
     """
     return _environment().get_template(name).render(**values)
 
 
-def safe_markup(html: str) -> str:
-    """Return HTML that a page takes as it is, without escaping. Every text in it must be escaped already."""
+def mark_safe(html: str) -> str:
+    """Mark HTML so that templates insert it without escaping. All text in it must already be escaped."""
     return Markup(html)
 
 
 @cache
 def read_style_sheet() -> str:
-    """Return the style sheet that all HTML pages share, as it stands in their ``<style>``."""
-    return safe_markup((_FOLDER / "style.css").read_text(encoding="utf-8"))
+    """Return the style sheet of all HTML pages, for their ``<style>`` element."""
+    return mark_safe((_FOLDER / "style.css").read_text(encoding="utf-8"))
 
 
 @cache
@@ -65,14 +65,14 @@ def _environment() -> Environment:
 
 
 def _escape_terminal_codes(value: Any) -> Any:
-    """Return a text from data with escapes for the characters that a terminal obeys also inside HTML.
+    """Escape control characters in a text, because a terminal would also interpret them inside HTML.
 
-    Marks of the reading direction stay: a browser keeps their effect inside the element.
+    Marks of the reading direction stay, because a browser limits their effect to the element.
     """
     return _TERMINAL.sub(lambda found: ascii(found[0])[1:-1], value) if type(value) is str else value
 
 
 def _escape_cell(value: Any) -> str:
-    """Return a value as the content of one cell of a Markdown table: one line of plain text, no markup and no link."""
+    """Return a value as one cell of a Markdown table: one line of plain text without markup or links."""
     line = escape_controls(" ".join(str(value).splitlines()))
     return _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), line)

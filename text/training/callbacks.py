@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, get_world_size, get_rank, sum_over_ranks
+from text.training.distributed import AllRanks, get_rank, get_world_size, sum_over_ranks
 from text.training.lightning_internals import close_bars, count_trained_batches, is_last_batch
 from text.training.saved_state import StateError, check_keys, check_tensor, find_state
 

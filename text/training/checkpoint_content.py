@@ -18,7 +18,7 @@ from pytorch_lightning import LightningModule, Trainer
 
 from text.errors import ArtifactError
 from text.training.data_module import DPRDataModule
-from text.training.lightning_internals import check_progress, is_between_steps, get_loop_states
+from text.training.lightning_internals import check_progress, get_loop_states, is_between_steps
 from text.training.saved_state import (
     StateError,
     check_dict,

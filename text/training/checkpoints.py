@@ -1,8 +1,8 @@
 """Checkpoint files that are written atomically, contain their own hash, and are loaded without pickled code.
 
-A file holds the output of ``torch.save``, followed by its SHA-256. ``torch.load`` can read it as usual. Content and hash
-appear together in one atomic rename, and stay together when the file is moved. The hash reveals a truncated file or a
-flipped bit.
+A file holds the output of ``torch.save``, followed by its SHA-256. ``torch.load`` can read it as usual. Content and
+hash appear together in one atomic rename, and stay together when the file is moved. The hash reveals a truncated file
+or a flipped bit.
 """
 
 from __future__ import annotations

@@ -196,5 +196,5 @@ def _describe_fingerprint(stage: str, pipe: DPRDataPipe | None) -> str:
 
 
 def _leave_group(worker: int) -> None:
-    """Leave the process group of the run. Ctrl-C then reaches only the training process, which still needs its workers."""
+    """Leave the process group of the run, so that Ctrl-C does not reach the workers: training still needs them."""
     os.setpgrp()

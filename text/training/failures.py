@@ -87,8 +87,8 @@ class StepFailures(Callback):
         pl_module.log("skipped_steps", float(self._skipped))
         if self._skipped_in_a_row == MAX_SKIPPED_STEPS:
             raise NonFiniteLossError(
-                f"step {trainer.global_step}: the gradients of the last {MAX_SKIPPED_STEPS} steps overflow in float16, so "
-                "these updates were skipped. Use --precision=bf16-mixed, or a smaller --learning_rate."
+                f"step {trainer.global_step}: the gradients of the last {MAX_SKIPPED_STEPS} steps overflow in float16. "
+                "These updates were skipped. Use --precision=bf16-mixed, or a smaller --learning_rate."
             )
 
     @contextmanager

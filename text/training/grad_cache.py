@@ -1,8 +1,9 @@
 """GradCache: batches of any size with the activation memory of one chunk (arXiv:2101.06983).
 
 Texts are embedded chunk by chunk, and only embeddings are kept. The backward pass recomputes each chunk with the same
-dropout masks to get its gradients. This is activation checkpointing with one checkpoint per chunk. There is one backward
-pass, so DistributedDataParallel synchronizes once, and Lightning handles precision and gradient clipping as usual.
+dropout masks to get its gradients. This is activation checkpointing with one checkpoint per chunk. There is one
+backward pass, so DistributedDataParallel synchronizes once, and Lightning handles precision and gradient clipping as
+usual.
 
 Dimensions: N texts; L tokens; D embedding width.
 """

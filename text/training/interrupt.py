@@ -1,8 +1,8 @@
 """Save a checkpoint and stop when a signal arrives. The resumed run gives the same results as an uninterrupted one.
 
 SIGTERM, SIGINT, SIGHUP and SIGUSR1 set a flag. A signal that is ignored stays ignored, so ``nohup`` works. After each
-batch of training or evaluation, the ranks exchange their flags. If any rank has the flag, all ranks save and stop at the
-same step.
+batch of training or evaluation, the ranks exchange their flags. If any rank has the flag, all ranks save and stop at
+the same step.
 
 A second signal of the same kind ends the process at once. A signal of another kind does so only after a second, because
 one request to stop may arrive from the terminal and from a parent process.

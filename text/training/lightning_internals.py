@@ -1,7 +1,7 @@
 """Wrappers of private and undocumented parts of pytorch-lightning.
 
-No other file of ``text/`` uses such parts. Tested with pytorch-lightning 2.6.6. Check this file first if another version
-fails.
+No other file of ``text/`` uses such parts. Tested with pytorch-lightning 2.6.6. Check this file first if another
+version fails.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class MetricsCSV(CSVLogger):
         row = {name: value for name, value in metrics.items() if name not in SPEED_METRICS}
         if self._experiment is None:
             self._start_tables()
-        # An epoch is logged after its checkpoint is saved, so a run that resumes from this checkpoint has the row already.
+        # An epoch is logged after its checkpoint is saved, so a resumed run may already have this row.
         if {**{name: str(value) for name, value in row.items()}, "step": str(step)} not in self._kept[-1:]:
             super().log_metrics(row, step)
         if SPEED_METRICS[0] in metrics:

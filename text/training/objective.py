@@ -1,7 +1,7 @@
-"""Training objective: selects the positives and negatives of each question, among the passages of all ranks.
+"""Training objective, which selects the positives and negatives of each question among the passages of all ranks.
 
-text/losses.py computes the losses. Logits are computed in tiles of rows, and again in the backward pass. So memory grows
-with the number of questions plus passages, not with their product.
+text/losses.py computes the losses. Logits are computed in tiles of rows, and again in the backward pass. So memory
+grows with the number of questions plus passages, not with their product.
 
 Dimensions: B questions and P passages of this rank; A passages and C questions of all ranks; D embedding width.
 """
@@ -41,7 +41,7 @@ class Objective:
     temperature: float = field(default=1.0, metadata={"flag": False})
     """Divides the logits. DPR uses 1; cosine similarity needs about 0.05."""
     similarity: str = field(default="dot", metadata={"flag": False})
-    """How embeddings are compared: dot product ("dot") or cosine similarity ("cosine")."""
+    """Similarity of embeddings: dot product ("dot") or cosine similarity ("cosine")."""
     in_batch_negatives: bool = True
     """Also use the passages of other questions in the batch as negatives. With false, a question is compared only with
     the passages of its own row."""
@@ -122,8 +122,8 @@ class Objective:
         floor, start = self.find_floor(num_passages), math.log(max(1, num_passages))
         if is_unit_length and self.distillation < 1 and floor > _MAX_FLOOR_SHARE * start:
             warnings.warn(
-                f"the loss cannot fall below {floor:.2f} (an untrained model has {start:.2f}), because scores lie between "
-                f"-1 and 1 and the temperature is {self.temperature:g}. Use --temperature=0.05.",
+                f"the loss cannot fall below {floor:.2f} (an untrained model has {start:.2f}), because scores lie "
+                f"between -1 and 1 and the temperature is {self.temperature:g}. Use --temperature=0.05.",
                 SettingsWarning,
                 stacklevel=2,
             )

@@ -1,7 +1,7 @@
 """Evaluation that ranks the positive of each question among all passages of the evaluation.
 
-In-batch metrics depend on the batch size. Here the passages of all batches and ranks form one pool, and each question is
-compared with the whole pool, as in DPR's average rank. A passage that occurs in several rows is in the pool once, so
+In-batch metrics depend on the batch size. Here the passages of all batches and ranks form one pool, and each question
+is compared with the whole pool, as in DPR's average rank. A passage that occurs in several rows is in the pool once, so
 recall@k is over k different passages. Other known positives of a question never count as ranked above its positive.
 
 Dimensions: N questions and P different passages of the whole evaluation; B questions of a batch; D embedding width.
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from text.evaluation import ahead_of_positive, average_rank, mean_reciprocal_rank, recall
 from text.losses import similarity_logits
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, gather_padded, get_world_size, get_rank
+from text.training.distributed import AllRanks, gather_padded, get_rank, get_world_size
 from text.transforms import known_positive_mask
 
 RECALL_AT = (1, 5, 20, 100)

@@ -228,7 +228,7 @@ class BiEncoderTask(LightningModule):
         return loss / num_questions.clamp(min=1), int(num_questions)
 
     def _count_sets(self, losses: Tensor, sources: Tensor) -> None:
-        """Add the loss and the number of questions of each data set to the epoch's metrics, if there are several sets."""
+        """Add the loss and the number of questions of each data set to the epoch's metrics, if there are several."""
         for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
             loss, size = self._average_over_ranks(losses[sources == source])
             if size:

@@ -85,8 +85,8 @@ def build_trainer(
         validate_every_n_steps: Optimizer steps between validations. The end of the run is validated too. None validates
             after each epoch.
         log_every_n_steps: Optimizer steps between rows of ``metrics.csv``.
-        monitor: Metric that chooses the best checkpoint, a key of ``MONITORS``. None saves only the last checkpoint, for
-            a run without validation data.
+        monitor: Metric that chooses the best checkpoint, a key of ``MONITORS``. None is for a run without validation
+            data, and saves only the last checkpoint.
         early_stopping: Stop after this many consecutive validations without a better metric. None never stops early.
 
     Raises:

@@ -1,6 +1,6 @@
-"""worst_questions.jsonl: what the last validation found hardest, and what stood in front of the answers.
+"""Hardest questions of the latest validation, with the passages ranked above their positives: worst_questions.jsonl.
 
-The pool knows ranks, and where texts stand; these are read from the data, a row for each question and passage told.
+The pool knows the ranks and the location of each text. The texts are read from the data.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from text.training.pool import Outranked, PooledPassage
 
 
 class WorstQuestions(Callback):
-    """Writes the file anew after each validation, on rank zero.
+    """Callback that writes ``worst_questions.jsonl`` after each validation, on rank 0.
 
     Args:
-        path: Where to.
-        num_questions: Most of them; questions whose positive ranks first are not among them.
-        num_above: Most passages to tell of each that rank before its positive.
+        path: File to write.
+        num_questions: Maximum number of questions. Questions whose positive is ranked first are left out.
+        num_above: Maximum number of passages per question that are ranked above its positive.
     """
 
     def __init__(self, path: str | os.PathLike[str], num_questions: int = 20, num_above: int = 3) -> None:
@@ -34,31 +34,32 @@ class WorstQuestions(Callback):
         self.num_questions, self.num_above = num_questions, num_above
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         task: Any = pl_module
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         worst = task.pool.find_worst(self.num_questions, self.num_above, task.device)
-        rows = ({"step": trainer.global_step, **row} for row in describe(worst, data.valid))
+        rows = ({"step": trainer.global_step, **row} for row in describe_questions(worst, data.valid))
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def describe(worst: Sequence[Outranked], pipe: DPRDataPipe) -> list[dict[str, Any]]:
-    """Questions and passages with their texts.
+def describe_questions(worst: Sequence[Outranked], pipe: DPRDataPipe) -> list[dict[str, Any]]:
+    """Return the questions with the texts of their passages, as rows of ``worst_questions.jsonl``.
 
     Args:
-        worst: Found in the batches of ``pipe``.
-        pipe: That of the evaluation.
+        worst: Questions from batches of ``pipe``.
+        pipe: Data of the evaluation.
 
     Raises:
         DataError: A file has changed since it was checked.
     """
     with ExitStack() as stack:
         readers = [stack.enter_context(file.open()) for file in pipe.files]
-        return [_row(outranked, pipe, readers) for outranked in worst]
+        return [_build_record(outranked, pipe, readers) for outranked in worst]
 
 
-def _row(outranked: Outranked, pipe: DPRDataPipe, readers: Sequence[DPRReader]) -> dict[str, Any]:
+def _build_record(outranked: Outranked, pipe: DPRDataPipe, readers: Sequence[DPRReader]) -> dict[str, Any]:
     source, number = outranked.place
     question, answers = readers[source].read(number)[:2]
     return {
@@ -67,14 +68,14 @@ def _row(outranked: Outranked, pipe: DPRDataPipe, readers: Sequence[DPRReader]) 
         "question": question,
         "answers": answers,
         "num_above": outranked.num_above,
-        "positive": _passage(outranked.positive, readers),
-        "above": [_passage(pooled, readers) for pooled in outranked.above],
+        "positive": _build_passage(outranked.positive, readers),
+        "above": [_build_passage(pooled, readers) for pooled in outranked.above],
     }
 
 
-def _passage(pooled: PooledPassage, readers: Sequence[DPRReader]) -> dict[str, Any]:
+def _build_passage(pooled: PooledPassage, readers: Sequence[DPRReader]) -> dict[str, Any]:
     source, number = pooled.place
-    passage = next(passage for passage in _passages(readers[source].read(number)) if passage.keys == pooled.keys)
+    passage = next(passage for passage in _list_passages(readers[source].read(number)) if passage.keys == pooled.keys)
     return {
         "passage_id": passage.passage_id,
         "title": passage.title,
@@ -83,5 +84,5 @@ def _passage(pooled: PooledPassage, readers: Sequence[DPRReader]) -> dict[str, A
     }
 
 
-def _passages(row: Row) -> list[Passage]:
+def _list_passages(row: Row) -> list[Passage]:
     return [p for p in (*row.positives, *row.hard_negatives, *row.other_negatives) if p is not None]

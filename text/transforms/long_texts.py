@@ -1,4 +1,4 @@
-"""Ids of long texts, piece by piece: a text of megabytes would take gigabytes in ``tokenizers``."""
+"""Piecewise encoding of long texts. ``tokenizers`` would need gigabytes of memory for a text of megabytes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from text.transforms.byte_level_bpe import is_plain_byte_level_bpe
 from text.transforms.layout import Encode
 
 _PIECE = 16_000
-"""Characters of a piece, at least. A text that is not much longer is not cut."""
+"""Minimum number of characters in a piece. Shorter texts are not split."""
 _LONGEST_STRETCH = 1 << 20
-"""Characters of byte-level BPE after which even a word is cut."""
+"""Number of characters without a boundary after which byte-level BPE splits even inside a word."""
 _BOUNDARY = re.compile(r"(?<=\w)(?= \w)")
-"""A space between two words. No pre-tokenizer here joins what stands before it with the space or what follows."""
+"""A space between two words. The supported pre-tokenizers always split before it."""
 
 
 def cut_long_texts(encode: Encode, tokenizer: Tokenizer) -> Encode:
-    """Return a function that gives the ids of ``encode``, but takes little memory for a long text.
+    """Return a function with the same ids as ``encode`` that needs little memory for a long text.
 
-    A long text is cut before a space between two words. Byte-level BPE and BERT's tokenizers split texts there first
-    and look at each part alone, so the ids are the same. Byte-level BPE also cuts a stretch without such a space, after
-    a million characters. Its ids may differ there, where two letters could have been joined. That is behind thousands
-    of tokens, and so behind the limit of any model. All other tokenizers, such as Unigram, get whole texts.
+    A long text is split before a space between two words. Byte-level BPE and BERT tokenizers also split there and
+    encode each part alone, so the ids are the same. Byte-level BPE also splits after a million characters without
+    such a space. The ids may differ at that point, but it comes after thousands of tokens, beyond the limit of any
+    model. Other tokenizers, such as Unigram, always get whole texts.
     """
     config = json.loads(tokenizer.to_str())
     stretch = _find_stretch(config)
@@ -37,22 +37,22 @@ def cut_long_texts(encode: Encode, tokenizer: Tokenizer) -> Encode:
 
 
 def _find_stretch(tokenizer_json: dict[str, Any]) -> int:
-    """Return the number of characters after which a text is cut anywhere; 0 if it must not be cut."""
+    """Return the number of characters after which a text may be split anywhere, or 0 if it must not be split."""
     if is_plain_byte_level_bpe(tokenizer_json):
         return _LONGEST_STRETCH
     normalizer, split = tokenizer_json["normalizer"] or {}, tokenizer_json["pre_tokenizer"] or {}
-    # A long word is one unknown token of WordPiece: two halves would be two tokens.
+    # WordPiece turns a long word into one unknown token, but two halves of it into two. So it only splits at spaces.
     is_bert = normalizer.get("type") in (None, "BertNormalizer") and split.get("type") == "BertPreTokenizer"
     return 1 << 62 if is_bert else 0
 
 
 def _touches_words(token: str) -> bool:
-    """Return whether an added token could stand on both sides of a boundary, or take its space."""
+    """Return whether an added token could match across a boundary, or include the space at a boundary."""
     return bool(re.search(r"\s|^\w|\w$", token))
 
 
 class _PiecewiseEncode:
-    """Texts to ids. An object, not a closure: data workers get it by pickling."""
+    """Callable that encodes long texts in pieces. It is a class because a closure cannot be pickled for workers."""
 
     def __init__(self, encode: Encode, stretch: int) -> None:
         self._encode, self._stretch = encode, stretch
@@ -65,11 +65,11 @@ class _PiecewiseEncode:
         return [next(ids) if len(text) <= _PIECE else self._encode_long(text) for text in texts]
 
     def _encode_long(self, text: str) -> np.ndarray:
-        # One call for each piece: what tokenizers needs for it is free again before the next one.
-        return np.concatenate([self._encode([piece])[0] for piece in _cut(text, self._stretch)])
+        # Each piece has its own call, so that tokenizers frees its memory before the next piece.
+        return np.concatenate([self._encode([piece])[0] for piece in _split(text, self._stretch)])
 
 
-def _cut(text: str, stretch: int) -> Iterator[str]:
+def _split(text: str, stretch: int) -> Iterator[str]:
     """Yield the pieces of a text."""
     start = 0
     while len(text) - start > _PIECE:

@@ -1,4 +1,4 @@
-"""Where a passage's title goes: into a pair with its text, or before it."""
+"""Combination of a passage's title and text: as a pair, or joined into one text."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from text.records import Passage, TokenizedPassage
 from text.transforms.layout import Text
 
 TITLES = ("pair", "join")
-"""How a passage's title and text can be put together."""
+"""Ways to combine the title and text of a passage."""
 
 
 def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") -> tuple[Text, Text]:
-    """Return the title and the text of a passage as they are tokenized.
+    """Return the title and text of a passage, ready to tokenize.
 
     Args:
-        passage: Any; out of a token cache only as a pair, since tokens of two texts are not those of both joined.
-        titles: "pair" has the two apart, as DPR; "join" puts a space between and has no title, as is usual for models
-            of sentence-transformers.
+        passage: Passage to convert. A passage from a token cache must use "pair", because tokens cannot be joined.
+        titles: "pair" keeps title and text separate, as DPR does. "join" returns an empty title, and title and text
+            joined by a space, as most sentence-transformers models expect.
 
     Raises:
-        TypeError: Tokens are to be joined.
-        ValueError: ``titles`` is another word.
+        TypeError: ``titles`` is "join" and the passage holds tokens.
+        ValueError: ``titles`` has another value.
 
     >>> title_and_text(Passage("1", "Oak", "An oak is a tree."), "join")
     ('', 'Oak An oak is a tree.')
@@ -29,5 +29,5 @@ def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") ->
     if titles != "join":
         raise ValueError(f'titles is "{titles}"; expected "pair" or "join"')
     if isinstance(passage, TokenizedPassage):
-        raise TypeError("the passage is tokens of a cache; expected texts to join its title with")
+        raise TypeError('tokens from a cache cannot be joined with a title. Use titles="pair", or passages with texts.')
     return "", f"{passage.title} {passage.text}" if passage.title else passage.text

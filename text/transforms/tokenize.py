@@ -1,7 +1,7 @@
-"""Texts to token batches, on the ``tokenizers`` library.
+"""Tokenization of texts into token batches with the ``tokenizers`` library.
 
-Where tokenizers come from is told in ``tokenizer_files.py``; how their ids are laid out, in ``layout.py``. The two
-halves can be done apart, text to ids once (``encode``) and ids to batches often.
+``tokenizer_files.py`` loads tokenizers. ``layout.py`` arranges the ids in batches. Texts can be encoded once
+(``encode``), and the ids used for many batches.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from text.transforms.tokenizer_files import count_ids, get_padding_idx
 
 
 class Tokenize(TokenLayout):
-    """Texts, or pairs of title and text, to one TokenBatch.
+    """Transform from texts, or (title, text) pairs, to one TokenBatch.
 
-    A pair becomes ``<s> title </s></s> text </s>`` (RoBERTa's pair encoding, or whatever the
-    tokenizer's own post-processor makes of a pair); one whose title has no token is encoded as the
-    text alone. What is too long loses tokens from the end of its longer part, one by one.
+    The tokenizer's post-processor defines the template of a pair, such as RoBERTa's ``<s> title </s></s> text </s>``. A
+    pair whose title has no token is encoded like a single text. Truncation removes tokens one by one from the end of
+    the longer part.
 
     Args:
-        tokenizer: A trained tokenizer; it is copied, so that two limits can share one.
-        max_length: Most tokens a text may have, special tokens and prompt included.
-        prompt: Put before every text, or title; "query: " is one. The two are tokenized as one string.
+        tokenizer: Trained tokenizer. It is copied, so two transforms with different limits can share it.
+        max_length: Maximum number of tokens per text, including special tokens and prompt.
+        prompt: Prefix of each text, or of the title of a pair, such as "query: ". Prompt and text are tokenized as one
+            string.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text; there is no padding token; or the
-            post-processor does more than to put special tokens around texts.
+        ValueError: ``max_length`` leaves no room for a text, the tokenizer has no padding token, or its post-processor
+            does more than add special tokens around texts.
 
     >>> from text.transforms import train_tokenizer
     >>> tokenize = Tokenize(train_tokenizer(["oak oak"], vocab_size=300), max_length=8)
@@ -44,7 +45,7 @@ class Tokenize(TokenLayout):
     """
 
     fingerprint: str
-    """Hex SHA-256 of what decides the ids of ``encode``; the same for every ``max_length``."""
+    """Hexadecimal SHA-256 of all settings that affect the ids of ``encode``. It does not depend on ``max_length``."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, prompt: str = "") -> None:
         plain = copy_without_limits(tokenizer)
@@ -55,4 +56,5 @@ class Tokenize(TokenLayout):
         self.fingerprint = hashlib.sha256(plain.to_str().encode()).hexdigest()
 
     def extra_repr(self) -> str:
+        """Return the settings to show in ``repr``."""
         return f"vocab_size={self.vocab_size}, max_length={self.max_length}"

@@ -1,7 +1,8 @@
-"""What each class of transformers' tokenizers makes of a ``tokenizer.json``, whatever the file says.
+"""Behavior of the tokenizer classes of transformers, applied to a ``tokenizer.json``.
 
-``BertTokenizer``, ``RobertaTokenizer`` and ``XLMRobertaTokenizer`` build all parts but the vocabulary anew. The same
-parts are built here. A file that asks for something else is refused, where the releases of transformers differ in it.
+``BertTokenizer``, ``RobertaTokenizer`` and ``XLMRobertaTokenizer`` keep only the vocabulary of the file and rebuild all
+other parts. This module rebuilds the same parts. A file with other parts is rejected if releases of transformers differ
+in handling them.
 """
 
 from __future__ import annotations
@@ -35,11 +36,19 @@ CLASS_OF_MODEL = {
 _SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
 _BERT_MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
 _XLM_ROBERTA_MODEL = {"type": "Unigram", "unk_id": 3, "byte_fallback": False}
-FORCE_HINT = 'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
+FORCE_HINT = (
+    'Write "tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json to use tokenizer.json as it is.'
+)
 
 
 def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
-    """Make a tokenizer what the class of this name makes of its file; "" if nothing says which class.
+    """Change a tokenizer to behave as a class of transformers does with the same files.
+
+    Args:
+        tokenizer: Tokenizer from a ``tokenizer.json``. It is changed in place.
+        folder: Folder of the file, for error messages.
+        options: Settings from the files beside it.
+        name: Name of the class, or "" if no file names one.
 
     Raises:
         ArtifactError: An option contradicts ``tokenizer.json``, or a special token is missing.
@@ -52,27 +61,26 @@ def apply_class(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], nam
     elif name == XLM_ROBERTA:
         _apply_xlm_roberta(tokenizer, folder, options)
     else:
-        _check_as_it_is(tokenizer, folder, options, is_named=name in GENERIC_CLASSES)
+        _check_generic(tokenizer, folder, options, is_named=name in GENERIC_CLASSES)
 
 
 def _apply_bert(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
     parts = get_tokenizer_parts(tokenizer)
-    _expect(folder, name, "normalizer", (parts["normalizer"] or {}).get("type"), "BertNormalizer")
-    _expect(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "BertPreTokenizer")
+    _check_part(folder, name, "normalizer", (parts["normalizer"] or {}).get("type"), "BertNormalizer")
+    _check_part(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "BertPreTokenizer")
     for key, value in {**_BERT_MODEL, "unk_token": get_token_content(options.get("unk_token", "[UNK]"))}.items():
-        _expect(folder, name, f"model.{key}", parts["model"].get(key), value)
+        _check_part(folder, name, f"model.{key}", parts["model"].get(key), value)
     tokenizer.normalizer = build_bert_normalizer(folder, options, name)
-    start, end = (_known(tokenizer, folder, options, key, token) for key, token in _BERT_FRAME)
-    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], -1, end[1]]):
+    start, end = (_find_token(tokenizer, folder, options, key, token) for key, token in _BERT_FRAME)
+    if _find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], -1, end[1]]):
         tokenizer.post_processor = processors.BertProcessing(end, start)
 
 
 def build_bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -> normalizers.Normalizer:
-    """Return the normalizer that BERT's tokenizers of transformers build, whatever ``tokenizer.json`` has.
+    """Return the normalizer that the BERT tokenizers of transformers build. They ignore the one in ``tokenizer.json``.
 
     Raises:
-        UnsupportedModelError: A tokenizer of DPR shall not lower-case. Releases of transformers differ in whether it
-            does.
+        UnsupportedModelError: ``do_lower_case`` is false for a DPR tokenizer. Releases of transformers differ there.
     """
     lowercase = options.get("do_lower_case", True)
     if name.startswith("DPR") and not lowercase:
@@ -90,60 +98,60 @@ def build_bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -
 _BERT_FRAME = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
 _ROBERTA_FRAME = (("cls_token", "<s>"), ("sep_token", "</s>"))
 _XLM_ROBERTA_FRAME = (("bos_token", "<s>"), ("eos_token", "</s>"))
-"""The tokens before and after a text, and their usual names."""
+"""Option name and default token, for the special tokens before and after a text."""
 
 
 def _apply_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
     parts, adds_space = get_tokenizer_parts(tokenizer), options.get("add_prefix_space", False)
-    _expect(folder, ROBERTA, "model.type", parts["model"]["type"], "BPE")
+    _check_part(folder, ROBERTA, "model.type", parts["model"]["type"], "BPE")
     _set_plain_bpe(tokenizer, folder, parts["model"])
-    _expect(folder, ROBERTA, "normalizer", parts["normalizer"], None)
-    _expect(folder, ROBERTA, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "ByteLevel")
+    _check_part(folder, ROBERTA, "normalizer", parts["normalizer"], None)
+    _check_part(folder, ROBERTA, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "ByteLevel")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space)
-    _frame_as_roberta(tokenizer, folder, options, _ROBERTA_FRAME, adds_space=adds_space)
+    _set_roberta_template(tokenizer, folder, options, _ROBERTA_FRAME, adds_space=adds_space)
 
 
 def _set_plain_bpe(tokenizer: Tokenizer, folder: Path, model: Mapping[str, Any]) -> None:
-    """Let the merges alone decide, whatever the file says of unknown tokens and of words that are entries."""
+    """Reset the BPE options, so that the merges alone determine the ids. RobertaTokenizer ignores these options."""
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
-        _expect(folder, ROBERTA, f"model.{key}", model.get(key) or "", "")
+        _check_part(folder, ROBERTA, f"model.{key}", model.get(key) or "", "")
     bpe = tokenizer.model
     assert isinstance(bpe, models.BPE)
     bpe.unk_token = None
     bpe.fuse_unk = bpe.byte_fallback = bpe.ignore_merges = False
 
 
-def _frame_as_roberta(
+def _set_roberta_template(
     tokenizer: Tokenizer, folder: Path, options: dict[str, Any], names: tuple[tuple[str, str], ...], *, adds_space: bool
 ) -> None:
-    start, end = (_known(tokenizer, folder, options, key, token) for key, token in names)
-    if _frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
+    start, end = (_find_token(tokenizer, folder, options, key, token) for key, token in names)
+    if _find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
         tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
 
 
 def _apply_xlm_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
     parts, adds_space = get_tokenizer_parts(tokenizer), options.get("add_prefix_space", True)
     for key, value in _XLM_ROBERTA_MODEL.items():
-        _expect(folder, XLM_ROBERTA, f"model.{key}", parts["model"].get(key), value)
-    tokenizer.normalizer = _xlm_roberta_normalizer(folder, parts["normalizer"])
+        _check_part(folder, XLM_ROBERTA, f"model.{key}", parts["model"].get(key), value)
+    tokenizer.normalizer = _build_xlm_roberta_normalizer(folder, parts["normalizer"])
     scheme = "always" if adds_space else "never"
-    steps = _steps(parts["pre_tokenizer"], "pretokenizers")
+    steps = _list_steps(parts["pre_tokenizer"], "pretokenizers")
     kinds = [step["type"] for step in steps]
-    if kinds != ["Metaspace"]:  # it stands alone where the normalizer removes spaces
-        _expect(folder, XLM_ROBERTA, "pre_tokenizer", kinds, ["WhitespaceSplit", "Metaspace"])
+    if kinds != ["Metaspace"]:  # Metaspace alone is enough if the normalizer removes repeated spaces.
+        _check_part(folder, XLM_ROBERTA, "pre_tokenizer", kinds, ["WhitespaceSplit", "Metaspace"])
     for key, value in (("replacement", "▁"), ("prepend_scheme", scheme)):
-        _expect(folder, XLM_ROBERTA, f"pre_tokenizer.{key}", steps[-1][key], value)
+        _check_part(folder, XLM_ROBERTA, f"pre_tokenizer.{key}", steps[-1][key], value)
     split = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
-    _frame_as_roberta(tokenizer, folder, options, _XLM_ROBERTA_FRAME, adds_space=adds_space)
+    _set_roberta_template(tokenizer, folder, options, _XLM_ROBERTA_FRAME, adds_space=adds_space)
 
 
-def _xlm_roberta_normalizer(folder: Path, found: dict[str, Any] | None) -> normalizers.Normalizer | None:
-    """Return sentencepiece's table of characters alone. Steps for spaces change nothing where words are split."""
-    steps = [step for step in _steps(found, "normalizers") if not _is_about_spaces(step)]
+def _build_xlm_roberta_normalizer(folder: Path, found: dict[str, Any] | None) -> normalizers.Normalizer | None:
+    """Return only SentencePiece's character map. Steps for spaces have no effect, because words are split at spaces."""
+    steps = [step for step in _list_steps(found, "normalizers") if not _is_about_spaces(step)]
     if not steps:
         return None
-    _expect(folder, XLM_ROBERTA, "normalizer", [step["type"] for step in steps], ["Precompiled"])
+    _check_part(folder, XLM_ROBERTA, "normalizer", [step["type"] for step in steps], ["Precompiled"])
     return normalizers.Precompiled(base64.b64decode(steps[0]["precompiled_charsmap"]))
 
 
@@ -151,15 +159,15 @@ def _is_about_spaces(step: dict[str, Any]) -> bool:
     return step["type"] == "Strip" or (step.get("pattern") == {"Regex": " {2,}"} and step["content"] in (" ", "▁"))
 
 
-def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """Return the steps of a part that can be a sequence of them."""
+def _list_steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """Return the steps of a part, which is a sequence of steps or a single step."""
     return [] if part is None else part.get(name, [part])
 
 
-def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], *, is_named: bool) -> None:
-    """Refuse an option that stands in both files with two values, where transformers' releases differ in which counts.
+def _check_generic(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], *, is_named: bool) -> None:
+    """Check that no option has different values in the two files. Releases of transformers differ in which one wins.
 
-    Without a class, the options of BERT count too: nothing says that they do not.
+    If no class is named, BERT's options are checked too, because the class could be BERT's.
     """
     parts = get_tokenizer_parts(tokenizer)
     normalizer, split = parts["normalizer"] or {}, parts["pre_tokenizer"] or {}
@@ -171,20 +179,24 @@ def _check_as_it_is(tokenizer: Tokenizer, folder: Path, options: dict[str, Any],
         if option in options and value is not None and options[option] != value:
             raise ArtifactError(
                 f"{folder / 'tokenizer_config.json'}: {option} is {json.dumps(options[option])}, but tokenizer.json "
-                f"has {json.dumps(value)}. Make both the same."
+                f"has {json.dumps(value)}. Use the same value in both."
             )
 
 
-def _known(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str, default: str) -> tuple[str, int]:
+def _find_token(
+    tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str, default: str
+) -> tuple[str, int]:
     token = get_token_content(options.get(name, default))
     index = tokenizer.token_to_id(token)
     if index is None:
-        raise ArtifactError(f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {FORCE_HINT}")
+        raise ArtifactError(
+            f"{folder / 'tokenizer_config.json'}: {name} {token} is not in the vocabulary. {FORCE_HINT}"
+        )
     return token, index
 
 
-def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the special tokens around a text and around two, with -1 for each text."""
+def _find_frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the special-token ids around one text and around two texts, with -1 in place of each text."""
     encodings = tokenizer.encode("a"), tokenizer.encode("a", "a")
     frames = []
     for encoding in encodings:
@@ -196,7 +208,7 @@ def _frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return frames[0], frames[1]
 
 
-def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
+def _check_part(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
     if found != expected:
         found, expected = json.dumps(found), json.dumps(expected)
         reason = f"{part} is {found}, but transformers' {name} has {expected}. {FORCE_HINT}"
@@ -204,12 +216,12 @@ def _expect(folder: Path, name: str, part: str, found: Any, expected: Any) -> No
 
 
 def get_token_content(token: str | dict[str, Any]) -> str:
-    """Return the text of a token as settings name it."""
+    """Return the text of a token from the settings, where it is a string or an object."""
     return token if isinstance(token, str) else token["content"]
 
 
 def get_tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the parts of a ``tokenizer.json`` besides its vocabulary."""
+    """Return the content of a ``tokenizer.json`` without its vocabulary."""
     settings = json.loads(tokenizer.to_str())
     settings["model"].pop("vocab", None)
     return settings

@@ -1,4 +1,4 @@
-"""Tokenizers from files, to files, and trained, on the ``tokenizers`` library."""
+"""Loading, saving and training of tokenizers with the ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from text.transforms.tokenizer_settings import (
 )
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-"""RoBERTa's, in the order of their ids, 0 to 4, in a vocabulary that we train."""
+"""RoBERTa's special tokens, in the order of their ids (0 to 4) in a trained vocabulary."""
 
 _BYTE_LEVEL_BPE = (
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
     ("gpt2_bpe_encoder.json", "gpt2_bpe_vocab.bpe"),
 )
-"""What Hugging Face, GPT-2 and torchtext call a vocabulary and its merges."""
+"""File names of vocabulary and merges: Hugging Face's, GPT-2's and torchtext's."""
 _ROBERTA_NAMES = {
     "bos_token": "<s>",
     "cls_token": "<s>",
@@ -53,31 +53,35 @@ _BERT_NAMES = {
     "unk_token": "[UNK]",
     "mask_token": "[MASK]",
 }
-"""Hugging Face's names of special tokens."""
+"""Special tokens by their names in Hugging Face's settings."""
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer from local files; the network is not asked.
+    """Load a tokenizer from local files, without network access.
+
+    A folder may contain one of:
+
+    - ``tokenizer.json`` (Hugging Face)
+    - ``vocab.json`` and ``merges.txt`` (RoBERTa)
+    - ``encoder.json`` and ``vocab.bpe`` (GPT-2), also under torchtext's names. With fairseq's ``dict.txt`` beside them,
+      ids become RoBERTa's. Otherwise they follow RoBERTa's special tokens, starting at 5.
+    - ``vocab.txt`` (BERT). It lower-cases unless ``do_lower_case`` in ``tokenizer_config.json`` is false.
 
     Args:
-        path: A ``tokenizer.json``; or a folder that holds one (Hugging Face's form), or ``vocab.json``
-            and ``merges.txt`` (RoBERTa's form), or GPT-2's own ``encoder.json`` and ``vocab.bpe`` (also
-            under torchtext's names of them), or ``vocab.txt`` (BERT's form; it lower-cases unless
-            ``do_lower_case`` in ``tokenizer_config.json`` is false). GPT-2's ids become RoBERTa's where
-            fairseq's ``dict.txt`` is beside them; else they follow RoBERTa's special tokens, from 5 on.
+        path: A ``tokenizer.json``, or a folder.
 
     Raises:
-        FileNotFoundError: Nothing of the kind is there.
+        FileNotFoundError: The path contains no tokenizer.
         ArtifactError: The files cannot be read as a tokenizer.
-        UnsupportedModelError: The tokenizer is one that is not supported, such as a vocabulary without RoBERTa's or
-            BERT's special tokens.
+        UnsupportedModelError: The tokenizer is not supported, for example a vocabulary without RoBERTa's or BERT's
+            special tokens.
     """
     files = find_tokenizer_files(path)
     check_sizes(files)
     with translate_tokenizer_errors(files):
         tokenizer = _load(files)
         _check_ids(tokenizer, files[0])
-        if _is_listed(Path(path)):
+        if _has_modules_file(Path(path)):
             apply_lower_casing(tokenizer, files[0].parent)
         check_templates(tokenizer, files[0])
     return tokenizer
@@ -86,35 +90,35 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 def _load(files: Sequence[Path]) -> Tokenizer:
     if files[0].name == "vocab.txt":
         return _load_word_piece(files[0])
-    return _load_byte_level_bpe(*files[:2]) if len(files) > 1 else _load_whole(files[0])
+    return _load_byte_level_bpe(*files[:2]) if len(files) > 1 else _load_tokenizer_json(files[0])
 
 
 def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
-    """Refuse a vocabulary in which two tokens share an id. The library drops one of them when it copies a tokenizer."""
+    """Check that no two tokens share an id, because the library drops one of them when it copies a tokenizer."""
     owner: dict[int, str] = {}
     for token, i in tokenizer.get_vocab().items():
         if owner.setdefault(i, token) != token:
             both = json.dumps([owner[i], token], ensure_ascii=False)
-            raise ArtifactError(f"{file}: the tokens {both} have one id, {i}. Restore it, or save the tokenizer again.")
+            raise ArtifactError(f"{file}: the tokens {both} share the id {i}. Restore it, or save the tokenizer again.")
 
 
 def list_tokenizer_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return all files of a folder that ``load_tokenizer`` reads, settings included.
+    """Return the paths of all files that ``load_tokenizer`` reads from a folder, including settings.
 
     Raises:
-        FileNotFoundError: There is no tokenizer.
+        FileNotFoundError: The folder contains no tokenizer.
     """
     files = find_tokenizer_files(folder)
     return [*files, *list_setting_files(files[0].parent)]
 
 
 def find_tokenizer_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of the vocabulary: a tokenizer.json; or vocabulary, merges and dictionary.
+    """Return the paths of ``tokenizer.json``, or of vocabulary, merges and fairseq's dictionary.
 
     Raises:
-        FileNotFoundError: There are none.
+        FileNotFoundError: The path contains no tokenizer.
     """
-    folder = _transformer_folder(Path(path))
+    folder = _find_transformer_folder(Path(path))
     if folder.is_file():
         return [folder]
     for names in (("tokenizer.json",), *_BYTE_LEVEL_BPE, ("vocab.txt",)):
@@ -125,24 +129,24 @@ def find_tokenizer_files(path: str | os.PathLike[str]) -> list[Path]:
                 *(folder / name for name in others if (folder / name).is_file()),
             ]
     raise FileNotFoundError(
-        f"{path}: no tokenizer; expected tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe, "
-        "or vocab.txt"
+        f"{path}: no tokenizer found. Give a folder with tokenizer.json, with vocab.json and merges.txt, with "
+        "encoder.json and vocab.bpe, or with vocab.txt."
     )
 
 
-def _transformer_folder(path: Path) -> Path:
-    """Return the folder of the transformer in a folder of sentence-transformers; any other path as it is."""
-    modules = read_modules(path) if _is_listed(path) else []
+def _find_transformer_folder(path: Path) -> Path:
+    """Return the folder of the transformer module in a sentence-transformers folder, or any other path unchanged."""
+    modules = read_modules(path) if _has_modules_file(path) else []
     return modules[0][1] if modules else path
 
 
-def _is_listed(path: Path) -> bool:
-    """Return whether sentence-transformers wrote the folder. It reads its settings of a transformer only then."""
+def _has_modules_file(path: Path) -> bool:
+    """Return whether sentence-transformers wrote the folder. Its settings apply only to such a folder."""
     return os.path.lexists(path / "modules.json")
 
 
-def _load_whole(file: Path) -> Tokenizer:
-    """Load a file in the form of tokenizers. The settings beside it count if it is a ``tokenizer.json``."""
+def _load_tokenizer_json(file: Path) -> Tokenizer:
+    """Load a file of the tokenizers library. If its name is ``tokenizer.json``, apply the settings beside it."""
     tokenizer = Tokenizer.from_file(str(file))
     dropout = round(getattr(tokenizer.model, "dropout", None) or 0.0, 6)
     check_settings(file, {"model.dropout": dropout}, {"model.dropout": TOKENIZER_MODEL["dropout"]})
@@ -152,20 +156,20 @@ def _load_whole(file: Path) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_length: int | None = None) -> None:
-    """Writes ``tokenizer.json`` and what ``transformers`` and ``sentence-transformers`` need beside it.
+    """Write ``tokenizer.json``, and the settings that ``transformers`` and ``sentence-transformers`` read with it.
 
     Args:
-        tokenizer: One that ``load_tokenizer`` or ``train_tokenizer`` gave.
-        folder: May hold an encoder, and shall for the two libraries to make use of it.
-        max_length: Most tokens of a text, for the two.
+        tokenizer: Tokenizer from ``load_tokenizer`` or ``train_tokenizer``.
+        folder: Output folder. The two libraries also need an encoder in it.
+        max_length: Maximum number of tokens per text, stored for the two libraries.
 
     Raises:
-        ValueError: There is no padding token.
-        OSError: The folder cannot be written.
+        ValueError: The tokenizer has no padding token.
+        OSError: The folder is not writable.
     """
     padding = str(tokenizer.id_to_token(get_padding_idx(tokenizer)))
     names = (_BERT_NAMES if padding == "[PAD]" else _ROBERTA_NAMES) | {"pad_token": padding}
-    # A name without an entry would become a new one.
+    # transformers would add a named token that is not in the vocabulary as a new entry.
     special = {name: token for name, token in names.items() if tokenizer.token_to_id(token) is not None}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -182,18 +186,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: bool = False) -> Tokenizer:
-    """A byte-level BPE as RoBERTa's, learned from the texts.
+    """Train a byte-level BPE with RoBERTa's special tokens.
 
     Args:
-        texts: What the tokenizer shall be good at; the same texts give the same tokenizer.
-        vocab_size: Most entries; few texts give fewer. At least 261: 256 bytes and 5 special tokens.
+        texts: Training texts. The same texts give the same tokenizer.
+        vocab_size: Maximum number of entries, at least 261 (256 bytes and 5 special tokens). Few texts give fewer.
+        show_progress: Show a progress bar.
 
     Raises:
         ValueError: ``vocab_size`` is below 261.
     """
-    least = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < least:
-        raise ValueError(f"vocab_size is {vocab_size}; expected {least} or more")
+    minimum = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < minimum:
+        raise ValueError(f"vocab_size is {vocab_size}; expected {minimum} or more")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -204,18 +209,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: boo
         show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _as_roberta(tokenizer)
+    return _add_roberta_parts(tokenizer)
 
 
 def load_or_train_tokenizer(
     path: str | os.PathLike[str] | None, texts: Callable[[], Iterable[str]], vocab_size: int
 ) -> Tokenizer:
-    """Return the tokenizer at a path, or train one if the path is None.
+    """Load a tokenizer from a path, or train a tokenizer if the path is None.
 
     Args:
-        path: As in ``load_tokenizer``.
-        texts: Is called for the texts to train on.
-        vocab_size: As in ``train_tokenizer``.
+        path: File or folder for ``load_tokenizer``, or None.
+        texts: Function that returns the training texts. It is called only to train.
+        vocab_size: Maximum number of entries of a trained tokenizer.
     """
     if path is not None:
         return load_tokenizer(path)
@@ -223,47 +228,47 @@ def load_or_train_tokenizer(
 
 
 def _load_byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
-    """RoBERTa's, or GPT-2's (Radford et al. 2019), of which RoBERTa's differs by its ids alone."""
+    """Load RoBERTa's tokenizer, or GPT-2's (Radford et al. 2019), which differs from RoBERTa's only in its ids."""
     entries, pairs = models.BPE.read_file(str(vocab), str(merges))
     if vocab.name != "vocab.json":
-        entries = _with_ids_of_roberta(entries, vocab.parent / "dict.txt")
+        entries = _map_to_roberta_ids(entries, vocab.parent / "dict.txt")
     tokenizer = Tokenizer(models.BPE(entries, pairs))
     missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
-        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. RoBERTa's special tokens must be in it.")
+        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. Add RoBERTa's special tokens.")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    # transformers reads vocab.json, and gives "<mask>" no space unless a file beside it says so.
-    tokenizer = _as_roberta(tokenizer, mask_takes_space=vocab.name != "vocab.json")
+    # With vocab.json, "<mask>" of transformers does not absorb the space before it unless another file sets this.
+    tokenizer = _add_roberta_parts(tokenizer, should_mask_strip=vocab.name != "vocab.json")
     return apply_token_settings(tokenizer, vocab.parent, _ROBERTA_NAMES)
 
 
-def _with_ids_of_roberta(entries: dict[str, int], dictionary: Path) -> dict[str, int]:
-    """GPT-2's entries, and RoBERTa's special tokens.
+def _map_to_roberta_ids(entries: dict[str, int], dictionary: Path) -> dict[str, int]:
+    """Return GPT-2's entries and RoBERTa's special tokens, with RoBERTa's ids.
 
-    fairseq's dictionary has a line for each id from 4 on: GPT-2's id, or a made-up word, and a count.
+    fairseq's dictionary has one line per id, starting at 4: GPT-2's id or a filler word, and a count.
     """
     if not dictionary.is_file():
         return {
             token: i for i, token in enumerate((*SPECIAL_TOKENS, *sorted(entries, key=lambda token: entries[token])))
         }
-    token_of = {str(i): token for token, i in entries.items()}
+    gpt2_tokens = {str(i): token for token, i in entries.items()}
     lines = dictionary.read_text(encoding="utf-8").splitlines()
     words = [line.rpartition(" ")[0] for line in lines]
-    missing = token_of.keys() - set(words)
+    missing = gpt2_tokens.keys() - set(words)
     if missing or len(set(words)) < len(words):
-        found = f"GPT-2's id {min(missing, key=int)} is missing" if missing else "a word stands twice"
-        raise ArtifactError(f"{dictionary}: {found}; expected fairseq's dictionary, with every id of encoder.json once")
-    tokens = [*SPECIAL_TOKENS[:4], *(token_of.get(word, word) for word in words), SPECIAL_TOKENS[4]]
+        found = f"GPT-2's id {min(missing, key=int)} is missing" if missing else "a word occurs twice"
+        raise ArtifactError(f"{dictionary}: {found}. Use fairseq's dictionary, with every id of encoder.json once.")
+    tokens = [*SPECIAL_TOKENS[:4], *(gpt2_tokens.get(word, word) for word in words), SPECIAL_TOKENS[4]]
     return {token: i for i, token in enumerate(tokens)}
 
 
 def _load_word_piece(vocab: Path) -> Tokenizer:
-    """BERT's (arXiv:1810.04805), with the options that ``transformers`` knows."""
+    """Load BERT's tokenizer (arXiv:1810.04805), with the options that ``transformers`` supports."""
     options = read_options(vocab.parent)
     tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     missing = [token for token in _BERT_NAMES.values() if tokenizer.token_to_id(token) is None]
     if missing:
-        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. BERT's special tokens must be in it.")
+        raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. Add BERT's special tokens.")
     tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
     tokenizer.normalizer = build_bert_normalizer(vocab.parent, options, find_class_name(vocab.parent, options))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -274,14 +279,14 @@ def _load_word_piece(vocab: Path) -> Tokenizer:
     return apply_token_settings(tokenizer, vocab.parent, _BERT_NAMES)
 
 
-def _as_roberta(tokenizer: Tokenizer, *, mask_takes_space: bool = True) -> Tokenizer:
-    """Add RoBERTa's special tokens, decoder and pair encoding.
+def _add_roberta_parts(tokenizer: Tokenizer, *, should_mask_strip: bool = True) -> Tokenizer:
+    """Add RoBERTa's special tokens, decoder and pair template.
 
     Args:
-        tokenizer: The tokenizer to change.
-        mask_takes_space: Whether "<mask>" takes the space before it, so that it can stand for a word.
+        tokenizer: Tokenizer to change in place.
+        should_mask_strip: If True, "<mask>" absorbs the space before it, so that it can replace a word.
     """
-    mask = AddedToken("<mask>", lstrip=mask_takes_space, special=True)
+    mask = AddedToken("<mask>", lstrip=should_mask_strip, special=True)
     tokenizer.add_special_tokens([*SPECIAL_TOKENS[:-1], mask])
     tokenizer.decoder = decoders.ByteLevel()
     cls_id, sep_id = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
@@ -296,7 +301,7 @@ def get_padding_idx(tokenizer: Tokenizer) -> int:
     """Return the id of the padding token.
 
     Raises:
-        UnsupportedModelError: The tokenizer has none.
+        UnsupportedModelError: The tokenizer has no padding token.
     """
     index = find_padding(tokenizer)
     if index is None:
@@ -307,12 +312,12 @@ def get_padding_idx(tokenizer: Tokenizer) -> int:
 
 
 def count_ids(tokenizer: Tokenizer) -> int:
-    """Return how many ids a table of embeddings needs: one more than the highest id, which can leave some out."""
+    """Return the number of rows that an embedding table needs: one more than the highest id. Ids may have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the settings of an encoder with random weights that its tokenizer decides.
+    """Return the encoder settings that depend on the tokenizer, for an encoder with random weights.
 
     Raises:
         UnsupportedModelError: The tokenizer has no padding token.

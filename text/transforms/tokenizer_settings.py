@@ -1,8 +1,8 @@
-"""The settings that stand beside a tokenizer's file, applied as transformers and sentence-transformers apply them.
+"""Settings in the files beside a tokenizer, applied as transformers and sentence-transformers apply them.
 
 ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json`` and ``sentence_bert_config.json`` can
-change what a ``tokenizer.json`` does. Which class of transformers reads the files decides which of the settings count:
-``BertTokenizer`` builds the normalizer anew, ``PreTrainedTokenizerFast`` takes ``tokenizer.json`` as it is.
+change the behavior of a ``tokenizer.json``. The tokenizer class of transformers decides which settings apply:
+``BertTokenizer`` rebuilds the normalizer, ``PreTrainedTokenizerFast`` uses ``tokenizer.json`` unchanged.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ _FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """Return what the files beside a tokenizer say, special tokens included.
+    """Return the settings of the files beside a tokenizer, including special tokens.
 
     Raises:
         ArtifactError: A file is damaged.
         UnsupportedModelError: A setting has a value that is not supported.
     """
     path = folder / "tokenizer_config.json"
-    options = _without_null(read_optional_settings(path, TOKENIZER_OPTIONS))
+    options = _remove_nulls(read_optional_settings(path, TOKENIZER_OPTIONS))
     if "attention_mask" not in options.get("model_input_names", ["attention_mask"]):
-        reason = "model_input_names lacks attention_mask. Padding would be part of the texts."
+        reason = "model_input_names lacks attention_mask. Without it, padding would be part of the texts."
         raise UnsupportedModelError.at(path, reason)
-    if "added_tokens_decoder" not in options:  # as transformers decides whether to read the older files
+    if "added_tokens_decoder" not in options:  # transformers reads the older files only in this case.
         older = folder / "special_tokens_map.json"
-        options |= _without_null(read_optional_settings(older, SPECIAL_TOKENS_MAP))
+        options |= _remove_nulls(read_optional_settings(older, SPECIAL_TOKENS_MAP))
         added = folder / "added_tokens.json"
         options["added_tokens"] = read_json(added, dict[str, int]) if os.path.lexists(added) else {}
     return options
 
 
-def _without_null(settings: dict[str, Any]) -> dict[str, Any]:
+def _remove_nulls(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def list_setting_files(folder: Path) -> list[Path]:
-    """Return the files beside a tokenizer that transformers reads with it."""
+    """Return the paths of the settings files that transformers reads beside a tokenizer."""
     decoder = read_setting(folder / "tokenizer_config.json", TOKENIZER_OPTIONS, "added_tokens_decoder")
     older = () if decoder is not None else ("special_tokens_map.json", "added_tokens.json")
     names = ("config.json", "tokenizer_config.json", *older)
@@ -76,15 +76,15 @@ def list_setting_files(folder: Path) -> list[Path]:
 
 
 def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
-    """Make a ``tokenizer.json`` give the ids that transformers gives with the files beside it.
+    """Change a tokenizer to return the ids that transformers returns with the files in ``folder``.
 
     Raises:
-        ArtifactError: A file is damaged, or contradicts ``tokenizer.json``.
+        ArtifactError: A file is damaged, or it contradicts ``tokenizer.json``.
         UnsupportedModelError: A setting has a value that is not supported.
     """
     options = read_options(folder)
     _check_sides(tokenizer, folder, options)
-    _forget_lengths(tokenizer)
+    _remove_lengths(tokenizer)
     name = find_class_name(folder, options)
     apply_class(tokenizer, folder, options, name)
     _add_tokens(tokenizer, folder, options)
@@ -93,10 +93,10 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def apply_token_settings(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
-    """Return a tokenizer of a vocabulary with the flags of its tokens that the files beside it state.
+    """Add the token flags from the files beside a vocabulary to its tokenizer, and return the tokenizer.
 
     Raises:
-        UnsupportedModelError: There are more or other tokens in them, or a space goes before each text.
+        UnsupportedModelError: The files name other tokens than the vocabulary, or set ``add_prefix_space``.
     """
     options = read_options(folder)
     tokens, special = read_added_tokens(folder, options), read_special_tokens(options)
@@ -104,14 +104,14 @@ def apply_token_settings(tokenizer: Tokenizer, folder: Path, names: Mapping[str,
     more += [token for name, token in special.items() if token.content != names.get(name, token.content)]
     if more or options.get("add_prefix_space", False):
         found = f"token {more[0].content} beside the vocabulary" if more else "add_prefix_space is true"
-        reason = f"{found}. Save it with transformers, which writes a tokenizer.json."
+        reason = f"{found}. Save the tokenizer with transformers, which writes a tokenizer.json."
         raise UnsupportedModelError.at(folder, reason)
     tokenizer.add_tokens([*special.values(), *tokens.values()])
     return tokenizer
 
 
 def apply_lower_casing(tokenizer: Tokenizer, folder: Path) -> None:
-    """Put ``do_lower_case`` of sentence-transformers before what the tokenizer itself does to a text."""
+    """Add lower-casing as the first normalizer if ``do_lower_case`` of sentence-transformers is true."""
     path = find_sentence_file(folder)
     if path is None or not read_setting(path, TRANSFORMER, "do_lower_case"):
         return
@@ -123,10 +123,10 @@ def apply_lower_casing(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def find_class_name(folder: Path, options: dict[str, Any]) -> str:
-    """Return the class by which transformers reads the files; "" if nothing says which.
+    """Return the name of the tokenizer class that transformers uses for the files, or "" if no file names one.
 
     Raises:
-        UnsupportedModelError: It is none that this library knows.
+        UnsupportedModelError: The class is not supported.
     """
     path = folder / "config.json"
     stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
@@ -139,21 +139,24 @@ def find_class_name(folder: Path, options: dict[str, Any]) -> str:
 
 
 def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    """Add the tokens that are stated beside the tokenizer and that it lacks, or has with other flags.
+    """Add the tokens from the settings that the tokenizer lacks or has with other flags.
 
     Raises:
-        ArtifactError: A token is not described as transformers does, or would get another id than the stated one.
+        ArtifactError: A token has an invalid description, or would get another id than in the settings.
     """
     has = tokenizer.get_added_tokens_decoder()
     stated = {
-        i: token for i, token in read_added_tokens(folder, options).items() if "added_tokens" not in options or i not in has
+        i: token
+        for i, token in read_added_tokens(folder, options).items()
+        if "added_tokens" not in options or i not in has
     }
     known = {repr(token) for token in has.values()}
     tokenizer.add_tokens([token for _, token in sorted(stated.items()) if repr(token) not in known])
     for i, token in stated.items():
         if tokenizer.token_to_id(token.content) != i:
             path = folder / ("added_tokens.json" if "added_tokens" in options else "tokenizer_config.json")
-            raise ArtifactError(f"{path}: token {token.content} has id {i}. tokenizer.json must give it the same one.")
+            reason = f"token {token.content} has id {i}, but tokenizer.json gives it another id. Make both the same."
+            raise ArtifactError(f"{path}: {reason}")
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     extra = options.get("extra_special_tokens", options.get("additional_special_tokens", []))
     extra = map(_special, extra.values() if isinstance(extra, dict) else extra)
@@ -163,7 +166,7 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
 
 
 def read_special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """Return the special tokens that the options name, such as ``pad_token``."""
+    """Return the special tokens of the options by name, such as ``pad_token``."""
     return {name: _special(options[name]) for name in SPECIAL_TOKENS if name in options}
 
 
@@ -174,10 +177,10 @@ def _special(token: str | dict[str, Any]) -> AddedToken:
 
 
 def read_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Return the added tokens that the options name, by id.
+    """Return the added tokens of the options by id.
 
     Raises:
-        ArtifactError: They are not described as transformers does.
+        ArtifactError: The description of a token is invalid.
     """
     try:
         older = {int(i): AddedToken(token) for token, i in options.get("added_tokens", {}).items()}
@@ -185,26 +188,26 @@ def read_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, Add
     except (AttributeError, TypeError, ValueError):
         name = "added_tokens" if "added_tokens" in options else "added_tokens_decoder"
         path = folder / ("added_tokens.json" if "added_tokens" in options else "tokenizer_config.json")
-        raise ArtifactError(f"{path}: {name} has no tokens by id. Save the tokenizer again.") from None
+        raise ArtifactError(f"{path}: {name} is not a mapping of ids and tokens. Save the tokenizer again.") from None
 
 
 def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    """Refuse texts that are cut or padded on the left, which ``tokenizer.json`` can say too."""
+    """Check that ``tokenizer.json`` does not truncate or pad on the left."""
     for name, setting in (("truncation", tokenizer.truncation), ("padding", tokenizer.padding)):
         if setting is not None and f"{name}_side" not in options and setting["direction"] != "right":
             reason = f"{name}.direction is {json.dumps(setting['direction'])}. Only right is supported."
             raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
 
 
-def _forget_lengths(tokenizer: Tokenizer) -> None:
-    """Remove the lengths to which ``tokenizer.json`` cuts and pads. A huge one would fill the memory."""
+def _remove_lengths(tokenizer: Tokenizer) -> None:
+    """Remove the truncation and padding lengths of ``tokenizer.json``. A huge padding length would exhaust memory."""
     tokenizer.no_truncation()
     if (padding := tokenizer.padding) is not None:
         tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])
 
 
 def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
-    """Note the padding token for ``padding_idx`` where its name alone would not tell."""
+    """Store the padding token in the tokenizer if ``find_padding`` would not find it by its name."""
     token = get_token_content(options.get("pad_token", default))
     index = tokenizer.token_to_id(token) if token else None
     if index is not None and index != find_padding(tokenizer):
@@ -212,7 +215,7 @@ def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str)
 
 
 def find_padding(tokenizer: Tokenizer) -> int | None:
-    """Return the id of the padding token: the one of ``padding`` in ``tokenizer.json``, else one with a usual name."""
+    """Return the id of the padding token: from ``padding`` in ``tokenizer.json``, or of ``<pad>`` or ``[PAD]``."""
     padding = tokenizer.padding
     if padding is not None and tokenizer.token_to_id(padding["pad_token"]) == padding["pad_id"]:
         return padding["pad_id"]

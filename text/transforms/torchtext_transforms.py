@@ -1,7 +1,7 @@
-"""torchtext's transforms in the place of Tokenize, for code that has them.
+"""Adapter for torchtext transforms, for code that already uses them. It can replace ``Tokenize``.
 
-torchtext's last release, 0.18, loads on PyTorch 2.3 only. What it gives and what ``tokenizers`` gives are the same
-ids, for one vocabulary, but where a special token stands literally in a text: here its letters are tokenized.
+The last release of torchtext, 0.18, requires PyTorch 2.3. With the same vocabulary, torchtext and ``tokenizers`` give
+the same ids, except for a special token that occurs literally in a text: torchtext tokenizes its letters.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from text.transforms.layout import Templates, TokenLayout
 
 
 class TorchtextTokenize(TokenLayout):
-    """A transform of ``torchtext.transforms``, and what an encoder needs around it, as ``Tokenize`` has it.
+    """Transform that wraps a ``torchtext.transforms`` module and returns token batches like ``Tokenize``.
 
-    Pairs of title and text become ``start title between text end``. Special tokens and padding that the transform
-    adds itself (``AddToken``, ``ToTensor``) are taken off first; what its ``Truncate`` cuts off is not counted as
+    A (title, text) pair becomes ``start title between text end``. Special tokens and padding that the wrapped transform
+    adds (``AddToken``, ``ToTensor``) are removed first. Tokens that its ``Truncate`` removes are not reported as
     truncated.
 
     Args:
-        transform: A list of texts, or one, to the ids of each, as numbers, strings of digits or a tensor: a
-            ``GPT2BPETokenizer``, or a ``Sequential`` such as ``ROBERTA_BASE_ENCODER.transform()``.
-        max_length: Most tokens a text may have, special tokens and prompt included.
-        prompt: Put before every text, or title.
-        start: Ids before a text; RoBERTa's ``<s>`` by default. BERT's [CLS] has another.
-        between: Ids between title and text; by default ``</s></s>``.
-        end: Ids after a text; by default ``</s>``.
-        padding_idx: The id that fills rows up; by default ``<pad>``.
+        transform: Callable from a list of texts, or from one text, to ids: integers, strings of digits or a tensor.
+            Examples: ``GPT2BPETokenizer``, or a ``Sequential`` such as ``ROBERTA_BASE_ENCODER.transform()``.
+        max_length: Maximum number of tokens per text, including special tokens and prompt.
+        prompt: Prefix of each text, or of the title of a pair.
+        start: Ids before a text. Default: RoBERTa's ``<s>``. BERT's [CLS] has another id.
+        between: Ids between title and text. Default: ``</s></s>``.
+        end: Ids after a text. Default: ``</s>``.
+        padding_idx: Id of the padding token. Default: ``<pad>``.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text; the transform gives no ids, or those of special tokens
-            (as GPT-2's own do, which have no such tokens).
+        ValueError: ``max_length`` leaves no room for a text, or the transform returns no ids, or returns ids of special
+            tokens for plain letters (GPT-2's vocabulary does, because it lacks RoBERTa's special tokens).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TorchtextTokenize(TokenLayout):
 
 
 class _Encode(nn.Module):
-    """Texts to bare ids; a module, so that the transform is a part of what holds this."""
+    """Function from texts to ids without special tokens. It is a module, so that the transform becomes a submodule."""
 
     def __init__(self, transform: Callable, start: list[int], end: list[int], padding_idx: int) -> None:
         super().__init__()
@@ -72,17 +72,17 @@ class _Encode(nn.Module):
     def forward(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             rows = self.transform(list(texts)) if len(texts) else []
-        except TypeError:  # RegexTokenizer takes one text
+        except TypeError:  # RegexTokenizer accepts only a single text.
             rows = [self.transform(text) for text in texts]
         is_padded = isinstance(rows, Tensor)
-        return [self._bare(row, is_padded) for row in (rows.tolist() if is_padded else rows)]
+        return [self._strip_special_ids(row, is_padded) for row in (rows.tolist() if is_padded else rows)]
 
-    def _bare(self, row: list[int] | list[str], is_padded: bool) -> np.ndarray:
+    def _strip_special_ids(self, row: list[int] | list[str], is_padded: bool) -> np.ndarray:
         try:
             ids = [int(token) for token in row]
         except ValueError:
             raise ValueError(
-                f"the transform gives {row[:3]}; expected ids: a vocabulary (VocabTransform) is missing"
+                f"the transform returns {row[:3]} instead of ids. Add a vocabulary (VocabTransform) to it."
             ) from None
         while is_padded and ids and ids[-1] == self.padding_idx:
             ids.pop()
@@ -93,37 +93,40 @@ class _Encode(nn.Module):
 
 
 def _check_ids(encode: _Encode, special: set[int]) -> None:
-    """That no character is a special token."""
+    """Check that no ASCII character has the id of a special token."""
     characters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     for character, ids in zip(characters, encode(characters), strict=True):
         for token in special.intersection(ids.tolist()):
             raise ValueError(
-                f'the transform gives "{character}" the id {token}, a special token\'s; expected ids of a vocabulary '
-                "that has them, such as RoBERTa's (VocabTransform)"
+                f'the transform gives "{character}" the id {token}, which belongs to a special token. Use a '
+                "vocabulary with special tokens, such as RoBERTa's (VocabTransform)."
             )
 
 
 def torchtext_bpe(tokenizer: Tokenizer) -> nn.Module:
-    """torchtext's ``GPT2BPETokenizer`` with the vocabulary and merges of a byte-level BPE.
+    """Build torchtext's ``GPT2BPETokenizer`` with the vocabulary and merges of a byte-level BPE.
 
     Args:
-        tokenizer: From GPT-2's or RoBERTa's files, or trained here.
+        tokenizer: Byte-level BPE, loaded from GPT-2's or RoBERTa's files or trained by ``train_tokenizer``.
 
     Raises:
-        ValueError: It is of another kind, or ``<s>``, ``<pad>`` and ``</s>`` are not 0, 1 and 2.
+        ValueError: The tokenizer is not a byte-level BPE, or ``<s>``, ``<pad>`` and ``</s>`` are not ids 0, 1 and 2.
         ImportError: torchtext is not installed.
-        OSError: The one that is does not fit this PyTorch.
+        OSError: The installed torchtext does not work with the installed PyTorch.
     """
     with warnings.catch_warnings():
-        # torchtext 0.18, the last release, says so at every import.
+        # torchtext 0.18 warns at every import that it is the last release.
         warnings.filterwarnings("ignore", message=r"(?s).*TORCHTEXT STATUS", category=UserWarning)
         from torchtext.transforms import GPT2BPETokenizer  # pyright: ignore[reportMissingImports]
 
     config = json.loads(tokenizer.to_str())
     if not is_plain_byte_level_bpe(config):
-        raise ValueError(f"the tokenizer is no plain byte-level BPE ({config['model']['type']}); expected GPT-2's kind")
+        kind = config["model"]["type"]
+        raise ValueError(
+            f"the tokenizer is {kind}, or has options; torchtext needs a plain byte-level BPE like GPT-2's"
+        )
     if [tokenizer.token_to_id(token) for token in ("<s>", "<pad>", "</s>")] != [0, 1, 2]:
-        raise ValueError("the tokenizer has other special tokens than RoBERTa's; expected <s>, <pad>, </s> at 0, 1, 2")
+        raise ValueError("the special tokens are not RoBERTa's; torchtext needs <s>, <pad>, </s> as ids 0, 1, 2")
     merges = "\n".join(["#version: 0.2", *map(" ".join, config["model"]["merges"]), ""])
     with tempfile.TemporaryDirectory() as folder:
         encoder_json, vocab_bpe = Path(folder, "encoder.json"), Path(folder, "vocab.bpe")

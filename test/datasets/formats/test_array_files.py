@@ -1,4 +1,4 @@
-"""ArrayFile: the numbers that were written, or an error; never a process that a signal kills."""
+"""Tests of ArrayFile: it returns the numbers that were written, or raises an error. No damage kills the process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path: Path, arrays: tuple[list
 
 @law
 @given(st.lists(st.integers(-5, 5), max_size=2000), st.integers(-6, 6))
-def test_places_of_a_number(tmp_path: Path, numbers: list[int], number: int) -> None:
+def test_find_returns_the_indices_of_a_number(tmp_path: Path, numbers: list[int], number: int) -> None:
     path = tmp_path / "arrays"
     write_arrays(path, [np.array(sorted(numbers), np.int64)])
     [column] = ArrayFile(path, [np.int64]).columns
@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "arrays"
 
 
-def test_file_that_is_made_shorter_is_an_error(path: Path) -> None:
+def test_truncated_file_is_an_error(path: Path) -> None:
     [column] = ArrayFile(path, [np.int64]).columns
     os.truncate(path, 1000)
     with pytest.raises(DataError, match=str(path)):
@@ -58,9 +58,9 @@ def test_file_that_is_made_shorter_is_an_error(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 1000), Path.unlink, lambda path: os.utime(path)])
-def test_other_process_refuses_another_file(path: Path, damage) -> None:
+def test_unpickling_refuses_a_changed_file(path: Path, damage) -> None:
     pickled = pickle.dumps(ArrayFile(path, [np.int64]).columns[0])
-    assert pickle.loads(pickled)[77] == 77  # noqa: S301  our own
+    assert pickle.loads(pickled)[77] == 77  # noqa: S301  this test wrote the pickle
     damage(path)
     with pytest.raises(DataError, match=str(path)):
         pickle.loads(pickled)  # noqa: S301
@@ -74,7 +74,7 @@ def test_lengths_that_do_not_fit_are_refused(path: Path, lengths: list[int]) -> 
         ArrayFile(path, [np.int64])
 
 
-def test_places_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_offsets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "arrays"
     for numbers, fits in (([0, 3, 3, 7], True), ([0, 4, 3, 7], False), ([1, 7], False), ([0, 8], False), ([], False)):
         write_arrays(path, [np.array(numbers, np.int64)])

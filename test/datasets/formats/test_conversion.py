@@ -1,4 +1,4 @@
-"""Compressed files and arrays: the same rows as the plain file, or an error; converted once."""
+"""Tests of compressed files and JSON arrays: they give the same rows as the plain file, or an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from text.datasets.formats.conversion import prepare_plain_file
 from text.datasets.formats.jsonl import JsonlFile
 from text.errors import DataError
 
-PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
 ROWS = b"".join(json.dumps(row).encode() + b"\n" for row in records(40))
 
 
@@ -31,14 +31,14 @@ def write(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def refused_byte(path: str) -> int:
-    """The byte that the error names."""
+def find_refused_byte(path: str) -> int:
+    """Return the byte that the error names."""
     with pytest.raises(DataError) as caught:
         prepare_plain_file(path)
     place = parse_place(caught.value, path)
     assert place.line == 1
     folder = Path(path).parent / ".dpr-text"
-    assert not folder.exists() or not list(folder.iterdir())  # nothing is published
+    assert not folder.exists() or not list(folder.iterdir())  # No converted file is left behind.
     return place.byte
 
 
@@ -50,7 +50,7 @@ def test_same_batches_from_all_forms(tmp_path: Path, name: str, indent: int | No
     content = (
         json.dumps(rows, indent=indent).encode() if ".json." in f"{name}." else (tmp_path / "plain.jsonl").read_bytes()
     )
-    pack = PACKED.get(Path(name).suffix, bytes)
+    pack = COMPRESS.get(Path(name).suffix, bytes)
     path = tmp_path / name
     path.write_bytes(pack(content))
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_same_batches_from_all_forms(tmp_path: Path, name: str, indent: int | No
             assert list(pipe) == list(plain)
 
 
-def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "rows.jsonl.gz", gzip.compress(ROWS))
     plain = prepare_plain_file(path)
     assert Path(plain).read_bytes() == ROWS
@@ -70,8 +70,8 @@ def test_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json"])
-def test_one_process_converts_what_another_reads(tmp_path: Path, name: str) -> None:
-    """Two trainings that begin at once both convert: the file of the second takes the place of the first one's."""
+def test_two_processes_can_convert_the_same_file(tmp_path: Path, name: str) -> None:
+    """The converted file of the second process replaces the file that the first process reads."""
     rows = json.dumps(records(9)).encode() if name.endswith(".json") else gzip.compress(ROWS)
     path = write(tmp_path / name, rows)
     first = JsonlFile(path)
@@ -82,14 +82,14 @@ def test_one_process_converts_what_another_reads(tmp_path: Path, name: str) -> N
             assert reader.parse(1)["question"] == records(9)[1]["question"]
 
 
-def test_plain_file_is_itself(tmp_path: Path) -> None:
+def test_plain_file_is_not_converted(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", ROWS)
     assert prepare_plain_file(path) == path
     assert not (tmp_path / ".dpr-text").exists()
 
 
 @pytest.mark.parametrize("indent", [None, 4])
-def test_elements_stand_at_the_bytes_where_they_stood(tmp_path: Path, indent: int | None) -> None:
+def test_conversion_keeps_the_byte_offset_of_each_element(tmp_path: Path, indent: int | None) -> None:
     rows = [{"a": 1, "b": [{"c": "x\ny"}]}, {}, {"a": "]}, {"}]
     content = b" \n" + json.dumps(rows, indent=indent).replace("\n", "\r\n").encode()
     file = JsonlFile(write(tmp_path / "rows.json", content))
@@ -132,55 +132,55 @@ def test_rows_of_an_array_are_at_their_lines_and_bytes(tmp_path: Path, gaps: lis
 def test_array_that_is_named_jsonl_is_refused(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.jsonl.gz"):
         content = json.dumps(records(2)).encode()
-        assert refused_byte(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == 0
+        assert find_refused_byte(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == 0
 
 
-def test_array_that_is_cut_is_refused(tmp_path: Path) -> None:
+def test_truncated_array_is_refused(tmp_path: Path) -> None:
     content = json.dumps(records(3)).encode()
-    assert refused_byte(write(tmp_path / "rows.json", content[:-300])) == len(content) - 300
-    assert refused_byte(write(tmp_path / "rows.json.gz", gzip.compress(content[:-1]))) == len(content) - 1
+    assert find_refused_byte(write(tmp_path / "rows.json", content[:-300])) == len(content) - 300
+    assert find_refused_byte(write(tmp_path / "rows.json.gz", gzip.compress(content[:-1]))) == len(content) - 1
 
 
-# Compression. Every cut of the packed file is an error, and nothing of it is published.
+# Compression. Every truncation of a compressed file is an error, and no converted file is left behind.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 def test_every_cut_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
-    packed = PACKED[suffix](ROWS)
+    packed = COMPRESS[suffix](ROWS)
     path = tmp_path / f"rows.jsonl{suffix}"
     for size in range(20, len(packed)):
-        assert refused_byte(write(path, packed[:size])) == size
+        assert find_refused_byte(write(path, packed[:size])) == size
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 def test_cut_at_the_end_of_a_large_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
-    # Rows enough for several reads; without what stands behind the last of them.
-    packed = PACKED[suffix](b"".join(b'{"a": %d}\n' % (i * 7919 % 100_003) for i in range(100_000)))
+    # The file is large enough for several reads. Its last byte, part of the trailer, is removed.
+    packed = COMPRESS[suffix](b"".join(b'{"a": %d}\n' % (i * 7919 % 100_003) for i in range(100_000)))
     assert len(packed) > 1 << 17
-    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed[:-1])) == len(packed) - 1
+    assert find_refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed[:-1])) == len(packed) - 1
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("garbage", [b"x", b"\0" * 512, b"garbage" * 100, ROWS])
 def test_garbage_after_the_compressed_data_is_refused(tmp_path: Path, suffix: str, garbage: bytes) -> None:
-    packed = PACKED[suffix](ROWS)
-    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed + garbage)) <= len(packed + garbage)
+    packed = COMPRESS[suffix](ROWS)
+    assert find_refused_byte(write(tmp_path / f"rows.jsonl{suffix}", packed + garbage)) <= len(packed + garbage)
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 def test_several_members_are_accepted(tmp_path: Path, suffix: str) -> None:
     half = len(ROWS) // 2
-    packed = PACKED[suffix](ROWS[:half]) + PACKED[suffix](b"") + PACKED[suffix](ROWS[half:])
+    packed = COMPRESS[suffix](ROWS[:half]) + COMPRESS[suffix](b"") + COMPRESS[suffix](ROWS[half:])
     assert Path(prepare_plain_file(write(tmp_path / f"rows.jsonl{suffix}", packed))).read_bytes() == ROWS
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 def test_flipped_bit_is_refused(tmp_path: Path, suffix: str) -> None:
     packer = zstandard.ZstdCompressor(write_checksum=True).compress if suffix == ".zst" else gzip.compress
     packed = bytearray(packer(ROWS))
     packed[len(packed) // 2] ^= 4
-    assert refused_byte(write(tmp_path / f"rows.jsonl{suffix}", bytes(packed))) <= len(packed)
+    assert find_refused_byte(write(tmp_path / f"rows.jsonl{suffix}", bytes(packed))) <= len(packed)
 
 
 @pytest.mark.parametrize(
@@ -194,28 +194,28 @@ def test_flipped_bit_is_refused(tmp_path: Path, suffix: str) -> None:
     ],
 )
 def test_name_that_contradicts_the_content_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    assert refused_byte(write(tmp_path / name, content)) == 0
+    assert find_refused_byte(write(tmp_path / name, content)) == 0
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_compressed_file_without_rows_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix](content))
+    path = write(tmp_path / f"rows.jsonl{suffix}", COMPRESS[suffix](content))
     with pytest.raises(DataError, match="^" + re.escape(path)):
         DPRDataPipe(path, 1)
 
 
-@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("suffix", COMPRESS)
 def test_compressed_utf_16_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"rows.jsonl{suffix}", PACKED[suffix]('{"a": 1}'.encode("utf-16")))
-    assert refused_byte(path) == 0
+    path = write(tmp_path / f"rows.jsonl{suffix}", COMPRESS[suffix]('{"a": 1}'.encode("utf-16")))
+    assert find_refused_byte(path) == 0
 
 
 @law
-@given(st.binary(max_size=300), st.sampled_from(list(PACKED)), st.integers(1, 4))
-def test_unpacked_is_what_was_packed(tmp_path: Path, content: bytes, suffix: str, members: int) -> None:
+@given(st.binary(max_size=300), st.sampled_from(list(COMPRESS)), st.integers(1, 4))
+def test_decompression_restores_the_content(tmp_path: Path, content: bytes, suffix: str, members: int) -> None:
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(PACKED[suffix](content) * members)
+    path.write_bytes(COMPRESS[suffix](content) * members)
     form = Form({".gz": "gzip", ".zst": "zstd"}[suffix], is_array=False)
     assert b"".join(read_chunks(str(path), form)) == content * members
 
@@ -243,10 +243,10 @@ def test_compressed_file_that_changes_or_loses_its_conversion_is_refused(tmp_pat
         pass
 
 
-@pytest.mark.parametrize("suffix", PACKED)
-def test_little_that_unpacks_to_much_comes_in_pieces_and_is_refused(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_decompression_bomb_is_read_in_pieces_and_refused(tmp_path: Path, suffix: str) -> None:
     for megabytes in (60, 400):
-        path = write(tmp_path / f"spaces.jsonl{suffix}", PACKED[suffix](b"\n" * (megabytes << 20)))
+        path = write(tmp_path / f"spaces.jsonl{suffix}", COMPRESS[suffix](b"\n" * (megabytes << 20)))
         sizes = list[int]()
         try:
             sizes.extend(len(chunk) for chunk in read_chunks(path, detect_form(path)))

@@ -1,4 +1,4 @@
-"""find_field: the byte of a field, with json's own decoder as the oracle."""
+"""Tests of find_field, with Python's JSON decoder as the oracle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = b' {"q": "a{\\"[,", "": 1, "p": [{"t": "x"}, {"text":\n7}, 12], "n": {"p":
         ("p[1].text", b'"text"'),
         ("p[2]", b"12]"),
         ("n.p", b'"p": 1'),
-        ("p[0].text", b'{"t"'),  # missing: the object around it
+        ("p[0].text", b'{"t"'),  # The field is missing, so the object around it is found.
         ("p[9].text", b'"p": ['),
         ("question", b'{"q"'),
         ("q.x", b'"q"'),
@@ -38,7 +38,7 @@ def test_format_place() -> None:
     assert format_place("a.jsonl", 3, 40) == "a.jsonl:3 (byte 40)"
 
 
-def test_row_that_is_no_json_has_a_place() -> None:
+def test_row_that_is_not_json_has_a_place() -> None:
     assert find_field(b"  ", "a") == find_field(b"", "a") == 0
 
 
@@ -50,22 +50,22 @@ values = st.recursive(
 )
 
 
-def fields(value: object, path: str) -> list[tuple[str, object]]:
-    """All fields of a value with their values."""
+def list_fields(value: object, path: str) -> list[tuple[str, object]]:
+    """All list_fields of a value with their values."""
     inner = []
     if isinstance(value, dict):
         inner = [(f"{path}.{key}".removeprefix("."), child) for key, child in value.items()]
     elif isinstance(value, list):
         inner = [(f"{path}[{i}]", child) for i, child in enumerate(value)]
-    return inner + [found for name, child in inner for found in fields(child, name)]
+    return inner + [found for name, child in inner for found in list_fields(child, name)]
 
 
 @law
 @given(st.dictionaries(keys, values, max_size=4), st.sampled_from([None, 2]))
-def test_a_field_is_found_where_its_value_stands(row: dict[str, object], indent: int | None) -> None:
+def test_find_field_finds_every_value(row: dict[str, object], indent: int | None) -> None:
     text = json.dumps(row, indent=indent)
     decode = json.JSONDecoder().raw_decode
-    for field, value in fields(row, ""):
+    for field, value in list_fields(row, ""):
         rest = text.encode()[find_field(text.encode(), field) :].decode()
         found, end = decode(rest)
         if not field.endswith("]"):

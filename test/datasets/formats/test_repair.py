@@ -1,4 +1,4 @@
-"""parse_row_object: what is repaired in a row, what it becomes, and what stays an error."""
+"""Tests of parse_row_object: repairs of a row, and errors that remain."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def test_a_strict_row_is_not_repaired() -> None:
         "{",
     ],
 )
-def test_what_is_no_json_is_refused(line: str) -> None:
+def test_invalid_json_is_refused(line: str) -> None:
     with pytest.raises(ValueError):
         read(line)
 
 
-def test_keys_that_stand_twice_stay_twice() -> None:
+def test_repair_keeps_repeated_keys() -> None:
     record = parse_row_object(b'{"a": NaN, "a": 1}', simdjson.Parser(), Counter())
     assert list(record) == ["a", "a"]
 
@@ -82,12 +82,12 @@ numbers = st.floats() | st.integers(-(2**70), 2**70)
 rows = st.dictionaries(texts, st.lists(texts | numbers, max_size=4), max_size=3)
 
 
-def plain(value: Any) -> Any:
-    """What Python's tolerant parser reads, with the repairs."""
+def repair_expected(value: Any) -> Any:
+    """Return a value of Python's tolerant parser with the same repairs."""
     if isinstance(value, dict):
-        return {plain(key): plain(inner) for key, inner in value.items()}
+        return {repair_expected(key): repair_expected(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [plain(inner) for inner in value]
+        return [repair_expected(inner) for inner in value]
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, int):
@@ -97,7 +97,7 @@ def plain(value: Any) -> Any:
 
 @law
 @given(rows)
-def test_repaired_rows_are_what_python_reads(row: dict[str, Any]) -> None:
-    # Python's json joins two surrogates that stand side by side, so the text is parsed once before.
+def test_repaired_rows_equal_those_of_python(row: dict[str, Any]) -> None:
+    # Python's json joins two adjacent surrogates, so the row is written and parsed once before the comparison.
     row = json.loads(json.dumps(row))
-    assert read(json.dumps(row))[0] == plain(row)
+    assert read(json.dumps(row))[0] == repair_expected(row)
