@@ -67,8 +67,8 @@ def test_loading_restores_every_setting(tmp_path: Path, tied: bool, settings: di
     assert loaded.tokenizer.to_str() == bundle.tokenizer.to_str()
     for side in ("question", "passage"):
         assert loaded.encoder(side).config.prompts == bundle.encoder(side).config.prompts
-        ours, theirs = bundle.encoder(side).state_dict(), loaded.encoder(side).state_dict()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        before, after = bundle.encoder(side).state_dict(), loaded.encoder(side).state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
     loaded.save(tmp_path / "again")
     first, second = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -81,16 +81,16 @@ def test_loading_restores_every_setting(tmp_path: Path, tied: bool, settings: di
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_sentence_transformers_gives_the_same_scores(tmp_path: Path, tied: bool, similarity: str) -> None:
     make_bundle(tied=tied, similarity=similarity, titles="join").save(tmp_path)
-    theirs = SentenceTransformer(str(tmp_path), device="cpu")
-    assert theirs.similarity_fn_name == similarity
+    peer = SentenceTransformer(str(tmp_path), device="cpu")
+    assert peer.similarity_fn_name == similarity
     questions = ["who ate the oak", "what grew"]
     texts = [f"{passage.title} {passage.text}".strip() for passage in PASSAGES]
-    expected = theirs.similarity(theirs.encode_query(questions), theirs.encode_document(texts))
-    ours = (
+    expected = peer.similarity(peer.encode_query(questions), peer.encode_document(texts))
+    found = (
         Embedder.from_pretrained(tmp_path, "question")(questions)
         @ Embedder.from_pretrained(tmp_path, "passage")(PASSAGES).T
     )
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_trained_with_cosine_embeds_for_cosine(tmp_path: Path) -> None:
@@ -106,11 +106,11 @@ def test_the_similarity_of_a_folder_of_sentence_transformers_is_read(
 ) -> None:
     edit_json(encoder_folder / "config_sentence_transformers.json", similarity_fn_name=stated)
     assert BiEncoderBundle.load(encoder_folder).similarity == expected
-    theirs = SentenceTransformer(str(encoder_folder), device="cpu")
+    peer = SentenceTransformer(str(encoder_folder), device="cpu")
     embedder = Embedder.from_pretrained(encoder_folder, "passage", titles="join")
     texts = [passage.text for passage in PASSAGES]
     own = [Passage("", "", text) for text in texts]
-    expected_scores = theirs.similarity(theirs.encode_document(texts), theirs.encode_document(texts))
+    expected_scores = peer.similarity(peer.encode_document(texts), peer.encode_document(texts))
     torch.testing.assert_close(embedder(own) @ embedder(own).T, expected_scores, rtol=1e-4, atol=1e-4)
 
 
@@ -216,14 +216,14 @@ def test_two_different_tokenizers_are_rejected(tmp_path: Path) -> None:
 
 def test_sentence_transformers_truncates_at_the_same_limits(tmp_path: Path) -> None:
     make_bundle(similarity="cosine", titles="join").save(tmp_path)
-    theirs, long = SentenceTransformer(str(tmp_path), device="cpu"), "who ate the oak and the elm " * 5
+    peer, long = SentenceTransformer(str(tmp_path), device="cpu"), "who ate the oak and the elm " * 5
     with pytest.warns(SettingsWarning, match="^1 of 1 texts"):
-        ours = Embedder.from_pretrained(tmp_path, "question")([long])
-    expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_query([long])), dim=-1)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+        found = Embedder.from_pretrained(tmp_path, "question")([long])
+    expected = torch.nn.functional.normalize(torch.from_numpy(peer.encode_query([long])), dim=-1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     with pytest.warns(SettingsWarning, match="^1 of 1 texts"):
         passage = Embedder.from_pretrained(tmp_path, "passage")([Passage("", "", long)])
-    expected = torch.nn.functional.normalize(torch.from_numpy(theirs.encode_document([long])), dim=-1)
+    expected = torch.nn.functional.normalize(torch.from_numpy(peer.encode_document([long])), dim=-1)
     torch.testing.assert_close(passage, expected, rtol=1e-4, atol=1e-4)
 
 

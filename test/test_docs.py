@@ -162,7 +162,11 @@ def test_the_built_documentation(tmp_path: Path) -> None:
         addresses = re.findall(r"url\((.*?)\)|@import\s+([\"'].*?[\"'])", path.read_text(encoding="utf-8"))
         assert not [address for both in addresses for address in both if is_external(address)], path
     flags = pages[tmp_path / "api/commands.html"]
-    for text in ("Recompute activations in the backward pass.", "How embeddings are compared", "Reject passages that"):
+    for text in (
+        "Recompute activations in the backward pass.",
+        "Add the passage-to-question loss",
+        "Reject passages that",
+    ):
         assert text in flags  # help of a group of train, of a group from text.training, and of one from text.retrieval
     names = set(re.findall(r'id="(text\.[\w.]+)"', "".join(pages.values())))
     for module in (importlib.import_module(f"text.{name}") for name in MODULES):

@@ -1,4 +1,4 @@
-"""Settings of other libraries: each is listed, and gives the same embeddings as there or is rejected by name."""
+"""Settings of other libraries: each is listed, and has the same effect as there or is rejected by name."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_field_of_an_encoders_configuration_is_listed(kind: str):
 
 @needs_release_6
 def test_every_setting_of_sentence_transformers_is_listed():
-    ours = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    peer_modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
     for kind, table in (
         ("Transformer", TRANSFORMER),
         ("Pooling", POOLING),
@@ -72,10 +72,10 @@ def test_every_setting_of_sentence_transformers_is_listed():
         ("LayerNorm", LAYER_NORM),
         ("Normalize", NORMALIZE),
     ):
-        assert set(getattr(ours, kind).config_keys) <= table.keys(), kind
-    arguments = inspect.signature(ours.Transformer.__init__).parameters.keys()
+        assert set(getattr(peer_modules, kind).config_keys) <= table.keys(), kind
+    arguments = inspect.signature(peer_modules.Transformer.__init__).parameters.keys()
     assert arguments - TRANSFORMER.keys() <= {"self", "model_name_or_path", "args", "kwargs"}
-    model = SentenceTransformer(modules=[ours.Normalize()], device="cpu")
+    model = SentenceTransformer(modules=[peer_modules.Normalize()], device="cpu")
     assert model._get_model_config().keys() <= SENTENCE_TRANSFORMERS.keys()
     assert {"idx", "name", "path", "type", "kwargs"} == MODULE.keys()
 
@@ -133,8 +133,8 @@ def save_bert_tokenizer(folder: Path, words: list[str] = WORDS) -> None:
 
 
 def save_roberta_tokenizer(folder: Path) -> None:
-    ours = train_tokenizer(TEXTS * 3, SIZES["vocab_size"])
-    save_tokenizer(ours, folder)
+    tokenizer = train_tokenizer(TEXTS * 3, SIZES["vocab_size"])
+    save_tokenizer(tokenizer, folder)
     edit_json(folder / "tokenizer_config.json", tokenizer_class="RobertaTokenizer")
 
 
@@ -218,7 +218,7 @@ def test_folders_give_the_same_embeddings(folders: dict[str, Path], kind: str):
 
 @needs_release_6
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_in_texts_are_treated_alike(folders: dict[str, Path], kind: str):
+def test_special_tokens_in_texts_give_the_same_embeddings(folders: dict[str, Path], kind: str):
     """A RoBERTa does not count a padding token as a position, even if it is part of the text."""
     texts = ["a <pad> b", "<pad>", "a [PAD] b [CLS] c", "</s> a <s> b", "<mask> a", "a<unk>b [SEP]"]
     for one, other in zip(embed_texts(folders[kind], texts), embed_with_peer(folders[kind], texts), strict=True):

@@ -17,7 +17,7 @@ from text.transforms import BiEncoderCollator, encoder_settings, train_tokenizer
 FOOD = {"beetle": "the oak", "panda": "bamboo", "whale": "krill", "bee": "nectar"}
 
 
-def test_training_to_search(tmp_path: Path) -> None:
+def test_from_jsonl_to_search(tmp_path: Path) -> None:
     passages = [{"_id": eater, "title": eater, "text": f"A {eater} eats {food}."} for eater, food in FOOD.items()]
     rows = [{"question": f"what eats {FOOD[p['_id']]}", "positive_ctxs": [p | {"id": p["_id"]}]} for p in passages]
     for name, lines in (("train.jsonl", rows), ("passages.jsonl", passages)):

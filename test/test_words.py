@@ -10,21 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test.helpers import law
-from text.words import find_pieces, has_unspaced, has_word, separate_units, split_bigrams
+from text.words import find_pieces, has_unspaced_script, has_word, separate_units, split_bigrams
 
 
 @pytest.mark.parametrize(
     "text", ["中", "か", "カ", "ー", "ｶ", "ㄅ", "한", "ก", "ລາວ", "ខ", "မ", "ꀀ", "\U00020000", "〇"]
 )
 def test_scripts_without_spaces_are_recognized(text: str) -> None:
-    assert has_unspaced(text) and has_unspaced(f"an oak {text}") and has_unspaced(unicodedata.normalize("NFD", text))
+    assert (
+        has_unspaced_script(text)
+        and has_unspaced_script(f"an oak {text}")
+        and has_unspaced_script(unicodedata.normalize("NFD", text))
+    )
 
 
 @pytest.mark.parametrize(
     "text", ["", "Paris", "café", "Москва", "Ἀθῆναι", "القاهرة", "दिल्ली", "“–…”", "。、（）", "๑๒", "😀"]
 )
 def test_other_scripts_digits_and_punctuation_have_no_units(text: str) -> None:
-    assert not has_unspaced(text)
+    assert not has_unspaced_script(text)
     assert separate_units(text) == text and split_bigrams(text) == (text, [])
 
 

@@ -123,7 +123,7 @@ class BiEncoderBundle:
             "similarity": self.similarity,
             "temperature": self.temperature,
             "tied": self.model.is_tied,
-            **{f"{side}_prompt": self._prompt(side) for side in SIDES},
+            **{f"{side}_prompt": self._find_prompt(side) for side in SIDES},
         }
 
     @property
@@ -133,7 +133,7 @@ class BiEncoderBundle:
 
     def describe(self) -> str:
         """Return a one-line description of the settings."""
-        prompts = [f"{side}s begin with {json.dumps(self._prompt(side))}" for side in SIDES if self._prompt(side)]
+        prompts = [f"{side}s begin with {json.dumps(prompt)}" for side in SIDES if (prompt := self._find_prompt(side))]
         parts = (
             "cosine similarity" if self.similarity == "cosine" else "dot product",
             f"temperature {self.temperature:g}",
@@ -158,7 +158,7 @@ class BiEncoderBundle:
             side: "question" or "passage".
             backend: "tokenizers" or "torchtext" (GPT2BPETokenizer). Both give the same ids.
         """
-        limit, prompt = self.limits[f"{side}_max_length"], self._prompt(side)
+        limit, prompt = self.limits[f"{side}_max_length"], self._find_prompt(side)
         if backend == "torchtext":
             return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
         return Tokenize(self.tokenizer, limit, prompt)
@@ -184,7 +184,9 @@ class BiEncoderBundle:
             raise UsageError(
                 "--token_cache does not support titles joined with texts. Use --titles=pair, or omit --token_cache."
             )
-        transforms = [Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._prompt(side)) for side in SIDES]
+        transforms = [
+            Tokenize(self.tokenizer, self.limits[f"{side}_max_length"], self._find_prompt(side)) for side in SIDES
+        ]
         for transform in transforms:
             if not transform.takes_ids:
                 prompt = json.dumps(transform.prompt)
@@ -194,7 +196,7 @@ class BiEncoderBundle:
                 )
         return transforms[-1]
 
-    def _prompt(self, side: str) -> str:
+    def _find_prompt(self, side: str) -> str:
         return self.encoder(side).config.find_prompt(side)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -274,7 +276,7 @@ class ModelDefaults(NamedTuple):
     titles: str
     similarity: str
     temperature: float | None
-    """None if the model does not state it."""
+    """Training temperature. None if the model does not state it."""
     tied: bool
     max_lengths: tuple[int, int] | None
     """Maximum tokens of a question and of a passage. None if the limits of the encoders apply."""
@@ -322,7 +324,7 @@ def find_encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
     if not os.path.lexists(folder):
         raise FileNotFoundError(describe_missing_model(folder))
     if (folder / "model" / "question_encoder").is_dir():
-        raise FileNotFoundError(f"{folder} is the folder of a training run. Use its model: {folder / 'model'}")
+        raise FileNotFoundError(f"{folder}: this is the folder of a training run. Use its model: {folder / 'model'}")
     separate, shared = folder / f"{side}_encoder", folder / "question_encoder"
     return separate if separate.is_dir() else shared if shared.is_dir() else folder
 
@@ -431,23 +433,23 @@ def _read_titles(folder: Path, settings: _Settings | None) -> str:
 
 def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaEncoder) -> str:
     """Return "dot" or "cosine", as the folder states it or as its library compares embeddings by default."""
-    ours, theirs = settings.similarity if settings else None, read_similarity(folder)
-    if ours is not None:
-        if theirs not in (None, ours):
-            theirs_file = "config_sentence_transformers.json"
-            raise ArtifactError(f'{folder}: similarity is "{ours}" in config.json, but "{theirs}" in {theirs_file}.')
-        return ours
-    is_ours = (folder / "question_encoder").is_dir()
-    if is_ours:
+    stated, in_modules = settings.similarity if settings else None, read_similarity(folder)
+    if stated is not None:
+        if in_modules not in (None, stated):
+            file = "config_sentence_transformers.json"
+            raise ArtifactError(f'{folder}: similarity is "{stated}" in config.json, but "{in_modules}" in {file}.')
+        return stated
+    is_bundle = (folder / "question_encoder").is_dir()
+    if is_bundle:
         message = f"{folder} has no config.json. Using titles=pair and the maximum lengths of the encoders."
         warnings.warn(f"{message} Save the model with BiEncoderBundle.save.", SettingsWarning, stacklevel=4)
     if encoder.config.normalize:  # Dot product and cosine are equal.
         return "dot"
-    if theirs is not None:
-        return theirs
-    if not (is_ours or (folder / "modules.json").is_file()):  # DPR compares plain encoders by dot product.
+    if in_modules is not None:
+        return in_modules
+    if not (is_bundle or (folder / "modules.json").is_file()):  # DPR compares plain encoders by dot product.
         return "dot"
-    default = "dot" if is_ours else "cosine"
+    default = "dot" if is_bundle else "cosine"
     warnings.warn(
         f"{folder} does not state a similarity. Using {default}. "
         'To choose another one, set "similarity_fn_name" in config_sentence_transformers.json.',

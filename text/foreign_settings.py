@@ -36,7 +36,7 @@ class ValueCheck(NamedTuple):
     is_valid: Callable[[Any], bool]
 
 
-def _check_integer(low: int, high: int = (1 << 31) - 1) -> ValueCheck:
+def _build_integer_check(low: int, high: int = (1 << 31) - 1) -> ValueCheck:
     """Return the check for an integer in a range."""
     return ValueCheck(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
@@ -58,9 +58,9 @@ def _is_text_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-READ = "The library that owns the file reads it."
-_SIZE = _check_integer(1)
-_ID = _check_integer(0)
+READ = "The library tokenizers reads it."
+_SIZE = _build_integer_check(1)
+_ID = _build_integer_check(0)
 _TEXT = ValueCheck("a text", lambda value: isinstance(value, str))
 _TEXTS = ValueCheck("a list of texts", _is_text_list)
 _LIMIT = ValueCheck("a positive whole number", _is_limit)
@@ -77,51 +77,53 @@ _RECORD = "It describes the origin of the file."
 _SPEED = "It affects speed or memory only."
 _DECODING = "It affects decoding only."
 _PADDING = "It affects padding only, and embeddings do not depend on padding."
-_TRUNCATION = "Texts are always truncated to model_max_length by longest_first."
+_TRUNCATION = "Texts are always truncated to model_max_length, with the strategy longest_first."
 _CHAT = "It affects chats only."
 
 Rule = str | Only | ValueCheck
+"""Rule for one setting. A text states why the setting does not change embeddings."""
 Table = Mapping[str, Rule]
+"""Rules by the name of the setting."""
 
 
-def _assign_rule(rule: Rule, names: str) -> dict[str, Rule]:
+def _repeat_rule(rule: Rule, names: str) -> dict[str, Rule]:
     """Return a table that gives the same rule to each of several settings."""
     return dict.fromkeys(names.split(), rule)
 
 
 ENCODER: Table = {
-    **_assign_rule(_TEXT, "model_type tokenizer_class"),
-    **_assign_rule(_SIZE, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"),
-    **_assign_rule(_SIZE, "max_position_embeddings"),
-    **_assign_rule(_ID, "pad_token_id bos_token_id eos_token_id projection_dim"),
-    **_assign_rule(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob"),
-    "type_vocab_size": _check_integer(1, 1 << 10),
+    **_repeat_rule(_TEXT, "model_type tokenizer_class"),
+    **_repeat_rule(_SIZE, "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"),
+    **_repeat_rule(_SIZE, "max_position_embeddings"),
+    **_repeat_rule(_ID, "pad_token_id bos_token_id eos_token_id projection_dim"),
+    **_repeat_rule(_SHARE, "hidden_dropout_prob attention_probs_dropout_prob"),
+    "type_vocab_size": _build_integer_check(1, 1 << 10),
     "layer_norm_eps": _EPSILON,
     "hidden_act": Only(("gelu", "gelu_python")),  # Two names of one function.
     "position_embedding_type": Only(("absolute",)),
     "pruned_heads": Only(({},)),
     "quantization_config": Only(()),
     "auto_map": Only(()),
-    **_assign_rule(Only((False,)), "is_decoder is_causal is_encoder_decoder add_cross_attention"),
-    **_assign_rule(Only((False,)), "use_bfloat16 tie_encoder_decoder"),
-    **_assign_rule(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
-    **_assign_rule(
+    **_repeat_rule(Only((False,)), "is_decoder is_causal is_encoder_decoder add_cross_attention"),
+    **_repeat_rule(Only((False,)), "use_bfloat16 tie_encoder_decoder"),
+    **_repeat_rule(_TRAINING, "initializer_range gradient_checkpointing tie_word_embeddings"),
+    **_repeat_rule(
         _HEADS, "classifier_dropout id2label label2id num_labels problem_type finetuning_task task_specific_params"
     ),
-    **_assign_rule(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
-    **_assign_rule(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
-    **_assign_rule(
+    **_repeat_rule(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
+    **_repeat_rule(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
+    **_repeat_rule(
         _SPEED, "use_cache chunk_size_feed_forward torchscript attn_implementation experts_implementation xla_device"
     ),
-    **_assign_rule(
+    **_repeat_rule(
         "The ids come from the tokenizer.", "cls_token_id sep_token_id unk_token_id mask_token_id eos_token_ids"
     ),
-    **_assign_rule("The dtype is float32, or the one that --precision chooses.", "dtype torch_dtype"),
-    **_assign_rule("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
-    **_assign_rule(
+    **_repeat_rule("The dtype is float32, or the one that --precision chooses.", "dtype torch_dtype"),
+    **_repeat_rule("BERT's pooler, which no encoder here uses.", "pooler_fc_size pooler_num_attention_heads"),
+    **_repeat_rule(
         "BERT's pooler, which no encoder here uses.", "pooler_num_fc_layers pooler_size_per_head pooler_type"
     ),
-    **_assign_rule(
+    **_repeat_rule(
         _GENERATION,
         "bad_words_ids begin_suppress_tokens cross_attention_hidden_size decoder_start_token_id diversity_penalty "
         "do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id "
@@ -133,8 +135,8 @@ ENCODER: Table = {
 """Rules for ``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
 
 MODULE: Table = {
-    **_assign_rule(_TEXT, "path type"),
-    **_assign_rule("The order of the file decides.", "idx name"),
+    **_repeat_rule(_TEXT, "path type"),
+    **_repeat_rule("The order of the file decides.", "idx name"),
     "kwargs": Only(([],)),
 }
 """Rules for an entry of ``modules.json``."""
@@ -148,10 +150,10 @@ TRANSFORMER: Table = {
     "module_output_name": Only(("token_embeddings",)),
     "modality_config": Only(({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},)),
     "processing_kwargs": Only(({},)),
-    **_assign_rule(Only(()), "query_length document_length query_expansion tokenizer_name_or_path"),
-    **_assign_rule(Only(({},)), "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"),
-    **_assign_rule(_SPEED, "unpad_inputs backend"),
-    **_assign_rule(_RECORD, "cache_dir"),
+    **_repeat_rule(Only(()), "query_length document_length query_expansion tokenizer_name_or_path"),
+    **_repeat_rule(Only(({},)), "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"),
+    **_repeat_rule(_SPEED, "unpad_inputs backend"),
+    **_repeat_rule(_RECORD, "cache_dir"),
 }
 """Rules for ``sentence_bert_config.json`` and the other ``SENTENCE_FILES``."""
 
@@ -159,18 +161,18 @@ POOLING: Table = {
     "pooling_mode": ValueCheck(
         "a text or a list of texts", lambda value: isinstance(value, str) or _is_text_list(value)
     ),
-    **_assign_rule(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
-    **_assign_rule(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
-    **_assign_rule(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
+    **_repeat_rule(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
+    **_repeat_rule(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
+    **_repeat_rule(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
     "include_prompt": Only((True,)),
-    **_assign_rule("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
+    **_repeat_rule("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
 }
 _NAMES = {
     "module_input_name": Only(("sentence_embedding",)),
     "module_output_name": Only(("sentence_embedding",)),
 }
 DENSE: Table = {
-    **_assign_rule(_SIZE, "in_features out_features"),
+    **_repeat_rule(_SIZE, "in_features out_features"),
     "bias": _SWITCH,
     "activation_function": _TEXT,
     "use_residual": Only((False,)),
@@ -185,10 +187,10 @@ SENTENCE_TRANSFORMERS: Table = {
         "an object with a text for each name",
         lambda value: isinstance(value, dict) and all(isinstance(each, str | None) for each in value.values()),
     ),
-    **_assign_rule(_TEXT, "default_prompt_name similarity_fn_name"),
+    **_repeat_rule(_TEXT, "default_prompt_name similarity_fn_name"),
     "model_type": Only(("SentenceTransformer",)),
     "truncate_dim": Only(()),
-    **_assign_rule(_RECORD, "__version__ requirements"),
+    **_repeat_rule(_RECORD, "__version__ requirements"),
 }
 """Rules for ``config_sentence_transformers.json``."""
 
@@ -203,19 +205,19 @@ SPECIAL_TOKENS = (
 )
 SPECIAL_TOKENS_MAP: Table = {
     **dict.fromkeys(SPECIAL_TOKENS, _TOKEN),
-    **_assign_rule(_TOKENS, "additional_special_tokens extra_special_tokens"),
+    **_repeat_rule(_TOKENS, "additional_special_tokens extra_special_tokens"),
 }
 """Rules for ``special_tokens_map.json``."""
 
 TOKENIZER_OPTIONS: Table = {
     **SPECIAL_TOKENS_MAP,
     "tokenizer_class": _TEXT,
-    **_assign_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
+    **_repeat_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
     "added_tokens_decoder": ValueCheck(
         "an object with a token for each id",
         lambda value: isinstance(value, dict) and _is_token_list(list(value.values())),
     ),
-    **_assign_rule(_LIMIT, "model_max_length max_len"),
+    **_repeat_rule(_LIMIT, "model_max_length max_len"),
     "model_input_names": _TEXTS,
     "truncation_side": Only(("right",)),
     "padding_side": Only(("right",)),
@@ -228,24 +230,24 @@ TOKENIZER_OPTIONS: Table = {
     "init_inputs": Only(([],)),
     "model_specific_special_tokens": Only(({},)),
     "tokenizer_file": _RECORD,
-    **_assign_rule("tokenizer.json or the template of the class decides.", "add_bos_token add_eos_token"),
-    **_assign_rule(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
+    **_repeat_rule("tokenizer.json or the template of the class decides.", "add_bos_token add_eos_token"),
+    **_repeat_rule(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": _DECODING,
-    **_assign_rule("It affects offsets only.", "trim_offsets"),
-    **_assign_rule(_TRUNCATION, "max_length stride truncation_strategy truncation"),
-    **_assign_rule(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
-    **_assign_rule(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
-    **_assign_rule(
+    **_repeat_rule("It affects offsets only.", "trim_offsets"),
+    **_repeat_rule(_TRUNCATION, "max_length stride truncation_strategy truncation"),
+    **_repeat_rule(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
+    **_repeat_rule(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
+    **_repeat_rule(
         _RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"
     ),
-    **_assign_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
+    **_repeat_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
     "sp_model_kwargs": "tokenizer.json contains a copy.",
 }
 """Rules for ``tokenizer_config.json``."""
 
 TOKENIZER: Table = {
-    **_assign_rule(READ, "added_tokens normalizer pre_tokenizer post_processor model"),
-    **_assign_rule(_TRUNCATION, "truncation"),
+    **_repeat_rule(READ, "added_tokens normalizer pre_tokenizer post_processor model"),
+    **_repeat_rule(_TRUNCATION, "truncation"),
     "padding": READ,
     "decoder": _DECODING,
     "version": _RECORD,
@@ -253,8 +255,8 @@ TOKENIZER: Table = {
 """Rules for ``tokenizer.json``."""
 
 TOKENIZER_MODEL: Table = {
-    **_assign_rule(READ, "type vocab merges unk_token unk_id fuse_unk byte_fallback ignore_merges"),
-    **_assign_rule(READ, "continuing_subword_prefix end_of_word_suffix max_input_chars_per_word"),
+    **_repeat_rule(READ, "type vocab merges unk_token unk_id fuse_unk byte_fallback ignore_merges"),
+    **_repeat_rule(READ, "continuing_subword_prefix end_of_word_suffix max_input_chars_per_word"),
     "dropout": Only((0.0,)),  # Otherwise the ids of a text would be random.
 }
 """Rules for ``model`` in ``tokenizer.json``: BPE, WordPiece, Unigram or WordLevel."""
@@ -297,16 +299,16 @@ def check_settings(path: Path, settings: Mapping[str, Any], table: Table) -> Non
     """Check settings against a table, and warn about settings that the table lacks.
 
     Raises:
-        ArtifactError: A setting has a value that no library would write.
+        ArtifactError: A setting has an invalid type or range.
         UnsupportedModelError: A setting has a value that is not supported.
     """
     for name, value in settings.items():
         rule = table.get(name)
         if isinstance(rule, ValueCheck) and value is not None and not rule.is_valid(value):
-            raise ArtifactError(f"{path}: {name} is {_show(value)}. It must be {rule.description}.")
+            raise ArtifactError(f"{path}: {name} is {_format_value(value)}. It must be {rule.description}.")
         if isinstance(rule, Only) and value is not None and not any(_is_same(value, each) for each in rule.values):
             supported = " or ".join(map(json.dumps, rule.values)) or "null"
-            raise UnsupportedModelError.at(path, f"{name} is {_show(value)}. Only {supported} is supported.")
+            raise UnsupportedModelError.at(path, f"{name} is {_format_value(value)}. Only {supported} is supported.")
     if unknown := [name for name in settings if name not in table and not name.startswith("_")]:
         message = (
             f"unknown settings are ignored: {', '.join(unknown)}. Compare embeddings with those of the other library."
@@ -329,7 +331,9 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
             raise ArtifactError(f"{path}: a module has no type or no path. Each module needs both.")
         # A file may be a symbolic link, as in the cache of Hugging Face, but a path must not leave the folder.
         if os.path.isabs(module["path"]) or ".." in Path(module["path"]).parts or "\0" in module["path"]:
-            raise ArtifactError(f"{path}: path is {_show(module['path'])}. It must be a folder inside the model.")
+            raise ArtifactError(
+                f"{path}: path is {_format_value(module['path'])}. It must be a folder inside the model."
+            )
         modules.append((module["type"], folder / module["path"]))
     return modules
 
@@ -339,7 +343,7 @@ def _is_same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and value == other
 
 
-def _show(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as JSON for an error message, truncated to 200 characters."""
     content = json.dumps(value)
     return content if len(content) <= 200 else f"{content[:200]}..."

@@ -29,7 +29,7 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
         similarity: "dot" (arXiv:2004.04906, eq. 1) or "cosine".
 
     Returns:
-        (B, P). float32 or float64, also under mixed precision. Between -1 and 1 for "cosine".
+        (B, P) float32, or float64 for float64 embeddings. Mixed precision does not apply. "cosine" gives -1 to 1.
 
     Raises:
         ValueError: The embeddings are not (B, D) and (P, D) with the same D, or ``similarity`` is unknown.
@@ -46,7 +46,7 @@ def similarity_logits(question_embeddings: Tensor, passage_embeddings: Tensor, *
         )
     if similarity not in SIMILARITIES:
         raise ValueError(f'similarity is "{similarity}". Supported are {" and ".join(SIMILARITIES)}.')
-    # Dot products of trained encoders lie between 128 and 256, where bfloat16 can represent integers only.
+    # Dot products of trained encoders are often between 128 and 256, where bfloat16 represents integers only.
     with torch.autocast(question_embeddings.device.type, enabled=False):
         questions, passages = _to_full_precision(question_embeddings), _to_full_precision(passage_embeddings)
         if similarity == "cosine":
@@ -137,8 +137,8 @@ def multi_positive_nll(
     if not num_positives.all():
         raise ValueError(f"question {int(num_positives.argmin())} has no positive. Each question needs at least one.")
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
-    left_out = is_positive if ignore is None else is_positive | ignore
-    negatives = logits.masked_fill(left_out, _LEAST).logsumexp(dim=1, keepdim=True)
+    excluded = is_positive if ignore is None else is_positive | ignore
+    negatives = logits.masked_fill(excluded, _LEAST).logsumexp(dim=1, keepdim=True)
     losses = (F.softplus(negatives - logits) * is_positive).sum(dim=1) / num_positives
     return losses.mean() if reduction == "mean" else losses
 
@@ -153,7 +153,7 @@ def distillation_kl(
     similarity: str = "dot",
     reduction: str = "mean",
 ) -> Tensor:
-    """Return the distillation loss of each question, KL(teacher || student).
+    """Return the distillation loss KL(teacher || student).
 
     Teacher and student are softmaxes over the passages with a teacher score (RocketQAv2, arXiv:2110.07367, eq. 4).
 

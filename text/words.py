@@ -35,10 +35,10 @@ _CANDIDATES = re.compile("[\u0e00-\u1aff\u2e80-\ud7ff\uf900-\uffdc\U0001aff0-\U0
 """Unicode blocks that contain all units. This pattern quickly skips most texts, which contain none."""
 
 
-def has_unspaced(text: str) -> bool:
+def has_unspaced_script(text: str) -> bool:
     """Return whether a text contains a letter of a script without spaces.
 
-    >>> has_unspaced("Paris"), has_unspaced("在Paris")
+    >>> has_unspaced_script("Paris"), has_unspaced_script("在Paris")
     (False, True)
     """
     return not text.isascii() and _CANDIDATES.search(text) is not None and _UNITS.search(text) is not None
@@ -50,7 +50,7 @@ def separate_units(text: str) -> str:
     >>> separate_units("1985年 Tokyo東京").split()
     ['1985', '年', 'Tokyo', '東', '京']
     """
-    return _UNITS.sub(r" \g<0> ", text) if has_unspaced(text) else text
+    return _UNITS.sub(r" \g<0> ", text) if has_unspaced_script(text) else text
 
 
 def split_bigrams(text: str) -> tuple[str, list[str]]:
@@ -59,7 +59,7 @@ def split_bigrams(text: str) -> tuple[str, list[str]]:
     >>> split_bigrams("長城は在Paris")
     (' Paris', ['長城', '城は', 'は在'])
     """
-    if not has_unspaced(text):
+    if not has_unspaced_script(text):
         return text, []
     runs = [_UNITS.findall(run) for run in _RUNS.findall(text)]
     bigrams = [a + b for units in runs for a, b in pairwise(units)]
@@ -72,14 +72,13 @@ def has_word(text: str) -> bool:
     >>> has_word("?"), has_word(" \u200b\ufeff")
     (True, False)
     """
-    return (
-        text[:1].isalnum() or _WORDS.search(text) is not None
-    )  # The first test is fast, and most texts begin with a letter.
+    # The first test is fast, and most texts begin with a letter.
+    return text[:1].isalnum() or _WORDS.search(text) is not None
 
 
-def word_pattern(text: str) -> regex.Pattern[str]:
+def get_word_pattern(text: str) -> regex.Pattern[str]:
     """Return the pattern of words as in DPR, for a text in NFD. It also matches units if the text has any."""
-    return _WORDS_AND_UNITS if has_unspaced(text) else _WORDS
+    return _WORDS_AND_UNITS if has_unspaced_script(text) else _WORDS
 
 
 def find_pieces(text: str) -> list[tuple[int, int]]:

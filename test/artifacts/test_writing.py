@@ -115,7 +115,7 @@ def test_write_json_survives_a_round_trip(tmp_path: Path):
     write_json(tmp_path / "a.json", content)
     written = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(written) == content
-    assert "ключ" in written and written.endswith("}\n"), "the file is not readable for people"
+    assert "ключ" in written and written.endswith("}\n"), "the file is not human-readable"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -1,7 +1,7 @@
-"""The scripts that make the data sets of the README's figures, on small inputs and on inputs rebuilt from results.
+"""Tests of the scripts that make the data sets behind the README's metrics.
 
-SQuAD and FairytaleQA themselves are not here. ``../shared/data`` has what the scripts once made of them. From it the
-tests rebuild the inputs as far as possible, and compare every byte of what the scripts make of these.
+The original SQuAD and FairytaleQA files are not available here. ``../shared/data`` has the published outputs. The slow
+tests rebuild the inputs from these outputs as far as possible, run the scripts, and compare every byte.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ WORDS = [f"w{number}" for number in range(400)]
     ("num_words", "lengths"),
     [(1, [1]), (119, [119]), (120, [100, 20]), (219, [100, 119]), (220, [100, 100, 20]), (300, [100, 100, 100])],
 )
-def test_windows_have_100_words_and_a_short_rest_stays_with_the_last(num_words: int, lengths: list[int]) -> None:
+def test_windows_have_100_words_and_a_short_rest_joins_the_last_window(num_words: int, lengths: list[int]) -> None:
     windows = squad_w100.cut_paragraph(" ".join(WORDS[:num_words]))
     assert [len(window.text.split()) for window in windows] == lengths
     assert " ".join(window.text for window in windows).split() == WORDS[:num_words]
 
 
-def test_windows_are_the_characters_of_the_paragraph() -> None:
+def test_windows_keep_the_characters_of_the_paragraph() -> None:
     context = "  one\n two  " + " ".join(WORDS[:118]) + " "
     first, last = squad_w100.cut_paragraph(context)
     assert first.text == "one\n two  " + " ".join(WORDS[:98])
@@ -53,20 +53,23 @@ def test_windows_are_the_characters_of_the_paragraph() -> None:
     ("answers", "positives"),
     [
         ([("w3", 0)], [0]),
-        ([("w150", 0), ("w3", 0), ("w150", 0)], [1]),  # Two annotators against one.
+        ([("w150", 0), ("w3", 0), ("w150", 0)], [1]),  # two annotators against one
         ([("w150", 0), ("w3", 0)], [0, 1]),
-        ([("w99 w100 w101", 98), ("w3 w5", 3)], [1]),  # Nobody's answer is in a window: most of the first one counts.
+        (
+            [("w99 w100 w101", 98), ("w3 w5", 3)],
+            [1],
+        ),  # No window contains an answer. The larger part of the first answer counts.
         ([("w98 w99 w100", 98)], [0]),
-        ([("w99 w100", 99)], [1]),  # 3 characters against 4.
+        ([("w99 w100", 99)], [1]),  # 3 characters against 4
     ],
 )
-def test_positives_hold_the_answers_of_most_annotators(answers: list[tuple[str, int]], positives: list[int]) -> None:
+def test_positives_contain_the_answers_of_most_annotators(answers: list[tuple[str, int]], positives: list[int]) -> None:
     context = " ".join(WORDS[:200])
     rows = [{"text": text, "answer_start": context.index(text.split()[0] + " ")} for text, _ in answers]
     assert squad_w100.find_positives(squad_w100.cut_paragraph(context), rows) == positives
 
 
-def test_negatives_hold_no_answer_and_are_no_positive() -> None:
+def test_negatives_contain_no_answer_and_are_not_positives() -> None:
     pool = [
         Passage(str(i), title, text)
         for i, (title, text) in enumerate([("A", "p"), ("A", "q"), ("B", "Oak!"), ("B", "r")])
@@ -86,7 +89,7 @@ def test_bm25_finds_the_passage_with_the_rarer_words() -> None:
     assert found[0].score > found[1].score > found[2].score == 0
 
 
-def test_wrong_file_of_squad_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_squad_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train-v1.1.json"
     path.write_text('{"data": []}', encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["squad_w100", f"--squad={path}", f"--output_dir={tmp_path / 'made'}"])
@@ -153,9 +156,7 @@ def test_stories_become_a_collection_and_rows(tmp_path: Path) -> None:
 # Files
 
 
-def test_a_file_that_differs_is_named_and_the_exit_code_tells(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_different_file_is_named_and_gives_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     expected = {
         "a.gz": Checksum(1, hashlib.sha256(b"x").hexdigest()),
@@ -174,20 +175,20 @@ def test_a_file_that_differs_is_named_and_the_exit_code_tells(
     assert capsys.readouterr().err.splitlines()[-1].startswith("b: ")
 
 
-# Every byte again
+# Reproduction of the published files
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
-def compare(made: dict[str, bytes], folder: Path) -> None:
+def check_equal(made: dict[str, bytes], folder: Path) -> None:
     for name, content in made.items():
         data = (folder / name).read_bytes()
         assert content == (gzip.decompress(data) if name.endswith(".gz") else data), name
 
 
-def test_expected_files_are_those_of_the_figures() -> None:
+def test_expected_checksums_are_those_of_the_published_files() -> None:
     for name, expected in (("squad_w100", squad_w100.EXPECTED), ("fairytaleqa", fairytaleqa.EXPECTED)):
         folder = shared_file(name)
         for file, seal in expected.items():
@@ -197,8 +198,8 @@ def test_expected_files_are_those_of_the_figures() -> None:
 
 
 @pytest.mark.slow
-def test_fairytaleqa_again(tmp_path: Path) -> None:
-    """The authors' CSV files are rebuilt from corpus.jsonl, queries.jsonl and qrels alone."""
+def test_fairytaleqa_is_reproduced(tmp_path: Path) -> None:
+    """Rebuild the original CSV files from corpus.jsonl, queries.jsonl and qrels, and run the script on them."""
     folder = shared_file("fairytaleqa")
     sections, questions, places = defaultdict(list), defaultdict(list), defaultdict(list)
     splits = {}
@@ -228,23 +229,25 @@ def test_fairytaleqa_again(tmp_path: Path) -> None:
         ]
         stories.append(fairytaleqa.make_story(name, splits[name][0], section_rows, question_rows))
     assert len(stories) == fairytaleqa.NUM_STORIES
-    compare(fairytaleqa.make_files(stories), folder)
+    check_equal(fairytaleqa.make_files(stories), folder)
 
 
 STARTS = {"train": 33_126, "dev": 59_917, "test": 63_450}
-"""Words of the random generator before the rows of each split are shuffled."""
+"""Number of random 32-bit words drawn before the rows of each split are shuffled."""
 POOLS = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
 
 
 @pytest.mark.slow
-def test_squad_w100_again() -> None:
-    """SQuAD's file is rebuilt from passages.tsv and from questions, answers and positives, without any negative."""
+def test_squad_w100_is_reproduced() -> None:
+    """Rebuild SQuAD's file from passages, questions, answers and positives, and run the script on it."""
     folder = shared_file("squad_w100")
     with open(folder / "passages.tsv", encoding="utf-8", newline="") as file:
         passages = {row[0]: Passage(row[0], row[2], row[1]) for row in list(csv.reader(file, delimiter="\t"))[1:]}
     questions = {name: rebuild_order(folder, name, start) for name, start in STARTS.items()}
     for row in (row for name in STARTS for row in read_rows(folder / f"{name}.jsonl.gz")):
-        for each in (context for pool in POOLS for context in row[pool]):  # These keep line feeds.
+        for each in (
+            context for pool in POOLS for context in row[pool]
+        ):  # Contexts keep line feeds, unlike passages.tsv.
             passages[each["passage_id"]] = Passage(each["passage_id"], each["title"], each["text"])
     asked = defaultdict(list)
     for row in (row for rows in questions.values() for row in rows):
@@ -253,12 +256,12 @@ def test_squad_w100_again() -> None:
     for title, rows in asked.items():
         own = [passage for passage in passages.values() if passage.title == title]
         articles.append({"title": title.replace(" ", "_"), "paragraphs": rebuild_paragraphs(own, rows)})
-    Random(1).shuffle(articles)  # The script sorts them.
-    compare(squad_w100.make_files(articles), folder)
+    Random(1).shuffle(articles)  # The script sorts articles.
+    check_equal(squad_w100.make_files(articles), folder)
 
 
 def rebuild_order(folder: Path, split: str, start: int) -> list[dict[str, Any]]:
-    """Return the rows of a split without negatives, as they were before they were shuffled."""
+    """Return the rows of a split without negatives, in the order before shuffling."""
     rows = read_rows(folder / f"{split}.jsonl.gz")
     rng = Random(squad_w100.SEED)
     rng.getrandbits(32 * start)
@@ -272,10 +275,13 @@ def rebuild_order(folder: Path, split: str, start: int) -> list[dict[str, Any]]:
 
 
 def rebuild_paragraphs(passages: list[Passage], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the paragraphs of an article. Windows of 100 words go on in the next one, unless positives forbid it."""
+    """Return the paragraphs of an article.
+
+    A window of 100 words and the next window belong to the same paragraph, unless the positives contradict this.
+    """
     cuts = {each.passage_id for each in passages if len(each.text.split()) != squad_w100.WINDOW_WORDS}
     while True:
-        paragraphs = join(passages, cuts)
+        paragraphs = group_passages(passages, cuts)
         owner = {each.passage_id: number for number, windows in enumerate(paragraphs) for each in windows}
         asked = defaultdict(list)
         for row in rows:
@@ -285,14 +291,14 @@ def rebuild_paragraphs(passages: list[Passage], rows: list[dict[str, Any]]) -> l
             context = " ".join(each.text for each in windows)
             qas = [rebuild_question(row, windows, context) for row in asked[number]]
             if None in qas:
-                cuts |= {each.passage_id for each in windows}  # Two paragraphs, the first of 100 or 200 words.
+                cuts |= {each.passage_id for each in windows}  # Split these windows into separate paragraphs.
                 break
             made.append({"context": context, "qas": qas})
         else:
             return made
 
 
-def join(passages: list[Passage], cuts: set[str]) -> list[list[Passage]]:
+def group_passages(passages: list[Passage], cuts: set[str]) -> list[list[Passage]]:
     paragraphs: list[list[Passage]] = [[]]
     for passage in passages:
         paragraphs[-1].append(passage)
@@ -302,7 +308,7 @@ def join(passages: list[Passage], cuts: set[str]) -> list[list[Passage]]:
 
 
 def rebuild_question(row: dict[str, Any], windows: list[Passage], context: str) -> dict[str, Any] | None:
-    """Return a question whose different answers occur so often that its positives are those of the row."""
+    """Return a question whose positives are those of the row, or None. Try numbers of annotators for each answer."""
     positives = {each["passage_id"] for each in row["positive_ctxs"]}
     answers = row["answers"]
     holds = {each.passage_id: [answer in each.text for answer in answers] for each in windows}

@@ -128,7 +128,7 @@ def test_embeddings_of_another_model_are_kept_unless_overwritten(
     assert code == 5 and f"{tmp_path}/e: " in line and "model model.safetensors: " in line
     assert {path: path.read_bytes() for path in (tmp_path / "e").glob("*.*")} == before
     assert run_command(encode, EncodeFlags, [*flags, "--overwrite"]) == 0
-    assert f"{tmp_path}/e: milvus.db, notes.txt, shard-x stay" in capsys.readouterr().err
+    assert f"{tmp_path}/e: kept milvus.db, notes.txt, shard-x," in capsys.readouterr().err
     assert (tmp_path / "e" / "shard-00000.npy").read_bytes() != before[tmp_path / "e" / "shard-00000.npy"]
     assert [(tmp_path / "e" / name).read_text() for name in ("shard-x", "milvus.db", "notes.txt")] == ["mine"] * 3
 

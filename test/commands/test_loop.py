@@ -388,7 +388,7 @@ def test_a_table_file_that_no_loop_wrote_is_not_replaced(
     (tmp_path / name).write_text("precious")
     arguments = ["--config=tiny", f"--output_dir={tmp_path}"]
     assert run_command(loop, LoopFlags, arguments) == 2
-    assert f"{tmp_path}/{name} exists" in capsys.readouterr().err
+    assert f"{tmp_path}/{name} already exists" in capsys.readouterr().err
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
 
 

@@ -115,7 +115,7 @@ def test_embeddings_of_another_model_are_refused(files: Path, tmp_path: Path, fa
         shutil.copy(tmp_path / "other" / name, mixed / name)
     flags = [f"--model={mixed}", *search_flags(files, tmp_path / "r")[1:]]
     code, line = fail(search, SearchFlags, *flags, f"--questions={files}/questions.csv")
-    assert code == 5 and f"{files}/embeddings: " in line and " question_encoder/model.safetensors " in line
+    assert code == 5 and f"{files}/embeddings: " in line and " question_encoder/model.safetensors" in line
 
 
 @pytest.mark.parametrize(

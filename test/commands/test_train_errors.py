@@ -176,7 +176,7 @@ def test_an_error_does_not_remove_an_earlier_run(data: Path, tmp_path: Path, fai
 def test_a_run_does_not_overwrite_the_model_that_it_starts_from(tmp_path: Path, fail: Fail) -> None:
     flags = ["--max_epochs=1", f"--output_dir={tmp_path}", *SMALL]
     assert run_train(*flags) == 0
-    assert f"--encoder has {tmp_path}/model" in fail(2, *flags, "--overwrite", f"--encoder={tmp_path}/model")
+    assert f"--encoder is {tmp_path}/model" in fail(2, *flags, "--overwrite", f"--encoder={tmp_path}/model")
     assert (tmp_path / "model" / "config.json").exists()
 
 

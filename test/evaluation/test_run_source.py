@@ -1,4 +1,4 @@
-"""The file beside a run: what it says, what it is checked against, and runs of other questions and collections."""
+"""Tests of the source file of a run, and of the checks for the same questions and collection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEARCH = SearchRecord("exact", "corpus.jsonl", "ab", "runs/nq/model", {"model.sa
 RUN = {"q1": {"p1": 2.0, "p2": 1.0}}
 
 
-def test_a_run_comes_back_with_its_source(tmp_path: Path) -> None:
+def test_a_run_and_its_source_round_trip(tmp_path: Path) -> None:
     write_sourced_run(tmp_path / "run.trec", RUN, [SEARCH], {"q1": hash_words("who")})
     source = read_run_source(tmp_path / "run.trec")
     assert source is not None and source.searches == [SEARCH] and source.questions == {"q1": hash_words("who")}
@@ -37,7 +37,7 @@ def test_a_run_comes_back_with_its_source(tmp_path: Path) -> None:
     assert read_run_source(tmp_path / "other.trec") is None
 
 
-def test_a_run_or_source_that_was_changed_is_refused(tmp_path: Path) -> None:
+def test_a_changed_run_or_source_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     write_sourced_run(path, RUN, [SEARCH], {})
     for changed in (path, get_source_path(path)):
@@ -53,7 +53,7 @@ def test_a_run_or_source_that_was_changed_is_refused(tmp_path: Path) -> None:
     ours=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
     theirs=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2)),
 )
-def test_most_common_ids_must_be_of_the_same_texts(ours: dict[str, int], theirs: dict[str, int]) -> None:
+def test_most_common_ids_must_have_the_same_questions(ours: dict[str, int], theirs: dict[str, int]) -> None:
     same = sum(1 for name in ours if name in theirs and ours[name] == theirs[name])
     other = sum(1 for name in ours if name in theirs and ours[name] != theirs[name])
     if other > same:
@@ -63,14 +63,14 @@ def test_most_common_ids_must_be_of_the_same_texts(ours: dict[str, int], theirs:
         assert check_same_questions("a.trec", ours, "b.tsv", theirs) == other
 
 
-def test_another_collection_is_refused_unless_its_windows_were_searched() -> None:
+def test_another_collection_is_refused_unless_windows_were_searched() -> None:
     check_same_collection("a.trec", [SEARCH], "corpus.jsonl", "ab")
     check_same_collection("a.trec", [SEARCH._replace(by_windows=True)], "other.jsonl", "xy")
     with pytest.raises(ArtifactError, match=r"a\.trec: .*corpus\.jsonl.*other\.jsonl"):
         check_same_collection("a.trec", [SEARCH], "other.jsonl", "xy")
 
 
-def test_a_compressed_copy_is_the_same_collection(tmp_path: Path) -> None:
+def test_a_compressed_copy_counts_as_the_same_collection(tmp_path: Path) -> None:
     plain, packed, other = (tmp_path / name for name in ("c.tsv", "c.tsv.gz", "other.tsv.gz"))
     plain.write_bytes(b"id\ttext\n1\toak\n")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
@@ -99,5 +99,5 @@ def test_a_compressed_copy_is_the_same_collection(tmp_path: Path) -> None:
         ("谁吃了橡树", "谁吃了榆树", False),
     ],
 )
-def test_spelling_without_words_makes_no_other_question(one: str, other: str, same: bool) -> None:
+def test_hash_words_ignores_case_spaces_and_punctuation(one: str, other: str, same: bool) -> None:
     assert (hash_words(one) == hash_words(other)) == same

@@ -1,4 +1,4 @@
-"""Qrels and runs: there and back, and what is refused."""
+"""Tests of qrels and runs: round trips, formats, refused lines."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ runs = st.dictionaries(
 
 @law
 @given(runs)
-def test_there_and_back(tmp_path: Path, run: dict[str, dict[str, float]]) -> None:
+def test_runs_round_trip(tmp_path: Path, run: dict[str, dict[str, float]]) -> None:
     path = tmp_path / "run.trec"
     write_run(path, run)
     assert read_run(path) == run
-    # trec_eval and Python find six columns in each line, whatever they take for white space.
+    # trec_eval and Python must find six columns in each line, although they define white space differently.
     with path.open(encoding="utf-8") as file:
         peer = pytrec_eval.parse_run(file)
     with path.open(encoding="utf-8", newline="\n") as file:
@@ -43,7 +43,7 @@ def test_there_and_back(tmp_path: Path, run: dict[str, dict[str, float]]) -> Non
     assert {decode(q): {decode(p): score for p, score in scores.items()} for q, scores in peer.items()} == run
 
 
-def test_ids_with_spaces_are_encoded(tmp_path: Path) -> None:
+def test_ids_with_white_space_are_percent_encoded(tmp_path: Path) -> None:
     path, run = tmp_path / "run.trec", {"q 1": {"Oak (tree)": 2.0, "b\nc": 1.0, "a%20b": 0.5}}
     write_run(path, run)
     assert path.read_text() == (
@@ -55,14 +55,14 @@ def test_ids_with_spaces_are_encoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["\ufeffq", "q\x7f", "\x00", " ", "\x85q", "q\u2028", "\u3000"])
-def test_ids_that_other_programs_take_apart_are_encoded(tmp_path: Path, name: str) -> None:
+def test_ids_that_other_programs_would_split_are_percent_encoded(tmp_path: Path, name: str) -> None:
     for run in ({name: {"a": 1.0}}, {"q": {name: 1.0}}):
         write_run(tmp_path / "run.trec", run)
         assert read_run(tmp_path / "run.trec") == run
         assert (tmp_path / "run.trec").read_text().isascii()
 
 
-def test_ids_of_other_programs_stay_as_they_are(tmp_path: Path) -> None:
+def test_ids_of_other_programs_are_not_decoded(tmp_path: Path) -> None:
     path, line = tmp_path / "run.trec", "q%201 Q0 <dbpedia:100%25> 1 2.0 dpr-text\n"
     path.write_text(line)
     assert read_run(path) == {"q%201": {"<dbpedia:100%25>": 2.0}}
@@ -75,9 +75,9 @@ def test_ids_of_other_programs_stay_as_they_are(tmp_path: Path) -> None:
 def test_a_run_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     write_run(path, {"q1": {"a": 0.5, "b": 2.0, "c": 0.5}}, name="mine")
-    # Of equal scores, the larger id first.
+    # If scores are equal, the larger id comes first.
     assert path.read_text() == "q1 Q0 b 1 2.0 mine\nq1 Q0 c 2 0.5 mine\nq1 Q0 a 3 0.5 mine\n"
-    assert rank_passages({"9": 1.0, "10": 1.0}) == ["9", "10"]  # ids are texts
+    assert rank_passages({"9": 1.0, "10": 1.0}) == ["9", "10"]  # Ids are compared as strings.
     for refused, name in (({"q": {"": 1.0}}, "x"), ({"": {"a": 1.0}}, "x"), ({}, "my run"), ({}, "")):
         with pytest.raises(ValueError, match=r"empty|name"):
             write_run(path, refused, name)
@@ -89,7 +89,7 @@ def test_a_run_by_hand(tmp_path: Path) -> None:
     ["query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\n", "q1 0 a 2\nq1 0 b 0\n\n"],
     ids=["BEIR", "TREC"],
 )
-def test_qrels_of_both_forms(tmp_path: Path, content: str) -> None:
+def test_qrels_are_read_in_both_formats(tmp_path: Path, content: str) -> None:
     (tmp_path / "qrels").write_text(content)
     assert read_qrels(tmp_path / "qrels") == {"q1": {"a": 2, "b": 0}}
     (tmp_path / "marked").write_text(content, encoding="utf-8-sig")
@@ -107,7 +107,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
             read(tmp_path / "cut.gz")
 
 
-def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
+def test_ids_may_contain_spaces_if_tabs_separate_columns(tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tdoc 7\t1\nq 2\td\t 0\n")
     assert read_qrels(tmp_path / "qrels.tsv") == {"q1": {"doc 7": 1}, "q 2": {"d": 0}}
 
@@ -122,11 +122,11 @@ def test_ids_with_spaces_in_the_tab_form(tmp_path: Path) -> None:
         ("topic iteration document relevance\nq1 0 a 1\n", {"q1": {"a": 1}}),
         ("1 0.5 a 2\n1 1 b 0\n1 4.5 c 1\n", {"1": {"a": 2, "b": 0, "c": 1}}),  # as in TREC-COVID
         ("qid docid rel\nq1 a 1\n", {"q1": {"a": 1}}),
-        ("q1 1 a 1\nq2 1 b 0\n", {"q1": {"a": 1}, "q2": {"b": 0}}),  # another constant than 0
-        ("q\t1\t10\t1\n", {"q": {"10": 1}}),  # tabs leave no doubt
+        ("q1 1 a 1\nq2 1 b 0\n", {"q1": {"a": 1}, "q2": {"b": 0}}),  # a constant other than 0
+        ("q\t1\t10\t1\n", {"q": {"10": 1}}),  # With tabs, any second column is valid.
     ],
 )
-def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, expected: dict) -> None:
+def test_the_first_line_determines_the_columns(tmp_path: Path, content: str, expected: dict) -> None:
     (tmp_path / "qrels").write_text(content)
     assert read_qrels(tmp_path / "qrels") == expected
 
@@ -142,7 +142,7 @@ def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, 
         (read_qrels, "query a nan\n", ':1: the relevance is "nan"'),
         (read_qrels, "query1 a relevant\n", ':1: the relevance is "relevant"'),
         (read_qrels, "query-id corpus-id score\nq1 a 0.5\n", ':2: the relevance is "0.5"'),
-        (read_qrels, "q1 doc 7 1\n", ':1: "q1 doc 7 1"'),  # an id with a space, between spaces
+        (read_qrels, "q1 doc 7 1\n", ':1: "q1 doc 7 1"'),  # an id with a space, in columns separated by spaces
         (read_qrels, "q1 a 1\nq1 doc 7 1\n", ':2: "q1 doc 7 1"'),
         (read_qrels, "q1 0 doc 7 1\n", ':1: "q1 0 doc 7 1"'),
         (read_qrels, "q 1 10 1\nq 1 11 1\n", ':1: "q 1 10 1"'),
@@ -161,28 +161,28 @@ def test_the_first_line_decides_about_the_columns(tmp_path: Path, content: str, 
         (read_run, "\nq\udcff Q0 a 1 0.5 x\n", ":2: "),
     ],
 )
-def test_wrong_line_is_refused_with_its_place(tmp_path: Path, read, content: str, place: str) -> None:
+def test_an_invalid_line_is_refused_with_its_place(tmp_path: Path, read, content: str, place: str) -> None:
     (tmp_path / "file").write_text(content, errors="surrogateescape")
     with pytest.raises(DataError, match="^" + re.escape(f"{tmp_path / 'file'}{place}")):
         read(tmp_path / "file")
 
 
-def test_a_run_needs_a_question_of_the_other_file() -> None:
+def test_a_run_needs_a_common_question_with_the_other_file() -> None:
     check_common_questions("run.trec", {"q1": {}, "q2": {}}, "qrels.tsv", ["q0", "q2"])
     for asked in (["q0"], []):
         with pytest.raises(DataError, match=r"^run.trec: .*qrels.tsv"):
             check_common_questions("run.trec", {"q1": {}}, "qrels.tsv", asked)
 
 
-def test_a_run_fits_a_file_whose_ids_count_its_questions() -> None:
+def test_a_run_must_fit_a_file_with_numbers_as_ids() -> None:
     counted = [str(number) for number in range(6)]
 
     def check(found: list[int], asked: list[str] = counted, **options: bool) -> None:
         check_counted_questions("run.trec", {str(number): {} for number in found}, "rows.jsonl", asked, **options)
 
-    for found in ([0, 1, 2, 3, 4, 5], [1, 5], [0, 1, 2, 3, 4], [1, 3]):  # BM25 finds nothing for some.
+    for found in ([0, 1, 2, 3, 4, 5], [1, 5], [0, 1, 2, 3, 4], [1, 3]):  # BM25 finds no passage for some questions.
         check(found)
-    check([0, 1, 2], ["a", "b"])  # These ids say which questions they are.
+    check([0, 1, 2], ["a", "b"])  # The ids are not numbers, so they identify the questions.
     check([0, 1, 2], skip_missing=True)
     for found in ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2], [0]):
         with pytest.raises(DataError, match=r"^run.trec: .*rows.jsonl"):
@@ -195,7 +195,7 @@ NOT_NUMBERS = ["1_0", "\u0661", "0x10", "infinity", "nan", "1e999", "9" * 5000, 
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS)
-def test_numbers_that_only_python_reads_are_refused(tmp_path: Path, value: str) -> None:
+def test_numbers_in_python_syntax_alone_are_refused(tmp_path: Path, value: str) -> None:
     (tmp_path / "run").write_text(f"q Q0 p 1 0.5 name\nq Q0 r 2 {value} name\n")
     with pytest.raises(DataError, match=r"run:2: "):
         read_run(tmp_path / "run")
@@ -204,7 +204,7 @@ def test_numbers_that_only_python_reads_are_refused(tmp_path: Path, value: str) 
         read_qrels(tmp_path / "qrels")
 
 
-def test_numbers_of_trec(tmp_path: Path) -> None:
+def test_numbers_in_c_syntax_are_read(tmp_path: Path) -> None:
     values = ["1", "-1", "+1", "1.", ".5", "1e-3", "1E+3", "007"]
     (tmp_path / "run").write_text("".join(f"q Q0 p{n} 1 {value} name\n" for n, value in enumerate(values)))
     assert list(read_run(tmp_path / "run")["q"].values()) == [1, -1, 1, 1, 0.5, 0.001, 1000, 7]

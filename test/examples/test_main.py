@@ -1,4 +1,4 @@
-"""The example driver: the commands of the original example run as written, and leave what ``dpr-text train`` leaves."""
+"""The example script: its original commands run as written, and write the same files as ``dpr-text train``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 DATA_DIR = "examples/dpr/data/nq3_tiny/data/retriever/"
 SMALL = ("--eval_hard_negatives=2", "--eval_other_negatives=0", "--passage_max_length=40")
 
-# Lightning's remark on how it is used.
+# A deprecation warning in Lightning's own code.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 
 
 def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run ``PYTHONPATH=. python ARGUMENTS`` in a process of its own."""
+    """Run ``PYTHONPATH=. python ARGUMENTS`` in a new process."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -44,7 +44,7 @@ def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with copies of the examples and a link to the library, so that runs leave nothing in the repository."""
+    """Folder with a copy of the examples and a link to the library, so that runs write nothing into the repository."""
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(ROOT / "examples", root / "examples")
     (root / "text").symlink_to(ROOT / "text")
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_run(root: Path) -> Path:
-    """The folder that the original example's command leaves."""
+    """Folder that the original example's command writes."""
     done = run_python("examples/dpr/main.py", "--max_epochs=10", f"--data_path={DATA_DIR}", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "model: runs/dpr/model" in done.stdout
@@ -72,9 +72,9 @@ def test_training_loss_falls_to_less_than_half(tiny_run: Path) -> None:
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_run_leaves_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
-    left = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
-    assert left >= {
+def test_a_run_writes_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
+    written = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    assert written >= {
         "config.yaml",
         "tokenizer.json",
         "checkpoints/best.ckpt",
@@ -96,7 +96,7 @@ def test_a_run_leaves_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
     for name, facts in manifest["files"].items():
         content = (tiny_run / name).read_bytes()
         assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
-    assert set(manifest["files"]) == left - {"manifest.json"}
+    assert set(manifest["files"]) == written - {"manifest.json"}
     assert manifest["data"]["train"]["questions"] == 10
     assert manifest["data"]["train"]["duplicate_keys_checked"] is True
     assert yaml.safe_load((tiny_run / "config.yaml").read_text())["max_epochs"] == 10
@@ -108,7 +108,7 @@ def test_the_saved_model_is_the_best_checkpoint(tiny_run: Path) -> None:
     assert bundle.encoder("question").config.vocab_size == bundle.tokenizer.get_vocab_size()
     assert (bundle.limits, bundle.similarity) == ({"question_max_length": 64, "passage_max_length": 256}, "dot")
     best = max(float(row["valid_mrr@10"]) for row in read_metrics(tiny_run) if row["valid_mrr@10"])
-    assert best > 0.2  # of 30 passages; at random, (1 + 1/2 + ... + 1/10) / 30 = 0.098
+    assert best > 0.2  # a random ranking of 30 passages has (1 + 1/2 + ... + 1/10) / 30 = 0.098
 
 
 def test_the_model_card_has_data_settings_and_results(tiny_run: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_model_card_has_data_settings_and_results(tiny_run: Path) -> None:
         assert line in card.splitlines()
 
 
-def test_the_example_leaves_the_same_bytes_as_the_command(tmp_path: Path) -> None:
+def test_the_example_writes_the_same_bytes_as_the_command(tmp_path: Path) -> None:
     flags = [f"--data_path={ROOT / DATA_DIR}", "--max_epochs=2", "--num_positives=2", "--tied", "--similarity=cosine"]
     output_dirs = [f"--output_dir={tmp_path / name}" for name in ("example", "command")]
     assert run_command(main, ExampleFlags, [*flags, *SMALL, output_dirs[0]]) == 0
@@ -141,7 +141,7 @@ def test_the_example_leaves_the_same_bytes_as_the_command(tmp_path: Path) -> Non
     assert [settings[0] | {"output_dir": ""}] == [settings[1] | {"output_dir": ""}]
 
 
-def test_the_original_selection_command(tmp_path: Path) -> None:
+def test_the_original_selection_command_runs_as_written(tmp_path: Path) -> None:
     raw = tmp_path / "nq-dev.json"
     records = [json.loads(line) for line in (ROOT / DATA_DIR / "train.jsonl").read_text().splitlines()]
     raw.write_text(json.dumps(records, indent=4))
@@ -154,7 +154,7 @@ def test_the_original_selection_command(tmp_path: Path) -> None:
     assert [json.loads(line) for line in out.read_text().splitlines()] == records
 
 
-def test_selected_splits_are_disjoint_and_train(tmp_path: Path) -> None:
+def test_selected_splits_are_disjoint_and_can_be_trained_on(tmp_path: Path) -> None:
     raw, folder = tmp_path / "raw.jsonl", tmp_path / "data"
     raw.write_text("".join((ROOT / DATA_DIR / f"{name}.jsonl").read_text() for name in ("train", "valid")))
     for stage, skip, num in (("train", 0, 10), ("valid", 10, 5), ("test", 15, 5)):
@@ -165,7 +165,7 @@ def test_selected_splits_are_disjoint_and_train(tmp_path: Path) -> None:
     assert run_command(main, ExampleFlags, [f"--data_path={folder}", "--fast_dev_run", *SMALL]) == 0
 
 
-def test_selecting_to_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_can_be_written_to_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(ROOT / DATA_DIR / "train.jsonl", tmp_path)
     monkeypatch.chdir(tmp_path)
     flags = ["--sel_data", "--sel_raw_path=train.jsonl", "--sel_out_path=some.jsonl"]
@@ -197,7 +197,7 @@ def test_a_selection_that_fails_names_the_file_or_flag(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_seed_flags_keep_their_names_and_defaults() -> None:
+def test_the_original_flags_keep_their_names_and_defaults() -> None:
     flags = parse_flags(ExampleFlags, [])
     assert flags.data.data_path == DATA_DIR.rstrip("/")
     assert (flags.optimization.max_epochs, flags.run.gpus, flags.run.fast_dev_run) == (5, 0, False)

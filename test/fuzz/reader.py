@@ -1,9 +1,9 @@
-"""Fuzzes the readers of JSONL and of JSON arrays with atheris; not part of the tests, which take no time for it.
+"""Fuzz test of the readers for JSONL and JSON arrays with atheris. The test suite does not run it.
 
     pip install atheris && PYTHONPATH=. python test/fuzz/reader.py -max_total_time=600 [folder of seeds]
 
-What Python's own parser reads must be read as the same, with the repairs that are told; everything else must be a
-DataError of one line with a place. Any other exception stops the run.
+Rows that Python's parser reads must give the same values, after the documented repairs. Any other row must raise a
+DataError with a location, on one line. Other exceptions stop the run.
 """
 
 from __future__ import annotations
@@ -32,48 +32,52 @@ PLACE = re.compile(re.escape(PATH) + r":\d+ \(byte \d+\)")
 COUNTS: Counter[str] = Counter()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     pass
 
 
-def tolerant(line: bytes) -> dict[str, Any]:
-    """The oracle: Python's own parser, with the repairs of ``text/datasets/formats/repair.py``."""
+def parse_tolerantly(line: bytes) -> dict[str, Any]:
+    """Parse a row with Python's parser and the repairs of ``text/datasets/formats/repair.py``. This is the oracle."""
 
-    def finite(value: str) -> float | None:
+    def parse_float(value: str) -> float | None:
         return float(value) if math.isfinite(float(value)) else None
 
-    def integer(value: str) -> float | None:
+    def parse_integer(value: str) -> float | None:
         is_large = len(value) > 20 or not -(1 << 63) <= int(value) < 1 << 64
-        return finite(value) if is_large else int(value)
+        return parse_float(value) if is_large else int(value)
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = {whole(key): value for key, value in items}
+    def build_record(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = {replace_surrogates(key): value for key, value in items}
         if len(record) < len(items):
-            raise RecursionError  # a key stands twice: parsers may differ, and the check refuses the row
+            raise RecursionError  # A key occurs twice: parsers may differ, and check_row rejects the row.
         return record
 
     try:
         value = json.loads(
-            line.decode(), parse_int=integer, parse_float=finite, parse_constant=finite, object_pairs_hook=pairs
+            line.decode(),
+            parse_int=parse_integer,
+            parse_float=parse_float,
+            parse_constant=parse_float,
+            object_pairs_hook=build_record,
         )
     except ValueError:
-        raise Refused from None
+        raise RefusedError from None
     if not isinstance(value, dict):
-        raise Refused
-    return whole(value)
+        raise RefusedError
+    return replace_surrogates(value)
 
 
-def whole(value: Any) -> Any:
-    """The same value with U+FFFD in the place of lone surrogates."""
+def replace_surrogates(value: Any) -> Any:
+    """Return the value with lone surrogates replaced by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [whole(inner) for inner in value]
-    return {key: whole(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+        return [replace_surrogates(inner) for inner in value]
+    return {key: replace_surrogates(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def read_lines(data: bytes) -> None:
-    """Every row of a file: as the oracle has it, or refused with its place."""
+def check_jsonl(data: bytes) -> None:
+    """Check that each row of a JSONL file equals the oracle's value, or is refused with its location."""
     with open(PATH, "wb") as out:
         out.write(data)
     file = JsonlFile(PATH)
@@ -81,17 +85,17 @@ def read_lines(data: bytes) -> None:
         for row in range(len(file)):
             line = rows.read(row)
             try:
-                expected = tolerant(line)
-            except (Refused, RecursionError) as error:
+                expected = parse_tolerantly(line)
+            except (RefusedError, RecursionError) as error:
                 expected = error
-            record = None  # a record is valid until the next is parsed
+            record = None  # The previous record must be released before the next row is parsed.
             try:
                 record = rows.parse(row)
             except DataError as error:
                 assert not isinstance(expected, dict), (line, error)
-                told(error)
+                check_message(error)
                 continue
-            assert not isinstance(expected, Refused), line
+            assert not isinstance(expected, RefusedError), line
             if isinstance(expected, dict):
                 assert record.as_dict() == expected, line
             try:
@@ -100,29 +104,29 @@ def read_lines(data: bytes) -> None:
                 assert "\n" not in str(error)
 
 
-def read_array(data: bytes, size: int) -> None:
-    """All elements of an array that comes in pieces, or a refusal; each is at its byte."""
+def check_array(data: bytes, size: int) -> None:
+    """Check that each element of an array has its location and the oracle's value. The array comes in chunks."""
     chunks = (data[start : start + size] for start in range(0, len(data), size))
     for element in read_elements(chunks, PATH):
         assert data[element.byte :].startswith(element.content)
         assert element.line == data.count(b"\n", 0, element.byte) + 1
         with suppress(RecursionError):
-            assert element.record.as_dict() == tolerant(element.content), element.content
+            assert element.record.as_dict() == parse_tolerantly(element.content), element.content
 
 
-def told(error: DataError) -> None:
+def check_message(error: DataError) -> None:
     assert PLACE.match(str(error)), str(error)
     assert "\n" not in str(error)
 
 
-def target(data: bytes) -> None:
-    for read in (lambda: read_lines(data), lambda: read_array(data, 1 + len(data) % 37)):
+def run_input(data: bytes) -> None:
+    for read in (lambda: check_jsonl(data), lambda: check_array(data, 1 + len(data) % 37)):
         try:
             read()
         except DataError as error:
-            told(error)
+            check_message(error)
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, target)
+    atheris.Setup(sys.argv, run_input)
     atheris.Fuzz()

@@ -56,42 +56,42 @@ def saved(tmp_path: Path) -> Path:
     ],
 )
 def test_save_and_load_give_the_same_encoder(tmp_path: Path, options, more):
-    ours = build_encoder(**options)
-    ours.save_pretrained(tmp_path / "new" / "folder")
+    encoder = build_encoder(**options)
+    encoder.save_pretrained(tmp_path / "new" / "folder")
     again = RobertaEncoder.from_pretrained(tmp_path / "new" / "folder")
-    assert again.config == ours.config
-    assert_same_weights(again, ours)
-    if ours.max_length >= 30:
-        assert embed_texts(again).equal(embed_texts(ours))
+    assert again.config == encoder.config
+    assert_same_weights(again, encoder)
+    if encoder.max_length >= 30:
+        assert embed_texts(again).equal(embed_texts(encoder))
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted([*FILES, *more])
 
 
 def test_an_encoder_can_be_saved_over_the_file_it_came_from(saved: Path):
     """The loaded weights may be memory-mapped from the file that is replaced."""
-    ours = RobertaEncoder.from_pretrained(saved)
-    randomize(ours, seed=1)
-    ours.save_pretrained(saved)
-    assert_same_weights(RobertaEncoder.from_pretrained(saved), ours)
+    encoder = RobertaEncoder.from_pretrained(saved)
+    randomize(encoder, seed=1)
+    encoder.save_pretrained(saved)
+    assert_same_weights(RobertaEncoder.from_pretrained(saved), encoder)
 
 
 def test_modules_that_an_earlier_encoder_left_are_ignored(tmp_path: Path):
     build_encoder(projection_dim=8, normalize=True, max_seq_length=7, prompts={"query": "q: "}).save_pretrained(
         tmp_path
     )
-    ours = build_encoder(pooling="mean")
-    randomize(ours, seed=1)
-    ours.save_pretrained(tmp_path)
+    encoder = build_encoder(pooling="mean")
+    randomize(encoder, seed=1)
+    encoder.save_pretrained(tmp_path)
     assert (tmp_path / "2_Dense").is_dir()
     again = RobertaEncoder.from_pretrained(tmp_path)
-    assert again.config == ours.config
-    assert_same_weights(again, ours)
+    assert again.config == encoder.config
+    assert_same_weights(again, encoder)
 
 
 def test_overrides_replace_saved_settings(saved: Path):
-    ours = RobertaEncoder.from_pretrained(saved, hidden_dropout_prob=0.0, pooling="mean", normalize=True)
-    assert (ours.config.hidden_dropout_prob, ours.config.pooling, ours.config.normalize) == (0.0, "mean", True)
-    assert ours.embeddings.dropout.p == 0.0
-    assert_same_weights(ours, build_encoder())
+    encoder = RobertaEncoder.from_pretrained(saved, hidden_dropout_prob=0.0, pooling="mean", normalize=True)
+    assert (encoder.config.hidden_dropout_prob, encoder.config.pooling, encoder.config.normalize) == (0.0, "mean", True)
+    assert encoder.embeddings.dropout.p == 0.0
+    assert_same_weights(encoder, build_encoder())
 
 
 def test_an_override_adds_a_projection_to_weights_without_one(saved: Path, tmp_path: Path):
@@ -133,64 +133,64 @@ MODELS = {
 def build_peer(name: str, seed: int = 0) -> Any:
     model, config, options = MODELS[name]
     torch.manual_seed(0)
-    theirs = getattr(transformers, model)(getattr(transformers, config)(**options))
-    randomize(theirs, seed)
-    return theirs.eval()
+    peer = getattr(transformers, model)(getattr(transformers, config)(**options))
+    randomize(peer, seed)
+    return peer.eval()
 
 
-def unwrap_transformer(theirs: Any) -> nn.Module:
+def unwrap_transformer(peer: Any) -> nn.Module:
     """Return the transformer inside a model of transformers."""
     for attribute in ("question_encoder", "ctx_encoder", "bert_model", "bert", "roberta"):
-        theirs = getattr(theirs, attribute, theirs)
-    return theirs
+        peer = getattr(peer, attribute, peer)
+    return peer
 
 
-def embed_with_peer(theirs: Any, padding: int) -> Tensor:
+def embed_with_peer(peer: Any, padding: int) -> Tensor:
     """Return the hidden states of the first tokens, or the output of a DPR encoder."""
     input_ids, mask = build_texts(padding)
     with torch.no_grad():
-        if type(theirs).__name__.startswith("DPR"):
-            return theirs(input_ids=input_ids, attention_mask=mask.long()).pooler_output
-        return unwrap_transformer(theirs)(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[:, 0]
+        if type(peer).__name__.startswith("DPR"):
+            return peer(input_ids=input_ids, attention_mask=mask.long()).pooler_output
+        return unwrap_transformer(peer)(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[:, 0]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_transformers_load(tmp_path: Path, name):
-    theirs = build_peer(name)
-    theirs.save_pretrained(tmp_path)
-    padding = theirs.config.pad_token_id
-    ours = RobertaEncoder.from_pretrained(tmp_path)
+    peer = build_peer(name)
+    peer.save_pretrained(tmp_path)
+    padding = peer.config.pad_token_id
+    encoder = RobertaEncoder.from_pretrained(tmp_path)
     torch.testing.assert_close(
-        compute_hidden_states(ours, padding), compute_hidden_states(unwrap_transformer(theirs), padding)
+        compute_hidden_states(encoder, padding), compute_hidden_states(unwrap_transformer(peer), padding)
     )
-    torch.testing.assert_close(embed_texts(ours, padding), embed_with_peer(theirs, padding))
-    assert ours.config.layer_norm_eps == theirs.config.layer_norm_eps
-    assert ours.max_length == (40 if padding == 0 else 38)
+    torch.testing.assert_close(embed_texts(encoder, padding), embed_with_peer(peer, padding))
+    assert encoder.config.layer_norm_eps == peer.config.layer_norm_eps
+    assert encoder.max_length == (40 if padding == 0 else 38)
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "bert"])
 def test_transformers_loads_saved_encoders(tmp_path: Path, name):
     """Save in transformers, here, in transformers, and load here again."""
-    theirs = build_peer(name)
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = RobertaEncoder.from_pretrained(tmp_path / "theirs", projection_dim=8, normalize=True)
-    ours.save_pretrained(tmp_path / "ours")
-    again, report = AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert type(again) is type(theirs) and not any(report.values())
-    padding = theirs.config.pad_token_id
-    torch.testing.assert_close(compute_hidden_states(again, padding), compute_hidden_states(theirs, padding))
+    peer = build_peer(name)
+    peer.save_pretrained(tmp_path / "peer")
+    encoder = RobertaEncoder.from_pretrained(tmp_path / "peer", projection_dim=8, normalize=True)
+    encoder.save_pretrained(tmp_path / "encoder")
+    again, report = AutoModel.from_pretrained(tmp_path / "encoder", output_loading_info=True)
+    assert type(again) is type(peer) and not any(report.values())
+    padding = peer.config.pad_token_id
+    torch.testing.assert_close(compute_hidden_states(again, padding), compute_hidden_states(peer, padding))
     again.save_pretrained(tmp_path / "again")
     once_more = RobertaEncoder.from_pretrained(tmp_path / "again")
-    assert compute_hidden_states(once_more, padding).equal(compute_hidden_states(ours, padding))
+    assert compute_hidden_states(once_more, padding).equal(compute_hidden_states(encoder, padding))
 
 
 def test_both_token_types_of_a_saved_bert_are_equal(tmp_path: Path):
     """Some tokenizers give type 1 to the second text of a pair. It must not change the embedding."""
     build_encoder(model_type="bert", pad_token_id=0).save_pretrained(tmp_path)
-    theirs = AutoModel.from_pretrained(tmp_path)
+    peer = AutoModel.from_pretrained(tmp_path)
     input_ids, mask = build_texts(0)
     with torch.no_grad():
-        both = [theirs(input_ids, mask.long(), types)[0][mask] for types in (input_ids * 0, (input_ids > 99).long())]
+        both = [peer(input_ids, mask.long(), types)[0][mask] for types in (input_ids * 0, (input_ids > 99).long())]
     assert both[0].equal(both[1])
 
 
@@ -198,28 +198,28 @@ def test_both_token_types_of_a_saved_bert_are_equal(tmp_path: Path):
 def test_missing_sizes_have_the_defaults_of_transformers(tmp_path: Path, name):
     """Old files omit settings that equal the default of their class."""
     config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    theirs = AutoModel.from_config(transformers.AutoConfig.for_model(name, **config))
-    randomize(theirs)
-    theirs.save_pretrained(tmp_path)
-    padding, vocab_size = theirs.config.pad_token_id, theirs.config.vocab_size
+    peer = AutoModel.from_config(transformers.AutoConfig.for_model(name, **config))
+    randomize(peer)
+    peer.save_pretrained(tmp_path)
+    padding, vocab_size = peer.config.pad_token_id, peer.config.vocab_size
     given = {"model_type": name, **config} | ({} if name == "bert" else {"vocab_size": vocab_size})
     (tmp_path / "config.json").write_text(json.dumps(given))
-    ours = RobertaEncoder.from_pretrained(tmp_path)
-    torch.testing.assert_close(compute_hidden_states(ours, padding), compute_hidden_states(theirs, padding))
+    encoder = RobertaEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(compute_hidden_states(encoder, padding), compute_hidden_states(peer, padding))
 
 
 def test_old_key_names_and_pytorch_files_load(tmp_path: Path):
     """The keys of bert-base-uncased end in gamma and beta. Facebook's DPR encoders are pytorch_model.bin files."""
-    theirs = build_peer("bert with a head")
-    theirs.save_pretrained(tmp_path)
+    peer = build_peer("bert with a head")
+    peer.save_pretrained(tmp_path)
     old = {
         key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for key, tensor in load_file(tmp_path / "model.safetensors").items()
     }
     torch.save(old | {"bert.embeddings.position_ids": torch.arange(40)[None]}, tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    ours = RobertaEncoder.from_pretrained(tmp_path)
-    torch.testing.assert_close(compute_hidden_states(ours, 0), compute_hidden_states(theirs.bert, 0))
+    encoder = RobertaEncoder.from_pretrained(tmp_path)
+    torch.testing.assert_close(compute_hidden_states(encoder, 0), compute_hidden_states(peer.bert, 0))
 
 
 def test_settings_without_effect_are_ignored(saved: Path):
@@ -230,9 +230,9 @@ def test_settings_without_effect_are_ignored(saved: Path):
 # ---- torchtext
 
 
-def build_torchtext_state_dict(theirs: nn.Module) -> dict[str, Tensor]:
+def build_torchtext_state_dict(peer: nn.Module) -> dict[str, Tensor]:
     """Convert weights of transformers to the keys of torchtext 0.18's RobertaModel, independently of the library."""
-    weights, result = theirs.state_dict(), {}
+    weights, result = peer.state_dict(), {}
     for kind in ("weight", "bias"):
         result[f"encoder.transformer.embedding_layer_norm.{kind}"] = weights[f"embeddings.LayerNorm.{kind}"]
         for layer in range(2):
@@ -251,11 +251,11 @@ def build_torchtext_state_dict(theirs: nn.Module) -> dict[str, Tensor]:
 
 
 def test_a_torchtext_file_loads(tmp_path: Path):
-    theirs = build_peer("roberta")
-    torch.save(build_torchtext_state_dict(theirs), tmp_path / "roberta.pt")
-    ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
-    assert ours.config == RobertaConfig(**SIZES)
-    torch.testing.assert_close(compute_hidden_states(ours), compute_hidden_states(theirs))
+    peer = build_peer("roberta")
+    torch.save(build_torchtext_state_dict(peer), tmp_path / "roberta.pt")
+    encoder = RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
+    assert encoder.config == RobertaConfig(**SIZES)
+    torch.testing.assert_close(compute_hidden_states(encoder), compute_hidden_states(peer))
 
 
 def test_heads_are_64_wide_by_default(tmp_path: Path):
@@ -334,8 +334,8 @@ def test_an_old_torch_reads_safetensors_only(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UnsupportedModelError, match=r"roberta\.pt: torch 2\..*\.safetensors"):
         RobertaEncoder.from_pretrained(tmp_path / "roberta.pt", num_attention_heads=4)
     save_file(weights, tmp_path / "roberta.safetensors")
-    ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
-    assert_same_weights(ours, build_encoder())
+    encoder = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
+    assert_same_weights(encoder, build_encoder())
 
 
 class Settings:

@@ -59,16 +59,16 @@ def assert_every_reader_agrees(folder: Path, tokenizer: Tokenizer) -> None:
     config = json.loads((folder / "question_encoder" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == tuple(boundaries)
     assert (config["pad_token_id"], config["vocab_size"]) == (padding, tokenizer.get_vocab_size())
-    ours, _ = Embedder.from_pretrained(folder, "question").embed_list(TEXTS)
+    expected, _ = Embedder.from_pretrained(folder, "question").embed_list(TEXTS)
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    torch.testing.assert_close(ours, torch.from_numpy(model.encode_query(TEXTS)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(expected, torch.from_numpy(model.encode_query(TEXTS)), rtol=1e-5, atol=1e-5)
     encoder = transformers.AutoModel.from_pretrained(folder / "question_encoder").eval()
     options = {"padding": True, "return_tensors": "pt", "truncation": True}
     batch = transformers.AutoTokenizer.from_pretrained(folder / "question_encoder")(TEXTS, **options)
     with torch.no_grad():
         hidden = encoder(**batch).last_hidden_state
     mask = batch["attention_mask"][:, :, None]
-    torch.testing.assert_close(ours, (hidden * mask).sum(1) / mask.sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(expected, (hidden * mask).sum(1) / mask.sum(1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -48,19 +48,19 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
 
 
 def build_encoder(**options) -> RobertaEncoder:
-    ours = RobertaEncoder(RobertaConfig(**(SIZES | options)))
-    randomize(ours)
-    return ours.eval()
+    encoder = RobertaEncoder(RobertaConfig(**(SIZES | options)))
+    randomize(encoder)
+    return encoder.eval()
 
 
 def build_peer_pair(attention: str = "sdpa") -> tuple[RobertaEncoder, PeerModel]:
     """Build an encoder of this library and one of transformers with the same weights."""
-    theirs = PeerModel(PeerConfig(**SIZES, type_vocab_size=1, pad_token_id=PAD), add_pooling_layer=False).eval()
-    theirs.set_attn_implementation(attention)
-    randomize(theirs)
-    ours = RobertaEncoder(RobertaConfig(**SIZES)).eval()
-    ours.load_state_dict(merge_token_types(to_encoder_keys(theirs.state_dict(), BERT)))
-    return ours, theirs
+    peer = PeerModel(PeerConfig(**SIZES, type_vocab_size=1, pad_token_id=PAD), add_pooling_layer=False).eval()
+    peer.set_attn_implementation(attention)
+    randomize(peer)
+    encoder = RobertaEncoder(RobertaConfig(**SIZES)).eval()
+    encoder.load_state_dict(merge_token_types(to_encoder_keys(peer.state_dict(), BERT)))
+    return encoder, peer
 
 
 def build_texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
@@ -73,27 +73,27 @@ def build_texts(*lengths: int, **options: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("lengths", [(2,), (9, 9), (64, 3, 17, 2, 40)])
 def test_outputs_equal_transformers(attention, lengths):
-    ours, theirs = build_peer_pair(attention)
+    encoder, peer = build_peer_pair(attention)
     input_ids, mask = build_texts(*lengths)
     with torch.no_grad():
-        expected = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
-        torch.testing.assert_close(ours.compute_hidden_states(input_ids, mask)[mask], expected[mask])
-        torch.testing.assert_close(ours(input_ids, mask), expected[:, 0])
+        expected = peer(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+        torch.testing.assert_close(encoder.compute_hidden_states(input_ids, mask)[mask], expected[mask])
+        torch.testing.assert_close(encoder(input_ids, mask), expected[:, 0])
 
 
 def test_gradients_equal_transformers():
     """Compare the gradients of every weight, for a loss over all real tokens."""
-    ours, theirs = build_peer_pair()
+    encoder, peer = build_peer_pair()
     input_ids, mask = build_texts(64, 3, 17)
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     # The factor 100 brings gradients to the order of 1, so that the default tolerance is meaningful.
-    (100 * nn.functional.mse_loss(ours.compute_hidden_states(input_ids, mask)[mask], target)).backward()
-    hidden = theirs(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+    (100 * nn.functional.mse_loss(encoder.compute_hidden_states(input_ids, mask)[mask], target)).backward()
+    hidden = peer(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
     (100 * nn.functional.mse_loss(hidden[mask], target)).backward()
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    gradients = {name: parameter.grad for name, parameter in peer.named_parameters() if parameter.grad is not None}
     del gradients["embeddings.token_type_embeddings.weight"]  # The positions of this library include it.
     expected = to_encoder_keys(gradients, BERT)
-    for name, parameter in ours.named_parameters():
+    for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
         torch.testing.assert_close(parameter.grad, expected[name])
 
@@ -101,12 +101,11 @@ def test_gradients_equal_transformers():
 def test_number_of_parameters_equals_transformers():
     config = PeerConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
     with torch.device("meta"):
-        ours, theirs = roberta_base(), PeerModel(config, add_pooling_layer=False)
+        encoder, peer = roberta_base(), PeerModel(config, add_pooling_layer=False)
     layer = 4 * (768 * 768 + 768) + (768 * 3072 + 3072) + (3072 * 768 + 768) + 2 * 2 * 768
-    assert count_parameters(ours) == (50265 + 514 + 2) * 768 + 12 * layer
-    assert (
-        count_parameters(theirs) == count_parameters(ours) + 768
-    )  # The token type, which this library adds to the positions.
+    assert count_parameters(encoder) == (50265 + 514 + 2) * 768 + 12 * layer
+    # This library adds the token type to the positions.
+    assert count_parameters(peer) == count_parameters(encoder) + 768
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -119,27 +118,27 @@ def count_parameters(module: nn.Module) -> int:
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("width", [12, 13, 64])
 def test_embedding_does_not_depend_on_padding(pooling, width):
-    ours = build_encoder(pooling=pooling)
+    encoder = build_encoder(pooling=pooling)
     narrow, wide = build_texts(12), build_texts(12, width=width)
     with torch.no_grad():
-        torch.testing.assert_close(ours(*wide), ours(*narrow))
+        torch.testing.assert_close(encoder(*wide), encoder(*narrow))
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_embedding_does_not_depend_on_neighbours(pooling):
-    ours = build_encoder(pooling=pooling)
+    encoder = build_encoder(pooling=pooling)
     input_ids, mask = build_texts(5, 40, 2, 12)
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
-        together = ours(input_ids, mask)
-        torch.testing.assert_close(ours(input_ids[order], mask[order]), together[order])
+        together = encoder(input_ids, mask)
+        torch.testing.assert_close(encoder(input_ids[order], mask[order]), together[order])
         for row, length in enumerate(mask.sum(dim=1)):
-            alone = ours(input_ids[row : row + 1, :length], mask[row : row + 1, :length])
+            alone = encoder(input_ids[row : row + 1, :length], mask[row : row + 1, :length])
             torch.testing.assert_close(alone, together[row : row + 1])
 
 
 def test_embedding_depends_on_every_token_and_on_their_order():
-    ours = build_encoder()
+    encoder = build_encoder()
     input_ids, mask = build_texts(6)
     variants = [input_ids]
     for place in range(6):
@@ -148,23 +147,23 @@ def test_embedding_depends_on_every_token_and_on_their_order():
         variants.append(other)
     variants.append(input_ids[:, [0, 2, 1, 3, 4, 5]])
     with torch.no_grad():
-        embeddings = ours(torch.cat(variants), mask.repeat(len(variants), 1))
+        embeddings = encoder(torch.cat(variants), mask.repeat(len(variants), 1))
     distances = torch.cdist(embeddings, embeddings)
     assert (distances + torch.eye(len(variants)) > 1e-3).all()
 
 
 def test_the_default_mask_excludes_padding():
-    ours = build_encoder(pooling="mean")
+    encoder = build_encoder(pooling="mean")
     input_ids, mask = build_texts(5, 9)
     with torch.no_grad():
-        assert ours(input_ids).equal(ours(input_ids, mask))
+        assert encoder(input_ids).equal(encoder(input_ids, mask))
 
 
 def test_ids_under_the_padding_do_not_matter():
-    ours = build_encoder(pooling="mean")
+    encoder = build_encoder(pooling="mean")
     input_ids, mask = build_texts(5, 9)
     with torch.no_grad():
-        torch.testing.assert_close(ours(input_ids.masked_fill(~mask, 77), mask), ours(input_ids, mask))
+        torch.testing.assert_close(encoder(input_ids.masked_fill(~mask, 77), mask), encoder(input_ids, mask))
 
 
 LENGTHS = [3 + 17 * row % 61 for row in range(150)]
@@ -173,13 +172,13 @@ LENGTHS = [3 + 17 * row % 61 for row in range(150)]
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_embeddings_do_not_depend_on_batch_or_order(pooling):
-    ours = build_encoder(pooling=pooling, normalize=True)
+    encoder = build_encoder(pooling=pooling, normalize=True)
     input_ids, mask = build_texts(*LENGTHS)
     order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        together = ours(input_ids, mask)
-        shuffled = ours(input_ids[order], mask[order])
-        by_seven = torch.cat([ours(*part) for part in zip(input_ids.split(7), mask.split(7), strict=True)])
+        together = encoder(input_ids, mask)
+        shuffled = encoder(input_ids[order], mask[order])
+        by_seven = torch.cat([encoder(*part) for part in zip(input_ids.split(7), mask.split(7), strict=True)])
     assert (shuffled - together[order]).abs().max() < 1e-6
     assert (by_seven - together).abs().max() < 1e-6
 
@@ -188,19 +187,19 @@ def test_embeddings_do_not_depend_on_batch_or_order(pooling):
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_packed_layers_equal_padded_ones():
     """CUDA uses packed layers and the CPU padded ones. Compare hidden states and the gradients of every weight."""
-    ours = build_encoder()
+    encoder = build_encoder()
     input_ids, mask = build_texts(5, 40, 2, 12)
     target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
     found = []
     for is_packed in (False, True):
-        hidden = ours.embeddings(ours.embeddings.word(input_ids), input_ids, mask)
+        hidden = encoder.embeddings(encoder.embeddings.word(input_ids), input_ids, mask)
         if is_packed:
-            tokens = ours._apply_layers(hidden[mask], pack_texts(mask))
+            tokens = encoder._apply_layers(hidden[mask], pack_texts(mask))
         else:
-            tokens = ours._apply_layers(hidden, PaddedTexts(mask))[mask]
-        ours.zero_grad()
+            tokens = encoder._apply_layers(hidden, PaddedTexts(mask))[mask]
+        encoder.zero_grad()
         (100 * nn.functional.mse_loss(tokens, target)).backward()
-        gradients = [parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None]
         found.append([tokens.detach(), *gradients])
     for padded, unpadded in zip(*found, strict=True):
         torch.testing.assert_close(unpadded, padded, rtol=1e-5, atol=1e-5)
@@ -208,8 +207,8 @@ def test_packed_layers_equal_padded_ones():
 
 @pytest.mark.parametrize("projection_dim", [None, 8])
 def test_no_text_gives_no_embedding(projection_dim):
-    ours = build_encoder(projection_dim=projection_dim)
-    assert ours(torch.empty(0, 5, dtype=torch.int64)).shape == (0, ours.embedding_dim)
+    encoder = build_encoder(projection_dim=projection_dim)
+    assert encoder(torch.empty(0, 5, dtype=torch.int64)).shape == (0, encoder.embedding_dim)
 
 
 # ---- options
@@ -217,14 +216,14 @@ def test_no_text_gives_no_embedding(projection_dim):
 
 def test_activation_checkpointing_changes_no_gradient():
     """The recomputed activations have the same dropout."""
-    ours = build_encoder().train()
+    encoder = build_encoder().train()
     input_ids, mask = build_texts(5, 40, 2, 12)
     found = []
-    for ours.activation_checkpointing in (False, True):
-        ours.zero_grad()
+    for encoder.activation_checkpointing in (False, True):
+        encoder.zero_grad()
         torch.manual_seed(0)
-        ours(input_ids, mask).square().sum().backward()
-        found.append([parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None])
+        encoder(input_ids, mask).square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None])
     for kept, computed_again in zip(*found, strict=True):
         assert computed_again.equal(kept)
 
@@ -236,30 +235,29 @@ def test_compiled_layers_equal_plain_ones_and_compile_a_few_times_only():
     """The number of compilations must not grow with the number of layers or lengths."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    ours = build_encoder()
+    encoder = build_encoder()
     batches = [build_texts(*LENGTHS[start : start + 10], seed=start) for start in range(0, 100, 10)]
     with torch.no_grad():
-        expected = [ours(*batch) for batch in batches]
-    for layer in ours.layers:
+        expected = [encoder(*batch) for batch in batches]
+    for layer in encoder.layers:
         layer.compile(dynamic=True)
     with torch.no_grad():
         for batch, embeddings in zip(batches, expected, strict=True):
-            torch.testing.assert_close(ours(*batch), embeddings)
-    assert (
-        torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
-    )  # With or without a mask, and for one text or several.
-    ours.train()
+            torch.testing.assert_close(encoder(*batch), embeddings)
+    # The layers compile with or without a mask, and for one text or several.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    encoder.train()
     for batch in batches:
-        ours(*batch).sum().backward()
+        encoder(*batch).sum().backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_mean_pooling_equals_plain_python():
-    ours = build_encoder(pooling="mean")
+    encoder = build_encoder(pooling="mean")
     input_ids, mask = build_texts(4, 2, 7)
     with torch.no_grad():
-        embeddings, hidden = ours(input_ids, mask), ours.compute_hidden_states(input_ids, mask)
+        embeddings, hidden = encoder(input_ids, mask), encoder.compute_hidden_states(input_ids, mask)
     for row, embedding in enumerate(embeddings.tolist()):
         real = [vector for vector, is_real in zip(hidden[row].tolist(), mask[row].tolist(), strict=True) if is_real]
         expected = [sum(values) / len(real) for values in zip(*real, strict=True)]
@@ -277,18 +275,18 @@ def test_normalize_keeps_the_direction_and_sets_the_length():
 
 
 def test_projection_is_a_linear_layer_and_a_layer_norm_after_pooling():
-    ours = build_encoder(pooling="mean", projection_dim=8)
-    assert ours.embedding_dim == 8
+    encoder = build_encoder(pooling="mean", projection_dim=8)
+    assert encoder.embedding_dim == 8
     input_ids, mask = build_texts(4, 9)
     pooled = build_encoder(pooling="mean")
-    pooled.load_state_dict({name: ours.state_dict()[name] for name in pooled.state_dict()})
-    weights = ours.state_dict()
+    pooled.load_state_dict({name: encoder.state_dict()[name] for name in pooled.state_dict()})
+    weights = encoder.state_dict()
     with torch.no_grad():
         projected = pooled(input_ids, mask) @ weights["projection.weight"].T + weights["projection.bias"]
         spread = projected.var(dim=1, keepdim=True, unbiased=False).add(1e-5).sqrt()
         expected = (projected - projected.mean(dim=1, keepdim=True)) / spread
         expected = expected * weights["projection_norm.weight"] + weights["projection_norm.bias"]
-        torch.testing.assert_close(ours(input_ids, mask), expected)
+        torch.testing.assert_close(encoder(input_ids, mask), expected)
 
 
 def test_layer_norm_eps_changes_embeddings():
@@ -301,33 +299,33 @@ def test_layer_norm_eps_changes_embeddings():
 
 def test_positions_start_after_the_padding_token():
     """With a lower padding id, a text may be longer."""
-    ours = build_encoder(pad_token_id=0)
-    assert (ours.max_length, build_encoder().max_length) == (65, 64)
+    encoder = build_encoder(pad_token_id=0)
+    assert (encoder.max_length, build_encoder().max_length) == (65, 64)
     with torch.no_grad():
-        embedding = ours(torch.tensor([[7, 8, 9, 0, 0]]))
-        torch.testing.assert_close(embedding, ours(torch.tensor([[7, 8, 9]])))
+        embedding = encoder(torch.tensor([[7, 8, 9, 0, 0]]))
+        torch.testing.assert_close(embedding, encoder(torch.tensor([[7, 8, 9]])))
 
 
 @pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_dropout_applies_in_training_only(name):
     none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ours = build_encoder(**(none | {name: 0.5}))
+    encoder = build_encoder(**(none | {name: 0.5}))
     input_ids, mask = build_texts(9)
     with torch.no_grad():
-        still = ours(input_ids, mask)
-        assert still.equal(ours(input_ids, mask))
+        still = encoder(input_ids, mask)
+        assert still.equal(encoder(input_ids, mask))
         torch.testing.assert_close(build_encoder(**none).train()(input_ids, mask), still)
-        ours.train()
-        assert not ours(input_ids, mask).allclose(ours(input_ids, mask))
+        encoder.train()
+        assert not encoder(input_ids, mask).allclose(encoder(input_ids, mask))
 
 
 def test_a_text_longer_than_the_limit_is_an_error():
-    ours = build_encoder()
-    assert ours.max_length == 64
+    encoder = build_encoder()
+    assert encoder.max_length == 64
     with torch.no_grad():
-        assert ours(*build_texts(64)).isfinite().all()
+        assert encoder(*build_texts(64)).isfinite().all()
     with pytest.raises(ValueError, match=r"\b65 tokens\b.*\b64\b"):
-        ours(*build_texts(65))
+        encoder(*build_texts(65))
 
 
 @pytest.mark.parametrize(
@@ -363,8 +361,8 @@ def test_named_sizes(function: Callable[..., RobertaEncoder], layers, width, hea
 
 def test_initial_weights_are_those_of_bert():
     torch.manual_seed(0)
-    ours = roberta_tiny(vocab_size=1000, projection_dim=64)
-    for name, weight in ours.named_parameters():
+    encoder = roberta_tiny(vocab_size=1000, projection_dim=64)
+    for name, weight in encoder.named_parameters():
         if "norm" in name:
             assert (weight == (1 if name.endswith("weight") else 0)).all(), name
         elif name.endswith("bias"):
@@ -373,7 +371,7 @@ def test_initial_weights_are_those_of_bert():
             # With 8,192 values or more, the standard deviation is almost certainly within 5 %.
             assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
             assert abs(weight.mean().item()) < 0.001, name
-    assert not ours.embeddings.word.weight[PAD].any()
+    assert not encoder.embeddings.word.weight[PAD].any()
 
 
 def test_a_classifier_can_use_the_encoder():

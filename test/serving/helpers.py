@@ -1,4 +1,4 @@
-"""A site to test: a model, passages that would break a careless page, and a server on a free port."""
+"""Helpers for tests of the server: a model, passages with hostile texts, a server on a free port, HTTP clients."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ HOSTILE = [
     ),
     ("&amp;", "", "&lt;mark&gt; oak <mark>elm</mark>"),
 ]
-"""Id, title and text of passages."""
+"""Id, title and text of passages that could break a page."""
 
 
 class Reply(NamedTuple):
+    """HTTP response."""
+
     status: int
     headers: HTTPMessage
     text: str
@@ -52,14 +54,14 @@ class Reply(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The message of a JSON reply that holds nothing else."""
+        """Error message of a JSON response that contains nothing else."""
         assert set(self.json) == {"error"}
         assert "\n" not in self.json["error"]
         return self.json["error"]
 
 
 class Page(HTMLParser):
-    """Texts and elements of an HTML page, and values of its fields."""
+    """Texts, tags, field values and marked texts of an HTML page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -91,8 +93,8 @@ def make_site(folder: Path) -> Path:
     return folder
 
 
-def bm25_search(search: Search) -> Search:
-    """Return the search by BM25 of the collection of another search."""
+def make_bm25_search(search: Search) -> Search:
+    """Return a BM25 search over the collection of another search."""
     bm25 = pytest.importorskip("text.retrieval.bm25")
     return Search("BM25", bm25.BM25(search.collection).search, search.collection)
 
@@ -108,9 +110,9 @@ def run_server(
     """Serve searches in a thread. Yield the port.
 
     Args:
-        searches: What to serve.
-        host: Address to listen at.
-        connections: Values of ``ConnectionLimits``. By default no deadline comes.
+        searches: Searches to serve.
+        host: Address to listen on.
+        connections: Values of ``ConnectionLimits``. The default deadline is one hour.
         limits: Arguments of ``make_app``.
     """
     defaults = {"k": 10, "max_k": 100, "max_characters": 1000, "max_batch": 32, "queue_size": 256}
@@ -140,14 +142,14 @@ def get(port: int, path: str, **parameters: Any) -> Reply:
 
 
 def open_connection(port: int, sent: bytes = b"", *, host: str = "127.0.0.1") -> socket.socket:
-    """Connect, and send the beginning of something."""
+    """Open a connection and send bytes."""
     connection = socket.create_connection((host, port))
     connection.sendall(sent)
     return connection
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return what the server sends until it closes the connection."""
+    """Return all bytes that the server sends before it closes the connection."""
     received = b""
     with suppress(ConnectionError), connection:
         while piece := connection.recv(1 << 16):
@@ -156,7 +158,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def exchange(port: int, request: bytes, *, host: str = "127.0.0.1") -> Reply:
-    """Send bytes, and return the reply after which the server closes the connection."""
+    """Send bytes and return the response. The server must close the connection afterwards."""
     head, _, body = read_all(open_connection(port, request, host=host)).partition(b"\r\n\r\n")
     status_line, _, fields = head.partition(b"\r\n")
     return Reply(int(status_line.split()[1]), message_from_bytes(fields, HTTPMessage), body.decode())

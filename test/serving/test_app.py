@@ -1,4 +1,4 @@
-"""The web application over real sockets: results, batches, the page as HTML, and requests that it refuses."""
+"""Tests of the web application over real sockets: results, batches, HTML of the page, refused requests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from test.helpers import texts
 from test.serving.helpers import (
     HOSTILE,
     Page,
-    bm25_search,
     get,
+    make_bm25_search,
     make_site,
     run_server,
     server,
@@ -40,11 +40,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def searches(site: Path) -> list[Search]:
-    """Exact search, an approximate index, and BM25."""
+    """Return an exact search, an approximate index and BM25."""
     pytest.importorskip("faiss")
     folders = (site / "model", site / "embeddings")
     exact = load_search(*folders, device="cpu")
-    return [exact, load_search(*folders, name="<b>HNSW</b>", index="HNSW4", device="cpu"), bm25_search(exact)]
+    return [exact, load_search(*folders, name="<b>HNSW</b>", index="HNSW4", device="cpu"), make_bm25_search(exact)]
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def port(searches: list[Search]) -> Iterator[int]:
 # ---- results
 
 
-def found_by(reply: Any) -> list[list[tuple[str, float]]]:
-    """Return ids and scores of the passages of each search."""
+def list_hits(reply: Any) -> list[list[tuple[str, float]]]:
+    """Return passage ids and scores of each search."""
     return [[(p["passage_id"], p["score"]) for p in each["passages"]] for each in reply["searches"]]
 
 
-def test_the_results_are_those_of_the_searches(port: int, site: Path, searches: list[Search]) -> None:
+def test_results_equal_those_of_the_searches(port: int, site: Path, searches: list[Search]) -> None:
     retriever = Retriever.from_pretrained(site / "model", site / "embeddings")
     passages = {row["_id"]: row for row in map(json.loads, (site / "corpus.jsonl").read_text().splitlines())}
     for question, k in (("how tall is the oak", 3), ("<elm> & 'ash'", 20)):
@@ -69,13 +69,13 @@ def test_the_results_are_those_of_the_searches(port: int, site: Path, searches: 
         assert (reply["question"], reply["k"]) == (question, k)
         assert [each["name"] for each in reply["searches"]] == ["model", "<b>HNSW</b>", "BM25"]
         expected = [retriever.search([question], k)[0], *(search.find([question], k)[0] for search in searches[1:])]
-        assert found_by(reply) == [list(zip(*found, strict=True)) for found in expected]
+        assert list_hits(reply) == [list(zip(*found, strict=True)) for found in expected]
         for passage in (passage for each in reply["searches"] for passage in each["passages"]):
             row = passages[passage["passage_id"]]
             assert (passage["title"], passage["text"]) == (row["title"], row["text"])
 
 
-def test_the_spans_are_where_the_answer_stands(port: int) -> None:
+def test_answer_spans_are_the_occurrences_of_the_answer(port: int) -> None:
     reply = get(port, "/search", q="oak elm", answer="ELM", k=20).json
     texts_and_spans = [(p["text"], p["answer_spans"]) for each in reply["searches"] for p in each["passages"]]
     assert any(spans for _, spans in texts_and_spans)
@@ -83,11 +83,11 @@ def test_the_spans_are_where_the_answer_stands(port: int) -> None:
         assert [text[start:end] for start, end in spans] == re.findall(r"\belm\b", text)
 
 
-# ---- more questions than one batch
+# ---- batches
 
 
 class GatedSearch:
-    """A search that waits at a gate and keeps the sizes of its batches. The question "bad" is an error."""
+    """Search that blocks until its gate is open and records batch sizes. The question "bad" raises an error."""
 
     def __init__(self, search: Search) -> None:
         self.is_open, self.batches, self._search = threading.Event(), [], search
@@ -101,8 +101,8 @@ class GatedSearch:
 
 
 @contextmanager
-def blocked(searches: list[Search], **limits: Any) -> Iterator[tuple[GatedSearch, int, ThreadPoolExecutor]]:
-    """Yield a gated search that has a first question, the port, and threads to ask in."""
+def run_blocked_server(searches: list[Search], **limits: Any) -> Iterator[tuple[GatedSearch, int, ThreadPoolExecutor]]:
+    """Yield a gated search that is busy with a first question, the port, and threads for clients."""
     gate = GatedSearch(searches[0])
     with (
         run_server([searches[0]._replace(find=gate.find), *searches[1:]], **limits) as port,
@@ -121,12 +121,12 @@ def wait_for_queue(port: int, waiting: int) -> None:
 
 
 def test_a_batch_gives_the_same_replies_as_one_question_at_a_time(searches: list[Search]) -> None:
-    """Questions, k, answers and invalid questions are mixed. Only scores may differ, by rounding."""
+    """Mix questions, k, answers and invalid questions. Only scores may differ, by rounding errors."""
     mix = [
         {"q": text if number % 7 else " ", "k": 1 + number % 19, "answer": "oak" if number % 3 else ""}
         for number, text in enumerate(texts(40))
     ]
-    with blocked(searches, max_batch=64) as (gate, port, pool):
+    with run_blocked_server(searches, max_batch=64) as (gate, port, pool):
         replies = [pool.submit(get, port, "/search", **each) for each in mix]
         wait_for_queue(port, 34)
         gate.is_open.set()
@@ -137,7 +137,7 @@ def test_a_batch_gives_the_same_replies_as_one_question_at_a_time(searches: list
     for one, other in zip(alone, together, strict=True):
         assert without_scores(one.json) == without_scores(other.json)
         if one.status == 200:
-            for a, b in zip(found_by(one.json), found_by(other.json), strict=True):
+            for a, b in zip(list_hits(one.json), list_hits(other.json), strict=True):
                 assert [score for _, score in a] == pytest.approx([score for _, score in b], abs=1e-5)
 
 
@@ -148,8 +148,8 @@ def without_scores(reply: Any) -> Any:
     return [without_scores(value) for value in reply] if isinstance(reply, list) else reply
 
 
-def test_a_full_queue_gives_503_with_the_time_to_ask_again(searches: list[Search]) -> None:
-    with blocked(searches, queue_size=2) as (gate, port, pool):
+def test_a_full_queue_gives_503_with_a_retry_after_header(searches: list[Search]) -> None:
+    with run_blocked_server(searches, queue_size=2) as (gate, port, pool):
         waiting = [pool.submit(get, port, "/search", q=question) for question in ("oak", "elm")]
         wait_for_queue(port, 2)
         refused = get(port, "/search", q="ash")
@@ -165,7 +165,7 @@ def test_a_full_queue_gives_503_with_the_time_to_ask_again(searches: list[Search
 
 
 def test_a_client_that_disconnects_removes_its_question(searches: list[Search]) -> None:
-    with blocked(searches) as (gate, port, _):
+    with run_blocked_server(searches) as (gate, port, _):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(b"GET /search?q=oak HTTP/1.1\r\nHost: localhost\r\n\r\n")
             wait_for_queue(port, 1)
@@ -176,13 +176,13 @@ def test_a_client_that_disconnects_removes_its_question(searches: list[Search]) 
 
 
 def test_a_failed_search_fails_only_its_own_question(searches: list[Search], capfd: Any) -> None:
-    with blocked(searches) as (gate, port, pool):
+    with run_blocked_server(searches) as (gate, port, pool):
         replies = [pool.submit(get, port, "/search", q=question) for question in ("oak", "bad", "elm")]
         wait_for_queue(port, 3)
         gate.is_open.set()
         oak, bad, elm = (reply.result() for reply in replies)
         assert (oak.status, bad.status, elm.status) == (200, 503, 200)
-        assert "path" not in bad.error  # the reason is for the owner of the server
+        assert "path" not in bad.error  # Only the log has the reason.
         assert bad.headers["Content-Security-Policy"]
         page = get(port, "/", q="bad")
         assert page.status == 503 and bad.error in Page(page.text).texts
@@ -193,7 +193,7 @@ def test_a_failed_search_fails_only_its_own_question(searches: list[Search], cap
 # ---- the page as HTML
 
 
-def test_no_text_becomes_html(port: int) -> None:
+def test_html_in_texts_is_escaped(port: int) -> None:
     question = "<script>alert('oak')</script> \" onfocus=alert(1) \u05d0 \U0001f333 &lt;"
     reply = get(port, "/", q=question, answer='"oak"', k=20)
     page = Page(reply.text)
@@ -220,11 +220,11 @@ def test_the_answer_is_marked(port: int) -> None:
 def test_a_search_without_results_says_so(port: int) -> None:
     page = get(port, "/", q="xylophone")
     assert page.status == 200 and Page(page.text).texts.count("Nothing found.") == 1  # BM25
-    assert [len(each) for each in found_by(get(port, "/search", q="xylophone").json)] == [5, 5, 0]
+    assert [len(each) for each in list_hits(get(port, "/search", q="xylophone").json)] == [5, 5, 0]
 
 
 @pytest.mark.parametrize("path", ["/", "/?q=oak", "/?q=", "/search?q=oak", "/search", "/docs", "/health", "/nowhere"])
-def test_every_reply_forbids_the_browser_to_load_anything(port: int, path: str) -> None:
+def test_every_response_has_security_headers(port: int, path: str) -> None:
     headers = get(port, path).headers
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -233,7 +233,7 @@ def test_every_reply_forbids_the_browser_to_load_anything(port: int, path: str) 
 
 
 @pytest.mark.parametrize("path", ["/", "/?q=oak", "/?q=", "/docs"])
-def test_the_policy_allows_the_style_of_the_page(port: int, path: str) -> None:
+def test_the_content_security_policy_allows_the_style_sheet(port: int, path: str) -> None:
     reply = get(port, path)
     [style] = re.findall(r"<style>(.*?)</style>", reply.text, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -241,7 +241,7 @@ def test_the_policy_allows_the_style_of_the_page(port: int, path: str) -> None:
     assert "style=" not in reply.text and "<script" not in reply.text
 
 
-def test_the_interface_describes_itself(port: int) -> None:
+def test_openapi_and_docs_pages_describe_the_interface(port: int) -> None:
     described = get(port, "/openapi.json").json
     assert set(described["paths"]) == {"/search", "/health"}
     assert [each["name"] for each in described["paths"]["/search"]["get"]["parameters"]] == ["q", "k", "answer"]
@@ -255,12 +255,12 @@ def test_the_interface_describes_itself(port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "field", "told"),
+    ("query", "field", "problem"),
     [
         ("", "question", ""),
         ("q=", "question", ""),
         ("q=%20%0A", "question", ""),
-        ("q=%E2%80%8B", "question", ""),  # a space without width
+        ("q=%E2%80%8B", "question", ""),  # zero-width space
         (f"q={'a' * 1001}", "question", "1001"),
         (f"q=a&answer={'a' * 1001}", "answer", "1001"),
         ("q=a%00b", "question", "U+0000"),
@@ -276,25 +276,23 @@ def test_the_interface_describes_itself(port: int) -> None:
         (f"q=a&k={'9' * 5000}", "k", f"'{'9' * 40}'"),
     ],
 )
-def test_an_invalid_request_gives_422_with_the_field_and_its_fault(
-    port: int, query: str, field: str, told: str
-) -> None:
+def test_an_invalid_parameter_gives_422_with_field_and_problem(port: int, query: str, field: str, problem: str) -> None:
     reply = get(port, f"/search?{quote(query, safe='=&%')}")
     assert reply.status == 422
-    assert reply.error.startswith(f"{field}: ") and told in reply.error
+    assert reply.error.startswith(f"{field}: ") and problem in reply.error
     assert field != "k" or "20" in reply.error
     page = get(port, f"/?{quote(query, safe='=&%') or 'q='}")
     assert page.status == 422
     assert reply.error in Page(page.text).texts and "<b>" not in page.text
 
 
-def test_a_question_as_long_as_a_book_is_refused(port: int) -> None:
+def test_a_question_with_60000_characters_is_refused(port: int) -> None:
     reply = get(port, "/search", q="a" * 60_000)
     assert reply.status == 422 and reply.error.startswith("question: ")
     assert "60000" in reply.error and "1000" in reply.error
 
 
-def test_other_paths_and_methods_are_refused(port: int) -> None:
+def test_unknown_paths_and_methods_are_refused(port: int) -> None:
     assert get(port, "/nowhere").status == 404
     assert get(port, "/nowhere").error
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -304,35 +302,35 @@ def test_other_paths_and_methods_are_refused(port: int) -> None:
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 405")
 
 
-def test_a_model_tells_which_questions_it_cuts(tmp_path: Path) -> None:
+def test_is_truncated_is_true_for_questions_above_the_maximum_length(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     search = load_search(site / "model", site / "embeddings", device="cpu")
-    assert [search.is_cut(question) for question in ("oak", "oak " * 40)] == [False, True]
+    assert [search.is_truncated(question) for question in ("oak", "oak " * 40)] == [False, True]
 
 
 # ---- sockets
 
 
-def test_an_address_stands_in_a_url() -> None:
+def test_an_ipv4_address_is_formatted_for_urls() -> None:
     with server.bind_socket("127.0.0.1", 0) as listener:
         assert re.fullmatch(r"127\.0\.0\.1:\d+", server.format_address(listener))
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-def test_an_ipv6_address_stands_in_brackets() -> None:
+def test_an_ipv6_address_is_formatted_with_brackets() -> None:
     with server.bind_socket("::1", 0) as listener:
         assert re.fullmatch(r"\[::1\]:\d+", server.format_address(listener))
 
 
-def test_a_port_is_taken_before_its_server_runs() -> None:
+def test_a_port_is_in_use_before_its_server_runs() -> None:
     with server.bind_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^127\.0\.0\.1:{port}: .*--port"):
             server.bind_socket("127.0.0.1", port)
-    server.bind_socket("127.0.0.1", port).close()  # A closed one is free again.
+    server.bind_socket("127.0.0.1", port).close()  # A closed port is free again.
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b", "x" * 300])
-def test_an_address_of_no_interface_is_refused(host: str) -> None:
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
     with pytest.raises(UsageError, match=rf"^{re.escape(host)}:0: .*--host"):
         server.bind_socket(host, 0)

@@ -1,4 +1,4 @@
-"""Batcher: batches, a full queue, callers that are cancelled, and errors."""
+"""Tests of Batcher: batches, a full queue, cancelled callers, errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from text.serving import Batcher, QueueFull
 
 
 class Doubler:
-    """Doubles numbers after its gate opens, and keeps its batches. A negative number is an error."""
+    """Function that doubles numbers after its gate opens and records batches. Negative numbers raise an error."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -31,7 +31,7 @@ class Doubler:
 def run_while_blocked(
     scene: Callable[[Batcher[int, int], Doubler, asyncio.Task[int]], Awaitable[None]], **sizes: int
 ) -> Doubler:
-    """Run a scene while a first question, 0, blocks the worker."""
+    """Run a scene while the first question (0) blocks the worker. Return the worker."""
     worker = Doubler()
 
     async def run() -> None:
@@ -48,13 +48,13 @@ def run_while_blocked(
 
 
 async def enqueue(batcher: Batcher[int, int], numbers: Sequence[int]) -> list[asyncio.Task[int]]:
-    """Return tasks whose questions wait."""
+    """Ask questions and return their tasks. All questions wait in the queue."""
     tasks = [asyncio.create_task(batcher.ask(number)) for number in numbers]
-    await asyncio.sleep(0)  # each task runs until its question is in the queue
+    await asyncio.sleep(0)  # Each task runs until its question is in the queue.
     return tasks
 
 
-def test_waiting_questions_are_the_next_batch() -> None:
+def test_waiting_questions_form_the_next_batch() -> None:
     async def scene(batcher: Batcher[int, int], worker: Doubler, first: asyncio.Task[int]) -> None:
         tasks = await enqueue(batcher, range(1, 7))
         assert len(batcher) == 6
@@ -65,7 +65,7 @@ def test_waiting_questions_are_the_next_batch() -> None:
     assert run_while_blocked(scene).batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_a_full_queue_refuses_and_then_takes_questions_again() -> None:
+def test_a_full_queue_refuses_questions_until_it_has_room() -> None:
     async def scene(batcher: Batcher[int, int], worker: Doubler, first: asyncio.Task[int]) -> None:
         tasks = await enqueue(batcher, [1, 2])
         with pytest.raises(QueueFull, match=r"\b2\b"):
@@ -80,7 +80,7 @@ def test_a_full_queue_refuses_and_then_takes_questions_again() -> None:
 def test_a_cancelled_caller_removes_its_waiting_question() -> None:
     async def scene(batcher: Batcher[int, int], worker: Doubler, first: asyncio.Task[int]) -> None:
         tasks = await enqueue(batcher, [1, 2, 3])
-        for task in (first, tasks[1]):  # the worker has the first, the other waits
+        for task in (first, tasks[1]):  # The worker has the first question. The second waits.
             task.cancel()
         await asyncio.wait([first, tasks[1]])
         assert len(batcher) == 2
@@ -90,7 +90,7 @@ def test_a_cancelled_caller_removes_its_waiting_question() -> None:
     assert run_while_blocked(scene).batches == [[0], [1, 3]]
 
 
-def test_the_batcher_goes_on_after_all_waiting_callers_are_cancelled() -> None:
+def test_the_batcher_works_after_all_waiting_callers_were_cancelled() -> None:
     async def scene(batcher: Batcher[int, int], worker: Doubler, first: asyncio.Task[int]) -> None:
         [task] = await enqueue(batcher, [1])
         task.cancel()
@@ -114,16 +114,16 @@ def test_an_error_reaches_only_its_own_question() -> None:
 
 
 def test_closing_cancels_waiting_callers() -> None:
-    left: list[asyncio.Task[int]] = []
+    unfinished: list[asyncio.Task[int]] = []
 
     async def scene(batcher: Batcher[int, int], worker: Doubler, first: asyncio.Task[int]) -> None:
-        left.extend([first, *await enqueue(batcher, [1, 2])])
+        unfinished.extend([first, *await enqueue(batcher, [1, 2])])
 
     assert run_while_blocked(scene).batches == [[0]]
-    assert all(task.cancelled() for task in left)
+    assert all(task.cancelled() for task in unfinished)
 
 
-def test_the_worker_outlives_answers_that_do_not_fit_the_questions() -> None:
+def test_the_worker_survives_a_wrong_number_of_answers() -> None:
     answers = iter([[], [7]])
 
     async def run() -> int:

@@ -1,4 +1,4 @@
-"""The search page in Chromium, used by keyboard as a person would use it."""
+"""Tests of the search page in Chromium, by keyboard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from test.browser import NARROW, WIDE, open_browser, set_window
-from test.serving.helpers import HOSTILE, bm25_search, make_site, run_server, wait_until
+from test.serving.helpers import HOSTILE, make_bm25_search, make_site, run_server, wait_until
 from text.serving import load_search
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -20,7 +20,7 @@ Keys = webdriver.Keys
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = make_site(tmp_path_factory.mktemp("site"))
     search = load_search(folder / "model", folder / "embeddings", device="cpu")
-    with run_server([search, bm25_search(search)]) as port:
+    with run_server([search, make_bm25_search(search)]) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -31,7 +31,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, site: str) -> Any:
-    """The browser, wide and light, with the empty form."""
+    """Return the browser with the empty form, in a wide window and the light color scheme."""
     set_window(browser, WIDE, "light")
     browser.get(site)
     browser.get_log("browser")
@@ -39,7 +39,7 @@ def page(browser: Any, site: str) -> Any:
 
 
 def press(browser: Any, *keys: str) -> None:
-    """Type into the element that has the focus. The last key sends the form. Wait for the next page."""
+    """Type into the focused element and wait for the next page. The last key must submit the form."""
     for key in keys:
         browser.switch_to.active_element.send_keys(key)
     wait_until(lambda: browser.execute_script("return document.readyState === 'complete' && location.search !== ''"))
@@ -64,7 +64,7 @@ def test_every_field_by_keyboard(page: Any) -> None:
     assert {each.text for each in find_all(page, "mark")} == {"oak"}
 
 
-def test_searches_stand_side_by_side_on_a_wide_screen(page: Any, site: str) -> None:
+def test_searches_are_side_by_side_only_on_a_wide_screen(page: Any, site: str) -> None:
     for width, expected in ((WIDE, True), (NARROW, False)):
         set_window(page, width, "light")
         page.get(f"{site}?q=oak&k=30")
@@ -74,7 +74,7 @@ def test_searches_stand_side_by_side_on_a_wide_screen(page: Any, site: str) -> N
         assert [each.is_displayed() for each in find_all(page, "nav a")] == [not expected] * 2
 
 
-def test_links_lead_to_each_search_on_a_phone(page: Any, site: str) -> None:
+def test_links_jump_to_each_search_on_a_narrow_screen(page: Any, site: str) -> None:
     set_window(page, NARROW, "light")
     page.get(f"{site}?q=oak")
     find_all(page, "nav a")[1].send_keys(Keys.ENTER)
@@ -105,29 +105,29 @@ def test_an_error_is_shown_and_the_fields_keep_their_texts(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_texts_have_contrast(page: Any, site: str, scheme: str) -> None:
-    """The Web Content Accessibility Guidelines (WCAG 2.1, 1.4.3) require a contrast of 4.5 to 1."""
+def test_all_texts_have_enough_contrast(page: Any, site: str, scheme: str) -> None:
+    """Check for a contrast of at least 4.5 to 1 (Web Content Accessibility Guidelines, WCAG 2.1, 1.4.3)."""
     set_window(page, WIDE, scheme)
     page.get(f"{site}?q=oak&answer=oak")
     brightness = []
     for selector in ("h1", "label", "input", "button", "h3", ".text", ".id", ".figure", "mark", ".note", "footer a"):
-        ink, paper = (luminance(color) for color in page.execute_script(COLORS, selector))
+        ink, paper = (compute_luminance(color) for color in page.execute_script(COLORS, selector))
         assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, selector
         brightness.append((ink, paper))
     ink, paper = brightness[0]
     assert (ink < paper) is (scheme == "light")
 
 
-# Color of an element's text, and of its background.
 COLORS = """
 let element = document.querySelector(arguments[0]), ink = getComputedStyle(element).color;
 while (getComputedStyle(element).backgroundColor === 'rgba(0, 0, 0, 0)') element = element.parentElement;
 return [ink, getComputedStyle(element).backgroundColor];
 """
+"""Script that returns the text color and the background color of an element."""
 
 
-def luminance(color: str) -> float:
-    """Return the relative luminance that WCAG 2.1 defines."""
+def compute_luminance(color: str) -> float:
+    """Return the relative luminance of a CSS color, as WCAG 2.1 defines it."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

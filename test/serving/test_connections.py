@@ -1,4 +1,4 @@
-"""Connections over real sockets: clients that are slow, silent, faulty or too many take nothing from the others."""
+"""Tests of connections over real sockets: slow, silent, faulty or too many clients do not block other clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEGINNINGS = {
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """A search that finds one long passage, again and again."""
+    """Return a search that finds one long passage k times."""
     path = tmp_path_factory.mktemp("connections") / "corpus.jsonl"
     return Search("some", find_first, write_collection(path, ["p0"], ["an oak " * 10_000]))
 
@@ -43,7 +43,7 @@ def port(search: Search) -> Iterator[int]:
 
 
 class Gate:
-    """A search that waits until it is opened."""
+    """Search that blocks until it is opened."""
 
     def __init__(self) -> None:
         self.asked, self.is_open = threading.Semaphore(0), threading.Event()
@@ -54,19 +54,19 @@ class Gate:
         return find_first(questions, k)
 
 
-# ---- too many, too slow
+# ---- too many or slow clients
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
-def test_waiting_clients_make_room_for_others(search: Search, beginning: bytes) -> None:
+def test_waiting_connections_are_dropped_for_new_clients(search: Search, beginning: bytes) -> None:
     with run_server([search], connections={"max_connections": 3}, k=1) as port, ExitStack() as stack:
         silent = [stack.enter_context(open_connection(port, beginning)) for _ in range(20)]
         assert [get(port, "/search", q="oak").status for _ in range(10)] == [200] * 10
-        for connection in silent[:-3]:  # They were closed, though the deadline is an hour away.
+        for connection in silent[:-3]:  # The server closed these connections long before their deadline of an hour.
             read_all(connection)
 
 
-def test_the_client_that_has_waited_for_longest_makes_room(search: Search) -> None:
+def test_the_longest_waiting_connection_is_dropped_first(search: Search) -> None:
     with run_server([search], connections={"max_connections": 2}, k=1) as port:
         first, second = (open_connection(port, QUESTION[:-1]) for _ in range(2))
         assert get(port, "/health").status == 200
@@ -76,7 +76,7 @@ def test_the_client_that_has_waited_for_longest_makes_room(search: Search) -> No
         second.close()
 
 
-def test_a_busy_connection_is_left_alone_and_another_gets_503(search: Search) -> None:
+def test_a_busy_connection_is_kept_and_a_new_one_gets_503(search: Search) -> None:
     gate = Gate()
     with run_server([search._replace(find=gate.find)], connections={"max_connections": 1}) as port:
         try:
@@ -86,7 +86,7 @@ def test_a_busy_connection_is_left_alone_and_another_gets_503(search: Search) ->
             assert refused.status == 503 and refused.error and refused.headers["Content-Security-Policy"]
         finally:
             gate.is_open.set()
-        assert read_all(busy).count(b"HTTP/1.1 200 OK") == 1  # Where all are in use, an answer ends a connection.
+        assert read_all(busy).count(b"HTTP/1.1 200 OK") == 1  # A full server closes a connection after its response.
         assert get(port, "/search", q="oak").status == 200
 
 
@@ -95,7 +95,7 @@ def test_a_client_that_sends_nothing_is_dropped_at_the_deadline(search: Search) 
         assert read_all(open_connection(port)) == b""
 
 
-def test_a_client_that_never_ends_its_request_gets_408_at_the_deadline(search: Search) -> None:
+def test_an_incomplete_request_gets_408_at_the_deadline(search: Search) -> None:
     with run_server([search], connections={"seconds": 0.2}) as port:
         reply = b""
         while not reply:  # The deadline may come before the first byte.
@@ -103,7 +103,7 @@ def test_a_client_that_never_ends_its_request_gets_408_at_the_deadline(search: S
     assert reply.startswith(b"HTTP/1.1 408 ") and b"content-security-policy: " in reply
 
 
-# Long answers, and many answers of a head alone.
+# GET gives long responses. HEAD gives many short responses.
 @pytest.mark.parametrize("method", [b"GET", pytest.param(b"HEAD", marks=pytest.mark.slow)])
 def test_a_client_that_never_reads_is_dropped_at_the_deadline(search: Search, method: bytes) -> None:
     with run_server([search], connections={"seconds": 0.2}) as port, socket.socket() as connection:
@@ -114,7 +114,7 @@ def test_a_client_that_never_reads_is_dropped_at_the_deadline(search: Search, me
                 connection.sendall(QUESTION.replace(b"GET", method))
 
 
-def test_a_client_that_reads_slowly_gets_all_of_its_answer(search: Search) -> None:
+def test_a_client_that_reads_slowly_gets_the_whole_response(search: Search) -> None:
     with run_server([search], k=100, connections={"max_connections": 1}) as port:
         connection = open_connection(port, LAST_QUESTION)
         received = b""
@@ -142,7 +142,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(search: Search) -> No
         (QUESTION[:-2] + b"X: a\r\n" * 1000, 431),
     ],
 )
-def test_a_faulty_request_gets_one_line_and_ends_the_connection(port: int, request_bytes: bytes, status: int) -> None:
+def test_a_faulty_request_gets_an_error_and_ends_the_connection(port: int, request_bytes: bytes, status: int) -> None:
     reply = exchange(port, request_bytes)
     assert reply.status == status and reply.error
     normal = get(port, "/health").headers
@@ -157,12 +157,12 @@ def test_a_request_after_a_faulty_one_is_not_read(port: int) -> None:
     assert read_all(open_connection(port, b"GET /health HTTP/1.1\r\n\r\n" + QUESTION)).count(b"HTTP/1.1 ") == 1
 
 
-def test_a_faulty_request_waits_for_the_answer_before_it(port: int) -> None:
+def test_a_faulty_request_is_answered_after_the_request_before_it(port: int) -> None:
     received = read_all(open_connection(port, QUESTION + b"garbage\r\n\r\n"))
     assert [each[:3] for each in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
 
 
-def test_pipelined_requests_are_answered_in_their_order(port: int) -> None:
+def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     paths = [f"/search?q=oak{number}".encode() for number in range(50)]
     requests = [QUESTION.replace(b"/search?q=oak", path) for path in paths]
     received = read_all(open_connection(port, b"".join([*requests, LAST_QUESTION])))
@@ -187,7 +187,7 @@ def test_a_request_in_single_bytes_is_answered(port: int) -> None:
         b"Expect: 100-continue",
     ],
 )
-def test_no_other_protocol_is_spoken(port: int, field: bytes) -> None:
+def test_requests_for_other_protocols_are_answered_with_http_1(port: int, field: bytes) -> None:
     received = b""
     connection = open_connection(port, QUESTION[:-2] + field + b"\r\n\r\n" + LAST_QUESTION)
     received = read_all(connection).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
@@ -201,7 +201,7 @@ def test_http_1_0_is_answered_and_closed(port: int) -> None:
 # ---- the log
 
 
-def test_clients_that_hang_up_at_any_byte_leave_no_word_in_the_log(search: Search, capfd: Any) -> None:
+def test_clients_that_disconnect_at_any_byte_leave_the_log_empty(search: Search, capfd: Any) -> None:
     with run_server([search], k=100) as port:
         for length in range(0, len(QUESTION) + 1, 3):
             open_connection(port, QUESTION[:length]).close()
@@ -216,7 +216,7 @@ def test_clients_that_hang_up_at_any_byte_leave_no_word_in_the_log(search: Searc
     assert capfd.readouterr().err == ""
 
 
-def test_faulty_requests_leave_no_word_in_the_log(search: Search, capfd: Any) -> None:
+def test_faulty_requests_leave_the_log_empty(search: Search, capfd: Any) -> None:
     with run_server([search]) as port:
         assert exchange(port, b"garbage\r\n\r\n").status == 400
         assert exchange(port, LAST_QUESTION[:-2] + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n").status == 200
@@ -224,7 +224,7 @@ def test_faulty_requests_leave_no_word_in_the_log(search: Search, capfd: Any) ->
     assert capfd.readouterr().err == ""
 
 
-def test_a_server_without_files_for_connections_does_not_start(search: Search, monkeypatch: Any) -> None:
+def test_a_server_without_free_file_descriptors_does_not_start(search: Search, monkeypatch: Any) -> None:
     from text.serving import server
 
     monkeypatch.setattr(server, "_count_free_files", lambda: 16)

@@ -1,4 +1,4 @@
-"""Files that change under the server, and what the server tells of them."""
+"""Tests of the health check, with files that change while the server runs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def search(site: Path) -> Search:
     return load_search(site / "model", site / "embeddings", device="cpu")
 
 
-def expect_failure(port: int, hidden: Path) -> None:
-    """Ask in all ways, and expect status 503 with one line that has no path."""
+def check_failure(port: int, hidden: Path) -> None:
+    """Check that page, search and health check give status 503 and an error message without the hidden path."""
     found, page, state = get(port, "/search", q="oak"), get(port, "/", q="oak"), get(port, "/health")
     assert [found.status, page.status, state.status] == [503] * 3
     assert found.error in Page(page.text).texts
@@ -33,37 +33,39 @@ def expect_failure(port: int, hidden: Path) -> None:
     assert not any(str(hidden) in reply.text for reply in (found, page, state))
 
 
-def expect_answers(port: int) -> None:
+def check_success(port: int) -> None:
     assert get(port, "/search", q="oak").status == 200
     state = get(port, "/health")
     assert state.status == 200 and state.json["status"] == "ok"
 
 
-def test_a_collection_that_is_gone_fails_searches_until_it_is_back(site: Path, search: Search, capfd: Any) -> None:
+def test_a_missing_collection_fails_searches_until_it_is_restored(site: Path, search: Search, capfd: Any) -> None:
     with run_server([search]) as port:
-        expect_answers(port)
+        check_success(port)
         (site / "corpus.jsonl").rename(site / "elsewhere")
-        expect_failure(port, site)
+        check_failure(port, site)
         (site / "elsewhere").rename(site / "corpus.jsonl")
-        expect_answers(port)
+        check_success(port)
     log = capfd.readouterr().err
     assert f"{site}/corpus.jsonl" in log and "Traceback" not in log
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "embeddings/shard-00000.npy"])
-def test_a_file_that_has_changed_fails_searches(site: Path, search: Search, capfd: Any, name: str) -> None:
+def test_a_changed_file_fails_searches(site: Path, search: Search, capfd: Any, name: str) -> None:
     status = os.stat(site / name)
     with run_server([search]) as port:
         os.utime(site / name, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-        assert get(port, "/health").status == 503  # also before the first question
-        expect_failure(port, site)
+        assert get(port, "/health").status == 503  # even before the first question
+        check_failure(port, site)
         os.utime(site / name, ns=(status.st_atime_ns, status.st_mtime_ns))
-        expect_answers(port)
+        check_success(port)
     log = capfd.readouterr().err
     assert str(site / name) in log and "Traceback" not in log
 
 
-def test_an_unknown_error_is_a_state_until_a_question_is_answered(site: Path, search: Search, capfd: Any) -> None:
+def test_an_unexpected_error_makes_the_server_unhealthy_until_the_next_success(
+    site: Path, search: Search, capfd: Any
+) -> None:
     def find(questions: Sequence[str], k: int) -> list[Hits]:
         if "bad" in questions:
             raise RuntimeError(f"{site}: \x1b[2J")
@@ -74,12 +76,12 @@ def test_an_unknown_error_is_a_state_until_a_question_is_answered(site: Path, se
         assert failed.status == 500 and str(site) not in failed.text
         state = get(port, "/health")
         assert state.status == 503 and state.json["status"] == "failed" and str(site) not in state.text
-        expect_answers(port)
+        check_success(port)
     log = capfd.readouterr().err
     assert "RuntimeError" in log and "\x1b" not in log
 
 
-def test_no_answer_has_a_path(site: Path, search: Search) -> None:
+def test_no_response_contains_a_path(site: Path, search: Search) -> None:
     with run_server([search]) as port:
         for path in ("/", "/?q=oak", "/search?q=oak", "/health", "/docs", "/openapi.json", "/nowhere", "/search"):
             assert str(site) not in get(port, path).text

@@ -1,4 +1,4 @@
-"""Names by which the server answers."""
+"""Tests of the check of the Host header."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def port(search: Search) -> Iterator[int]:
         yield port
 
 
-def ask(port: int, *fields: bytes, path: bytes = b"/search?q=oak", version: bytes = b"1.1") -> int:
-    """Return the status of a question with these header fields."""
+def get_status(port: int, *fields: bytes, path: bytes = b"/search?q=oak", version: bytes = b"1.1") -> int:
+    """Send a question with these header fields and return the status."""
     head = [b"GET " + path + b" HTTP/" + version, *fields, b"Connection: close", b"", b""]
     reply = exchange(port, b"\r\n".join(head))
     assert reply.headers["Content-Security-Policy"]
@@ -59,8 +59,8 @@ def ask(port: int, *fields: bytes, path: bytes = b"/search?q=oak", version: byte
         "[fe80::1]",
     ],
 )
-def test_allowed_names_are_answered_with_any_port(port: int, host: str) -> None:
-    assert ask(port, f"Host: {host}".encode()) == 200
+def test_allowed_hosts_are_answered_with_any_port(port: int, host: str) -> None:
+    assert get_status(port, f"Host: {host}".encode()) == 200
 
 
 @pytest.mark.parametrize(
@@ -97,26 +97,34 @@ def test_allowed_names_are_answered_with_any_port(port: int, host: str) -> None:
         "l\u00f6calhost",
     ],
 )
-def test_any_other_name_is_refused_before_anything_is_searched(port: int, asked: list[str], host: str) -> None:
+def test_other_hosts_are_refused_without_a_search(port: int, asked: list[str], host: str) -> None:
     asked.clear()
     field = b"Host: " + host.encode()
-    assert [ask(port, field), ask(port, field, path=b"/?q=oak"), ask(port, field, path=b"/health")] == [400] * 3
-    assert ask(port, field, path=b"/search/?q=oak") == 400
-    assert ask(port, field, b"X-Forwarded-Host: localhost", b"Forwarded: host=localhost") == 400
+    assert [
+        get_status(port, field),
+        get_status(port, field, path=b"/?q=oak"),
+        get_status(port, field, path=b"/health"),
+    ] == [400] * 3
+    assert get_status(port, field, path=b"/search/?q=oak") == 400
+    assert get_status(port, field, b"X-Forwarded-Host: localhost", b"Forwarded: host=localhost") == 400
     assert asked == []
 
 
-def test_host_is_given_once(port: int) -> None:
-    assert [ask(port), ask(port, version=b"1.0"), ask(port, b"Host: localhost", b"Host: localhost")] == [400] * 3
+def test_the_host_header_must_occur_once(port: int) -> None:
+    assert [
+        get_status(port),
+        get_status(port, version=b"1.0"),
+        get_status(port, b"Host: localhost", b"Host: localhost"),
+    ] == [400] * 3
 
 
-def test_nothing_redirects(port: int) -> None:
-    assert [ask(port, b"Host: localhost", path=path) for path in (b"/search/", b"//evil.example", b"/docs/")] == [
-        404
-    ] * 3
+def test_no_path_redirects(port: int) -> None:
+    assert [
+        get_status(port, b"Host: localhost", path=path) for path in (b"/search/", b"//evil.example", b"/docs/")
+    ] == [404] * 3
 
 
-def test_the_refusal_is_a_page_for_readers_and_json_for_programs(port: int) -> None:
+def test_the_error_is_html_on_the_page_and_json_elsewhere(port: int) -> None:
     head = b" HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
     error = exchange(port, b"GET /health" + head).error
     page = exchange(port, b"GET /?q=%3Cb%3E" + head)
@@ -124,18 +132,18 @@ def test_the_refusal_is_a_page_for_readers_and_json_for_programs(port: int) -> N
     assert error in Page(page.text).texts and "<b>" not in page.text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers at 127.0.0.2")
-def test_a_server_at_all_addresses_answers_to_the_one_that_a_client_reached(search: Search) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux listens on 127.0.0.2")
+def test_a_wildcard_address_allows_the_local_address_of_the_connection(search: Search) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.2\r\nConnection: close\r\n\r\n"
     with run_server([search], host="0.0.0.0", allowed_hosts=read_host_names(["0.0.0.0"])) as port:
         assert exchange(port, request, host="127.0.0.2").status == 200
         assert exchange(port, request).status == 400
-        assert ask(port, b"Host: 0.0.0.0") == 200
+        assert get_status(port, b"Host: 0.0.0.0") == 200
 
 
 @pytest.mark.parametrize(
     "name", ["", "a b", "http://a", "a:80", "ab:80", "[::1]:80", "a/b", "*", "b\u00fccher.example", "a@b"]
 )
-def test_what_is_no_host_name_is_no_name_to_answer_to(name: str) -> None:
+def test_invalid_host_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="name"):
         read_host_names(["search.example", name])

@@ -1,4 +1,4 @@
-"""The pieces of a marked text, and the search page without a server."""
+"""Tests of marked texts, and of the search page without a server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from text.serving.pages import SearchPage, render_search_page, split_marked
         ([(0, 14)], [("an oak, an elm", True)]),
     ],
 )
-def test_the_pieces_of_a_marked_text(spans: list[tuple[int, int]], pieces: list[tuple[str, bool]]) -> None:
+def test_split_marked_by_hand(spans: list[tuple[int, int]], pieces: list[tuple[str, bool]]) -> None:
     assert split_marked("an oak, an elm", spans) == pieces
 
 
-def test_an_empty_text_has_no_pieces() -> None:
+def test_split_marked_of_an_empty_text() -> None:
     assert split_marked("", []) == []
 
 
@@ -34,7 +34,7 @@ def test_pieces_are_escaped_and_joined_without_space() -> None:
     assert "Answered in 2,500 ms" in html and "1,200 ms" in html
 
 
-def test_a_question_that_was_cut_is_told() -> None:
+def test_the_page_has_a_note_about_a_truncated_question() -> None:
     page = SearchPage(k="10", max_k=100, max_characters=1000, collections="2 passages")
     shown = [
         render_search_page(page, results=[SearchResult(name="some", seconds=1.2, passages=[], question_is_cut=is_cut)])
@@ -43,7 +43,7 @@ def test_a_question_that_was_cut_is_told() -> None:
     assert ["longer than the model" in html for html in shown] == [False, True]
 
 
-def test_the_question_has_the_focus_until_there_are_passages() -> None:
+def test_the_question_field_has_the_focus_unless_there_are_passages() -> None:
     page = SearchPage(k="10", max_k=100, max_characters=1000, collections="2 passages")
     nothing = SearchResult(name="some", seconds=1.2, passages=[])
     passage = FoundPassage(passage_id="p1", score=1.0, title="Oaks", text="an oak", answer_spans=[])

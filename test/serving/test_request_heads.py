@@ -1,4 +1,4 @@
-"""Heads of requests that are refused, by hand."""
+"""Tests of the check of request heads, by hand."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from text.serving.request_heads import MAX_FIELDS, MAX_PARAMETERS, find_fault
 GOOD = b"GET /search?q=oak&k=3 HTTP/1.1\r\nHost: localhost:8000\r\nX-Empty:\r\nX-Name: caf\xe9 au lait \r\n\r\n"
 
 
-def fault_of(head: bytes, max_bytes: int = 4096) -> int | None:
+def get_fault_status(head: bytes, max_bytes: int = 4096) -> int | None:
     fault = find_fault(head, max_bytes)
     return fault and fault.status
 
 
-def head_with(*fields: bytes, request_line: bytes = b"GET / HTTP/1.1") -> bytes:
+def make_head(*fields: bytes, request_line: bytes = b"GET / HTTP/1.1") -> bytes:
     return b"\r\n".join([request_line, b"Host: localhost", *fields, b"", b""])
 
 
-def test_a_valid_head_and_each_beginning_of_it_have_no_fault() -> None:
-    assert [fault_of(GOOD[:length]) for length in range(len(GOOD) + 1)] == [None] * (len(GOOD) + 1)
+def test_a_valid_head_and_its_prefixes_have_no_fault() -> None:
+    assert [get_fault_status(GOOD[:length]) for length in range(len(GOOD) + 1)] == [None] * (len(GOOD) + 1)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_a_valid_head_and_each_beginning_of_it_have_no_fault() -> None:
         b"GET / HTTP/1.1\r\nHost: localhost\n",
     ],
 )
-def test_what_is_no_http_is_refused_before_its_end(received: bytes) -> None:
-    assert fault_of(received) == 400
+def test_other_protocols_are_refused_at_their_first_bytes(received: bytes) -> None:
+    assert get_fault_status(received) == 400
 
 
 @pytest.mark.parametrize(
@@ -56,21 +56,21 @@ def test_what_is_no_http_is_refused_before_its_end(received: bytes) -> None:
         b"GET / HTTP/1.1\rX: a",
     ],
 )
-def test_another_request_line_is_refused(request_line: bytes) -> None:
-    assert fault_of(head_with(request_line=request_line)) == 400
+def test_an_invalid_request_line_is_refused(request_line: bytes) -> None:
+    assert get_fault_status(make_head(request_line=request_line)) == 400
 
 
 @pytest.mark.parametrize(
     "field", [b"X", b"X : a", b" X: a", b": a", b"X: a\0b", b"X: a\rb", b"X: \x1b[2J", b"X\xe9: a"]
 )
 def test_a_malformed_field_is_refused(field: bytes) -> None:
-    assert fault_of(head_with(field)) == 400
-    assert fault_of(head_with(b"A: b", field)) == 400  # the second line of a folded field among them
+    assert get_fault_status(make_head(field)) == 400
+    assert get_fault_status(make_head(b"A: b", field)) == 400  # " X: a" is then the second line of a folded field.
 
 
 @pytest.mark.parametrize("hosts", [[], [b"Host: a", b"Host: a"], [b"Host: a", b"hOST: b"]])
-def test_host_is_given_once(hosts: list[bytes]) -> None:
-    assert fault_of(b"\r\n".join([b"GET / HTTP/1.0", *hosts, b"", b""])) == 400
+def test_the_host_header_must_occur_once(hosts: list[bytes]) -> None:
+    assert get_fault_status(b"\r\n".join([b"GET / HTTP/1.0", *hosts, b"", b""])) == 400
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_host_is_given_once(hosts: list[bytes]) -> None:
         ([b"Content-Length: " + b"0" * 20], 400),
     ],
 )
-def test_no_request_has_a_body_or_two_lengths(fields: list[bytes], status: int | None) -> None:
-    assert fault_of(head_with(*fields)) == status
+def test_a_request_with_a_body_or_two_lengths_is_refused(fields: list[bytes], status: int | None) -> None:
+    assert get_fault_status(make_head(*fields)) == status
 
 
-def test_lengths_and_counts_have_limits() -> None:
-    assert fault_of(GOOD, len(GOOD)) is None
-    assert fault_of(GOOD, len(GOOD) - 1) == 431
-    assert fault_of(b"GET /" + b"a" * 4096) == 414
+def test_head_size_fields_and_parameters_have_limits() -> None:
+    assert get_fault_status(GOOD, len(GOOD)) is None
+    assert get_fault_status(GOOD, len(GOOD) - 1) == 431
+    assert get_fault_status(b"GET /" + b"a" * 4096) == 414
     fields = [b"X: a"] * MAX_FIELDS
-    assert fault_of(head_with(*fields[1:])) is None
-    assert fault_of(head_with(*fields)) == 431
-    assert fault_of(head_with(*fields)[:-2]) is None
-    assert fault_of(head_with(*fields, b"X")[:-2]) == 431  # without its end
+    assert get_fault_status(make_head(*fields[1:])) is None
+    assert get_fault_status(make_head(*fields)) == 431
+    assert get_fault_status(make_head(*fields)[:-2]) is None
+    assert get_fault_status(make_head(*fields, b"X")[:-2]) == 431  # without the empty line at the end
     line = b"GET /?" + b"&".join([b"a"] * MAX_PARAMETERS)
-    assert fault_of(head_with(request_line=line + b" HTTP/1.1")) is None
-    assert fault_of(head_with(request_line=line + b"& HTTP/1.1")) == 400
+    assert get_fault_status(make_head(request_line=line + b" HTTP/1.1")) is None
+    assert get_fault_status(make_head(request_line=line + b"& HTTP/1.1")) == 400

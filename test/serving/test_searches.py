@@ -1,4 +1,4 @@
-"""How requests are searched together."""
+"""Tests of searches over batches of requests."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def find_numbered(questions: Sequence[str], k: int) -> list[Hits]:
     ("is_exact", "calls"),
     [
         (True, [(["a", "b", "c", "d"], 3)]),
-        (False, [(["a", "c"], 2), (["b"], 3), (["d"], 1)]),  # such as an index, which finds others for a larger k
+        (False, [(["a", "c"], 2), (["b"], 3), (["d"], 1)]),  # An index may find other passages for a larger k.
     ],
 )
-def test_an_exact_search_is_called_once_and_another_once_for_each_k(
+def test_an_exact_search_is_called_once_and_an_index_once_per_k(
     is_exact: bool, calls: list[tuple[list[str], int]]
 ) -> None:
     asked: list[tuple[list[str], int]] = []
@@ -45,7 +45,7 @@ def test_an_exact_search_is_called_once_and_another_once_for_each_k(
     assert asked == calls
 
 
-def test_each_request_has_the_results_of_all_searches(tmp_path: Path) -> None:
+def test_each_request_gets_the_results_of_all_searches(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "corpus.jsonl", ["a0", "a1", "b0"], ["an oak", "elm, Elm", "elmwood"])
     searches = [Search(name, find_numbered, collection) for name in ("one", "other")]
     found = search_all(searches, [SearchRequest("a", 2, "ELM"), SearchRequest("b", 1, "elm")])
@@ -56,15 +56,15 @@ def test_each_request_has_the_results_of_all_searches(tmp_path: Path) -> None:
     assert [(each.passage_id, each.answer_spans) for each in second.passages] == [("b0", [])]
 
 
-def test_a_question_that_is_too_long_for_a_search_is_marked(tmp_path: Path) -> None:
+def test_question_is_cut_is_true_for_questions_above_the_limit(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "corpus.jsonl", ["a0", "bb0"], ["an oak", "elm"])
     searches = [Search("words", find_numbered, collection)]
-    searches.append(searches[0]._replace(name="model", is_cut=lambda question: len(question) > 1))
+    searches.append(searches[0]._replace(name="model", is_truncated=lambda question: len(question) > 1))
     found = search_all(searches, [SearchRequest("a", 1), SearchRequest("bb", 1)])
     assert [[result.question_is_cut for result in results] for results in found] == [[False, False], [False, True]]
 
 
-def test_a_found_passage_that_the_collection_lacks_is_an_error_with_its_path(tmp_path: Path) -> None:
+def test_a_passage_missing_from_the_collection_raises_an_error_with_its_id(tmp_path: Path) -> None:
     collection = write_collection(tmp_path / "corpus.jsonl", ["a0"], ["an oak"])
     with pytest.raises(DataError, match=r"corpus\.jsonl: .*\ba1\b"):
         search_all([Search("some", find_numbered, collection)], [SearchRequest("a", 2)])

@@ -24,7 +24,13 @@ import torch
 
 from text.artifacts import remove_leftovers
 from text.errors import ArtifactError
-from text.training import AtomicCheckpointIO, check_hash, estimate_checkpoint_size, find_valid_checkpoint, read_checkpoint
+from text.training import (
+    AtomicCheckpointIO,
+    check_hash,
+    estimate_checkpoint_size,
+    find_valid_checkpoint,
+    read_checkpoint,
+)
 
 
 def build_content(size: int, step: int) -> dict[str, Any]:
@@ -185,7 +191,7 @@ SYSCALLS = ("openat", "write", "fsync", "/chmod", "/^rename")
 
 
 def run_forked(work: Callable[[], object], strace: list[str] | None = None) -> tuple[int, str]:
-    """Run ``work`` in a forked process. Return its exit code (4 for an OSError, negative for a signal) and its error."""
+    """Run ``work`` in a forked process. Return its exit code (4: OSError, negative: signal) and its error message."""
     ours, theirs = socket.socketpair()  # its system calls are not those of a file
     pid = os.fork()
     if pid == 0:

@@ -12,7 +12,7 @@ from torch import Tensor, multiprocessing
 from test.ranks import process_group
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import PassagePool
-from text.training.distributed import AllRanks, get_world_size, get_rank, scale_for_backward, sum_over_ranks
+from text.training.distributed import AllRanks, get_rank, get_world_size, scale_for_backward, sum_over_ranks
 
 NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
 SIZES = ([2, 0, 1], [1, 3, 2])

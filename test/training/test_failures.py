@@ -132,7 +132,9 @@ def test_out_of_memory_names_step_batch_and_shapes(rows: Path, tmp_path: Path) -
     assert re.fullmatch(rf"step 1, training batch 1 {SHAPES}: .*", str(failed.value))
 
 
-def test_an_error_starts_on_a_new_line_after_the_progress_bar(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_starts_on_a_new_line_after_the_progress_bar(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(rows, tmp_path, callbacks=[ProgressBar(), ActAt(2, fill_weights_with_nan)], enable_progress_bar=True)
     with pytest.raises(NonFiniteLossError):
         run.fit()
@@ -143,7 +145,6 @@ def test_an_error_starts_on_a_new_line_after_the_progress_bar(rows: Path, tmp_pa
 
 def fill_memory(rows: Path, folder: Path) -> None:
     """Train in a process that gets only 32 MiB more after the first step."""
-
     before = resource.getrlimit(resource.RLIMIT_AS)
 
     def limit(task: torch.nn.Module) -> None:

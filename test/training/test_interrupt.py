@@ -1,4 +1,4 @@
-"""A signal at any moment: all ranks save once and stop alike, and the run that goes on is the undisturbed one."""
+"""After a signal at any moment all ranks save once and stop, and the resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "DPRD
 
 
 class SignalAt(Callback):
-    """Sends this process a signal when a hook is called for the nth time; counts saves."""
+    """Callback that sends this process a signal at the nth call of a hook."""
 
     def __init__(self, hook: str, n: int, signum: int = signal.SIGTERM) -> None:
-        self.calls, self.saves = 0, 0
+        self.calls = 0
 
-        def called(*_: Any) -> None:
+        def count_call(*_: Any) -> None:
             self.calls += 1
             if self.calls == n:
                 os.kill(os.getpid(), signum)
 
-        setattr(self, hook, called)
+        setattr(self, hook, count_call)
 
 
 class RecordingIO(AtomicCheckpointIO):
+    """Plugin that records the names of saved checkpoints."""
+
     def __init__(self) -> None:
         self.saved: list[str] = []
 
@@ -71,7 +73,7 @@ def are_equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(are_equal(a[name], b[name]) for name in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(are_equal, a, b))
-    return torch.are_equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def assert_same_run(one: Path, other: Path, files: Sequence[str] = FILES, *, table: bool = True) -> None:
@@ -90,24 +92,24 @@ def whole(rows: Path, tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
-# 3 steps and 3 batches of validation an epoch.
+# An epoch has 3 steps and 3 validation batches.
 @pytest.mark.parametrize(
     ("hook", "n", "signum", "step"),
     [
         ("on_train_batch_start", 2, signal.SIGTERM, 2),
         ("on_after_backward", 5, signal.SIGINT, 5),
         ("on_after_backward", 5, signal.SIGHUP, 5),
-        ("on_train_batch_end", 1, signal.SIGUSR1, 2),  # sent after ours was called
-        ("on_train_batch_start", 6, signal.SIGTERM, 6),  # the last of an epoch
-        ("on_validation_batch_start", 4, signal.SIGTERM, 3),  # the first of the sanity check's are 1 and 2
+        ("on_train_batch_end", 1, signal.SIGUSR1, 2),  # sent after SaveOnSignal was called
+        ("on_train_batch_start", 6, signal.SIGTERM, 6),  # the last batch of an epoch
+        ("on_validation_batch_start", 4, signal.SIGTERM, 3),  # calls 1 and 2 are in the sanity check
         ("on_validation_batch_start", 8, signal.SIGINT, 6),
-        ("on_validation_end", 3, signal.SIGTERM, 7),  # after the sanity check's: before the save of an epoch
-        ("on_save_checkpoint", 2, signal.SIGTERM, 4),  # of last.ckpt
+        ("on_validation_end", 3, signal.SIGTERM, 7),  # call 1 is in the sanity check; the epoch is saved afterwards
+        ("on_save_checkpoint", 2, signal.SIGTERM, 4),  # while last.ckpt is saved
         ("on_save_checkpoint", 3, signal.SIGUSR1, 7),
-        ("on_train_batch_start", 9, signal.SIGTERM, 9),  # the last of all
+        ("on_train_batch_start", 9, signal.SIGTERM, 9),  # the last batch of the run
     ],
 )
-def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
+def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(
     rows: Path, whole: Path, tmp_path: Path, hook: str, n: int, signum: int, step: int
 ) -> None:
     folder = tmp_path / "stopped"
@@ -117,7 +119,8 @@ def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
     with pytest.raises(InterruptedRun, match=rf"\b{name}\b.* step {step}\b.*last\.ckpt"):
         build_run(rows, folder, SignalAt(hook, n, signum), plugins=[recording]).fit()
     assert {signum: signal.getsignal(signum) for signum in handlers} == handlers
-    assert len(recording.saved) % 2 == 1 and recording.saved[-1] == "last.ckpt"  # pairs at the ends of epochs, and one
+    # Each epoch saves two checkpoints, and the signal saves one.
+    assert len(recording.saved) % 2 == 1 and recording.saved[-1] == "last.ckpt"
     resumed = resume_run(rows, folder)
     assert resumed.trainer.global_step == 9
     assert_same_run(whole, folder)
@@ -125,7 +128,7 @@ def test_run_stopped_by_a_signal_and_resumed_is_the_undisturbed_one(
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
 @pytest.mark.parametrize("n", [n if n in (2, 5) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10)])
-def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturbed_one(
+def test_a_resumed_run_with_validations_inside_epochs_equals_an_uninterrupted_one(
     rows: Path, tmp_path: Path, hook: str, n: int
 ) -> None:
     every = {"val_check_interval": 2, "check_val_every_n_epoch": None}  # after steps 2, 4, 6 and 8
@@ -135,19 +138,19 @@ def test_run_with_validations_within_epochs_stopped_and_resumed_is_the_undisturb
         build_run(rows, folder, SignalAt(hook, n if "train" in hook else 2 + n), **every).fit()
     resumed = resume_run(rows, folder, **every)
     assert are_equal(resumed.copy_weights(), whole.copy_weights())
-    assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # the last is of the last validation, or of the signal
+    assert_same_run(tmp_path / "whole", folder, ["best.ckpt"])  # last.ckpt may differ: the signal saves it too
 
 
 @pytest.mark.parametrize(
     ("hook", "n", "step"),
     [
-        ("on_train_batch_start", 3, 3),  # the last of an epoch
+        ("on_train_batch_start", 3, 3),  # the last batch of an epoch
         pytest.param("on_train_batch_start", 2, 2, marks=pytest.mark.slow),
         pytest.param("on_save_checkpoint", 1, 4, marks=pytest.mark.slow),
         pytest.param("on_train_batch_start", 9, 9, marks=pytest.mark.slow),
     ],
 )
-def test_run_without_validation_stopped_and_resumed_is_the_undisturbed_one(
+def test_a_resumed_run_without_validation_equals_an_uninterrupted_one(
     rows: Path, tmp_path: Path, hook: str, n: int, step: int
 ) -> None:
     whole = build_run(rows, tmp_path / "whole", validate=False).fit()
@@ -160,8 +163,8 @@ def test_run_without_validation_stopped_and_resumed_is_the_undisturbed_one(
     assert sorted(path.name for path in folder.glob("*.ckpt")) == ["last.ckpt"]
 
 
-def test_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path) -> None:
-    """As from a terminal, and from a parent process that passes it on."""
+def test_two_different_signals_at_once_count_as_one(rows: Path, tmp_path: Path) -> None:
+    """One signal may come from a terminal, and the other from a parent process."""
 
     class SendTwoSignals(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -173,8 +176,10 @@ def test_two_signals_of_a_job_that_is_stopped_are_one(rows: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_run_stopped_between_two_accumulated_batches_is_the_undisturbed_one(rows: Path, tmp_path: Path, n: int) -> None:
-    """3 batches an epoch are 2 steps: after the first and the fourth batch, gradients wait for another one."""
+def test_a_run_resumed_between_accumulated_batches_equals_an_uninterrupted_one(
+    rows: Path, tmp_path: Path, n: int
+) -> None:
+    """Stop after the first or the fourth batch, with accumulated gradients. An epoch of 3 batches has 2 steps."""
     whole = build_run(rows, tmp_path / "whole", accumulate_grad_batches=2).fit()
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun, match=r"last\.ckpt"):
@@ -184,18 +189,18 @@ def test_run_stopped_between_two_accumulated_batches_is_the_undisturbed_one(rows
     assert are_equal(resumed.copy_weights(), whole.copy_weights())
 
 
-def test_validated_between_two_steps_of_accumulated_batches(rows: Path, tmp_path: Path) -> None:
-    """After 4 batches: the gradient of the second epoch's first one is in the checkpoint of the validation."""
+def test_the_checkpoint_of_a_validation_keeps_accumulated_gradients(rows: Path, tmp_path: Path) -> None:
+    """Validate after 4 batches, when the gradient of the second epoch's first batch is accumulated."""
     options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None}
     whole = build_run(rows, tmp_path / "whole", **options).fit()
     folder = tmp_path / "stopped"
-    with pytest.raises(InterruptedRun):  # its checkpoint is lost
+    with pytest.raises(InterruptedRun):  # the checkpoint of the signal is dropped
         build_run(rows, folder, SignalAt("on_train_batch_start", 5), plugins=[LimitedSavesIO(2)], **options).fit()
     assert "accumulated_gradients" in AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
     assert are_equal(resume_run(rows, folder, **options).copy_weights(), whole.copy_weights())
 
 
-def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
+def test_a_run_stopped_several_times_in_one_epoch_equals_an_uninterrupted_one(
     rows: Path, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stopped"
@@ -203,7 +208,7 @@ def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
         build_run(rows, folder, SignalAt("on_train_batch_start", 4)).fit()
     with pytest.raises(InterruptedRun, match=r" step 5\b"):
         resume_run(rows, folder, SignalAt("on_train_batch_start", 1))
-    with pytest.raises(InterruptedRun, match=r" step 6\b"):  # the epoch's last: its validation is still to come
+    with pytest.raises(InterruptedRun, match=r" step 6\b"):  # the last step of the epoch, before its validation
         resume_run(rows, folder, SignalAt("on_train_batch_start", 1))
     with pytest.raises(InterruptedRun, match=r" step 6\b"):
         resume_run(rows, folder, SignalAt("on_validation_batch_start", 2))
@@ -211,10 +216,10 @@ def test_run_stopped_again_and_again_in_one_epoch_is_the_undisturbed_one(
     assert_same_run(whole, folder)
 
 
-def test_run_stopped_after_an_epoch_without_a_validation_and_twice_more_is_the_undisturbed_one(
+def test_a_run_stopped_after_an_epoch_without_validation_and_twice_more_equals_an_uninterrupted_one(
     rows: Path, tmp_path: Path
 ) -> None:
-    """3 steps an epoch, and a validation after every second step: the first stop is at the end of the first epoch."""
+    """Stop at the end of the first epoch. An epoch has 3 steps, and every second step is validated."""
 
     def fit(folder: str, *callbacks: Callback, checkpoint: Path | None = None) -> Run:
         run = build_run(rows, tmp_path / folder, *callbacks, check_val_every_n_epoch=None)
@@ -231,7 +236,7 @@ def test_run_stopped_after_an_epoch_without_a_validation_and_twice_more_is_the_u
     assert are_equal(resumed.copy_weights(), whole.copy_weights())
 
 
-def test_signal_that_is_ignored_stays_ignored(rows: Path, tmp_path: Path) -> None:
+def test_an_ignored_signal_stays_ignored(rows: Path, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         run = build_run(rows, tmp_path, SignalAt("on_train_batch_start", 2, signal.SIGHUP)).fit()
@@ -241,12 +246,12 @@ def test_signal_that_is_ignored_stays_ignored(rows: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_run_resumed_from_the_end_of_an_epoch_is_the_undisturbed_one(
+def test_a_run_resumed_from_the_end_of_an_epoch_equals_an_uninterrupted_one(
     rows: Path, whole: Path, tmp_path: Path, epochs: int
 ) -> None:
     folder = tmp_path / "stopped"
     stop = SignalAt("on_train_batch_start", 3 * epochs + 1)
-    with pytest.raises(InterruptedRun):  # its checkpoint is lost; that of the end of the epoch is not
+    with pytest.raises(InterruptedRun):  # the checkpoint of the signal is dropped, that of the epoch is kept
         build_run(rows, folder, stop, plugins=[LimitedSavesIO(2 * epochs)]).fit()
     assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == 3 * epochs
     resume_run(rows, folder)
@@ -254,7 +259,7 @@ def test_run_resumed_from_the_end_of_an_epoch_is_the_undisturbed_one(
 
 
 class LimitedSavesIO(AtomicCheckpointIO):
-    """Saves no more than so many checkpoints."""
+    """Plugin that saves the first ``num_saved`` checkpoints and drops all later ones."""
 
     def __init__(self, num_saved: int) -> None:
         self.num_left = num_saved
@@ -265,7 +270,7 @@ class LimitedSavesIO(AtomicCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
 
 
-def test_resuming_after_the_last_step_changes_nothing(rows: Path, whole: Path) -> None:
+def test_resuming_a_complete_run_changes_nothing(rows: Path, whole: Path) -> None:
     before = {file: (whole / file).read_bytes() for file in FILES}
     resumed = resume_run(rows, whole)
     assert resumed.trainer.global_step == 9
@@ -273,7 +278,7 @@ def test_resuming_after_the_last_step_changes_nothing(rows: Path, whole: Path) -
 
 
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_test_batch_start"])
-def test_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: str) -> None:
+def test_a_signal_outside_of_training_saves_nothing(rows: Path, tmp_path: Path, hook: str) -> None:
     recording = RecordingIO()
     run = build_run(rows, tmp_path / "run", SignalAt(hook, 1), plugins=[recording])
     with pytest.raises(InterruptedRun, match="SIGTERM"):
@@ -284,7 +289,7 @@ def test_outside_of_training_nothing_is_saved(rows: Path, tmp_path: Path, hook: 
     assert recording.saved == []
 
 
-def test_last_is_that_of_the_last_epoch_also_where_the_best_is_another(rows: Path, tmp_path: Path) -> None:
+def test_last_checkpoint_is_of_the_last_epoch_even_if_another_is_best(rows: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = build_run(rows, folder)
     run.trainer.checkpoint_callbacks[0].mode = "max"  # pyright: ignore[reportAttributeAccessIssue]
@@ -294,7 +299,7 @@ def test_last_is_that_of_the_last_epoch_also_where_the_best_is_another(rows: Pat
 
 
 class WaitForever(Callback):
-    """A step that hangs, for whoever sends signals from outside."""
+    """Callback that hangs in a step, so that another process can send signals."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -311,7 +316,7 @@ def run_until_killed(rows: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
+def test_a_second_signal_ends_the_process_at_once(rows: Path, tmp_path: Path, signum: int) -> None:
     process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(rows, tmp_path))
     process.start()
     while not (tmp_path / "in a step").exists():
@@ -324,20 +329,22 @@ def test_second_signal_ends_at_once(rows: Path, tmp_path: Path, signum: int) -> 
     os.kill(process.pid, signum)
     process.join(10)
     code = process.exitcode
-    process.kill()  # whatever became of it
+    process.kill()  # in case it still runs
     assert code == -signum
 
 
 def run_on_rank(rank: int, rows: Path, folder: Path, port: int, hook: str, n: int) -> None:
-    """Goes on where there is a checkpoint; a signal to rank 1 comes at the nth call, at none if that is 0."""
+    """Start or resume a run. Rank 1 receives a signal at the nth call of the hook, or none if n is 0."""
     ranks = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     torchrun = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update(ranks | torchrun)
-    # Lightning reads it when it is imported, which under torchrun comes after the environment.
+    # Lightning reads the rank when it is imported. Under torchrun the environment is set before that.
     rank_zero_only.rank = rank  # pyright: ignore[reportFunctionMemberAccess]
     torch.set_num_threads(1)
     callbacks = [SignalAt(hook, n)] if rank == 1 else []
-    begin = resume_run if (folder / "last.ckpt").exists() else lambda *args, **options: build_run(*args, **options).fit()
+    begin = (
+        resume_run if (folder / "last.ckpt").exists() else lambda *args, **options: build_run(*args, **options).fit()
+    )
     try:
         begin(rows, folder, *callbacks, devices=2, strategy="ddp")
     except InterruptedRun as error:
@@ -356,7 +363,7 @@ def run_on_two_ranks(rows: Path, folder: Path, hook: str, n: int) -> None:
     ("hook", "n", "step"),
     [
         ("on_train_batch_start", 4, 4),
-        ("on_validation_batch_start", 5, 3),  # with the sanity check's two
+        ("on_validation_batch_start", 5, 3),  # calls 1 and 2 are in the sanity check
     ],
 )
 def test_ranks_stop_at_the_same_step_and_resume(rows: Path, tmp_path: Path, hook: str, n: int, step: int) -> None:
@@ -364,9 +371,9 @@ def test_ranks_stop_at_the_same_step_and_resume(rows: Path, tmp_path: Path, hook
     run_on_two_ranks(rows, whole, hook, 0)
     folder.mkdir()
     run_on_two_ranks(rows, folder, hook, n)
-    told = [(folder / f"rank{rank}.txt").read_text() for rank in (0, 1)]
-    assert all(f"step {step};" in line for line in told)
-    assert "SIGTERM" not in told[0] and "SIGTERM" in told[1]  # only rank 1 received the signal
+    messages = [(folder / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert all(f"step {step};" in message for message in messages)
+    assert "SIGTERM" not in messages[0] and "SIGTERM" in messages[1]  # only rank 1 received the signal
     assert AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")["global_step"] == step
     run_on_two_ranks(rows, folder, hook, 0)
     assert_same_run(whole, folder)

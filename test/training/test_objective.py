@@ -70,7 +70,9 @@ def test_without_in_batch_negatives_only_own_passages_count() -> None:
 
 @pytest.mark.parametrize("tile", [1, NUM_PASSAGES, 2 * NUM_PASSAGES, 3 * NUM_PASSAGES + 1])
 @pytest.mark.parametrize("in_batch_negatives", [True, False])
-def test_tiles_of_any_size_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch, in_batch_negatives: bool, tile: int) -> None:
+def test_tiles_of_any_size_give_the_same_loss_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, in_batch_negatives: bool, tile: int
+) -> None:
     results = []
     for size in (objective.TILE_SIZE, tile):
         monkeypatch.setattr(objective, "TILE_SIZE", size)
@@ -194,7 +196,9 @@ def test_guide_margin_never_removes_a_known_positive() -> None:
 
 @pytest.mark.parametrize("tile", [1, 1 << 24])
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_distillation_mixes_in_the_divergence_from_the_teacher(monkeypatch: pytest.MonkeyPatch, tile: int, share: float) -> None:
+def test_distillation_mixes_in_the_divergence_from_the_teacher(
+    monkeypatch: pytest.MonkeyPatch, tile: int, share: float
+) -> None:
     monkeypatch.setattr(objective, "TILE_SIZE", tile)
     questions, passages = embeddings()
     plain = Objective(temperature=0.5)(batch(), questions, passages)

@@ -70,7 +70,10 @@ def test_a_known_positive_in_another_batch_does_not_count() -> None:
     # Passage 9 has the highest score. It is a known positive of the first question only.
     pool.add(batch([0], [1], [[1, 9]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     pool.add(batch([0], [2, 9], [[2]]), torch.tensor([[1.0]]), torch.tensor([[2.0], [7.0]]))
-    assert pool.compute_ranks().tolist() == [1, 1]  # only passage 2 is above the first positive, and passage 9 above the second
+    assert pool.compute_ranks().tolist() == [
+        1,
+        1,
+    ]  # only passage 2 is above the first positive, and passage 9 above the second
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

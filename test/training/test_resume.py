@@ -1,4 +1,4 @@
-"""A run that stops anywhere and resumes is the run that would have been: weights bit for bit."""
+"""A run that is stopped anywhere and resumed gives the same weights, bit for bit, as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-# 3 steps an epoch: 1 and 4 are inside one, 3 and 6 at the end of one, 8 is the last but one.
+# An epoch has 3 steps: 1 and 4 are inside an epoch, 3 and 6 end one, and 8 is the second to last step.
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 8])
 def test_resumed_equals_uninterrupted(rows: Path, tmp_path: Path, step: int) -> None:
     whole = Run(rows, tmp_path / "whole").fit()
@@ -49,7 +49,7 @@ def test_resumed_equals_uninterrupted_without_validation_and_test(rows: Path, tm
         Run(rows, tmp_path / "other").fit(tmp_path / "stopped.ckpt")
 
 
-def test_progress_of_an_epoch_that_is_gone_on_with(rows: Path, tmp_path: Path, capsys) -> None:
+def test_the_progress_bar_of_a_resumed_epoch_shows_its_number_and_total(rows: Path, tmp_path: Path, capsys) -> None:
     def fit(callback: Callback, checkpoint: Path | None = None) -> None:
         Run(rows, tmp_path, callbacks=[ProgressBar(), callback], enable_progress_bar=True).fit(checkpoint)
 
@@ -63,17 +63,17 @@ def test_progress_of_an_epoch_that_is_gone_on_with(rows: Path, tmp_path: Path, c
     assert "2/3" in shown.out + shown.err
 
 
-def test_a_data_module_that_is_used_again_starts_anew(rows: Path, tmp_path: Path) -> None:
+def test_a_data_module_that_is_used_again_starts_at_the_first_row(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupt):
         Run(rows, tmp_path / "a", callbacks=[SaveAndStop(1, tmp_path / "stopped.ckpt")]).fit()
     resumed = Run(rows, tmp_path / "b").fit(tmp_path / "stopped.ckpt")
     again = Run(rows, tmp_path / "c")
     again.data = resumed.data
     again.fit()
-    assert again.trainer.global_step == 9  # 3 steps an epoch
+    assert again.trainer.global_step == 9  # 3 steps per epoch
 
 
-def test_a_torn_last_row_of_metrics_csv_is_logged_again(rows: Path, tmp_path: Path) -> None:
+def test_an_incomplete_last_row_of_metrics_csv_is_logged_again(rows: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupt):
         Run(rows, tmp_path, callbacks=[SaveAndStop(4, tmp_path / "stopped.ckpt")]).fit()
     table = tmp_path / "metrics.csv"
@@ -84,8 +84,8 @@ def test_a_torn_last_row_of_metrics_csv_is_logged_again(rows: Path, tmp_path: Pa
         assert all(row["step"] for row in csv.DictReader(file))
 
 
-def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored() -> None:
-    """As where a validation that was due saves a checkpoint before the first step."""
+def test_a_loaded_random_state_is_saved_again_before_the_first_step() -> None:
+    """A resumed run may validate, and save a checkpoint, before its first step."""
     torch.manual_seed(1)
     saved = RandomState().state_dict()
     torch.manual_seed(2)
@@ -94,34 +94,36 @@ def test_random_state_that_is_saved_before_it_was_put_back_is_what_was_restored(
     assert torch.equal(resumed.state_dict()["cpu"], saved["cpu"])
 
 
-def test_random_state_of_more_gpus_than_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_one, nothing, put_back = RandomState().state_dict()["cpu"], cast(Any, None), {}
+def test_random_states_of_more_gpus_than_this_machine_has_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, nothing, restored = RandomState().state_dict()["cpu"], cast(Any, None), {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put_back.update({device: state}))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.update({device: state}))
     resumed = RandomState()
-    resumed.load_state_dict({"cpu": of_one, "cuda": [of_one, of_one]})
+    resumed.load_state_dict({"cpu": states, "cuda": [states, states]})
     resumed.on_train_batch_start(nothing, nothing, nothing, 0)
-    assert list(put_back) == [0] and torch.equal(put_back[0], of_one[0])
+    assert list(restored) == [0] and torch.equal(restored[0], states[0])
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
-def test_metrics_csv_goes_on_from_the_last_checkpoint(rows: Path, tmp_path: Path) -> None:
-    def last(name: str) -> ModelCheckpoint:
+def test_metrics_csv_continues_from_the_last_checkpoint(rows: Path, tmp_path: Path) -> None:
+    def build_callback(name: str) -> ModelCheckpoint:
         return ModelCheckpoint(tmp_path / name, monitor="valid_loss", save_last=True, enable_version_counter=False)
 
-    Run(rows, tmp_path / "whole", callbacks=[last("whole")], enable_checkpointing=True).fit()
+    Run(rows, tmp_path / "whole", callbacks=[build_callback("whole")], enable_checkpointing=True).fit()
     folder = tmp_path / "resumed"
-    with pytest.raises(Interrupt):  # inside the second epoch; the last checkpoint is from after the first
+    with pytest.raises(Interrupt):  # inside the second epoch; the last checkpoint is that of the first epoch
         stop = SaveAndStop(5, tmp_path / "not_used.ckpt")
-        Run(rows, folder, callbacks=[last("resumed"), stop], enable_checkpointing=True).fit()
-    Run(rows, folder, callbacks=[last("resumed")], enable_checkpointing=True, keep_steps=3).fit(folder / "last.ckpt")
+        Run(rows, folder, callbacks=[build_callback("resumed"), stop], enable_checkpointing=True).fit()
+    Run(rows, folder, callbacks=[build_callback("resumed")], enable_checkpointing=True, keep_steps=3).fit(
+        folder / "last.ckpt"
+    )
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
 
-def test_speed_csv_goes_on_beside_it(rows: Path, tmp_path: Path) -> None:
-    """The clock's figures are what they were; the others are those of a run without an interruption."""
+def test_speed_csv_continues_from_the_last_checkpoint(rows: Path, tmp_path: Path) -> None:
+    """Rows before the checkpoint keep their speed, and the padding equals that of an uninterrupted run."""
 
-    def speed(folder: Path) -> list[dict[str, str]]:
+    def read_speed(folder: Path) -> list[dict[str, str]]:
         with open(folder / "speed.csv", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -129,12 +131,12 @@ def test_speed_csv_goes_on_beside_it(rows: Path, tmp_path: Path) -> None:
     folder, checkpoint = tmp_path / "resumed", tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
         Run(rows, folder, callbacks=[Throughput(), SaveAndStop(5, checkpoint)]).fit()
-    before = speed(folder)
+    before = read_speed(folder)
     Run(rows, folder, callbacks=[Throughput()], keep_steps=4).fit(checkpoint)
-    whole, resumed = speed(tmp_path / "whole"), speed(folder)
+    whole, resumed = read_speed(tmp_path / "whole"), read_speed(folder)
     assert [row["step"] for row in whole] == [str(step) for step in range(9)]
     assert resumed[:4] == before[:4]
-    # Only steps after the checkpoint are trained again: the row of step 4 was dropped with them.
+    # The run keeps the rows of steps 0 to 3 (keep_steps) and resumes at step 5, so step 4 has no row.
     assert [row["step"] for row in resumed] == ["0", "1", "2", "3", "5", "6", "7", "8"]
     padding = {row["step"]: row["padding"] for row in whole}
     assert all(padding[row["step"]] == row["padding"] and 0 < float(row["padding"]) < 1 for row in resumed)
@@ -142,7 +144,7 @@ def test_speed_csv_goes_on_beside_it(rows: Path, tmp_path: Path) -> None:
     assert "examples/s" not in (folder / "metrics.csv").read_text()
 
 
-def test_checkpoint_of_another_order_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_seed_is_rejected(rows: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
         Run(rows, tmp_path, callbacks=[SaveAndStop(1, checkpoint)]).fit()
@@ -152,16 +154,16 @@ def test_checkpoint_of_another_order_is_refused(rows: Path, tmp_path: Path) -> N
         other.fit(checkpoint)
 
 
-def test_checkpoint_of_other_data_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_data_is_rejected(rows: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
         Run(rows, tmp_path, callbacks=[SaveAndStop(1, checkpoint)]).fit()
-    rows.write_text(rows.read_text().replace("green", "white"))  # as many bytes
+    rows.write_text(rows.read_text().replace("green", "white"))  # the file keeps its size
     with pytest.raises(ArtifactError, match=r"data .*\b\w{16}\b.*\b\w{16}\b"):
         Run(rows, tmp_path / "other").fit(checkpoint)
 
 
-def test_state_of_the_loader_is_small_and_knows_no_workers(rows: Path, tmp_path: Path) -> None:
+def test_the_state_of_the_data_is_small_and_independent_of_workers(rows: Path, tmp_path: Path) -> None:
     states = []
     for num_workers in (0, 2):
         checkpoint = tmp_path / f"{num_workers}.ckpt"
@@ -174,7 +176,9 @@ def test_state_of_the_loader_is_small_and_knows_no_workers(rows: Path, tmp_path:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path, num_workers: int) -> None:
+def test_resuming_with_other_workers_and_a_token_cache_changes_nothing(
+    rows: Path, tmp_path: Path, num_workers: int
+) -> None:
     whole = Run(rows, tmp_path / "whole").fit()
     checkpoint = tmp_path / "stopped.ckpt"
     with pytest.raises(Interrupt):
@@ -188,7 +192,9 @@ def test_resumed_with_other_workers_and_a_token_cache(rows: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("one_set_per_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_resumed_in_a_mix_of_sets(rows: Path, tmp_path: Path, one_set_per_batch: bool) -> None:
+def test_a_resumed_mix_of_data_sets_equals_an_uninterrupted_one(
+    rows: Path, tmp_path: Path, one_set_per_batch: bool
+) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text("".join(rows.read_text().splitlines(keepends=True)[:5]))
 
@@ -201,10 +207,10 @@ def test_resumed_in_a_mix_of_sets(rows: Path, tmp_path: Path, one_set_per_batch:
         return made
 
     whole = run("whole").fit()
-    figures = whole.trainer.callback_metrics
-    assert (figures["train_questions/rows"], figures["train_questions/other"]) == (6, 6)
-    mixed = (figures["train_loss/rows"] + figures["train_loss/other"]) / 2
-    torch.testing.assert_close(mixed, figures["train_loss_epoch"])
+    metrics = whole.trainer.callback_metrics
+    assert (metrics["train_questions/rows"], metrics["train_questions/other"]) == (6, 6)
+    mixed = (metrics["train_loss/rows"] + metrics["train_loss/other"]) / 2
+    torch.testing.assert_close(mixed, metrics["train_loss_epoch"])
     for step in (1, 4, 5):
         checkpoint = tmp_path / f"{step}.ckpt"
         with pytest.raises(Interrupt):

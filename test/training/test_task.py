@@ -1,4 +1,4 @@
-"""The task: what is decayed, how the learning rate goes, what stops a run."""
+"""The task: weight decay, learning rate schedules, evaluation, gradient norms, and errors that stop a run."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ pytestmark = [
 
 
 def test_schedules_by_hand() -> None:
-    def shares(schedule: str) -> list[float]:
+    def list_factors(schedule: str) -> list[float]:
         return [round(compute_lr_factor(schedule, step, 2, 6), 6) for step in range(8)]
 
-    assert shares("linear") == [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]
-    assert shares("cosine") == [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0, 0]
-    assert shares("constant") == [0, 0.5, 1, 1, 1, 1, 1, 1]
+    assert list_factors("linear") == [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert list_factors("cosine") == [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0, 0]
+    assert list_factors("constant") == [0, 0.5, 1, 1, 1, 1, 1, 1]
     assert compute_lr_factor("linear", 0, 0, 4) == 1
 
 
-def test_decay_spares_biases_and_layer_norms() -> None:
+def test_biases_and_layer_norms_have_no_weight_decay() -> None:
     encoder = roberta_tiny(vocab_size=20, projection_dim=8)
     task = BiEncoderTask(BiEncoder(encoder, encoder), weight_decay=0.1)
     decayed, exempt = task._build_parameter_groups()
@@ -48,8 +48,8 @@ def test_decay_spares_biases_and_layer_norms() -> None:
     assert not any(isinstance(m, nn.LayerNorm) and m.weight in set(decayed["params"]) for m in encoder.modules())
 
 
-@pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode:UserWarning")  # that is what frozen means
-def test_a_frozen_encoder_is_not_optimized_and_does_not_move(rows: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode:UserWarning")  # a frozen encoder is in eval mode
+def test_a_frozen_encoder_keeps_its_weights(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, max_epochs=1)
     passage_encoder = roberta_tiny(vocab_size=300, pooling="mean")
     run.task.model = BiEncoder(run.task.model.question_encoder, passage_encoder, freeze_passage=True)
@@ -69,14 +69,14 @@ def test_workers_do_not_change_the_weights(rows: Path, tmp_path: Path, num_worke
 
 def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path)
-    [figures] = run.trainer.validate(run.task, run.data, verbose=False)
+    [metrics] = run.trainer.validate(run.task, run.data, verbose=False)
     task = run.task.eval()
     total = 0.0
     for examples in DPRDataPipe(rows, 4):  # 4, 4 and 3 questions
         batch = run.data.collate(examples)
         with torch.no_grad():
             total += float(task.objective(batch, *task._embed(batch)).sum())
-    assert figures["valid_loss"] == pytest.approx(total / 11, rel=1e-6)
+    assert metrics["valid_loss"] == pytest.approx(total / 11, rel=1e-6)
 
 
 def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> 
 
 
 class GradientNorms(Callback):
-    """The norm of the gradient at each optimizer step, as the optimizer sees it."""
+    """Callback that records the gradient norm at each optimizer step, after clipping."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -104,7 +104,7 @@ class GradientNorms(Callback):
 
 
 def test_gradients_are_clipped_once_per_optimizer_step(rows: Path, tmp_path: Path) -> None:
-    # Three batches make a step: the norm of their sum is clipped, not the norm of each.
+    # A step has three batches. The norm of their summed gradient is clipped, not that of each batch.
     norms = GradientNorms()
     options = {"accumulate_grad_batches": 3, "max_epochs": 1, "callbacks": [norms]}
     Run(rows, tmp_path / "clipped", gradient_clip_val=0.05, **options).fit()
@@ -114,18 +114,18 @@ def test_gradients_are_clipped_once_per_optimizer_step(rows: Path, tmp_path: Pat
     assert free > 1
 
 
-def test_a_step_of_fewer_batches_is_their_mean(rows: Path, tmp_path: Path) -> None:
-    # An epoch has three batches: those are all of its only step, whether five are asked for or three.
+def test_a_step_with_fewer_batches_has_the_mean_gradient_of_these_batches(rows: Path, tmp_path: Path) -> None:
+    # An epoch has three batches, so its only step has three, whether accumulate_grad_batches is 5 or 3.
     norms = GradientNorms()
     options = {"max_epochs": 1, "gradient_clip_val": None, "callbacks": [norms]}
     for number in (5, 3):
         Run(rows, tmp_path / str(number), accumulate_grad_batches=number, **options).fit()
-    asked, there = norms.norms
-    assert asked == pytest.approx(there, rel=1e-5)
+    with_five, with_three = norms.norms
+    assert with_five == pytest.approx(with_three, rel=1e-5)
 
 
 class PlainNorms(Callback):
-    """The norm of the gradient by step, in plain Python, before it is clipped."""
+    """Callback that computes the gradient norm of each step in plain Python, before clipping."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -135,7 +135,7 @@ class PlainNorms(Callback):
         self.norms.append(math.sqrt(sum(value * value for gradient in gradients for value in gradient)))
 
 
-def test_norm_of_a_gradient_by_hand() -> None:
+def test_compute_gradient_norm_by_hand() -> None:
     weights = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True), torch.zeros(1)]
     weights[0].grad, weights[1].grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
     optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:]}])
@@ -143,7 +143,7 @@ def test_norm_of_a_gradient_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("accumulated", "every", "steps"), [(1, 1, range(6)), (2, 1, range(4)), (1, 2, [1, 3, 5])])
-def test_metrics_csv_has_the_norm_before_clipping(
+def test_metrics_csv_has_the_gradient_norm_before_clipping(
     rows: Path, tmp_path: Path, accumulated: int, every: int, steps: Sequence[int]
 ) -> None:
     plain = PlainNorms()
@@ -157,12 +157,12 @@ def test_metrics_csv_has_the_norm_before_clipping(
 
 
 def collate_nothing(examples: Sequence[Example]) -> BiEncoderBatch:
-    """Collate as for texts of which none has tokens."""
+    """Return an empty batch, as if no text had tokens."""
     tokenize = Tokenize(train_tokenizer(["oak"], 300), 32)
     return BiEncoderCollator(tokenize, tokenize)([])
 
 
-def test_a_batch_without_questions_has_no_loss_and_moves_nothing(rows: Path, tmp_path: Path) -> None:
+def test_batches_without_questions_leave_the_weights_unchanged(rows: Path, tmp_path: Path) -> None:
     run = Run(rows, tmp_path, max_epochs=1)
     run.data.train_collate = collate_nothing
     before = run.copy_weights()

@@ -1,4 +1,4 @@
-"""Runs from start to end: when they validate, what they keep, and what a resumed run does."""
+"""Complete runs: when they validate, which checkpoints they save, and how they resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import Callback
 
 from test.training.conftest import Run
-from test.training.test_interrupt import LimitedSavesIO, SignalAt, assert_same_run, are_equal
+from test.training.test_interrupt import LimitedSavesIO, SignalAt, are_equal, assert_same_run
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError, InterruptedRun
 from text.training import AtomicCheckpointIO, build_trainer, fit_and_test
@@ -26,14 +26,14 @@ pytestmark = [
 
 
 class FinalWeights(Callback):
-    """Keeps the weights that training ended with."""
+    """Callback that keeps the weights at the end of training."""
 
     def on_train_end(self, trainer: Any, pl_module: torch.nn.Module) -> None:
         self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
 class Outcome:
-    """What a run has left, and how it was made."""
+    """Results of a run: its files, its parts and its metrics."""
 
     def __init__(self, folder: Path, run: Run, metrics: Mapping[str, float]) -> None:
         self.folder, self.run, self.metrics = folder, run, metrics
@@ -42,15 +42,15 @@ class Outcome:
 
     @property
     def validated_steps(self) -> list[int]:
-        """Optimizer steps before each validation."""
+        """Number of optimizer steps before each validation."""
         return [int(row["step"]) + 1 for row in self.rows if row.get("valid_loss")]
 
-    def checkpoint(self, name: str) -> dict[str, Any]:
+    def load_checkpoint(self, name: str) -> dict[str, Any]:
         return AtomicCheckpointIO().load_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
 
 
 def train(rows: Path, folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any) -> Outcome:
-    """Train three epochs of three batches. A resumed run builds everything anew, with other first weights."""
+    """Train three epochs of three batches. A resumed run starts from scratch, with other initial weights."""
     run = Run(rows, folder / "parts", seed=99 if resume else 0)
     run.task.learning_rate = options.pop("learning_rate", 1e-3)
     checkpoint = None if resume is None else str(resume / "checkpoints/last.ckpt")
@@ -67,7 +67,7 @@ def train(rows: Path, folder: Path, *callbacks: Callback, resume: Path | None = 
     ("every", "accumulate", "validated"),
     [
         (3, 1, [3, 6, 9]),
-        (2, 1, [2, 4, 6, 8, 9]),  # the last step is no multiple of the interval
+        (2, 1, [2, 4, 6, 8, 9]),  # the last step is not a multiple of the interval
         (20, 1, [9]),  # the run is shorter than the interval
         (2, 2, [2, 4, 6]),  # three batches are two steps, the second of one batch
         (4, 2, [4, 6]),
@@ -81,24 +81,26 @@ def test_every_run_validates_and_saves_its_last_step(
     options: dict[str, Any] = {"validate_every_n_steps": every, "accumulate_batches": accumulate}
     outcome = train(rows, tmp_path, final, **options)
     assert outcome.validated_steps == validated
-    assert outcome.checkpoint("last")["global_step"] == validated[-1]
-    assert are_equal(outcome.checkpoint("last")["state_dict"], final.weights)
+    assert outcome.load_checkpoint("last")["global_step"] == validated[-1]
+    assert are_equal(outcome.load_checkpoint("last")["state_dict"], final.weights)
     losses = {int(row["step"]) + 1: float(row["valid_loss"]) for row in outcome.rows if row.get("valid_loss")}
-    assert outcome.checkpoint("best")["global_step"] == min(losses, key=lambda step: losses[step])
-    assert outcome.metrics["test_loss"] == pytest.approx(min(losses.values()), rel=1e-5)  # the test has the same rows
+    assert outcome.load_checkpoint("best")["global_step"] == min(losses, key=lambda step: losses[step])
+    assert outcome.metrics["test_loss"] == pytest.approx(
+        min(losses.values()), rel=1e-5
+    )  # test and validation rows are the same
 
 
-def test_short_epochs_are_logged_too(tmp_path: Path) -> None:
+def test_epochs_shorter_than_the_log_interval_are_logged(tmp_path: Path) -> None:
     for accumulate, steps_between_rows in ((1, 3), (2, 2), (9, 1)):
         trainer = build_trainer(tmp_path, max_epochs=1, num_batches=3, accumulate_batches=accumulate)
         assert trainer.log_every_n_steps == steps_between_rows  # pyright: ignore[reportAttributeAccessIssue]
 
 
-# Each batch of the run once: in an epoch, at the end of one with and without a validation, and at the end of the run.
+# Stop at each batch: inside an epoch, at its end with and without a validation, and at the end of the run.
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
 @pytest.mark.parametrize("n", [n if n in (2, 3, 9) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10)])
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_run_validated_by_steps_that_is_stopped_and_resumed_leaves_the_same_table(
+def test_a_resumed_run_that_validates_by_steps_writes_the_same_metrics(
     rows: Path, tmp_path: Path, hook: str, n: int, accumulate: int
 ) -> None:
     options: dict[str, Any] = {"validate_every_n_steps": 2, "accumulate_batches": accumulate}
@@ -113,23 +115,25 @@ def test_run_validated_by_steps_that_is_stopped_and_resumed_leaves_the_same_tabl
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 9])
-def test_epoch_that_is_resumed_has_the_figures_of_the_whole_epoch(rows: Path, tmp_path: Path, n: int) -> None:
+def test_a_resumed_epoch_has_the_metrics_of_the_whole_epoch(rows: Path, tmp_path: Path, n: int) -> None:
     whole = train(rows, tmp_path / "whole")
-    losses = [(float(row["train_loss_step"]), 3 if step % 3 == 2 else 4) for step, row in enumerate(steps(whole))]
+    losses = [
+        (float(row["train_loss_step"]), 3 if step % 3 == 2 else 4) for step, row in enumerate(list_step_rows(whole))
+    ]
     means = [sum(loss * size for loss, size in losses[start : start + 3]) / 11 for start in (0, 3, 6)]
-    assert epoch_losses(whole) == pytest.approx(means, rel=1e-6)
+    assert list_epoch_losses(whole) == pytest.approx(means, rel=1e-6)
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun):
         train(rows, folder, SignalAt("on_train_batch_start", n))
-    assert epoch_losses(train(rows, folder, resume=folder)) == epoch_losses(whole)
+    assert list_epoch_losses(train(rows, folder, resume=folder)) == list_epoch_losses(whole)
     assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
 
-def steps(outcome: Outcome) -> list[dict[str, str]]:
+def list_step_rows(outcome: Outcome) -> list[dict[str, str]]:
     return [row for row in outcome.rows if row["train_loss_step"]]
 
 
-def epoch_losses(outcome: Outcome) -> list[float]:
+def list_epoch_losses(outcome: Outcome) -> list[float]:
     return [float(row["train_loss_epoch"]) for row in outcome.rows if row["train_loss_epoch"]]
 
 
@@ -138,30 +142,32 @@ def test_more_epochs_follow_the_longer_schedule(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int | None
 ) -> None:
     short = train(rows, tmp_path, max_epochs=2, validate_every_n_steps=every)
-    assert short.checkpoint("last")["lr_schedulers"][0]["_last_lr"] == [0, 0]
+    assert short.load_checkpoint("last")["lr_schedulers"][0]["_last_lr"] == [0, 0]
     capsys.readouterr()
     longer = train(rows, tmp_path, resume=tmp_path, max_epochs=4, validate_every_n_steps=every)
     assert longer.run.trainer.global_step == 12
-    # Two steps of warm-up to 1e-3, and from there to 0 at step 6, or at step 12.
+    # Two warmup steps to 1e-3, and a linear decay to 0 at step 6, or at step 12 after the resume.
     expected = [0, 0.5, *(1 - place / 4 for place in range(4)), *(1 - place / 10 for place in range(4, 10))]
-    assert [float(row["learning_rate"]) for row in steps(longer)] == pytest.approx([1e-3 * rate for rate in expected])
+    assert [float(row["learning_rate"]) for row in list_step_rows(longer)] == pytest.approx(
+        [1e-3 * rate for rate in expected]
+    )
     printed = capsys.readouterr().out
     assert "nothing was trained" not in printed
     [note] = [line for line in printed.splitlines() if "schedule" in line]
     assert "12" in note and "6" in note and "0.0006" in note
-    uninterrupted = [row["epoch"] for row in steps(longer)]
+    uninterrupted = [row["epoch"] for row in list_step_rows(longer)]
     assert uninterrupted == [str(epoch) for epoch in range(4) for _ in range(3)]
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_run_that_early_stopping_ended_stays_ended(
+def test_a_run_that_stopped_early_trains_no_further(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int | None
 ) -> None:
-    # Without a rate no figure changes: the first validation is the best, and the next two are not better.
+    # Without a learning rate no metric changes, so the first validation is the best.
     options: dict[str, Any] = {"learning_rate": 1e-30, "max_epochs": 9, "validate_every_n_steps": every}
     last = 3 * (every or 3)
     ended = train(rows, tmp_path, early_stopping=2, **options)
-    assert ended.validated_steps[-1] == ended.checkpoint("last")["global_step"] == last
+    assert ended.validated_steps[-1] == ended.load_checkpoint("last")["global_step"] == last
     assert f"early stopping: valid_loss did not improve on {ended.metrics['test_loss']:.4f}" in capsys.readouterr().out
     before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
     again = train(rows, tmp_path, resume=tmp_path, early_stopping=2, **options)
@@ -170,13 +176,13 @@ def test_run_that_early_stopping_ended_stays_ended(
     assert "early stopping: valid_loss" in printed and f"step {last}, so nothing was trained" in printed
     assert "schedule" not in printed
     patient = train(rows, tmp_path, resume=tmp_path, early_stopping=3, **options)
-    assert patient.checkpoint("last")["global_step"] == last + (every or 3)  # one more validation
+    assert patient.load_checkpoint("last")["global_step"] == last + (every or 3)  # one more validation
     endless = train(rows, tmp_path, resume=tmp_path, **{**options, "max_epochs": 10})
-    assert endless.checkpoint("last")["global_step"] == 30
+    assert endless.load_checkpoint("last")["global_step"] == 30
 
 
-class Forget(Callback):
-    """Sets all weights to 0, so that all passages look alike."""
+class ZeroWeights(Callback):
+    """Callback that sets all weights to 0, so that all passages get the same embedding."""
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -184,16 +190,18 @@ class Forget(Callback):
             weights.zero_()
 
 
-def test_early_stopping_that_a_resumed_run_begins_with_knows_the_best_figure(rows: Path, tmp_path: Path) -> None:
+def test_early_stopping_that_starts_in_a_resumed_run_knows_the_best_metric(rows: Path, tmp_path: Path) -> None:
     trained = train(rows, tmp_path, max_epochs=1)
     [best] = [float(row["valid_loss"]) for row in trained.rows if row["valid_loss"]]
-    ended = train(rows, tmp_path, Forget(), resume=tmp_path, max_epochs=5, early_stopping=1)  # one that is worse
+    ended = train(
+        rows, tmp_path, ZeroWeights(), resume=tmp_path, max_epochs=5, early_stopping=1
+    )  # the next one is worse
     assert ended.validated_steps == [3, 6]
     assert ended.metrics["test_loss"] == pytest.approx(best, rel=1e-5)
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_resuming_a_run_that_has_all_its_epochs_says_so(
+def test_resuming_a_complete_run_prints_a_note(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int | None
 ) -> None:
     whole = train(rows, tmp_path, validate_every_n_steps=every)
@@ -206,9 +214,7 @@ def test_resuming_a_run_that_has_all_its_epochs_says_so(
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def test_resumed_in_another_folder_has_both_checkpoints_also_of_a_run_that_was_moved(
-    rows: Path, tmp_path: Path
-) -> None:
+def test_resuming_a_moved_run_in_another_folder_copies_both_checkpoints(rows: Path, tmp_path: Path) -> None:
     whole = train(rows, tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "moved")
     elsewhere = train(rows, tmp_path / "elsewhere", resume=tmp_path / "moved")
@@ -218,7 +224,7 @@ def test_resumed_in_another_folder_has_both_checkpoints_also_of_a_run_that_was_m
         assert found[0] == found[1]
 
 
-def test_best_checkpoint_that_is_missing_or_damaged_is_told_before_training(rows: Path, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_best_checkpoint_is_reported_before_training(rows: Path, tmp_path: Path) -> None:
     train(rows, tmp_path)
     best = tmp_path / "checkpoints/best.ckpt"
     content = best.read_bytes()
@@ -230,7 +236,7 @@ def test_best_checkpoint_that_is_missing_or_damaged_is_told_before_training(rows
         assert first.calls == 0
 
 
-def test_checkpoint_of_another_monitor_or_validation_file_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_monitor_or_validation_file_is_rejected(rows: Path, tmp_path: Path) -> None:
     train(rows, tmp_path)
     last = tmp_path / "checkpoints/last.ckpt"
     with pytest.raises(ArtifactError, match=rf"^{last}: .*valid_loss.*valid_mrr@10"):
@@ -243,22 +249,22 @@ def test_checkpoint_of_another_monitor_or_validation_file_is_refused(rows: Path,
         other.fit(last)
 
 
-def test_killed_after_each_checkpoint_the_run_goes_on_by_steps(rows: Path, tmp_path: Path) -> None:
-    """Validations after steps 2, 4, 6 and so on save two checkpoints each: step 6 is the last of an epoch."""
+def test_a_run_killed_after_any_checkpoint_resumes_with_the_same_results(rows: Path, tmp_path: Path) -> None:
+    """Validate after steps 2, 4, 6 and 8, and save up to two checkpoints each. Step 6 is the last of an epoch."""
     whole = train(rows, tmp_path / "whole", validate_every_n_steps=2)
     folder = tmp_path / "stopped"
     for step in (2, 4, 6, 8):
         stop = SignalAt("on_train_batch_start", step + 1, signal.SIGTERM)
-        with pytest.raises(InterruptedRun):  # the checkpoint of the signal is lost
-            train(rows, folder, stop, validate_every_n_steps=2, plugins=[LimitedSavesIO(num_saves(whole, step))])
+        with pytest.raises(InterruptedRun):  # the checkpoint of the signal is dropped
+            train(rows, folder, stop, validate_every_n_steps=2, plugins=[LimitedSavesIO(count_saves(whole, step))])
         assert AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == step
         resumed = train(rows, folder, resume=folder, validate_every_n_steps=2)
         assert resumed.metrics == whole.metrics
         assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
 
-def num_saves(whole: Outcome, step: int) -> int:
-    """Return how many checkpoints a run has saved after the validation of a step."""
+def count_saves(whole: Outcome, step: int) -> int:
+    """Return the number of checkpoints that a run has saved after the validation of a step."""
     saves, best = 0, float("inf")
     for row in (row for row in whole.rows if row.get("valid_loss") and int(row["step"]) < step):
         saves += 1 + (float(row["valid_loss"]) < best)

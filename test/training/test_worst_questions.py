@@ -1,4 +1,4 @@
-"""worst_questions.jsonl against plain loops over all questions and passages."""
+"""worst_questions.jsonl, compared with plain loops over all questions and passages."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ pytestmark = [
 ]
 
 
-def by_loops(run: Run, rows: Path) -> list[dict[str, Any]]:
-    """By question, in file order: how many passages score higher than its positive, and which, best first."""
+def rank_by_loops(run: Run, rows: Path) -> list[dict[str, Any]]:
+    """Return for each question, in file order, the passages that score higher than its positive, best first."""
     task, questions, passages = run.task.eval(), [], {}
     for examples in DPRDataPipe(rows, 4):
         batch = run.data.collate(examples)
         with torch.no_grad():
-            of_questions, of_passages = task.model(batch.questions, batch.passages)
+            question_embeddings, passage_embeddings = task.model(batch.questions, batch.passages)
         texts = [p for e in examples for p in (e.positives[0], *e.hard_negatives)]
-        passages |= {p.text: embedding.tolist() for p, embedding in zip(texts, of_passages, strict=True)}
-        questions += [(e, embedding.tolist()) for e, embedding in zip(examples, of_questions, strict=True)]
+        passages |= {p.text: embedding.tolist() for p, embedding in zip(texts, passage_embeddings, strict=True)}
+        questions += [(e, embedding.tolist()) for e, embedding in zip(examples, question_embeddings, strict=True)]
     found = []
     for example, question in questions:
         scores = {text: sum(a * b for a, b in zip(question, p, strict=True)) for text, p in passages.items()}
@@ -41,25 +41,25 @@ def by_loops(run: Run, rows: Path) -> list[dict[str, Any]]:
 def test_the_file_of_the_last_validation_equals_plain_loops(rows: Path, tmp_path: Path) -> None:
     path = tmp_path / "worst_questions.jsonl"
     run = Run(rows, tmp_path / "run", callbacks=[WorstQuestions(path, num_questions=5, num_above=2)], max_epochs=2)
-    run.task.learning_rate = 1e-5  # it must not learn all of them
+    run.task.learning_rate = 1e-5  # low, so that some questions stay hard
     run.fit()
-    expected = sorted(by_loops(run, rows), key=lambda of_question: -len(of_question["above"]))[:5]
+    expected = sorted(rank_by_loops(run, rows), key=lambda entry: -len(entry["above"]))[:5]
     written = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["question"] for row in written] == [of_question["question"] for of_question in expected]
+    assert [row["question"] for row in written] == [entry["question"] for entry in expected]
     assert len(written) == 5
     lines = rows.read_text().splitlines()
-    for row, of_question in zip(written, expected, strict=True):
+    for row, entry in zip(written, expected, strict=True):
         assert (row["step"], row["path"]) == (6, str(rows))
         assert json.loads(lines[row["line"] - 1])["question"] == row["question"]
-        assert row["num_above"] == len(of_question["above"])
-        assert row["positive"]["text"] == of_question["own"]
-        assert [passage["text"] for passage in row["above"]] == of_question["above"][:2]
+        assert row["num_above"] == len(entry["above"])
+        assert row["positive"]["text"] == entry["own"]
+        assert [passage["text"] for passage in row["above"]] == entry["above"][:2]
         for passage in (row["positive"], *row["above"]):
-            assert passage["score"] == pytest.approx(of_question["scores"][passage["text"]], rel=1e-4)
+            assert passage["score"] == pytest.approx(entry["scores"][passage["text"]], rel=1e-4)
             assert passage["passage_id"].startswith(passage["title"])
 
 
-def test_rows_are_those_of_the_file_where_some_are_skipped(rows: Path, tmp_path: Path) -> None:
+def test_row_numbers_count_skipped_rows_of_the_file(rows: Path, tmp_path: Path) -> None:
     kept = rows.read_text().splitlines(keepends=True)
     empty = json.dumps({"question": "none", "positive_ctxs": []}) + "\n"
     rows.write_text(empty + "".join(kept[:3]) + empty + "".join(kept[3:]))

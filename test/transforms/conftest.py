@@ -1,4 +1,4 @@
-"""A tokenizer that was trained on a few texts."""
+"""Fixtures: a tokenizer trained on a few texts."""
 
 from __future__ import annotations
 

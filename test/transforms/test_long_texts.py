@@ -1,4 +1,4 @@
-"""Long texts are tokenized in pieces: the ids are those of the whole text."""
+"""Tests of long texts, which are tokenized in pieces. The ids equal those of the whole text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from text.transforms import Tokenize, long_texts, train_tokenizer
 from text.transforms.byte_level_bpe import encode_batch
 
 
-def word_piece() -> Tokenizer:
+def build_word_piece() -> Tokenizer:
     vocabulary = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *"abé.'1", *(f"##{letter}" for letter in "abé1"), "ab", "##ba"]
     tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[PAD]"])
@@ -27,7 +27,7 @@ def word_piece() -> Tokenizer:
 
 TOKENIZERS = {
     "byte_level_bpe": train_tokenizer(["ab ab aba bab it's 11 ab. ab"] * 9, 280),
-    "word_piece": word_piece(),
+    "word_piece": build_word_piece(),
 }
 TEXTS = st.text(alphabet=st.sampled_from("ab  \t\n\u00a0\u2028é\u0301.'s1_我Σ<s>[]"), max_size=200)
 
@@ -80,6 +80,6 @@ def test_tokenizers_without_a_split_at_spaces_get_whole_texts() -> None:
         return encode_batch(tokenizer, texts)
 
     assert long_texts.cut_long_texts(encode, tokenizer) is encode
-    with_spaces = word_piece()
+    with_spaces = build_word_piece()
     with_spaces.add_tokens(["a b"])
     assert long_texts.cut_long_texts(encode, with_spaces) is encode

@@ -1,4 +1,4 @@
-"""Titles: apart from their text, or before it."""
+"""Tests of title_and_text: title and text as a pair, or joined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKENS = TokenizedPassage((1, 1), np.array([4]), np.array([5]))
 
 
 @pytest.mark.parametrize(("titles", "expected"), [("pair", ("Oak", "A tree.")), ("join", ("", "Oak A tree."))])
-def test_by_hand(titles: str, expected: tuple[str, str]):
+def test_titles_by_hand(titles: str, expected: tuple[str, str]):
     assert title_and_text(Passage("1", "Oak", "A tree."), titles) == expected
     assert title_and_text(Passage("1", "", "A tree."), titles) == ("", "A tree.")
 
@@ -23,6 +23,6 @@ def test_tokens_cannot_be_joined():
         title_and_text(TOKENS, "join")
 
 
-def test_another_way_to_join_titles_is_refused():
+def test_invalid_value_of_titles_is_refused():
     with pytest.raises(ValueError, match='titles is "joined"'):
         title_and_text(Passage("1", "Oak", "A tree."), "joined")

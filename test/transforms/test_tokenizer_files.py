@@ -1,4 +1,4 @@
-"""Tokenizers that we train, on disk, and from files of others: there and back, and as transformers makes of them."""
+"""Tests of training, saving and loading tokenizers, with transformers as oracle for files of other libraries."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ TEXTS = ["The first books was GRÖSSER.", "größer [MASK] 北京", "", "the  fi
 
 @pytest.fixture
 def vocabulary(tmp_path: Path) -> Path:
-    """A folder with a vocabulary of BERT's kind."""
+    """Return a folder with a BERT vocabulary."""
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS, *"abcdefgh", ""]), encoding="utf-8")
     return tmp_path
 
 
-def roberta() -> Tokenizer:
+def train_roberta() -> Tokenizer:
     return train_tokenizer(TEXTS, 300)
 
 
 def assert_same_ids(ours: Tokenizer, theirs: Callable, texts: list[str]) -> None:
-    """Of single texts and of pairs, cut and padded."""
+    """Check that single texts and pairs have the same ids after truncation and padding."""
     tokenize = Tokenize(ours, 16)
     options = {"truncation": "longest_first", "padding": True, "max_length": 16}
     assert tokenize(texts).input_ids.tolist() == theirs(texts, **options)["input_ids"]
@@ -52,7 +52,7 @@ def assert_same_ids(ours: Tokenizer, theirs: Callable, texts: list[str]) -> None
     assert batch.attention_mask.long().tolist() == pairs["attention_mask"]
 
 
-# ---- tokenizers that we train
+# ---- trained tokenizers
 
 
 def test_special_ids(trained: Tokenizer):
@@ -72,7 +72,7 @@ def test_training_is_deterministic(trained: Tokenizer):
 
 @settings(deadline=None, derandomize=True)
 @given(text=st.text(max_size=40).filter(lambda text: not any(token in text for token in SPECIAL_TOKENS)))
-def test_decode_gives_the_text_back(trained: Tokenizer, text):
+def test_decoding_restores_the_text(trained: Tokenizer, text):
     batch = Tokenize(trained, 256)([text])
     assert trained.decode(batch.input_ids[0].tolist(), skip_special_tokens=True) == text
 
@@ -100,7 +100,8 @@ def test_load_tokenizer_json(trained: Tokenizer, tmp_path: Path):
 def test_load_vocab_and_merges(trained: Tokenizer, tmp_path: Path):
     trained.model.save(str(tmp_path))  # vocab.json and merges.txt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
-    mask = {"content": "<mask>", "lstrip": True}  # "<mask>" takes a space only where a file says so, as in transformers
+    # As in transformers, "<mask>" absorbs the space before it only if a file sets this.
+    mask = {"content": "<mask>", "lstrip": True}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": mask}))
     texts = [*PHRASES, "a <mask> b", ("title", "text")]
     assert Tokenize(load_tokenizer(tmp_path), 64)(texts).input_ids.equal(Tokenize(trained, 64)(texts).input_ids)
@@ -128,13 +129,15 @@ def test_folder_without_tokenizer_is_refused_with_the_names_of_the_files(trained
         pytest.param("vocab.json", b'["<s>", "<pad>", "</s>", "<unk>", "<mask>"]', id="vocab is a list"),
         pytest.param("vocab.json", b"\xff\xfe", id="vocab not UTF-8"),
         pytest.param("merges.txt", b"#version: 0.2\nlonely\n", id="merge of one"),
-        pytest.param("merges.txt", "#version: 0.2\nа б\n".encode(), id="merge of what the vocab lacks"),
+        pytest.param("merges.txt", "#version: 0.2\nа б\n".encode(), id="merge of an unknown token"),
     ],
 )
 def test_damaged_file_is_refused(trained: Tokenizer, tmp_path: Path, name, content):
     trained.model.save(str(tmp_path))
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"^.*$") as caught:  # one line: "." is no newline
+    with pytest.raises(
+        ArtifactError, match=r"^.*$"
+    ) as caught:  # The message is one line, because "." does not match a newline.
         load_tokenizer(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
 
@@ -148,10 +151,10 @@ def test_vocabulary_without_special_tokens_is_refused(trained: Tokenizer, tmp_pa
         load_tokenizer(tmp_path)
 
 
-# ---- GPT-2's own files
+# ---- GPT-2's files
 
 
-def gpt2_files(folder: Path, encoder: dict[str, int]) -> None:
+def write_gpt2_files(folder: Path, encoder: dict[str, int]) -> None:
     (folder / "encoder.json").write_text(json.dumps(encoder))
     (folder / "vocab.bpe").write_text("#version: 0.2\na b\nab c\n")
 
@@ -160,15 +163,15 @@ BYTES = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alph
 ENCODER = BYTES | {"ab": 256, "abc": 257, "<|endoftext|>": 258}
 
 
-def test_ids_of_gpt2_follow_the_special_tokens(tmp_path: Path):
-    gpt2_files(tmp_path, ENCODER)
+def test_gpt2_ids_follow_the_special_tokens(tmp_path: Path):
+    write_gpt2_files(tmp_path, ENCODER)
     tokenizer = load_tokenizer(tmp_path)
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert tokenizer.encode("abcb").ids == [0, 5 + 257, 5 + BYTES["b"], 2]
 
 
-def test_the_dictionary_of_fairseq_gives_the_ids_of_roberta(tmp_path: Path):
-    gpt2_files(tmp_path, ENCODER)
+def test_dictionary_of_fairseq_gives_roberta_ids(tmp_path: Path):
+    write_gpt2_files(tmp_path, ENCODER)
     words = [257, *range(256), "madeupword0000", 258, 256]
     (tmp_path / "dict.txt").write_text("".join(f"{word} 1\n" for word in words))
     tokenizer = load_tokenizer(tmp_path)
@@ -182,7 +185,7 @@ def test_the_dictionary_of_fairseq_gives_the_ids_of_roberta(tmp_path: Path):
     [([*range(258)], "258"), ([*range(259), 0], "")],
 )
 def test_dictionary_of_another_vocabulary_is_refused(tmp_path: Path, words, fault):
-    gpt2_files(tmp_path, ENCODER)
+    write_gpt2_files(tmp_path, ENCODER)
     (tmp_path / "dict.txt").write_text("".join(f"{word} 1\n" for word in words))
     with pytest.raises(ArtifactError) as caught:
         load_tokenizer(tmp_path)
@@ -190,22 +193,23 @@ def test_dictionary_of_another_vocabulary_is_refused(tmp_path: Path, words, faul
 
 
 @needs_shared_data
-def test_the_files_of_gpt2_with_the_dictionary_are_roberta_base(tmp_path: Path):
+def test_gpt2_files_with_the_dictionary_equal_roberta_base(tmp_path: Path):
     folder = SHARED / "tokenizers"
     for name in ("gpt2_bpe_encoder.json", "gpt2_bpe_vocab.bpe", "roberta-base/dict.txt"):
         shutil.copy(folder / name, tmp_path)
     expected = load_tokenizer(folder / "roberta-base")
-    expected.add_tokens([AddedToken("<mask>", lstrip=True, special=True)])  # fairseq's takes the space before it
+    # fairseq's "<mask>" absorbs the space before it.
+    expected.add_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     assert load_tokenizer(tmp_path).to_str() == expected.to_str()
 
 
-# ---- there and back, and BERT's vocabulary
+# ---- saving and loading, and BERT's vocabulary
 
 
 @pytest.mark.parametrize("beside_an_encoder", [False, True])
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
-def test_transformers_loads_what_we_save(tmp_path: Path, vocabulary: Path, kind, beside_an_encoder):
-    ours = roberta() if kind == "roberta" else load_tokenizer(vocabulary)
+def test_transformers_loads_a_saved_tokenizer(tmp_path: Path, vocabulary: Path, kind, beside_an_encoder):
+    ours = train_roberta() if kind == "roberta" else load_tokenizer(vocabulary)
     folder = tmp_path / "saved"
     if beside_an_encoder:
         options = {"model_type": "bert", "pad_token_id": 0} if kind == "bert" else {}
@@ -217,20 +221,20 @@ def test_transformers_loads_what_we_save(tmp_path: Path, vocabulary: Path, kind,
     assert load_tokenizer(folder).to_str() == ours.to_str()
 
 
-def test_limits_of_a_loaded_tokenizer_are_not_handed_on(tmp_path: Path):
-    ours = roberta()
+def test_limits_of_a_loaded_tokenizer_are_not_saved(tmp_path: Path):
+    ours = train_roberta()
     ours.enable_truncation(3)
     ours.enable_padding(length=128)
     save_tokenizer(ours, tmp_path)
     saved = load_tokenizer(tmp_path)
     assert saved.truncation is None and saved.padding is None
-    assert ours.truncation is not None  # the given one stays as it is
+    assert ours.truncation is not None  # The given tokenizer is not changed.
 
 
 @pytest.mark.parametrize(
     "options", [None, {"do_lower_case": True}, {"do_lower_case": False}, {"tokenize_chinese_chars": False}]
 )
-def test_a_vocabulary_equals_transformers(vocabulary: Path, options):
+def test_vocabulary_equals_transformers(vocabulary: Path, options):
     if options is not None:
         (vocabulary / "tokenizer_config.json").write_text(json.dumps(options))
     theirs = BertTokenizer.from_pretrained(vocabulary)
@@ -238,7 +242,7 @@ def test_a_vocabulary_equals_transformers(vocabulary: Path, options):
 
 
 @needs_shared_data
-def test_the_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path):
+def test_vocabulary_of_bert_equals_transformers_on_real_texts(tmp_path: Path):
     shutil.copy(SHARED / "tokenizers" / "bert_base_uncased_vocab.txt", tmp_path / "vocab.txt")
     with open(SHARED / "squad_w100" / "passages.tsv", encoding="utf-8", newline="") as file:
         texts = [row[1] for row in list(csv.reader(file, delimiter="\t"))[1:201]]
@@ -262,7 +266,7 @@ def test_wrong_vocabulary_is_refused_with_file_and_field(vocabulary: Path, file,
     assert_one_line(caught.value, vocabulary / file, field)
 
 
-def test_a_vocabulary_of_bert_without_special_tokens_is_not_supported(vocabulary: Path):
+def test_vocabulary_of_bert_without_special_tokens_is_refused(vocabulary: Path):
     (vocabulary / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\n")
     with pytest.raises(UnsupportedModelError) as caught:
         load_tokenizer(vocabulary)
@@ -287,14 +291,14 @@ def test_setting_that_only_transformers_builds_from_a_vocabulary_is_refused(voca
 # ---- damaged files
 
 
-def edit(path: Path, change: Callable[[Any], object]) -> None:
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def use_template_without_token(tokenizer: dict[str, Any]) -> None:
-    """The library panics when it encodes a text."""
+    """Set a template with an unknown token. The library panics when it encodes a text."""
     pieces = [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     second = {"Sequence": {"id": "B", "type_id": 1}}
     template = {"type": "TemplateProcessing", "single": pieces, "pair": [*pieces, second], "special_tokens": {}}
@@ -305,15 +309,15 @@ def use_template_without_token(tokenizer: dict[str, Any]) -> None:
     "change",
     [
         use_template_without_token,
-        lambda tokenizer: tokenizer["model"]["vocab"].update({"oak": 7}),  # the id of another token
+        lambda tokenizer: tokenizer["model"]["vocab"].update({"oak": 7}),  # Another token has this id.
         lambda tokenizer: tokenizer["model"].pop("vocab"),
         lambda tokenizer: tokenizer.update(model=[]),
         lambda tokenizer: tokenizer.update(added_tokens=3),
     ],
 )
-def test_a_damaged_tokenizer_is_refused_by_its_file(trained: Tokenizer, tmp_path: Path, change):
+def test_damaged_tokenizer_is_refused_with_its_file(trained: Tokenizer, tmp_path: Path, change):
     save_tokenizer(trained, tmp_path)
-    edit(tmp_path / "tokenizer.json", change)
+    edit_json(tmp_path / "tokenizer.json", change)
     with pytest.raises(ArtifactError) as error:
         load_tokenizer(tmp_path)
     assert_one_line(error.value, tmp_path / "tokenizer.json")
@@ -336,19 +340,19 @@ def test_a_damaged_tokenizer_is_refused_by_its_file(trained: Tokenizer, tmp_path
         ("config.json", "model_type", {}),
     ],
 )
-def test_a_setting_of_the_wrong_type_is_refused_by_file_and_name(
+def test_setting_of_the_wrong_type_is_refused_with_file_and_name(
     trained: Tokenizer, tmp_path: Path, file: str, name: str, value: Any
 ):
     save_tokenizer(trained, tmp_path)
-    edit(tmp_path / "tokenizer_config.json", lambda config: config.pop("tokenizer_class"))
-    edit(tmp_path / file, lambda config: config.update({name: value}))
+    edit_json(tmp_path / "tokenizer_config.json", lambda config: config.pop("tokenizer_class"))
+    edit_json(tmp_path / file, lambda config: config.update({name: value}))
     with pytest.raises(ArtifactError) as error:
         load_tokenizer(tmp_path)
     assert_one_line(error.value, tmp_path / file, name)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.write_bytes(b"\xff")])
-def test_settings_that_are_no_file_are_not_passed_over(trained: Tokenizer, tmp_path: Path, make):
+def test_settings_that_are_not_a_file_are_refused(trained: Tokenizer, tmp_path: Path, make):
     save_tokenizer(trained, tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     make(tmp_path / "tokenizer_config.json")
@@ -356,15 +360,15 @@ def test_settings_that_are_no_file_are_not_passed_over(trained: Tokenizer, tmp_p
         load_tokenizer(tmp_path)
 
 
-def test_a_link_to_settings_that_are_gone_is_not_passed_over(trained: Tokenizer, tmp_path: Path):
-    """As in a cache of Hugging Face that was cleaned in part."""
+def test_broken_link_to_settings_is_refused(trained: Tokenizer, tmp_path: Path):
+    """A partly cleaned Hugging Face cache has such links."""
     save_tokenizer(trained, tmp_path)
     (tmp_path / "special_tokens_map.json").symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="special_tokens_map"):
         load_tokenizer(tmp_path)
 
 
-def test_a_huge_padding_of_others_fills_no_memory(trained: Tokenizer, tmp_path: Path):
+def test_huge_padding_length_does_not_exhaust_memory(trained: Tokenizer, tmp_path: Path):
     other = Tokenizer.from_str(trained.to_str())
     other.enable_padding(pad_id=1, pad_token="<pad>", length=10**11)
     other.enable_truncation(max_length=1)

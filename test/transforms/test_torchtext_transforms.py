@@ -1,4 +1,4 @@
-"""torchtext's transforms in the place of Tokenize: a transform of our own as the pencil, then torchtext itself."""
+"""Tests of TorchtextTokenize, with a small transform by hand and then with torchtext."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from text.transforms import (
     train_tokenizer,
 )
 
-# torchtext's own, of TorchScript.
+# torchtext raises this warning of TorchScript.
 pytestmark = pytest.mark.filterwarnings("ignore:The inner type of a container is lost:UserWarning")
 
 ROBERTA_BASE = SHARED / "tokenizers" / "roberta-base"
@@ -45,14 +45,14 @@ TEXTS = [
 
 
 class Letters(nn.Module):
-    """Each letter's id is its code point; so texts stand readable in a batch."""
+    """Transform in which the id of each letter is its code point, so that batches are readable."""
 
     def forward(self, texts: list[str]) -> list[list[int]]:
         return [[ord(letter) for letter in text] for text in texts]
 
 
-def rows(tokenize: nn.Module, texts: Any) -> list[list[int]]:
-    """The ids of each text, without padding."""
+def get_rows(tokenize: nn.Module, texts: Any) -> list[list[int]]:
+    """Return the ids of each text, without padding."""
     batch = tokenize(texts)
     return [ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
 
@@ -67,7 +67,7 @@ def trained() -> Tokenizer:
     return train_tokenizer([text if isinstance(text, str) else " ".join(text) for text in TEXTS] * 3, 400)
 
 
-# ---- the adapter, with a transform that needs no torchtext
+# ---- the adapter with a transform that does not need torchtext
 
 
 def test_layout_by_hand():
@@ -87,7 +87,7 @@ def test_layout_by_hand():
 
 def test_special_tokens_of_bert_and_a_prompt():
     tokenize = TorchtextTokenize(Letters(), 9, "q:", start=[1001], between=[1002], end=[1002], padding_idx=0)
-    assert rows(tokenize, ["a", ("b", "c")]) == [
+    assert get_rows(tokenize, ["a", ("b", "c")]) == [
         [1001, ord("q"), ord(":"), ord("a"), 1002],
         [1001, ord("q"), ord(":"), ord("b"), 1002, ord("c"), 1002],
     ]
@@ -104,19 +104,19 @@ def test_special_tokens_of_bert_and_a_prompt():
         ),
     ],
 )
-def test_any_form_of_ids(form):
+def test_transform_may_return_any_form_of_ids(form):
     tokenize = TorchtextTokenize(lambda texts: form(Letters()(texts)), 40)
     texts = ["ab", ("a title", "text"), "", ("", "b")]
     assert_same_batch(tokenize, TorchtextTokenize(Letters(), 40), texts)
 
 
-def test_transform_that_gives_no_ids_is_refused():
+def test_transform_without_ids_is_refused():
     with pytest.raises(ValueError, match=r"\['!'\].*VocabTransform"):
         TorchtextTokenize(lambda texts: [text.split() for text in texts], 8)
 
 
 def test_ids_of_special_tokens_are_refused():
-    """GPT-2 has 0 for an exclamation mark."""
+    """In GPT-2's vocabulary, the exclamation mark has id 0."""
     with pytest.raises(ValueError, match=r'"#".*\b2\b'):
         TorchtextTokenize(
             lambda texts: [[ord(letter) - ord("!") for letter in text] for text in texts],
@@ -133,7 +133,7 @@ def test_limits_and_empty_batches_are_refused():
         TorchtextTokenize(Letters(), 6)([])
 
 
-def test_in_the_collator():
+def test_transform_in_the_collator():
     passages = [Passage("p", "Title", "text"), Passage("n", "", "other")]
     example = Example("who?", ["x"], passages[:1], passages[1:], [], 0)
     tokenize = TorchtextTokenize(Letters(), 40)
@@ -142,13 +142,13 @@ def test_in_the_collator():
     assert batch.passages.attention_mask.sum(1).tolist() == [5 + 4 + 4, 5 + 2]
 
 
-def test_copies_as_data_workers_need():
+def test_copies_for_data_workers_are_equal():
     tokenize = TorchtextTokenize(Letters(), 16)
     for duplicate in (copy.deepcopy(tokenize), pickle.loads(pickle.dumps(tokenize))):  # noqa: S301  our own
         assert_same_batch(duplicate, tokenize, TEXTS)
 
 
-# ---- torchtext itself
+# ---- torchtext
 
 
 @pytest.fixture
@@ -158,13 +158,13 @@ def transforms() -> Any:
 
 @needs_torchtext
 @pytest.mark.parametrize("max_length", [7, 16, 64])
-def test_the_bpe_of_torchtext_gives_our_ids(trained: Tokenizer, max_length):
+def test_bpe_of_torchtext_gives_the_same_ids(trained: Tokenizer, max_length):
     assert_same_batch(TorchtextTokenize(torchtext_bpe(trained), max_length), Tokenize(trained, max_length), TEXTS)
 
 
 @needs_torchtext
-def test_a_sequential_with_special_tokens_and_truncation(trained: Tokenizer, transforms):
-    """As ROBERTA_BASE_ENCODER.transform(), whose files are not here."""
+def test_sequential_with_special_tokens_and_truncation(trained: Tokenizer, transforms):
+    """The pipeline equals ROBERTA_BASE_ENCODER.transform(), whose files are not available."""
     pipeline = transforms.Sequential(
         torchtext_bpe(trained),
         transforms.StrToIntTransform(),
@@ -181,33 +181,33 @@ def test_a_sequential_with_special_tokens_and_truncation(trained: Tokenizer, tra
 
 
 @needs_torchtext
-def test_words_and_a_vocabulary(transforms):
+def test_transform_with_a_vocabulary(transforms):
     build_vocab: Any = importlib.import_module("torchtext.vocab").build_vocab_from_iterator
     vocabulary = build_vocab([["first", "book"]], specials=["<s>", "<pad>", "</s>", "<unk>"])
     vocabulary.set_default_index(3)
     words = transforms.RegexTokenizer([(r"[^a-z ]", "")])
     tokenize = TorchtextTokenize(transforms.Sequential(words, transforms.VocabTransform(vocabulary)), 12)
     first, book = vocabulary["first"], vocabulary["book"]
-    assert rows(tokenize, ["first book!", ("book", "old first")]) == [
+    assert get_rows(tokenize, ["first book!", ("book", "old first")]) == [
         [0, first, book, 2],
         [0, book, 2, 2, 3, first, 2],
     ]
 
 
 @needs_torchtext
-def test_ours_in_a_sequential_of_torchtext(trained: Tokenizer, transforms):
+def test_tokenize_in_a_sequential_of_torchtext(trained: Tokenizer, transforms):
     pipeline = transforms.Sequential(Tokenize(trained, 16), torch.nn.Identity())
     assert_same_batch(pipeline, Tokenize(trained, 16), TEXTS)
 
 
 @needs_torchtext
-def test_a_special_token_in_a_text_stays_letters(trained: Tokenizer):
+def test_special_token_in_a_text_is_tokenized_as_letters(trained: Tokenizer):
     theirs = TorchtextTokenize(torchtext_bpe(trained), 32)
     assert len(theirs.encode(["</s>"])[0]) > 1 == len(Tokenize(trained, 32).encode(["</s>"])[0])
 
 
 @needs_torchtext
-def test_copies_of_the_bpe(trained: Tokenizer):
+def test_copies_of_the_bpe_are_equal(trained: Tokenizer):
     tokenize = TorchtextTokenize(torchtext_bpe(trained), 16)
     for duplicate in (copy.deepcopy(tokenize), pickle.loads(pickle.dumps(tokenize))):  # noqa: S301  our own
         assert_same_batch(duplicate, tokenize, TEXTS)
@@ -226,10 +226,10 @@ def test_tokenizer_that_is_not_of_gpt2_is_refused(tmp_path: Path):
         torchtext_bpe(load_tokenizer(tmp_path))
 
 
-# ---- real texts, with the real vocabulary
+# ---- real texts with the real vocabulary
 
 
-def real_passages() -> Iterator[tuple[str, str]]:
+def read_real_passages() -> Iterator[tuple[str, str]]:
     csv.field_size_limit(1 << 24)
     with open(SHARED / "squad_w100" / "passages.tsv", encoding="utf-8", newline="") as file:
         yield from ((row[2], row[1]) for row in list(csv.reader(file, delimiter="\t"))[1:])
@@ -242,13 +242,13 @@ def real_passages() -> Iterator[tuple[str, str]]:
 @needs_shared_data
 @pytest.mark.parametrize("files", ["roberta-base", "gpt2"])
 def test_every_real_passage_has_the_ids_of_torchtext(files, transforms):
-    """torchtext reads the files itself."""
+    """Both libraries read the same files."""
     folder = SHARED / "tokenizers" if files == "gpt2" else ROBERTA_BASE
     names = ("gpt2_bpe_encoder.json", "gpt2_bpe_vocab.bpe") if files == "gpt2" else ("vocab.json", "merges.txt")
     theirs = transforms.GPT2BPETokenizer(*(str(folder / name) for name in names))
-    shift = 5 if files == "gpt2" else 0  # GPT-2 has no special tokens of RoBERTa
+    shift = 5 if files == "gpt2" else 0  # GPT-2's files lack RoBERTa's 5 special tokens.
     ours = Tokenize(load_tokenizer(folder), 512)
-    passages = list(real_passages())
+    passages = list(read_real_passages())
     assert len(passages) > 4000
     for part in (0, 1):
         texts = [passage[part] for passage in passages]

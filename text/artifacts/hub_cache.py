@@ -22,7 +22,7 @@ _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
 _LOADED_ENDINGS = (".json", ".txt", ".safetensors")
 """Endings of the files that a model is loaded from. ``.bin`` is optional because ``.safetensors`` may replace it."""
 _DEFAULT_ORGANIZATION = "sentence-transformers"
-"""Organization that sentence-transformers adds to a name that has none and is not found alone."""
+"""Organization that sentence-transformers tries for a name without an organization."""
 
 
 def find_model(path: str, flag: str, names: Sequence[str] = ()) -> str:

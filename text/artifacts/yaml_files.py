@@ -55,7 +55,7 @@ def parse_yaml(content: bytes, place: str | os.PathLike[str], *, error: type[Exc
         reason = "more than one document" if reason == "but found another document" else reason
         reason = "nested too deeply" if isinstance(fault, RecursionError) else reason
         line = f":{mark.line + 1}" if mark is not None else ""
-        raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct the file.") from None
+        raise error(f"{os.fspath(place)}{line}: not valid YAML: {reason}. Correct it.") from None
 
 
 def locate_key(path: str | os.PathLike[str], keys: Sequence[str | int]) -> int | None:

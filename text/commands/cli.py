@@ -239,7 +239,7 @@ def _check_required(flags_class: type, values: Mapping[str, Any]) -> None:
             f"{each.metadata['positional']} ({each.name})" if "positional" in each.metadata else f"--{each.name}"
             for each in missing
         )
-        raise UsageError(f"{', '.join(names)}: required, but missing.")
+        raise UsageError(f"required flags are missing: {', '.join(names)}")
 
 
 def _print_and_exit(text: str) -> None:

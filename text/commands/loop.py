@@ -29,7 +29,7 @@ from text.runs.loop import Loop, LoopInputs
 from text.runs.rounds import (
     Round,
     check_expected,
-    check_own_flags,
+    check_not_set_by_loop,
     choose_measures,
     compare_metrics,
     name_rounds,
@@ -114,13 +114,13 @@ class LoopFlags:
             raise UsageError("--test_file is null. Give a file, or --valid_questions and --test_questions.")
         for name, command in get_flag_sections(LoopFlags).items():
             _check_arguments(command, getattr(self, name), f"--{name}")
-            check_own_flags(command, getattr(self, name), f"--{name}", get_flag_fields(LoopFlags))
+            check_not_set_by_loop(command, getattr(self, name), f"--{name}", get_flag_fields(LoopFlags))
         if self.windows and "max_passage_hits" in self.search:
             raise UsageError("--search.max_passage_hits is set by the loop when --windows is given. Leave it out.")
         for position, each in enumerate(self.parsed_rounds, start=1):
             for command, arguments in (("train", each.train), ("mine", each.mine)):
                 _check_arguments(command, arguments, f"round {position}")
-                check_own_flags(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
+                check_not_set_by_loop(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
         check_expected(self.expected, names, self.table_measures)
 

@@ -93,7 +93,7 @@ class SearchFlags:
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
-            raise UsageError(f"--max_passage_hits is {self.max_passage_hits}. Use 1 to --k, which is {self.k}.")
+            raise UsageError(f"--max_passage_hits is {self.max_passage_hits}. The value must be 1 to {self.k} (--k).")
 
 
 def search(flags: SearchFlags) -> None:

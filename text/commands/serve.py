@@ -81,7 +81,7 @@ class ServeFlags:
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if not 1 <= self.k <= self.max_k:
-            raise UsageError(f"--k is {self.k}. Use 1 to --max_k, which is {self.max_k}.")
+            raise UsageError(f"--k is {self.k}. The value must be 1 to {self.max_k} (--max_k).")
 
 
 def serve(flags: ServeFlags) -> None:

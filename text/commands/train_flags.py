@@ -142,7 +142,10 @@ class ModelFlags:
         if self.tied and (self.freeze_question or self.freeze_passage):
             raise UsageError("--tied shares one encoder, so neither side can be frozen alone. Use --tied=false.")
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
-            raise UsageError("--tokenizer_backend=torchtext: torchtext is not installed. Install locks/torchtext.txt.")
+            raise UsageError(
+                "--tokenizer_backend=torchtext: torchtext is not installed. "
+                "Install it: pip install --require-hashes -r locks/torchtext.txt"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

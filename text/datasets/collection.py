@@ -218,7 +218,7 @@ class PassageCollection(Sequence[Passage]):
             raise FieldError(f"{name}: empty. Give the passage an id")
         text = read_text(record, "")
         if text is None:
-            _refuse_hidden_text(record)
+            _check_no_hidden_text(record)
         return Passage(passage_id, read_title(record.get("title"), "title", counts), text or "")
 
     def _parse_header(self, head: bytes) -> dict[str, int]:
@@ -259,8 +259,8 @@ class PassageCollection(Sequence[Passage]):
         facts = check_type(parse_json(content.read_all().tobytes(), path), _Facts, path)
         num_passages = len(self.rows) - len(blank) - self._first_line
         num_ids = num_passages if facts.first_id is None else 0
-        fits = num_passages >= 0 and len(keys) == len(numbers) == num_ids and is_in_range(numbers, num_passages)
-        if not (fits and is_in_range(blank, len(self.rows)) and is_ascending(blank) and is_ascending(keys)):
+        is_valid = num_passages >= 0 and len(keys) == len(numbers) == num_ids and is_in_range(numbers, num_passages)
+        if not (is_valid and is_in_range(blank, len(self.rows)) and is_ascending(blank) and is_ascending(keys)):
             raise ArtifactError(f"{path}: does not match its data file. Remove it.")
         return _Findings(facts, blank.read_all(), keys, numbers)
 
@@ -298,7 +298,7 @@ class PassageCollection(Sequence[Passage]):
         Raises:
             DataError: Two different passages have the same id.
         """
-        again = 0
+        num_repeats = 0
         known: dict[str, int] = {}
         for place in np.flatnonzero(keys[1:] == keys[:-1]):
             first, second = self[int(rows[place])], self[int(rows[place + 1])]
@@ -311,13 +311,13 @@ class PassageCollection(Sequence[Passage]):
                         f'{self.rows.describe_place(line)} id: "{second.passage_id}" is also the id of a different '
                         f"passage in line {self._get_line(row) + 1}. Give each passage a unique id."
                     )
-                again += 1
+                num_repeats += 1
             else:  # The hashes of two ids are equal.
                 known[second.passage_id] = int(rows[place + 1])
-        return again
+        return num_repeats
 
 
-def _refuse_hidden_text(record: Object) -> None:
+def _check_no_hidden_text(record: Object) -> None:
     """Raise an error if the text is null and another key, with a string of several words, may hold it.
 
     Raises:

@@ -125,9 +125,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             drop_last=drop_last,
             shuffle=train,
         )
-        self._make_order(
-            [0] * len(paths)
-        )  # Raise errors for options before the files are read, which can take minutes.
+        # This raises errors for options before the files are read, which can take minutes.
+        self._make_order([0] * len(paths))
         self.files = [DPRFile(path, passages, score_key) for path in paths]
         check_ids_across(self.files)
         self._same_questions = SameQuestions([file.index for file in self.files])
@@ -334,7 +333,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
             self._worker, self._rank = divmod(instance_id, self._num_ranks)
 
     def __iter__(self) -> Iterator[list[Example]]:
-        # This is no generator, because torch would append its own lines to the messages of errors.
+        # This method is not a generator itself, because torch would append its own lines to the messages of errors.
         return self._iter_batches()
 
     def texts(self) -> Iterator[str]:
@@ -368,7 +367,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         if not num_trained:
             raise DataError(
                 f"{', '.join(file.path for file in self.files)}: {self.num_rows} rows do not fill a batch of "
-                f"{self.batch_size}, and drop_last drops it. Use a smaller batch_size."
+                f"{self.batch_size}, and drop_last drops smaller batches. Use a smaller batch_size."
             )
         counts = count_findings(self.files, self.num_hard_negatives, self.num_other_negatives, self._skip_no_positives)
         counts["questions left out of each epoch by drop_last"] = self.num_rows - num_trained

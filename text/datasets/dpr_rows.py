@@ -1,4 +1,4 @@
-"""Build and count rows in the DPR format."""
+"""Rows in the DPR format: building them, and counting the unusable ones."""
 
 from __future__ import annotations
 

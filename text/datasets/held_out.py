@@ -1,4 +1,4 @@
-"""Hold out a share of the questions of a data set for validation.
+"""Choice of the questions that are held out of a data set for validation.
 
 Rows with the same question, or the same question id, always go to the same side, even from different files. All other
 rows are training data. No file is copied.

@@ -36,11 +36,8 @@ class _PrefetchedPipe(IterDataPipe):
         return len(self.pipe)  # pyright: ignore[reportArgumentType]: A pipe without a length raises its own error.
 
     def __iter__(self) -> Iterator[Any]:
-        free_slots, results, is_closed = (
-            threading.Semaphore(self.buffer_size),
-            SimpleQueue[_Result](),
-            threading.Event(),
-        )
+        free_slots, is_closed = threading.Semaphore(self.buffer_size), threading.Event()
+        results = SimpleQueue[_Result]()
 
         def produce() -> None:
             try:

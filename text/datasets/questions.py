@@ -92,7 +92,7 @@ def read_questions(path: str | os.PathLike[str], counts: Counter[str] | None = N
         _check_expressions(question, where, counts)
         for name, value in (("question", question.text), ("id", question.question_id)):
             if not value.strip():
-                raise DataError(f"{where} {name}: the {name} is blank. Give one, or remove the line.")
+                raise DataError(f"{where} {name}: the {name} is blank. Fill it in, or remove the line.")
         if question.question_id in places:
             raise DataError(
                 f'{where} id: "{question.question_id}" is also the id of {places[question.question_id]}. Give each '

@@ -1,9 +1,11 @@
 """RowIndex: hashes of the passages and questions in the rows of a file, as compact arrays.
 
-The check of a file builds the index. The index has four uses: it finds ids of two different passages
-(``text/datasets/identities.py``), rows with the same question (``text/datasets/same_questions.py``), rows that must
-stay together when validation data is held out (``text/datasets/held_out.py``), and the content that two files share
-(``dpr-text check``).
+The check of a file builds the index. Four parts use it:
+
+- ``text/datasets/identities.py`` finds ids that belong to two different passages.
+- ``text/datasets/same_questions.py`` finds rows with the same question.
+- ``text/datasets/held_out.py`` keeps rows of one question together when it holds out validation data.
+- ``dpr-text check`` finds the content that two files share.
 
 Dimensions: R rows of the file; N distinct pairs of id and content; M positives of all rows.
 """

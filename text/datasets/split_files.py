@@ -127,7 +127,7 @@ def _describe_missing(stage: str, folder: str | os.PathLike[str], files: Mapping
     names = " and ".join(f"{name}.jsonl" for name in _NAMES[stage])
     in_sets = " and ".join(f"NAME-{name}.jsonl" for name in _NAMES[stage])
     places = " and in ".join(_FAIR_FOLDERS[1:])
-    named = "" if _list_splits([folder], "") else f", and for {in_sets} there, in {places}"
+    named = "" if _list_splits([folder], "") else f", and for {in_sets} in the same folder, in {places}"
     read = set(map(os.path.realpath, _flatten(files)))
     others = sorted(
         name

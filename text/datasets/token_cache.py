@@ -163,7 +163,7 @@ class _Pool(Sequence["TokenizedPassage | None"]):
 
 
 class _Writer:
-    """Builder of a cache. It tokenizes distinct texts, thousands at a time."""
+    """Writer of a cache. It tokenizes distinct texts, thousands at a time."""
 
     def __init__(self, path: Path, tokenize: TextTokenizer, dtype: np.dtype) -> None:
         self._path = path

@@ -19,7 +19,7 @@ from text.datasets.dpr_rows import Record, passage_to_context, replace_contexts
 from text.errors import DataError
 from text.progress import track
 from text.records import Passage
-from text.words import find_pieces, has_unspaced
+from text.words import find_pieces, has_unspaced_script
 
 
 def cut_windows(passage: Passage, words: int, stride: int) -> list[Passage]:
@@ -41,7 +41,7 @@ def cut_windows(passage: Passage, words: int, stride: int) -> list[Passage]:
     """
     if not 1 <= stride <= words:
         raise ValueError(f"stride is {stride}. Use a number from 1 to {words}, the number of words per window.")
-    if has_unspaced(passage.text):
+    if has_unspaced_script(passage.text):
         found = find_pieces(passage.text)
         cut = [found[start : start + words] for start in _compute_starts(len(found), words, stride)]
         texts = [passage.text[pieces[0][0] : pieces[-1][1]] for pieces in cut]

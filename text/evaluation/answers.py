@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from text.words import compile_expression, word_pattern
+from text.words import compile_expression, get_word_pattern
 
 MAX_SECONDS = 0.1
 """Time limit for one regular expression in one passage. After that, the answer counts as not found."""
@@ -31,7 +31,7 @@ def has_answer(
         answers: Correct answers of a question.
         text: Text of a passage.
         regular_expressions: Treat answers as regular expressions (CuratedTREC). An invalid expression never matches.
-        slow: Set to which regular expressions are added that took longer than ``MAX_SECONDS`` and count as not found.
+        slow: Set that collects the regular expressions that exceeded ``MAX_SECONDS``. They count as not found.
 
     >>> has_answer(["Mount Pelee"], "In 1902 MOUNT PELEE destroyed Saint-Pierre.")
     True
@@ -62,7 +62,8 @@ def find_answer_spans(answers: Sequence[str], text: str) -> list[tuple[int, int]
     normal, words = unicodedata.normalize("NFD", text), _join_words(text)
     # NFD decomposes each character on its own. It may reorder marks, but only within a word.
     origins = [place for place, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
-    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in word_pattern(normal).finditer(normal)]
+    found = get_word_pattern(normal).finditer(normal)
+    places = [(origins[word.start()], origins[word.end() - 1] + 1) for word in found]
     spans: list[tuple[int, int]] = []
     for first, last in sorted(_find_occurrences(answers, words)):
         start, end = places[first][0], places[last][1]
@@ -95,7 +96,7 @@ def top_k_accuracy(hits: Sequence[Sequence[bool]], k: int) -> float:
 def _join_words(text: str) -> str:
     """Return the words of a text, each between two spaces. A substring test then finds sequences of words."""
     normal = unicodedata.normalize("NFD", text)
-    return "".join(f" {word.lower()} " for word in word_pattern(normal).findall(normal))
+    return "".join(f" {word.lower()} " for word in get_word_pattern(normal).findall(normal))
 
 
 def _find_occurrences(answers: Sequence[str], words: str) -> Iterator[tuple[int, int]]:

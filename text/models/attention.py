@@ -73,7 +73,7 @@ class PackedTexts(NamedTuple):
 
 
 def pack_texts(attention_mask: Tensor) -> PackedTexts:
-    """Return the offsets of the texts of a batch after its padding is removed.
+    """Return the packed layout of a padded batch.
 
     Args:
         attention_mask: (B, L) bool. True marks a real token.

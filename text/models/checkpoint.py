@@ -1,7 +1,7 @@
 """Saved encoders: loading the formats of several libraries, and saving one format.
 
-A folder that ``save_encoder`` writes is a Hugging Face model (``config.json``, ``model.safetensors``) and a
-sentence-transformers model (``modules.py``) at the same time. ``keys.py`` maps the keys of the state dicts, and
+A folder that ``save_encoder`` writes is a Hugging Face model and a sentence-transformers model at the same time.
+``modules.py`` reads and writes the files of sentence-transformers, ``keys.py`` converts the keys of state dicts, and
 ``files.py`` reads and writes the weights.
 """
 
@@ -90,7 +90,7 @@ def read_encoder(path: str | os.PathLike[str], num_attention_heads: int | None =
     if path.is_file():
         return from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
     if (path / "modules.json").exists():
-        return _read_modules(path)
+        return _read_sentence_transformers(path)
     return _add_limit(_read_hugging_face(path), modules.read_tokenizer_limit(path))
 
 
@@ -162,33 +162,33 @@ def from_weights(
     """
     weights = rename_weights(path, external, table)
 
-    def size(name: str, dimension: int) -> int:
+    def get_size(name: str, dimension: int) -> int:
         if name not in weights or weights[name].ndim != 2:
             key = keys.get_external_keys(name, table)[0]
             raise ArtifactError(f"{path}: key {key} is missing or not a matrix. Give the weights of an encoder.")
         return weights[name].shape[dimension]
 
-    hidden_size = size("embeddings.word.weight", 1)
+    hidden_size = get_size("embeddings.word.weight", 1)
     if num_attention_heads is None and hidden_size % 64:
         reason = f"the hidden size is {hidden_size}, not a multiple of 64. Give num_attention_heads."
         raise UnsupportedModelError.at(path, reason)
     fields: dict[str, Any] = {
-        "vocab_size": size("embeddings.word.weight", 0),
+        "vocab_size": get_size("embeddings.word.weight", 0),
         "hidden_size": hidden_size,
         "num_hidden_layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
         "num_attention_heads": num_attention_heads or hidden_size // 64,
-        "intermediate_size": size("layers.0.feed_forward.0.weight", 0),
-        "max_position_embeddings": size("embeddings.position.weight", 0),
+        "intermediate_size": get_size("layers.0.feed_forward.0.weight", 0),
+        "max_position_embeddings": get_size("embeddings.position.weight", 0),
     }
     if "projection.weight" in weights:
-        fields |= {"projection_dim": size("projection.weight", 0), "projection_norm": False}
+        fields |= {"projection_dim": get_size("projection.weight", 0), "projection_norm": False}
     if table is keys.TORCHTEXT:
         return SavedEncoder(path, fields, path, weights, table, 0)
     fields |= {"model_type": "bert", "layer_norm_eps": 1e-12, "pad_token_id": 0, **dict.fromkeys(_BOUNDARY_TOKENS)}
-    return SavedEncoder(path, fields, path, weights, table, size("embeddings.token_type.weight", 0))
+    return SavedEncoder(path, fields, path, weights, table, get_size("embeddings.token_type.weight", 0))
 
 
-def _read_modules(folder: Path) -> SavedEncoder:
+def _read_sentence_transformers(folder: Path) -> SavedEncoder:
     transformer, fields, weights = modules.read_encoder_modules(folder)
     saved = _read_hugging_face(transformer)
     if "projection_dim" in saved.fields:
@@ -200,7 +200,7 @@ def _read_modules(folder: Path) -> SavedEncoder:
 
 
 def _add_limit(saved: SavedEncoder, limit: Any) -> SavedEncoder:
-    """Set the maximum number of tokens. A limit that is not below the one of the position table becomes None."""
+    """Set the maximum number of tokens. A limit that the position table already implies becomes None."""
     first_position = 0 if saved.fields["model_type"] == "bert" else saved.fields["pad_token_id"] + 1
     if isinstance(limit, int | float) and limit >= saved.fields["max_position_embeddings"] - first_position:
         limit = None
@@ -236,17 +236,17 @@ def _read_hugging_face(folder: Path) -> SavedEncoder:
 
 
 def check_size(saved: SavedEncoder, config: RobertaConfig) -> None:
-    """Check the number of weights before the encoder is built, so that a wrong configuration cannot exhaust the memory.
+    """Check the number of weights before the encoder is built. A wrong configuration could exhaust the memory.
 
     Raises:
         ArtifactError: The configuration needs more than twice as many weights as the file contains.
     """
     rows = config.vocab_size + config.max_position_embeddings
     rows += config.num_hidden_layers * (4 * config.hidden_size + 2 * config.intermediate_size)
-    asked = config.hidden_size * rows + config.hidden_size * (config.projection_dim or 0)
-    found = sum(tensor.numel() for tensor in saved.weights.values())
-    if asked > 2 * found:
-        raise ArtifactError(f"{saved.fields_path}: it describes {asked} weights, but {found} are saved.")
+    num_described = config.hidden_size * rows + config.hidden_size * (config.projection_dim or 0)
+    num_saved = sum(tensor.numel() for tensor in saved.weights.values())
+    if num_described > 2 * num_saved:
+        raise ArtifactError(f"{saved.fields_path}: it describes {num_described} weights, but {num_saved} are saved.")
 
 
 def fill_encoder(module: nn.Module, saved: SavedEncoder, *, new: tuple[str, ...] = ()) -> None:

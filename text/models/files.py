@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         UnsupportedModelError: This PyTorch is too old to read the file safely.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. It must contain the weights of an encoder.")
+        raise FileNotFoundError(f"{path}: no such file. The weights of the encoder are missing.")
     if path.suffix != ".safetensors" and torch.__version__ < SAFE_TORCH:
         raise UnsupportedModelError.at(
             path,

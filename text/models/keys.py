@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 KeyTable = Mapping[str, tuple[str, ...]]
+"""External layers of each layer of a RobertaEncoder."""
 
 BERT: KeyTable = {
     "embeddings.word.": ("embeddings.word_embeddings.",),
@@ -66,7 +67,7 @@ PREFIXES = (
     "ctx_model.",
 )
 """Prefixes of keys if the encoder is part of a larger model. The first one that matches is removed."""
-NOT_USED = ("pooler.", "lm_head.", "cls.", "classifier.", "qa_outputs.", "head.", "embeddings.position_ids")
+IGNORED_PREFIXES = ("pooler.", "lm_head.", "cls.", "classifier.", "qa_outputs.", "head.", "embeddings.position_ids")
 """Prefixes of keys that are ignored: heads, which an encoder lacks, and a buffer."""
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Old key endings and their replacements. bert-base-uncased, converted from TensorFlow, has the old ones."""
@@ -78,13 +79,13 @@ def to_encoder_keys(external: Mapping[str, Tensor], table: KeyTable) -> dict[str
     """Return a state dict of another library with the keys of a RobertaEncoder. Token types stay a separate weight.
 
     Raises:
-        KeyError: A key is unknown, duplicate, or one of a group of which another key is missing. The message names it.
+        KeyError: A key is unknown or duplicate, or a layer is incomplete. The message names the key.
     """
     origin = {source: (target, place) for target, sources in table.items() for place, source in enumerate(sources)}
     found: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for key, tensor in external.items():
         normalized = _normalize_key(key)
-        if normalized.startswith(NOT_USED):
+        if normalized.startswith(IGNORED_PREFIXES):
             continue
         stem, number, kind = _split_key(normalized)
         target, place = origin.get(stem, ("", 0))
@@ -92,7 +93,7 @@ def to_encoder_keys(external: Mapping[str, Tensor], table: KeyTable) -> dict[str
             raise KeyError(f"key {key} is unknown")
         parts = found[target.replace(".N.", f".{number}.") + kind]
         if place in parts:
-            raise KeyError(f"key {key} is a duplicate: the same weight has another name, too")
+            raise KeyError(f"key {key} is a duplicate of another key")
         parts[place] = tensor
     return {name: _concatenate(parts, get_external_keys(name, table)) for name, parts in found.items()}
 
@@ -108,13 +109,13 @@ def to_external_keys(state_dict: Mapping[str, Tensor], table: KeyTable) -> dict[
 
 
 def add_token_types(state_dict: Mapping[str, Tensor], num_token_types: int) -> dict[str, Tensor]:
-    """Return a state dict of a RobertaEncoder with token type embeddings of zeros added. The encoder has none."""
+    """Add token type embeddings of zeros to the state dict of a RobertaEncoder, which has none."""
     position = state_dict[_POSITION]
     return {**state_dict, _TOKEN_TYPE: position.new_zeros(num_token_types, position.shape[1])}
 
 
 def merge_token_types(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict in which token type 0 is added to every position. The encoder uses no other type."""
+    """Add token type 0 to every position embedding. A RobertaEncoder has no token types."""
     state_dict = dict(weights)
     position, token_type = state_dict[_POSITION], state_dict.pop(_TOKEN_TYPE)[:1]
     return {**state_dict, _POSITION: position.to(torch.promote_types(position.dtype, torch.float32)) + token_type}

@@ -1,8 +1,8 @@
 """Linear layers that choose the faster CPU library, MKL or oneDNN.
 
-PyTorch computes float32 matrix products with MKL, which uses AVX-512 on Intel CPUs only. oneDNN is part of the
-same build and uses AVX-512 on all CPUs, so it takes half the time on the others (``benchmarks/encoder.py``). On CPUs
-without AVX-512 the forward pass is equally fast, and weight gradients take twice as long with oneDNN.
+PyTorch computes float32 matrix products with MKL, which uses AVX-512 on Intel CPUs only. oneDNN, which is part of the
+same build, uses AVX-512 on every CPU that has it. There it takes half the time of MKL (``benchmarks/encoder.py``). On
+CPUs without AVX-512 the forward pass is equally fast, and weight gradients take twice as long with oneDNN.
 
 Dimensions: I input features; O output features.
 """
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from text.models.torch_internals import HAS_ONEDNN_LINEAR, has_onednn_bfloat16, onednn_linear
 
 _DTYPES = [torch.float32, *([torch.bfloat16] if has_onednn_bfloat16() else [])]
-_TRAINS_BY_ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+_TRAINS_WITH_ONEDNN = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 # PyTorch 2.3 has a separate function for the CPU.
 _is_autocast = (
@@ -44,7 +44,7 @@ class Linear(nn.Linear):
         """Return the outputs, (..., I) to (..., O)."""
         if _fits_onednn(input, self.weight) and not torch.is_grad_enabled():
             return onednn_linear(input, self.weight, self.bias, "gelu" if self.gelu else "none")
-        if _TRAINS_BY_ONEDNN and _fits_onednn(input, self.weight) and input.dtype == torch.float32:
+        if _TRAINS_WITH_ONEDNN and _fits_onednn(input, self.weight) and input.dtype == torch.float32:
             outputs = _OneDNNLinear.apply(input, self.weight, self.bias)
         else:
             outputs = super().forward(input)

@@ -252,7 +252,7 @@ def save_modules(
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     _save_settings(folder, config.prompts, similarity)
     modules = {"": "Transformer", "1_Pooling": "Pooling"}
-    modes = {name: config.pooling == ours for name, ours in POOLING.items() if name.startswith("pooling_mode_")}
+    modes = {name: config.pooling == pooling for name, pooling in POOLING.items() if name.startswith("pooling_mode_")}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": config.hidden_size, **modes})
     if config.projection_dim is not None:
         modules["2_Dense"] = "Dense"

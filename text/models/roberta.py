@@ -1,8 +1,8 @@
 """RoBERTa encoder (arXiv:1907.11692): from token ids to one embedding for each text.
 
-The transformer is the one of BERT (arXiv:1810.04805), with post-layer-norm and learned positions. BERT weights load
-too, because only the position of the first token differs. The module does not depend on retrieval: the encoder also
-works as the base of a classifier.
+The transformer has the architecture of BERT (arXiv:1810.04805), with post-layer-norm and learned positions. BERT
+weights load too, because only the position of the first token differs. The encoder does not depend on retrieval and
+can also be the base of a classifier.
 
 Dimensions: B texts; L tokens; T tokens of all texts without padding; H hidden size; D embedding width.
 """
@@ -66,7 +66,7 @@ class RobertaEncoder(nn.Module):
         Args:
             path: A folder that ``save_pretrained`` wrote; a Hugging Face folder of RoBERTa, XLM-RoBERTa, BERT or DPR; a
                 folder of sentence-transformers; or a file with the state dict of torchtext's ``RobertaModel``. Heads,
-                such as the one of a language model, are ignored.
+                such as a language model head, are ignored.
             overrides: Fields of ``RobertaConfig`` that replace the saved values, such as ``hidden_dropout_prob``.
                 ``projection_dim`` adds a projection with random weights if the saved model has none.
 
@@ -122,7 +122,7 @@ class RobertaEncoder(nn.Module):
             ValueError: The tokenizer has more ids than the encoder, or a RoBERTa has another padding token.
         """
         if vocab_size > self.config.vocab_size:
-            raise ValueError(f"the tokenizer has {vocab_size} entries, the encoder {self.config.vocab_size}.")
+            raise ValueError(f"the tokenizer has {vocab_size} entries, but the encoder has {self.config.vocab_size}.")
         if pad_token_id == self.config.pad_token_id:
             return
         if self.config.model_type != "bert":

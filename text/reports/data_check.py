@@ -21,7 +21,7 @@ from text.evaluation import has_answer
 from text.records import Example
 from text.runs.lengths import Lengths, get_length_bins
 from text.transforms import Tokenizer, train_tokenizer
-from text.words import has_unspaced
+from text.words import has_unspaced_script
 
 with explain_missing("report"):
     from matplotlib.figure import Figure
@@ -65,12 +65,12 @@ def format_rows(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitCo
     """Return lines with the counts of each split: questions, repeated questions, skipped rows and other findings."""
     names = dict.fromkeys(name for pipe in pipes.values() for name in pipe.counts)
     reasons = dict.fromkeys(row.reason for pipe in pipes.values() for row in pipe.skipped)
-    skipped = {stage: Counter(row.reason for row in pipe.skipped) for stage, pipe in pipes.items()}
+    skipped = {split: Counter(row.reason for row in pipe.skipped) for split, pipe in pipes.items()}
     return [
         _format_line("", *pipes),
         _format_line("questions", *(pipe.num_rows for pipe in pipes.values())),
         _format_line("repeated questions", *(c.questions.total() - len(c.questions) for c in contents.values())),
-        *(_format_line(f"rows left out: {reason}", *(skipped[stage][reason] for stage in pipes)) for reason in reasons),
+        *(_format_line(f"rows left out: {reason}", *(skipped[split][reason] for split in pipes)) for reason in reasons),
         *(_format_line(name, *(pipe.counts[name] for pipe in pipes.values())) for name in names),
     ]
 
@@ -123,7 +123,7 @@ def _format_answers(examples: Sequence[Example]) -> list[str]:
     """Return lines with the shares of questions for which the false negatives are less reliable or unknown."""
     shares = {
         "  questions with answers in scripts without spaces, matched as substrings": np.mean(
-            [any(map(has_unspaced, example.answers)) for example in examples]
+            [any(map(has_unspaced_script, example.answers)) for example in examples]
         ),
         "  questions without answers, not checked for false negatives": np.mean(
             [not example.answers for example in examples]
@@ -159,16 +159,16 @@ def find_remarks(pipes: Mapping[str, DPRDataPipe], contents: Mapping[str, SplitC
     for pipe in pipes.values():
         yield from _find_question_errors([file.path for file in pipe.files])
     yield from (f"note: {sentence}" for sentence in find_same_data(hash_data(pipes)))
-    for stage in (name for name in contents if name != "train"):
-        shared = len(contents["train"].questions.keys() & contents[stage].questions.keys())
+    for split in (name for name in contents if name != "train"):
+        shared = len(contents["train"].questions.keys() & contents[split].questions.keys())
         if shared:
-            yield f"note: {shared} questions of {stage} are also in train. The metrics on {stage} will be too high."
-        shared = count_shared_positives(contents[stage], contents["train"])
+            yield f"note: {shared} questions of {split} are also in train. The metrics on {split} will be too high."
+        shared = count_shared_positives(contents[split], contents["train"])
         if shared:
-            share = shared / len(np.unique(contents[stage].positives[:, 0]))
+            share = shared / len(np.unique(contents[split].positives[:, 0]))
             yield (
-                f"note: {shared} positives of {stage} ({share:.0%}) are also positives in train. An improvement "
-                f"on {stage} may come from these passages alone. Check the questions without such positives, too."
+                f"note: {shared} positives of {split} ({share:.0%}) are also positives in train. An improvement "
+                f"on {split} may come from these passages alone. Check the questions without such positives, too."
             )
     if not pipes["train"].has_negatives:
         yield "note: no question of train has a hard negative. Training will use only in-batch negatives."

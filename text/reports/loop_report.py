@@ -27,7 +27,7 @@ def check_loop_report(folder: str | os.PathLike[str]) -> None:
         check_writable(path, overwrite=True)
         if path.exists() and not has_stages(folder):
             raise FileExistsError(
-                f"{path} already exists, but its folder has no stage of a loop. Move the file, or choose another folder."
+                f"{path} already exists, but its folder has no stage of a loop. Move it, or choose another folder."
             )
 
 

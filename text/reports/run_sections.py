@@ -194,7 +194,7 @@ def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
     return [
         {
             "run": number,
-            "stage": stage,
+            "split": split,
             "files": [file.path for file in data.files],
             "questions": data.questions,
             "skipped": data.rows_skipped_because,
@@ -202,7 +202,7 @@ def list_data(runs: Sequence[RunHistory]) -> list[dict[str, Any]]:
         }
         for number, run in enumerate(runs)
         if run.manifest is not None
-        for stage, data in run.manifest.data.items()
+        for split, data in run.manifest.data.items()
     ]
 
 
@@ -212,7 +212,7 @@ def list_data_notes(runs: Sequence[RunHistory]) -> list[str]:
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         if run.manifest is not None:
-            hashes = {stage: [file.sha256 for file in data.files] for stage, data in run.manifest.data.items()}
+            hashes = {split: [file.sha256 for file in data.files] for split, data in run.manifest.data.items()}
             if run.settings.get("valid_share") is not None:
                 hashes["valid"] = []  # It has the training files but other questions.
             notes += [f"{name}{sentence}" for sentence in find_same_data(hashes)]

@@ -52,8 +52,8 @@ def describe_best_validation(run: RunHistory) -> str:
 
 def describe_other_data(runs: Sequence[RunHistory]) -> Iterator[str]:
     """Yield a note for each of validation and test if runs differ in data from the first run with such data."""
-    for stage, name in (("valid", "validation"), ("test", "test")):
-        known = [(run.name, data) for run in runs if (data := _identify_data(run, stage))]
+    for split, name in (("valid", "validation"), ("test", "test")):
+        known = [(run.name, data) for run in runs if (data := _identify_data(run, split))]
         others = [run for run, data in known[1:] if any(known[0][1].get(key, data[key]) != data[key] for key in data)]
         if others:
             first = known[0][0]
@@ -63,14 +63,14 @@ def describe_other_data(runs: Sequence[RunHistory]) -> Iterator[str]:
             )
 
 
-def _identify_data(run: RunHistory, stage: str) -> dict[str, object]:
+def _identify_data(run: RunHistory, split: str) -> dict[str, object]:
     """Return values that identify the data of a split. Before a run has finished, only the pool size is known."""
     known: dict[str, object] = {}
-    if run.manifest is not None and stage in run.manifest.data:
-        data = run.manifest.data[stage]
-        share = run.settings.get("valid_share") if stage == "valid" else None
+    if run.manifest is not None and split in run.manifest.data:
+        data = run.manifest.data[split]
+        share = run.settings.get("valid_share") if split == "valid" else None
         known["questions"] = (sorted(file.sha256 for file in data.files), data.questions, share)
-    if pools := run.get_series(f"{stage}_pool_passages").values:
+    if pools := run.get_series(f"{split}_pool_passages").values:
         known["pool"] = pools[-1]
     return known
 

@@ -22,7 +22,7 @@ from text.progress import show_progress
 from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import BLOCK_ROWS, Embedder
 from text.retrieval.encoding_folder import finish_encoding, list_changes, start_encoding
-from text.retrieval.plan import DTYPES, DType, EncodedFile, Plan, Settings, read_plan
+from text.retrieval.plan import DTYPES, DType, EncodedFile, EncoderSettings, Plan, read_plan
 from text.retrieval.reuse import ReusablePassages
 from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_shard_finished
 from text.retrieval.shards import EmbeddingShards
@@ -129,7 +129,7 @@ def plan_encoding(
     check_collection(collection)
     plan = Plan(
         embedder.model_hashes,
-        Settings(**embedder.settings),
+        EncoderSettings(**embedder.settings),
         EncodedFile(collection.path, hash_file(collection.path), len(collection)),
         num_rows=len(collection),
         embedding_dim=embedder.encoder.embedding_dim,

@@ -22,7 +22,7 @@ from text.errors import ArtifactError, UsageError
 from text.retrieval.index_files import find_indexes
 from text.retrieval.plan import (
     MANIFEST,
-    Manifest,
+    EmbeddingsManifest,
     Plan,
     find_shard,
     get_shard_path,
@@ -77,7 +77,7 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
     earlier = list_embedding_files(folder) if has_plan else []
     _check_disk(folder, plan, sum(path.stat().st_size for path in earlier))
     _remove_files(folder, earlier)
-    # The earlier plan is replaced last. After an interrupted removal, the folder is still known to hold embeddings.
+    # The earlier plan is replaced last, so a folder with partly removed files still counts as embeddings.
     write_plan(folder, plan)
     return plan
 
@@ -99,7 +99,7 @@ def finish_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
             ) from None
         files[path.name] = read_facts(path)
     check_listed(folder, files, check_hashes=False)  # Each rank has already checked the hashes of its shards.
-    write_json(Path(folder, MANIFEST), Manifest(plan.key, files))
+    write_json(Path(folder, MANIFEST), EmbeddingsManifest(plan.key, files))
 
 
 def list_embedding_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -144,7 +144,7 @@ def _continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     if found.key != wanted.key:
         changes = "; ".join(list_changes(found.to_dict(), wanted.to_dict()))
         raise ArtifactError(
-            f"{folder}: holds embeddings with another plan ({changes}). Use another folder, or overwrite them."
+            f"{folder}: holds embeddings with a different plan ({changes}). Use another folder, or overwrite them."
         )
     return found
 

@@ -110,7 +110,7 @@ class FaissIndex:
         try:
             metadata = read_json(Path(folder, METADATA), IndexMetadata)
             if metadata.plan != shards.plan.key:
-                raise ArtifactError(f"{folder}: the index was built from other embeddings than {shards.folder}.")
+                raise ArtifactError(f"{folder}: the index was not built from the embeddings in {shards.folder}.")
             check_facts(path, metadata.file, check_hash=check_hashes)
         except ArtifactError as error:
             raise ArtifactError(f"{error} Remove {folder} to build the index again.") from None

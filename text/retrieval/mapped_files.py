@@ -91,7 +91,7 @@ def read_array(path: str | os.PathLike[str], dtype: str, shape: tuple[int, ...])
 def _check_header(file: BinaryIO, path: str | os.PathLike[str], dtype: str, shape: tuple[int, ...]) -> int:
     """Check the header and the size of a ``.npy`` file, and return the byte offset of its numbers."""
     try:
-        found: Any = np.lib.format.read_array_header_1_0(file) if _is_version_1(file) else "another version"
+        found: Any = np.lib.format.read_array_header_1_0(file) if _is_version_1(file) else "another .npy version"
     except Exception as error:  # NumPy parses the header as a Python literal, and any error of the parser gets through.
         reason = " ".join(str(error).split())
         raise ArtifactError(
@@ -99,7 +99,7 @@ def _check_header(file: BinaryIO, path: str | os.PathLike[str], dtype: str, shap
         ) from None
     if found != (shape, False, np.dtype(dtype)):
         raise ArtifactError(
-            f"{os.fspath(path)}: holds {found}, but the plan says {shape} {dtype}. Restore the file, or encode again."
+            f"{os.fspath(path)}: holds {found} instead of {shape} {dtype}. Restore the file, or encode again."
         )
     expected = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
     if (size := os.fstat(file.fileno()).st_size) != expected:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from text.datasets.dpr_rows import Record
 from text.records import Passage
 from text.retrieval.hard_negatives import Negative, RejectedCandidate
-from text.words import has_unspaced
+from text.words import has_unspaced_script
 
 _SAMPLE_SIZE = 10
 """Number of negatives in the sample."""
@@ -59,7 +59,7 @@ class MiningSummary:
         """Add a row to the counts and to the sample."""
         is_short = len(row.negatives) < self.num_wanted
         self.num_rows, self.num_short = self.num_rows + 1, self.num_short + is_short
-        self.num_unspaced += any(map(has_unspaced, row.answers))
+        self.num_unspaced += any(map(has_unspaced_script, row.answers))
         self.num_without_answers += not row.answers
         self.rejected.update(candidate.reason for candidate in row.rejected)
         self.rejected_in_short_rows.update(candidate.reason for candidate in row.rejected if is_short)

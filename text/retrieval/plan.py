@@ -32,10 +32,11 @@ IDS, KEYS = ".ids", ".keys.npy"
 PART, PROGRESS = ".part", ".progress"
 """Suffixes of the files of an unfinished shard."""
 MANIFEST = "manifest.json"
+"""File name of the manifest of finished embeddings."""
 _MAX_ROWS, _MAX_DIM = 1 << 40, 1 << 16
 
 
-class Settings(NamedTuple):
+class EncoderSettings(NamedTuple):
     """The settings of an encoder that change its embeddings."""
 
     similarity: Literal["dot", "cosine"]
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
 
     model: dict[str, str]
     """SHA-256 of the files of both encoders and their tokenizers."""
-    settings: Settings
+    settings: EncoderSettings
     collection: EncodedFile
     num_rows: int
     """R, the number of passages."""
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
         return self._asdict() | {"settings": self.settings._asdict(), "collection": self.collection._asdict()}
 
 
-class Manifest(NamedTuple):
+class EmbeddingsManifest(NamedTuple):
     """The files of one shard or of all shards, with the key of their plan."""
 
     plan: str
@@ -118,7 +119,7 @@ def list_data_suffixes(dtype: str) -> tuple[str, ...]:
 def find_shard(name: str, plan: Plan) -> int | None:
     """Return the number of the shard to which a file name belongs, finished or not. None for other files.
 
-    >>> settings, collection = Settings("dot"), EncodedFile("corpus.jsonl", "", 20)
+    >>> settings, collection = EncoderSettings("dot"), EncodedFile("corpus.jsonl", "", 20)
     >>> plan = Plan({}, settings, collection, 20, 4, "float32", shard_rows=10, block_rows=10)
     >>> [find_shard(name, plan) for name in ("shard-00001.npy", "shard-00002.npy", "shard-1.npy", "shard-x")]
     [1, None, None, None]
@@ -134,7 +135,7 @@ def find_shard(name: str, plan: Plan) -> int | None:
 def make_collection_path_relative(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     """Return the plan with the path of its collection relative to the folder of the embeddings.
 
-    A relative path stays valid in any working directory, and if both folders are moved together.
+    A relative path stays valid in any working directory, and when the collection and the embeddings move together.
     """
     path = os.path.relpath(os.path.realpath(plan.collection.path), os.path.realpath(folder))
     return plan._replace(collection=plan.collection._replace(path=path))
@@ -159,7 +160,7 @@ def write_plan(folder: str | os.PathLike[str], plan: Plan) -> None:
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
-    """Return the plan of the embeddings in a folder.
+    """Read the plan of the embeddings in a folder.
 
     Raises:
         FileNotFoundError: The folder holds no embeddings.
@@ -174,8 +175,8 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     return plan
 
 
-def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: bool) -> Manifest:
-    """Return the manifest of finished embeddings, after a check of the files that it lists.
+def read_embeddings_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: bool) -> EmbeddingsManifest:
+    """Read the manifest of finished embeddings, and check the files that it lists.
 
     The manifest must list all files of the shards, and no other files.
 
@@ -188,27 +189,27 @@ def read_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: b
         raise ArtifactError(
             f"{os.fspath(folder)}: no {MANIFEST}, so the encoding is not finished. Run it again to continue."
         )
-    manifest = _read_and_check_manifest(path, plan, range(plan.num_shards), (*list_data_suffixes(plan.dtype), ".json"))
+    manifest = _read_checked_manifest(path, plan, range(plan.num_shards), (*list_data_suffixes(plan.dtype), ".json"))
     check_listed(folder, manifest.files, check_hashes=check_hashes)
     return manifest
 
 
-def read_shard_manifest(folder: str | os.PathLike[str], plan: Plan, shard: int) -> Manifest:
-    """Return the manifest of one shard. The files that it lists are not checked.
+def read_shard_manifest(folder: str | os.PathLike[str], plan: Plan, shard: int) -> EmbeddingsManifest:
+    """Read the manifest of one shard. The files that it lists are not checked.
 
     Raises:
         FileNotFoundError: The shard is not finished.
         ArtifactError: The manifest is damaged or belongs to another plan.
     """
     path = get_shard_path(folder, shard, ".json")
-    return _read_and_check_manifest(path, plan, range(shard, shard + 1), list_data_suffixes(plan.dtype))
+    return _read_checked_manifest(path, plan, range(shard, shard + 1), list_data_suffixes(plan.dtype))
 
 
-def _read_and_check_manifest(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...]) -> Manifest:
-    """Return a manifest, after a check that it lists exactly the files with these suffixes of these shards."""
-    manifest = read_json(path, Manifest)
+def _read_checked_manifest(path: Path, plan: Plan, shards: range, suffixes: tuple[str, ...]) -> EmbeddingsManifest:
+    """Read a manifest, and check that it lists exactly the files with these suffixes of these shards."""
+    manifest = read_json(path, EmbeddingsManifest)
     if manifest.plan != plan.key:
-        raise ArtifactError(f"{path}: belongs to another plan than plan.json. Encode to another folder.")
+        raise ArtifactError(f"{path}: does not match plan.json. Encode to another folder.")
     count = len(shards) * len(suffixes)
     # A damaged plan can have more shards than fit into memory, so the number of files is compared first.
     if len(manifest.files) != count or manifest.files.keys() != {

@@ -35,8 +35,8 @@ def summarize_scores(scored: ScoredRun, other: ScoredRun | None = None, *, seed:
     """
     if other is not None and scored.metrics.keys() != other.metrics.keys():
         raise DataError(
-            f"{other.path}: has other questions than {scored.path}. Compare runs of the same questions, or leave out "
-            "--skip_missing (skip_missing) to count missing questions as 0."
+            f"{other.path}: does not have the same questions as {scored.path}. Compare runs of the same questions, or "
+            "leave out --skip_missing (skip_missing) to count missing questions as 0."
         )
     table = {}
     for name, mean in mean_metrics(scored.metrics).items():
@@ -90,8 +90,8 @@ def split_seen(
         For "seen" and for "unseen", both runs with only these questions.
 
     Raises:
-        DataError: The rows are malformed or have no positives with ids, an id has two different passages, or the run
-            has no question with a known relevant passage.
+        DataError: The rows are malformed, have no positives with ids, or have an id with two different passages. Or
+            the run has no question with a known relevant passage.
         OSError: The rows cannot be read.
     """
     if not any(scored.relevant.get(question_id) for question_id in scored.metrics):

@@ -27,7 +27,7 @@ from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import hash_question
 from text.retrieval.run_files import hash_question_words, read_fused_run, read_run_sources
-from text.words import has_unspaced
+from text.words import has_unspaced_script
 
 StrPath = str | os.PathLike[str]
 
@@ -91,7 +91,7 @@ def score_run(
         ValueError: Not exactly one kind of judgments is given, or a cut-off is below 1.
         DataError: A file is malformed, the files have no question in common, no judgment is positive, or the collection
             lacks a passage.
-        ArtifactError: The record of a run names other questions, or another collection than that of ``fuse_with``.
+        ArtifactError: The record of a run names other questions, or the two runs have different collections.
         OSError: A file cannot be read.
 
     >>> import pathlib, tempfile
@@ -188,7 +188,7 @@ def _score_run_by_answers(
         num_without_answers=len(questions) - len(answerable),
         results=results,
         num_skipped=len(answerable) - len(kept),
-        num_unspaced=sum(any(map(has_unspaced, question.answers)) for question in kept),
+        num_unspaced=sum(any(map(has_unspaced_script, question.answers)) for question in kept),
         relevant=_share_positives(kept),
         notes=[f"note: {len(slow)} regular expressions timed out, which counts as no match"] if slow else [],
     )

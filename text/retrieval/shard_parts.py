@@ -42,6 +42,7 @@ class ProgressRecord(NamedTuple):
     blocks: list[str]
     """SHA-256 of each block. Empty for an unfinished block."""
     begun: PartialBlock | None = None
+    """The block that is only partly encoded."""
 
 
 class ShardParts:
@@ -59,7 +60,7 @@ class ShardParts:
     def __init__(self, folder: str | os.PathLike[str], plan: Plan, shard: int) -> None:
         self.plan, self.shard, self.num_rows = plan, shard, len(plan.get_shard_rows(shard))
         self.progress_path = get_shard_path(folder, shard, PROGRESS)
-        self._hashes, self._begun = self._read_progress()
+        self._hashes, self._partial = self._read_progress()
         forms = {NUMBERS: (plan.dtype, (plan.embedding_dim,)), SCALES: ("float32", ()), CUT: ("int8", ())}
         self.files: dict[str, PartFile] = {}
         try:
@@ -96,12 +97,12 @@ class ShardParts:
 
         The numbers of the other rows are 0.
         """
-        count, begun = len(self.get_block_rows(block)), self._begun
+        count, partial = len(self.get_block_rows(block)), self._partial
         values = {suffix: np.zeros((count, *file.width), file.dtype) for suffix, file in self.files.items()}
-        if begun is None or begun.block != block:
+        if partial is None or partial.block != block:
             return values, []
-        found, rows = self._read_block(block), begun.rows
-        if not all(0 <= row < count for row in rows) or self._hash_block(block, found, rows) != begun.sha256:
+        found, rows = self._read_block(block), partial.rows
+        if not all(0 <= row < count for row in rows) or self._hash_block(block, found, rows) != partial.sha256:
             self._print_damage(
                 f"{len(rows)} rows of {self.get_block_rows(block).start}-{self.get_block_rows(block).stop - 1}"
             )
@@ -114,18 +115,18 @@ class ShardParts:
         """Write a finished block."""
         self._write_numbers(block, values)
         self._hashes[block] = self._hash_block(block, values)
-        if self._begun is not None and self._begun.block == block:
-            self._begun = None
+        if self._partial is not None and self._partial.block == block:
+            self._partial = None
 
     def write_partial(self, block: int, values: Block, rows: Sequence[int]) -> None:
         """Write a block of which only some rows are encoded."""
         self._write_numbers(block, values)
-        self._begun = PartialBlock(block, list(rows), self._hash_block(block, values, rows))
+        self._partial = PartialBlock(block, list(rows), self._hash_block(block, values, rows))
 
     def save(self) -> None:
         """Flush all numbers to disk, and then write the ``.progress`` file."""
         self.flush()
-        write_json(self.progress_path, ProgressRecord(self._hashes, self._begun))
+        write_json(self.progress_path, ProgressRecord(self._hashes, self._partial))
 
     def flush(self) -> None:
         """Flush all numbers to disk."""
@@ -136,10 +137,10 @@ class ShardParts:
         """Return the content of the ``.progress`` file. A missing or damaged file counts as no progress."""
         nothing = [""] * -(-self.num_rows // self.plan.block_rows)
         try:
-            blocks, begun = read_json(self.progress_path, ProgressRecord)
+            blocks, partial = read_json(self.progress_path, ProgressRecord)
             if len(blocks) != len(nothing):
                 raise ArtifactError(f"{self.progress_path}: blocks has {len(blocks)} hashes instead of {len(nothing)}.")
-            return blocks, begun
+            return blocks, partial
         except FileNotFoundError:
             pass
         except ArtifactError as error:

@@ -35,7 +35,7 @@ from text.retrieval.plan import (
     PART,
     PROGRESS,
     SCALES,
-    Manifest,
+    EmbeddingsManifest,
     Plan,
     get_shard_path,
     list_data_suffixes,
@@ -171,7 +171,7 @@ class ShardWriter:
         paths = [get_shard_path(self.folder, shard, suffix) for suffix in list_data_suffixes(self.plan.dtype)]
         parts = {path: part for path in paths if (part := _get_part_path(path)).is_file()}
         facts = {path.name: read_facts(parts.get(path, path)) for path in paths}
-        write_json(get_shard_path(self.folder, shard, ".json"), Manifest(self.plan.key, facts))
+        write_json(get_shard_path(self.folder, shard, ".json"), EmbeddingsManifest(self.plan.key, facts))
         for path, part in parts.items():
             part.replace(path)
         get_shard_path(self.folder, shard, PROGRESS).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from text.retrieval.plan import (
     SCALES,
     find_collection,
     get_shard_path,
-    read_manifest,
+    read_embeddings_manifest,
     read_plan,
 )
 
@@ -51,7 +51,7 @@ class EmbeddingShards:
     def __init__(self, folder: str | os.PathLike[str], *, check_hashes: bool = True) -> None:
         self.folder = Path(folder)
         self.plan = read_plan(folder)
-        read_manifest(folder, self.plan, check_hashes=check_hashes)
+        read_embeddings_manifest(folder, self.plan, check_hashes=check_hashes)
         self._files = [MappedFile(get_shard_path(folder, shard, NUMBERS)) for shard in range(self.plan.num_shards)]
         counts, width = (
             [len(self.plan.get_shard_rows(shard)) for shard in range(self.plan.num_shards)],

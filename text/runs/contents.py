@@ -79,10 +79,10 @@ def find_obstacles(folder: str | os.PathLike[str]) -> list[str]:
     found = []
     for name, path in _walk(folder):
         is_link = path.is_symlink() and path.is_dir()
-        is_no_folder = is_link or not path.is_dir()
+        is_not_folder = is_link or not path.is_dir()
         if (
             (_is_run_file(name) and not path.is_file())
-            or (str(name) in FOLDERS and is_no_folder)
+            or (str(name) in FOLDERS and is_not_folder)
             or (name.parts[0] in FOLDERS and is_link)
         ):
             found.append(str(name))

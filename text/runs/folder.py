@@ -33,7 +33,7 @@ from text.runs.manifest import read_manifest
 from text.runs.resume import SETTINGS_FILES, find_checkpoint
 from text.training import estimate_checkpoint_size, is_rank_zero
 
-_IDLE: dict[str, Any] = {"overwrite": False, "resume": None}
+_RESET_SETTINGS: dict[str, Any] = {"overwrite": False, "resume": None}
 """Settings that ``config.yaml`` resets, so that a run from this file neither overwrites nor resumes another run."""
 _CHECKPOINTS_AT_ONCE = 3
 """Maximum number of checkpoints on disk: ``best.ckpt``, ``last.ckpt`` and the temporary file of the next one."""
@@ -114,7 +114,10 @@ class RunFolder:
         _remove_empty_folders(self.path)
         if removed and (foreign := find_foreign_files(self.path)):
             print(f"{self.path}: kept files that do not belong to a run: {', '.join(foreign[:5])}")
-        write_yaml(self.path / "config.yaml", {**settings, **{name: _IDLE[name] for name in settings.keys() & _IDLE}})
+        write_yaml(
+            self.path / "config.yaml",
+            {**settings, **{name: _RESET_SETTINGS[name] for name in settings.keys() & _RESET_SETTINGS}},
+        )
         write_text(self.path / "tokenizer.json", bundle.tokenizer.to_str(pretty=True))
         write_ledger(self.path, list_facts(self.path, [self.path / name for name in SETTINGS_FILES]))
 

@@ -70,7 +70,7 @@ def _check_train(settings: Settings) -> None:
         if tokenizer is not None:
             load_tokenizer(tokenizer)
     files = {"train": settings["train_files"], "valid": [settings["valid_file"]], "test": [settings["test_file"]]}
-    files = {stage: paths for stage, paths in files.items() if paths and None not in paths}
+    files = {split: paths for split, paths in files.items() if paths and None not in paths}
     options = {name: settings[name] for name in inspect.signature(open_splits).parameters if name in settings}
     open_splits(files, **options)
 

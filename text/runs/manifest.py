@@ -68,7 +68,7 @@ def write_manifest(
     versions = {"dpr-text": text.__version__, "python": platform.python_version()}
     manifest = Manifest(
         versions=versions | {name: _find_version(name) for name in _PACKAGES},
-        data={stage: _describe_data(pipe) for stage, pipe in pipes.items()},
+        data={split: _describe_data(pipe) for split, pipe in pipes.items()},
         test=dict(test_metrics),
         files=list_facts(folder, [Path(folder, name) for name in find_run_files(folder) if name != MANIFEST]),
     )

@@ -47,8 +47,8 @@ def write_model_card(
         passage_max_length=settings["passage_max_length"],
         example_passage='("its title", "its text")' if settings["titles"] == "pair" else '"its title its text"',
         files=[
-            (stage, Path(file.path).name, f"{num_rows:,}")
-            for stage, pipe in pipes.items()
+            (split, Path(file.path).name, f"{num_rows:,}")
+            for split, pipe in pipes.items()
             for file, num_rows in zip(pipe.files, pipe.rows_per_set, strict=True)
         ],
         data_notes=_describe_data(pipes),

@@ -13,7 +13,7 @@ _NO_LIMIT = 1 << 30
 """More tokens than any encoder supports."""
 _UNIT_TEMPERATURE = 0.05
 """Temperature for similarities from -1 to 1. It equals the scale of 20 in sentence-transformers."""
-_PLAIN = ModelDefaults("pair", "dot", 1.0, tied=False, max_lengths=(64, 256))
+_DPR_DEFAULTS = ModelDefaults("pair", "dot", 1.0, tied=False, max_lengths=(64, 256))
 """DPR's settings. They apply to random weights and to encoders without saved settings."""
 
 
@@ -56,19 +56,19 @@ def choose_model_settings(
     Raises:
         ArtifactError, UnsupportedModelError: The model cannot be loaded, see ``text.bundle.BiEncoderBundle.load``.
     """
-    own = (read_defaults(encoder) if os.path.isdir(encoder) else None) or _PLAIN
-    chosen = similarity or own.similarity
-    if temperature is None and chosen == own.similarity and normalize is None:
-        temperature = own.temperature
+    defaults = (read_defaults(encoder) if os.path.isdir(encoder) else None) or _DPR_DEFAULTS
+    chosen = similarity or defaults.similarity
+    if temperature is None and chosen == defaults.similarity and normalize is None:
+        temperature = defaults.temperature
     if temperature is None:
         is_unit_length = normalize if normalize is not None else _is_normalizing(encoder)
         temperature = _UNIT_TEMPERATURE if chosen == "cosine" or is_unit_length else 1.0
     return ModelSettings(
-        titles=titles or own.titles,
+        titles=titles or defaults.titles,
         similarity=chosen,
         temperature=temperature,
-        tied=own.tied and not (freeze_question or freeze_passage) if tied is None else tied,
-        default_max_lengths=own.max_lengths or (_NO_LIMIT, _NO_LIMIT),
+        tied=defaults.tied and not (freeze_question or freeze_passage) if tied is None else tied,
+        default_max_lengths=defaults.max_lengths or (_NO_LIMIT, _NO_LIMIT),
     )
 
 

@@ -35,7 +35,7 @@ SET_BY_LOOP = {
     "mine": ("rows", "collection", "output", "runs", "num", "overwrite"),
 }
 """Flags of each command that the loop sets itself. No section or round may set them."""
-_INSTEAD = {"train_files": "train_file", "runs": "rounds", "num": "rounds", "rows": "train_file"}
+_LOOP_FLAGS = {"train_files": "train_file", "runs": "rounds", "num": "rounds", "rows": "train_file"}
 """Flag of the loop that determines a flag of a command, where the two names differ."""
 _BY_POSITIVES = ["ndcg@10", "recall@100", "mrr@10"]
 _BY_ANSWERS = ["accuracy@1", "accuracy@20", "accuracy@100"]
@@ -84,7 +84,7 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool,
     return parsed
 
 
-def check_own_flags(command: str, given: Iterable[str], place: str, known: Collection[str]) -> None:
+def check_not_set_by_loop(command: str, given: Iterable[str], place: str, known: Collection[str]) -> None:
     """Check that a recipe does not set flags of a command that the loop sets itself.
 
     Args:
@@ -97,7 +97,7 @@ def check_own_flags(command: str, given: Iterable[str], place: str, known: Colle
         UsageError: The recipe sets such a flag. The message names the flag to use instead.
     """
     if name := next((name for name in given if name in SET_BY_LOOP[command]), None):
-        instead = _INSTEAD.get(name, name)
+        instead = _LOOP_FLAGS.get(name, name)
         advice = f"Use --{instead} instead." if instead in known else "Remove it."
         raise UsageError(f"{place}.{name} is set by the loop. {advice}")
 
@@ -145,7 +145,7 @@ def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequ
         known = f"{', '.join(rounds)} with {' or '.join(SPLITS)} and {', '.join(measures)}"
         raise UsageError(
             f"--expected has {'; '.join(wrong)}. The table has {known}. --expected=null removes all expected "
-            f"metrics, --expected='{{{wrong[0].partition(',')[0]}: null}}' those of one round."
+            f"metrics, --expected='{{{wrong[0].partition(',')[0]}: null}}' removes the metrics of one round."
         )
 
 

@@ -50,7 +50,7 @@ _FLAGS_WITHOUT_EFFECT = {"encode": ("gpus",)}
 """Flags that do not change the result. The hash in a folder's name excludes them."""
 
 
-class Done(NamedTuple):
+class StageRecord(NamedTuple):
     """Content of ``done.json``."""
 
     command: list[str]
@@ -150,7 +150,8 @@ def run_stage(stage: Stage, title: str) -> TrackedFile:
     command = [stage.command, *stage.arguments, *_get_restart_flags(stage)]
     print(f"== {title}: dpr-text {shlex.join(command)}", flush=True)
     started = time.monotonic()
-    # A second SIGTERM would stop training without a checkpoint if the first SIGTERM went to all processes.
+    # Training ends without a checkpoint at its second SIGTERM. The first one may have gone to all processes, so
+    # training gets SIGUSR1 instead.
     stop_signal = signal.SIGUSR1 if stage.command == "train" else signal.SIGTERM
     if code := _run_command([sys.executable, "-m", "dpr_text", *command], stop_signal):
         message = f"{stage.command} failed with exit code {code}. Run the same command again to continue from here."
@@ -174,7 +175,7 @@ def write_done(stage: Stage, command: list[str], seconds: float) -> TrackedFile:
     """
     files = list_facts(stage.folder, _list_files(stage))
     result = _track(stage.folder, stage.result.path, files)
-    write_json(stage.folder / _DONE, seal(Done(command, seconds, files)))
+    write_json(stage.folder / _DONE, seal(StageRecord(command, seconds, files)))
     return result
 
 
@@ -200,7 +201,7 @@ def _read_result(stage: Stage, *, check_hashes: bool) -> TrackedFile | None:
     return _track(stage.folder, stage.result.path, done.files)
 
 
-def _read_done(folder: Path) -> Done | None:
+def _read_done(folder: Path) -> StageRecord | None:
     """Return the content of ``done.json``. None if it is missing, or if an earlier version wrote it without facts.
 
     Raises:
@@ -212,7 +213,7 @@ def _read_done(folder: Path) -> Done | None:
     try:
         if read_json(path, dict[str, Any]).keys() == {"command", "seconds"}:
             return None
-        return read_sealed(path, Done)
+        return read_sealed(path, StageRecord)
     except ArtifactError as error:
         raise ArtifactError(f"{error} To run this stage of the loop again, remove {folder}.") from None
 

@@ -41,10 +41,10 @@ def find_fault(received: bytes, max_bytes: int) -> Fault | None:
         return Fault(400, "Not an HTTP request.")
     if received.count(b"\n") > 2 + MAX_FIELDS:  # the request line and the empty line
         return Fault(431, f"The request has more than {MAX_FIELDS} header fields.")
-    return _find_fault_of_whole_head(received) if received.endswith(HEAD_END) else None
+    return _find_head_fault(received) if received.endswith(HEAD_END) else None
 
 
-def _find_fault_of_whole_head(head: bytes) -> Fault | None:
+def _find_head_fault(head: bytes) -> Fault | None:
     request_line, *lines = head.removesuffix(HEAD_END).split(b"\r\n")
     request = _REQUEST_LINE.fullmatch(request_line)
     if request is None:
@@ -54,12 +54,12 @@ def _find_fault_of_whole_head(head: bytes) -> Fault | None:
     fields = [_FIELD.fullmatch(line) for line in lines]
     if None in fields:
         return Fault(400, f"Header field {1 + fields.index(None)} must be NAME: VALUE.")
-    return _find_fault_of_fields(
+    return _find_field_fault(
         [(each["name"].lower(), each["value"].strip(b" \t")) for each in fields if each is not None]
     )
 
 
-def _find_fault_of_fields(fields: list[tuple[bytes, bytes]]) -> Fault | None:
+def _find_field_fault(fields: list[tuple[bytes, bytes]]) -> Fault | None:
     counts, values = Counter(name for name, _ in fields), dict(fields)
     if counts[b"host"] != 1:
         return Fault(400, f"The request has {counts[b'host']} Host header fields. Send one.")

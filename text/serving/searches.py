@@ -37,7 +37,7 @@ class Search(NamedTuple):
     collection: PassageCollection
     is_exact: bool = True
     """True if the first k passages of a longer result are always the k best. False for an approximate index."""
-    is_cut: Callable[[str], bool] = lambda question: False
+    is_truncated: Callable[[str], bool] = lambda question: False
     """Function that returns whether a question exceeds the model's maximum length."""
     check: Callable[[], None] = lambda: None
     """Function that raises ArtifactError, DataError or OSError if a file of the search has changed."""
@@ -108,7 +108,7 @@ def load_search(
     )
     collection = open_collection(retriever.shards)
 
-    def is_cut(question: str) -> bool:
+    def is_truncated(question: str) -> bool:
         return bool(retriever.embedder.count_truncated([question]))
 
     def check() -> None:
@@ -116,7 +116,7 @@ def load_search(
         with collection.rows.open():  # Raises an error if the file has changed.
             pass
 
-    return Search(name or name_folders([model])[0], retriever.search, collection, index is None, is_cut, check)
+    return Search(name or name_folders([model])[0], retriever.search, collection, index is None, is_truncated, check)
 
 
 def name_folders(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -162,7 +162,7 @@ def search_all(searches: Sequence[Search], requests: Sequence[SearchRequest]) ->
                     name=search.name,
                     seconds=seconds,
                     passages=passages,
-                    question_is_cut=search.is_cut(request.question),
+                    question_is_cut=search.is_truncated(request.question),
                 )
             )
     return results

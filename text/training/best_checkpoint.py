@@ -104,7 +104,7 @@ class _Checkpoint(ModelCheckpoint):
         Raises:
             ArtifactError: The best checkpoint is missing or damaged, or its metric is worse than the best one so far.
         """
-        if self._is_tested or not state_dict["best_model_path"]:  # it is empty before the first validation
+        if self._is_tested or not state_dict["best_model_path"]:  # empty before the first validation
             return
         score: Tensor | None = state_dict["best_model_score"]
         here = Path(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}")
@@ -132,7 +132,7 @@ class _Checkpoint(ModelCheckpoint):
                 self._check_best(path, score)
                 return path
         raise ArtifactError(
-            f"{here}: missing. It has the best weights so far ({self.monitor} {score:.4f}). "
+            f"{here}: missing. It holds the best weights so far ({self.monitor} {score:.4f}). "
             "Restore the file, or start a new run."
         )
 

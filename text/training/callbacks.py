@@ -191,4 +191,4 @@ def _gather_states(state: Tensor) -> Tensor:
 
 def _select_state(states: Tensor) -> Tensor:
     """Return the state of this rank. If fewer ranks saved states than run now, several ranks share a state."""
-    return states.cpu()[get_rank() % len(states)].clone()  # torch misreads a state that is a view of several
+    return states.cpu()[get_rank() % len(states)].clone()  # torch misreads a view of a larger tensor

@@ -103,7 +103,7 @@ def check_content(
         _check_scaler(content, trainer)
         _check_position(content, path, trainer, data)
         _check_gradients(content, trainer, task)
-        _check_figures(content)
+        _check_epoch_metrics(content)
         _check_callbacks(content["callbacks"], trainer)
     except StateError as error:
         saved, ours = content["pytorch-lightning_version"], version("pytorch-lightning")
@@ -215,7 +215,7 @@ def _check_gradients(content: dict[str, Any], trainer: Trainer, task: LightningM
             check_tensor(content[key][name], parameter.shape, f"{key}.{name}", is_float=_SCALER not in content)
 
 
-def _check_figures(content: dict[str, Any]) -> None:
+def _check_epoch_metrics(content: dict[str, Any]) -> None:
     """Check the metrics of the epoch so far, and the number of steps of the schedule."""
     key = "epoch_figures"
     check_keys(content, (key, "num_steps"), "the content", exact=False)

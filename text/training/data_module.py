@@ -115,7 +115,9 @@ class DPRDataModule(LightningDataModule):
         try:
             check_like(state_dict, {**self._get_identity(), "epoch": 0, "row": 0}, type(self).__qualname__)
         except StateError as error:
-            raise ArtifactError(f"{checkpoint}: not a checkpoint of this library: {error}") from None
+            raise ArtifactError(
+                f"{checkpoint}: not a checkpoint of this library: {error} Give a checkpoint of a run."
+            ) from None
         for name, ours in self._get_identity().items():
             theirs = state_dict[name]
             if ours != theirs:
@@ -173,7 +175,7 @@ class _EpochLoader:
         if self._num_workers == 0:
             batches = prefetch(batches, _PREFETCHED_BATCHES)
         else:
-            # The threads of a tokenizer do not survive the fork of a worker. There would be too many of them, too.
+            # The threads of a tokenizer do not survive the fork of a worker, and would compete for the CPUs.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         loader = DataLoader(
             batches,

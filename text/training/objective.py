@@ -151,7 +151,7 @@ class Objective:
         mask_known = partial(_mask_pairs, known_positive_pairs(batch.known_positives, passage_keys), len(passages))
         mask_likely = partial(_mask_pairs, self._find_likely_positives(batch, passage_keys), len(passages))
 
-        def losses(dims: int, rows: slice) -> Tensor:
+        def compute_losses(dims: int, rows: slice) -> Tensor:
             sides, own = (questions[rows, :dims], passages[:, :dims]), positive_index[rows]
             positives, ignore = mask_known(rows), mask_likely(rows)
             if not self.in_batch_negatives:
@@ -161,7 +161,7 @@ class Objective:
                 return self._multi_positive_nll(*sides, positives.scatter(1, own[:, None], True), ignore=ignore)
             return self._nll(*sides, own, ignore=positives | ignore)
 
-        return lambda dims: _compute_in_tiles(partial(losses, dims), len(questions), len(passages))
+        return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(questions), len(passages))
 
     def _build_passage_loss(
         self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor
@@ -175,11 +175,11 @@ class Objective:
         pairs = known_positive_pairs(known, batch.passage_keys[batch.positive_index]).flip(1)
         pairs = pairs[pairs[:, 0].argsort(stable=True)]
 
-        def losses(dims: int, rows: slice) -> Tensor:
+        def compute_losses(dims: int, rows: slice) -> Tensor:
             ignore = _mask_pairs(pairs, len(questions), rows)
             return self._nll(positives[rows, :dims], questions[:, :dims], own[rows], ignore=ignore)
 
-        return lambda dims: _compute_in_tiles(partial(losses, dims), len(positives), len(questions))
+        return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(positives), len(questions))
 
     def _build_distillation_loss(
         self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor
@@ -189,7 +189,7 @@ class Objective:
         The divergence of a question is over its own passages.
         """
 
-        def losses(dims: int, rows: slice) -> Tensor:
+        def compute_losses(dims: int, rows: slice) -> Tensor:
             scores = batch.scores.expand(rows.stop - rows.start, -1)
             return distillation_kl(
                 questions[rows, :dims],
@@ -201,7 +201,7 @@ class Objective:
                 reduction="none",
             )
 
-        return lambda dims: _compute_in_tiles(partial(losses, dims), len(questions), len(passages))
+        return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(questions), len(passages))
 
     def _find_likely_positives(self, batch: BiEncoderBatch, passage_keys: Tensor) -> Tensor:
         """Return sorted pairs, (M, 2) int64, of a question and a passage that is probably another positive.
@@ -242,10 +242,12 @@ def _mask_pairs(pairs: Tensor, num_columns: int, rows: slice) -> Tensor:
     return mask
 
 
-def _compute_in_tiles(losses: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
+def _compute_in_tiles(compute_losses: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
     """Return (num_rows,) losses, computed a few rows at a time."""
     size = max(1, TILE_SIZE // max(1, num_columns))
     if num_rows <= size:
-        return losses(slice(0, num_rows))
+        return compute_losses(slice(0, num_rows))
     tiles = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
-    return torch.cat([checkpoint(losses, tile, use_reentrant=False, preserve_rng_state=False) for tile in tiles])
+    return torch.cat(
+        [checkpoint(compute_losses, tile, use_reentrant=False, preserve_rng_state=False) for tile in tiles]
+    )

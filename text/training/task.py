@@ -22,7 +22,7 @@ from text.records import BiEncoderBatch, TokenBatch
 from text.training.checkpoint_content import check_content
 from text.training.data_module import DPRDataModule
 from text.training.distributed import scale_for_backward, sum_over_ranks
-from text.training.epoch_figures import EpochFigures
+from text.training.epoch_metrics import EpochMetrics
 from text.training.failures import describe_batch_rows
 from text.training.grad_cache import embed_in_chunks
 from text.training.lightning_internals import should_log_step
@@ -95,7 +95,7 @@ class BiEncoderTask(LightningModule):
         self.set_names = set_names
         self.pool = PassagePool(self.objective.similarity)
         """Passages and questions of the current or latest evaluation."""
-        self.epoch_figures = EpochFigures()
+        self.epoch_metrics = EpochMetrics()
         """Metrics of the current training epoch."""
         self._saved_num_steps: int | None = None
 
@@ -105,7 +105,7 @@ class BiEncoderTask(LightningModule):
         loss, num_questions = self._average_over_ranks(losses)
         self._check_finite(loss, "training", batch_index)
         self.log("train_loss_step", loss, prog_bar=True)
-        self.epoch_figures.add_mean("train_loss_epoch", loss, num_questions)
+        self.epoch_metrics.add_mean("train_loss_epoch", loss, num_questions)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self._count_sets(losses, batch.sources)
         self._count_texts(batch)
@@ -118,13 +118,13 @@ class BiEncoderTask(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Clear the metrics of the previous epoch."""
-        self.epoch_figures.clear()
+        self.epoch_metrics.clear()
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the epoch."""
-        for name, value in self.epoch_figures.compute().items():
+        for name, value in self.epoch_metrics.compute().items():
             self.log(name, value, prog_bar=name == "train_loss_epoch", batch_size=1)
-        self.epoch_figures.clear()
+        self.epoch_metrics.clear()
 
     def on_validation_epoch_start(self) -> None:
         """Start a new pool."""
@@ -173,7 +173,7 @@ class BiEncoderTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the metrics of the epoch so far, and the number of steps of the schedule, to a checkpoint."""
-        checkpoint["epoch_figures"] = self.epoch_figures.state_dict()
+        checkpoint["epoch_figures"] = self.epoch_metrics.state_dict()
         checkpoint["num_steps"] = self._count_steps()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ class BiEncoderTask(LightningModule):
         """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.check_checkpoint(checkpoint, str(self.trainer.ckpt_path), self.trainer, data)
-        self.epoch_figures.load_state_dict(checkpoint["epoch_figures"])
+        self.epoch_metrics.load_state_dict(checkpoint["epoch_figures"])
         self._saved_num_steps = checkpoint["num_steps"]
 
     def check_checkpoint(
@@ -232,8 +232,8 @@ class BiEncoderTask(LightningModule):
         for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
             loss, size = self._average_over_ranks(losses[sources == source])
             if size:
-                self.epoch_figures.add_mean(f"train_loss/{name}", loss, size)
-                self.epoch_figures.add_sum(f"train_questions/{name}", float(size))
+                self.epoch_metrics.add_mean(f"train_loss/{name}", loss, size)
+                self.epoch_metrics.add_sum(f"train_questions/{name}", float(size))
 
     def _count_texts(self, batch: BiEncoderBatch) -> None:
         """Add the share of truncated texts, and the number of texts left out, to the epoch's metrics."""
@@ -245,8 +245,8 @@ class BiEncoderTask(LightningModule):
         for side, (truncated, size, left_out) in zip(
             sides, sum_over_ranks(torch.tensor(counts, device=self.device)).tolist(), strict=True
         ):
-            self.epoch_figures.add_mean(f"train_{side}_truncated", truncated / max(1, size), int(size))
-            self.epoch_figures.add_sum(f"train_{side}_left_out", left_out)
+            self.epoch_metrics.add_mean(f"train_{side}_truncated", truncated / max(1, size), int(size))
+            self.epoch_metrics.add_sum(f"train_{side}_left_out", left_out)
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():

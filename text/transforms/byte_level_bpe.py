@@ -1,7 +1,7 @@
 """Fast byte-level BPE (GPT-2, RoBERTa) on ``tiktoken``. It takes a quarter of the time of ``tokenizers``.
 
-``build_tiktoken_encoder`` accepts a tokenizer only if tiktoken provably gives the same ids. ``tokenizers`` encodes for
-all other tokenizers, and the few texts that tiktoken cannot handle. Nothing is downloaded.
+``build_tiktoken_encoder`` accepts a tokenizer only if tiktoken provably gives the same ids. With other tokenizers, and
+for the few texts that tiktoken cannot handle, the ``tokenizers`` library is used. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|
 """Split pattern equivalent to ``pre_tokenizers.ByteLevel``, without backtracking (tiktoken's r50k_base)."""
 
 _LONGEST = 20_000
-"""Maximum characters for tiktoken. It panics on a million spaces, and older releases are quadratic in a word."""
+"""Maximum characters for tiktoken. It panics on a million spaces. Older releases take quadratic time for long words."""
 
 _BETWEEN = "<|between|>"
-"""Special token that separates the texts of one call. One call for all texts saves its overhead per text."""
+"""Special token that separates the texts of one call. One call for all texts saves the overhead of a call per text."""
 
 
 def build_tiktoken_encoder(tokenizer: Tokenizer) -> TiktokenEncoder | None:

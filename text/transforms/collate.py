@@ -116,7 +116,7 @@ class BiEncoderCollator:
 
 
 def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
-    """Return the pairs of a question and a passage that is known to answer it, including its own positive.
+    """Return the pairs of a question and a passage known to answer it, including the question's own positive.
 
     Args:
         known_positives: (B, K, 2) int64, keys of each question's known positives.

@@ -14,8 +14,8 @@ def title_and_text(passage: Passage | TokenizedPassage, titles: str = "pair") ->
 
     Args:
         passage: Passage to convert. A passage from a token cache must use "pair", because tokens cannot be joined.
-        titles: "pair" keeps title and text separate, as DPR does. "join" returns an empty title, and title and text
-            joined by a space, as most sentence-transformers models expect.
+        titles: "pair" keeps title and text separate, as DPR does. "join" returns an empty title, and a text that starts
+            with the title. Most sentence-transformers models expect this.
 
     Raises:
         TypeError: ``titles`` is "join" and the passage holds tokens.

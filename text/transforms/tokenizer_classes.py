@@ -27,7 +27,7 @@ BERT = (
     "DPRReaderTokenizer",
 )
 ROBERTA, XLM_ROBERTA = "RobertaTokenizer", "XLMRobertaTokenizer"
-CLASS_OF_MODEL = {
+MODEL_CLASSES = {
     "bert": "BertTokenizer",
     "dpr": "DPRQuestionEncoderTokenizer",
     "roberta": ROBERTA,
@@ -86,7 +86,7 @@ def build_bert_normalizer(folder: Path, options: Mapping[str, Any], name: str) -
     if name.startswith("DPR") and not lowercase:
         path = folder / "tokenizer_config.json"
         raise UnsupportedModelError.at(
-            path, f"do_lower_case is false, which a {name} ignores. Make it a BertTokenizer."
+            path, f"do_lower_case is false, which a {name} ignores. Set tokenizer_class to BertTokenizer."
         )
     return normalizers.BertNormalizer(
         lowercase=lowercase,

@@ -29,9 +29,9 @@ from text.foreign_settings import (
 )
 from text.transforms.tokenizer_classes import (
     BERT,
-    CLASS_OF_MODEL,
     FORCE_HINT,
     GENERIC_CLASSES,
+    MODEL_CLASSES,
     ROBERTA,
     XLM_ROBERTA,
     apply_class,
@@ -53,7 +53,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     options = _remove_nulls(read_optional_settings(path, TOKENIZER_OPTIONS))
     if "attention_mask" not in options.get("model_input_names", ["attention_mask"]):
-        reason = "model_input_names lacks attention_mask. Without it, padding would be part of the texts."
+        reason = "model_input_names lacks attention_mask. Add it: without it, padding would be part of the texts."
         raise UnsupportedModelError.at(path, reason)
     if "added_tokens_decoder" not in options:  # transformers reads the older files only in this case.
         older = folder / "special_tokens_map.json"
@@ -89,7 +89,7 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
     apply_class(tokenizer, folder, options, name)
     _add_tokens(tokenizer, folder, options)
     default = "[PAD]" if name in BERT else "<pad>" if name in (ROBERTA, XLM_ROBERTA) else ""
-    _choose_padding(tokenizer, options, default)
+    _set_padding(tokenizer, options, default)
 
 
 def apply_token_settings(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
@@ -130,7 +130,7 @@ def find_class_name(folder: Path, options: dict[str, Any]) -> str:
     """
     path = folder / "config.json"
     stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
-    name = stated if stated is not None else CLASS_OF_MODEL.get(read_setting(path, ENCODER, "model_type"), "")
+    name = stated if stated is not None else MODEL_CLASSES.get(read_setting(path, ENCODER, "model_type"), "")
     name = name if name in GENERIC_CLASSES else name.removesuffix("Fast")
     if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *GENERIC_CLASSES):
         reason = f"tokenizer_class {name} is not supported. {FORCE_HINT}"
@@ -144,13 +144,13 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
     Raises:
         ArtifactError: A token has an invalid description, or would get another id than in the settings.
     """
-    has = tokenizer.get_added_tokens_decoder()
+    present = tokenizer.get_added_tokens_decoder()
     stated = {
         i: token
         for i, token in read_added_tokens(folder, options).items()
-        if "added_tokens" not in options or i not in has
+        if "added_tokens" not in options or i not in present
     }
-    known = {repr(token) for token in has.values()}
+    known = {repr(token) for token in present.values()}
     tokenizer.add_tokens([token for _, token in sorted(stated.items()) if repr(token) not in known])
     for i, token in stated.items():
         if tokenizer.token_to_id(token.content) != i:
@@ -159,7 +159,7 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
             raise ArtifactError(f"{path}: {reason}")
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     extra = options.get("extra_special_tokens", options.get("additional_special_tokens", []))
-    extra = map(_special, extra.values() if isinstance(extra, dict) else extra)
+    extra = map(_build_special_token, extra.values() if isinstance(extra, dict) else extra)
     named = [*read_special_tokens(options).values(), *extra]
     unique = {token.content: token for token in named if token.content not in added}
     tokenizer.add_tokens(list(unique.values()))
@@ -167,10 +167,10 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> 
 
 def read_special_tokens(options: Mapping[str, Any]) -> dict[str, AddedToken]:
     """Return the special tokens of the options by name, such as ``pad_token``."""
-    return {name: _special(options[name]) for name in SPECIAL_TOKENS if name in options}
+    return {name: _build_special_token(options[name]) for name in SPECIAL_TOKENS if name in options}
 
 
-def _special(token: str | dict[str, Any]) -> AddedToken:
+def _build_special_token(token: str | dict[str, Any]) -> AddedToken:
     settings = token if isinstance(token, dict) else {}
     flags = {flag: settings[flag] for flag in _FLAGS if isinstance(settings.get(flag), bool)}
     return AddedToken(get_token_content(token), special=True, **flags)
@@ -206,7 +206,7 @@ def _remove_lengths(tokenizer: Tokenizer) -> None:
         tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])
 
 
-def _choose_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
+def _set_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
     """Store the padding token in the tokenizer if ``find_padding`` would not find it by its name."""
     token = get_token_content(options.get("pad_token", default))
     index = tokenizer.token_to_id(token) if token else None

@@ -1,7 +1,7 @@
 """Adapter for torchtext transforms, for code that already uses them. It can replace ``Tokenize``.
 
 The last release of torchtext, 0.18, requires PyTorch 2.3. With the same vocabulary, torchtext and ``tokenizers`` give
-the same ids, except for a special token that occurs literally in a text: torchtext tokenizes its letters.
+the same ids. The only exception is a special token that occurs literally in a text: torchtext tokenizes its letters.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TorchtextTokenize(TokenLayout):
         padding_idx: Id of the padding token. Default: ``<pad>``.
 
     Raises:
-        ValueError: ``max_length`` leaves no room for a text, or the transform returns no ids, or returns ids of special
-            tokens for plain letters (GPT-2's vocabulary does, because it lacks RoBERTa's special tokens).
+        ValueError: ``max_length`` leaves no room for a text. Or the transform returns no ids, or returns the id of a
+            special token for a plain character. GPT-2's vocabulary does so, because it lacks RoBERTa's special tokens.
     """
 
     def __init__(

@@ -132,7 +132,9 @@ def test_rows_of_an_array_are_at_their_lines_and_bytes(tmp_path: Path, gaps: lis
 def test_array_that_is_named_jsonl_is_refused(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "rows.jsonl.gz"):
         content = json.dumps(records(2)).encode()
-        assert find_refused_byte(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == 0
+        assert (
+            find_refused_byte(write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)) == 0
+        )
 
 
 def test_truncated_array_is_refused(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_truncated_array_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_every_cut_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
+def test_every_truncation_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
     packed = COMPRESS[suffix](ROWS)
     path = tmp_path / f"rows.jsonl{suffix}"
     for size in range(20, len(packed)):
@@ -154,7 +156,7 @@ def test_every_cut_of_a_compressed_file_is_refused_at_its_byte(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_cut_at_the_end_of_a_large_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
+def test_truncated_end_of_a_large_file_is_refused_at_its_byte(tmp_path: Path, suffix: str) -> None:
     # The file is large enough for several reads. Its last byte, part of the trailer, is removed.
     packed = COMPRESS[suffix](b"".join(b'{"a": %d}\n' % (i * 7919 % 100_003) for i in range(100_000)))
     assert len(packed) > 1 << 17
@@ -225,7 +227,7 @@ def test_form_is_read_from_the_content(tmp_path: Path) -> None:
         assert detect_form(write(tmp_path / "x", content)) == Form(None, is_array)
 
 
-def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+def test_pipe_is_refused_unread(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="^" + re.escape(str(tmp_path / "pipe"))):
         detect_form(str(tmp_path / "pipe"))

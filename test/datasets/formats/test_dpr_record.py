@@ -1,4 +1,4 @@
-"""parse_row and check_row: what a record becomes, and what each fault of its fields costs."""
+"""Tests of parse_row and check_row: conversion of records, and handling of invalid fields."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from text.datasets.formats.values import FieldError
 from text.records import Passage
 
 
-class Usable(NamedTuple):
-    """What can be used of a row."""
+class UsableRow(NamedTuple):
+    """Row with only its usable passages."""
 
     question: str
     answers: list[str]
@@ -26,8 +26,8 @@ class Usable(NamedTuple):
     other_negatives: list[Passage]
 
 
-def parse(row: dict[str, Any]) -> tuple[Usable, dict[str, int]]:
-    """All of a row that can be used, and what was left out."""
+def parse(row: dict[str, Any]) -> tuple[UsableRow, dict[str, int]]:
+    """Return the usable parts of a row, and the counts."""
     counts: Counter[str] = Counter()
     check(row, counts)
     record = simdjson.Parser().parse(json.dumps(row).encode())
@@ -36,7 +36,7 @@ def parse(row: dict[str, Any]) -> tuple[Usable, dict[str, int]]:
     hard_negatives, other_negatives = (
         [passage for passage in pool if passage is not None] for pool in (read.hard_negatives, read.other_negatives)
     )
-    return Usable(read.question, read.answers, read.positives, hard_negatives, other_negatives), dict(+counts)
+    return UsableRow(read.question, read.answers, read.positives, hard_negatives, other_negatives), dict(+counts)
 
 
 def check(row: dict[str, Any], counts: Counter[str]) -> CheckedRow:
@@ -46,8 +46,8 @@ def check(row: dict[str, Any], counts: Counter[str]) -> CheckedRow:
     return check_row(record, line, None, counts)
 
 
-def refused_field(row: dict[str, Any]) -> str:
-    """The field that the error names."""
+def find_refused_field(row: dict[str, Any]) -> str:
+    """Return the field that the error names."""
     with pytest.raises(FieldError) as caught:
         parse(row)
     field, _, sentence = str(caught.value).partition(": ")
@@ -72,7 +72,7 @@ def test_record_by_hand() -> None:
         "negative_ctxs": [{"title": "Oak", "text": "A tree.", "passage_id": "3"}],
     }
     assert parse(row) == (
-        Usable(
+        UsableRow(
             question="who wrote emma",
             answers=["Jane Austen", "Austen"],
             positives=[Passage("12", "Emma", "A novel by Austen."), Passage("7", "Austen", "She wrote Emma.")],
@@ -84,16 +84,16 @@ def test_record_by_hand() -> None:
 
 
 def test_text_is_kept_exactly() -> None:
-    # NFC and NFD differ, and right-to-left, emoji and blanks at the ends stay.
+    # Texts are not normalized: NFC, NFD, right-to-left text, emoji and blanks at the ends stay as they are.
     texts = ["\u00e9", "e\u0301", "שלום", "👩‍🔬", " a \n", "\0"]
     row = record(texts[0], positive_ctxs=[passage(text, title=text) for text in texts], answers=texts[:-1])
     example, _ = parse(row)
-    assert (example.question, example.answers) == (texts[0], texts[:-1])  # An answer needs a word.
+    assert (example.question, example.answers) == (texts[0], texts[:-1])  # The last text has no word.
     assert example.positives == [Passage("", text, text) for text in texts]
 
 
 @pytest.mark.parametrize("row", [drop_fields(record(), "answers"), record(answers=None), record(answers=[])])
-def test_answers_missing(row: dict[str, Any]) -> None:
+def test_missing_answers_are_empty(row: dict[str, Any]) -> None:
     assert parse(row)[0].answers == []
 
 
@@ -120,7 +120,7 @@ def test_answers_missing(row: dict[str, Any]) -> None:
     ],
 )
 def test_answers_of_the_wrong_type_are_refused(answers: Any, field: str) -> None:
-    assert refused_field(record(answers=answers)) == field
+    assert find_refused_field(record(answers=answers)) == field
 
 
 @pytest.mark.parametrize(
@@ -140,18 +140,18 @@ def test_answers_of_the_wrong_type_are_refused(answers: Any, field: str) -> None
         ("", [], {"answers that are no list, read as one answer": 1, "blank answers, left out": 1}),
     ],
 )
-def test_answers_with_one_meaning_are_read_and_counted(answers: Any, expected: list[str], counts: Any) -> None:
+def test_unambiguous_answers_are_read_and_counted(answers: Any, expected: list[str], counts: Any) -> None:
     read, found = parse(record(answers=answers))
     assert (read.answers, found) == (expected, counts)
 
 
-def test_answers_may_have_the_name_of_one() -> None:
+def test_answers_may_be_under_the_key_answer() -> None:
     row = drop_fields(record(), "answers")
     assert parse(row | {"answer": "a", "answers": None})[0].answers == ["a"]
     assert parse(row | {"answer": ["a", "b"]})[0].answers == ["a", "b"]
     assert parse(record(answers=["a"], answer="b"))[0].answers == ["a"]
-    assert parse(row | {"answer": {"value": "a"}})[0].answers == []  # as other data sets have it
-    assert refused_field(row | {"answer": "['a']"}) == "answers"
+    assert parse(row | {"answer": {"value": "a"}})[0].answers == []  # Other data sets use this form.
+    assert find_refused_field(row | {"answer": "['a']"}) == "answers"
 
 
 # The schema
@@ -162,18 +162,18 @@ def test_blank_answers_are_left_out() -> None:
     assert (read.answers, counts) == (["a"], {"blank answers, left out": 2})
 
 
-def test_scores_are_passed_over_but_must_be_json() -> None:
+def test_scores_are_ignored_but_must_be_json() -> None:
     scores = [1000, 1.5, "7.25", None]
     assert parse(record(negative_ctxs=[passage(str(i), score=score) for i, score in enumerate(scores)]))[1] == {}
     with pytest.raises(ValueError):
         simdjson.Parser().parse(b'{"score": NaN}')
 
 
-def test_missing_question_is_refused_with_the_keys_that_are_there() -> None:
+def test_missing_question_is_refused_with_the_keys_found() -> None:
     keys = "answers, positive_ctxs, hard_negative_ctxs, negative_ctxs"
     with pytest.raises(FieldError, match=rf"^question: .*\b{keys}$"):
         parse(drop_fields(record(), "question"))
-    assert refused_field({}) == "question"
+    assert find_refused_field({}) == "question"
 
 
 def test_question_that_is_a_number_is_read_and_counted() -> None:
@@ -183,12 +183,12 @@ def test_question_that_is_a_number_is_read_and_counted() -> None:
 
 
 def test_text_that_is_a_number_is_refused_with_its_field() -> None:
-    assert refused_field(record(positive_ctxs=[passage("a"), passage() | {"text": 7}])) == "positive_ctxs[1].text"
+    assert find_refused_field(record(positive_ctxs=[passage("a"), passage() | {"text": 7}])) == "positive_ctxs[1].text"
 
 
 @pytest.mark.parametrize("question", [None, 1e300, True, ["q"], {"text": "q"}])
 def test_question_of_the_wrong_type_is_refused(question: Any) -> None:
-    assert refused_field(record(question=question)) == "question"
+    assert find_refused_field(record(question=question)) == "question"
 
 
 @pytest.mark.parametrize("question", ["", " ", "\t\n", "\u00a0\u2003"])
@@ -201,7 +201,7 @@ def test_row_with_a_blank_question_is_skipped(question: str) -> None:
     "row", [record(positives=0), drop_fields(record(), "positive_ctxs"), record(positive_ctxs=None)]
 )
 def test_row_without_positive_is_skipped(row: dict[str, Any]) -> None:
-    # The row has negatives, none of which may take the place of the positive.
+    # The row has negatives. None of them may replace the positive.
     with pytest.raises(SkipRow, match=r"^no positive_ctxs$"):
         parse(row)
 
@@ -237,7 +237,7 @@ def test_title_that_is_a_number_is_read_and_counted(pool: str, title: float, exp
 @pytest.mark.parametrize("title", [1e300, False, ["t"]])
 def test_title_of_the_wrong_type_is_refused(title: Any) -> None:
     row = record(negative_ctxs=[passage("b"), passage("c", title=title)])
-    assert refused_field(row) == "negative_ctxs[1].title"
+    assert find_refused_field(row) == "negative_ctxs[1].title"
 
 
 @pytest.mark.parametrize("bad", [{"text": None}, {"text": ""}, {"contents": " \n"}])
@@ -249,7 +249,7 @@ def test_positive_without_text_is_left_out_and_counted(bad: dict[str, Any]) -> N
         parse(record(positive_ctxs=[bad, bad]))
 
 
-def test_passage_with_a_title_alone_is_read_and_counted() -> None:
+def test_passage_with_only_a_title_is_read_and_counted() -> None:
     alone = [{"title": "a", "text": ""}, {"title": "b", "text": " \n"}]
     read, counts = parse(
         record(positive_ctxs=alone, hard_negative_ctxs=[{"title": "c", "text": ""}, {"title": "d", "text": None}])
@@ -282,14 +282,14 @@ def test_null_in_a_pool_is_left_out_and_counted(pool: str) -> None:
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("keys", [["content"], ["title", "body"], ["Text"], []])
-def test_text_under_another_key_is_refused_with_the_keys_that_are_there(pool: str, keys: list[str]) -> None:
+def test_text_under_another_key_is_refused_with_the_keys_found(pool: str, keys: list[str]) -> None:
     row = record() | {pool: [passage(), dict.fromkeys(keys, "some text")]}
-    assert refused_field(row) == f"{pool}[1].text"
+    assert find_refused_field(row) == f"{pool}[1].text"
     with pytest.raises(FieldError, match=", ".join(keys) or "none"):
         parse(row)
 
 
-def test_text_under_the_name_of_pyserini_is_read() -> None:
+def test_text_under_the_key_of_pyserini_is_read() -> None:
     read, counts = parse(
         record(positive_ctxs=[{"contents": "a"}], hard_negative_ctxs=[{"contents": "b", "text": None}])
     )
@@ -298,20 +298,20 @@ def test_text_under_the_name_of_pyserini_is_read() -> None:
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("text", [["some", "text"], True, {}])
-def test_text_that_is_no_string_is_refused(pool: str, text: Any) -> None:
-    assert refused_field(record() | {pool: [{"text": text}]}) == f"{pool}[0].text"
+def test_text_that_is_not_a_string_is_refused(pool: str, text: Any) -> None:
+    assert find_refused_field(record() | {pool: [{"text": text}]}) == f"{pool}[0].text"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("item", ["some text", 12, []])
-def test_passage_that_is_no_object_is_refused(pool: str, item: Any) -> None:
-    assert refused_field(record() | {pool: [passage(), item]}) == f"{pool}[1]"
+def test_passage_that_is_not_an_object_is_refused(pool: str, item: Any) -> None:
+    assert find_refused_field(record() | {pool: [passage(), item]}) == f"{pool}[1]"
 
 
 @pytest.mark.parametrize("pool", ["positive_ctxs", "hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("value", ["some text", {"text": "a"}, 0])
-def test_pool_that_is_no_list_is_refused(pool: str, value: Any) -> None:
-    assert refused_field(record() | {pool: value}) == pool
+def test_pool_that_is_not_a_list_is_refused(pool: str, value: Any) -> None:
+    assert find_refused_field(record() | {pool: value}) == pool
 
 
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
@@ -323,10 +323,10 @@ def test_passage_id_is_read_from_each_key(key: str, value: Any, passage_id: str)
     row = record(positive_ctxs=[passage(**{key: value})], negative_ctxs=[passage("b", **{key: value})], hard=0)
     example, counts = parse(row)
     assert example.positives[0].passage_id == passage_id
-    assert counts == {"negative_ctxs that are positives, left out": 1}  # the id is read from both alike
+    assert counts == {"negative_ctxs that are positives, left out": 1}  # Both passages have this id.
 
 
-def test_ids_are_compared_as_they_are_written() -> None:
+def test_ids_are_compared_as_text() -> None:
     row = record(positive_ctxs=[passage(id="7")], hard_negative_ctxs=[passage("b", id="007"), passage("c", id=7)])
     example, counts = parse(row)
     assert [negative.passage_id for negative in example.hard_negatives] == ["007"]
@@ -344,9 +344,9 @@ def test_passage_id_that_is_a_whole_float_is_read_and_counted(key: str, value: f
 @pytest.mark.parametrize("key", ["passage_id", "psg_id", "id", "docidx"])
 @pytest.mark.parametrize("value", [True, 1.5, float(2**53), float(2**64), [1]])
 def test_passage_id_of_the_wrong_type_is_refused(key: str, value: Any) -> None:
-    # An integer of 2^64 or more reaches us as a float.
+    # The parser returns an integer of 2^64 or more as a float.
     row = record(hard_negative_ctxs=[passage("b", **{key: value})])
-    assert refused_field(row) == f"hard_negative_ctxs[0].{key}"
+    assert find_refused_field(row) == f"hard_negative_ctxs[0].{key}"
 
 
 @pytest.mark.parametrize("fields", [{}, {"passage_id": None, "psg_id": None}])
@@ -354,17 +354,17 @@ def test_missing_passage_id_is_empty(fields: dict[str, Any]) -> None:
     assert parse(record(positive_ctxs=[passage(**fields)]))[0].positives[0].passage_id == ""
 
 
-def test_an_absent_pool_of_ids_may_be_null() -> None:
+def test_pool_of_ids_may_be_null() -> None:
     row = record(positive_ids=None)
     assert parse(row)[0].positives and check(row, Counter())[1:] == check(record(), Counter())[1:]
 
 
-def test_first_key_of_an_id_that_is_there_counts() -> None:
+def test_first_id_key_that_is_present_is_used() -> None:
     row = record(positive_ctxs=[passage(docidx=4, id="3", psg_id="2", passage_id=None)])
     assert parse(row)[0].positives[0].passage_id == "2"
 
 
-def test_extra_fields_are_passed_over() -> None:
+def test_extra_fields_are_ignored() -> None:
     plain = record()
     extra = record(dataset="nq", id=[1], positive_ctxs=[context("q+0") | {"score": "x", "has_answer": True}])
     assert parse(extra) == parse(plain)
@@ -373,7 +373,7 @@ def test_extra_fields_are_passed_over() -> None:
 @pytest.mark.parametrize("pool", ["hard_negative_ctxs", "negative_ctxs"])
 @pytest.mark.parametrize("repeated", [passage("other words", id="2"), passage("second positive", id="8")])
 def test_positive_among_the_negatives_is_left_out_and_counted(pool: str, repeated: dict[str, Any]) -> None:
-    # The same id, or the same text under another id.
+    # The repeated passage has the same id as a positive, or the same text.
     positives = [passage("first positive", id="1"), passage("second positive", id="2")]
     row = record(positive_ctxs=positives) | {pool: [passage("a", id="5"), repeated, passage("b", id="6")]}
     example, counts = parse(row)
@@ -382,7 +382,7 @@ def test_positive_among_the_negatives_is_left_out_and_counted(pool: str, repeate
     assert counts == {f"{pool} that are positives, left out": 1}
 
 
-def test_passages_without_an_id_are_not_the_same() -> None:
+def test_passages_without_ids_are_different() -> None:
     example, counts = parse(
         record(positive_ctxs=[passage("a")], hard_negative_ctxs=[passage("b"), passage("c", id="")])
     )
@@ -390,7 +390,7 @@ def test_passages_without_an_id_are_not_the_same() -> None:
     assert counts == {}
 
 
-def test_an_id_is_not_a_text() -> None:
+def test_ids_are_not_compared_with_texts() -> None:
     row = record(
         positive_ctxs=[passage("1984", id="12")],
         hard_negative_ctxs=[passage("12", id="3"), passage("a book", id="1984")],
@@ -406,7 +406,7 @@ def test_foreign_key_names_are_refused_by_name(name: str) -> None:
         parse({name: "q", "pos": [], "neg": []})
 
 
-# A key that stands twice: a parser would keep one of the two, silently
+# Repeated keys: a parser would silently use one of the two values.
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_foreign_key_names_are_refused_by_name(name: str) -> None:
         '{"question": "\\u007B", "positive_ctxs": [{"text": "a"}], "more": {"question": 1, "question": 1}}',
     ],
 )
-def test_key_that_stands_twice_is_refused(line: str) -> None:
+def test_repeated_key_is_refused(line: str) -> None:
     record = simdjson.Parser().parse(line.encode())
     assert isinstance(record, simdjson.Object)
     with pytest.raises(FieldError, match=r"^question: "):
@@ -439,8 +439,8 @@ def test_equal_keys_of_different_objects_are_read() -> None:
 # Scores
 
 
-def scores(row: dict[str, Any]) -> list[float | None]:
-    """Of all passages; the row is checked first."""
+def read_scores(row: dict[str, Any]) -> list[float | None]:
+    """Return the scores of all passages of a row. The row is checked first."""
     line = json.dumps(row).encode()
     parsed = simdjson.Parser().parse(line)
     assert isinstance(parsed, simdjson.Object)
@@ -450,37 +450,37 @@ def scores(row: dict[str, Any]) -> list[float | None]:
     return [passage.score for pool in pools for passage in pool if passage is not None]
 
 
-def test_scores_of_passages_where_they_are_asked_for() -> None:
+def test_scores_of_passages_are_read_on_request() -> None:
     row = {
         "question": "q",
         "positive_ctxs": [passage("a", teacher=5, score="1000"), passage("b", teacher=-0.5)],
         "hard_negative_ctxs": [passage("c", teacher=1e-3), passage(" ")],
     }
-    assert scores(row) == [5.0, -0.5, 0.001]
+    assert read_scores(row) == [5.0, -0.5, 0.001]
     assert {p.score for p in parse(row)[0].positives} == {None}
 
 
 @pytest.mark.parametrize("value", ["5", True, None, [1], 1e39])
-def test_score_that_is_no_number_is_refused(value: Any) -> None:
+def test_score_that_is_not_a_number_is_refused(value: Any) -> None:
     row = record()
     for pool in ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs"):
         for each in row[pool]:
             each["teacher"] = 1.5
     row["hard_negative_ctxs"][1]["teacher"] = value
     with pytest.raises(FieldError, match=r"^hard_negative_ctxs\[1\]\.teacher: "):
-        scores(row)
+        read_scores(row)
 
 
-def test_ids_have_no_scores() -> None:
+def test_compact_row_with_a_score_key_is_refused() -> None:
     with pytest.raises(FieldError, match=r"^positive_ids: .*teacher"):
-        scores({"question": "q", "positive_ids": ["1"]})
+        read_scores({"question": "q", "positive_ids": ["1"]})
 
 
 # Compact rows
 
 
-class Numbers:
-    """A collection of the passages 1 to 9; 5 is blank, 7 has a title alone, 4 and 6 have the same title and text."""
+class NumberCollection:
+    """Collection of the passages 1 to 9. 5 is blank, 7 has only a title, 4 and 6 have the same title and text."""
 
     def find(self, passage_id: str) -> Passage:
         if passage_id not in list("123456789"):
@@ -490,22 +490,22 @@ class Numbers:
         return Passage(passage_id, title, text)
 
 
-def compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str | None], dict[str, int]]:
-    """Ids of the three pools, and what was left out."""
+def read_compact(row: dict[str, Any]) -> tuple[list[str], list[str | None], list[str | None], dict[str, int]]:
+    """Return the ids of the three pools, and the counts."""
     line = json.dumps(row).encode()
     record = simdjson.Parser().parse(line)
     assert isinstance(record, simdjson.Object)
     counts: Counter[str] = Counter()
-    check_row(record, line, Numbers(), counts)
-    read = parse_row(record, Numbers())
+    check_row(record, line, NumberCollection(), counts)
+    read = parse_row(record, NumberCollection())
     hard, other = ([p and p.passage_id for p in pool] for pool in (read.hard_negatives, read.other_negatives))
     return [passage.passage_id for passage in read.positives], hard, other, dict(+counts)
 
 
 def test_compact_row_by_hand() -> None:
     row = {"question": "q", "answers": [], "positive_ids": ["4", 1], "hard_negative_ids": [5, "6", "2", 1, 7, None]}
-    # 5 is blank, 6 has title and text of a positive, 1 is one, 7 has a title alone; there are no other negatives.
-    assert compact(row) == (
+    # 5 is blank, 6 has the title and text of a positive, 1 is a positive, and 7 has only a title.
+    assert read_compact(row) == (
         ["4", "1"],
         [None, None, "2", None, "7", None],
         [],
@@ -530,20 +530,20 @@ def test_compact_row_by_hand() -> None:
 )
 def test_fault_in_a_compact_row_is_refused_with_its_field(fields: dict[str, Any], place: str) -> None:
     with pytest.raises(FieldError, match=r"^" + re.escape(place)):
-        compact({"question": "q", **fields})
+        read_compact({"question": "q", **fields})
 
 
 def test_compact_row_with_a_positive_without_text() -> None:
-    positives, *_, counts = compact({"question": "q", "positive_ids": ["5", 1.0]})
+    positives, *_, counts = read_compact({"question": "q", "positive_ids": ["5", 1.0]})
     assert positives == ["1"]
     assert counts["positive_ids without text, left out"] == counts["ids such as 12.0, read as 12"] == 1
     with pytest.raises(SkipRow, match=r"^no positive_ids with text$"):
-        compact({"question": "q", "positive_ids": ["5"]})
+        read_compact({"question": "q", "positive_ids": ["5"]})
 
 
 def test_compact_row_without_positive_is_skipped() -> None:
     with pytest.raises(SkipRow, match=r"^no positive_ids$"):
-        compact({"question": "q", "positive_ids": []})
+        read_compact({"question": "q", "positive_ids": []})
 
 
 def test_compact_row_without_collection_is_refused() -> None:

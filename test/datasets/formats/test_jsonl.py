@@ -1,4 +1,4 @@
-"""JsonlFile: where rows stand, what they hold, and where a file that is not JSONL is refused."""
+"""Tests of JsonlFile: offsets and content of rows, and the location of errors."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ BOM = b"\xef\xbb\xbf"
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[bytes], JsonlFile]:
-    """Makes a file of the given bytes."""
+def make_jsonl(tmp_path: Path) -> Callable[[bytes], JsonlFile]:
+    """Return a function that writes bytes to a file and opens it as JsonlFile."""
 
-    def open_it(content: bytes) -> JsonlFile:
+    def make(content: bytes) -> JsonlFile:
         path = tmp_path / "rows.jsonl"
         path.write_bytes(content)
         return JsonlFile(path)
 
-    return open_it
+    return make
 
 
 @pytest.fixture
-def refusal(opened: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[bytes], Place]:
-    """Reads a file of the given bytes, and returns the place that the error names."""
+def find_refusal(make_jsonl: Callable[[bytes], JsonlFile], tmp_path: Path) -> Callable[[bytes], Place]:
+    """Return a function that reads a file with the given bytes and returns the location in the error."""
 
-    def read_it(content: bytes) -> Place:
+    def find(content: bytes) -> Place:
         with pytest.raises(DataError) as caught:
-            parsed(opened(content))
+            parse_all(make_jsonl(content))
         return parse_place(caught.value, tmp_path / "rows.jsonl")
 
-    return read_it
+    return find
 
 
-def parsed(file: JsonlFile) -> list[dict[str, Any]]:
+def parse_all(file: JsonlFile) -> list[dict[str, Any]]:
     with file.open() as rows:
         return [rows.parse(row).as_dict() for row in range(len(file))]
 
 
-def read(file: JsonlFile) -> list[bytes]:
+def read_all(file: JsonlFile) -> list[bytes]:
     with file.open() as rows:
         return [rows.read(row) for row in range(len(file))]
 
 
-def parse(file: JsonlFile, row: int) -> dict[str, Any]:
+def parse_row(file: JsonlFile, row: int) -> dict[str, Any]:
     with file.open() as rows:
         return rows.parse(row).as_dict()
 
@@ -65,16 +65,16 @@ def parse(file: JsonlFile, row: int) -> dict[str, Any]:
 # Rows and offsets
 
 
-def test_rows_by_hand(opened) -> None:
-    file = opened(b'{"a": 1}\n\n{"b":2}\n')
+def test_rows_by_hand(make_jsonl) -> None:
+    file = make_jsonl(b'{"a": 1}\n\n{"b":2}\n')
     assert len(file) == 3
     assert [file.get_offset(row) for row in range(3)] == [0, 9, 10]
-    assert read(file) == [b'{"a": 1}\n', b"\n", b'{"b":2}\n']
-    assert (parse(file, 0), parse(file, 2)) == ({"a": 1}, {"b": 2})
+    assert read_all(file) == [b'{"a": 1}\n', b"\n", b'{"b":2}\n']
+    assert (parse_row(file, 0), parse_row(file, 2)) == ({"a": 1}, {"b": 2})
     assert file.describe_place(2) == f"{file.path}:3 (byte 10)"
 
 
-# Characters at which str.splitlines ends a line; in JSON the first three may stand as they are.
+# Characters at which str.splitlines ends a line. JSON strings may contain the first three unescaped.
 separators = st.sampled_from("\u2028\u2029\x85\x0b\x0c\x1c\r\n")
 strings = st.text(st.characters(codec="utf-8") | separators, max_size=8)
 scalars = (
@@ -95,23 +95,23 @@ rows = st.tuples(objects | st.sampled_from([b"", b" ", b"\t"]), st.sampled_from(
 
 @law
 @given(st.sampled_from([b"", BOM]), st.lists(rows, min_size=1, max_size=6), st.booleans())
-def test_rows_equal_pythons(opened, head: bytes, lines: list[bytes], is_terminated: bool) -> None:
+def test_rows_equal_those_of_python(make_jsonl, head: bytes, lines: list[bytes], is_terminated: bool) -> None:
     body = b"".join(lines) if is_terminated else b"".join(lines).rstrip(b"\r\n")
     assume(body)
-    expected = io.BytesIO(body).readlines()  # of bytes: "\n" alone ends a line
-    file = opened(head + body)
+    expected = io.BytesIO(body).readlines()  # For bytes, only "\n" ends a line.
+    file = make_jsonl(head + body)
     assert len(file) == len(expected)
-    assert read(file) == expected
+    assert read_all(file) == expected
     start = len(head)
     for row, line in enumerate(expected):
         assert file.get_offset(row) == start
         if line.strip():
-            assert parse(file, row) == json.loads(line)
+            assert parse_row(file, row) == json.loads(line)
         start += len(line)
 
 
-# The file is scanned 2^20 bytes at a time: its newlines stand on the last byte of a piece, on the
-# first of the next, and elsewhere. Between them are holes, so that it takes no room on the disk.
+# The file is scanned 2^20 bytes at a time. Its newlines are the last byte of a piece, the first byte of the next piece,
+# and elsewhere. The file is sparse, so it takes no disk space.
 @pytest.mark.parametrize("size", [2**25, 2**25 + 8, 2**25 + 9])
 def test_rows_of_a_file_that_is_scanned_in_pieces(tmp_path: Path, size: int) -> None:
     newlines = [place for place in (4, 2**24 - 1, 2**24, 2**25 - 1, 2**25 + 7) if place < size]
@@ -126,23 +126,23 @@ def test_rows_of_a_file_that_is_scanned_in_pieces(tmp_path: Path, size: int) -> 
     starts = [0, *(place + 1 for place in newlines)]
     expected = [start for start in starts if start < size]
     assert [rows.get_offset(row) for row in range(len(rows))] == expected
-    assert len(read(rows)[-1]) == size - expected[-1]
+    assert len(read_all(rows)[-1]) == size - expected[-1]
 
 
-def test_pickled_there_and_back(opened) -> None:
-    file = opened(BOM + b'{"a": 1}\n{"a": 2}')
-    copy = pickle.loads(pickle.dumps(file))  # noqa: S301 what a DataLoader does with its dataset
+def test_pickle_round_trip(make_jsonl) -> None:
+    file = make_jsonl(BOM + b'{"a": 1}\n{"a": 2}')
+    copy = pickle.loads(pickle.dumps(file))  # noqa: S301 as a DataLoader does with its dataset
     assert copy.path == file.path
     assert [copy.get_offset(row) for row in range(2)] == [3, 12]
-    assert parsed(copy) == parsed(file) == [{"a": 1}, {"a": 2}]
+    assert parse_all(copy) == parse_all(file) == [{"a": 1}, {"a": 2}]
 
 
 # Faults of JSONL syntax
 
 
-def test_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
-    file = opened(BOM + b'{"a": 1}\n')
-    assert parsed(file) == [{"a": 1}]
+def test_byte_order_mark_at_the_start_is_skipped(make_jsonl) -> None:
+    file = make_jsonl(BOM + b'{"a": 1}\n')
+    assert parse_all(file) == [{"a": 1}]
     assert file.get_offset(0) == 3
 
 
@@ -150,27 +150,27 @@ def test_byte_order_mark_at_the_start_is_passed_over(opened) -> None:
     "content, place",
     [(b"{}\n" + BOM + b"{}\n", (2, 3, "")), (BOM + BOM + b"{}\n", (1, 3, ""))],
 )
-def test_byte_order_mark_elsewhere_is_refused(refusal, content: bytes, place: tuple[int, int, str]) -> None:
-    assert refusal(content) == place
+def test_byte_order_mark_elsewhere_is_refused(find_refusal, content: bytes, place: tuple[int, int, str]) -> None:
+    assert find_refusal(content) == place
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
-def test_utf_16_and_32_are_refused(refusal, encoding: str) -> None:
-    assert refusal('{"a": "b"}\n'.encode(encoding)) == (1, 0, "")
+def test_utf_16_and_32_are_refused(find_refusal, encoding: str) -> None:
+    assert find_refusal('{"a": "b"}\n'.encode(encoding)) == (1, 0, "")
 
 
-def test_utf_16_with_a_big_endian_byte_order_mark_is_refused(refusal) -> None:
-    assert refusal(b"\xfe\xff\0{\0}") == (1, 0, "")
+def test_utf_16_with_a_big_endian_byte_order_mark_is_refused(find_refusal) -> None:
+    assert find_refusal(b"\xfe\xff\0{\0}") == (1, 0, "")
 
 
-def test_latin_1_is_refused_at_its_byte(refusal) -> None:
-    # {}\n and {"a": "caf are 3 + 10 bytes, then comes é.
-    assert refusal(b'{}\n{"a": "caf\xe9"}\n') == (2, 13, "")
+def test_latin_1_is_refused_at_its_byte(find_refusal) -> None:
+    # The byte of é follows {}\n (3 bytes) and {"a": "caf (10 bytes).
+    assert find_refusal(b'{}\n{"a": "caf\xe9"}\n') == (2, 13, "")
 
 
-def test_crlf_is_accepted(opened) -> None:
-    file = opened(b'{"a": 1}\r\n{"a": 2}\r\n')
-    assert parsed(file) == [{"a": 1}, {"a": 2}]
+def test_crlf_is_accepted(make_jsonl) -> None:
+    file = make_jsonl(b'{"a": 1}\r\n{"a": 2}\r\n')
+    assert parse_all(file) == [{"a": 1}, {"a": 2}]
     assert file.get_offset(1) == 10
 
 
@@ -179,22 +179,22 @@ def test_crlf_is_accepted(opened) -> None:
     [
         (b'{"a": 1}\r{"a": 2}\r', (1, 8, "")),
         (b'{}\n{"a": 1}\r{"a": 2}\n', (2, 11, "")),
-        (b'{"a": 1}\r{', (1, 8, "")),  # and the file ends here
+        (b'{"a": 1}\r{', (1, 8, "")),
     ],
 )
-def test_lone_carriage_return_is_refused(refusal, content: bytes, place: tuple[int, int, str]) -> None:
-    assert refusal(content) == place
+def test_lone_carriage_return_is_refused(find_refusal, content: bytes, place: tuple[int, int, str]) -> None:
+    assert find_refusal(content) == place
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\\u2028", "\\u2029", "\\u0085", "\\u000b", "\\f"])
-def test_other_line_separators_end_no_row(opened, character: str) -> None:
-    file = opened(f'{{"a": "x{character}y"}}\n{{"a": "z"}}\n'.encode())
-    assert parsed(file) == [{"a": json.loads(f'"x{character}y"')}, {"a": "z"}]
+def test_other_line_separators_end_no_row(make_jsonl, character: str) -> None:
+    file = make_jsonl(f'{{"a": "x{character}y"}}\n{{"a": "z"}}\n'.encode())
+    assert parse_all(file) == [{"a": json.loads(f'"x{character}y"')}, {"a": "z"}]
 
 
 @pytest.mark.parametrize("character", [b"\x0b", b"\x0c"])
-def test_raw_control_character_is_refused_in_its_row(refusal, character: bytes) -> None:
-    assert refusal(b'{}\n{"a": "' + character + b'"}\n') == (2, 10, "")
+def test_raw_control_character_is_refused_in_its_row(find_refusal, character: bytes) -> None:
+    assert find_refusal(b'{}\n{"a": "' + character + b'"}\n') == (2, 10, "")
 
 
 @pytest.mark.parametrize(
@@ -211,129 +211,131 @@ def test_raw_control_character_is_refused_in_its_row(refusal, character: bytes) 
         (b'{"a": 01}', 6),
         (b'{"a"  1}', 6),
         (b"{a: 1}", 1),
-        # The byte counts bytes, not characters: these are 2, 3 and 4 each.
+        # The location counts bytes, not characters. These characters have 2, 3 and 4 bytes.
         ('{"é€😀": None}'.encode(), 14),
     ],
 )
 @pytest.mark.parametrize("head, line, start", [(b"", 1, 0), (b'{"b": 0}\n', 2, 9), (BOM + b"{}\r\n{}\n", 3, 10)])
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_nearly_json_is_refused(refusal, head: bytes, line: int, start: int, row: bytes, byte: int, end: bytes) -> None:
-    assert refusal(head + row + end) == (line, start + byte, "")
+def test_nearly_json_is_refused(
+    find_refusal, head: bytes, line: int, start: int, row: bytes, byte: int, end: bytes
+) -> None:
+    assert find_refusal(head + row + end) == (line, start + byte, "")
 
 
-def test_comment_after_the_object_is_refused(refusal) -> None:
-    assert refusal(b'{"a": 1} # one\n') == (1, 9, "")
+def test_comment_after_the_object_is_refused(find_refusal) -> None:
+    assert find_refusal(b'{"a": 1} # one\n') == (1, 9, "")
 
 
 WHOLE = r'{"é€😀": ["\ud83d\ude00\n", -1.5e3, true, false, null], "b": {"c": ""}}'.encode()
 
 
-# Wherever it is cut, also inside a character, an escape or a literal.
+# The row is truncated at each byte, also inside a character, an escape or a literal.
 @pytest.mark.parametrize("size", range(1, len(WHOLE)))
-def test_truncated_last_line_is_refused_with_the_byte_of_the_cut(opened, size: int) -> None:
+def test_truncated_last_line_is_refused_with_the_byte_of_the_cut(make_jsonl, size: int) -> None:
     with pytest.raises(DataError, match=rf"rows\.jsonl:2 \(byte \d+\): .* byte {9 + size}\b"):
-        parsed(opened(b'{"a": 1}\n' + WHOLE[:size]))
+        parse_all(make_jsonl(b'{"a": 1}\n' + WHOLE[:size]))
 
 
-def test_truncated_last_line_by_hand(refusal) -> None:
-    assert refusal(b'{"a": 1}\n{"a": ') == (2, 15, "")
+def test_truncated_last_line_by_hand(find_refusal) -> None:
+    assert find_refusal(b'{"a": 1}\n{"a": ') == (2, 15, "")
 
 
-def test_last_line_without_newline_is_a_row(opened) -> None:
-    assert parsed(opened(b'{"a": 1}\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
+def test_last_line_without_newline_is_a_row(make_jsonl) -> None:
+    assert parse_all(make_jsonl(b'{"a": 1}\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
 
 
-# Its last byte is wrong, which is not the same as cut: more bytes would not help.
+# The last byte is wrong. More bytes would not make the row valid, so it is not reported as truncated.
 @pytest.mark.parametrize("row, byte", [(b'{"a": 1}}', 8), (b'{"a": 1} x', 9), (b'{"a": 1.}', 8), (b"x", 0)])
-def test_wrong_last_byte_is_not_taken_for_a_truncation(refusal, row: bytes, byte: int) -> None:
-    assert refusal(b"{}\n" + row) == (2, 3 + byte, "")
+def test_wrong_last_byte_is_not_reported_as_truncation(find_refusal, row: bytes, byte: int) -> None:
+    assert find_refusal(b"{}\n" + row) == (2, 3 + byte, "")
 
 
-def test_only_the_last_line_can_be_truncated(refusal) -> None:
-    assert refusal(b'{"a": \n{}') == (1, 7, "")
+def test_only_the_last_line_can_be_truncated(find_refusal) -> None:
+    assert find_refusal(b'{"a": \n{}') == (1, 7, "")
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc0\xaf", b"\xe2\x82"], ids=["invalid", "overlong", "truncated"])
-def test_bytes_that_are_not_utf_8_are_refused(refusal, bad: bytes) -> None:
-    assert refusal(b'{}\n{"a": "' + bad + b'"}\n') == (2, 10, "")
+def test_bytes_that_are_not_utf_8_are_refused(find_refusal, bad: bytes) -> None:
+    assert find_refusal(b'{}\n{"a": "' + bad + b'"}\n') == (2, 10, "")
 
 
-def test_bytes_of_a_lone_surrogate_are_refused(refusal) -> None:
-    assert refusal(b'{"a": "\xed\xa0\x80"}\n') == (1, 7, "")
+def test_bytes_of_a_lone_surrogate_are_refused(find_refusal) -> None:
+    assert find_refusal(b'{"a": "\xed\xa0\x80"}\n') == (1, 7, "")
 
 
-def test_raw_nul_is_refused(refusal) -> None:
-    assert refusal(b'{"a": "\0"}\n') == (1, 7, "")
-    assert refusal(b'{"a": "b"}\n' + b"\0" * 8 + b"\n") == (2, 11, "")
+def test_raw_nul_is_refused(find_refusal) -> None:
+    assert find_refusal(b'{"a": "\0"}\n') == (1, 7, "")
+    assert find_refusal(b'{"a": "b"}\n' + b"\0" * 8 + b"\n") == (2, 11, "")
 
 
-def test_line_that_is_too_long_is_refused(opened, refusal, monkeypatch) -> None:
+def test_long_line_is_refused(make_jsonl, find_refusal, monkeypatch) -> None:
     monkeypatch.setattr("text.datasets.formats.jsonl.MAX_ROW_BYTES", 12)
-    assert len(opened(b'{"a": "bc"}\n{}\n')) == 2
-    assert refusal(b'{}\n{"a": "bcd"}\n') == (2, 3, "row")
+    assert len(make_jsonl(b'{"a": "bc"}\n{}\n')) == 2
+    assert find_refusal(b'{}\n{"a": "bcd"}\n') == (2, 3, "row")
 
 
-def test_a_row_without_an_end_is_refused_where_it_is_too_long(tmp_path: Path) -> None:
+def test_endless_row_is_refused_where_it_becomes_too_long(tmp_path: Path) -> None:
     path = tmp_path / "sparse.jsonl"
     path.write_bytes(b'{}\n\n{"a": ')
-    os.truncate(path, 1 << 40)  # To read all of it takes minutes.
+    os.truncate(path, 1 << 40)  # Reading the whole file takes minutes.
     with pytest.raises(DataError) as caught:
         JsonlFile(path)
     assert parse_place(caught.value, path) == (3, 4, "row")
 
 
-def test_escaped_nul_is_accepted(opened) -> None:
-    assert parsed(opened(rb'{"a": "\u0000"}')) == [{"a": "\0"}]
+def test_escaped_nul_is_accepted(make_jsonl) -> None:
+    assert parse_all(make_jsonl(rb'{"a": "\u0000"}')) == [{"a": "\0"}]
 
 
-def test_deep_nesting_is_refused(refusal) -> None:
-    assert refusal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n").line == 1
+def test_deep_nesting_is_refused(find_refusal) -> None:
+    assert find_refusal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n").line == 1
 
 
-def test_blank_lines_are_rows(opened) -> None:
-    file = opened(b"\n \t\r\n{}\n\r\n\n")
-    assert [line.isspace() for line in read(file)] == [True, True, False, True, True]
+def test_blank_lines_are_rows(make_jsonl) -> None:
+    file = make_jsonl(b"\n \t\r\n{}\n\r\n\n")
+    assert [line.isspace() for line in read_all(file)] == [True, True, False, True, True]
     assert file.describe_place(2) == f"{file.path}:3 (byte 5)"
 
 
 @pytest.mark.parametrize("row, byte", [(b'{"a":1}{"b":2}', 7), (b'{"a": 1} {"b": 2}', 9), (b"{} {", 3)])
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_two_documents_on_a_line_are_refused(refusal, row: bytes, byte: int, end: bytes) -> None:
-    assert refusal(b"{}\n" + row + end) == (2, 3 + byte, "")
+def test_two_documents_on_a_line_are_refused(find_refusal, row: bytes, byte: int, end: bytes) -> None:
+    assert find_refusal(b"{}\n" + row + end) == (2, 3 + byte, "")
 
 
 @pytest.mark.parametrize("row", ["null", "1", "-0.5", '"x"', "true"])
-def test_row_that_is_no_object_is_refused(refusal, row: str) -> None:
-    assert refusal(f"{{}}\n{row}\n".encode()) == (2, 3, "")
+def test_row_that_is_not_an_object_is_refused(find_refusal, row: str) -> None:
+    assert find_refusal(f"{{}}\n{row}\n".encode()) == (2, 3, "")
 
 
-def test_row_that_is_an_array_is_refused(refusal) -> None:
-    assert refusal(b'{}\n[{"a": 1}]\n') == (2, 3, "")
+def test_row_that_is_an_array_is_refused(find_refusal) -> None:
+    assert find_refusal(b'{}\n[{"a": 1}]\n') == (2, 3, "")
 
 
-def test_largest_integers_are_kept(opened) -> None:
+def test_largest_integers_are_kept(make_jsonl) -> None:
     row = {"a": 2**64 - 1, "b": -(2**63)}
-    assert parsed(opened(json.dumps(row).encode())) == [row]
+    assert parse_all(make_jsonl(json.dumps(row).encode())) == [row]
 
 
 @pytest.mark.parametrize("content", [b"[]", b'[{"a": 1}]\n', b'\n  [\n{"a": 1}\n]\n', BOM + b"[{}]"])
-def test_file_that_is_an_array_is_refused(refusal, content: bytes) -> None:
-    assert refusal(content) == (1, 0, "")
+def test_file_that_is_an_array_is_refused(find_refusal, content: bytes) -> None:
+    assert find_refusal(content) == (1, 0, "")
 
 
-def test_gzip_under_a_plain_name_is_refused(refusal) -> None:
-    assert refusal(gzip.compress(b'{"a": 1}\n')) == (1, 0, "")
+def test_gzip_under_a_plain_name_is_refused(find_refusal) -> None:
+    assert find_refusal(gzip.compress(b'{"a": 1}\n')) == (1, 0, "")
 
 
-def test_file_that_shrinks_is_refused(opened) -> None:
-    file = opened(b'{"a": 1}\n{"a": 2}\n')
+def test_file_that_shrinks_is_refused(make_jsonl) -> None:
+    file = make_jsonl(b'{"a": 1}\n{"a": 2}\n')
     Path(file.path).write_bytes(b'{"a": 1}\n{"a"')
     with pytest.raises(DataError, match=re.escape(file.path)), file.open():
         pass
 
 
-def test_file_that_shrinks_while_it_is_read_is_refused(opened) -> None:
-    file = opened(b'{"a": 1}\n{"a": 2}\n')
+def test_file_that_shrinks_while_it_is_read_is_refused(make_jsonl) -> None:
+    file = make_jsonl(b'{"a": 1}\n{"a": 2}\n')
     with file.open() as rows:
         Path(file.path).write_bytes(b'{"a": 1}\n{"a"')
         assert rows.parse(0).as_dict() == {"a": 1}
@@ -343,8 +345,8 @@ def test_file_that_shrinks_while_it_is_read_is_refused(opened) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", BOM])
-def test_empty_file_is_refused(refusal, content: bytes) -> None:
-    assert refusal(content) == (1, 0, "")
+def test_empty_file_is_refused(find_refusal, content: bytes) -> None:
+    assert find_refusal(content) == (1, 0, "")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ values = st.recursive(
 
 
 def list_fields(value: object, path: str) -> list[tuple[str, object]]:
-    """All list_fields of a value with their values."""
+    """Return all fields inside a value, with their paths and values."""
     inner = []
     if isinstance(value, dict):
         inner = [(f"{path}.{key}".removeprefix("."), child) for key, child in value.items()]

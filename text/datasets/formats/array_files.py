@@ -150,7 +150,7 @@ class Column(Sequence[int]):
             DataError: The range is invalid, or the file was truncated after it was opened.
         """
         if not 0 <= start <= end <= self._length:
-            raise DataError(f"{self._file.path}: file is damaged. Remove it; it is built again.")
+            raise DataError(f"{self._file.path}: file is damaged. Remove it, and it will be rebuilt.")
         return self._file.read(self._start + start * self._size, self._start + end * self._size)
 
     def find(self, number: int) -> range:
@@ -185,7 +185,7 @@ def check_ascending(ends: Column, start: int, end: int, path: Path) -> None:
     """Check that the offsets ``ends`` start with ``start``, never decrease, and finish with ``end``.
 
     Raises:
-        ArtifactError: The offsets do not fit. ``path`` is the file to name.
+        ArtifactError: The offsets do not fit. The message names ``path``.
     """
     fits = len(ends) > 0 and ends[0] == start and ends[len(ends) - 1] == end
     if not (fits and is_ascending(ends)):

@@ -47,7 +47,7 @@ def detect_form(path: str) -> Form:
     """Detect compression and JSON layout from the start of a file.
 
     Raises:
-        DataError: The file is not UTF-8, or its name ends for another compression.
+        DataError: The file is not UTF-8, or the ending of its name contradicts its compression.
         UsageError: The path is a folder, pipe, device, socket or broken symbolic link.
         OSError: The file cannot be read.
     """
@@ -75,7 +75,7 @@ def read_chunks(path: str, form: Form, progress: Progress | None = None) -> Iter
     Args:
         path: Path of the file.
         form: Form of the file, from ``detect_form``.
-        progress: Progress bar, advanced by the number of (compressed) bytes read.
+        progress: Progress bar to advance by the bytes read from the file, before decompression.
 
     Raises:
         DataError: A compressed file is truncated, damaged, has extra data at the end, or decompresses to more than 256
@@ -98,9 +98,8 @@ def _read_blocks(path: str, size: int, progress: Progress | None) -> Iterator[by
 def _decompress(path: str, compression: str, progress: Progress | None) -> Iterator[bytes]:
     """Yield the decompressed bytes. Both formats allow several compressed frames in one file."""
     decompressor, place, size = None, 0, 0
-    zstd = (
-        zstandard.ZstdDecompressor()
-    )  # Shared by all frames: creating it takes longer than decompressing a small one.
+    # All frames share this object, because creating it takes longer than decompressing a small frame.
+    zstd = zstandard.ZstdDecompressor()
     for chunk in _read_blocks(path, _PACKED_BYTES[compression], progress):
         rest = chunk
         while rest:

@@ -27,8 +27,8 @@ def prepare_plain_file(path: str) -> str:
     """Return the path of a plain JSONL file: the given file, or its converted copy.
 
     Raises:
-        DataError: The name contradicts the content (a JSON array is named .jsonl), or the file is not UTF-8, is
-            truncated, decompresses to too many bytes, has a row above 16 MiB or an element that is not an object.
+        DataError: The name contradicts the content (a JSON array is named .jsonl). Or the file is not UTF-8, is
+            truncated, or decompresses to too many bytes. Or a row is above 16 MiB, or an element is not an object.
         OSError: The file cannot be read, or the converted copy cannot be written.
     """
     form = detect_form(path)

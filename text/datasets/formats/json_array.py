@@ -171,8 +171,8 @@ class _Array:
             self._joint, self._joint_end = before.group() + after.group(), len(before.group())
 
     def _explain_endless(self) -> DataError:
-        """Return the error for an element whose end is not found: cut, too long, or invalid (a lone quote)."""
-        # The first bytes suffice to tell invalid JSON from a long element, unless the error lies far behind them.
+        """Return the error for an element without an end: truncated, too long, or invalid (such as a lone quote)."""
+        # The first bytes suffice to tell invalid JSON from a long element, unless the error occurs after them.
         is_long = len(self._data) > MAX_ELEMENT_BYTES
         text = bytes(memoryview(self._data)[: _HEAD_BYTES if is_long else len(self._data)])
         if is_long and is_incomplete_json(mask_repairs(text)):

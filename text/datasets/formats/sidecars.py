@@ -81,7 +81,7 @@ def load_or_make_sidecar(
             try:
                 return _load(target, path, load)
             except (ArtifactError, OSError) as error:
-                line = f"{os.fspath(path)}: rebuilding the kept data for this file, which cannot be used: {error}"
+                line = f"{os.fspath(path)}: rebuilding the cached data of this file, because it cannot be used: {error}"
                 print(escape_controls(line), file=sys.stderr)
     target = next(filter(_prepare_place, targets), None)
     if target is None:
@@ -121,7 +121,7 @@ def _load(target: Path, path: str | os.PathLike[str], load: Callable[[Path], T])
     """
     note = read_json(_get_note_path(target), _Note)
     if note.name != target.name:
-        raise ArtifactError(f"{_get_note_path(target)}: describes another file.")
+        raise ArtifactError(f"{_get_note_path(target)}: does not describe {target.name}.")
     check_facts(target, note.facts)
     with suppress(OSError):  # Another user may own the sidecar, or the disk may be read-only.
         for each in (target, _get_note_path(target)):

@@ -40,7 +40,7 @@ def parse_object(line: bytes | memoryview, parser: simdjson.Parser) -> simdjson.
 
 
 def alternate_parsers() -> Iterator[simdjson.Parser]:
-    """Return two parsers in alternation. A loop variable can hold one record while the next record is parsed."""
+    """Yield two parsers in turn, so that a loop variable can hold a record while the next record is parsed."""
     return itertools.cycle((simdjson.Parser(), simdjson.Parser()))
 
 
@@ -82,7 +82,7 @@ def is_incomplete_json(text: bytes) -> bool:
 
 
 def _find_problem(line: bytes, error: orjson.JSONDecodeError, is_element: bool) -> tuple[int, str]:
-    """Return the byte and the description of the first problem. The byte is the line's end if the line is cut."""
+    """Return the byte and the description of the first problem. For a truncated line, the byte is the line's end."""
     expected = "expected a JSON object" if is_element else "expected one JSON object per line"
     try:
         text = line.decode("utf-8")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class EpochFigures:
+class EpochMetrics:
     """Metrics of the batches of an epoch, for one row of the logs at the end of the epoch.
 
     Lightning does not save its own means in checkpoints. After a resume inside an epoch they would cover only the
