@@ -124,7 +124,7 @@ def train(flags: TrainFlags) -> None:
             check_negatives(pipes["train"], in_batch_negatives=flags.objective.in_batch_negatives)
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
 
-        # Tokenizer: load that of the encoder, or train a tokenizer on the training file.
+        # Tokenizer: load the encoder's tokenizer, or train one on the training file.
         path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
         tokenizer = load_or_train_tokenizer(path, pipes["train"].texts, flags.model.vocab_size)
 

@@ -80,11 +80,11 @@ class LoopFlags:
     """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
     rounds cannot mine from BM25."""
     rounds: list[dict[str, Any]] = field(default_factory=lambda: [{}])
-    """Training runs in order, each with any of: train and mine (flags of this round), sources (number of hard negatives
-    from dense and bm25), and go_on (start from the model of the previous round)."""
+    """Training runs in order. Each round may have train and mine (flags of this round), sources (number of hard
+    negatives from dense and bm25) and go_on (start from the previous round's model)."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
-    """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows, and scores each passage by its
-    best window among the top 1,000; BM25 in the table ranks whole passages."""
+    """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows. It scores each passage by its
+    best window among the top 1,000, but BM25 in the table ranks whole passages."""
     train: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
     """Flags of dpr-text train for all rounds."""
     encode: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})

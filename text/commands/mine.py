@@ -39,7 +39,7 @@ class MineFlags:
     runs: list[str] = field(default_factory=list)
     """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives."""
     model: str | None = model_path_field(None)
-    """Folder of a model to search with. Its run becomes the first source. Requires --embeddings."""
+    """Folder of a model to search with, together with --embeddings. Its run becomes the first source."""
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
     num: list[int] = field(default_factory=lambda: [1])

@@ -42,9 +42,9 @@ class SearchFlags:
     bm25: bool = False
     """Search with BM25 instead of a model. Requires --collection."""
     bm25_k1: float | None = number_field(None, least=0)
-    """Term frequency saturation of BM25. The default is 0.9, as in Anserini. Requires --bm25."""
+    """Term frequency saturation of BM25, used with --bm25. The default is 0.9, as in Anserini."""
     bm25_b: float | None = number_field(None, least=0)
-    """Length normalization of BM25, 0 to 1. The default is 0.4, as in Anserini. Requires --bm25."""
+    """Length normalization of BM25 (0 to 1), used with --bm25. The default is 0.4, as in Anserini."""
     collection: str | None = None
     """Passage file to search with --bm25."""
     questions: str | None = None
@@ -63,8 +63,8 @@ class SearchFlags:
     """Score each document by its best window among the k passages (MaxP), and keep this many documents per question.
     Use it if the passages are windows (dpr-text windows)."""
     run: str | None = None
-    """Output file for the TREC run. RUN.json next to it records the model, collection and questions. Required without
-    --interactive."""
+    """Output file for the TREC run, required without --interactive. RUN.json next to it records the model, collection
+    and questions."""
     overwrite: bool = False
     """Replace an existing run."""
     encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"

@@ -88,9 +88,9 @@ class ModelFlags:
     """Encoders, tokenizer and similarity."""
 
     encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
-    """Encoder to start from: tiny, mini, small, base or large (random weights), a model folder, the name of a model in
-    the Hugging Face cache, or a checkpoint of FAIR's DPR. A folder holds a RoBERTa, XLM-RoBERTa, BERT or DPR model of
-    transformers, a sentence-transformers model, or the model/ of a run."""
+    """Encoder to start from: tiny, mini, small, base or large (random weights), a model folder, a model name in the
+    Hugging Face cache, or a checkpoint of FAIR's DPR. A folder holds a RoBERTa, XLM-RoBERTa, BERT, DPR or
+    sentence-transformers model, or is the model/ of a run."""
     tokenizer: str | None = model_path_field(None)
     """tokenizer.json, or a folder that contains tokenizer.json, vocab.json with merges.txt, or vocab.txt. By default,
     the encoder's tokenizer is used, or a byte-level BPE is trained on the training file."""

@@ -38,7 +38,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def scale_for_backward(losses: Tensor, num_questions: int) -> Tensor:
-    """Return the loss for ``backward`` on this rank. The mean of the ranks' gradients is then that of one process.
+    """Return the loss for ``backward`` on this rank, so that the ranks' mean gradient equals that of one process.
 
     Args:
         losses: (N,) losses of this rank's questions.
