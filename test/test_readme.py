@@ -28,8 +28,8 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, python: Path) -> None:
     code = [block for block in find_blocks(README) if not is_left_out(block.code)]
     assert [block.language for block in code].count("python") == 2
     printed = "".join(run_blocks(code, tmp_path, python))
-    # The file has ten questions, each with a positive and a hard negative.
-    assert re.search(r"^torch.Size\(\[10, \d+\]\) torch.Size\(\[20, \d+\]\)$", printed, flags=re.MULTILINE)
+    # The file has ten questions. Some of their positives and hard negatives are the same passages.
+    assert re.search(r"^torch.Size\(\[10, \d+\]\) torch.Size\(\[1\d, \d+\]\)$", printed, flags=re.MULTILINE)
     assert "accuracy@1 " in printed
     assert re.search(r"^[123] -?\d+\.\d+$", printed, flags=re.MULTILINE)
 
