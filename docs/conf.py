@@ -20,7 +20,7 @@ exclude_patterns = ["package.md"]  # the page of the wheel
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# API pages: a name stands under the package that gives it, with what its docstring says.
+# An API page lists the names that a package exports, with their docstrings.
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -33,7 +33,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 100
 
-smartquotes = False  # would make a dash of the two before a flag
+smartquotes = False  # would turn the two hyphens of a flag into a dash
 
 html_theme = "furo"
 html_title = "dpr-text"
@@ -62,6 +62,7 @@ pygments_dark_style = "github-dark"
 
 
 def setup(app: Any) -> None:
+    """Register the hooks of this configuration with Sphinx."""
     app.connect("autodoc-process-docstring", _keep_attribute, priority=400)
     app.connect("autodoc-process-docstring", _put_attribute_back, priority=600)
     app.connect("autodoc-process-signature", _leave_out_flags)
@@ -71,9 +72,9 @@ _attributes: dict[str, list[str]] = {}
 
 
 def _keep_attribute(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Before napoleon, which takes what stands before a colon for a type."""
+    """Store the docstring of an attribute before napoleon, which would take the text before a colon for a type."""
     if what == "attribute":
-        # Python's own words on a field of a NamedTuple say nothing.
+        # Python's default docstring of a NamedTuple field is not useful.
         _attributes[name] = [line for line in lines if not line.startswith("Alias for field number")]
 
 

@@ -42,8 +42,8 @@ class EncodeFlags:
     passage_max_length: int | None = number_field(None, least=1)
     """Maximum length of title and text in tokens, including special tokens. The default is the model's limit."""
     titles: Literal["pair", "join"] | None = None
-    """Encode title and text as a pair (DPR), or join them with a space, as is usual with sentence-transformers. The
-    default is the setting that the model was trained with, or pair."""
+    """Encode title and text as a pair (DPR), or join them with a space. The default is the setting of the
+    model's training. Without one, it is join for sentence-transformers and pair otherwise."""
     device: str | None = None
     """Device of the encoder, such as cpu or cuda. By default, a GPU is used if there is one."""
     gpus: int | None = number_field(None, least=0)

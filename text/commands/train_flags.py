@@ -34,7 +34,7 @@ class DataFlags:
     train_files: list[str] | None = None
     """Training files to mix. They replace the training file in data_path."""
     train_rates: list[float] | None = field(default=None, metadata={"above": 0, "below": 1000})
-    """How often each of train_files is used per epoch, one number per file. The default is 1; FAIR's DPR uses small
+    """Repetitions of each of train_files per epoch, one number per file. The default is 1; FAIR's DPR uses small
     sets 4 times."""
     valid_file: str | None = None
     """Validation file. It replaces the one in data_path; without validation data, the last checkpoint becomes the
@@ -112,8 +112,8 @@ class ModelFlags:
     freeze_passage: bool = False
     """Freeze the passage encoder: its weights are not trained."""
     pooling: Literal["first", "mean"] | None = None
-    """How token states become one embedding: the first token (DPR) or the mean of all tokens. The default is that of
-    the starting model, or mean for random weights."""
+    """Pooling of the token states: the first token (DPR) or the mean of all tokens. The default is that of the starting
+    model, or mean for random weights."""
     projection_dim: int | None = number_field(None, least=1, most=1 << 16)
     """Output width of a linear layer with layer norm after pooling (dpr-scale). The default is that of the starting
     model, or none."""
