@@ -82,7 +82,7 @@ def test_every_command_prints_its_help(name: str, capsys: pytest.CaptureFixture[
 def test_help_shows_defaults_as_people_write_them() -> None:
     shown = {name: " ".join(format_help(load_command(name)[1], name).split()) for name in ("evaluate", "mine", "loop")}
     assert "--k N [N ...] Cut-offs of the metrics. (default: 1 5 10 20 100)" in shown["evaluate"]
-    assert "--num N [N ...] Number of negatives from each source. (default: 1)" in shown["mine"]
+    assert "for each of --runs. (default: 1)" in shown["mine"]
     assert "--score_start={true,false}" in shown["loop"] and "(default: true)" in shown["loop"]
     assert "--train {NAME: VALUE}" in shown["loop"]
 

@@ -279,11 +279,11 @@ def test_row_with_a_repairable_value_is_kept_unchanged(raw, out, form, value):
         (row(1, positive_ctxs=[{"title": "a", "body": "b"}]), "positive_ctxs.text: missing"),
         (
             row(1, extra=0).replace('"extra": 0', '"extra": {"a": 1, "b": 2, "a": 1}'),
-            "a: key occurs twice in one object",
+            "a: key stands twice in one object",
         ),
         (
             row(1, extra=0).replace('"extra": 0', '"extra": [{"a": {}, "\\u0061": 2}]'),
-            "a: key occurs twice in one object",
+            "a: key stands twice in one object",
         ),
         ('{"query": "q", "pos": []}', "question: missing"),
     ],

@@ -401,5 +401,5 @@ def test_reuse_of_embeddings_of_another_model_raises(
 ) -> None:
     before = write_shards(tmp_path / "before", np.ones((4, 16), dtype=np.float32))
     embedder = Embedder.from_pretrained(model, "passage")
-    with pytest.raises(ArtifactError, match=r"before/embeddings: cannot be reused \(model "):
+    with pytest.raises(ArtifactError, match=r"before/embeddings: cannot be reused \(model files "):
         plan_encoding(collection, embedder, reuse=before)

@@ -47,7 +47,7 @@ class LoopFlags:
 
     Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
     files, so a complete stage is reused. At the end, the loop writes table.md, table.json and table.html, and
-    models.json with the model folder of each round.
+    models.json with the model folder of each round. docs/guide/mining.md explains each section of a recipe.
 
     Examples::
 

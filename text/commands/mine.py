@@ -37,13 +37,14 @@ class MineFlags:
     """Output file for the mined rows. OUTPUT.rejected.jsonl lists the rejected candidates with reasons,
     OUTPUT.summary.json counts them, and OUTPUT.trec is the run of --model."""
     runs: list[str] = field(default_factory=list)
-    """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives."""
+    """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives; a dense
+    run and a BM25 run give different kinds."""
     model: str | None = model_path_field(None)
     """Folder of a model to search with, together with --embeddings. Its run becomes the first source."""
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
     num: list[int] = field(default_factory=lambda: [1])
-    """Number of negatives from each source."""
+    """Number of negatives from each source: first that of --model, then one number for each of --runs."""
     filters: Filters = field(default_factory=Filters)
     """Conditions that a negative must meet."""
     sort_by_title: bool = False

@@ -79,11 +79,11 @@ class SearchFlags:
         if (self.questions is None) == (not self.interactive):
             raise UsageError("--questions, --interactive: give exactly one of them.")
         if (self.run is None) == (not self.interactive):
-            raise UsageError("--run is the output file for --questions. Give both of them or neither.")
+            raise UsageError("Give --run=FILE for the results of --questions. --interactive does not take --run.")
         if sum([self.index is not None, self.milvus is not None, self.bm25]) > 1:
             raise UsageError("--index, --milvus, --bm25: give at most one of them.")
         if self.bm25 != (self.collection is not None) or (self.bm25 and self.interactive):
-            raise UsageError("--bm25 needs --collection and --questions, and --collection needs --bm25.")
+            raise UsageError("--bm25 needs --collection and --questions. --collection is only for --bm25.")
         if not self.bm25 and (self.bm25_k1, self.bm25_b) != (None, None):
             raise UsageError("--bm25_k1, --bm25_b: these flags need --bm25.")
         if self.qrels is not None and self.questions is None:

@@ -48,27 +48,32 @@ class DataFlags:
     """Passage file (psgs_w100.tsv or JSONL) for compact rows, which list passages in positive_ids and
     hard_negative_ids."""
     batch_size: int = number_field(5, least=1, most=1 << 20)
-    """Questions per batch, in total over all GPUs. A larger batch has more in-batch negatives; DPR uses 128 on NQ."""
+    """Questions per batch, in total over all GPUs. The default suits a first try; a larger batch has more in-batch
+    negatives, and DPR uses 128 on NQ."""
     one_set_per_batch: bool = False
     """Draw each training batch from a single training file, as FAIR's DPR does. By default, a batch mixes all files."""
     rows_together: int = number_field(1, least=1)
-    """Keep this many neighboring rows of a training file together when shuffling. If rows are sorted by article (mine
-    --sort_by_title), passages of one article become each other's in-batch negatives."""
+    """Keep this many neighboring rows of a training file together when shuffling. Use it if rows are sorted by article
+    (mine --sort_by_title): passages of one article then become each other's in-batch negatives."""
     num_hard_negatives: int = number_field(1, least=0)
     """Hard negatives per training question, resampled every epoch. DPR uses 1."""
     num_other_negatives: int = number_field(0, least=0)
-    """Random negatives (negative_ctxs) per training question. DPR uses 0."""
+    """Random negatives (negative_ctxs) per training question. Use them if rows have no hard negatives; DPR uses 0."""
     num_positives: int = number_field(1, least=1)
-    """Positives per training question. The loss covers all of them; DPR uses 1."""
+    """Positives per training question. Use more if questions have several right answers: the loss covers all of
+    them."""
     sample_positives: bool = False
-    """Sample the positive of each training question at random. By default, the first positive is used."""
+    """Sample the positive of each training question at random. Use it if the order of the positives has no meaning; by
+    default, the first positive is used."""
     eval_hard_negatives: int = number_field(30, least=0)
-    """Hard negatives per question in validation and test: the first ones of the row. DPR uses 30."""
+    """Hard negatives per question in validation and test: the first ones of the row. Lower it if validation is slow;
+    DPR uses 30."""
     eval_other_negatives: int = number_field(30, least=0)
-    """Random negatives per question in validation and test: the first ones of the row. DPR uses 30."""
+    """Random negatives per question in validation and test: the first ones of the row. Lower it if validation is slow;
+    DPR uses 30."""
     score_key: str | None = None
-    """Key of the score that a teacher or guide gave each training passage, such as score. --guide_margin and
-    --distillation need it."""
+    """Field of each training passage that holds the score of a teacher or guide model, such as teacher_score.
+    --guide_margin and --distillation need it."""
     allow_no_negatives: bool = False
     """Train even if no question has a negative. The loss is then 0 and the model learns nothing."""
     max_skipped: float = number_field(0.001, least=0)
@@ -77,7 +82,8 @@ class DataFlags:
     """Skip rows without a positive, as FAIR's DPR does, and do not count them towards max_skipped. FAIR's trivia-train
     has 18,372 such rows."""
     token_cache: bool = False
-    """Tokenize each text once, and cache the tokens in a file next to the data. The batches stay the same."""
+    """Tokenize each text once, and cache the tokens in a file next to the data. Use it if tokenizing limits the speed;
+    the batches stay the same."""
     num_workers: int = number_field(0, least=0, most=256)
     """Worker processes that read and tokenize data; 0 uses the training process. Use more if the GPU waits for data;
     the batches stay the same."""
@@ -98,19 +104,21 @@ class ModelFlags:
     """Tokenizer implementation. Both give the same ids; torchtext's GPT2BPETokenizer needs the files of GPT-2 or
     RoBERTa."""
     vocab_size: int = number_field(8192, most=1 << 20)
-    """Maximum vocabulary size of a tokenizer that is trained."""
+    """Maximum vocabulary size of a tokenizer that is trained. Only random weights without --tokenizer train one."""
     tied: bool | None = field(default=None, metadata={"bare": "true"})
-    """Share one encoder between questions and passages. By default, follow the starting model: a sentence-transformers
-    model is shared; otherwise two encoders start with the same weights."""
+    """Share one encoder between questions and passages. It halves the memory and suits small data sets. By default,
+    follow the starting model: a sentence-transformers model is shared; otherwise two encoders start with the same
+    weights."""
     similarity: Literal["dot", "cosine"] | None = None
     """Similarity of two embeddings: dot product or cosine. The default is that of the starting model, or dot (DPR)."""
     temperature: float | None = number_field(None, above=0)
-    """Divisor of the logits. The default is the temperature of a saved dpr-text model; 0.05 for cosine similarity or
-    unit-length embeddings; otherwise 1 (DPR)."""
+    """Temperature: scores are divided by it before the softmax, so a lower value sharpens them. The default is the
+    value of a saved dpr-text model; 0.05 for cosine similarity or unit-length embeddings; otherwise 1 (DPR)."""
     freeze_question: bool = False
-    """Freeze the question encoder: its weights are not trained."""
+    """Freeze the question encoder: its weights are not trained. Use it to adapt passages to existing question
+    embeddings."""
     freeze_passage: bool = False
-    """Freeze the passage encoder: its weights are not trained."""
+    """Freeze the passage encoder: its weights are not trained. Use it to keep existing passage embeddings."""
     pooling: Literal["first", "mean"] | None = None
     """Pooling of the token states: the first token (DPR) or the mean of all tokens. The default is that of the starting
     model, or mean for random weights."""
@@ -118,9 +126,11 @@ class ModelFlags:
     """Output width of a linear layer with layer norm after pooling (dpr-scale). The default is that of the starting
     model, or none."""
     normalize: bool | None = field(default=None, metadata={"bare": "true"})
-    """Scale embeddings to unit length. The default is the setting of the starting model."""
+    """Scale embeddings to unit length, which suits cosine similarity. The default is the setting of the starting
+    model."""
     dropout: float | None = number_field(None, least=0, below=1)
-    """Dropout probability in training. The default is that of the starting model, or 0.1."""
+    """Dropout probability in training. Raise it if a model overfits; the default is that of the starting model, or
+    0.1."""
     question_max_length: int | None = number_field(None, least=1)
     """Maximum length of a question in tokens, including special tokens; DPR uses 256. The default is the limit of a
     sentence-transformers or dpr-text model, otherwise 64 or the encoder's limit if that is lower."""
@@ -153,30 +163,34 @@ class OptimizationFlags:
     """Schedule, precision and memory."""
 
     max_epochs: int = number_field(5, least=1)
-    """Passes over the training data."""
+    """Passes over the training data. DPR uses 40 on NQ."""
     learning_rate: float | None = number_field(None, above=0)
-    """Peak learning rate. The default is 2e-5 (FAIR's DPR) for pretrained weights and 1e-3 for random weights."""
+    """Peak learning rate. Lower it if the loss rises or is not finite; the default is 2e-5 (FAIR's DPR) for pretrained
+    weights and 1e-3 for random weights."""
     warmup_steps: int = number_field(0, least=0)
-    """Optimizer steps of linear warmup to the peak learning rate. FAIR's DPR uses 1237 on NQ."""
+    """Optimizer steps of linear warmup to the peak learning rate. About 5 to 10 % of all steps is usual; FAIR's DPR
+    uses 1237 on NQ."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning rate after the warmup: linear or cosine decay to 0 at the last step, or constant."""
     weight_decay: float = number_field(0.0, least=0)
-    """Weight decay of AdamW, on all weights except biases and layer norms. FAIR's DPR uses 0."""
+    """Weight decay of AdamW, on all weights except biases and layer norms. Raise it if a model overfits; FAIR's DPR
+    uses 0."""
     gradient_clip_val: float = number_field(2.0, least=0)
-    """Maximum norm of the gradient; 0 turns clipping off. FAIR's DPR uses 2 on NQ."""
+    """Maximum norm of the gradient; 0 turns clipping off. Lower it if training is unstable; FAIR's DPR uses 2 on NQ."""
     accumulate_batches: int = number_field(1, least=1)
     """Batches per optimizer step (gradient accumulation). It adds no in-batch negatives; for a larger batch, use
     chunk_tokens."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
-    """Numerical precision, as named by Lightning. bf16-mixed is faster on hardware with bfloat16."""
+    """Numerical precision, as named by Lightning. Use bf16-mixed on hardware with bfloat16, and 16-mixed on older
+    GPUs."""
     compile: bool = False
-    """Compile the encoder layers with torch.compile. Compiling takes minutes at the start and makes each step
-    faster."""
+    """Compile the encoder layers with torch.compile. Use it for long runs on a GPU: compiling takes minutes at the
+    start and makes each step faster."""
     chunk_tokens: int | None = number_field(None, least=1)
     """Embed each batch in chunks of this many tokens, and every text twice (GradCache). Use it to fit a large
     batch_size into memory."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass. It saves memory and takes about a third more time."""
+    """Recompute activations in the backward pass. Use it if memory is short: it takes about a third more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +212,11 @@ class RunFlags:
     fast_dev_run: bool = False
     """Run one batch of training, validation and test as a quick check. Nothing is saved."""
     log_every_n_steps: int = number_field(10, least=1)
-    """Optimizer steps between rows of metrics.csv."""
+    """Optimizer steps between rows of metrics.csv. Lower it for short runs."""
     validate_every_n_steps: int | None = number_field(None, least=1)
     """Optimizer steps between validations; the last step is always validated. By default, validate after each epoch."""
     validate_first: bool = False
-    """Also validate before the first step. This validation saves no checkpoint."""
+    """Also validate before the first step, to see what fine-tuning gains. This validation saves no checkpoint."""
     monitor: Monitor | None = None
     """Validation metric that selects the best checkpoint. The default is valid_mrr@10."""
     early_stopping: int | None = number_field(None, least=1)

@@ -326,7 +326,7 @@ def _check_no_hidden_text(record: Object) -> None:
     known = {*_ID_KEYS, *TEXT_KEYS, "title"}
     for key, value in record.items():
         if key not in known and isinstance(value, str) and " " in value.strip():
-            raise FieldError(f'text: null. Rename the key {key} to text, or give "" if the passage has no text')
+            raise FieldError(f'text: null. Move the text from {key} to text, or give "" if the passage has no text')
 
 
 def _unquote(field: str) -> str:

@@ -29,4 +29,4 @@ def check_gpus(gpus: int | None, device: str | None) -> None:
     if device is not None and gpus != 1:
         raise UsageError(f"--device is {device} and --gpus is {gpus}. Use only one of these flags.")
     if gpus > (num_gpus := torch.cuda.device_count()):
-        raise UsageError(f"--gpus is {gpus}, but this machine has {num_gpus} GPUs.")
+        raise UsageError(f"--gpus is {gpus}, but this machine has {num_gpus} GPUs. To encode on the CPU, use --gpus=0.")

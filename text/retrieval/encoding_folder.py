@@ -21,6 +21,7 @@ from text.artifacts import check_listed, check_output_folder, read_facts, remove
 from text.errors import ArtifactError, UsageError
 from text.retrieval.index_files import find_indexes
 from text.retrieval.plan import (
+    describe_changed_files,
     MANIFEST,
     EmbeddingsManifest,
     Plan,
@@ -119,7 +120,9 @@ def list_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]
     """Yield each difference of two plans as "name: before -> after". The path of the collection is ignored."""
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
+        if name == "model" and old != new:
+            yield describe_changed_files(old or {}, new or {})
+        elif isinstance(old, dict) and isinstance(new, dict):
             yield from (f"{name} {change}" for change in list_changes(old, new))
         elif old != new and name != "path":
             yield f"{name}: {old} -> {new}"
@@ -143,9 +146,7 @@ def _continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:
     wanted = plan._replace(block_rows=found.block_rows)
     if found.key != wanted.key:
         changes = "; ".join(list_changes(found.to_dict(), wanted.to_dict()))
-        raise ArtifactError(
-            f"{folder}: holds embeddings with a different plan ({changes}). Use another folder, or overwrite them."
-        )
+        raise ArtifactError(f"{folder}: holds other embeddings ({changes}). Use another folder, or overwrite them.")
     return found
 
 

@@ -38,14 +38,15 @@ class Filters:
     max_score: float | None = None
     """Maximum score of a negative in its run."""
     margin: float | None = None
-    """Skip candidates that score above the first positive's score minus this margin, in the same run."""
+    """Skip candidates that score above the first positive's score minus this margin, in the same run: above 0.75 for a
+    positive of 0.80 and a margin of 0.05. Use it with the scores of a teacher, not of the model that you train."""
     relative_margin: float | None = None
     """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
     answers: bool = True
     """Reject passages that contain an answer."""
     max_overlap: float = 0.8
     """Skip candidates whose word trigrams overlap more than this with a positive or a chosen negative (Jaccard
-    similarity). 1 turns this filter off."""
+    similarity). Lower it if negatives repeat each other; 1 turns this filter off."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "max_score", "margin", "relative_margin"):

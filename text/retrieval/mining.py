@@ -205,7 +205,9 @@ def name_sources(runs: Sequence[str | os.PathLike[str]], num: Sequence[int]) -> 
         listed = ", ".join(os.fspath(path) for path in runs)
         raise ValueError(f"runs are {listed or 'missing'}. Give one or more runs with different file names.")
     if len(num) != len(runs) or min(num) < 0:
-        raise ValueError(f"num is {list(num)}. Give one number of 0 or more for each of {', '.join(names)}.")
+        raise ValueError(
+            f"num is {list(num)}, and the sources are {', '.join(names)}. Give one number, 0 or more, for each source."
+        )
     return names
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -170,9 +171,19 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     try:
         plan = read_sealed(path, Plan)
         _check_values(path, plan)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such file, so there are no embeddings. Run dpr-text encode, or check the path."
+        ) from None
     except ArtifactError as fault:
         raise ArtifactError(f"{fault} To encode again, use another folder.") from None
     return plan
+
+
+def describe_changed_files(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Return the first names of the files whose hashes differ. Ten names with hashes would hide other changes."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return f"model files {', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''} differ"
 
 
 def read_embeddings_manifest(folder: str | os.PathLike[str], plan: Plan, *, check_hashes: bool) -> EmbeddingsManifest:

@@ -16,6 +16,7 @@ from text.retrieval.embedder import Embedder
 from text.retrieval.exact import Hits, append_passages, search_exact
 from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
+from text.retrieval.plan import describe_changed_files
 from text.retrieval.shards import EmbeddingShards
 
 ShardsT = TypeVar("ShardsT", bound=Embeddings)
@@ -155,10 +156,9 @@ class Retriever(Generic[ShardsT]):
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
     """Check that the embedder has the model and the similarity that encoded the passages."""
     if embedder.model_hashes != shards.plan.model:
-        names = {**embedder.model_hashes, **shards.plan.model}
-        other = [name for name in names if embedder.model_hashes.get(name) != shards.plan.model.get(name)]
+        changes = describe_changed_files(embedder.model_hashes, shards.plan.model)
         raise ArtifactError(
-            f"{shards.folder}: encoded by another model (changed files: {', '.join(other)}). "
+            f"{shards.folder}: encoded by another model ({changes}). "
             "Search with the model that encoded these embeddings."
         )
     ours, theirs = embedder.similarity, shards.plan.settings.similarity

@@ -140,7 +140,8 @@ class SaveOnSignal(Callback):
     def _save_and_stop(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
         raise InterruptedRun(
-            f"stopped by {self._describe_signal()} after step {trainer.global_step}; saved {self.path}"
+            f"stopped by {self._describe_signal()} after step {trainer.global_step}; saved {self.path}. "
+            "Resume to continue."
         )
 
     def _describe_signal(self) -> str:

@@ -48,15 +48,16 @@ class Objective:
     all_positives: bool = field(default=False, metadata={"flag": False})
     """Use every known positive in the batch as a positive (``multi_positive_nll``), not only the first one."""
     symmetric: bool = False
-    """Add the passage-to-question loss and average both directions."""
+    """Add the passage-to-question loss and average both directions. Use it if you also search questions by passages."""
     matryoshka_dims: tuple[int, ...] = ()
-    """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as 256, 128 and 64."""
+    """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as 256, 128 and 64. Use it if embeddings
+    will be shortened later."""
     guide_margin: float | None = None
-    """Remove hard negatives that score above the positive's score minus this margin: they may be positives. Needs
-    --score_key."""
+    """Remove hard negatives that the guide scores above its score of the positive minus this margin, because they may
+    be positives. Needs --score_key."""
     distillation: float = 0.0
     """Weight (0 to 1) of the distillation loss: the KL divergence from the teacher's scores of a question's passages.
-    Needs --score_key."""
+    Use it if a stronger model has scored the passages. Needs --score_key."""
     teacher_temperature: float = 1.0
     """Divides the teacher's scores before the softmax of the distillation loss."""
 

@@ -306,7 +306,7 @@ def check_devices(gpus: int, num_nodes: int) -> None:
     """
     num_gpus = torch.cuda.device_count()
     if not 0 <= gpus <= num_gpus:
-        raise UsageError(f"--gpus is {gpus}. This machine has {num_gpus} GPUs.")
+        raise UsageError(f"--gpus is {gpus}, but this machine has {num_gpus} GPUs. To train on the CPU, use --gpus=0.")
     if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
         raise UsageError(f"--num_nodes is {num_nodes}. Start the command with torchrun or SLURM on each machine.")
 

@@ -171,7 +171,7 @@ def parse_row(
     question, answers = _read_question(record, counts), read_answers(find_answers(record), counts)
     if _get_pool_names(record) is ID_POOLS:
         if score_key is not None:
-            raise FieldError(f"positive_ids: passage ids without {score_key}. Give positive_ctxs with {score_key}")
+            raise FieldError(f"positive_ids: passages without {score_key}. Give positive_ctxs with {score_key}")
         converters = {name: _build_id_lookup(collection, name, counts) for name in ID_POOLS}
     else:
         converters = {name: _build_context_reader(name, score_key, counts) for name in POOLS}
@@ -327,7 +327,7 @@ def _read_score(value: Any, field: str) -> float:
     if type(value) not in (int, float):  # isinstance would accept booleans.
         raise FieldError(f"{field}: {'missing' if value is None else describe_type(value)}. Give a number")
     if not abs(value) < _LARGEST_SCORE:
-        raise FieldError(f"{field}: number too large for float32. Give a smaller number")
+        raise FieldError(f"{field}: too large a number. Give a number that float32 can hold")
     return float(value)
 
 

@@ -152,7 +152,7 @@ class JsonlFile:
                     # Reading stops here, because a sparse file may appear to have terabytes.
                     raise explain_long_row(self.path, num_rows + 1, row_start)
         if size == start:
-            raise DataError(f"{format_place(self.path, 1, 0)}: no rows; expected one JSON object per line")
+            raise DataError(f"{format_place(self.path, 1, 0)}: no rows. Write one JSON object per line.")
         offsets = np.concatenate([[start], *ends, [] if last == b"\n" else [size]]).astype(np.int64)
         longest = int(np.diff(offsets).argmax())
         if offsets[longest + 1] - offsets[longest] > MAX_ROW_BYTES:

@@ -142,7 +142,7 @@ def check_no_repeated_key(keys: list[str]) -> None:
     """
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FieldError(f"{twice}: key occurs twice in one object. Give each key once")
+        raise FieldError(f"{twice}: key stands twice in one object. Give each key once")
 
 
 def read_id(value: Any, field: str, counts: Counter[str]) -> str:
