@@ -21,10 +21,10 @@ from text.artifacts import check_listed, check_output_folder, read_facts, remove
 from text.errors import ArtifactError, UsageError
 from text.retrieval.index_files import find_indexes
 from text.retrieval.plan import (
-    describe_changed_files,
     MANIFEST,
     EmbeddingsManifest,
     Plan,
+    describe_changed_files,
     find_shard,
     get_shard_path,
     make_collection_path_relative,
