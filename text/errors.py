@@ -102,4 +102,4 @@ class SettingsWarning(UserWarning):
 
 
 class InterruptedRun(BaseException):
-    """A signal that ended the run after its state was saved. Exit code 143."""
+    """A signal that ended the run. The message names the saved checkpoint, if any. Exit code 143."""

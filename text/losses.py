@@ -187,7 +187,7 @@ def distillation_kl(
 
 
 def likely_positives(scores: Tensor, owner: Tensor, positive_index: Tensor, margin: float) -> Tensor:
-    """Return which passages a guide model scores almost as high as their question's positive, or higher.
+    """Return a mask of the passages that a guide model scores above the positive's score minus a margin.
 
     Such passages may answer the question, so they are removed from its negatives. The rule is TopK-MarginPos of
     NV-Retriever (arXiv:2407.15831). With a margin of 0 it is the rule of GISTEmbed (arXiv:2402.16829).

@@ -224,7 +224,7 @@ def test_no_input_and_no_earlier_result_is_replaced(data: Path, fail: Fail) -> N
     assert code == 2 and f"{data}/p.jsonl.trec" in line
 
 
-def test_a_mining_that_was_stopped_after_its_search_is_not_refused(
+def test_mine_can_be_repeated_after_an_interruption(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path / "model", seed=0)

@@ -208,7 +208,7 @@ def test_a_resume_with_other_settings_or_data_is_refused(copy: Path, tmp_path: P
     assert f"--resume: {tmp_path}/empty" in fail_training(2, copy, f"--resume={tmp_path / 'empty'}")
 
 
-def test_a_full_disk_while_saving(whole: Path, tmp_path: Path) -> None:
+def test_full_disk_while_saving_exits_4_and_names_the_checkpoint(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     size = (whole / "checkpoints" / "last.ckpt").stat().st_size
 

@@ -126,7 +126,7 @@ lists_of_rows = st.lists(
 
 @law
 @given(lists_of_rows)
-def test_equals_a_join_by_question(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_known_positives_equal_a_join_by_question(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     answers = defaultdict[str, set[str]](set)
     for each in rows:
         answers[each["question"].casefold()].add(each["positive_ctxs"][0]["text"])

@@ -82,7 +82,7 @@ def attempt(work: Callable[[], Any], codes: Sequence[int], path: Path) -> Any:
         return None
 
 
-def test_a_report_on_damaged_files(tmp_path: Path) -> None:
+def test_report_refuses_damaged_files_or_stays_the_same(tmp_path: Path) -> None:
     """In a finished run, any change of a listed file is refused, or the report stays the same."""
     folder = write_run(tmp_path / "run")
     before, seen = render_run_report(read_runs([folder])), {"refused": 0, "read": 0}
@@ -125,7 +125,9 @@ def resumable(tmp_path: Path) -> tuple[Path, Callable[[], None]]:
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_a_resume_from_damaged_files(resumable: tuple[Path, Callable[[], None]], is_finished: bool) -> None:
+def test_resume_refuses_changed_settings_and_tokenizers(
+    resumable: tuple[Path, Callable[[], None]], is_finished: bool
+) -> None:
     """Every real change is refused, because the settings and the tokenizer have hashes."""
     folder, check = resumable
     names = ["config.yaml", "tokenizer.json", "run.json"]
@@ -144,7 +146,7 @@ def test_a_resume_from_damaged_files(resumable: tuple[Path, Callable[[], None]],
     check()
 
 
-def test_damaged_stages_of_a_loop(tmp_path: Path) -> None:
+def test_loop_refuses_damaged_stages(tmp_path: Path) -> None:
     """A stage with a damaged done.json or result is refused. It is neither run again nor accepted."""
     folder = tmp_path / "mine-0123456789abcdef"
     folder.mkdir()

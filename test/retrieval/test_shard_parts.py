@@ -251,7 +251,7 @@ def test_a_special_file_in_the_place_of_a_part_raises(
     assert str(path) in str(error.value)
 
 
-def test_a_part_file_equals_the_file_of_numpy(tmp_path: Path) -> None:
+def test_part_file_has_the_bytes_of_numpy_save(tmp_path: Path) -> None:
     rows = np.arange(12, dtype=np.float16).reshape(4, 3)
     file = PartFile(tmp_path / "a.npy", "float16", (4, 3))
     file.write(2, rows[2:])

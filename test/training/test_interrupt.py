@@ -216,9 +216,7 @@ def test_a_run_stopped_several_times_in_one_epoch_equals_an_uninterrupted_one(
     assert_same_run(whole, folder)
 
 
-def test_a_run_stopped_after_an_epoch_without_validation_and_twice_more_equals_an_uninterrupted_one(
-    rows: Path, tmp_path: Path
-) -> None:
+def test_three_stops_with_validation_by_steps_change_nothing(rows: Path, tmp_path: Path) -> None:
     """Stop at the end of the first epoch. An epoch has 3 steps, and every second step is validated."""
 
     def fit(folder: str, *callbacks: Callback, checkpoint: Path | None = None) -> Run:

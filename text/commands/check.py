@@ -27,7 +27,8 @@ class CheckFlags:
     collection: str | None = None
     """Passage file for rows that list passages by id."""
     tokenizer: str | None = model_path_field(None)
-    """tokenizer.json, or a folder that contains it. By default, a tokenizer is trained on the sampled texts."""
+    """Tokenizer of the model that you will train: tokenizer.json, a folder with tokenizer.json, vocab.json or
+    vocab.txt, or a model name in the Hugging Face cache. By default, a tokenizer is trained on the sampled texts."""
     batch_size: int = number_field(5, least=1, most=1 << 20)
     """Questions per training batch. Give the value that you will train with."""
     num_hard_negatives: int = number_field(1, least=0)

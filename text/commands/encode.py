@@ -43,17 +43,17 @@ class EncodeFlags:
     """Maximum length of title and text in tokens, including special tokens. The default is the model's limit."""
     titles: Literal["pair", "join"] | None = None
     """Encode title and text as a pair (DPR), or join them with a space. The default is the setting of the
-    model's training. Without one, it is join for sentence-transformers and pair otherwise."""
+    model's training. Without such a setting, it is join for sentence-transformers and pair otherwise."""
     device: str | None = None
     """Device of the encoder, such as cpu or cuda. By default, a GPU is used if there is one."""
     gpus: int | None = number_field(None, least=0)
     """Number of GPUs, with one process each; 0 encodes on the CPU. The default is one GPU if there is one; with
     --device=cpu, this is the number of CPU processes."""
     shard_rows: int = number_field(1 << 18, least=1)
-    """Passages per shard file. It must be a multiple of block_rows."""
+    """Passages per shard file, a multiple of block_rows. Lower it if file systems limit the size of files."""
     block_rows: int = number_field(1 << 11, least=1)
-    """Passages to sort by length and encode together. Changing it does not affect an encoding that has begun; finished
-    blocks are saved every 10 seconds."""
+    """Passages to sort by length and encode together. Raise it if texts vary much in length; an encoding that has begun
+    keeps its number."""
     reuse: str | None = None
     """Folder with embeddings of an earlier version of the collection (dpr-text update). Only changed passages are
     encoded."""

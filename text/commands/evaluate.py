@@ -48,7 +48,8 @@ class EvaluateFlags:
     """Training rows. Questions with a relevant passage that is also a training positive (by id) are scored separately
     as well. Requires --qrels, --positives, or --questions in the DPR format."""
     drop_self_matches: bool = False
-    """Ignore passages that have the id of their question. They take no rank, and they are removed before fusion."""
+    """Ignore passages that have the id of their question, before ranking and fusion. Use it if questions come from the
+    collection, as in BEIR's ArguAna and Quora."""
     skip_missing: bool = False
     """Skip questions that are missing from the run. By default, their metrics are 0."""
     output_dir: str | None = None

@@ -103,7 +103,7 @@ def hint_section(name: str, sections: Mapping[str, Mapping[str, Any]]) -> str:
     found = [f"--{section}.{name}" for section, kinds in sections.items() if name in kinds]
     if not found:
         return ""
-    return f" It is a flag of a step: {', '.join(found)}."
+    return f" Set it in a section: {', '.join(found)}."
 
 
 def hint_dotted(section: str, key: str, kinds: Mapping[str, Any], sections: Sequence[str]) -> str:

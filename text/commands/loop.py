@@ -73,9 +73,10 @@ class LoopFlags:
     test_questions: str | None = None
     """Test questions with answers, to be given together with valid_questions."""
     encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
-    """Encoder to start from, as in dpr-text train. A model folder is also evaluated before the first training."""
+    """Encoder to start from, as in dpr-text train."""
     score_start: bool = True
-    """Also evaluate the encoder before the first training. Required if round 1 mines with it."""
+    """Also evaluate a pretrained encoder before the first training. Required if round 1 mines with it. Ignored for
+    random weights, such as tiny."""
     bm25: bool = True
     """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
     rounds cannot mine from BM25."""

@@ -44,7 +44,7 @@ class MineFlags:
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
     num: list[int] = field(default_factory=lambda: [1])
-    """Number of negatives from each source: first that of --model, then one number for each of --runs."""
+    """Number of negatives from each source: one for --model if given, then one for each of --runs."""
     filters: Filters = field(default_factory=Filters)
     """Conditions that a negative must meet."""
     sort_by_title: bool = False
@@ -102,7 +102,7 @@ def mine(flags: MineFlags) -> None:
         overwrite=flags.overwrite,
     )
     if flags.filters.answers and summary.num_without_answers:
-        print(f"{summary.num_without_answers} rows have no answers, so their negatives may contain the answer")
+        print(f"{summary.num_without_answers} rows have no answers, so their negatives were not checked for answers")
     _print_summary(flags.output, summary)
     print(f"\nwritten: {', '.join(outputs)}")
 

@@ -32,8 +32,8 @@ class SearchFlags:
     embeddings: str = ""
     """Folder of the embeddings (dpr-text encode). Required without --bm25."""
     index: str | None = None
-    """FAISS factory string for approximate search, such as HNSW32 or IVF4096,SQ8. The index is built next to the
-    embeddings on first use; without an index, search is exact."""
+    """FAISS factory string for approximate search, such as HNSW32 or IVF4096,SQ8. Use it if exact search is too
+    slow. The index is built next to the embeddings on first use."""
     index_parameters: str = ""
     """Search-time parameters of the FAISS index, such as efSearch=256."""
     milvus: str | None = None
@@ -68,7 +68,7 @@ class SearchFlags:
     overwrite: bool = False
     """Replace an existing run."""
     encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision of the question encoder. int8 needs a CPU."""
+    """Precision of the question encoder. bfloat16 and int8 are faster on suitable CPUs; int8 needs a CPU."""
     device: str | None = None
     """Device for the encoder and the search, such as cpu or cuda. By default, a GPU is used if there is one."""
     check_hashes: bool = True

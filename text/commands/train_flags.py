@@ -120,11 +120,11 @@ class ModelFlags:
     freeze_passage: bool = False
     """Freeze the passage encoder: its weights are not trained. Use it to keep existing passage embeddings."""
     pooling: Literal["first", "mean"] | None = None
-    """Pooling of the token states: the first token (DPR) or the mean of all tokens. The default is that of the starting
-    model, or mean for random weights."""
+    """Pooling of the token states: the first token (DPR) or the mean of all tokens, which suits random weights. The
+    default is that of the starting model, or mean for random weights."""
     projection_dim: int | None = number_field(None, least=1, most=1 << 16)
-    """Output width of a linear layer with layer norm after pooling (dpr-scale). The default is that of the starting
-    model, or none."""
+    """Output width of a linear layer with layer norm after pooling. Use it to shorten embeddings, or to train RoBERTa
+    with the first token, as dpr-scale does. The default is that of the starting model, or none."""
     normalize: bool | None = field(default=None, metadata={"bare": "true"})
     """Scale embeddings to unit length, which suits cosine similarity. The default is the setting of the starting
     model."""
@@ -171,7 +171,8 @@ class OptimizationFlags:
     """Optimizer steps of linear warmup to the peak learning rate. About 5 to 10 % of all steps is usual; FAIR's DPR
     uses 1237 on NQ."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Learning rate after the warmup: linear or cosine decay to 0 at the last step, or constant."""
+    """Learning rate after the warmup: linear or cosine decay to 0 at the last step, or constant. Use constant if you
+    will train more epochs later."""
     weight_decay: float = number_field(0.0, least=0)
     """Weight decay of AdamW, on all weights except biases and layer norms. Raise it if a model overfits; FAIR's DPR
     uses 0."""
@@ -187,8 +188,8 @@ class OptimizationFlags:
     """Compile the encoder layers with torch.compile. Use it for long runs on a GPU: compiling takes minutes at the
     start and makes each step faster."""
     chunk_tokens: int | None = number_field(None, least=1)
-    """Embed each batch in chunks of this many tokens, and every text twice (GradCache). Use it to fit a large
-    batch_size into memory."""
+    """Embed each batch in chunks of this many tokens (GradCache). Use it to fit a large batch_size into memory; every
+    text is then embedded twice."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass. Use it if memory is short: it takes about a third more time."""
 
@@ -218,7 +219,8 @@ class RunFlags:
     validate_first: bool = False
     """Also validate before the first step, to see what fine-tuning gains. This validation saves no checkpoint."""
     monitor: Monitor | None = None
-    """Validation metric that selects the best checkpoint. The default is valid_mrr@10."""
+    """Validation metric that selects the best checkpoint. Choose the one that your application needs; the default is
+    valid_mrr@10."""
     early_stopping: int | None = number_field(None, least=1)
     """Stop after this many validations without improvement. By default, training does not stop early."""
 

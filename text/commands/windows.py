@@ -28,9 +28,10 @@ class WindowsFlags:
     """Training rows in the DPR format. Each positive is replaced by all of its windows, and negatives are dropped, so
     mine new negatives (dpr-text mine)."""
     words: int = number_field(64, least=1)
-    """Words per window."""
+    """Words per window. A window should fit the encoder's token limit."""
     stride: int = number_field(32, least=1)
-    """Words between the starts of two neighboring windows. At most --words."""
+    """Words between the starts of two neighboring windows, at most --words. Half of --words keeps sentences whole in
+    one of two windows."""
     output_dir: str
     """Output folder for passages.jsonl and rows.jsonl."""
     overwrite: bool = False

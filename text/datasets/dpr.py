@@ -85,6 +85,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         DataError: A row cannot be parsed, two different passages have the same id, too many rows are unusable, or the
             rows do not fill one batch. The error gives path, line, byte and field.
         ValueError: A count, share or rate is out of range.
+        UsageError: A path is a folder, a pipe or a device.
         OSError: A file cannot be read.
     """
 
@@ -180,7 +181,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
 
     @property
     def has_negatives(self) -> bool:
-        """True if any row has a negative of its own that batches use."""
+        """True if any row lists negatives of a kind that the batches use."""
         wanted = {"hard_negatives": self.num_hard_negatives, "other_negatives": self.num_other_negatives}
         return any(
             size > 0 and wanted[name] > 0

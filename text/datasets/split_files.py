@@ -1,7 +1,7 @@
 """Search for the files of the splits train, valid and test.
 
-A folder holds one file per split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Folders that
-FAIR's download script fills are found, too: they hold ``downloads/data/retriever/nq-train.json`` and ``nq-dev.json``.
+A folder holds one file per split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Files of
+FAIR's download script are also found, such as ``downloads/data/retriever/nq-train.json``.
 All files from one folder belong to one data set.
 """
 
@@ -46,7 +46,8 @@ def find_splits(
         test_file: Test file.
 
     Raises:
-        UsageError: There is no training file, a training file is given twice, or ``find_in_folder`` raises.
+        UsageError: There is no training file, a training file is given twice, or the folder is not usable
+            (``find_in_folder``).
     """
     named = {
         "train": list(train_files or ()),

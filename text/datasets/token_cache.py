@@ -59,7 +59,7 @@ class TextTokenizer(Protocol):
 
 
 class TokenRow(NamedTuple):
-    """A Row with token ids in place of texts."""
+    """A Row with token ids in place of texts, and without answers."""
 
     question: np.ndarray
     positives: list[TokenizedPassage]

@@ -1,9 +1,9 @@
 """Metrics of TREC runs against qrels as in trec_eval, with confidence intervals and significance tests.
 
-Results equal those of trec_eval as long as the scores differ in float32, the precision of trec_eval. Here, scores are
-float64. If scores are equal, the passage with the larger id ranks first. A passage without a judgment is not relevant.
-nDCG uses the relevance as gain and log2(rank + 1) as discount. All other metrics count a relevance of 1 or more as
-relevant.
+trec_eval stores scores as float32, this module as float64. The results are equal if no two scores of a question
+round to the same float32. If scores are equal, the passage with the larger id ranks first. A passage without a
+judgment is not relevant. nDCG uses the relevance as gain and log2(rank + 1) as discount. All other metrics count a
+relevance of 1 or more as relevant.
 """
 
 from __future__ import annotations

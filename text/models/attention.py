@@ -49,7 +49,7 @@ class PackedTexts(NamedTuple):
     offsets: Tensor
     """(B + 1,) int64. Position of the first token of each text, then T."""
     max_length: int
-    """Maximum tokens of a text, or a higher number."""
+    """Upper bound on the number of tokens of a text."""
 
     def attend(self, qkv: Tensor, dropout_p: float) -> Tensor:
         """Return the attention output of each token, (T, N * E).

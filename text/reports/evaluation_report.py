@@ -62,7 +62,7 @@ def write_evaluation(
         folder: Folder for figures.json, questions.jsonl, evaluation.html and results.json.
         figures: Content of figures.json, without its hash.
         questions: Metrics by question id.
-        results: Content of results.json. If empty, the file of an earlier evaluation is removed.
+        results: Content of results.json. If empty, ``overwrite`` removes the file of an earlier evaluation.
         report: Arguments of ``write_evaluation_report``.
         fused_run: File to write ``run`` to, or None.
         fused: Sources of the fused runs. The file with the sources of ``fused_run`` is written only if all are known.

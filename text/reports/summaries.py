@@ -51,7 +51,7 @@ def describe_best_validation(run: RunHistory) -> str:
 
 
 def describe_other_data(runs: Sequence[RunHistory]) -> Iterator[str]:
-    """Yield a note for each of validation and test if runs differ in data from the first run with such data."""
+    """Yield a note if the validation data differ between runs, and a note if the test data differ."""
     for split, name in (("valid", "validation"), ("test", "test")):
         known = [(run.name, data) for run in runs if (data := _identify_data(run, split))]
         others = [run for run, data in known[1:] if any(known[0][1].get(key, data[key]) != data[key] for key in data)]

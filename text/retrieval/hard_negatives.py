@@ -34,18 +34,18 @@ class Filters:
     last_rank: int = 100
     """Last rank to consider. A search with a model retrieves this many passages per question."""
     min_score: float | None = None
-    """Minimum score of a negative in its run."""
+    """Minimum score of a negative in its run. Use it to drop easy negatives."""
     max_score: float | None = None
-    """Maximum score of a negative in its run."""
+    """Maximum score of a negative in its run. Use it to drop probable positives by an absolute score."""
     margin: float | None = None
-    """Skip candidates that score above the first positive's score minus this margin, in the same run: above 0.75 for a
-    positive of 0.80 and a margin of 0.05. Use it with the scores of a teacher, not of the model that you train."""
+    """Reject candidates that score above the first positive's score minus this margin, in the same run: above 0.75 for
+    a positive of 0.80 and a margin of 0.05. Use it with the scores of a teacher, not of the model that you train."""
     relative_margin: float | None = None
     """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
     answers: bool = True
-    """Reject passages that contain an answer."""
+    """Reject candidates that contain an answer. Set it to false if answers are very common words, such as yes."""
     max_overlap: float = 0.8
-    """Skip candidates whose word trigrams overlap more than this with a positive or a chosen negative (Jaccard
+    """Reject candidates whose word trigrams overlap more than this with a positive or a chosen negative (Jaccard
     similarity). Lower it if negatives repeat each other; 1 turns this filter off."""
 
     def __post_init__(self) -> None:

@@ -181,7 +181,7 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
 
 
 def describe_changed_files(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Return the first names of the files whose hashes differ. Ten names with hashes would hide other changes."""
+    """Return a phrase that names up to two files whose hashes differ. A longer list would hide other changes."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return f"model files {', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''} differ"
 

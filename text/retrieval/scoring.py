@@ -91,7 +91,7 @@ def score_run(
         ValueError: Not exactly one kind of judgments is given, or a cut-off is below 1.
         DataError: A file is malformed, the files have no question in common, no judgment is positive, or the collection
             lacks a passage.
-        ArtifactError: The record of a run names other questions, or the two runs have different collections.
+        ArtifactError: The source of a run names other questions, or the two runs have different collections.
         OSError: A file cannot be read.
 
     >>> import pathlib, tempfile
@@ -218,7 +218,11 @@ def read_positives(path: StrPath) -> Qrels:
 
 
 def join_positives(path: StrPath, questions: Sequence[Question]) -> Qrels:
-    """Return the positives of training rows as qrels, like ``read_positives``, from rows that are already read."""
+    """Return the positives of rows that are already read as qrels. Otherwise like ``read_positives``.
+
+    Raises:
+        DataError: No positive has an id, or an id has two different passages.
+    """
     qrels = _share_positives(questions)
     if not any(qrels.values()):
         raise DataError(f"{os.fspath(path)}: no positives with ids. Use rows whose positives have a passage_id.")

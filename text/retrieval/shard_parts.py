@@ -79,7 +79,7 @@ class ShardParts:
             file.close()
 
     def find_missing(self) -> list[int]:
-        """Return the blocks that are not on disk. Print a line about blocks that do not match their hash."""
+        """Return the blocks to encode: missing or damaged. Print a line about the damaged blocks."""
         damaged = [
             block
             for block, expected in enumerate(self._hashes)

@@ -80,7 +80,7 @@ def measure_lengths(
     prompts: tuple[str, str] = ("", ""),
     titles: str = "pair",
 ) -> list[Lengths]:
-    """Count the tokens of the questions and passages of training batches.
+    """Count the tokens of questions, first positives and hard negatives of training batches.
 
     Args:
         tokenizer: Tokenizer of the encoders.

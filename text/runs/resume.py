@@ -23,7 +23,10 @@ _MAY_DIFFER = set(
     "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
     "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens".split()
 )
-"""Settings that may change on resume. They do not affect updates, only end training, or are compared by content."""
+"""Settings that may change on resume.
+
+They do not affect the updates, or only end training, or other checks compare their content.
+"""
 
 
 def find_checkpoint(resume: str | None, output_dir: str) -> str | None:

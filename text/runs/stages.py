@@ -1,4 +1,4 @@
-"""Stages of a loop. A stage is a ``dpr-text`` command in a folder whose name is a hash of all its settings and inputs.
+"""Stages of a loop. A stage is a ``dpr-text`` command in a folder that is named by a hash of its settings and inputs.
 
 A complete stage has ``done.json`` with the size and SHA-256 of its files. Only files that still match are used. Because
 the hash covers the content of the inputs, a different model gives all later stages different folders.
@@ -92,7 +92,7 @@ def plan_stage(
     *,
     resolve_settings: ResolveSettings,
 ) -> Stage:
-    """Return a stage. A hash of its inputs and of all flags, including default values, names its folder.
+    """Build a stage. Its folder is named by a hash of its inputs and of all flags that change the result.
 
     Args:
         command: train, encode, search, evaluate, mine or windows.

@@ -58,7 +58,7 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Return whether the application works on a request of this connection."""
+        """True while the application works on a request of this connection."""
         return self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -132,7 +132,7 @@ class LimitedConnection(H11Protocol):
         self._wait_for_client()
 
     def resume_writing(self) -> None:
-        """Clear the deadline of a busy connection. Process the next request of any other connection."""
+        """Clear the deadline if the connection is busy. Otherwise, set a new deadline and process the next request."""
         super().resume_writing()
         if self.is_busy:
             self._end_wait()

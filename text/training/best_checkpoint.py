@@ -45,7 +45,7 @@ def build_checkpoint_callbacks(
 
 
 def check_best(callbacks: Iterable[Any], checkpoint: str, states: Mapping[str, Any]) -> Path | None:
-    """Check, before a run resumes, that its best checkpoint so far exists. Return its path, or None if there is none.
+    """Check that the best checkpoint of a run still exists, and return its path, or None if there is none yet.
 
     Args:
         callbacks: Callbacks of the run. Only those of ``build_checkpoint_callbacks`` are checked.

@@ -69,7 +69,7 @@ class _Batch(NamedTuple):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, fixed for a resume inside an epoch: it then showed neither the epoch nor the total."""
+    """Progress bar that shows the epoch and the total after a resume inside an epoch. Lightning's bar does not."""
 
     def on_train_start(self, *_: Any) -> None:
         """Set the epoch and the total, which Lightning sets only if an epoch starts from its first batch."""

@@ -4,8 +4,8 @@ SIGTERM, SIGINT, SIGHUP and SIGUSR1 set a flag. A signal that is ignored stays i
 batch of training or evaluation, the ranks exchange their flags. If any rank has the flag, all ranks save and stop at
 the same step.
 
-A second signal of the same kind ends the process at once. A signal of another kind does so only after a second, because
-one request to stop may arrive from the terminal and from a parent process.
+A second signal of the same kind ends the process at once. A signal of another kind does so only if it arrives more
+than one second later, because one request to stop may arrive from the terminal and from a parent process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SaveOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop if a signal arrived, unless a later hook does."""
+        """Save and stop if a signal arrived, unless a later hook will do so."""
         # If a validation comes next, on_validation_start stops. After the last batch, on_train_epoch_end stops:
         # Lightning does not count the next epoch if a checkpoint is saved before the last batch is counted.
         if not (is_validation_next(trainer) or is_last_batch(trainer)) and self._is_stop_requested(trainer, pl_module):

@@ -32,10 +32,11 @@ TILE_SIZE = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Loss of each question of a batch, in nats. The fields are flags of ``dpr-text train``.
+    """Loss of each question of a batch, in nats. Fields without ``flag: False`` become flags of ``dpr-text train``.
 
     Raises:
-        ValueError: ``symmetric`` is set without ``in_batch_negatives``, or a number is out of range.
+        ValueError: ``symmetric`` is set without ``in_batch_negatives``, ``similarity`` is unknown, or a number is
+            out of range.
     """
 
     temperature: float = field(default=1.0, metadata={"flag": False})
@@ -53,13 +54,14 @@ class Objective:
     """Also train these leading dimensions (Matryoshka, arXiv:2205.13147), such as 256, 128 and 64. Use it if embeddings
     will be shortened later."""
     guide_margin: float | None = None
-    """Remove hard negatives that the guide scores above its score of the positive minus this margin, because they may
+    """Remove negatives that the guide scores above its score of the positive minus this margin, because they may
     be positives. Needs --score_key."""
     distillation: float = 0.0
     """Weight (0 to 1) of the distillation loss: the KL divergence from the teacher's scores of a question's passages.
     Use it if a stronger model has scored the passages. Needs --score_key."""
     teacher_temperature: float = 1.0
-    """Divides the teacher's scores before the softmax of the distillation loss."""
+    """Divides the teacher's scores before the softmax of the distillation loss. Raise it if the teacher's scores differ
+    by much more than 1."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "teacher_temperature"):

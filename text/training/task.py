@@ -37,7 +37,7 @@ class BiEncoderTask(LightningModule):
     r"""Lightning module that trains a BiEncoder on batches of questions and passages.
 
     AdamW has no weight decay on biases and layer norms. The learning rate rises linearly from 0 over ``warmup_steps``
-    and falls to 0 at the last step of the run (arXiv:2004.04906, 5.1).
+    and then follows ``schedule``. By default it falls linearly to 0 at the last step (arXiv:2004.04906, 5.1).
 
     >>> import json, tempfile
     >>> from pytorch_lightning import Trainer

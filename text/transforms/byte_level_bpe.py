@@ -27,7 +27,7 @@ _BETWEEN = "<|between|>"
 
 
 def build_tiktoken_encoder(tokenizer: Tokenizer) -> TiktokenEncoder | None:
-    """Build a fast encoder for a byte-level BPE. Its ids are without the template's special tokens.
+    """Build a fast encoder for a byte-level BPE. It adds no special tokens.
 
     tiktoken merges the two neighbours whose concatenation has the lowest rank. BPE merges the listed pair of the lowest
     rank. Both agree if each token, encoded alone, gives itself, and no two merges give the same token.

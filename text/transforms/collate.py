@@ -116,7 +116,7 @@ class BiEncoderCollator:
 
 
 def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
-    """Return the pairs of a question and a passage known to answer it, including the question's own positive.
+    """Return the (question, passage) pairs in which the passage is a known positive, including each question's own.
 
     Args:
         known_positives: (B, K, 2) int64, keys of each question's known positives.
@@ -139,7 +139,7 @@ def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tenso
 
 
 def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:
-    """Return a mask of the passages that are known to answer a question, except its own positive.
+    """Return a mask of the known positives of each question, except its own positive.
 
     Args:
         known_positives: (B, K, 2) int64, keys of each question's known positives.

@@ -26,8 +26,8 @@ def cut_long_texts(encode: Encode, tokenizer: Tokenizer) -> Encode:
 
     A long text is split before a space between two words. Byte-level BPE and BERT tokenizers also split there and
     encode each part alone, so the ids are the same. Byte-level BPE also splits after a million characters without
-    such a space. The ids may differ at that point, but it comes after thousands of tokens, beyond the limit of any
-    model. Other tokenizers, such as Unigram, always get whole texts.
+    such a space. The ids may differ there, but only after more tokens than any model
+    accepts. Other tokenizers, such as Unigram, always get whole texts.
     """
     config = json.loads(tokenizer.to_str())
     stretch = _find_stretch(config)

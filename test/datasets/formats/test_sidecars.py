@@ -110,7 +110,7 @@ def test_sidecar_with_an_invalid_note_is_rebuilt(data: Path, content: bytes) -> 
     assert load_or_make_sidecar(data, "index", write_made).read_text() == "made"
 
 
-def test_content_that_does_not_fit_is_rebuilt(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sidecar_that_its_loader_rejects_is_rebuilt(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def load(path: Path) -> str:
         if path.read_text() != "made":
             raise ArtifactError(f"{path}: does not fit.")

@@ -56,7 +56,10 @@ class Collection(Protocol):
 
 
 ToPassage = Callable[[Any, int], "Passage | None"]
-"""Conversion of an item of a pool, and its index, to a passage. The result is None without both text and title."""
+"""Conversion of an item of a pool, and its index, to a passage.
+
+The result is None if ``text`` is null, or if text and title are both blank.
+"""
 
 
 class Row(NamedTuple):
@@ -84,11 +87,11 @@ class CheckedRow(NamedTuple):
     is_compact: bool
     """True if the row holds passage ids of a collection."""
     question_id: str
-    """Empty if the record has no question id."""
+    """Id of the question. Empty if the record has none."""
 
 
 class NegativePool(Sequence["Passage | None"]):
-    """Negatives of one question. An unusable negative (null, without text, or a known positive) is None.
+    """Negatives of one question. An unusable negative (null, blank, or a known positive) is None.
 
     Args:
         items: Contexts or passage ids.
@@ -165,7 +168,7 @@ def parse_row(
 
     Raises:
         FieldError: A field is missing or has the wrong type. Negatives are checked on access.
-        SkipRow: The question is blank, or the record has no positive with text.
+        SkipRow: The question is blank, or the record has no positive with a text or a title.
     """
     counts = Counter() if counts is None else counts
     question, answers = _read_question(record, counts), read_answers(find_answers(record), counts)
@@ -210,7 +213,7 @@ def check_row(
 
     Raises:
         FieldError: A field is missing or has the wrong type, or a key occurs twice in one object.
-        SkipRow: The question is blank, or the record has no positive with text.
+        SkipRow: The question is blank, or the record has no positive with a text or a title.
     """
     check_keys(record, line)
     row = parse_row(record, collection, score_key, counts)
@@ -245,7 +248,7 @@ def check_keys(record: Object, line: bytes) -> None:
         line: Bytes of the object.
 
     Raises:
-        FieldError: A key occurs twice. It is named.
+        FieldError: A key occurs twice. The message names it.
     """
     pools = [pool for name in POOLS if type(pool := record.get(name)) is Array]
     contexts = [context for pool in pools for context in pool if type(context) is Object]
@@ -265,7 +268,7 @@ def check_keys(record: Object, line: bytes) -> None:
 
 
 def _count_braces_in_texts(line: bytes) -> int:
-    """Return the number of opening braces that are part of a text, because no bracket, comma or colon precedes them."""
+    """Count the opening braces that are certainly part of a text: no bracket, comma or colon precedes them."""
     return sum(part.rstrip()[-1:] not in (b"[", b",", b":") for part in line.split(b"{")[1:-1])
 
 

@@ -5,7 +5,7 @@ The file name contains a key of the data, so a sidecar of an older data file is 
 stores its name, size and SHA-256. A sidecar that does not match its note is rebuilt, which loses nothing.
 
 A sidecar is written atomically and gets the modification time of the data. Two processes may therefore build it at the
-same time: the copies are interchangeable, also for a process that has one of them open. Users who cannot read the data
+same time: the copies are interchangeable, even for a process that has one of them open. Users who cannot read the data
 cannot read the sidecar.
 """
 
@@ -39,7 +39,7 @@ class _Note(NamedTuple):
     """File name, size and hash of a complete sidecar."""
 
     name: str
-    """File name of the sidecar, which differs for other data."""
+    """File name of the sidecar. It contains the key of the data."""
     facts: FileFacts
 
 
@@ -191,7 +191,7 @@ def _explain_full_disk(error: OSError, temporary: Path, target: Path) -> OSError
 
 
 def _find_earlier(path: str | os.PathLike[str], folder: Path, kind: str) -> list[Path]:
-    """Return the sidecars of all versions of a data file, also those that older releases named without a hash."""
+    """Return the sidecars of all versions of a data file, including those that older releases named without a hash."""
     starts = (_build_prefix(path), f"{Path(path).resolve().name}.")
     return [each for start in starts for each in folder.glob(f"{glob.escape(start)}{_KEY}.{kind}")]
 

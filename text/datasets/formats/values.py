@@ -138,7 +138,7 @@ def check_no_repeated_key(keys: list[str]) -> None:
     """Check that no key occurs twice in an object, because a parser would silently use one of the two values.
 
     Raises:
-        FieldError: A key occurs twice. It is named.
+        FieldError: A key occurs twice. The message names it.
     """
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
