@@ -165,7 +165,7 @@ def test_the_built_documentation(tmp_path: Path) -> None:
     for text in (
         "Recompute activations in the backward pass.",
         "Add the passage-to-question loss",
-        "Reject passages that",
+        "Reject candidates that",
     ):
         assert text in flags  # help of a group of train, of a group from text.training, and of one from text.retrieval
     names = set(re.findall(r'id="(text\.[\w.]+)"', "".join(pages.values())))
