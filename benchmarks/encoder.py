@@ -10,7 +10,6 @@ sentence-transformers uses the fastest of three batch sizes. The script writes b
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import json
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel
 
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.losses import in_batch_nll
 from text.models import BiEncoder, RobertaEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import cut_by_length
@@ -50,12 +49,9 @@ class Timing(NamedTuple):
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument(
         "--texts", type=int, default=3077, help="Maximum number of texts per collection (default: %(default)s)."
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
     )
     arguments = parser.parse_args()
     folder = find_minilm()

@@ -14,7 +14,6 @@ way. The script writes benchmarks/results/fine_tuning-DATA-DATE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
@@ -37,7 +36,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from torch import nn
 
 from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, find_minilm
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.datasets import DPRDataPipe
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
@@ -49,7 +48,7 @@ MAX_NORM = 2.0
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data_path", type=Path, required=True, help="Folder of the three files.")
     parser.add_argument(
         "--train_file", default="dpr_train.jsonl.gz", help="Training rows, in the folder (default: %(default)s)."

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.artifacts import hash_file
 from text.commands.cli import run_command
 from text.commands.train import train
@@ -56,7 +56,7 @@ MOMENTS = ("write", "flush of the file", "rename", "flush of the folder")
 
 def main() -> None:
     """Run the benchmark. Exit with 1 if a run differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=60, help="Number of runs to kill (default: %(default)s).")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the moments (default: %(default)s).")
     arguments = parser.parse_args()

@@ -32,7 +32,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, write_result
+from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, make_parser, write_result
 
 BATCH_SIZE, MAX_LENGTH = 32, 256
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -43,7 +43,7 @@ H100_TOKENS = 400e12 / (6 * 85.6e6)
 
 def main() -> None:
     """Run the benchmark, or measure one side with --side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument(
         "--megabytes", type=int, default=1000, help="Size of the JSONL file for speed, in MB (default: %(default)s)."
     )
@@ -52,9 +52,6 @@ def main() -> None:
         type=int,
         default=6500,
         help="Size of the JSONL file for start-up time and memory, in MB. 0 skips this part (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
     )
     parser.add_argument(
         "--rows",

@@ -1,7 +1,8 @@
-"""Parts of the result files of all benchmarks: hardware, versions, dated file name."""
+"""Parts of all benchmarks: the argument parser, and result files with hardware, versions and a dated name."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import os
@@ -9,6 +10,16 @@ import platform
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def make_parser(description: str | None, *, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser that prints the description as written. With ``rounds``, it has the flag --rounds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help="Rounds in which all sides take turns (default: %(default)s)."
+        )
+    return parser
 
 
 def describe_hardware() -> str:

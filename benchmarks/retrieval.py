@@ -13,7 +13,6 @@ benchmarks/results/retrieval-DATE.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.encoder import Timing, find_minilm, read_squad, take_turns, time_call
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from benchmarks.training import read_status, reset_peak_memory
 from text.datasets import PassageCollection
 from text.retrieval import Embedder, EmbeddingShards, Hits, encode_collection, search_exact
@@ -42,7 +41,7 @@ _WORDS = "oak elm ash yew fir bay fig pear plum beech maple has green brown tall
 
 def main() -> None:
     """Run the benchmark, or measure memory with --peak."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--rows", type=int, default=100_000, help="Number of embeddings to search (default: %(default)s)."
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pipeline import SHARED, TINY_SET, change_ids
-from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, write_result
+from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, make_parser, write_result
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 FORMS = {"indented": 4, "compact": None}
@@ -31,12 +31,9 @@ FORMS = {"indented": 4, "compact": None}
 
 def main() -> None:
     """Run the benchmark, or measure one side with --side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument(
         "--megabytes", type=int, default=1000, help="Size of the JSON array in MB (default: %(default)s)."
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
     )
     parser.add_argument(
         "--rows",

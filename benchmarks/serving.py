@@ -13,7 +13,6 @@ wall-clock time. Memory is resident memory. The script writes benchmarks/results
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -35,7 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks.encoder import SHARED, find_minilm
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.datasets import read_questions
 from text.retrieval import Embedder, encode_collection
 
@@ -83,7 +82,7 @@ def join_rounds(loads: Sequence[Load]) -> Load:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--seconds", type=float, default=30, help="Seconds of measurement per number of clients (default: %(default)s)."
     )

@@ -13,7 +13,6 @@ benchmarks/results/training-DATE.md.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from benchmarks.encoder import MAX_LENGTH, TEMPERATURE, find_minilm, iter_triplets, make_steps, take_turns, time_call
-from benchmarks.report import describe_hardware, describe_versions, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.models import BiEncoder, RobertaEncoder
 from text.records import Example, Passage
 from text.training import BiEncoderTask, Objective
@@ -42,7 +41,7 @@ Batch = list[list[str]]
 
 def main() -> None:
     """Run the benchmark, or measure the memory of one side with --peak."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument(
         "--questions",
         type=int,
@@ -54,9 +53,6 @@ def main() -> None:
         type=int,
         default=1024,
         help="Questions per step for the second measurement of memory (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="Rounds in which all sides take turns (default: %(default)s)."
     )
     parser.add_argument(
         "--peak", nargs=2, metavar=("SIDE", "QUESTIONS"), help="Print the peak memory of one side in MiB and exit."

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import bm25s
 import Stemmer
 
+from benchmarks.report import make_parser
 from text.artifacts import write_together
 from text.records import Passage
 from text.retrieval.bm25 import K1, B
@@ -79,9 +80,9 @@ def format_tsv(rows: Iterable[Sequence[Any]], line_end: str) -> bytes:
     return file.getvalue().encode()
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
+def make_data_parser(description: str | None) -> argparse.ArgumentParser:
     """Return an argument parser with the flags that ``write_or_exit`` reads."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(description)
     parser.add_argument("--output_dir", type=Path, required=True, help="Folder to write the files to.")
     parser.add_argument("--overwrite", action="store_true", help="Replace existing files.")
     return parser

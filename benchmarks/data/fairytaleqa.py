@@ -24,7 +24,7 @@ from benchmarks.data.dpr_rows import (
     Checksum,
     format_json_lines,
     format_tsv,
-    make_parser,
+    make_data_parser,
     search_bm25,
     to_context,
     write_or_exit,
@@ -71,7 +71,7 @@ class Story(NamedTuple):
 
 def main() -> None:
     """Make the files."""
-    parser = make_parser(__doc__)
+    parser = make_data_parser(__doc__)
     parser.add_argument("--source", type=Path, required=True, help="Checkout of the repository FairytaleQAData.")
     arguments = parser.parse_args()
     stories = read_stories(arguments.source / "data-by-train-split")

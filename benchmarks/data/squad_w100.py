@@ -26,7 +26,7 @@ from benchmarks.data.dpr_rows import (
     Hit,
     format_json_lines,
     format_tsv,
-    make_parser,
+    make_data_parser,
     search_bm25,
     to_context,
     write_or_exit,
@@ -78,7 +78,7 @@ class Window(NamedTuple):
 
 def main() -> None:
     """Make the files."""
-    parser = make_parser(__doc__)
+    parser = make_data_parser(__doc__)
     parser.add_argument("--squad", type=Path, required=True, help="Path of dev-v1.1.json of SQuAD.")
     arguments = parser.parse_args()
     articles = json.loads(arguments.squad.read_text(encoding="utf-8"))["data"]

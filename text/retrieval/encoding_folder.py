@@ -117,15 +117,20 @@ def list_embedding_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def list_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """Yield each difference of two plans as "name: before -> after". The path of the collection is ignored."""
+    """Yield each difference of two plans as "name: before -> after", and the names of changed model files.
+
+    The path of the collection is ignored.
+    """
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
-        if name == "model" and old != new:
-            yield describe_changed_files(old or {}, new or {})
-        elif isinstance(old, dict) and isinstance(new, dict):
-            yield from (f"{name} {change}" for change in list_changes(old, new))
-        elif old != new and name != "path":
+        if old == new or name == "path":
+            continue
+        if not isinstance(old, dict) or not isinstance(new, dict):
             yield f"{name}: {old} -> {new}"
+        elif name == "model":
+            yield describe_changed_files(old, new)
+        else:
+            yield from (f"{name} {change}" for change in list_changes(old, new))
 
 
 def _check_places(folder: str | os.PathLike[str], plan: Plan) -> None:

@@ -105,7 +105,7 @@ def score_run(
     given = [each for each in (qrels, positives, questions) if each is not None]
     if len(given) != 1 or (questions is None) != (collection is None):
         raise ValueError(
-            "Give exactly one of qrels, positives and questions. questions also needs collection, the others do not."
+            "qrels, positives, questions: give exactly one of them. questions needs collection too, the others do not."
         )
     if not k or min(k) < 1:
         raise ValueError(f"k is {list(k)}. Use positive integers.")
