@@ -92,6 +92,9 @@ class TokenBatch(NamedTuple):
     """(N,) bool. True if the text was truncated."""
     empty: Tensor
     """(N,) bool. True if the text has only special tokens."""
+    lengths: np.ndarray
+    """(N,) int64. Number of tokens of each text. They stay on the host when a batch moves to a GPU, so that nobody has
+    to wait for the GPU to count them."""
 
 
 class BiEncoderBatch(NamedTuple):

@@ -42,7 +42,7 @@ def build_tied(**options) -> BiEncoder:
 def build_batch(*rows: list[int]) -> TokenBatch:
     input_ids = torch.tensor(rows)
     nothing = torch.zeros(len(rows), dtype=torch.bool)
-    return TokenBatch(input_ids, input_ids != 1, nothing, nothing)
+    return TokenBatch(input_ids, input_ids != 1, nothing, nothing, (input_ids != 1).sum(dim=1).numpy())
 
 
 QUESTIONS = build_batch([0, 5, 6, 2], [0, 7, 2, 1])

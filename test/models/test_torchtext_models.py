@@ -52,7 +52,7 @@ def build_peer(**options: Any) -> nn.Module:
 
 def build_token_batch() -> TokenBatch:
     input_ids, mask = build_texts(padding=1)
-    return TokenBatch(input_ids, mask, ~mask[:, 0], ~mask[:, 0])
+    return TokenBatch(input_ids, mask, ~mask[:, 0], ~mask[:, 0], mask.sum(dim=1).numpy())
 
 
 def embed_first_tokens(model: nn.Module, input_ids: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, multiprocessing
@@ -14,7 +15,7 @@ from text.records import BiEncoderBatch, TokenBatch
 from text.training import PassagePool
 from text.training.distributed import AllRanks, get_rank, get_world_size, scale_for_backward, sum_over_ranks
 
-NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)), lengths=np.zeros(0, dtype=np.int64))
 SIZES = ([2, 0, 1], [1, 3, 2])
 
 

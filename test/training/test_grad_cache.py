@@ -21,7 +21,7 @@ CHUNK_TOKENS = 24
 
 def tokens(lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
     ids, mask = random_ids(*lengths, vocab_size=50)
-    return TokenBatch(ids, mask, mask[:, 0], mask[:, 0])
+    return TokenBatch(ids, mask, mask[:, 0], mask[:, 0], mask.sum(dim=1).numpy())
 
 
 def encoder(dropout: float) -> RobertaEncoder:

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from text.losses import in_batch_nll, multi_positive_nll
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import Objective, objective
 
-NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)), lengths=np.zeros(0, dtype=np.int64))
 NUM_QUESTIONS, NUM_PASSAGES = 5, 15
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from text.training import PassagePool
 from text.training.pool import PooledPassage
 from text.transforms import BiEncoderCollator
 
-NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)))
+NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)), lengths=np.zeros(0, dtype=np.int64))
 
 
 def find_no_tokens(texts: Sequence[Any]) -> TokenBatch:
@@ -24,6 +25,7 @@ def find_no_tokens(texts: Sequence[Any]) -> TokenBatch:
         torch.zeros(size, 1, dtype=torch.bool),
         torch.zeros(size, dtype=torch.bool),
         torch.ones(size, dtype=torch.bool),
+        np.zeros(size, dtype=np.int64),
     )
 
 

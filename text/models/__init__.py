@@ -1,6 +1,6 @@
 """Encoders. They can be used without the other packages of this library."""
 
-from text.models.biencoder import BiEncoder
+from text.models.biencoder import BiEncoder, embed_tokens
 from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.models.quantize import quantize_int8, to_bfloat16
 from text.models.roberta import (
@@ -26,6 +26,7 @@ __all__ = [
     "check_encoder_name",
     "check_torch_zip",
     "choose_learning_rate",
+    "embed_tokens",
     "from_torchtext",
     "quantize_int8",
     "roberta_base",

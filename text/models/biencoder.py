@@ -141,7 +141,14 @@ class BiEncoder(nn.Module):
 
     def forward(self, questions: TokenBatch, passages: TokenBatch) -> tuple[Tensor, Tensor]:
         """Return the embeddings of questions, (B, D), and of passages, (P, D)."""
-        return (
-            self.question_encoder(questions.input_ids, questions.attention_mask),
-            self.passage_encoder(passages.input_ids, passages.attention_mask),
-        )
+        return embed_tokens(self.question_encoder, questions), embed_tokens(self.passage_encoder, passages)
+
+
+def embed_tokens(encoder: nn.Module, tokens: TokenBatch) -> Tensor:
+    """Return the embeddings of N texts, (N, D).
+
+    A ``RobertaEncoder`` also gets the lengths, so that it does not wait for a GPU to count tokens. Any other encoder is
+    called with ids and mask alone.
+    """
+    lengths = {"lengths": tokens.lengths} if isinstance(encoder, RobertaEncoder) else {}
+    return encoder(tokens.input_ids, tokens.attention_mask, **lengths)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from text.models.transfers import send_to
+from text.records import TokenBatch
+
 MAX_TOKENS = 2048
 """Maximum tokens of a chunk. More do not fit the cache of a core, and fewer make matrix products inefficient."""
 _MAX_PADDING = 0.03
@@ -21,16 +24,20 @@ def get_lengths(attention_mask: Tensor) -> list[int]:
     return (attention_mask * places).amax(dim=1).clamp(min=1).tolist()
 
 
-def cut_by_length(lengths: Sequence[int], max_tokens: int = MAX_TOKENS) -> list[tuple[list[int], int]]:
-    """Group texts of similar length into chunks with little padding.
+def cut_by_length(
+    lengths: Sequence[int], max_tokens: int = MAX_TOKENS, *, limits_padding: bool = True
+) -> list[tuple[list[int], int]]:
+    """Group texts of similar length into chunks.
 
     Args:
         lengths: Number of tokens of each text.
         max_tokens: Maximum tokens of a chunk, padding included. A longer text gets its own chunk.
+        limits_padding: Also end a chunk before its padding exceeds 16 tokens or 3 %, whichever is more. A CPU computes
+            padding. A GPU does not, and needs large chunks.
 
     Returns:
         For each chunk, the rows of its texts (longest first) and the length of the longest text. Every row is in
-        exactly one chunk. Padding is at most 16 tokens or 3 % of a chunk, whichever is more.
+        exactly one chunk.
     """
     chunks: list[tuple[list[int], int]] = []
     padding = 0
@@ -38,9 +45,18 @@ def cut_by_length(lengths: Sequence[int], max_tokens: int = MAX_TOKENS) -> list[
         rows, longest = chunks[-1] if chunks else ([], 0)
         padding += longest - lengths[row]
         size = longest * (len(rows) + 1)
-        if not rows or size > max_tokens or padding > max(_FREE_PADDING, _MAX_PADDING * size):
+        is_padded = limits_padding and padding > max(_FREE_PADDING, _MAX_PADDING * size)
+        if not rows or size > max_tokens or is_padded:
             chunks.append(([row], lengths[row]))
             padding = 0
         else:
             rows.append(row)
     return chunks
+
+
+def take_rows(tokens: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:
+    """Return the texts at some rows, cut to ``length`` columns. A GPU copies them without a wait of the host."""
+    chosen = torch.tensor(rows, dtype=torch.int64)
+    index = send_to(chosen, tokens.input_ids.device)
+    tensors = (tokens.input_ids[:, :length], tokens.attention_mask[:, :length], tokens.truncated, tokens.empty)
+    return TokenBatch(*(tensor[index] for tensor in tensors), lengths=tokens.lengths[chosen.numpy()])

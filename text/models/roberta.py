@@ -13,6 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,12 +143,16 @@ class RobertaEncoder(nn.Module):
         num_positions = self.config.max_position_embeddings - self.config.first_position
         return min(num_positions, self.config.max_seq_length or num_positions)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: np.ndarray | None = None
+    ) -> Tensor:
         """Return the embeddings of texts.
 
         Args:
             input_ids: (B, L) int64, padded on the right.
             attention_mask: (B, L) bool. True marks a real token. By default, every token but the padding token is real.
+            lengths: (B,) number of real tokens of each text, on the host. Without it, the host waits for a GPU to count
+                them (``TokenBatch.lengths``).
 
         Returns:
             (B, D) float.
@@ -160,7 +165,7 @@ class RobertaEncoder(nn.Module):
         self._check_length(input_ids)
         if input_ids.is_cuda:
             return self._embed(self.embeddings.word(input_ids), input_ids, attention_mask)
-        chunks = cut_by_length(get_lengths(attention_mask)) or [([], 1)]
+        chunks = cut_by_length(get_lengths(attention_mask) if lengths is None else lengths.tolist()) or [([], 1)]
         # One look-up serves all chunks, because the gradient of each look-up is as large as the embedding table.
         ids = [input_ids[rows, :length] for rows, length in chunks]
         words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])

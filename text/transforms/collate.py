@@ -182,13 +182,18 @@ def _deduplicate(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, T
 
 
 def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
-    return tokens if keep.all() else TokenBatch(*(field[torch.from_numpy(keep)] for field in tokens))
+    if keep.all():
+        return tokens
+    tensors = (field[torch.from_numpy(keep)] for field in tokens[:-1])
+    return TokenBatch(*tensors, lengths=tokens.lengths[keep])
 
 
 def _build_empty_batch(*, num_questions: int, num_passages: int) -> BiEncoderBatch:
     """Return a batch without questions and passages. Its counts hold the numbers of dropped ones."""
     nothing = torch.zeros(0, 1, dtype=torch.bool)
-    tokens = TokenBatch(torch.zeros(0, 1, dtype=torch.int64), nothing, nothing[:, 0], nothing[:, 0])
+    tokens = TokenBatch(
+        torch.zeros(0, 1, dtype=torch.int64), nothing, nothing[:, 0], nothing[:, 0], lengths=np.zeros(0, dtype=np.int64)
+    )
     indices = torch.zeros(0, dtype=torch.int64)
     return BiEncoderBatch(
         questions=tokens,

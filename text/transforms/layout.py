@@ -110,6 +110,7 @@ class TokenLayout(nn.Module):
             attention_mask=torch.from_numpy(attention_mask),
             truncated=torch.tensor([truncated for _, truncated, _ in rows]),
             empty=torch.tensor([empty for _, _, empty in rows]),
+            lengths=lengths,
         )
 
     def _encode_all(self, texts: Sequence[Text | tuple[Text, Text]]) -> list[tuple[bool, list[np.ndarray]]]:
