@@ -13,9 +13,6 @@ from test.helpers import assert_one_line
 from text.commands.running import get_exit_code
 from text.errors import ArtifactError, UnsupportedModelError
 from text.models import RobertaConfig, RobertaEncoder
-from text.models.attention import HAS_PACKED
-
-needs_packed = pytest.mark.skipif(not HAS_PACKED, reason="this PyTorch has no jagged tensors to pack texts in")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,

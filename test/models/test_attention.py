@@ -1,4 +1,4 @@
-"""Attention over padded and packed texts, compared with plain Python and with each other, and dropout."""
+"""Attention over padded texts, compared with plain Python, and dropout. test_packed.py tests packed texts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from test.models.helpers import needs_packed
-from text.models.attention import PaddedTexts, dropout, pack_texts
+from text.models.attention import PaddedTexts, dropout
 
 LENGTHS = (7, 3, 1, 5)
 
@@ -65,33 +64,13 @@ def test_scores_whose_exponentials_overflow_or_underflow(sign):
     torch.testing.assert_close(seen[mask], expected[mask])
 
 
-@needs_packed
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-def test_packed_equals_padded():
-    """Compare the outputs and the gradients of queries, keys and values."""
-    qkv, mask = build_batch()
-    qkv.requires_grad_()
-    target = torch.randn(int(mask.sum()), 16, generator=torch.Generator().manual_seed(1))
-    from_padded = PaddedTexts(mask).attend(qkv, 0.0)[mask]
-    from_packed = pack_texts(mask).attend(qkv[mask], 0.0)
-    torch.testing.assert_close(from_packed, from_padded)
-    expected, gradient = (torch.autograd.grad((seen * target).sum(), qkv)[0] for seen in (from_padded, from_packed))
-    assert expected.any()
-    torch.testing.assert_close(gradient, expected)
-
-
-def test_packed_by_hand():
-    texts = pack_texts(torch.tensor([[True, True, False], [True, True, True]]))
-    assert (texts.offsets.tolist(), texts.max_length) == ([0, 2, 5], 3)
-
-
-def test_an_empty_batch_gives_an_empty_output_packed_and_padded():
+def test_an_empty_batch_gives_an_empty_output() -> None:
     # Some ranks get no text from a short batch. Their gradients must exist and be empty.
-    mask, qkv = torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0, 1, 3, 2, 8, requires_grad=True)
-    for seen in (pack_texts(mask).attend(qkv[mask], 0.1), PaddedTexts(None).attend(qkv, 0.1).flatten(0, 1)):
-        assert seen.shape == (0, 16)
-        [gradient] = torch.autograd.grad(seen.sum(), qkv)
-        assert gradient.shape == qkv.shape
+    qkv = torch.zeros(0, 1, 3, 2, 8, requires_grad=True)
+    attended = PaddedTexts(None).attend(qkv, 0.1)
+    assert attended.shape == (0, 1, 16)
+    [gradient] = torch.autograd.grad(attended.sum(), qkv)
+    assert gradient.shape == qkv.shape
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -127,15 +106,3 @@ def test_dropout_passes_gradients_of_kept_values_only():
     kept = dropout(values, 0.25, True)
     kept.sum().backward()
     torch.testing.assert_close(values.grad, torch.where(kept != 0, 4 / 3, 0.0))
-
-
-@needs_packed
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-@pytest.mark.slow
-def test_packed_attention_with_dropout_has_the_same_mean():
-    """Dropout removes attention weights at random, so only the mean over many runs is equal."""
-    torch.manual_seed(0)
-    qkv, mask = build_batch()
-    expected = pack_texts(mask).attend(qkv[mask], 0.0)
-    mean = torch.stack([pack_texts(mask).attend(qkv[mask], 0.2) for _ in range(2000)]).mean(0)
-    torch.testing.assert_close(mean, expected, atol=0.1, rtol=0)

@@ -13,7 +13,6 @@ from transformers import RobertaConfig as PeerConfig
 from transformers import RobertaModel as PeerModel
 
 from test.helpers import random_ids
-from test.models.helpers import needs_packed
 from text.models import (
     RobertaConfig,
     RobertaEncoder,
@@ -23,7 +22,6 @@ from text.models import (
     roberta_small,
     roberta_tiny,
 )
-from text.models.attention import PaddedTexts, pack_texts
 from text.models.keys import BERT, merge_token_types, to_encoder_keys
 
 SIZES: dict[str, Any] = {
@@ -181,28 +179,6 @@ def test_embeddings_do_not_depend_on_batch_or_order(pooling):
         by_seven = torch.cat([encoder(*part) for part in zip(input_ids.split(7), mask.split(7), strict=True)])
     assert (shuffled - together[order]).abs().max() < 1e-6
     assert (by_seven - together).abs().max() < 1e-6
-
-
-@needs_packed
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-def test_packed_layers_equal_padded_ones():
-    """CUDA uses packed layers and the CPU padded ones. Compare hidden states and the gradients of every weight."""
-    encoder = build_encoder()
-    input_ids, mask = build_texts(5, 40, 2, 12)
-    target = torch.randn(int(mask.sum()), SIZES["hidden_size"], generator=torch.Generator().manual_seed(1))
-    found = []
-    for is_packed in (False, True):
-        hidden = encoder.embeddings(encoder.embeddings.word(input_ids), input_ids, mask)
-        if is_packed:
-            tokens = encoder._apply_layers(hidden[mask], pack_texts(mask))
-        else:
-            tokens = encoder._apply_layers(hidden, PaddedTexts(mask))[mask]
-        encoder.zero_grad()
-        (100 * nn.functional.mse_loss(tokens, target)).backward()
-        gradients = [parameter.grad.clone() for parameter in encoder.parameters() if parameter.grad is not None]
-        found.append([tokens.detach(), *gradients])
-    for padded, unpadded in zip(*found, strict=True):
-        torch.testing.assert_close(unpadded, padded, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("projection_dim", [None, 8])

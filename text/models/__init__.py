@@ -2,7 +2,7 @@
 
 from text.models.biencoder import BiEncoder, embed_tokens
 from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate
-from text.models.quantize import quantize_int8, to_bfloat16
+from text.models.quantize import quantize_int8, to_bfloat16, to_float16
 from text.models.roberta import (
     RobertaEncoder,
     roberta_base,
@@ -35,5 +35,6 @@ __all__ = [
     "roberta_small",
     "roberta_tiny",
     "to_bfloat16",
+    "to_float16",
     "to_torchtext",
 ]

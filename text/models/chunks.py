@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -54,9 +55,34 @@ def cut_by_length(
     return chunks
 
 
+def split_by_length(tokens: TokenBatch, max_tokens: int) -> tuple[list[int], list[TokenBatch]]:
+    """Cut a batch into chunks of texts with similar lengths. On a GPU, only the number of tokens limits a chunk.
+
+    Returns:
+        The rows of all chunks in their order, and the chunks. A batch without texts is one chunk without texts.
+    """
+    limits_padding = not tokens.input_ids.is_cuda
+    chunks = cut_by_length(tokens.lengths.tolist(), max_tokens, limits_padding=limits_padding) or [([], 1)]
+    return [row for rows, _ in chunks for row in rows], [take_rows(tokens, *chunk) for chunk in chunks]
+
+
 def take_rows(tokens: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:
     """Return the texts at some rows, cut to ``length`` columns. A GPU copies them without a wait of the host."""
     chosen = torch.tensor(rows, dtype=torch.int64)
     index = send_to(chosen, tokens.input_ids.device)
     tensors = (tokens.input_ids[:, :length], tokens.attention_mask[:, :length], tokens.truncated, tokens.empty)
     return TokenBatch(*(tensor[index] for tensor in tensors), lengths=tokens.lengths[chosen.numpy()])
+
+
+@contextmanager
+def no_autocast_cache() -> Iterator[None]:
+    """Let autocast convert the weights anew for each chunk, as Lightning does.
+
+    If chunks share a converted weight, their gradients are added up in half precision.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)

@@ -1,4 +1,4 @@
-"""Encoders with 16-bit and 8-bit weights, for inference on a CPU.
+"""Encoders with 16-bit and 8-bit weights, for inference.
 
 Dimensions: I input features; O output features.
 """
@@ -35,11 +35,20 @@ def to_bfloat16(encoder: RobertaEncoder) -> RobertaEncoder:
     Returns:
         An encoder for use under ``torch.no_grad``. Its output embeddings are float32.
     """
+    return _to_half(encoder, torch.bfloat16)
+
+
+def to_float16(encoder: RobertaEncoder) -> RobertaEncoder:
+    """Return a copy of an encoder like ``to_bfloat16``, in float16. Use it on GPUs that lack bfloat16."""
+    return _to_half(encoder, torch.float16)
+
+
+def _to_half(encoder: RobertaEncoder, dtype: torch.dtype) -> RobertaEncoder:
     half = copy.deepcopy(encoder).eval().requires_grad_(False)
     for module in half.layers.modules():
         if isinstance(module, Linear):
-            module.bfloat16()
-    half.layer_dtype = torch.bfloat16
+            module.to(dtype)
+    half.layer_dtype = dtype
     return half
 
 

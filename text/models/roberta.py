@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint as checkpoint_activations
 
 from text.errors import ArtifactError
 from text.models import checkpoint
-from text.models.attention import HAS_PACKED, PackedTexts, PaddedTexts, dropout, pack_texts
-from text.models.chunks import cut_by_length, get_lengths
+from text.models.attention import PackedTexts, PaddedTexts, dropout, pack_texts
+from text.models.chunks import cut_by_length, get_lengths, no_autocast_cache
 from text.models.linear import Linear
 from text.models.roberta_config import RobertaConfig, RobertaOptions
 
@@ -164,15 +164,19 @@ class RobertaEncoder(nn.Module):
             attention_mask = input_ids != self.config.pad_token_id
         self._check_length(input_ids)
         if input_ids.is_cuda:
-            return self._embed(self.embeddings.word(input_ids), input_ids, attention_mask)
+            texts = pack_texts(attention_mask, lengths)
+            tokens = self._compute_packed_states(texts, input_ids, attention_mask)
+            pool = texts.pool_first if self.config.pooling == "first" else texts.pool_mean
+            return self._project(pool(tokens))
         chunks = cut_by_length(get_lengths(attention_mask) if lengths is None else lengths.tolist()) or [([], 1)]
         # One look-up serves all chunks, because the gradient of each look-up is as large as the embedding table.
         ids = [input_ids[rows, :length] for rows, length in chunks]
         words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])
-        embeddings = [
-            self._embed(looked_up.unflatten(0, each.shape), each, attention_mask[rows, :length])
-            for looked_up, each, (rows, length) in zip(words, ids, chunks, strict=True)
-        ]
+        with no_autocast_cache():
+            embeddings = [
+                self._embed(looked_up.unflatten(0, each.shape), each, attention_mask[rows, :length])
+                for looked_up, each, (rows, length) in zip(words, ids, chunks, strict=True)
+            ]
         order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64)
         return torch.cat(embeddings)[order.argsort()]
 
@@ -190,19 +194,25 @@ class RobertaEncoder(nn.Module):
             ValueError: A text is longer than ``max_length``.
         """
         self._check_length(input_ids)
-        return self._compute_hidden_states(self.embeddings.word(input_ids), input_ids, attention_mask)
+        if input_ids.is_cuda:
+            texts = pack_texts(attention_mask)
+            return texts.unpack(self._compute_packed_states(texts, input_ids, attention_mask))
+        return self._compute_padded_states(self.embeddings.word(input_ids), input_ids, attention_mask)
 
-    def _compute_hidden_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _compute_padded_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the output of the last layer, (B, L, H), from word embeddings."""
-        hidden = self.embeddings(words, input_ids, attention_mask)
-        hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
-        if hidden.is_cuda and HAS_PACKED:
-            tokens = self._apply_layers(hidden[attention_mask], pack_texts(attention_mask))  # (T, H)
-            return torch.zeros_like(hidden, dtype=tokens.dtype).masked_scatter(attention_mask[:, :, None], tokens)
+        hidden = self.embeddings(words, self.embeddings.find_positions(input_ids, attention_mask))
         return self._apply_layers(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
+
+    def _compute_packed_states(self, texts: PackedTexts, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the output of the last layer for the T tokens of all texts, (T, H)."""
+        positions = texts.pack(self.embeddings.find_positions(input_ids, attention_mask))
+        hidden = self.embeddings(self.embeddings.word(texts.pack(input_ids)), positions)
+        return self._apply_layers(hidden, texts)
 
     def _apply_layers(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
         """Apply all layers to hidden states, (..., H)."""
+        hidden = hidden if self.layer_dtype is None else hidden.to(self.layer_dtype)
         for layer in self.layers:
             if self.activation_checkpointing and self.training:
                 hidden = checkpoint_activations(layer, hidden, texts, use_reentrant=False)
@@ -212,12 +222,14 @@ class RobertaEncoder(nn.Module):
 
     def _embed(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the embeddings of texts, (B, D), from word embeddings, (B, L, H)."""
-        hidden = self._compute_hidden_states(words, input_ids, attention_mask)
+        hidden = self._compute_padded_states(words, input_ids, attention_mask)
         if self.config.pooling == "first":
-            pooled = hidden[:, 0]
-        else:
-            weights = attention_mask[:, :, None].to(hidden.dtype)
-            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+            return self._project(hidden[:, 0])
+        weights = attention_mask[:, :, None].to(hidden.dtype)
+        return self._project((hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1))
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        """Return the embeddings of texts: (B, H) to (B, D)."""
         pooled = pooled if self.layer_dtype is None else pooled.float()
         if self.projection is not None:
             pooled = self.projection(pooled)
@@ -240,14 +252,17 @@ class _Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
-    def forward(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def find_positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the position of each token, (B, L) int64."""
         # The position of a token is its number among the real tokens of the text, not its column.
         # A text can contain the padding token itself, as "<pad>". RoBERTa reserves a position for that token.
         counted = attention_mask
         if self.skips_padding_token:
             counted = attention_mask & (input_ids != self.first_position - 1)
         positions = (counted.cumsum(dim=1) - 1 + self.first_position) * attention_mask
-        positions = positions.masked_fill(attention_mask & ~counted, self.first_position - 1)
+        return positions.masked_fill(attention_mask & ~counted, self.first_position - 1)
+
+    def forward(self, words: Tensor, positions: Tensor) -> Tensor:
         return self.dropout(self.norm(words + self.position(positions)))
 
 

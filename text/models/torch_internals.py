@@ -1,8 +1,9 @@
 """Wrappers of private PyTorch functions. No other file of ``text/`` uses private parts of PyTorch.
 
-Tested with torch 2.3.1, 2.13.0 and 2.15.0. Check this file first if another version fails.
+Tested with torch 2.3.1, 2.13.0 and 2.15.0. Check this file first if another version fails. CUDA's attention kernels
+have only been simulated (``test/cuda_simulation.py``): their arguments are checked, not the kernels themselves.
 
-Dimensions: I input features; O output features.
+Dimensions: I input features; O output features; B texts; T tokens of all texts; N heads; E width of a head.
 """
 
 from __future__ import annotations
@@ -66,6 +67,57 @@ def int8_linear(
     return torch.ops.onednn.qlinear_pointwise(
         inputs, scale, zero_point, *weights, 1.0, 0, torch.bfloat16, activation, [], "none"
     )
+
+
+def _has_arguments(operator: str, names: str) -> bool:
+    found, expected = getattr(torch.ops.aten, operator, None), names.split()
+    return found is not None and [each.name for each in found.default._schema.arguments[: len(expected)]] == expected
+
+
+HAS_PACKED_KERNELS = (
+    torch.version.hip is None
+    and _has_arguments(
+        "_flash_attention_forward",
+        "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask",
+    )
+    and _has_arguments(
+        "_efficient_attention_forward",
+        "query key value bias cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k dropout_p custom_mask_type "
+        "compute_log_sumexp",
+    )
+)
+"""True if this PyTorch has CUDA's attention kernels for packed texts, with the arguments that are given below."""
+
+
+def attend_flash(qkv: Tensor, offsets: Tensor, max_length: int, dropout_p: float) -> Tensor:
+    """Return the attention output of each token within its text, (T, N, E), by CUDA's flash attention.
+
+    The kernel takes views of ``qkv``, and needs a GPU of compute capability 8.0 or more.
+
+    Args:
+        qkv: (T, 3, N, E) queries, keys and values, in bfloat16 or float16. E is a multiple of 8, up to 256.
+        offsets: (B + 1,) int32, position of the first token of each text, then T.
+        max_length: Upper bound on the number of tokens of a text.
+        dropout_p: Share of the attention weights to drop.
+    """
+    lengths = (offsets, offsets, max_length, max_length)
+    return torch.ops.aten._flash_attention_forward(*qkv.unbind(1), *lengths, dropout_p, False, False)[0]
+
+
+def attend_efficient(qkv: Tensor, offsets: Tensor, max_length: int, dropout_p: float) -> Tensor:
+    """Return the attention output of each token within its text, (T, N, E), by CUDA's memory-efficient attention.
+
+    Args:
+        qkv: (T, 3, N, E) queries, keys and values, in float32 or float16. E is a multiple of 8.
+        offsets: (B + 1,) int32, position of the first token of each text, then T.
+        max_length: Upper bound on the number of tokens of a text.
+        dropout_p: Share of the attention weights to drop.
+    """
+    lengths = (offsets, offsets, max_length, max_length)
+    parts = qkv[None].unbind(2)  # (1, T, N, E) each
+    # Without a mask, the kind of mask is 0. The backward pass needs the sums of the exponentials.
+    needs_sums = torch.is_grad_enabled()
+    return torch.ops.aten._efficient_attention_forward(*parts, None, *lengths, dropout_p, 0, needs_sums)[0][0]
 
 
 def leave_unscaling_to_caller(optimizer: torch.optim.Optimizer) -> None:

@@ -13,13 +13,15 @@ from __future__ import annotations
 import ctypes
 import itertools
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from text.models.chunks import cut_by_length, get_lengths
+from text.models import embed_tokens
+from text.models.chunks import no_autocast_cache, split_by_length
+from text.models.transfers import send_to
 from text.records import TokenBatch
 
 _CHUNKS_PER_TRIM = 4
@@ -37,23 +39,17 @@ def embed_in_chunks(encoder: nn.Module, tokens: TokenBatch, chunk_tokens: int) -
         chunk_tokens: Maximum tokens of a chunk. A longer text is a chunk of its own. A chunk has texts of similar
             length.
     """
-    chunks = cut_by_length(get_lengths(tokens.attention_mask), chunk_tokens) or [([], 1)]
-    embed = _trim_between_chunks(encoder) if _malloc_trim and tokens.input_ids.device.type == "cpu" else encoder
-    embeddings = [
-        checkpoint(embed, tokens.input_ids[rows, :length], tokens.attention_mask[rows, :length], use_reentrant=False)
-        for rows, length in chunks
-    ]
-    order = torch.tensor([row for rows, _ in chunks for row in rows], dtype=torch.int64, device=embeddings[0].device)
-    return torch.cat(embeddings)[order.argsort()]
+    device = tokens.input_ids.device
+    rows, chunks = split_by_length(tokens, chunk_tokens)
+    trims_memory = _malloc_trim is not None and device.type == "cpu"
+    numbers = itertools.count(1)  # The backward pass embeds each chunk once more.
 
-
-def _trim_between_chunks(encoder: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap an encoder so that freed memory is returned to the system every few chunks."""
-    numbers = itertools.count(1)
-
-    def embed(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if next(numbers) % _CHUNKS_PER_TRIM == 0 and _malloc_trim is not None:
+    def embed(*fields: Any) -> Tensor:
+        if trims_memory and next(numbers) % _CHUNKS_PER_TRIM == 0:
             _malloc_trim(0)
-        return encoder(input_ids, attention_mask)
+        return embed_tokens(encoder, TokenBatch(*fields))
 
-    return embed
+    with no_autocast_cache():
+        # The tensors are separate arguments: PyTorch 2.3 saves the random state only of GPUs that it finds among them.
+        embeddings = torch.cat([checkpoint(embed, *chunk, use_reentrant=False) for chunk in chunks])
+    return embeddings[send_to(torch.tensor(rows, dtype=torch.int64).argsort(), device)]
