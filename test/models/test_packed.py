@@ -127,11 +127,12 @@ class CountDispatches(TorchDispatchMode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
+        if "detach" not in (name := str(func)):  # the bookkeeping of autograd
+            self.names.append(name)
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, (4, 5)), (torch.float32, (6, 8))])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, (3, 3)), (torch.float32, (5, 5))])
 def test_the_host_makes_few_calls_for_one_layer(calls: list[Call], dtype: torch.dtype, most: tuple[int, int]) -> None:
     """Compare the calls of a forward and of a backward pass. Nested tensors took 62 and 77."""
     mask = build_tokens(*LENGTHS).attention_mask

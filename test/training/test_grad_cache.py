@@ -83,3 +83,16 @@ def test_zero_texts_give_zero_gradients() -> None:
     embeddings = embed_in_chunks(model, TokenBatch(*(field[:0] for field in tokens())), CHUNK_TOKENS)
     assert embeddings.shape == (0, 128)
     assert all(not gradient.any() for gradient in gradients(model, embeddings))
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_autocast_adds_up_gradients_of_chunks_in_float32(is_chunked: bool) -> None:
+    """Autocast keeps converted weights by default. Chunks that share one would add up its gradients in bfloat16."""
+    many = tokens(tuple(1 + n % 25 for n in range(200)))
+    found = []
+    for keeps_converted_weights in (True, False):
+        model = encoder(0.0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_converted_weights):
+            embeddings = embed_in_chunks(model, many, CHUNK_TOKENS) if is_chunked else model(*many[:2])
+        found.append(gradients(model, embeddings.float()))
+    assert all(one.equal(other) for one, other in zip(*found, strict=True))
