@@ -33,6 +33,7 @@ from benchmarks.report import describe_hardware, describe_versions, make_parser,
 from benchmarks.training import read_status, reset_peak_memory
 from text.datasets import PassageCollection
 from text.retrieval import Embedder, EmbeddingShards, Hits, encode_collection, search_exact
+from text.retrieval.embedder import EmbeddedBatch
 from text.retrieval.faiss_index import FaissIndex
 
 K = 100
@@ -200,15 +201,20 @@ class FixedEmbedder(Embedder):
         self.rows = torch.from_numpy(rows)
         self.encoder: Any = SimpleNamespace(embedding_dim=rows.shape[1])
         self.model_hashes, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
+        self.max_tokens = 1 << 17
+
+    def choose_max_tokens(self) -> int:
+        """Return 0, as on a CPU."""
+        return 0
 
     def tokenize(self, texts: Any) -> Any:
         """Return the row numbers of the passages in place of tokens."""
         rows = torch.tensor([int(passage.text) for passage in texts])
         return SimpleNamespace(input_ids=rows, truncated=torch.zeros(len(rows), dtype=torch.bool))
 
-    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
         """Yield the embeddings of all passages from ``start``."""
-        yield list(range(start, len(tokens.input_ids))), self.rows[tokens.input_ids[start:]]
+        yield EmbeddedBatch(list(range(start, len(tokens.input_ids))), self.rows[tokens.input_ids[start:]])
 
 
 def write_shards(folder: Path, rows: np.ndarray, dtype: str) -> EmbeddingShards:

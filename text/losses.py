@@ -116,7 +116,8 @@ def multi_positive_nll(
     Args:
         question_embeddings: (B, D) float.
         passage_embeddings: (P, D) float, on the same device.
-        is_positive: (B, P) bool. True if the passage answers the question. Each question needs at least one positive.
+        is_positive: (B, P) bool. True if the passage answers the question. The loss of a question without positives is
+            NaN.
         ignore: (B, P) bool. True removes a passage from the negatives of that question. Positives are never removed.
         temperature: Divides the logits. Positive, without unit.
         similarity: "dot" or "cosine".
@@ -126,7 +127,7 @@ def multi_positive_nll(
         Scalar for "mean" or (B,) for "none", in nats.
 
     Raises:
-        ValueError: A question has no positive, the shapes do not match, or ``similarity`` is unknown.
+        ValueError: The shapes do not match, or ``similarity`` is unknown. See ``similarity_logits``.
 
     In the example all logits are 0, so each of the two positives costs log 2 against its one negative:
 
@@ -134,8 +135,6 @@ def multi_positive_nll(
     tensor(0.6931)
     """
     num_positives = is_positive.sum(dim=1)
-    if not num_positives.all():
-        raise ValueError(f"question {int(num_positives.argmin())} has no positive. Each question needs at least one.")
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
     excluded = is_positive if ignore is None else is_positive | ignore
     negatives = logits.masked_fill(excluded, _LEAST).logsumexp(dim=1, keepdim=True)

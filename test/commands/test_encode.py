@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
 from test.commands.conftest import NUM_PASSAGES, encode_flags
 from test.helpers import save_model
@@ -20,6 +22,7 @@ from test.pages import ROOT
 from text.commands.cli import run_command
 from text.commands.encode import EncodeFlags, encode
 from text.commands.update import UpdateFlags, update
+from text.errors import UsageError
 from text.retrieval import Embedder, EmbeddingShards, open_collection
 from text.retrieval.plan import read_plan, write_plan
 
@@ -239,6 +242,50 @@ def test_numbers_of_gpus_that_are_refused(
     code, line = fail(encode, EncodeFlags, *flags, "--gpus=2", "--device=cpu")
     assert code == 2 and "--gpus" in line and "torchrun" in line
     assert not (tmp_path / "e").exists()
+
+
+def test_no_more_processes_than_shards_are_started(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("text.commands.encode.run_ranks", lambda arguments, num_ranks: started.append(num_ranks))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    for gpus in (3, 8):  # There are four shards.
+        assert run_command(encode, EncodeFlags, [*encode_flags(files, tmp_path / "e"), f"--gpus={gpus}"]) == 0
+    assert started == [3, 4]
+    flags = [f"--model={files}/model", f"--collection={files}/corpus.jsonl", f"--output_dir={tmp_path}/e", "--gpus=8"]
+    assert run_command(encode, EncodeFlags, flags) == 0  # One shard needs no other process.
+    assert started == [3, 4] and len(EmbeddingShards(tmp_path / "e")) == NUM_PASSAGES
+
+
+def test_processes_wait_long_for_each_other(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Fail
+) -> None:
+    def refuse(backend: str, timeout: timedelta) -> None:
+        raise UsageError(f"{backend} {timeout.days}")
+
+    monkeypatch.setattr("torch.distributed.init_process_group", refuse)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, line = fail(encode, EncodeFlags, *encode_flags(files, tmp_path / "e"))
+    assert code == 2 and line.endswith("gloo 365")
+
+
+def test_the_precision_is_told_and_kept(
+    files: Path, tmp_path: Path, fail: Fail, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = encode_flags(files, tmp_path / "e")
+    monkeypatch.setattr("text.retrieval.devices.choose_precision", lambda capability: "bfloat16")
+    assert run_command(encode, EncodeFlags, flags) == 0
+    monkeypatch.undo()
+    assert run_command(encode, EncodeFlags, flags) == 0  # The default of this device is float32.
+    assert run_command(encode, EncodeFlags, [*flags, "--encoder_precision=bfloat16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = "precision: bfloat16 on cpu; --encoder_precision=float32 computes in float32"
+    assert lines.count(told) == 2 and read_plan(tmp_path / "e").settings.precision == "bfloat16"
+    code, line = fail(encode, EncodeFlags, *flags, "--encoder_precision=float32")
+    assert code == 5 and "precision: bfloat16 -> float32" in line
+    code, line = fail(encode, EncodeFlags, *flags, "--encoder_precision=float16")
+    assert code == 2 and "float16" in line and "cpu" in line
 
 
 @pytest.mark.slow

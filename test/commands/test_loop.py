@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from test.helpers import write_jsonl
@@ -431,14 +432,19 @@ def test_the_memory_of_bm25_is_reported_before_it_is_needed(
     assert capsys.readouterr().out == ""
 
 
-def test_the_number_of_gpus_does_not_change_the_folder_names() -> None:
+def test_the_number_of_gpus_does_not_change_the_folder_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert name_stages(loop_flags(encode={"gpus": 2, "device": "cpu"})) == name_stages(
         loop_flags(encode={"device": "cpu"})
     )
+    assert name_stages(loop_flags(train={"gpus": 1})) == name_stages(loop_flags())
     stages = rehearse(loop_flags(encode={"gpus": 2, "device": "cpu"}))
     assert all("--gpus=2" in stage.arguments for stage in stages if stage.command == "encode")
     with pytest.raises(UsageError, match="--gpus is 99"):
         check_loop(loop_flags(encode={"gpus": 99}))
+    names = name_stages(loop_flags())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert build_loop(loop_flags(), open_inputs(loop_flags())).num_gpus == 4
+    assert name_stages(loop_flags()) == names
 
 
 def test_one_file_for_valid_and_test_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,18 @@ def test_a_run_has_every_question(files: Path) -> None:
     assert all(len(scores) == 10 for scores in found.values())
 
 
+def test_a_precision_that_the_device_decides_is_told(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("text.retrieval.devices.choose_precision", lambda capability: "bfloat16")
+    for name, flags in (("default", []), ("chosen", ["--encoder_precision=float32"])):
+        asked = [*search_flags(files, tmp_path / name), f"--questions={files}/questions.csv", *flags]
+        assert run_command(search, SearchFlags, asked) == 0
+        assert ("precision: bfloat16 on cpu" in capsys.readouterr().out) == (name == "default")
+    assert (tmp_path / "chosen").read_bytes() == (files / "run.trec").read_bytes()
+    assert (tmp_path / "default").read_bytes() != (files / "run.trec").read_bytes()
+
+
 @pytest.mark.parametrize("flags", [["--index=Flat"], ["--index=HNSW8,Flat", "--index_parameters=efSearch=64"]])
 def test_an_index_is_built_then_opened_and_refused_if_damaged(
     files: Path, tmp_path: Path, flags: list[str], fail: Fail

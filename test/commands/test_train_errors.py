@@ -204,6 +204,7 @@ def test_a_run_does_not_overwrite_the_model_that_it_starts_from(tmp_path: Path, 
         ("--encoder=Tiny", ["--encoder is Tiny", "tiny", "hf download Tiny"]),
         ("--num_nodes=2", ["--num_nodes is 2", "torchrun"]),
         ("--num_workers=-1", ["--num_workers is -1"]),
+        ("--tf32", ["--tf32", "--gpus"]),
     ],
 )
 def test_a_value_out_of_range_is_named_and_leaves_nothing(

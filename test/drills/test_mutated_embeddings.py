@@ -59,7 +59,7 @@ class StoppingEmbedder(Embedder):
 
     left = 0
 
-    def _embed_rows(self, tokens: Any, rows: list[int], length: int) -> torch.Tensor | None:
+    def _embed_rows(self, tokens: Any, rows: list[int], length: int) -> torch.Tensor:
         self.left -= 1
         if self.left == 0:
             raise Killed

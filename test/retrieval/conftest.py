@@ -17,6 +17,7 @@ import torch
 from test.helpers import save_model, texts, write_collection
 from text.datasets import PassageCollection
 from text.retrieval import Embedder, EmbeddingShards, encode_collection
+from text.retrieval.embedder import EmbeddedBatch
 
 NUM_PASSAGES = 23
 
@@ -38,14 +39,18 @@ class FixedEmbedder(Embedder):
         self.embeddings = torch.from_numpy(embeddings)
         self.encoder: Any = SimpleNamespace(embedding_dim=embeddings.shape[1])
         self.model_hashes, self.settings, self.similarity = {"weights": "given"}, {"similarity": "dot"}, "dot"
+        self.max_tokens = 1 << 17
+
+    def choose_max_tokens(self) -> int:
+        return 0
 
     def tokenize(self, texts: Any) -> Any:
         rows = torch.tensor([int(passage.text) for passage in texts])
         return SimpleNamespace(input_ids=rows, truncated=rows % 2 == 1)
 
-    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
         for place in range(start, len(tokens.input_ids)):
-            yield [place], self.embeddings[tokens.input_ids[place : place + 1]].float()
+            yield EmbeddedBatch([place], self.embeddings[tokens.input_ids[place : place + 1]].float())
 
 
 def write_shards(

@@ -35,6 +35,7 @@ from text.retrieval import (
     plan_encoding,
     start_encoding,
 )
+from text.retrieval.embedder import EmbeddedBatch
 from text.retrieval.shard_writer import quantize_embeddings
 from text.transforms import Tokenize, load_tokenizer
 
@@ -113,6 +114,8 @@ def test_embedder_without_a_folder(tmp_path: Path, collection: PassageCollection
         ("query", {}, 'side is "query"'),
         ("question", {"precision": "float8"}, 'precision is "float8"'),
         ("question", {"precision": "int8", "device": "cuda:0"}, 'precision "int8" .*"cuda:0"'),
+        ("question", {"precision": "float16"}, 'precision "float16" .*"cpu"'),
+        ("question", {"device": "cuda:99"}, 'device is "cuda:99"'),
     ],
 )
 def test_invalid_arguments_of_an_embedder_raise(model: Path, side: str, options: dict[str, str], message: str) -> None:
@@ -165,8 +168,8 @@ class BreakingEmbedder(Embedder):
     left = 0
     calls = 0
 
-    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
-        for piece in super().embed_in_batches(tokens, start):
+    def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
+        for piece in super().embed_in_batches(tokens, start, **options):
             self.left -= 1
             if self.left == 0:
                 raise Interrupted
@@ -251,7 +254,7 @@ def test_kills_at_random_moments_give_the_same_files(
     folder, killed = tmp_path / "many", 0
     embed_rows = embedder._embed_rows
 
-    def embed_slowly(tokens: TokenBatch, rows: list[int], length: int) -> torch.Tensor | None:
+    def embed_slowly(tokens: TokenBatch, rows: list[int], length: int) -> torch.Tensor:
         time.sleep(0.004)
         return embed_rows(tokens, rows, length)
 
@@ -322,33 +325,6 @@ def test_invalid_arguments_raise(tmp_path: Path, collection: PassageCollection) 
         plan_encoding(collection, embedder, shard_rows=10, block_rows=4)
 
 
-def test_batches_shrink_when_gpu_memory_is_full(
-    collection: PassageCollection, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embedder = Embedder.from_pretrained(model, "passage")
-    tokens = embedder.tokenize(list(collection))
-    expected, forward, sizes = embedder.embed(tokens), embedder.encoder.forward, []
-    # A CPU has its own limit. Use max_tokens, as on a GPU.
-    monkeypatch.setattr(Embedder, "_max_tokens_at_once", property(lambda self: self.max_tokens))
-
-    def small(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        sizes.append(input_ids.numel())
-        if input_ids.numel() > 64:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return forward(input_ids, attention_mask)
-
-    monkeypatch.setattr(embedder.encoder, "forward", small)
-    found = embedder.embed(tokens)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert 32 <= embedder.max_tokens <= 64 < max(sizes)
-
-    monkeypatch.setattr(
-        embedder.encoder, "forward", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
-    )
-    with pytest.raises(torch.cuda.OutOfMemoryError):  # Not even one text fits.
-        embedder.embed(tokens)
-
-
 def test_cosine_similarity_normalizes_embeddings(tmp_path: Path, collection: PassageCollection) -> None:
     shards = encode(tmp_path / "e", collection, save_model(tmp_path / "m", 0, similarity="cosine"), dtype="float32")
     np.testing.assert_allclose(np.linalg.norm(shards.read_rows(np.arange(NUM_PASSAGES)), axis=1), 1, rtol=1e-6)
@@ -364,7 +340,7 @@ class CountingEmbedder(FixedEmbedder):
         super().__init__(embeddings)
         self.rows: list[int] = []
 
-    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
         self.rows += tokens.input_ids.tolist()
         return super().embed_in_batches(tokens, start)
 

@@ -298,7 +298,7 @@ def test_missing_renames_of_a_killed_process_are_completed(tmp_path: Path) -> No
     (folder / "shard-00002.npy.part").write_text("of a process that was killed")
 
     class RefusingEmbedder(FixedEmbedder):
-        def embed_in_batches(self, tokens: Any, start: int = 0) -> Any:
+        def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Any:
             raise AssertionError("Nothing is left to encode.")
 
     encode_collection(

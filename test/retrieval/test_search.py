@@ -32,7 +32,7 @@ from text.retrieval.indexes import check_index
 def both_backends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with the matrix products of torch and of FAISS, on any CPU."""
     faiss = pytest.importorskip("faiss") if request.param else None
-    monkeypatch.setattr("text.retrieval.exact._import_faiss", lambda: faiss)
+    monkeypatch.setattr("text.retrieval.candidates._import_faiss", lambda: faiss)
 
 
 def search_by_loops(embeddings: np.ndarray, ids: list[str], questions: np.ndarray, k: int) -> list[Hits]:

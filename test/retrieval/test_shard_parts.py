@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from test.retrieval.conftest import FixedEmbedder, write_shards
 from text.datasets import PassageCollection
 from text.errors import UsageError
 from text.retrieval import encode_collection, encode_shards, plan_encoding, start_encoding
+from text.retrieval.embedder import EmbeddedBatch
 from text.retrieval.part_files import PartFile
 from text.retrieval.shard_parts import ShardParts
 
@@ -37,13 +37,13 @@ class StoppingEmbedder(FixedEmbedder):
         super().__init__(ROWS)
         self.left, self.encoded = left, list[int]()
 
-    def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
         for place in list(range(len(tokens.input_ids)))[::-1][start:]:
             if not self.left:
                 raise Killed
             self.left -= 1
             self.encoded.append(int(tokens.input_ids[place]))
-            yield [place], self.embeddings[tokens.input_ids[place : place + 1]].float()
+            yield EmbeddedBatch([place], self.embeddings[tokens.input_ids[place : place + 1]].float())
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -219,7 +219,7 @@ def test_a_file_that_is_truncated_during_encoding_is_repaired(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class TruncatingEmbedder(StoppingEmbedder):
-        def embed_in_batches(self, tokens: Any, start: int = 0) -> Iterator[tuple[list[int], torch.Tensor]]:
+        def embed_in_batches(self, tokens: Any, start: int = 0, **options: Any) -> Iterator[EmbeddedBatch]:
             if 13 in tokens.input_ids:
                 os.truncate(tmp_path / "e" / "shard-00000.npy.part", 130)
             return super().embed_in_batches(tokens, start)

@@ -209,3 +209,40 @@ def test_a_failed_stage_exits_with_the_code_of_its_command(tmp_path: Path) -> No
         run_stage(stage, "first")
     assert error.value.code == 2
     assert not (stage.folder / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "settings", "expected"),
+    [
+        ("encode", [], {}, ["--gpus=4"]),
+        ("encode", ["--gpus=2"], {}, []),
+        ("encode", ["--device=cpu"], {}, []),
+        ("train", [], {"batch_size": 128}, ["--gpus=4", "--overwrite"]),
+        ("train", [], {"batch_size": 3}, ["--gpus=3", "--overwrite"]),
+        ("train", ["--gpus=0"], {"batch_size": 128}, ["--overwrite"]),
+        ("search", [], {}, ["--overwrite"]),
+    ],
+)
+def test_training_and_encoding_use_all_gpus(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    arguments: list[str],
+    settings: dict[str, Any],
+    expected: list[str],
+) -> None:
+    commands = []
+
+    def run(started: list[str], stop_signal: object) -> int:
+        commands.append(started[3:])
+        write_file(tmp_path / "stage" / "result", "1")
+        return 0
+
+    monkeypatch.setattr("text.runs.stages._run_command", run)
+    stage = Stage(command, arguments, tmp_path / "stage", TrackedFile(tmp_path / "stage", "stage/"), settings)
+    run_stage(stage, "first", 4)
+    started = [command, *arguments, *expected]
+    assert commands == [started]
+    assert json.loads((tmp_path / "stage" / "done.json").read_text())["command"] == ["dpr-text", *started]
+    assert f"first: dpr-text {' '.join(started)}\n" in capsys.readouterr().out

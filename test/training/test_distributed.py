@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor, distributed, multiprocessing
 
 from test.ranks import process_group
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import PassagePool
-from text.training.distributed import AllRanks, get_rank, get_world_size, scale_for_backward, sum_over_ranks
+from text.training.distributed import (
+    AllRanks,
+    gather_counts,
+    get_rank,
+    get_world_size,
+    scale_for_backward,
+    sum_over_ranks,
+)
 
 NO_TOKENS = TokenBatch(*(torch.empty(0) for _ in range(4)), lengths=np.zeros(0, dtype=np.int64))
 SIZES = ([2, 0, 1], [1, 3, 2])
@@ -21,18 +28,32 @@ SIZES = ([2, 0, 1], [1, 3, 2])
 
 def test_one_process_is_one_rank() -> None:
     rows = torch.randn(3, 2)
-    ranks = AllRanks(3, rows.device)
+    ranks = AllRanks(*gather_counts(3))
     assert (get_world_size(), get_rank(), ranks.sizes, ranks.start) == (1, 0, [3], 0)
     assert ranks.gather(rows) is rows and sum_over_ranks(rows).equal(rows)
-    assert scale_for_backward(torch.tensor([1.0, 2.0]), 4).item() == 0.75
+    assert scale_for_backward(torch.tensor([1.0, 2.0]), torch.tensor(4.0)).item() == 0.75
+
+
+def check_host_group() -> None:
+    """Check that counts travel over a gloo group of their own, which is built once, beside a group of GPUs."""
+    built, build = [], distributed.new_group
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "get_backend", lambda: "nccl")
+        patch.setattr(distributed, "new_group", lambda backend: built.append(backend) or build(backend=backend))
+        for _ in range(2):
+            assert gather_counts(get_rank()) == [list(range(get_world_size()))]
+    assert built == ["gloo"]
 
 
 def check_gather_on_rank(rank: int, size: int, folder: str) -> None:
     """Check ``gather`` on one rank. A row is (rank, index), and a rank's loss weighs row i by (rank + 1) * i."""
     with process_group(rank, size, folder):
+        check_host_group()
         for sizes in SIZES:
             rows = torch.tensor([[rank, i] for i in range(sizes[rank])], dtype=torch.float64).reshape(-1, 2)
-            ranks = AllRanks(len(rows), rows.device)
+            own_sizes, doubled = gather_counts(len(rows), 2 * len(rows))
+            assert doubled == [2 * num for num in sizes]
+            ranks = AllRanks(own_sizes)
             assert (ranks.sizes, ranks.start) == (sizes, sum(sizes[:rank]))
             gathered = ranks.gather(rows.requires_grad_())
             assert gathered.tolist() == [[r, i] for r, n in enumerate(sizes) for i in range(n)]
@@ -47,7 +68,8 @@ def check_gather_on_rank(rank: int, size: int, folder: str) -> None:
             ]
             assert sum_over_ranks(torch.tensor(rank + 1.0)).item() == total_weight
             torch.testing.assert_close(
-                scale_for_backward(torch.ones(sizes[rank]), sum(sizes)).item(), size * sizes[rank] / sum(sizes)
+                scale_for_backward(torch.ones(sizes[rank]), torch.tensor(float(sum(sizes)))).item(),
+                size * sizes[rank] / sum(sizes),
             )
 
 

@@ -115,6 +115,24 @@ def test_steps_with_overflowing_float16_gradients_are_skipped(rows: Path, tmp_pa
         assert all(weights.isfinite().all() for weights in run.copy_weights().values())
 
 
+@pytest.mark.parametrize("num_batches", [pytest.param(3, marks=needs_float16)])
+def test_the_loss_scale_is_read_once_a_batch(rows: Path, tmp_path: Path, num_batches: int) -> None:
+    run, reads = run_in_float16(rows, tmp_path), []
+    scaler: Any = run.trainer.precision_plugin.scaler  # pyright: ignore[reportAttributeAccessIssue]
+    read = scaler.get_scale
+    scaler.get_scale = lambda: reads.append(1) or read()
+    run.trainer.fit_loop.max_epochs = 1
+    run.fit()
+    assert len(reads) == 1 + num_batches  # once at the start
+
+
+@pytest.mark.parametrize("step", [pytest.param(2, marks=needs_float16)])
+def test_a_non_finite_loss_in_float16_is_not_a_skipped_step(rows: Path, tmp_path: Path, step: int) -> None:
+    run = run_in_float16(rows, tmp_path, ActAt(step, fill_weights_with_nan))
+    with pytest.raises(NonFiniteLossError, match=f"step {step - 1}, training batch {step - 1}: the loss is nan"):
+        run.fit()
+
+
 @pytest.mark.parametrize("stop", [pytest.param(4, marks=needs_float16)])
 def test_a_resumed_run_continues_to_count_skipped_steps(rows: Path, tmp_path: Path, stop: int) -> None:
     checkpoint = tmp_path / "stopped.ckpt"

@@ -20,6 +20,7 @@ from text.models import BiEncoder, RobertaConfig, RobertaEncoder
 from text.records import BiEncoderBatch, Example, Passage, TokenBatch
 from text.training import BiEncoderTask, Objective, objective, task
 from text.training import distributed as ours
+from text.training.batch_sums import BatchSums
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 BATCHES = (9, 8, 3)  # with 3 or 4 ranks, shares differ in size; with 4 ranks, one has no question of the last batch
@@ -113,7 +114,7 @@ class Loss(torch.nn.Module):
 
     def forward(self, batch: BiEncoderBatch) -> Tensor:
         losses = self.task.objective(batch, *self.task._embed(batch))
-        return ours.scale_for_backward(losses, self.task._average_over_ranks(losses)[1])
+        return ours.scale_for_backward(losses, BatchSums(losses, batch).num_questions)
 
 
 def train(case: Case) -> dict[str, Tensor]:
@@ -145,8 +146,8 @@ def inject_fault(fault: str, patch: pytest.MonkeyPatch) -> None:
     elif fault == "wrong offset":
         right = ours.AllRanks.__init__
 
-        def wrong(self: ours.AllRanks, num_rows: int, device: torch.device) -> None:
-            right(self, num_rows, device)
+        def wrong(self: ours.AllRanks, sizes: Sequence[int]) -> None:
+            right(self, sizes)
             self.start = 0
 
         patch.setattr(ours.AllRanks, "__init__", wrong)
@@ -154,15 +155,14 @@ def inject_fault(fault: str, patch: pytest.MonkeyPatch) -> None:
         for module in (ours, task):
             patch.setattr(module, "scale_for_backward", lambda losses, num_questions: losses.sum() / num_questions)
     elif fault == "known positives of this rank only":
-        right_pairs = objective.known_positive_pairs
+        match = objective.match_known_positives
 
-        def own(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
+        def match_own(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
             size = len(passage_keys) // ours.get_world_size()
-            start = size * ours.get_rank()
-            pairs = right_pairs(known_positives, passage_keys)
-            return pairs[(pairs[:, 1] >= start) & (pairs[:, 1] < start + size)]
+            columns = torch.arange(len(passage_keys))
+            return match(known_positives, passage_keys) & (columns // size == ours.get_rank())
 
-        patch.setattr(objective, "known_positive_pairs", own)
+        patch.setattr(objective, "match_known_positives", match_own)
 
 
 def train_on_rank(rank: int, num_ranks: int, cases: list[Case], folder: str, faults: Sequence[str]) -> None:

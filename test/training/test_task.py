@@ -79,8 +79,9 @@ def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) 
     assert metrics["valid_loss"] == pytest.approx(total / 11, rel=1e-6)
 
 
-def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path) -> None:
-    run = Run(rows, tmp_path, num_sanity_val_steps=0)
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_non_finite_loss_stops_before_the_update(rows: Path, tmp_path: Path, accumulated: int) -> None:
+    run = Run(rows, tmp_path, num_sanity_val_steps=0, accumulate_grad_batches=accumulated)
     with torch.no_grad():
         next(run.task.parameters()).fill_(torch.inf)
     before = run.copy_weights()

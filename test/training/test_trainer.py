@@ -15,8 +15,10 @@ from pytorch_lightning import Callback
 from test.training.conftest import Run
 from test.training.test_interrupt import LimitedSavesIO, SignalAt, are_equal, assert_same_run
 from text.datasets import DPRDataPipe
-from text.errors import ArtifactError, InterruptedRun
+from text.errors import ArtifactError, InterruptedRun, UsageError
 from text.training import AtomicCheckpointIO, build_trainer, fit_and_test
+from text.training.callbacks import TensorFloat32
+from text.training.trainer import choose_tf32
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -47,6 +49,50 @@ class Outcome:
 
     def load_checkpoint(self, name: str) -> dict[str, Any]:
         return AtomicCheckpointIO().load_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("tf32", "gpus", "precision", "capability", "expected"),
+    [
+        (None, 1, "32-true", (9, 0), True),
+        (True, 1, "32-true", (8, 0), True),
+        (False, 1, "32-true", (9, 0), False),
+        (None, 1, "32-true", (7, 5), False),
+        (None, 1, "bf16-mixed", (9, 0), False),
+        (None, 0, "32-true", None, False),
+        (False, 0, "32-true", None, False),
+    ],
+)
+def test_a_gpu_that_has_tf32_uses_it_for_float32(
+    monkeypatch: pytest.MonkeyPatch, tf32: Any, gpus: int, precision: str, capability: Any, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert choose_tf32(tf32, gpus=gpus, precision=precision) is expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "precision", "capability"),
+    [(0, "32-true", None), (1, "32-true", (7, 5)), (1, "16-mixed", (9, 0))],
+)
+def test_tf32_without_an_effect_is_refused(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, precision: str, capability: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    with pytest.raises(UsageError, match="--tf32"):
+        choose_tf32(True, gpus=gpus, precision=precision)
+
+
+class MatmulPrecision(Callback):
+    """Callback that keeps the precision of matrix products during training."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.precision = torch.get_float32_matmul_precision()
+
+
+def test_tf32_holds_during_training_only(rows: Path, tmp_path: Path) -> None:
+    seen = MatmulPrecision()
+    Run(rows, tmp_path, callbacks=[TensorFloat32(), seen], max_epochs=1).fit()
+    assert (seen.precision, torch.get_float32_matmul_precision()) == ("high", "highest")
 
 
 def train(rows: Path, folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any) -> Outcome:
@@ -270,3 +316,23 @@ def count_saves(whole: Outcome, step: int) -> int:
         saves += 1 + (float(row["valid_loss"]) < best)
         best = min(best, float(row["valid_loss"]))
     return saves
+
+
+def test_checkpoints_of_a_gpu_load_on_a_machine_without_one(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, places = torch.load, []
+
+    def load_and_record(*arguments: Any, map_location: Any = None, **options: Any) -> Any:
+        places.append(map_location)
+        return load(*arguments, map_location=map_location, **options)
+
+    monkeypatch.setattr(torch, "load", load_and_record)
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    train(rows, tmp_path / "run", max_epochs=1)  # tests best.ckpt at the end
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    resumed = train(rows, tmp_path / "run", resume=tmp_path / "run", max_epochs=2)
+    assert resumed.load_checkpoint("last")["global_step"] == 6
+    assert set(places) == {"cpu"}

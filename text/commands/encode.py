@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,10 @@ from text.commands.model_paths import model_path_field
 from text.commands.ranks import run_ranks
 from text.errors import UsageError
 from text.runs.stages import format_arguments
+
+
+_RANK_TIMEOUT = timedelta(days=365)
+"""Time that a process waits for the others at the end. Some devices are slow, and some processes have more shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,9 @@ class EncodeFlags:
     """Replace embeddings of another model or collection in the folder."""
     dtype: Literal["float32", "float16", "int8"] = "float16"
     """Data type of the embeddings on disk. int8 is half as large as float16 and stores one scale per passage."""
-    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision of the encoder. int8 needs a CPU."""
+    encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Precision of the encoder. The default is that of the embeddings to continue or to --reuse, else float32 on a CPU,
+    bfloat16 on a GPU, and float16 on a GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
     passage_max_length: int | None = number_field(None, least=1)
     """Maximum length of title and text in tokens, including special tokens. The default is the model's limit."""
     titles: Literal["pair", "join"] | None = None
@@ -47,8 +53,8 @@ class EncodeFlags:
     device: str | None = None
     """Device of the encoder, such as cpu or cuda. By default, a GPU is used if there is one."""
     gpus: int | None = number_field(None, least=0)
-    """Number of GPUs, with one process each; 0 encodes on the CPU. The default is one GPU if there is one; with
-    --device=cpu, this is the number of CPU processes."""
+    """Number of GPUs, with one process each; 0 encodes on the CPU. Each shard file is the work of one process. The
+    default is one GPU if there is one; with --device=cpu, this is the number of CPU processes."""
     shard_rows: int = number_field(1 << 18, least=1)
     """Passages per shard file, a multiple of block_rows. Lower it if file systems limit the size of files."""
     block_rows: int = number_field(1 << 11, least=1)
@@ -77,11 +83,14 @@ def encode(flags: EncodeFlags) -> None:
         if num_ranks > 1:
             raise UsageError("--gpus cannot be used under torchrun, which already starts the processes. Leave it out.")
         check_encoding_folder(flags.output_dir)
-        check_collection(PassageCollection(flags.collection))  # One process reports errors before several start.
-        run_ranks(["encode", *format_arguments(get_flag_values(replace(flags, gpus=None)))], flags.gpus)
-        return
+        collection = PassageCollection(flags.collection)
+        check_collection(collection)  # One process reports errors before several start.
+        num_shards = -(-len(collection) // flags.shard_rows)
+        if (num_processes := min(flags.gpus, num_shards)) > 1:
+            run_ranks(["encode", *format_arguments(get_flag_values(replace(flags, gpus=None)))], num_processes)
+            return
     if num_ranks > 1:
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=_RANK_TIMEOUT)
     if rank == 0:
         check_encoding_folder(flags.output_dir)  # The lock creates a file in the folder, so check first.
     with lock_folder(flags.output_dir) if rank == 0 else nullcontext():
@@ -94,16 +103,20 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     from text.datasets import PassageCollection
     from text.retrieval import Embedder, encode_collection, mean_cosine
     from text.retrieval.counts import describe_truncated, log_unusual_passages
-    from text.retrieval.devices import get_default_device
+    from text.retrieval.devices import describe_precision, get_default_device
+    from text.retrieval.encoding_folder import find_precision
 
     embedder = Embedder.from_pretrained(
         flags.model,
         "passage",
         max_length=flags.passage_max_length,
         titles=flags.titles,
-        precision=flags.encoder_precision,
+        precision=flags.encoder_precision or find_precision(flags.output_dir, flags.reuse, overwrite=flags.overwrite),
         device="cpu" if flags.gpus == 0 else flags.device or get_default_device(),
     )
+    if is_printing and flags.encoder_precision is None:
+        for line in describe_precision(embedder.settings["precision"], str(embedder.device)):
+            print(line)
     collection = PassageCollection(flags.collection)
     shards = encode_collection(
         embedder,

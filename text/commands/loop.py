@@ -46,8 +46,9 @@ class LoopFlags:
     several, and null removes one. A list such as rounds is replaced as a whole.
 
     Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
-    files, so a complete stage is reused. At the end, the loop writes table.md, table.json and table.html, and
-    models.json with the model folder of each round. docs/guide/mining.md explains each section of a recipe.
+    files, so a complete stage is reused. Training and encoding use all GPUs of the machine, unless their sections give
+    gpus. At the end, the loop writes table.md, table.json and table.html, and models.json with the model folder of each
+    round. docs/guide/mining.md explains each section of a recipe.
 
     Examples::
 
@@ -192,6 +193,8 @@ def print_bm25_memory(rehearsal: Loop, inputs: LoopInputs) -> None:
 
 def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = False) -> Loop:
     """Build the loop. A rehearsal plans the stages and runs none."""
+    import torch
+
     return Loop(
         inputs,
         flags.parsed_rounds,
@@ -203,6 +206,7 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
         measures=flags.table_measures,
         output_dir=flags.output_dir,
         resolve_settings=resolve_settings,
+        num_gpus=torch.cuda.device_count(),
         is_rehearsal=is_rehearsal,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from text.artifacts import check_files
 from text.commands.cli import MAX_SEED, number_field
@@ -43,6 +44,9 @@ class MineFlags:
     """Folder of a model to search with, together with --embeddings. Its run becomes the first source."""
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
+    encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Precision of the question encoder of --model. The default is float32 on a CPU, bfloat16 on a GPU, and float16 on a
+    GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
     num: list[int] = field(default_factory=lambda: [1])
     """Number of negatives from each source: one for --model if given, then one for each of --runs."""
     filters: Filters = field(default_factory=Filters)
@@ -60,6 +64,8 @@ class MineFlags:
     def __post_init__(self) -> None:
         if (self.model is None) != (self.embeddings is None) or (self.model is None and not self.runs):
             raise UsageError("--runs, --model, --embeddings: give --runs, or --model with --embeddings, or all three.")
+        if self.encoder_precision is not None and self.model is None:
+            raise UsageError("--encoder_precision needs --model.")
         name_sources(self.sources, self.num)
 
     @property
@@ -84,7 +90,15 @@ def mine(flags: MineFlags) -> None:
     if flags.model is not None and flags.embeddings is not None:
         k = flags.filters.last_rank
         model_search = record_search(flags.model, flags.embeddings, "exact")
-        found = search_rows(flags.model, flags.embeddings, flags.rows, flags.collection, k, log=print)
+        found = search_rows(
+            flags.model,
+            flags.embeddings,
+            flags.rows,
+            flags.collection,
+            k,
+            log=print,
+            precision=flags.encoder_precision,
+        )
         for line in describe_run(flags.model_run, found, min(k, read_plan(flags.embeddings).num_rows)):
             print(line)
     summary = mine_hard_negatives(

@@ -67,8 +67,9 @@ class SearchFlags:
     and questions."""
     overwrite: bool = False
     """Replace an existing run."""
-    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision of the question encoder. bfloat16 and int8 are faster on suitable CPUs; int8 needs a CPU."""
+    encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Precision of the question encoder. The default is float32 on a CPU, bfloat16 on a GPU, and float16 on a GPU older
+    than Ampere. bfloat16 and int8 are faster on suitable CPUs; int8 needs a CPU, and float16 needs a GPU."""
     device: str | None = None
     """Device for the encoder and the search, such as cpu or cuda. By default, a GPU is used if there is one."""
     check_hashes: bool = True
@@ -163,8 +164,9 @@ def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[...,
 
 def _load_retriever(flags: SearchFlags) -> Any:
     from text.retrieval import load_retriever
+    from text.retrieval.devices import describe_precision
 
-    return load_retriever(
+    retriever = load_retriever(
         flags.model,
         flags.embeddings,
         index=flags.index,
@@ -174,3 +176,8 @@ def _load_retriever(flags: SearchFlags) -> Any:
         device=flags.device,
         check_hashes=flags.check_hashes,
     )
+    if flags.encoder_precision is None:
+        embedder = retriever.embedder
+        for line in describe_precision(embedder.settings["precision"], str(embedder.device)):
+            print(line)
+    return retriever

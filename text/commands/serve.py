@@ -65,8 +65,9 @@ class ServeFlags:
     """Maximum number of questions to encode and search together."""
     queue_size: int = number_field(256, least=1)
     """Maximum number of waiting questions. Further questions get status 503."""
-    encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision of the question encoder. int8 needs a CPU."""
+    encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Precision of the question encoder. The default is float32 on a CPU, bfloat16 on a GPU, and float16 on a GPU older
+    than Ampere. int8 needs a CPU, and float16 needs a GPU."""
     device: str | None = None
     """Device for the encoder and the search, such as cpu or cuda. By default, a GPU is used if there is one."""
     check_hashes: bool = True
@@ -119,6 +120,7 @@ def _import_searches(flags: ServeFlags) -> None:
 
 def load_searches(flags: ServeFlags) -> list[Any]:
     """Return a ``text.serving.Search`` for each model, and one for BM25 if ``--bm25`` is given."""
+    from text.retrieval.devices import describe_precision, get_default_device, get_default_precision
     from text.retrieval.shards import read_plan
     from text.serving import Search, load_search, name_folders
 
@@ -138,6 +140,10 @@ def load_searches(flags: ServeFlags) -> list[Any]:
     searches = [load_search(flags.model, flags.embeddings, name=names[0], **index, **options)]
     if flags.other_model is not None and flags.other_embeddings is not None:
         searches.append(load_search(flags.other_model, flags.other_embeddings, name=names[1], **options))
+    if flags.encoder_precision is None:
+        device = flags.device or get_default_device()
+        for line in describe_precision(get_default_precision(device), device):
+            print(f"dpr-text serve: {line}", file=sys.stderr)
     if flags.bm25:
         from text.retrieval.bm25 import BM25
 

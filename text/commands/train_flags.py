@@ -84,9 +84,9 @@ class DataFlags:
     token_cache: bool = False
     """Tokenize each text once, and cache the tokens in a file next to the data. Use it if tokenizing limits the speed;
     the batches stay the same."""
-    num_workers: int = number_field(0, least=0, most=256)
-    """Worker processes that read and tokenize data; 0 uses the training process. Use more if the GPU waits for data;
-    the batches stay the same."""
+    num_workers: int | None = number_field(None, least=0, most=256)
+    """Worker processes of each GPU that read and tokenize data; 0 uses the training process. By default, a GPU has up
+    to 4, as many as CPUs are free, and a CPU has 0; use more if the GPU waits for data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +184,9 @@ class OptimizationFlags:
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
     """Numerical precision, as named by Lightning. Use bf16-mixed on hardware with bfloat16, and 16-mixed on older
     GPUs."""
+    tf32: bool | None = field(default=None, metadata={"bare": "true"})
+    """Compute float32 matrix products in TF32: much faster, with 10 bits of mantissa. By default, a GPU that has TF32
+    uses it with --precision=32-true; use false if you need full float32."""
     compile: bool = False
     """Compile the encoder layers with torch.compile. Use it for long runs on a GPU: compiling takes minutes at the
     start and makes each step faster."""

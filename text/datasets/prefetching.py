@@ -7,11 +7,13 @@ polling took a quarter of the step's time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch.utils.data import IterDataPipe
+
+T = TypeVar("T")
 
 
 def prefetch(pipe: IterDataPipe, buffer_size: int) -> IterDataPipe:
@@ -36,31 +38,39 @@ class _PrefetchedPipe(IterDataPipe):
         return len(self.pipe)  # pyright: ignore[reportArgumentType]: A pipe without a length raises its own error.
 
     def __iter__(self) -> Iterator[Any]:
-        free_slots, is_closed = threading.Semaphore(self.buffer_size), threading.Event()
-        results = SimpleQueue[_Result]()
+        yield from iterate_ahead(self.pipe, self.buffer_size)
 
-        def produce() -> None:
-            try:
-                items = iter(self.pipe)
-                while free_slots.acquire() and not is_closed.is_set():
-                    results.put(_Result(next(items)))
-            except BaseException as error:
-                results.put(_Result(error=error))
 
-        thread = threading.Thread(target=produce, daemon=True, name="prefetch")
-        thread.start()
+def iterate_ahead(items: Iterable[T], buffer_size: int) -> Generator[T, None, None]:
+    """Yield the same items, and prepare up to ``buffer_size`` of them in a thread.
+
+    Close this iterator (``contextlib.closing``) to stop the thread, which then also closes a generator of items.
+    """
+    free_slots, is_closed = threading.Semaphore(buffer_size), threading.Event()
+    results = SimpleQueue[_Result]()
+
+    def produce() -> None:
         try:
-            while (result := results.get()).error is None:
-                free_slots.release()
-                yield result.item
-            if not isinstance(result.error, StopIteration):
-                raise result.error
-        finally:
-            is_closed.set()
+            iterator = iter(items)
+            while free_slots.acquire() and not is_closed.is_set():
+                results.put(_Result(next(iterator)))
+        except BaseException as error:
+            results.put(_Result(error=error))
+
+    thread = threading.Thread(target=produce, daemon=True, name="prefetch")
+    thread.start()
+    try:
+        while (result := results.get()).error is None:
             free_slots.release()
-            # The garbage collector may close an unfinished iterator, and may run in the prefetching thread itself.
-            if thread is not threading.current_thread():
-                thread.join()
+            yield result.item
+        if not isinstance(result.error, StopIteration):
+            raise result.error
+    finally:
+        is_closed.set()
+        free_slots.release()
+        # The garbage collector may close an unfinished iterator, and may run in the prefetching thread itself.
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 class _Result(NamedTuple):

@@ -9,8 +9,9 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,17 +19,41 @@ from torch.nn import functional as F
 from text.artifacts import hash_file
 from text.bundle import find_encoder_folder, list_model_files, load_side
 from text.errors import SettingsWarning
-from text.models import RobertaEncoder, quantize_int8, to_bfloat16
-from text.models.chunks import MAX_TOKENS, cut_by_length, get_lengths
+from text.models import RobertaEncoder, embed_tokens, quantize_int8, to_bfloat16, to_float16
+from text.models.chunks import MAX_TOKENS, cut_by_length, take_rows
+from text.models.transfers import send_to
 from text.records import Passage, TokenBatch
 from text.retrieval.arguments import list_texts
+from text.retrieval.devices import check_device, get_default_precision
 from text.transforms import Tokenize, title_and_text
 
 BLOCK_ROWS = 1 << 11
 """Number of texts that are sorted by length and embedded together."""
-_PRECISIONS = {"float32": lambda encoder: encoder, "bfloat16": to_bfloat16, "int8": quantize_int8}
+_PRECISIONS = {
+    "float32": lambda encoder: encoder,
+    "bfloat16": to_bfloat16,
+    "float16": to_float16,
+    "int8": quantize_int8,
+}
 PRECISIONS = tuple(_PRECISIONS)
 """Precisions of an encoder."""
+
+
+class EmbeddedBatch(NamedTuple):
+    """Embeddings of n texts. A GPU may still be computing them."""
+
+    rows: list[int]
+    """Rows of the texts."""
+    embeddings: Tensor
+    """(n, D) float32, on the CPU. Read them with ``wait``."""
+    copied: torch.cuda.Event | None = None
+    """Event at which the copy from the GPU ends. None if there is no copy."""
+
+    def wait(self) -> Tensor:
+        """Wait until a GPU has copied the embeddings, and return them: (n, D) float32 on the CPU."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.embeddings
 
 
 class Embedder:
@@ -39,7 +64,8 @@ class Embedder:
         tokenize: The tokenizer, with a maximum length that the encoder accepts.
         similarity: "dot" or "cosine". With "cosine", embeddings are normalized to length 1.
         titles: How a passage's title is encoded: "pair" or "join" (``text.transforms.title_and_text``).
-        max_tokens: Maximum number of tokens in one batch on a GPU. It is halved if the GPU runs out of memory.
+        max_tokens: Maximum number of tokens in one batch on a GPU. It is halved if the GPU runs out of memory
+            (``encode_collection`` finds the number that fits before it starts).
     """
 
     def __init__(
@@ -74,7 +100,7 @@ class Embedder:
         *,
         max_length: int | None = None,
         titles: str | None = None,
-        precision: str = "float32",
+        precision: str | None = None,
         device: str = "cpu",
     ) -> Embedder:
         """Load an encoder and its tokenizer from a folder.
@@ -84,27 +110,28 @@ class Embedder:
             side: "question" or "passage".
             max_length: Maximum number of tokens per text. By default the limit of the model.
             titles: "pair" or "join". By default as in training, or "pair" if the folder does not say.
-            precision: Precision of the encoder: "float32", "bfloat16" or "int8" (``text.models.quantize_int8``).
-            device: Device of the encoder, such as "cuda". "int8" needs "cpu".
+            precision: Precision of the encoder: "float32", "bfloat16", "float16" or "int8"
+                (``text.models.quantize_int8``). By default "float32" on a CPU, "bfloat16" on a GPU, and "float16" on a
+                GPU older than Ampere.
+            device: Device of the encoder, such as "cuda". "int8" needs "cpu", and "float16" needs a GPU.
 
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged, or the model cannot be loaded.
             ValueError: ``side``, ``precision`` or ``device`` is unknown, ``max_length`` is above the encoder's limit,
-                or the device does not support "int8".
+                or the device does not support the precision.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
-        if precision == "int8" and not device.startswith("cpu"):
-            raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16.')
+        if precision is not None:
+            _check_precision(precision, device)
+        check_device(device)
+        precision = precision or get_default_precision(device)
         loaded = load_side(folder, side)
         max_length = loaded.max_length if max_length is None else max_length
         if max_length > loaded.encoder.max_length:
             limit = f"the encoder in {folder} accepts at most {loaded.encoder.max_length} tokens"
             raise ValueError(f"max_length is {max_length}, but {limit}.")
-        encoder = _PRECISIONS[precision](loaded.encoder)
         embedder = cls(
-            _move(encoder, device),
+            _PRECISIONS[precision](loaded.encoder).to(device),
             Tokenize(loaded.tokenizer, max_length, loaded.prompt),
             similarity=loaded.similarity,
             titles=titles or loaded.titles,
@@ -127,38 +154,69 @@ class Embedder:
     def embed(self, tokens: TokenBatch) -> Tensor:
         """Return the (N, D) float32 embeddings of tokenized texts, on the CPU."""
         embeddings = torch.empty(len(tokens.input_ids), self.encoder.embedding_dim)
-        for rows, batch in self.embed_in_batches(tokens):
-            embeddings[rows] = batch
+        _collect_batches(list(self.embed_in_batches(tokens)), embeddings)
         return embeddings
 
-    def embed_in_batches(self, tokens: TokenBatch, start: int = 0) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield the embeddings in small batches, the longest texts first.
+    def embed_in_batches(
+        self, tokens: TokenBatch, start: int = 0, *, max_tokens: int | None = None
+    ) -> Iterator[EmbeddedBatch]:
+        """Yield the embeddings in small batches, the longest texts first. Nothing here waits for a GPU.
 
         The order does not depend on ``start``, so an interrupted encoding can resume after any batch.
 
         Args:
             tokens: The tokenized texts.
             start: Number of texts to skip, in the order of this function.
+            max_tokens: Maximum number of tokens in one batch on a GPU, which is never halved. By default
+                ``self.max_tokens``, which is halved if the GPU runs out of memory.
 
-        Yields:
-            The rows of n texts, and their (n, D) float32 embeddings on the CPU.
+        Raises:
+            torch.cuda.OutOfMemoryError: The GPU runs out of memory, and the batches cannot be made smaller.
         """
-        lengths = get_lengths(tokens.attention_mask)
+        lengths = tokens.lengths.tolist()
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])[start:]
-        waiting: tuple[list[int], Tensor] | None = None
         while order:
             num_done = 0
-            for places, length in cut_by_length([lengths[row] for row in order], self._max_tokens_at_once):
+            for places, length in self._cut_batches([lengths[row] for row in order], max_tokens):
                 rows = [order[place] for place in places]
-                embeddings = self._embed_rows(tokens, rows, length)
-                if embeddings is None:  # The GPU ran out of memory. Batch the rest again with fewer tokens.
+                try:
+                    embeddings = self._embed_rows(tokens, rows, length)
+                except torch.cuda.OutOfMemoryError:
+                    if max_tokens is not None or self.max_tokens <= self.tokenize_texts.max_length:
+                        raise
+                    embeddings = None
+                if embeddings is None:  # The error is gone here, and with it the tensors that its traceback held.
+                    torch.cuda.empty_cache()
+                    self.max_tokens //= 2
                     break
-                if waiting is not None:  # The GPU computes one batch while the caller works on the previous one.
-                    yield waiting[0], waiting[1].cpu()
-                waiting, num_done = (rows, embeddings), num_done + len(rows)
+                yield _start_copy(rows, embeddings)
+                num_done += len(rows)
             order = order[num_done:]
-        if waiting is not None:
-            yield waiting[0], waiting[1].cpu()
+
+    def choose_max_tokens(self) -> int:
+        """Return the maximum number of tokens in one batch that fits the memory of the GPU.
+
+        A batch of the longest texts with ``max_tokens`` tokens is embedded. If the GPU runs out of memory, half the
+        number is tried, and so on.
+
+        Returns:
+            The number, or 0 on a CPU, where the memory of a batch needs no check.
+
+        Raises:
+            MemoryError: Not even one text fits.
+        """
+        if self._is_on_cpu:
+            return 0
+        max_tokens, length = self.max_tokens, self.tokenize_texts.max_length
+        while not self._fits_memory(max(max_tokens // length, 1), length):
+            if max_tokens <= length:
+                raise MemoryError(
+                    f"{self.device} has too little free memory to embed a text of {length} tokens. Free memory of this "
+                    "GPU, or use another device."
+                )
+            torch.cuda.empty_cache()
+            max_tokens //= 2
+        return max_tokens
 
     def embed_texts(self, texts: Iterable[str] | Iterable[Passage]) -> Tensor:
         """Return the (N, D) float32 embeddings of texts, on the CPU.
@@ -185,44 +243,84 @@ class Embedder:
     def embed_list(self, texts: Sequence[str] | Sequence[Passage]) -> tuple[Tensor, int]:
         """Return the (N, D) float32 embeddings of a list of texts, and the number of truncated texts.
 
-        The texts are tokenized in blocks of a few thousand, so memory holds the tokens of only one block.
+        The texts are tokenized in blocks of a few thousand, so memory holds the tokens of only one block. A GPU embeds
+        a block while the next one is tokenized.
         """
-        embeddings, num_truncated = [torch.empty(0, self.encoder.embedding_dim)], 0
+        embeddings, num_truncated = torch.empty(len(texts), self.encoder.embedding_dim), 0
+        waiting: tuple[list[EmbeddedBatch], Tensor] = ([], embeddings)
         for start in range(0, len(texts), BLOCK_ROWS):
             tokens = self.tokenize(texts[start : start + BLOCK_ROWS])
             num_truncated += int(tokens.truncated.sum())
-            embeddings.append(self.embed(tokens))
-        return torch.cat(embeddings), num_truncated
+            batches = list(self.embed_in_batches(tokens))
+            _collect_batches(*waiting)
+            waiting = (batches, embeddings[start:])
+        _collect_batches(*waiting)
+        return embeddings, num_truncated
 
     __call__ = embed_texts
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Device of the encoder."""
         return next(self.encoder.parameters()).device
 
     @property
-    def _max_tokens_at_once(self) -> int:
-        return MAX_TOKENS if self._device.type == "cpu" else self.max_tokens
+    def _is_on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _cut_batches(self, lengths: list[int], max_tokens: int | None) -> list[tuple[list[int], int]]:
+        """Cut texts into batches: for each batch, the places of its texts and the length of the longest one."""
+        if self._is_on_cpu:
+            return cut_by_length(lengths, MAX_TOKENS)
+        return cut_by_length(lengths, max_tokens or self.max_tokens, limits_padding=False)
 
     @torch.inference_mode()
-    def _embed_rows(self, tokens: TokenBatch, rows: list[int], length: int) -> Tensor | None:
-        """Return the (n, D) float32 embeddings of some rows.
-
-        If GPU memory is full, halve ``max_tokens`` and return None.
-        """
-        try:
-            embeddings = self.encoder(
-                tokens.input_ids[rows, :length].to(self._device, non_blocking=True),
-                tokens.attention_mask[rows, :length].to(self._device, non_blocking=True),
-            )
-            embeddings = embeddings.float()
-        except torch.cuda.OutOfMemoryError:
-            if self.max_tokens <= self.tokenize_texts.max_length:
-                raise
-            self.max_tokens //= 2
-            torch.cuda.empty_cache()
-            return None
+    def _embed_rows(self, tokens: TokenBatch, rows: list[int], length: int) -> Tensor:
+        """Return the (n, D) float32 embeddings of some rows, on the device of the encoder."""
+        batch, device = take_rows(tokens, rows, length), self.device
+        ids, mask = send_to(batch.input_ids, device), send_to(batch.attention_mask, device)
+        embeddings = embed_tokens(self.encoder, batch._replace(input_ids=ids, attention_mask=mask)).float()
         return F.normalize(embeddings, dim=-1) if self.similarity == "cosine" else embeddings
+
+    def _fits_memory(self, num_texts: int, length: int) -> bool:
+        """Return whether the memory of the GPU is enough for a batch of texts that all have this length."""
+        nothing = torch.zeros(num_texts, dtype=torch.bool)
+        ids = torch.zeros(num_texts, length, dtype=torch.int64)
+        lengths = np.full(num_texts, length, dtype=np.int64)
+        tokens = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), nothing, nothing, lengths)
+        try:
+            self._embed_rows(tokens, list(range(num_texts)), length)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        return True
+
+
+def _check_precision(precision: str, device: str) -> None:
+    """Check that a precision is known, and that a device supports it."""
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
+    is_cpu = device.startswith("cpu")
+    if precision == "int8" and not is_cpu:
+        raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16.')
+    if precision == "float16" and is_cpu:
+        raise ValueError(f'precision "float16" needs a GPU, but the device is "{device}". Use bfloat16.')
+
+
+def _start_copy(rows: list[int], embeddings: Tensor) -> EmbeddedBatch:
+    """Start to copy (n, D) embeddings to the CPU. Nobody waits for the end of a copy from an NVIDIA GPU."""
+    if embeddings.device.type != "cuda":
+        return EmbeddedBatch(rows, embeddings.cpu())
+    copy = torch.empty(embeddings.shape, pin_memory=True)
+    copy.copy_(embeddings, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)  # A thread that waits sleeps, and leaves its core to others.
+    copied.record(torch.cuda.current_stream(embeddings.device))
+    return EmbeddedBatch(rows, copy, copied)
+
+
+def _collect_batches(batches: Iterable[EmbeddedBatch], embeddings: Tensor) -> None:
+    """Write the embeddings of batches to their rows of an (N, D) tensor."""
+    for batch in batches:
+        embeddings[batch.rows] = batch.wait()
 
 
 def _hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
@@ -233,15 +331,3 @@ def _hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
         files = list_model_files(folder, "question")
         hashes |= {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
     return hashes
-
-
-def _move(encoder: RobertaEncoder, device: str) -> RobertaEncoder:
-    try:
-        moved = encoder.to(device)
-        torch.zeros(1, device=device).item()  # The meta device accepts an encoder but cannot compute.
-        return moved
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f'device is "{device}" ({reason}). Use a device that this machine has, such as cpu.') from None

@@ -21,8 +21,14 @@ from text.errors import ArtifactError, DataError
 from text.progress import show_progress
 from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import BLOCK_ROWS, Embedder
-from text.retrieval.encoding_folder import finish_encoding, list_changes, start_encoding
-from text.retrieval.plan import DTYPES, DType, EncodedFile, EncoderSettings, Plan, read_plan
+from text.retrieval.encoding_folder import (
+    continue_plan,
+    find_precision,
+    finish_encoding,
+    list_changes,
+    start_encoding,
+)
+from text.retrieval.plan import DTYPES, DType, EncodedFile, EncoderSettings, Plan
 from text.retrieval.reuse import ReusablePassages
 from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_shard_finished
 from text.retrieval.shards import EmbeddingShards
@@ -50,13 +56,15 @@ def encode_collection(
 
     Args:
         embedder: The embedder of passages, or the folder of a saved model. A model is loaded to the GPU if there is
-            one.
+            one, and has the precision of the embeddings to continue or to reuse, or else the default precision of
+            the device.
         collection: The passages, or the path of their file.
         folder: Output folder of the embeddings.
         dtype: Number type on disk: "float32", "float16" or "int8" (with one scale per passage).
         shard_rows: Passages per shard file. A multiple of ``block_rows``.
         block_rows: Passages that are sorted by length and encoded together. An encoding that continues keeps the
-            number with which it was started.
+            number with which it was started. It also keeps the number of tokens in one batch on a GPU, which is
+            chosen by the free memory at the start.
         reuse: Embeddings of an earlier version of the collection, or their folder. The embeddings of unchanged
             passages are copied.
         overwrite: Remove embeddings that the folder already holds. Nothing else is removed.
@@ -67,6 +75,7 @@ def encode_collection(
         ArtifactError: The folder or ``reuse`` holds embeddings of another model, collection or dtype. Or an embedding
             is not finite.
         FileExistsError: The folder holds something else, such as a model.
+        MemoryError: The GPU has too little free memory.
         OSError: A file cannot be read or written, or the disk is full.
 
     >>> import tempfile
@@ -82,20 +91,23 @@ def encode_collection(
     ...     len(shards), shards.plan.embedding_dim, shards.get_passage_id(0)
     (1, 128, 'p1')
     """
-    if not isinstance(embedder, Embedder):
-        embedder = Embedder.from_pretrained(embedder, "passage", device=get_default_device())
-    if not isinstance(collection, PassageCollection):
-        collection = PassageCollection(collection)
     if reuse is not None and not isinstance(reuse, EmbeddingShards):
         reuse = EmbeddingShards(reuse)
+    if not isinstance(embedder, Embedder):
+        precision = find_precision(folder, None if reuse is None else reuse.folder, overwrite=overwrite)
+        embedder = Embedder.from_pretrained(embedder, "passage", precision=precision, device=get_default_device())
+    if not isinstance(collection, PassageCollection):
+        collection = PassageCollection(collection)
     if reuse is not None and os.path.realpath(reuse.folder) == os.path.realpath(folder):
         raise ValueError(f"reuse is {reuse.folder}, the folder of the new embeddings. Write them to another folder.")
     rank, num_ranks = _find_rank()
     plan = plan_encoding(collection, embedder, dtype=dtype, shard_rows=shard_rows, block_rows=block_rows, reuse=reuse)
+    if num_ranks > 1:
+        plan = plan._replace(max_tokens=_find_least(plan.max_tokens))
     if rank == 0:
         start_encoding(folder, plan, overwrite=overwrite)
     _wait_for_ranks(num_ranks)
-    plan = read_plan(folder)
+    plan = continue_plan(folder, plan)
     encode_shards(folder, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
     _wait_for_ranks(num_ranks)
     if rank == 0:
@@ -121,6 +133,7 @@ def plan_encoding(
         ValueError: ``dtype`` is unknown, or ``shard_rows`` is not a multiple of ``block_rows``.
         ArtifactError: The embeddings to reuse have another model, other settings or another dtype.
         DataError: The collection is empty, or an id occurs twice.
+        MemoryError: The GPU has too little free memory.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}. Use one of {', '.join(DTYPES)}.")
@@ -136,6 +149,7 @@ def plan_encoding(
         dtype=cast(DType, dtype),
         shard_rows=shard_rows,
         block_rows=block_rows,
+        max_tokens=embedder.choose_max_tokens(),
     )
     if reuse is None:
         return plan
@@ -185,6 +199,7 @@ def encode_shards(
 
     Raises:
         ArtifactError: An embedding is not finite or is too large for the dtype. The message names the passage.
+        MemoryError: The GPU runs out of memory.
         OSError: The disk is full or fails.
     """
     shards = range(rank, plan.num_shards, num_ranks)
@@ -205,6 +220,13 @@ def _find_rank() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def _find_least(number: int) -> int:
+    """Return the least number of all ranks."""
+    numbers: list[int] = [0] * distributed.get_world_size()
+    distributed.all_gather_object(numbers, number)
+    return min(numbers)
 
 
 def _wait_for_ranks(num_ranks: int) -> None:

@@ -60,7 +60,7 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
         overwrite: Remove the embeddings that the folder holds.
 
     Returns:
-        The plan to encode with. An encoding that continues keeps its ``block_rows``.
+        The plan to encode with. An encoding that continues keeps its ``block_rows`` and ``max_tokens``.
 
     Raises:
         ArtifactError: The folder holds embeddings of another plan, or a damaged plan.
@@ -74,13 +74,46 @@ def start_encoding(folder: str | os.PathLike[str], plan: Plan, *, overwrite: boo
     remove_leftovers(folder)
     has_plan = Path(folder, "plan.json").is_file()
     if has_plan and not overwrite:
-        return _continue_plan(folder, plan)
+        return continue_plan(folder, plan)
     earlier = list_embedding_files(folder) if has_plan else []
     _check_disk(folder, plan, sum(path.stat().st_size for path in earlier))
     _remove_files(folder, earlier)
     # The earlier plan is replaced last, so a folder with partly removed files still counts as embeddings.
     write_plan(folder, plan)
     return plan
+
+
+def continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:
+    """Return the plan in the folder. It may differ from the new plan only in ``block_rows`` and ``max_tokens``.
+
+    Raises:
+        ArtifactError: The folder holds embeddings of another plan, or a damaged plan.
+    """
+    found = read_plan(folder)
+    wanted = plan._replace(block_rows=found.block_rows, max_tokens=found.max_tokens)
+    if found.key != wanted.key:
+        changes = "; ".join(list_changes(found.to_dict(), wanted.to_dict()))
+        raise ArtifactError(f"{folder}: holds other embeddings ({changes}). Use another folder, or overwrite them.")
+    return found
+
+
+def find_precision(
+    folder: str | os.PathLike[str], reuse: str | os.PathLike[str] | None = None, *, overwrite: bool = False
+) -> str | None:
+    """Return the precision that an encoding must keep, or None if it is free to choose one.
+
+    Args:
+        folder: Output folder of the encoding. Embeddings in it are continued.
+        reuse: Folder of embeddings to reuse.
+        overwrite: The embeddings in ``folder`` are removed, not continued.
+
+    Raises:
+        ArtifactError: A plan is damaged.
+    """
+    for each in ([] if overwrite else [folder]) + ([] if reuse is None else [reuse]):
+        if Path(each, "plan.json").is_file():
+            return read_plan(each).settings.precision
+    return None
 
 
 def finish_encoding(folder: str | os.PathLike[str], plan: Plan) -> None:
@@ -143,16 +176,6 @@ def _check_place(path: Path) -> None:
     """Check that a path is missing or a regular file. A link could point to a file that is not part of an encoding."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise UsageError(f"{path} is a link, a folder, a device or a pipe. Move it, or use another folder.")
-
-
-def _continue_plan(folder: str | os.PathLike[str], plan: Plan) -> Plan:
-    """Return the plan in the folder. It may differ from the new plan only in ``block_rows``."""
-    found = read_plan(folder)
-    wanted = plan._replace(block_rows=found.block_rows)
-    if found.key != wanted.key:
-        changes = "; ".join(list_changes(found.to_dict(), wanted.to_dict()))
-        raise ArtifactError(f"{folder}: holds other embeddings ({changes}). Use another folder, or overwrite them.")
-    return found
 
 
 def _remove_files(folder: str | os.PathLike[str], files: list[Path]) -> None:

@@ -1,7 +1,9 @@
-"""Exact search: score every question against every passage. Embeddings stay on disk.
+"""Exact search: score every question against every passage. Embeddings stay on disk, and on a GPU if they fit.
 
-Passages are read in blocks, so memory holds one block and the results. Equal scores are ordered by passage id, highest
-first, as in trec_eval. Block and shard sizes do not change the result. FAISS and Milvus are tested against this search.
+A float32 product of all questions and a block of passages finds candidates. They are scored again in float64 from the
+embeddings on disk, so a GPU finds the same passages with the same scores as a CPU. Equal scores are ordered by passage
+id, highest first, as in trec_eval. Block and shard sizes, and the number of questions, do not change the result. FAISS
+and Milvus are tested against this search.
 
 Dimensions: N questions; R passages of the collection; P passages of a block; C candidates; D width of an embedding;
 K passages found for a question.
@@ -9,9 +11,7 @@ K passages found for a question.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,12 @@ import torch
 from torch import Tensor
 
 from text.models.linear import multiply
+from text.models.transfers import send_to
 from text.progress import Progress, show_progress
 from text.retrieval.arguments import check_k
+from text.retrieval.candidates import Candidates, search_block
+from text.retrieval.device_blocks import DeviceBlocks, MemoryBudget, measure_memory
+from text.retrieval.full_float32 import full_float32
 from text.retrieval.memory import Embeddings
 
 BLOCK = 1 << 15
@@ -29,12 +33,14 @@ _QUESTIONS = 1 << 10
 """Questions per matrix product."""
 _RESCORED = 4
 """Questions whose candidates are rescored together. Their embeddings fit into the CPU cache."""
-_COLUMN = 16
-"""Passages per column in ``_select_top_k``."""
 _SPARE = 16
-"""Extra candidates per question, because the scores of the first pass are rounded."""
-_ROUNDING = 1e-5
-"""Maximum error of a float32 dot product, relative to the product of the norms."""
+"""Minimum number of extra candidates per question, because the scores of the first pass are rounded."""
+_SCANNED = 64
+"""Questions that are compared with all passages together, if their candidates do not suffice."""
+_CANDIDATE_BYTES = 24
+"""Bytes per candidate: a float32 score and an int64 row, in chunks of questions and then in one tensor."""
+_Pairs = list[tuple[float, str]]
+"""Exact scores and ids, best first."""
 
 
 class Hits(NamedTuple):
@@ -44,8 +50,118 @@ class Hits(NamedTuple):
     scores: list[float]
 
 
+class ExactSearch:
+    """Exact search over the embeddings of a collection. On a GPU, the embeddings that fit stay there between searches.
+
+    Args:
+        shards: Embeddings of the collection.
+        device: Device for the matrix products, such as "cuda".
+        memory: Memory that the search may use on the device. By default it is measured now.
+    """
+
+    def __init__(
+        self, shards: Embeddings, device: str | torch.device = "cpu", memory: MemoryBudget | None = None
+    ) -> None:
+        self.shards, self.device = shards, torch.device(device)
+        self._memory = memory or measure_memory(self.device)
+        self._blocks = DeviceBlocks(shards, self.device, BLOCK, self._memory.kept)
+        self._largest_norm: float | None = None
+        """Largest norm of an embedding of the collection, once all embeddings were read."""
+
+    def search(self, questions: Tensor, k: int) -> list[Hits]:
+        """Return the k passages with the highest dot product for each question. See ``search_exact``."""
+        check_questions(self.shards, questions, k)
+        passes = questions.to(torch.float32).split(self._count_questions(k))
+        with show_progress("Searching", len(passes) * len(self.shards), "passages") as progress:
+            return [hits for part in passes for hits in self._search_once(part, k, progress)]
+
+    def _count_questions(self, k: int) -> int:
+        """Return the number of questions that fit into the memory for one pass over the collection."""
+        num_bytes = 4 * self.shards.embedding_dim + _CANDIDATE_BYTES * _count_candidates(k, len(self.shards))
+        return max(_QUESTIONS, self._memory.questions // num_bytes)
+
+    def _search_once(self, questions: Tensor, k: int, progress: Progress) -> list[Hits]:
+        """Search in one pass over the collection, and in a second pass for questions that the first leaves open."""
+        with torch.inference_mode(), full_float32(self.device.type):
+            scores, rows, largest_norm = self._find_candidates(questions, k, progress)
+            errors = _bound_errors(questions, largest_norm)
+            kept = self._rescore(questions, scores, rows, errors, k)
+            lowest = torch.tensor([pairs[-1][0] for pairs in kept])
+            if rows.shape[1] < len(self.shards):
+                # A passage that is not a candidate may be among the k best.
+                doubtful = (scores[:, -1] + errors >= lowest).nonzero()[:, 0]
+                found = self._scan_all(questions[doubtful], lowest[doubtful], errors[doubtful], k)
+                for row, pairs in zip(doubtful.tolist(), found, strict=True):
+                    kept[row] = pairs
+        return [_build_hits(pairs) for pairs in kept]
+
+    def _find_candidates(self, questions: Tensor, k: int, progress: Progress) -> tuple[Tensor, Tensor, float]:
+        """Return the (N, C) rounded scores and rows of the best candidates, and the largest norm of all passages.
+
+        The best comes first. Candidates with the lowest score are an arbitrary choice among equals.
+        """
+        num_candidates = _count_candidates(k, len(self.shards))
+        chunks = send_to(questions, self.device).split(_QUESTIONS)
+        candidates = [Candidates.start(chunk) for chunk in chunks]
+        norm = torch.zeros((), device=self.device)  # The host reads it once, at the end.
+        for first, passages in self._blocks:
+            if self._largest_norm is None:
+                norm = torch.maximum(norm, passages.norm(dim=1).max())
+            for place, chunk in enumerate(chunks):
+                scores, places = search_block(chunk, passages, min(num_candidates, len(passages)))
+                candidates[place] = candidates[place].merge(scores, places + first, num_candidates)
+            progress.update(len(passages))
+        if self._largest_norm is None:
+            self._largest_norm = float(norm)
+        scores, rows = (torch.cat(parts).cpu() for parts in zip(*candidates, strict=True))
+        return scores, rows, self._largest_norm
+
+    def _rescore(self, questions: Tensor, scores: Tensor, rows: Tensor, errors: Tensor, k: int) -> list[_Pairs]:
+        """Return the k best of (N, C) candidates by exact score and then by id.
+
+        Matrix products round differently depending on the shape, so the candidates are scored again in float64. Only
+        candidates that can be among the k best are. Their rounded score is at most two errors below the k-th best.
+        """
+        num_least = min(k, scores.shape[1])
+        least = scores[:, num_least - 1] - 2 * errors
+        num_needed = (scores >= least[:, None]).sum(dim=1).clamp(min=num_least)
+        kept: list[_Pairs] = []
+        for start in range(0, len(questions), _RESCORED):
+            part = slice(start, start + _RESCORED)
+            needed = rows[part, : int(num_needed[part].max())]
+            kept += [pairs[:k] for pairs in _score_rows(self.shards, questions[part], needed.numpy())]
+        return kept
+
+    def _scan_all(self, questions: Tensor, lowest: Tensor, errors: Tensor, k: int) -> list[_Pairs]:
+        """Return the k best of all passages for each question. Passages whose rounded score is too low are skipped.
+
+        Args:
+            questions: (N, D) float32.
+            lowest: (N,) exact scores that the k best reach.
+            errors: (N,) maximum rounding errors of the scores.
+            k: Passages per question.
+        """
+        if not len(questions):
+            return []
+        kept: list[_Pairs] = [[] for _ in questions]
+        lowest, chunks = lowest.clone(), send_to(questions, self.device).split(_SCANNED)
+        for first, passages in self._blocks:
+            least = send_to(lowest - errors, self.device).split(_SCANNED)
+            for number, (chunk, limits) in enumerate(zip(chunks, least, strict=True)):
+                pairs = (multiply(chunk, passages) >= limits[:, None]).nonzero().cpu().numpy()
+                for place in np.unique(pairs[:, 0]):
+                    row, rows = number * _SCANNED + int(place), pairs[pairs[:, 0] == place, 1] + first
+                    [scored] = _score_rows(self.shards, questions[row, None], rows[None])
+                    kept[row] = sorted([*kept[row], *scored], reverse=True)[:k]
+                    if len(kept[row]) == k:
+                        lowest[row] = max(float(lowest[row]), kept[row][-1][0])
+        return kept
+
+
 def search_exact(shards: Embeddings, questions: Tensor, k: int, *, device: str = "cpu") -> list[Hits]:
     """Return the k passages with the highest dot product for each question.
+
+    ``ExactSearch`` does the same, and keeps embeddings on a GPU for the next search.
 
     Args:
         shards: Embeddings of the collection.
@@ -60,18 +176,7 @@ def search_exact(shards: Embeddings, questions: Tensor, k: int, *, device: str =
         TypeError: k is not an integer.
         ValueError: k is below 1, there are no questions, an embedding is not finite, or the widths differ.
     """
-    check_questions(shards, questions, k)
-    hits, chunks = [], questions.to(torch.float32).split(_QUESTIONS)
-    total = len(chunks) * len(shards)
-    with show_progress("Searching", total, "passages") as progress:
-        for chunk in chunks:
-            num_candidates = min(k + _SPARE, len(shards))
-            scores, rows, largest_norm = _find_candidates(shards, chunk.to(device), num_candidates, progress)
-            lowest, rows, errors = scores[:, -1].cpu(), rows.cpu(), _ROUNDING * largest_norm * chunk.norm(dim=1)
-            for start in range(0, len(chunk), _RESCORED):
-                part = slice(start, start + _RESCORED)
-                hits += _rescore(shards, chunk[part], lowest[part], rows[part], errors[part], k)
-    return hits
+    return ExactSearch(shards, device).search(questions, k)
 
 
 def append_passages(
@@ -118,101 +223,23 @@ def rank_rows(shards: Embeddings, question: Tensor, rows: np.ndarray, k: int) ->
     return _build_hits(kept[:k])
 
 
-def _find_candidates(shards: Embeddings, questions: Tensor, k: int, progress: Progress) -> tuple[Tensor, Tensor, float]:
-    """Return the (N, C) rounded scores and rows of the k best candidates, and the largest norm of all passages.
+def _count_candidates(k: int, num_passages: int) -> int:
+    """Return C."""
+    return min(k + max(_SPARE, k // 4), num_passages)
 
-    The best comes first. Candidates with the lowest score are an arbitrary choice among equals.
+
+def _bound_errors(questions: Tensor, largest_norm: float) -> Tensor:
+    """Return the (N,) maximum rounding errors of float32 scores, for any order of the sums and any device.
+
+    A float32 dot product of two embeddings is off by at most D * 2**-24 times the product of their norms, in whatever
+    order it is summed (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Comparisons round three more
+    numbers to float32. One percent covers the rounding of the norms and of this bound, up to a D of 100,000. The
+    float32 values of float16 and int8 embeddings are the same on all devices, so they add no error.
     """
-    scores, largest_norm = torch.zeros(len(questions), 0, device=questions.device), 0.0
-    rows = scores.to(torch.int64)
-    for first, block in shards.iter_blocks(BLOCK):
-        passages = torch.from_numpy(block).to(questions.device)
-        largest_norm = max(largest_norm, float(passages.norm(dim=1).max()))
-        block_scores, places = _search_block(questions, passages, min(k, len(block)))
-        scores, rows = torch.cat([scores, block_scores], dim=1), torch.cat([rows, places + first], dim=1)
-        scores, places = scores.topk(min(k, scores.shape[1]), dim=1)
-        rows = rows.gather(1, places)
-        progress.update(len(block))
-    return scores, rows, largest_norm
+    return 1.01 * (questions.shape[1] + 3) * 2**-24 * largest_norm * questions.norm(dim=1)
 
 
-def _search_block(questions: Tensor, passages: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the (N, k) rounded scores and places in the block of the k best passages."""
-    faiss = _import_faiss()
-    if faiss is None or questions.is_cuda:
-        return _select_top_k(_multiply(questions, passages), k)
-    found = faiss.knn(questions.numpy(), passages.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-
-
-@functools.cache
-def _import_faiss() -> ModuleType | None:
-    """Return the faiss module if it is installed and faster than torch. It is faster only on CPUs without AVX-512."""
-    if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return None
-    try:
-        import faiss
-    except ModuleNotFoundError:
-        return None
-    return faiss
-
-
-def _multiply(questions: Tensor, passages: Tensor) -> Tensor:
-    """Return the (N, P) dot products."""
-    with torch.inference_mode():
-        return multiply(questions, passages)
-
-
-def _select_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest of (N, P) scores and their places, like ``topk`` but faster.
-
-    The scores are viewed as columns of 16. The k largest scores are all in the k columns with the largest maxima.
-    """
-    num_questions, num_passages = scores.shape
-    num_columns, left = divmod(num_passages, _COLUMN)
-    if num_columns <= k or left:
-        return scores.topk(k, dim=1)
-    columns = scores.view(num_questions, _COLUMN, num_columns)
-    best = columns.amax(dim=1).topk(k, dim=1, sorted=False).indices[:, None].expand(-1, _COLUMN, -1)
-    places = best + torch.arange(_COLUMN, device=scores.device)[:, None] * num_columns
-    values, order = columns.gather(2, best).flatten(1).topk(k, dim=1)
-    return values, places.flatten(1).gather(1, order)
-
-
-def _rescore(shards: Embeddings, questions: Tensor, lowest: Tensor, rows: Tensor, errors: Tensor, k: int) -> list[Hits]:
-    """Return the k best of (N, C) candidates by exact score and then by id.
-
-    Matrix products round differently depending on the shape, so the candidates are scored again in float64. If a
-    passage that is not a candidate could be among the k best, all passages that could be are scored as well.
-
-    Args:
-        shards: Embeddings of the collection.
-        questions: (N, D) float32.
-        lowest: (N,) rounded scores of the last candidates.
-        rows: (N, C) rows of the candidates.
-        errors: (N,) maximum rounding errors of the scores.
-        k: Passages per question.
-    """
-    hits = []
-    pairs = _score_rows(shards, questions, rows.numpy())
-    for question, least, error, kept in zip(questions, lowest.tolist(), errors.tolist(), pairs, strict=True):
-        if rows.shape[1] < len(shards) and least + error >= kept[k - 1][0]:
-            kept = _scan_all(shards, question, least - error, k)
-        hits.append(_build_hits(kept[:k]))
-    return hits
-
-
-def _scan_all(shards: Embeddings, question: Tensor, least: float, k: int) -> list[tuple[float, str]]:
-    """Return the k best of all rows whose rounded score is at least ``least``."""
-    kept: list[tuple[float, str]] = []
-    for first, block in shards.iter_blocks(BLOCK):
-        rows = (_multiply(question[None], torch.from_numpy(block))[0] >= least).nonzero()[:, 0].numpy() + first
-        [pairs] = _score_rows(shards, question[None], rows[None])
-        kept = sorted([*kept, *pairs], reverse=True)[:k]
-    return kept
-
-
-def _score_rows(shards: Embeddings, questions: Tensor, rows: np.ndarray) -> list[list[tuple[float, str]]]:
+def _score_rows(shards: Embeddings, questions: Tensor, rows: np.ndarray) -> list[_Pairs]:
     """Return the exact scores and ids of (N, C) rows, best first.
 
     The sum along the last dimension adds in the same order for any number of rows. A matrix product does not.

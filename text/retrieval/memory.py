@@ -1,19 +1,30 @@
 """Embeddings in memory, with the same interface for exact search as embeddings on disk.
 
-Dimensions: R passages of the collection; D width of an embedding; N rows.
+Dimensions: R passages of the collection; P passages of a block; D width of an embedding; N rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from text.records import Passage
 from text.retrieval.arguments import list_texts
+
+
+class StoredBlock(NamedTuple):
+    """A block of embeddings in the dtype in which they are stored."""
+
+    first: int
+    """Row of the first embedding."""
+    numbers: np.ndarray
+    """(P, D) float32, float16 or int8."""
+    scales: np.ndarray | None = None
+    """(P,) float32 factors of int8 embeddings. None for the other dtypes."""
 
 
 class Embeddings(Protocol):
@@ -26,8 +37,12 @@ class Embeddings(Protocol):
 
     def __len__(self) -> int: ...
 
-    def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield blocks of rows: the first row of the block and its (at most num_rows, D) float32 embeddings."""
+    def check_unchanged(self) -> None:
+        """Raise ArtifactError if the embeddings were modified since they were opened."""
+        ...
+
+    def iter_stored_blocks(self, num_rows: int, start: int = 0) -> Iterator[StoredBlock]:
+        """Yield blocks of at most ``num_rows`` rows, beginning with the row ``start``."""
         ...
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
@@ -75,10 +90,13 @@ class MemoryEmbeddings:
         """D, the width of an embedding."""
         return self._embeddings.shape[1]
 
-    def iter_blocks(self, num_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield blocks of rows: the first row of the block and its (at most num_rows, D) float32 embeddings."""
-        for start in range(0, len(self), num_rows):
-            yield start, self._embeddings[start : start + num_rows]
+    def check_unchanged(self) -> None:
+        """Do nothing. No other process can modify embeddings in memory."""
+
+    def iter_stored_blocks(self, num_rows: int, start: int = 0) -> Iterator[StoredBlock]:
+        """Yield blocks of at most ``num_rows`` rows, beginning with the row ``start``."""
+        for first in range(start, len(self), num_rows):
+            yield StoredBlock(first, self._embeddings[first : first + num_rows])
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the (N, D) float32 embeddings of (N,) rows."""

@@ -25,6 +25,7 @@ from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import Passage
 from text.retrieval.counts import describe_truncated_questions
+from text.retrieval.devices import describe_precision
 from text.retrieval.hard_negatives import Filters, Negative, Source, choose_hard_negatives
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import read_plan
@@ -164,6 +165,8 @@ def search_rows(
     collection: str | os.PathLike[str],
     k: int = 100,
     log: Callable[[str], object] | None = None,
+    *,
+    precision: str | None = None,
 ) -> Run:
     """Search for the questions of training rows with a model, and return a run to mine from.
 
@@ -173,7 +176,9 @@ def search_rows(
         rows: Training rows in the DPR format.
         collection: The collection to mine from. It must be the encoded collection.
         k: Passages per question. The positives of a question are always added.
-        log: Called with a line about truncated questions if there are any.
+        log: Called with a line about the precision if the device decides it, and about truncated questions if there are
+            any.
+        precision: Precision of the question encoder (``Embedder.from_pretrained``). By default the device decides.
 
     Raises:
         ArtifactError: The embeddings belong to another collection or another model.
@@ -187,8 +192,12 @@ def search_rows(
             "Encode this collection first."
         )
     questions = read_questions(rows)
-    retriever = load_retriever(model, embeddings)
+    retriever = load_retriever(model, embeddings, precision=precision)
     if log is not None:
+        embedder = retriever.embedder
+        default = describe_precision(embedder.settings["precision"], str(embedder.device)) if precision is None else ()
+        for line in default:
+            log(line)
         for line in describe_truncated_questions(retriever.embedder, questions):
             log(line)
     return search_questions(retriever.search, questions, k, with_positives=True, source=rows)

@@ -44,7 +44,7 @@ class EncoderSettings(NamedTuple):
     max_length: int = 1
     titles: Literal["pair", "join"] = "pair"
     prompt: str = ""
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 
 
 class EncodedFile(NamedTuple):
@@ -75,6 +75,8 @@ class Plan(NamedTuple):
     """Rows per block. The texts of a block are sorted by length and encoded together."""
     reused: str = ""
     """Key of the plan of the embeddings that were copied for unchanged passages. Empty if none were."""
+    max_tokens: int = 0
+    """Maximum number of tokens in one batch on a GPU, as chosen when the encoding started. 0 on a CPU."""
 
     @property
     def key(self) -> str:
@@ -91,8 +93,12 @@ class Plan(NamedTuple):
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``plan.json`` without its hash."""
-        return self._asdict() | {"settings": self.settings._asdict(), "collection": self.collection._asdict()}
+        """Return the content of ``plan.json`` without its hash.
+
+        ``max_tokens`` is left out if it is 0, so that the plans of earlier versions keep their keys.
+        """
+        content = self._asdict() | {"settings": self.settings._asdict(), "collection": self.collection._asdict()}
+        return {name: value for name, value in content.items() if (name, value) != ("max_tokens", 0)}
 
 
 class EmbeddingsManifest(NamedTuple):
@@ -157,7 +163,7 @@ def find_collection(folder: str | os.PathLike[str], plan: Plan) -> str:
 
 def write_plan(folder: str | os.PathLike[str], plan: Plan) -> None:
     """Write ``plan.json`` with the hash of its content."""
-    write_json(Path(folder, "plan.json"), seal(plan))
+    write_json(Path(folder, "plan.json"), seal(plan.to_dict()))
 
 
 def read_plan(folder: str | os.PathLike[str]) -> Plan:
@@ -239,9 +245,10 @@ def _check_values(path: Path, plan: Plan) -> None:
         ArtifactError: A number is out of range. The message names it.
     """
     limits = {"num_rows": _MAX_ROWS, "embedding_dim": _MAX_DIM, "shard_rows": _MAX_ROWS, "block_rows": _MAX_ROWS}
-    for name, most in limits.items():
-        if not 1 <= (value := getattr(plan, name)) <= most:
-            raise ArtifactError(f"{path}: {name} is {value}. It must be from 1 to {most}.")
+    for name, most in {**limits, "max_tokens": _MAX_ROWS}.items():
+        least = 1 if name in limits else 0
+        if not least <= (value := getattr(plan, name)) <= most:
+            raise ArtifactError(f"{path}: {name} is {value}. It must be from {least} to {most}.")
     if plan.shard_rows % plan.block_rows:
         raise ArtifactError(
             f"{path}: shard_rows is {plan.shard_rows}, not a multiple of block_rows, {plan.block_rows}."

@@ -13,7 +13,7 @@ from text.records import Passage
 from text.retrieval.arguments import list_questions
 from text.retrieval.devices import get_default_device
 from text.retrieval.embedder import Embedder
-from text.retrieval.exact import Hits, append_passages, search_exact
+from text.retrieval.exact import ExactSearch, Hits, append_passages
 from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
 from text.retrieval.plan import describe_changed_files
@@ -54,6 +54,8 @@ class Retriever(Generic[ShardsT]):
             _check_model(shards, embedder)
         self.embedder = embedder
         self.index = index
+        self._exact_search: ExactSearch | None = None
+        """Exact search, which keeps embeddings on a GPU. It is made when the first search needs it."""
 
     @classmethod
     def from_pretrained(
@@ -61,7 +63,7 @@ class Retriever(Generic[ShardsT]):
         model: str | os.PathLike[str],
         embeddings: str | os.PathLike[str],
         *,
-        precision: str = "float32",
+        precision: str | None = None,
         device: str = "cpu",
         check_hashes: bool = True,
     ) -> Retriever[EmbeddingShards]:
@@ -70,7 +72,7 @@ class Retriever(Generic[ShardsT]):
         Args:
             model: Folder of the model.
             embeddings: Folder of the embeddings.
-            precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
+            precision: Precision of the question encoder (``Embedder.from_pretrained``). By default the device decides.
             device: Device for encoding questions and for the search.
             check_hashes: Read all embeddings once and compare their hashes. Otherwise only sizes are compared.
 
@@ -87,7 +89,7 @@ class Retriever(Generic[ShardsT]):
         model: str | os.PathLike[str],
         texts: Iterable[str] | Iterable[Passage],
         *,
-        precision: str = "float32",
+        precision: str | None = None,
         device: str = "cpu",
     ) -> Retriever[MemoryEmbeddings]:
         """Load a model and embed texts in memory. Nothing is written to disk.
@@ -98,7 +100,7 @@ class Retriever(Generic[ShardsT]):
         Args:
             model: Folder of the model.
             texts: Texts or passages. A text without an id gets its position in the list as its id, starting with "0".
-            precision: Precision of the encoders: "float32", "bfloat16" or "int8".
+            precision: Precision of the encoders (``Embedder.from_pretrained``). By default the device decides.
             device: Device for encoding and for the search.
 
         Raises:
@@ -145,12 +147,15 @@ class Retriever(Generic[ShardsT]):
             if not question.strip():
                 raise ValueError(f"question {row} is blank. Give each question a text.")
         embeddings, _ = self.embedder.embed_list(listed)
-        if self.index is not None:
-            hits = self.index.search(embeddings, k)
-        else:
-            device = next(self.embedder.encoder.parameters()).device
-            hits = search_exact(self.shards, embeddings, k, device=str(device))
+        index = self._get_exact_search() if self.index is None else self.index
+        hits = index.search(embeddings, k)
         return append_passages(self.shards, embeddings, hits, extra_ids) if extra_ids is not None else hits
+
+    def _get_exact_search(self) -> ExactSearch:
+        device = next(self.embedder.encoder.parameters()).device
+        if self._exact_search is None or self._exact_search.device != device:
+            self._exact_search = ExactSearch(self.shards, device)
+        return self._exact_search
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
@@ -176,7 +181,7 @@ def load_retriever(
     index: str | None = None,
     index_parameters: str = "",
     milvus: str | os.PathLike[str] | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
     device: str | None = None,
     check_hashes: bool = True,
 ) -> Retriever[EmbeddingShards]:
@@ -188,7 +193,7 @@ def load_retriever(
         index: FAISS factory string, such as "HNSW32". The first call builds the index in the folder of the embeddings.
         index_parameters: FAISS search parameters, such as "efSearch=256".
         milvus: A Milvus Lite file that ends in ".db", or the address of a Milvus server.
-        precision: Precision of the question encoder: "float32", "bfloat16" or "int8".
+        precision: Precision of the question encoder (``Embedder.from_pretrained``). By default the device decides.
         device: Device for encoding questions and for the search. By default a GPU if there is one.
         check_hashes: Read all embeddings once and compare their hashes. Otherwise only sizes are compared.
 

@@ -1,5 +1,8 @@
 """Encode the passages of one shard and write their embeddings, block by block.
 
+Three threads work at the same time, so that a GPU never waits for them: one reads and tokenizes, one starts the encoder
+on batches, and one checks and writes the embeddings.
+
 ``text/retrieval/shard_parts.py`` saves the progress, so a killed process repeats only a few seconds of work.
 
 Dimensions: N passages of a block; D width of an embedding.
@@ -11,11 +14,10 @@ import errno
 import os
 import sys
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +25,11 @@ from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_facts, read_facts, write_json
 from text.datasets import PassageCollection
+from text.datasets.prefetching import iterate_ahead
 from text.errors import ArtifactError
 from text.progress import Progress
-from text.records import TokenBatch
-from text.retrieval.embedder import Embedder
+from text.records import Passage, TokenBatch
+from text.retrieval.embedder import EmbeddedBatch, Embedder
 from text.retrieval.plan import (
     CUT,
     IDS,
@@ -46,9 +49,45 @@ from text.retrieval.shard_parts import Block, ShardParts
 from text.retrieval.shards import NEWLINE_IN_ID
 
 SAVE_SECONDS = 10.0
-"""Seconds between two saves of the progress. A killed process loses at most this time and one batch."""
+"""Seconds between two saves of the progress. A killed process loses at most this time and a few batches."""
 _TRIES = 3
 """Number of attempts to write a block whose bytes on disk do not match."""
+_BATCHES_AHEAD = 8
+"""Number of batches that a GPU may compute while earlier ones are written. It outlasts a slow write to disk."""
+
+
+class _TokenizedBlock(NamedTuple):
+    """A block before its embeddings."""
+
+    block: int
+    old_rows: np.ndarray
+    """(N,) int64. Row of each passage in the embeddings to reuse, -1 if there is none."""
+    tokens: TokenBatch | None
+    """Tokens of the passages to encode. None if all are reused."""
+
+
+class _OpenBlock(NamedTuple):
+    """A block whose embeddings are being written."""
+
+    block: int
+    values: Block
+    done: list[int]
+    """Encoded rows of the block, in the order of the embedder."""
+    num_resumed: int
+    """Number of rows that an earlier process encoded."""
+
+
+class _Piece(NamedTuple):
+    """Embeddings of n passages of a block."""
+
+    places: np.ndarray
+    """(n,) places of the passages in the block."""
+    batch: EmbeddedBatch
+    """Embeddings of these passages."""
+    cut: np.ndarray
+    """(n,) truncation marks."""
+    is_encoded: bool
+    """False if the embeddings are reused."""
 
 
 class ShardWriter:
@@ -78,6 +117,7 @@ class ShardWriter:
         self.embedder, self.reusable, self.progress = embedder, reusable, progress
         self.save_seconds = save_seconds
         self._saved_at = time.monotonic()
+        self._ids: dict[int, tuple[bytes, np.ndarray]] = {}  # Content of the id and key files, by block of the shard.
 
     def write(self, shard: int) -> None:
         """Write one shard. Blocks that are already on disk and match their hash are not encoded again.
@@ -85,15 +125,15 @@ class ShardWriter:
         Raises:
             ArtifactError: An embedding is not finite or is too large for the dtype; the message names the passage.
                 Or as ``ShardParts``.
+            MemoryError: The GPU runs out of memory.
             OSError: The disk is full or fails.
         """
-        rows = self.plan.get_shard_rows(shard)
+        rows, self._ids = self.plan.get_shard_rows(shard), {}
         with ShardParts(self.folder, self.plan, shard) as parts:
             missing = parts.find_missing()
             self.progress.skip(len(rows) - sum(len(parts.get_block_rows(block)) for block in missing))
             for _ in range(_TRIES):
-                for block, old_rows, tokens in self._tokenize_blocks(rows, missing):
-                    self._write_block(parts, block, rows[block * self.plan.block_rows :], old_rows, tokens)
+                self._write_blocks(parts, rows, missing)
                 if not (missing := parts.find_missing()):
                     break
             else:
@@ -102,68 +142,76 @@ class ShardWriter:
             parts.flush()
         self._finish(shard)
 
-    def _write_block(
-        self, parts: ShardParts, block: int, rows: Sequence[int], old_rows: np.ndarray, tokens: TokenBatch | None
-    ) -> None:
-        """Encode and write a block. ``rows`` starts with the block's first row in the collection."""
-        values, done = parts.resume(block)
-        self.progress.skip(len(done))
-        for places, embeddings, cut in self._embed_block(old_rows, tokens, len(done)):
-            _check_embeddings(
-                embeddings, self.plan.dtype, lambda n, at=places: self.collection[rows[int(at[n])]].passage_id
-            )
-            _fill_rows(values, places, embeddings.numpy(), cut)
-            done += [place for place in places.tolist() if old_rows[place] < 0]
-            self.progress.update(len(places))
-            if time.monotonic() - self._saved_at >= self.save_seconds:
-                parts.write_partial(block, values, done)
-                parts.save()
-                self._saved_at = time.monotonic()
-        parts.write(block, values)
+    def _write_blocks(self, parts: ShardParts, rows: range, blocks: Sequence[int]) -> None:
+        """Encode and write blocks of a shard, whose passages are the ``rows`` of the collection."""
+        with closing(iterate_ahead(self._embed_blocks(parts, rows, blocks), _BATCHES_AHEAD)) as pieces:
+            for block, piece in pieces:
+                if piece is not None:
+                    self._write_piece(parts, rows, block, piece)
+                else:
+                    self.progress.skip(block.num_resumed)
+                    parts.write(block.block, block.values)
 
-    def _tokenize_blocks(
-        self, rows: range, blocks: Sequence[int]
-    ) -> Iterator[tuple[int, np.ndarray, TokenBatch | None]]:
-        """Yield the blocks of a shard. A thread tokenizes the next block while the caller encodes.
+    def _write_piece(self, parts: ShardParts, rows: range, block: _OpenBlock, piece: _Piece) -> None:
+        """Check embeddings and add them to their block. Save the progress if it is time."""
+        embeddings, places = piece.batch.wait(), piece.places
+        first = block.block * self.plan.block_rows
+        _check_embeddings(
+            embeddings, self.plan.dtype, lambda n: self.collection[rows[first + int(places[n])]].passage_id
+        )
+        _fill_rows(block.values, places, embeddings.numpy(), piece.cut)
+        if piece.is_encoded:
+            block.done.extend(places.tolist())
+        self.progress.update(len(places))
+        if time.monotonic() - self._saved_at >= self.save_seconds:
+            parts.write_partial(block.block, block.values, block.done)
+            parts.save()
+            self._saved_at = time.monotonic()
 
-        Yields:
-            The number of a block, the (N,) rows of reusable embeddings (-1 if there is none), and the tokens of the
-            passages to encode.
-        """
-        block_rows, reusable = self.plan.block_rows, self.reusable
+    def _embed_blocks(
+        self, parts: ShardParts, rows: range, blocks: Sequence[int]
+    ) -> Iterator[tuple[_OpenBlock, _Piece | None]]:
+        """Yield the embeddings of blocks in pieces, and None after the last piece of a block."""
+        with closing(iterate_ahead(self._tokenize_blocks(rows, blocks), 1)) as tokenized:
+            for each in tokenized:
+                values, done = parts.resume(each.block)
+                block = _OpenBlock(each.block, values, done, len(done))
+                for piece in self._embed_block(each, block.num_resumed):
+                    yield block, piece
+                yield block, None
 
-        def tokenize(block: int) -> tuple[np.ndarray, TokenBatch | None]:
-            block_range = rows[block * block_rows : (block + 1) * block_rows]
-            passages = self.collection[block_range.start : block_range.stop]
+    def _tokenize_blocks(self, rows: range, blocks: Sequence[int]) -> Iterator[_TokenizedBlock]:
+        """Read and tokenize the blocks of a shard."""
+        for block in blocks:
+            passages = self._read_block(rows, block)
+            self._ids[block] = _list_ids(passages)
+            reusable = self.reusable
             old_rows = reusable.find_rows(passages) if reusable is not None else np.full(len(passages), -1)
             new = [passage for passage, row in zip(passages, old_rows, strict=True) if row < 0]
-            return old_rows, self.embedder.tokenize(new) if new else None
+            yield _TokenizedBlock(block, old_rows, self.embedder.tokenize(new) if new else None)
 
-        with ThreadPoolExecutor(1) as executor:
-            pending = executor.submit(tokenize, blocks[0]) if blocks else None
-            for number, block in enumerate(blocks):
-                assert pending is not None
-                old_rows, tokens = pending.result()
-                if number + 1 < len(blocks):
-                    pending = executor.submit(tokenize, blocks[number + 1])
-                yield block, old_rows, tokens
-
-    def _embed_block(
-        self, old_rows: np.ndarray, tokens: TokenBatch | None, num_done: int
-    ) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
-        """Yield the embeddings of a block in batches: first the reusable embeddings, then the encoded texts.
-
-        Yields:
-            The places of n passages in the block, their (n, D) float32 embeddings, and (n,) truncation marks.
-        """
-        old, new = np.flatnonzero(old_rows >= 0), np.flatnonzero(old_rows < 0)
+    def _embed_block(self, block: _TokenizedBlock, num_done: int) -> Iterator[_Piece]:
+        """Yield the embeddings of a block: first the reusable embeddings, then the encoded texts."""
+        old, new = np.flatnonzero(block.old_rows >= 0), np.flatnonzero(block.old_rows < 0)
         if self.reusable is not None and len(old):
-            shards = self.reusable.shards
-            yield old, torch.from_numpy(shards.read_rows(old_rows[old])), shards.get_truncation_marks(old_rows[old])
-        if tokens is not None:
-            truncated = tokens.truncated.numpy()
-            for places, embeddings in self.embedder.embed_in_batches(tokens, num_done):
-                yield new[places], embeddings, truncated[places]
+            shards, old_rows = self.reusable.shards, block.old_rows[old]
+            batch = EmbeddedBatch(old.tolist(), torch.from_numpy(shards.read_rows(old_rows)))
+            yield _Piece(old, batch, shards.get_truncation_marks(old_rows), is_encoded=False)
+        if block.tokens is None:
+            return
+        truncated, max_tokens = block.tokens.truncated.numpy(), self.plan.max_tokens or self.embedder.max_tokens
+        try:
+            for batch in self.embedder.embed_in_batches(block.tokens, num_done, max_tokens=max_tokens):
+                yield _Piece(new[batch.rows], batch, truncated[batch.rows], is_encoded=True)
+        except torch.cuda.OutOfMemoryError:
+            raise MemoryError(
+                f"{self.embedder.device} ran out of memory at a batch of up to {max_tokens} tokens. Free memory of "
+                "this GPU, and encode to the same folder again to continue."
+            ) from None
+
+    def _read_block(self, rows: range, block: int) -> list[Passage]:
+        block_range = rows[block * self.plan.block_rows : (block + 1) * self.plan.block_rows]
+        return self.collection[block_range.start : block_range.stop]
 
     def _finish(self, shard: int) -> None:
         """Write ids and keys, then the manifest, then rename the parts. The last rename finishes the shard."""
@@ -177,14 +225,14 @@ class ShardWriter:
         get_shard_path(self.folder, shard, PROGRESS).unlink(missing_ok=True)
 
     def _write_ids(self, shard: int) -> None:
-        rows, keys = self.plan.get_shard_rows(shard), array("q")
+        """Write the files of ids and keys. Only blocks that an earlier process encoded are read again."""
+        rows, block_rows = self.plan.get_shard_rows(shard), self.plan.block_rows
+        blocks = range(-(-len(rows) // block_rows))
+        listed = [self._ids.get(block) or _list_ids(self._read_block(rows, block)) for block in blocks]
         with atomic_write(get_shard_path(self.folder, shard, IDS)) as temporary, open(temporary, "wb") as file:
-            for first in range(rows.start, rows.stop, self.plan.block_rows):
-                for passage in self.collection[first : min(first + self.plan.block_rows, rows.stop)]:
-                    file.write(passage.passage_id.encode().replace(b"\n", NEWLINE_IN_ID) + b"\n")
-                    keys.append(hash_passage(passage))
+            file.writelines(ids for ids, _ in listed)
         with atomic_write(get_shard_path(self.folder, shard, KEYS)) as temporary, open(temporary, "wb") as file:
-            np.save(file, np.frombuffer(keys, dtype=np.int64))
+            np.save(file, np.concatenate([keys for _, keys in listed]))
 
 
 def is_shard_finished(folder: str | os.PathLike[str], plan: Plan, shard: int) -> bool:
@@ -218,6 +266,12 @@ def quantize_embeddings(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """
     scales = np.maximum(np.abs(embeddings).max(axis=1), np.finfo(np.float32).tiny * 127) / np.float32(127)
     return np.rint(embeddings / scales[:, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def _list_ids(passages: Sequence[Passage]) -> tuple[bytes, np.ndarray]:
+    """Return the content of the id file for N passages, and their (N,) int64 hashes."""
+    ids = b"".join(passage.passage_id.encode().replace(b"\n", NEWLINE_IN_ID) + b"\n" for passage in passages)
+    return ids, np.array([hash_passage(passage) for passage in passages], dtype=np.int64)
 
 
 def _get_part_path(path: Path) -> Path:

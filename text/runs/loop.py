@@ -107,6 +107,7 @@ class Loop:
         measures: Metrics in the table.
         output_dir: Folder of all stages.
         resolve_settings: Function that returns the values of all flags of a command.
+        num_gpus: Number of GPUs for training and encoding, unless ``arguments`` or ``rounds`` name it.
         is_rehearsal: Run no stage.
 
     Raises:
@@ -126,6 +127,7 @@ class Loop:
         measures: Sequence[str],
         output_dir: str | os.PathLike[str],
         resolve_settings: ResolveSettings,
+        num_gpus: int = 0,
         is_rehearsal: bool = False,
     ) -> None:
         self.inputs, self.rounds, self.measures = inputs, rounds, measures
@@ -138,6 +140,7 @@ class Loop:
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
         self.arguments["search"] = {name: search[name] for name in search if name not in self.bm25_arguments}
         self.output_dir, self.resolve_settings, self.is_rehearsal = output_dir, resolve_settings, is_rehearsal
+        self.num_gpus = num_gpus
         self.stages: list[Stage] = []
         self.train_rows, self.collection = inputs.train_rows, inputs.collection
         names = {"model": "model", "embeddings": "embeddings", "questions": "questions", "run": "run"}
@@ -243,4 +246,4 @@ class Loop:
     def _run_stage(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
         stage = plan_stage(command, arguments, self.output_dir, result, resolve_settings=self.resolve_settings)
         self.stages.append(stage)
-        return stage.result if self.is_rehearsal else run_stage(stage, f"{name}, {command}")
+        return stage.result if self.is_rehearsal else run_stage(stage, f"{name}, {command}", self.num_gpus)

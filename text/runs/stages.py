@@ -46,7 +46,7 @@ _INPUTS = ("collection", "reuse", "tokenizer")
 """Flags with a file or folder of the user. Its content is part of the hash."""
 _UNLISTED_FILES = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
 """Files of a command that no later stage reads. They may be removed or rewritten."""
-_FLAGS_WITHOUT_EFFECT = {"encode": ("gpus",)}
+_FLAGS_WITHOUT_EFFECT = {"encode": ("gpus",), "train": ("gpus",)}
 """Flags that do not change the result. The hash in a folder's name excludes them."""
 
 
@@ -131,10 +131,16 @@ def has_stages(folder: str | os.PathLike[str]) -> bool:
     return any(Path(folder).glob(f"*-{'[0-9a-f]' * 16}/{_DONE}"))
 
 
-def run_stage(stage: Stage, title: str) -> TrackedFile:
+def run_stage(stage: Stage, title: str, num_gpus: int = 0) -> TrackedFile:
     """Run the command of a stage unless the stage is complete, and return the result.
 
     Interrupted training resumes from its last checkpoint.
+
+    Args:
+        stage: The stage.
+        title: Name of the stage in messages.
+        num_gpus: Number of GPUs of this machine. Training and encoding use all of them unless the stage names its
+            number of GPUs or its device.
 
     Raises:
         ArtifactError: A file of a complete stage is damaged, or an input changed while the loop ran.
@@ -147,7 +153,7 @@ def run_stage(stage: Stage, title: str) -> TrackedFile:
     for each in stage.inputs:
         each.check_unchanged()
     (stage.folder / _DONE).unlink(missing_ok=True)  # An earlier version may have written this file.
-    command = [stage.command, *stage.arguments, *_get_restart_flags(stage)]
+    command = [stage.command, *stage.arguments, *_get_gpu_flags(stage, num_gpus), *_get_restart_flags(stage)]
     print(f"== {title}: dpr-text {shlex.join(command)}", flush=True)
     started = time.monotonic()
     # Training ends without a checkpoint at its second SIGTERM. The first one may have gone to all processes, so
@@ -245,6 +251,17 @@ def _get_restart_flags(stage: Stage) -> list[str]:
     if stage.command == "encode":  # encode always continues.
         return []
     return ["--resume" if any(stage.folder.glob("checkpoints/*.ckpt")) else "--overwrite"]
+
+
+def _get_gpu_flags(stage: Stage, num_gpus: int) -> list[str]:
+    """Return the flag with which a command uses all GPUs, but no more than it has questions in a batch.
+
+    The number of GPUs does not change the result, so it is no part of the stage's arguments.
+    """
+    given = {argument.partition("=")[0] for argument in stage.arguments}
+    if stage.command not in _FLAGS_WITHOUT_EFFECT or not num_gpus or given & {"--gpus", "--device"}:
+        return []
+    return [f"--gpus={min(num_gpus, stage.settings.get('batch_size', num_gpus))}"]
 
 
 def _run_command(command: list[str], stop_signal: signal.Signals) -> int:

@@ -76,7 +76,7 @@ def load_search(
     name: str | None = None,
     index: str | None = None,
     index_parameters: str = "",
-    precision: str = "float32",
+    precision: str | None = None,
     device: str | None = None,
     check_hashes: bool = True,
 ) -> Search:

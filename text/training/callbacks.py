@@ -1,4 +1,4 @@
-"""Callbacks around a training step: speed, progress bar, random state and accumulated gradients."""
+"""Callbacks around a training step: speed, progress bar, precision, random state and accumulated gradients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, get_rank, get_world_size, sum_over_ranks
+from text.training.host_values import log_on_host
 from text.training.lightning_internals import close_bars, count_trained_batches, is_last_batch
 from text.training.saved_state import StateError, check_keys, check_tensor, find_state
 
@@ -46,15 +47,17 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
         """Log speed and padding of the latest batches."""
-        masks = (batch.questions.attention_mask, batch.passages.attention_mask)
-        num_tokens, num_positions = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+        sides = (batch.questions, batch.passages)
+        num_tokens = sum(int(tokens.lengths.sum()) for tokens in sides)
+        num_positions = sum(tokens.input_ids.numel() for tokens in sides)
         num_questions = len(batch.positive_index) * trainer.world_size
         self._batches.append(_Batch(self._read_clock(), num_questions, num_tokens, num_positions))
         before, *batches = self._batches
         seconds = batches[-1].ended - before.ended
         padding = 1 - sum(b.num_tokens for b in batches) / max(1, sum(b.num_positions for b in batches))
-        pl_module.log("examples/s", sum(b.num_questions for b in batches) / seconds, prog_bar=True)
-        pl_module.log("padding", padding, prog_bar=True)
+        speed = sum(b.num_questions for b in batches) / seconds
+        for name, value in (("examples/s", speed), ("padding", padding)):
+            log_on_host(pl_module, name, value, prog_bar=True)
 
     def _read_clock(self) -> float:
         """Return the time in seconds, without the time of validations."""
@@ -79,6 +82,25 @@ class ProgressBar(TQDMProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bar, so that an error message starts on a line of its own."""
         close_bars(self)
+
+
+class TensorFloat32(Callback):
+    """Callback that lets a GPU compute float32 matrix products in TF32 while a Trainer runs.
+
+    The setting belongs to the process, so the earlier one is restored at the end.
+    """
+
+    def __init__(self) -> None:
+        self._before = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Allow TF32."""
+        self._before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Restore the earlier setting."""
+        torch.set_float32_matmul_precision(self._before)
 
 
 class AccumulatedGradients(Callback):
@@ -186,7 +208,7 @@ def _check_random_states(states: Any, generator: torch.Generator | None, key: st
 def _gather_states(state: Tensor) -> Tensor:
     """Return the states of all ranks: (bytes,) to (ranks, bytes)."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_initialized() else torch.device("cpu")
-    return AllRanks(1, device).gather(state[None].to(device)).cpu()
+    return AllRanks([1] * get_world_size()).gather(state[None].to(device)).cpu()
 
 
 def _select_state(states: Tensor) -> Tensor:

@@ -54,12 +54,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Return the content of a checkpoint. Only tensors and plain values are loaded.
 
+        Args:
+            path: The checkpoint.
+            map_location: Device of the loaded tensors. None means the CPU, whatever device the checkpoint comes from.
+            weights_only: Ignored. Pickled code is never loaded.
+
         Raises:
             FileNotFoundError: There is no such file.
             ArtifactError: For the reasons of ``check_hash`` and ``read_checkpoint``.
         """
         check_hash(path)
-        return _load(path, map_location=map_location)
+        return _load(path, map_location="cpu" if map_location is None else map_location)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

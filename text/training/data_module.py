@@ -24,7 +24,10 @@ from text.records import BiEncoderBatch, Example
 from text.training.lightning_internals import count_trained_batches, is_last_batch
 from text.training.saved_state import StateError, check_like
 
+Collate = Callable[[Sequence[Example]], BiEncoderBatch]
+GetPosition = Callable[[], tuple[int, int]]
 _PREFETCHED_BATCHES = 2
+_MAX_DEFAULT_WORKERS = 4
 
 
 class DPRDataModule(LightningDataModule):
@@ -36,18 +39,19 @@ class DPRDataModule(LightningDataModule):
         valid: Validation data, evaluated after each epoch. None trains without validation.
         test: Test data, evaluated at the end. None skips the test.
         train_collate: Collate function for training. The default is ``collate``.
-        num_workers: Processes that read and tokenize. With 0, a thread of this process does it.
+        num_workers: Processes that read and tokenize. With 0, a thread of this process does it. None chooses 0 on a
+            CPU, and on a GPU as ``choose_num_workers``.
     """
 
     def __init__(
         self,
-        collate: Callable[[Sequence[Example]], BiEncoderBatch],
+        collate: Collate,
         *,
         train: DPRDataPipe,
         valid: DPRDataPipe | None = None,
         test: DPRDataPipe | None = None,
-        train_collate: Callable[[Sequence[Example]], BiEncoderBatch] | None = None,
-        num_workers: int = 0,
+        train_collate: Collate | None = None,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.valid, self.test = train, valid, test
@@ -58,18 +62,18 @@ class DPRDataModule(LightningDataModule):
 
     def train_dataloader(self) -> _EpochLoader:
         """Return the loader of the training data, which starts at the resumed position."""
-        return _EpochLoader(self.train, self.train_collate, self.num_workers, self._get_position)
+        return self._build_loader(self.train, self.train_collate, self._get_position)
 
     def val_dataloader(self) -> _EpochLoader | list[_EpochLoader]:
         """Return the loader of the validation data, or an empty list."""
         if self.valid is None:
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks", category=UserWarning)
             return []
-        return _EpochLoader(self.valid, self.collate, self.num_workers)
+        return self._build_loader(self.valid, self.collate)
 
     def test_dataloader(self) -> _EpochLoader | list[_EpochLoader]:
         """Return the loader of the test data, or an empty list."""
-        return [] if self.test is None else _EpochLoader(self.test, self.collate, self.num_workers)
+        return [] if self.test is None else self._build_loader(self.test, self.collate)
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the position of training (epoch and row), and the settings and data that must not change."""
@@ -135,6 +139,13 @@ class DPRDataModule(LightningDataModule):
         if stage == "fit":
             self._restored_epoch, self._restored_row = 0, 0
 
+    def _build_loader(self, pipe: DPRDataPipe, collate: Collate, *get_position: GetPosition) -> _EpochLoader:
+        """Return a loader that suits the device of the trainer. Without a trainer, this is the CPU."""
+        is_on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        num_gpus = self.trainer.num_devices if self.trainer is not None and is_on_gpu else 0
+        num_workers = choose_num_workers(num_gpus) if self.num_workers is None else self.num_workers
+        return _EpochLoader(pipe, collate, num_workers, *get_position, pin_memory=is_on_gpu)
+
     def _get_identity(self) -> dict[str, int | str]:
         """Return the values that determine the order of training rows, and the fingerprint of the validation data."""
         order = {"seed": self.train.seed, "batch_size": self.train.batch_size, "data": self.train.fingerprint}
@@ -147,20 +158,41 @@ class DPRDataModule(LightningDataModule):
         return epoch, self._restored_row if epoch == self._restored_epoch else 0
 
 
+def choose_num_workers(num_gpus: int) -> int:
+    """Return the number of data workers of a process if the user names none.
+
+    On a GPU, a thread that tokenizes would delay the thread that starts the GPU's work, so other processes tokenize.
+    One CPU of each GPU is left to the training process.
+
+    Args:
+        num_gpus: GPUs of this machine that train. 0 means a CPU.
+    """
+    if not num_gpus:
+        return 0
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MAX_DEFAULT_WORKERS, num_cpus // num_gpus - 1))
+
+
 class _EpochLoader:
-    """Loader whose passes yield one epoch of batches each, from the position at the start of the pass."""
+    """Loader whose passes yield one epoch of batches each, from the position at the start of the pass.
+
+    Lightning copies pinned batches to a GPU without waiting.
+    """
 
     def __init__(
         self,
         pipe: DPRDataPipe,
-        collate: Callable[[Sequence[Example]], BiEncoderBatch],
+        collate: Collate,
         num_workers: int,
-        get_position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        get_position: GetPosition = lambda: (0, 0),
+        *,
+        pin_memory: bool = False,
     ) -> None:
         self.pipe = pipe
         self._collate = collate
         self._num_workers = num_workers
         self._get_position = get_position
+        self._pin_memory = pin_memory
         self.workers: list[BaseProcess] = []
         """Data workers of the latest pass."""
 
@@ -181,6 +213,8 @@ class _EpochLoader:
             batches,
             batch_size=None,
             num_workers=self._num_workers,
+            collate_fn=_keep,
+            pin_memory=self._pin_memory,
             # Without a generator of its own, each pass would draw from the global random state.
             generator=torch.Generator(),
             worker_init_fn=_leave_group,
@@ -195,6 +229,11 @@ def _describe_fingerprint(stage: str, pipe: DPRDataPipe | None) -> str:
     if pipe is None:
         return f"the fingerprint of the {stage} data"
     return f"the fingerprint of the {stage} data ({', '.join(file.path for file in pipe.files)})"
+
+
+def _keep(batch: BiEncoderBatch) -> BiEncoderBatch:
+    """Return a batch unchanged. By default a DataLoader makes tensors of the lengths, which would go to the GPU."""
+    return batch
 
 
 def _leave_group(worker: int) -> None:

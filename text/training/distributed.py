@@ -5,6 +5,9 @@ over its own questions, divided by the number of questions of all ranks. The gra
 the gradient of one process on the whole batch. DistributedDataParallel averages gradients instead of adding them, so
 the loss is multiplied by the number of ranks. DPR's code does not multiply it, which shifts its clipping threshold.
 
+Numbers that the host knows, such as the sizes of the shares, travel between the hosts over gloo. So no host waits for
+its GPU to learn the size of a tensor.
+
 Without torch.distributed there is one rank. Shares may differ in size, and may be empty.
 
 Dimensions: N rows of this rank; A rows of all ranks; K columns of a row.
@@ -12,6 +15,8 @@ Dimensions: N rows of this rank; A rows of all ranks; K columns of a row.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,37 +42,46 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-def scale_for_backward(losses: Tensor, num_questions: int) -> Tensor:
+def gather_counts(*counts: int) -> list[list[int]]:
+    """Return each of some counts of all ranks, in the order of ranks. Every rank must give as many counts.
+
+    The hosts exchange the counts, and no GPU takes part.
+
+    >>> gather_counts(3, 5)  # one rank
+    [[3], [5]]
+    """
+    if not _is_distributed():
+        return [[count] for count in counts]
+    own = torch.tensor(counts, dtype=torch.int64)
+    parts = [torch.empty_like(own) for _ in range(get_world_size())]
+    distributed.all_gather(parts, own, group=_get_host_group())
+    return torch.stack(parts, dim=1).tolist()
+
+
+def scale_for_backward(losses: Tensor, num_questions: Tensor) -> Tensor:
     """Return the loss for ``backward`` on this rank, so that the ranks' mean gradient equals that of one process.
 
     Args:
         losses: (N,) losses of this rank's questions.
-        num_questions: Number of questions of all ranks, A.
+        num_questions: Number of questions of all ranks, A, as a scalar on the device of the losses.
     """
-    return losses.sum() * (get_world_size() / max(1, num_questions))
+    return losses.sum() * (get_world_size() / num_questions.clamp(min=1))
 
 
 class AllRanks:
     """Row counts of all ranks. ``gather`` concatenates the rows of all ranks in the order of ranks.
 
-    Every rank must build one, and must gather the same tensors in the same order.
+    Every rank must gather the same tensors in the same order.
 
     Args:
-        num_rows: Rows of this rank, N.
-        device: Device of the tensors to gather.
+        sizes: Number of rows of each rank (``gather_counts``).
     """
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
-        self.sizes = [num_rows]
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
         """Number of rows of each rank."""
-        self.start = 0
+        self.start = sum(self.sizes[: get_rank()])
         """Index of this rank's first row among the rows of all ranks."""
-        if _is_distributed():
-            sizes = torch.zeros(get_world_size(), dtype=torch.int64, device=device)
-            sizes[get_rank()] = num_rows
-            distributed.all_reduce(sizes)
-            self.sizes = sizes.tolist()
-            self.start = sum(self.sizes[: get_rank()])
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the rows of all ranks: (N, ...) to (A, ...).
@@ -77,14 +91,13 @@ class AllRanks:
         return _Gather.apply(rows, self) if _is_distributed() else rows  # pyright: ignore[reportReturnType]
 
 
-def gather_padded(rows: Tensor, ranks: AllRanks) -> Tensor:
-    """Return the rows of all ranks, which may differ in K: (N, K, ...) to (A, largest K, ...).
+def gather_padded(rows: Tensor, ranks: AllRanks, max_columns: int) -> Tensor:
+    """Return the rows of all ranks, which may differ in K: (N, K, ...) to (A, ``max_columns``, ...).
 
-    The last column of a rank is repeated up to the largest K.
+    The last column of a rank is repeated up to ``max_columns``, the largest K.
     """
-    num_columns = rows.shape[1]
-    max_columns = max(AllRanks(num_columns, rows.device).sizes)
-    return ranks.gather(rows[:, torch.arange(max_columns, device=rows.device).clamp(max=num_columns - 1)])
+    columns = torch.arange(max_columns, device=rows.device).clamp(max=rows.shape[1] - 1)
+    return ranks.gather(rows[:, columns])
 
 
 class _Gather(torch.autograd.Function):
@@ -107,3 +120,14 @@ class _Gather(torch.autograd.Function):
 
 def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _get_host_group() -> Any:
+    """Return the process group for tensors on the host, or None if that is the default group."""
+    return None if distributed.get_backend() == "gloo" else _build_host_group(distributed.group.WORLD)
+
+
+@functools.cache
+def _build_host_group(default: Any) -> Any:
+    """Build the gloo group beside a default group of another backend. All ranks must call this at the same point."""
+    return distributed.new_group(backend="gloo")

@@ -13,6 +13,7 @@ from torch import distributed
 
 from text.errors import NonFiniteLossError, is_out_of_memory
 from text.records import BiEncoderBatch
+from text.training.host_values import log_on_host
 from text.training.saved_state import StateError, check_like, find_state
 
 MAX_SKIPPED_STEPS = 20
@@ -23,7 +24,8 @@ class StepFailures(Callback):
     """Callback that counts the steps skipped in float16 training, and adds the batch to errors of a step."""
 
     def __init__(self) -> None:
-        self._activity, self._scale = "before the first batch", 0.0
+        self._activity = "before the first batch"
+        self._scale: float | None = None
         self._skipped, self._skipped_in_a_row = 0, 0
         self._trainer: Trainer | None = None
 
@@ -52,12 +54,17 @@ class StepFailures(Callback):
         """Load the counts."""
         self._skipped, self._skipped_in_a_row = state_dict["skipped"], state_dict["skipped_in_a_row"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the loss scale of an earlier training."""
+        self._scale = None
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
     ) -> None:
-        """Remember the batch and the loss scale."""
+        """Remember the batch, and the loss scale at the start of training."""
         self._remember(trainer, "training", batch, batch_idx)
-        self._scale = _get_loss_scale(trainer)
+        if self._scale is None:
+            self._scale = _get_loss_scale(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -79,12 +86,13 @@ class StepFailures(Callback):
         Raises:
             NonFiniteLossError: ``MAX_SKIPPED_STEPS`` consecutive steps were skipped.
         """
-        if not _get_loss_scale(trainer):
+        if not self._scale:
             return
-        is_skipped = _get_loss_scale(trainer) < self._scale
+        before, self._scale = self._scale, _get_loss_scale(trainer)
+        is_skipped = self._scale < before
         self._skipped += is_skipped
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if is_skipped else 0
-        pl_module.log("skipped_steps", float(self._skipped))
+        log_on_host(pl_module, "skipped_steps", self._skipped)
         if self._skipped_in_a_row == MAX_SKIPPED_STEPS:
             raise NonFiniteLossError(
                 f"step {trainer.global_step}: the gradients of the last {MAX_SKIPPED_STEPS} steps overflow in float16. "

@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from text.errors import InterruptedRun
-from text.training.distributed import sum_over_ranks
+from text.training.distributed import gather_counts
 from text.training.lightning_internals import (
     is_last_batch,
     is_validation_next,
@@ -64,21 +63,21 @@ class SaveOnSignal(Callback):
         """Save and stop if a signal arrived, unless a later hook will do so."""
         # If a validation comes next, on_validation_start stops. After the last batch, on_train_epoch_end stops:
         # Lightning does not count the next epoch if a checkpoint is saved before the last batch is counted.
-        if not (is_validation_next(trainer) or is_last_batch(trainer)) and self._is_stop_requested(trainer, pl_module):
+        if not (is_validation_next(trainer) or is_last_batch(trainer)) and self._is_stop_requested(trainer):
             log_step_metrics(trainer)
             self._save_and_stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop if a signal arrived during the last batch of the epoch."""
         # If a validation follows the last batch, its checkpoints are saved only after this hook.
-        if not is_validation_next(trainer) and self._is_stop_requested(trainer, pl_module):
+        if not is_validation_next(trainer) and self._is_stop_requested(trainer):
             log_epoch_metrics(trainer)
             self._save_and_stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers, and stop if a signal has arrived."""
         self._install_handlers()
-        self._stop_evaluation(trainer, pl_module)
+        self._stop_evaluation(trainer)
 
     def on_validation_batch_end(
         self,
@@ -90,12 +89,12 @@ class SaveOnSignal(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop if a signal arrived."""
-        self._stop_evaluation(trainer, pl_module)
+        self._stop_evaluation(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers, and stop if a signal has arrived."""
         self._install_handlers()
-        self._stop_evaluation(trainer, pl_module)
+        self._stop_evaluation(trainer)
 
     def on_test_batch_end(
         self,
@@ -107,7 +106,7 @@ class SaveOnSignal(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop if a signal arrived."""
-        self._stop_evaluation(trainer, pl_module)
+        self._stop_evaluation(trainer)
 
     def _install_handlers(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -123,14 +122,15 @@ class SaveOnSignal(Callback):
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    def _is_stop_requested(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+    def _is_stop_requested(self, trainer: Trainer) -> bool:
         """Return whether any rank has received a signal."""
         # Lightning's own handler may have caught a SIGTERM before this callback installed its handlers.
         has_signal = self._received is not None or trainer.received_sigterm
-        return bool(sum_over_ranks(torch.tensor(float(has_signal), device=pl_module.device)))
+        [has_signals] = gather_counts(int(has_signal))
+        return any(has_signals)
 
-    def _stop_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_stop_requested(trainer, pl_module):
+    def _stop_evaluation(self, trainer: Trainer) -> None:
+        if not self._is_stop_requested(trainer):
             return
         if trainer.sanity_checking or trainer.state.fn != "fit":
             raise InterruptedRun(f"stopped by {self._describe_signal()} outside of training; checkpoints are unchanged")

@@ -69,6 +69,15 @@ def restart_validation(trainer: Trainer) -> None:
     loop.batch_progress.load_state_dict({"total": begun, "current": zeros, "is_last_batch": False})
 
 
+def skip_signal_broadcast(trainer: Trainer) -> None:
+    """Turn off Lightning's exchange of received signals, for which every host waits for its GPU before each batch.
+
+    ``SaveOnSignal`` exchanges the signals after each batch.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None
+
+
 def should_log_step(trainer: Trainer) -> bool:
     """Return whether the metrics of the current training step are logged (``log_every_n_steps``)."""
     return trainer._logger_connector.should_update_logs

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from text.errors import SettingsWarning
 from text.losses import SIMILARITIES, distillation_kl, in_batch_nll, likely_positives, multi_positive_nll
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, gather_padded
-from text.transforms import known_positive_pairs
+from text.training.distributed import AllRanks, gather_counts, gather_padded
+from text.transforms import match_keys, match_known_positives
 
 _MAX_FLOOR_SHARE = 0.1
 """Highest acceptable minimum of the loss, as a share of the loss of an untrained model."""
@@ -96,9 +96,10 @@ class Objective:
         """
         width = questions.shape[1]
         self.check_width(width)
-        directions = [self._build_question_loss(batch, questions, passages)]
+        counts = gather_counts(len(questions), len(passages), batch.known_positives.shape[1])
+        directions = [self._build_question_loss(batch, questions, passages, AllRanks(counts[1]))]
         if self.symmetric:
-            directions.append(self._build_passage_loss(batch, questions, passages))
+            directions.append(self._build_passage_loss(batch, questions, passages, AllRanks(counts[0]), max(counts[2])))
         widths = (width, *self.matryoshka_dims)
         losses = torch.stack([direction(dims) for dims in widths for direction in directions]).mean(dim=0)
         if not self.distillation:
@@ -143,43 +144,38 @@ class Objective:
             )
 
     def _build_question_loss(
-        self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor
+        self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor, ranks: AllRanks
     ) -> Callable[[int], Tensor]:
         """Return a function that maps a number of dimensions to the (B,) losses of questions among passages."""
         passage_keys, positive_index = batch.passage_keys, batch.positive_index
         if self.in_batch_negatives:
-            ranks = AllRanks(len(passages), passages.device)
             passages, passage_keys = ranks.gather(passages), ranks.gather(passage_keys)
             positive_index = positive_index + ranks.start
-        mask_known = partial(_mask_pairs, known_positive_pairs(batch.known_positives, passage_keys), len(passages))
-        mask_likely = partial(_mask_pairs, self._find_likely_positives(batch, passage_keys), len(passages))
 
         def compute_losses(dims: int, rows: slice) -> Tensor:
             sides, own = (questions[rows, :dims], passages[:, :dims]), positive_index[rows]
-            positives, ignore = mask_known(rows), mask_likely(rows)
+            positives = match_known_positives(batch.known_positives[rows], passage_keys)
+            ignore = self._mask_likely_positives(batch, passage_keys, rows)
             if not self.in_batch_negatives:
                 is_other_row = _mask_other_rows(batch.owner, rows)
-                positives, ignore = positives & ~is_other_row, ignore | is_other_row
+                positives, ignore = positives & ~is_other_row, _unite(ignore, is_other_row)
             if self.all_positives:
                 return self._multi_positive_nll(*sides, positives.scatter(1, own[:, None], True), ignore=ignore)
-            return self._nll(*sides, own, ignore=positives | ignore)
+            return self._nll(*sides, own, ignore=_unite(ignore, positives))
 
         return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(questions), len(passages))
 
     def _build_passage_loss(
-        self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor
+        self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor, ranks: AllRanks, max_known: int
     ) -> Callable[[int], Tensor]:
         """Return a function that maps a number of dimensions to the (B,) losses of positives among questions."""
-        ranks = AllRanks(len(questions), questions.device)
         own = torch.arange(len(questions), device=questions.device) + ranks.start
-        positives, questions = passages[batch.positive_index], ranks.gather(questions)
-        # A question that the passage also answers is not a negative.
-        known = gather_padded(batch.known_positives, ranks)
-        pairs = known_positive_pairs(known, batch.passage_keys[batch.positive_index]).flip(1)
-        pairs = pairs[pairs[:, 0].argsort(stable=True)]
+        positives, keys = passages[batch.positive_index], batch.passage_keys[batch.positive_index]
+        questions, known = ranks.gather(questions), gather_padded(batch.known_positives, ranks, max_known)
 
         def compute_losses(dims: int, rows: slice) -> Tensor:
-            ignore = _mask_pairs(pairs, len(questions), rows)
+            # A question that the passage also answers is not a negative.
+            ignore = match_known_positives(known, keys[rows]).T
             return self._nll(positives[rows, :dims], questions[:, :dims], own[rows], ignore=ignore)
 
         return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(positives), len(questions))
@@ -206,20 +202,23 @@ class Objective:
 
         return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(questions), len(passages))
 
-    def _find_likely_positives(self, batch: BiEncoderBatch, passage_keys: Tensor) -> Tensor:
-        """Return sorted pairs, (M, 2) int64, of a question and a passage that is probably another positive.
+    def _mask_likely_positives(self, batch: BiEncoderBatch, passage_keys: Tensor, rows: slice) -> Tensor | None:
+        """Return a mask, (rows, A) bool, of the passages that are probably other positives of a question.
 
-        A pair is found by the scores of a question's own passages. All copies of such a passage are included.
+        They are found by the scores of a question's own passages. All copies of such a passage are included.
 
         Args:
             batch: Scores of each question's own passages.
             passage_keys: (A, 2) int64 keys of the passages that a question is compared with.
+            rows: Questions of the mask.
         """
         if self.guide_margin is None:
-            return batch.owner.new_zeros(0, 2)
-        found = likely_positives(batch.scores, batch.owner, batch.positive_index, self.guide_margin).nonzero()[:, 0]
-        copies = known_positive_pairs(batch.passage_keys[found][:, None], passage_keys)
-        return torch.stack([batch.owner[found[copies[:, 0]]], copies[:, 1]], dim=1)
+            return None
+        num_rows = rows.stop - rows.start
+        is_likely = likely_positives(batch.scores, batch.owner, batch.positive_index, self.guide_margin)
+        is_likely = is_likely & (batch.owner >= rows.start) & (batch.owner < rows.stop)
+        own_rows = (batch.owner - rows.start).masked_fill(~is_likely, num_rows)
+        return match_keys(own_rows, batch.passage_keys, passage_keys, num_rows)
 
     def _nll(self, *arguments: Tensor, ignore: Tensor) -> Tensor:
         return in_batch_nll(
@@ -237,12 +236,8 @@ def _mask_other_rows(owner: Tensor, rows: slice) -> Tensor:
     return owner != torch.arange(rows.start, rows.stop, device=owner.device)[:, None]
 
 
-def _mask_pairs(pairs: Tensor, num_columns: int, rows: slice) -> Tensor:
-    """Return a mask, (rows, columns) bool: True at the given (row, column) pairs, which must be sorted."""
-    mask = torch.zeros(rows.stop - rows.start, num_columns, dtype=torch.bool, device=pairs.device)
-    start, end = torch.searchsorted(pairs[:, 0].contiguous(), torch.tensor([rows.start, rows.stop]).to(pairs))
-    mask[pairs[start:end, 0] - rows.start, pairs[start:end, 1]] = True
-    return mask
+def _unite(one: Tensor | None, other: Tensor) -> Tensor:
+    return other if one is None else one | other
 
 
 def _compute_in_tiles(compute_losses: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:

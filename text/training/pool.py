@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from text.evaluation import ahead_of_positive, average_rank, mean_reciprocal_rank, recall
 from text.losses import similarity_logits
 from text.records import BiEncoderBatch
-from text.training.distributed import AllRanks, gather_padded, get_rank, get_world_size
+from text.training.distributed import AllRanks, gather_counts, gather_padded, get_rank, get_world_size
 from text.transforms import known_positive_mask
 
 RECALL_AT = (1, 5, 20, 100)
@@ -84,10 +84,10 @@ class PassagePool:
     def add(self, batch: BiEncoderBatch, question_embeddings: Tensor, passage_embeddings: Tensor) -> None:
         """Add the embeddings of this rank's share of a batch. Every rank must call this for its own share."""
         self._ranks = None
-        device = passage_embeddings.device
-        question_ranks, passage_ranks = (
-            AllRanks(len(rows), device) for rows in (question_embeddings, passage_embeddings)
+        *sizes, num_known = gather_counts(
+            len(question_embeddings), len(passage_embeddings), batch.known_positives.shape[1]
         )
+        question_ranks, passage_ranks = map(AllRanks, sizes)
         passage_keys = passage_ranks.gather(batch.passage_keys).cpu()
         rows, is_new = self._assign_rows(passage_keys)
         places = torch.stack([batch.sources, batch.rows], dim=1)
@@ -95,7 +95,7 @@ class PassagePool:
             _Questions(
                 question_ranks.gather(question_embeddings.detach().float()).cpu(),
                 rows[question_ranks.gather(batch.positive_index + passage_ranks.start).cpu()],
-                gather_padded(batch.known_positives, question_ranks).cpu(),
+                gather_padded(batch.known_positives, question_ranks, max(num_known)).cpu(),
                 question_ranks.gather(places).cpu(),
             )
         )
@@ -115,7 +115,7 @@ class PassagePool:
         own = slice(*(len(self._questions) * rank // get_world_size() for rank in (get_rank(), get_rank() + 1)))
         ranks = [self._compare(questions, passages, passage_keys)[1].sum(dim=1) for questions in self._questions[own]]
         found = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *ranks])
-        self._ranks = AllRanks(len(found), found.device).gather(found).cpu()
+        self._ranks = AllRanks(*gather_counts(len(found))).gather(found).cpu()
         return self._ranks
 
     def find_worst(self, num_questions: int, num_above: int, device: torch.device | str = "cpu") -> list[Outranked]:

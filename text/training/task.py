@@ -16,15 +16,17 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from text.errors import NonFiniteLossError
-from text.models import BiEncoder
+from text.models import BiEncoder, embed_tokens
 from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
+from text.training.batch_sums import BatchResults, BatchSums
 from text.training.checkpoint_content import check_content
 from text.training.data_module import DPRDataModule
-from text.training.distributed import scale_for_backward, sum_over_ranks
+from text.training.distributed import scale_for_backward
 from text.training.epoch_metrics import EpochMetrics
 from text.training.failures import describe_batch_rows
 from text.training.grad_cache import embed_in_chunks
+from text.training.host_values import log_on_host
 from text.training.lightning_internals import should_log_step
 from text.training.objective import Objective
 from text.training.pool import PassagePool
@@ -98,18 +100,29 @@ class BiEncoderTask(LightningModule):
         self.epoch_metrics = EpochMetrics()
         """Metrics of the current training epoch."""
         self._saved_num_steps: int | None = None
+        self._unread: tuple[int, BatchSums] | None = None  # set by training_step
 
     def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
-        """Log the loss of a batch, and return the value that Lightning runs the backward pass on."""
+        """Return the value that Lightning runs the backward pass on."""
         losses = self.objective(batch, *self._embed(batch))  # (B,)
-        loss, num_questions = self._average_over_ranks(losses)
-        self._check_finite(loss, "training", batch_index)
-        self.log("train_loss_step", loss, prog_bar=True)
-        self.epoch_metrics.add_mean("train_loss_epoch", loss, num_questions)
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._count_sets(losses, batch.sources)
-        self._count_texts(batch)
-        return scale_for_backward(losses, num_questions) * self._get_accumulation_factor(batch_index)
+        sums = BatchSums(losses, batch, self._num_sets)
+        self._unread = batch_index, sums
+        log_on_host(self, "learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return scale_for_backward(losses, sums.num_questions) * self._get_accumulation_factor(batch_index)
+
+    def on_after_backward(self) -> None:
+        """Check and log the loss of the batch. Only here the host waits for it: the backward pass is under way.
+
+        Raises:
+            NonFiniteLossError: The loss is NaN or infinite. No optimizer step has used its gradients.
+        """
+        assert self._unread is not None, "Lightning calls training_step first"
+        batch_index, sums = self._unread
+        self._unread = None
+        results = sums.read()
+        self._check_finite(results.loss, "training", batch_index)
+        self.log("train_loss_step", results.loss, prog_bar=True)
+        self._add_to_epoch(results)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm over all batches of the step and all ranks, before clipping."""
@@ -222,31 +235,22 @@ class BiEncoderTask(LightningModule):
         first_of_step = batch_index - batch_index % size
         return size / min(size, num_batches - first_of_step)
 
-    def _average_over_ranks(self, losses: Tensor) -> tuple[Tensor, int]:
-        """Return the mean loss over the questions of all ranks, and the number of these questions."""
-        loss, num_questions = sum_over_ranks(torch.stack([losses.sum(), losses.new_tensor(len(losses))]))
-        return loss / num_questions.clamp(min=1), int(num_questions)
+    @property
+    def _num_sets(self) -> int:
+        """Number of data sets whose losses are logged separately."""
+        return len(self.set_names) if len(self.set_names) > 1 else 0
 
-    def _count_sets(self, losses: Tensor, sources: Tensor) -> None:
-        """Add the loss and the number of questions of each data set to the epoch's metrics, if there are several."""
-        for source, name in enumerate(self.set_names) if len(self.set_names) > 1 else ():
-            loss, size = self._average_over_ranks(losses[sources == source])
+    def _add_to_epoch(self, results: BatchResults) -> None:
+        """Add the results of a batch to the metrics of the epoch."""
+        metrics = self.epoch_metrics
+        metrics.add_mean("train_loss_epoch", results.loss, results.num_questions)
+        for name, (loss, size) in zip(self.set_names, results.sets, strict=False):
             if size:
-                self.epoch_metrics.add_mean(f"train_loss/{name}", loss, size)
-                self.epoch_metrics.add_sum(f"train_questions/{name}", float(size))
-
-    def _count_texts(self, batch: BiEncoderBatch) -> None:
-        """Add the share of truncated texts, and the number of texts left out, to the epoch's metrics."""
-        sides = {"questions": batch.questions, "passages": batch.passages}
-        counts = [
-            [float(tokens.truncated.sum()), float(len(tokens.truncated)), batch.counts[f"{side} left out, no tokens"]]
-            for side, tokens in sides.items()
-        ]
-        for side, (truncated, size, left_out) in zip(
-            sides, sum_over_ranks(torch.tensor(counts, device=self.device)).tolist(), strict=True
-        ):
-            self.epoch_metrics.add_mean(f"train_{side}_truncated", truncated / max(1, size), int(size))
-            self.epoch_metrics.add_sum(f"train_{side}_left_out", left_out)
+                metrics.add_mean(f"train_loss/{name}", loss, size)
+                metrics.add_sum(f"train_questions/{name}", float(size))
+        for side, counts in results.texts.items():
+            metrics.add_mean(f"train_{side}_truncated", counts.num_truncated / max(1, counts.size), counts.size)
+            metrics.add_sum(f"train_{side}_left_out", counts.num_left_out)
 
     def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
         if not loss.isfinite():
@@ -258,23 +262,23 @@ class BiEncoderTask(LightningModule):
 
     def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
         questions, texts = (
-            torch.cat([encoder(ids, mask) for ids, mask in _split_into_chunks(tokens)])
+            torch.cat([embed_tokens(encoder, chunk) for chunk in _split_into_chunks(tokens)])
             for encoder, tokens in (
                 (self.model.question_encoder, batch.questions),
                 (self.model.passage_encoder, batch.passages),
             )
         )
         passages = texts[batch.text_index]
-        loss, num_questions = self._average_over_ranks(self.objective(batch, questions, passages))
-        self._check_finite(loss, stage, batch_index)
+        results = BatchSums(self.objective(batch, questions, passages), batch).read()
+        self._check_finite(results.loss, stage, batch_index)
         # batch_size weighs each batch by its questions, so a short last batch counts less.
-        self.log(f"{stage}_loss", loss, on_epoch=True, prog_bar=True, batch_size=num_questions)
+        self.log(f"{stage}_loss", results.loss, on_epoch=True, prog_bar=True, batch_size=results.num_questions)
         self.pool.add(batch, questions, passages)
 
     def _log_pool(self, stage: str) -> None:
         for name, value in self.pool.compute_metrics(self.device).items():
-            self.log(f"{stage}_{name}", value, prog_bar=name == "mrr@10")
-        self.log(f"{stage}_pool_passages", float(self.pool.num_passages))
+            log_on_host(self, f"{stage}_{name}", value, prog_bar=name == "mrr@10")
+        log_on_host(self, f"{stage}_pool_passages", self.pool.num_passages)
 
     def _build_parameter_groups(self) -> list[dict[str, Any]]:
         """Return parameter groups with and without weight decay. Frozen parameters are in neither."""
@@ -296,11 +300,10 @@ def compute_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _split_into_chunks(tokens: TokenBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids and mask of a few texts at a time, because evaluation has many more passages than a training step."""
-    return zip(
-        tokens.input_ids.split(_EVALUATION_CHUNK_SIZE), tokens.attention_mask.split(_EVALUATION_CHUNK_SIZE), strict=True
-    )
+def _split_into_chunks(tokens: TokenBatch) -> Iterator[TokenBatch]:
+    """Yield a few texts at a time, because evaluation has many more passages than a training step."""
+    for start in range(0, max(1, len(tokens.lengths)), _EVALUATION_CHUNK_SIZE):
+        yield TokenBatch(*(field[start : start + _EVALUATION_CHUNK_SIZE] for field in tokens))
 
 
 def compute_lr_factor(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:

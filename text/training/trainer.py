@@ -16,13 +16,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from text.errors import UsageError
 from text.models import BiEncoder
 from text.training.best_checkpoint import build_checkpoint_callbacks, check_best
-from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
+from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, TensorFloat32, Throughput
 from text.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from text.training.data_module import DPRDataModule
 from text.training.early_stopping import EarlyStopping
 from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
-from text.training.lightning_internals import validate_by_steps
+from text.training.lightning_internals import skip_signal_broadcast, validate_by_steps
 from text.training.lightning_messages import hide_messages
 from text.training.loggers import MetricsCSV, open_tensorboard
 from text.training.pool import RECALL_AT
@@ -62,6 +62,7 @@ def build_trainer(
     num_nodes: int = 1,
     fast_dev_run: bool = False,
     precision: Any = "32-true",
+    tf32: bool | None = None,
     gradient_clip_val: float = 2.0,
     accumulate_batches: int = 1,
     validate_every_n_steps: int | None = None,
@@ -80,6 +81,7 @@ def build_trainer(
         num_nodes: Number of machines.
         fast_dev_run: Run one batch of each stage and save nothing.
         precision: Precision, as Lightning names it, such as "bf16-mixed".
+        tf32: Compute float32 matrix products in TF32 (``choose_tf32``). None does so wherever it is possible.
         gradient_clip_val: Maximum gradient norm. 0 disables clipping.
         accumulate_batches: Batches in an optimizer step.
         validate_every_n_steps: Optimizer steps between validations. The end of the run is validated too. None validates
@@ -91,7 +93,8 @@ def build_trainer(
 
     Raises:
         ValueError: ``monitor`` is unknown.
-        UsageError: A setting needs validation data, the machine has fewer GPUs, or several machines have no launcher.
+        UsageError: A setting needs validation data, the machine has fewer GPUs, several machines have no launcher, or
+            ``tf32`` is true where it has no effect.
     """
     if monitor is not None and monitor not in MONITORS:
         raise ValueError(f'monitor is "{monitor}". Use one of {", ".join(MONITORS)}.')
@@ -99,8 +102,13 @@ def build_trainer(
     check_devices(gpus, num_nodes)
     if not gpus and (num_gpus := torch.cuda.device_count()):
         print_rank_zero(f"note: training on the CPU. --gpus={num_gpus} uses all GPUs of this machine.")
+    uses_tf32 = choose_tf32(tf32, gpus=gpus, precision=precision)
+    if uses_tf32:
+        print_rank_zero("precision: TF32 for float32 matrix products. --tf32=false computes them in full float32.")
     folder = Path(output_dir)
     callbacks: list[Any] = [AccumulatedGradients(), RandomState(), Throughput(), ProgressBar(), StepFailures()]
+    if uses_tf32:
+        callbacks.append(TensorFloat32())
     loggers: list[Any] = []
     if early_stopping is not None and monitor is not None:
         callbacks.append(EarlyStopping(monitor, patience=early_stopping, mode=MONITORS[monitor]))
@@ -132,6 +140,7 @@ def build_trainer(
         enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
     )
+    skip_signal_broadcast(trainer)
     if validate_every_n_steps is not None:
         validate_by_steps(trainer, validate_every_n_steps)
     return trainer
@@ -309,6 +318,27 @@ def check_devices(gpus: int, num_nodes: int) -> None:
         raise UsageError(f"--gpus is {gpus}, but this machine has {num_gpus} GPUs. To train on the CPU, use --gpus=0.")
     if num_nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & set(os.environ):
         raise UsageError(f"--num_nodes is {num_nodes}. Start the command with torchrun or SLURM on each machine.")
+
+
+def choose_tf32(tf32: bool | None, *, gpus: int, precision: str) -> bool:
+    """Return whether a run computes float32 matrix products in TF32.
+
+    TF32 keeps 10 of the 23 bits of a factor's mantissa. GPUs have it from Ampere on, which has compute capability 8.0.
+
+    Args:
+        tf32: The user's choice. None uses TF32 wherever it is possible.
+        gpus: Number of GPUs of each machine. 0 means the CPU.
+        precision: Precision of the run. Only "32-true" computes the encoders in float32.
+
+    Raises:
+        UsageError: ``tf32`` is true, but it would have no effect on the run.
+    """
+    has_tf32 = gpus > 0 and precision == "32-true" and torch.cuda.get_device_capability() >= (8, 0)
+    if tf32 and not has_tf32:
+        raise UsageError(
+            "--tf32 needs --gpus, --precision=32-true, and GPUs of the Ampere generation or later. Remove --tf32."
+        )
+    return has_tf32 and tf32 is not False
 
 
 def _count_steps(checkpoint: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from tokenizers import Tokenizer
 
-from text.transforms.collate import BiEncoderCollator, known_positive_mask, known_positive_pairs
+from text.transforms.collate import BiEncoderCollator, known_positive_mask, match_keys, match_known_positives
 from text.transforms.titles import TITLES, title_and_text
 from text.transforms.tokenize import Tokenize
 from text.transforms.tokenizer_files import (
@@ -22,9 +22,10 @@ __all__ = [
     "TorchtextTokenize",
     "encoder_settings",
     "known_positive_mask",
-    "known_positive_pairs",
     "load_or_train_tokenizer",
     "load_tokenizer",
+    "match_keys",
+    "match_known_positives",
     "save_tokenizer",
     "title_and_text",
     "torchtext_bpe",

@@ -4,7 +4,7 @@ Only this module decides the layout of a batch. The passages are grouped by ques
 negatives. The functions for known positives work on any set of passages: one batch, all ranks, or an evaluation. Two
 passages are the same if their ids are equal, or if their titles and texts are equal.
 
-Dimensions: B questions; P passages; T unique texts of the passages; K known positives of a question; M pairs.
+Dimensions: B questions; P passages; T unique texts of the passages; K known positives of a question; M keys.
 """
 
 from __future__ import annotations
@@ -115,29 +115,6 @@ class BiEncoderCollator:
         return self.passage_transform(pairs).empty.numpy()
 
 
-def known_positive_pairs(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
-    """Return the (question, passage) pairs in which the passage is a known positive, including each question's own.
-
-    Args:
-        known_positives: (B, K, 2) int64, keys of each question's known positives.
-        passage_keys: (P, 2) int64, keys of the passages to compare with.
-
-    Returns:
-        (M, 2) int64, indices of question and passage, sorted and unique. Memory grows with keys and pairs, not B x P.
-    """
-    num_known, num_passages = known_positives.shape[1], len(passage_keys)
-    pairs = []
-    for known, keys in zip(known_positives.flatten(0, 1).T.contiguous(), passage_keys.T.contiguous(), strict=True):
-        keys, order = keys.sort()
-        start, end = torch.searchsorted(keys, known), torch.searchsorted(keys, known, right=True)
-        found = (end - start).cumsum(0)
-        at = torch.arange(len(known), device=keys.device).repeat_interleave(end - start)  # (M,) indices into known
-        place = torch.arange(len(at), device=keys.device) - (found - (end - start))[at] + start[at]
-        pairs.append(at // max(1, num_known) * num_passages + order[place])
-    both = torch.cat(pairs).unique()
-    return torch.stack([both // max(1, num_passages), both % max(1, num_passages)], dim=1)
-
-
 def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:
     """Return a mask of the known positives of each question, except its own positive.
 
@@ -149,9 +126,51 @@ def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_
     Returns:
         (B, P) bool. True marks a passage that must not be used as a negative of the question.
     """
-    mask = torch.zeros(len(known_positives), len(passage_keys), dtype=torch.bool, device=passage_keys.device)
-    mask[known_positive_pairs(known_positives, passage_keys).unbind(1)] = True
-    return mask.scatter(1, positive_index[:, None], False)
+    return match_known_positives(known_positives, passage_keys).scatter(1, positive_index[:, None], False)
+
+
+def match_known_positives(known_positives: Tensor, passage_keys: Tensor) -> Tensor:
+    """Return a mask of the known positives of each question, including its own positive.
+
+    Args:
+        known_positives: (B, K, 2) int64, keys of each question's known positives.
+        passage_keys: (P, 2) int64, keys of the passages to compare with.
+
+    Returns:
+        (B, P) bool.
+    """
+    num_questions, num_known = known_positives.shape[:2]
+    rows = torch.arange(num_questions, device=known_positives.device)[:, None].expand(-1, num_known)
+    return match_keys(rows.flatten(), known_positives.flatten(0, 1), passage_keys, num_questions)
+
+
+def match_keys(rows: Tensor, keys: Tensor, passage_keys: Tensor, num_rows: int) -> Tensor:
+    """Return a mask of the passages that have one of the keys of a row.
+
+    The shapes of all intermediate tensors are known before their values, so the host does not wait for a GPU.
+
+    Args:
+        rows: (M,) int64, the row of each key, from 0 to ``num_rows``. Keys of row ``num_rows`` are ignored.
+        keys: (M, 2) int64, keys of passages, by id and by content.
+        passage_keys: (P, 2) int64, keys of the passages to compare with.
+        num_rows: Rows of the mask.
+
+    Returns:
+        (num_rows, P) bool. True if the ids or the contents are equal.
+    """
+    num_passages = len(passage_keys)
+    mask = torch.zeros(num_rows, num_passages, dtype=torch.bool, device=passage_keys.device)
+    if not num_passages:
+        return mask
+    for wanted, present in zip(keys.T.contiguous(), passage_keys.T.contiguous(), strict=True):
+        ordered = present.sort().values
+        first = torch.searchsorted(ordered, present)  # (P,) the same number for equal keys
+        place = torch.searchsorted(ordered, wanted).clamp(max=num_passages - 1)  # (M,)
+        place = place.masked_fill(ordered[place] != wanted, num_passages)  # the last column of ``found`` is ignored
+        found = mask.new_zeros(num_rows + 1, num_passages + 1)
+        found.view(-1).scatter_(0, rows * (num_passages + 1) + place, True)
+        mask |= found[:num_rows].gather(1, first.expand(num_rows, -1))
+    return mask
 
 
 def _get_keys(
