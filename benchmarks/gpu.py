@@ -201,11 +201,11 @@ def find_peak() -> tuple[float, str]:
     if torch.cuda.is_available():
         left, right = left.cuda(), right.cuda()
     for _ in range(3):
-        left @ right
+        _ = left @ right
     synchronize()
     start = time.perf_counter()
     for _ in range(10):
-        left @ right
+        _ = left @ right
     synchronize()
     measured = 10 * 2 * size**3 / (time.perf_counter() - start)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -24,7 +24,8 @@ def list_encoding_sides(workload: Workload) -> list[Side]:
     lengths = [n for start in range(0, len(passages), BLOCK) for n in tokenize(passages[start : start + BLOCK]).lengths]
     operations = count_operations(sizes.encoder, [int(length) for length in lengths], is_training=False)
     work: Any = {"num_passages": len(passages), "operations": operations, "num_calls": 2}
-    disk = work | {"num_passages": sizes.num_passages, "operations": 0}
+    share = sizes.num_passages / len(passages)
+    disk = work | {"num_passages": sizes.num_passages, "operations": share * operations}
     return [
         Side("dpr-text, to disk", partial(build_encoding_to_disk, workload), seconds=40, **disk),
         Side("dpr-text, forward of tokenized texts", partial(build_forward, workload, passages), **work),

@@ -165,7 +165,7 @@ def make_our_step(batch: Batch, chunk_tokens: int | None) -> Callable[[], None]:
 
     def loss() -> Tensor:
         losses = task.objective(collated, *task._embed(collated))
-        return scale_for_backward(losses, len(losses))
+        return scale_for_backward(losses, torch.tensor(len(losses)))
 
     return make_steps(task, [loss], False)
 

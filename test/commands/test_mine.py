@@ -167,6 +167,24 @@ def test_the_run_of_a_model_gives_the_same_rows_as_the_model(
     assert sources == [["both.jsonl", "a", "a"]] * 8
 
 
+def test_the_precision_is_chosen_or_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", seed=0)
+    model = [f"--model={tmp_path}/model", f"--embeddings={tmp_path}/e"]
+    encoding = [model[0], f"--collection={data}/corpus.jsonl", f"--output_dir={tmp_path}/e"]
+    assert run_command(encode, EncodeFlags, encoding) == 0
+    told = "precision: bfloat16 on cpu; --encoder_precision=float32 computes in float32\n"
+    runs = []
+    for default, flags in (("bfloat16", []), ("float32", ["--encoder_precision=bfloat16"])):
+        monkeypatch.setattr("text.retrieval.devices.choose_precision", lambda capability, default=default: default)
+        capsys.readouterr()
+        assert run_command(mine, MineFlags, mine_flags(data, tmp_path / f"{default}.jsonl", *model, *flags)) == 0
+        assert (told in capsys.readouterr().out) == (default == "bfloat16")
+        runs.append((tmp_path / f"{default}.jsonl.trec").read_bytes())
+    assert runs[0] == runs[1]
+
+
 def test_flags_and_runs_that_are_refused(data: Path, tmp_path: Path, fail: Fail) -> None:
     def refuse(*more: str) -> tuple[int, str]:
         found = fail(mine, MineFlags, *mine_flags(data, tmp_path / "o.jsonl", *more))
@@ -192,6 +210,8 @@ def test_flags_and_runs_that_are_refused(data: Path, tmp_path: Path, fail: Fail)
     write_run(tmp_path / "strange.trec", {"q0": {"p99": 1.0}})
     code, line = refuse(f"--runs=[{tmp_path}/strange.trec]")
     assert code == 3 and f"{data}/corpus.jsonl: no passage p99" in line
+    code, line = refuse(runs, "--encoder_precision=bfloat16")
+    assert code == 2 and "--encoder_precision needs --model" in line
     code, line = refuse("--model=m", "--embeddings=e", "--num=[1,1]", f"--runs=[{tmp_path}/o.jsonl.trec]")
     assert code == 2 and f"{tmp_path}/o.jsonl.trec" in line
 

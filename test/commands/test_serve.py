@@ -152,6 +152,16 @@ def test_each_search_has_its_own_name_without_a_path(site: Path, tmp_path: Path)
         assert all(search.is_exact for search in searches)
 
 
+def test_a_precision_that_the_device_decides_is_told(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("text.retrieval.devices.choose_precision", lambda capability: "bfloat16")
+    for flags, num_lines in (([], 1), (["--encoder_precision=bfloat16"], 0)):
+        load_searches(parse_flags(ServeFlags, [*site_flags(site), *flags]))
+        captured = capsys.readouterr()
+        assert captured.err.count("precision: bfloat16 on ") == num_lines and not captured.out
+
+
 def test_the_index_is_used_for_the_first_model_only(site: Path) -> None:
     pytest.importorskip("faiss")
     others = [f"--other_model={site}/model", f"--other_embeddings={site}/./embeddings"]

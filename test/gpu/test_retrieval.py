@@ -166,21 +166,19 @@ def test_encode_search_and_serve_find_what_a_cpu_finds(model: Path, tmp_path: Pa
     write_collection(tmp_path / "corpus.jsonl", [f"p{n}" for n in range(200)], texts(200))
     (tmp_path / "questions.csv").write_text("".join(f"{text}\t['oak']\n" for text in texts(40)))
     runs = []
-    for device in (DEVICE, "cpu"):
+    for name, device in (("gpu", DEVICE), ("cpu", "cpu")):
         common = [f"--model={model}", f"--device={device}", "--encoder_precision=float32"]
-        output = [f"--collection={tmp_path}/corpus.jsonl", f"--output_dir={tmp_path}/{device}", "--dtype=float32"]
+        output = [f"--collection={tmp_path}/corpus.jsonl", f"--output_dir={tmp_path}/{name}", "--dtype=float32"]
         assert run_command(encode, EncodeFlags, [*common, *output]) == 0
-        asked = [f"--embeddings={tmp_path}/{device}", f"--questions={tmp_path}/questions.csv", "--k=5"]
-        assert run_command(search, SearchFlags, [*common, *asked, f"--run={tmp_path}/{device}.trec"]) == 0
-        runs.append(read_run(tmp_path / f"{device}.trec"))
-    for question, scores in runs[1].items():
-        found = sorted(runs[0][question].values())
-        assert found == pytest.approx(sorted(scores.values()), rel=1e-4)
-    [served] = load_searches(
-        ServeFlags(model=str(model), embeddings=f"{tmp_path}/{DEVICE}", device=DEVICE, encoder_precision="float32")
-    )
-    hits = served.find(texts(40), 5)
-    assert [sorted(hit.scores) for hit in hits] == [pytest.approx(sorted(runs[0][name].values())) for name in runs[0]]
+        asked = [f"--embeddings={tmp_path}/{name}", f"--questions={tmp_path}/questions.csv", "--k=5"]
+        assert run_command(search, SearchFlags, [*common, *asked, f"--run={tmp_path}/{name}.trec"]) == 0
+        runs.append(read_run(tmp_path / f"{name}.trec"))
+    scores = [[sorted(found.values()) for found in run.values()] for run in runs]
+    assert scores[0] == [pytest.approx(expected, rel=1e-4) for expected in scores[1]]
+    flags = ServeFlags(model=str(model), embeddings=f"{tmp_path}/gpu", device=DEVICE, encoder_precision="float32")
+    [served] = load_searches(flags)
+    found = [sorted(hits.scores) for hits in served.find(texts(40), 5)]
+    assert found == [pytest.approx(expected, rel=1e-4) for expected in scores[0]]
 
 
 @pytest.mark.parametrize("command", ["encode", "search"])

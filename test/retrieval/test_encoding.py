@@ -296,6 +296,14 @@ def test_an_embedding_that_is_not_finite_raises(tmp_path: Path, value: float, dt
         write_shards(tmp_path, embeddings, dtype=dtype)
 
 
+def test_an_overflow_of_an_encoder_in_float16_is_told(tmp_path: Path) -> None:
+    passages = write_collection(tmp_path / "corpus.jsonl", ["a"], ["0"])
+    embedder = FixedEmbedder(np.full((1, 3), np.inf, dtype=np.float32))
+    embedder.settings["precision"] = "float16"
+    with pytest.raises(ArtifactError, match=r"^passage a: .* precision float32"):
+        encode_collection(embedder, passages, tmp_path / "e", **OPTIONS)
+
+
 def test_a_duplicate_id_raises(tmp_path: Path, model: Path) -> None:
     passages = write_collection(tmp_path / "corpus.jsonl", ["a", "b", "a"], ["oak", "elm", "oak"])
     with pytest.raises(DataError, match=r"corpus.jsonl: passages 0 and 2.* id a\b"):

@@ -19,9 +19,9 @@ from test.retrieval.conftest import write_shards
 from test.retrieval.test_search import search_by_loops
 from test.retrieval.test_shards import overwrite
 from text.errors import ArtifactError
-from text.retrieval import EmbeddingShards, MemoryEmbeddings, search_exact
+from text.retrieval import EmbeddingShards, ExactSearch, MemoryEmbeddings, Retriever, search_exact
 from text.retrieval.device_blocks import DeviceBlocks, MemoryBudget
-from text.retrieval.exact import ExactSearch, _bound_errors
+from text.retrieval.exact import _bound_errors
 from text.retrieval.full_float32 import full_float32
 
 CPU = torch.device("cpu")
@@ -110,6 +110,18 @@ def test_files_that_change_raise_although_their_blocks_are_kept(
     with pytest.raises(ArtifactError) as error:
         search.search(QUESTIONS, 2)
     assert_one_line(error.value, shards.folder / file)
+
+
+def test_a_retriever_keeps_blocks_between_searches(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retriever = Retriever.from_texts(model, [f"oak number {row}" for row in range(10)])
+    embeddings = CountedReads(
+        [str(row) for row in range(10)], torch.from_numpy(retriever.shards.read_rows(np.arange(10)))
+    )
+    expected, retriever = retriever.search(["oak"]), Retriever(embeddings, retriever.embedder)
+    monkeypatch.setattr("text.retrieval.exact.measure_memory", lambda device: MemoryBudget(1 << 20, 1 << 20))
+    embeddings.read = []
+    assert [retriever.search(["oak"]) for _ in range(3)] == [expected] * 3
+    assert embeddings.read == [0]
 
 
 def test_threads_share_kept_blocks() -> None:

@@ -67,12 +67,12 @@ class HostWaits:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the waits of the block."""
-        read = HostCopy.read
+        waits, read = self, HostCopy.read
 
-        def read_and_count(copy: HostCopy) -> Tensor:
-            self.add("waits for a copy")
-            values = read(copy)
-            self.unmark(values)
+        def read_and_count(self: HostCopy) -> Tensor:
+            waits.add("waits for a copy")
+            values = read(self)
+            waits.unmark(values)
             return values
 
         with ExitStack() as stack:

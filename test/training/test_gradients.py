@@ -246,8 +246,9 @@ def test_shared_passages_give_the_gradient_of_separate_copies(chunk_tokens: int 
     case = Case(7, chunk_tokens, 0.05, None, torch.float64, "SGD", 1)
     shared = batches(case)[0]
     texts, index = shared.passages, shared.text_index
+    fields = (field[index] for field in texts[:-1])
     copies = shared._replace(
-        passages=TokenBatch(*(field[index] for field in texts)), text_index=torch.arange(len(index))
+        passages=TokenBatch(*fields, lengths=texts.lengths[index.numpy()]), text_index=torch.arange(len(index))
     )
     assert len(texts.input_ids) < len(index) / 3
     gradients = []

@@ -16,8 +16,7 @@ from test.training.conftest import Run
 from test.training.test_interrupt import LimitedSavesIO, SignalAt, are_equal, assert_same_run
 from text.datasets import DPRDataPipe
 from text.errors import ArtifactError, InterruptedRun, UsageError
-from text.training import AtomicCheckpointIO, build_trainer, fit_and_test
-from text.training.callbacks import TensorFloat32
+from text.training import AtomicCheckpointIO, TensorFloat32, build_trainer, fit_and_test
 from text.training.trainer import choose_tf32
 
 pytestmark = [

@@ -17,7 +17,6 @@ from text.commands.ranks import run_ranks
 from text.errors import UsageError
 from text.runs.stages import format_arguments
 
-
 _RANK_TIMEOUT = timedelta(days=365)
 """Time that a process waits for the others at the end. Some devices are slow, and some processes have more shards."""
 

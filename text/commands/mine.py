@@ -45,8 +45,8 @@ class MineFlags:
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
     encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
-    """Precision of the question encoder of --model. The default is float32 on a CPU, bfloat16 on a GPU, and float16 on a
-    GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
+    """Precision of the question encoder, used with --model. The default is float32 on a CPU, bfloat16 on a GPU, and
+    float16 on a GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
     num: list[int] = field(default_factory=lambda: [1])
     """Number of negatives from each source: one for --model if given, then one for each of --runs."""
     filters: Filters = field(default_factory=Filters)

@@ -7,7 +7,7 @@ Import a class that needs an optional library from its module: ``FaissIndex`` fr
 from text.retrieval.embedder import Embedder
 from text.retrieval.encoding import encode_collection, encode_shards, plan_encoding
 from text.retrieval.encoding_folder import check_encoding_folder, finish_encoding, start_encoding
-from text.retrieval.exact import Hits, search_exact
+from text.retrieval.exact import ExactSearch, Hits, search_exact
 from text.retrieval.hard_negatives import Filters, Negative, RejectedCandidate, Source, choose_hard_negatives
 from text.retrieval.indexes import Index, open_index
 from text.retrieval.memory import MemoryEmbeddings
@@ -22,6 +22,7 @@ from text.retrieval.shards import EmbeddingShards, mean_cosine, open_collection
 __all__ = [
     "Embedder",
     "EmbeddingShards",
+    "ExactSearch",
     "Filters",
     "Hits",
     "Index",

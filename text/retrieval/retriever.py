@@ -42,7 +42,8 @@ class Retriever(Generic[ShardsT]):
     Args:
         shards: Embeddings of the passages, on disk or in memory.
         embedder: The embedder of questions. It has the model that encoded the passages.
-        index: An index of these embeddings, such as a ``FaissIndex``. None means exact search.
+        index: An index of these embeddings, such as a ``FaissIndex``. None means exact search, on the device of the
+            embedder. If this is a GPU, the embeddings that fit stay there for the next search.
 
     Raises:
         ArtifactError: Another model encoded the passages.

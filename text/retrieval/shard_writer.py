@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_facts, read_facts, write_json
 from text.datasets import PassageCollection
@@ -154,12 +153,10 @@ class ShardWriter:
 
     def _write_piece(self, parts: ShardParts, rows: range, block: _OpenBlock, piece: _Piece) -> None:
         """Check embeddings and add them to their block. Save the progress if it is time."""
-        embeddings, places = piece.batch.wait(), piece.places
+        embeddings, places = piece.batch.wait().numpy(), piece.places
         first = block.block * self.plan.block_rows
-        _check_embeddings(
-            embeddings, self.plan.dtype, lambda n: self.collection[rows[first + int(places[n])]].passage_id
-        )
-        _fill_rows(block.values, places, embeddings.numpy(), piece.cut)
+        _check_embeddings(embeddings, self.plan, lambda n: self.collection[rows[first + int(places[n])]].passage_id)
+        _fill_rows(block.values, places, embeddings, piece.cut)
         if piece.is_encoded:
             block.done.extend(places.tolist())
         self.progress.update(len(places))
@@ -293,12 +290,14 @@ def _fill_rows(values: Block, places: np.ndarray, embeddings: np.ndarray, cut: n
         values[NUMBERS][places] = embeddings
 
 
-def _check_embeddings(embeddings: Tensor, dtype: str, find_id: Callable[[int], str]) -> None:
-    largest = {"float16": 65504.0}.get(dtype, float("inf"))
-    bad = ~(embeddings.abs() <= largest).all(dim=1) | ~embeddings.isfinite().all(dim=1)
+def _check_embeddings(embeddings: np.ndarray, plan: Plan, find_id: Callable[[int], str]) -> None:
+    largest = np.finfo("float16" if plan.dtype == "float16" else "float32").max
+    bad = ~(np.abs(embeddings).max(axis=1) <= largest)  # The comparison is false for NaN.
     if bad.any():
-        passage_id = find_id(int(bad.nonzero()[0]))
+        passage_id = find_id(int(bad.argmax()))
+        # Activations in float16 overflow above 65504.
+        advice = "precision float32" if plan.settings.precision == "float16" else "dtype float32"
         raise ArtifactError(
-            f"passage {passage_id}: the embedding is NaN, infinite or too large for {dtype}. "
-            "Check that the model is not damaged, or use dtype float32."
+            f"passage {passage_id}: the embedding is NaN, infinite or too large for {plan.dtype}. "
+            f"Check that the model is not damaged, or use {advice}."
         )

@@ -6,7 +6,7 @@ with explain_missing("train"):
     import pytorch_lightning  # noqa: F401
 
 from text.training.best_checkpoint import build_checkpoint_callbacks
-from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, Throughput
+from text.training.callbacks import AccumulatedGradients, ProgressBar, RandomState, TensorFloat32, Throughput
 from text.training.checkpoints import (
     AtomicCheckpointIO,
     check_hash,
@@ -51,6 +51,7 @@ __all__ = [
     "RandomState",
     "SaveOnSignal",
     "StepFailures",
+    "TensorFloat32",
     "Throughput",
     "WorstQuestions",
     "build_checkpoint_callbacks",

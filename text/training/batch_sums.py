@@ -50,6 +50,8 @@ class BatchSums:
     """
 
     def __init__(self, losses: Tensor, batch: BiEncoderBatch, num_sets: int = 0) -> None:
+        # The vector has the loss, the truncated texts of both sides, the questions, the texts and the texts left out of
+        # both sides, and the losses and questions of each set. Only what the GPU computed comes from there.
         sides = (batch.questions, batch.passages)
         known = [
             float(len(losses)),
@@ -58,8 +60,8 @@ class BatchSums:
         ]
         computed = [losses.detach().sum(), *(tokens.truncated.sum().to(losses.dtype) for tokens in sides)]
         known_sums = send_to(torch.tensor(known, dtype=losses.dtype), losses.device)
-        parts = [torch.stack(computed), known_sums, *_sum_sets(losses.detach(), batch.sources, num_sets)]
-        sums = sum_over_ranks(torch.cat(parts))
+        sets = _sum_sets(losses.detach(), batch.sources, num_sets) if num_sets else []
+        sums = sum_over_ranks(torch.cat([torch.stack(computed), known_sums, *sets]))
         self.num_questions = sums[len(computed)]
         """Number of questions of all ranks, as a scalar on the device of the losses."""
         self._num_sets = num_sets

@@ -231,7 +231,7 @@ def _describe_fingerprint(stage: str, pipe: DPRDataPipe | None) -> str:
     return f"the fingerprint of the {stage} data ({', '.join(file.path for file in pipe.files)})"
 
 
-def _keep(batch: BiEncoderBatch) -> BiEncoderBatch:
+def _keep(batch: Any) -> Any:
     """Return a batch unchanged. By default a DataLoader makes tensors of the lengths, which would go to the GPU."""
     return batch
 

@@ -225,7 +225,7 @@ class Objective:
             *arguments, ignore=ignore, temperature=self.temperature, similarity=self.similarity, reduction="none"
         )
 
-    def _multi_positive_nll(self, *arguments: Tensor, ignore: Tensor) -> Tensor:
+    def _multi_positive_nll(self, *arguments: Tensor, ignore: Tensor | None) -> Tensor:
         return multi_positive_nll(
             *arguments, ignore=ignore, temperature=self.temperature, similarity=self.similarity, reduction="none"
         )

@@ -303,7 +303,8 @@ def compute_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
 def _split_into_chunks(tokens: TokenBatch) -> Iterator[TokenBatch]:
     """Yield a few texts at a time, because evaluation has many more passages than a training step."""
     for start in range(0, max(1, len(tokens.lengths)), _EVALUATION_CHUNK_SIZE):
-        yield TokenBatch(*(field[start : start + _EVALUATION_CHUNK_SIZE] for field in tokens))
+        rows = slice(start, start + _EVALUATION_CHUNK_SIZE)
+        yield TokenBatch(*(field[rows] for field in tokens[:-1]), lengths=tokens.lengths[rows])
 
 
 def compute_lr_factor(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:
