@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from test.commands.training import ROOT, SMALL, TINY_SET, read_metrics, run_train
 from test.gpu.helpers import measure_product_error, needs_bfloat16, needs_gpu, needs_two_gpus, record_waits
@@ -31,8 +30,9 @@ def train(folder: Path, *flags: str, gpus: int = 1) -> Path:
 
 
 def read_weights(folder: Path) -> torch.Tensor:
-    weights = load_file(folder / "model/question_encoder/model.safetensors")
-    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+    """Return all weights after the last step. The saved model has those of the best validation."""
+    content = torch.load(folder / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
+    return torch.cat([weight.flatten() for weight in content["state_dict"].values()])
 
 
 def measure_difference(first: Path, second: Path) -> float:
@@ -112,13 +112,13 @@ def test_the_losses_equal_those_of_a_cpu(flags: list[str], tmp_path: Path) -> No
 
 @pytest.mark.parametrize("flags", [[], ["--chunk_tokens=64"]], ids=["whole", "chunks"])
 def test_a_resumed_run_ends_as_an_undisturbed_one(flags: list[str], tmp_path: Path) -> None:
-    flags = ["--schedule=constant", "--batch_size=2", "--monitor=valid_loss", *flags]
-    whole = train(tmp_path / "whole", "--max_epochs=3", *flags)
+    flags = ["--schedule=constant", "--batch_size=2", "--dropout=0.5", *flags]
+    whole, again = (train(tmp_path / name, "--max_epochs=3", *flags) for name in ("whole", "again"))
     parts = train(tmp_path / "parts", "--max_epochs=2", *flags)
     train(parts, "--max_epochs=3", "--resume", *flags)
-    other = train(tmp_path / "other", "--max_epochs=3", "--seed=1", *flags)
-    # Kernels add up gradients in no fixed order. Other dropout masks would move the weights further.
-    assert measure_difference(parts, whole) < 0.02 * measure_difference(other, whole)
+    # Kernels add up gradients in no fixed order, so even two equal runs differ a little. Other dropout masks move the
+    # weights by several percent.
+    assert measure_difference(parts, whole) <= 3 * measure_difference(again, whole) + 1e-4
 
 
 def test_a_run_that_was_stopped_by_a_signal_resumes(tmp_path: Path) -> None:

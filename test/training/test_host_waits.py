@@ -12,10 +12,11 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, multiprocessing, nn
 
+from test.cuda_simulation import simulate_gpu
 from test.ranks import process_group
 from test.training.conftest import Run, write_rows
 from test.training.host_waits import HostWaits
-from text.models import BiEncoder
+from text.models import BiEncoder, roberta_tiny
 from text.training import AtomicCheckpointIO, BiEncoderTask, Objective, StepFailures, build_trainer
 from text.training.batch_sums import BatchSums
 from text.training.distributed import scale_for_backward
@@ -66,12 +67,14 @@ class WordMean(nn.Module):
         return (self.dropout(self.words(input_ids)) * weights).sum(dim=1)
 
 
-def count_waits(rows: Path, folder: Path, *, chunk_tokens: int | None = None, **options: Any) -> HostWaits:
+def count_waits(
+    rows: Path, folder: Path, *, model: BiEncoder | None = None, chunk_tokens: int | None = None, **options: Any
+) -> HostWaits:
     """Return the waits of the second batch, which is not logged."""
     objective, validate = options.pop("objective", {}), options.pop("validate", False)
     run = Run(rows, folder / "parts", validate=validate)
     task = BiEncoderTask(
-        BiEncoder(WordMean(), WordMean()),
+        model or BiEncoder(WordMean(), WordMean()),
         Objective(**objective),
         chunk_tokens=chunk_tokens,
         set_names=options.pop("set_names", ()),
@@ -97,6 +100,15 @@ def count_waits(rows: Path, folder: Path, *, chunk_tokens: int | None = None, **
 def test_the_host_waits_once_in_a_step(rows: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     waits = count_waits(rows, tmp_path, **options)
     assert sum(waits.found.values()) == 1, waits.describe()
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk_tokens": 40}], ids=["plain", "chunks"])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_an_encoder_on_a_gpu_adds_no_wait(rows: Path, tmp_path: Path, pooling: str, options: dict[str, Any]) -> None:
+    model = BiEncoder(*(roberta_tiny(vocab_size=300, pooling=pooling) for _ in range(2)))
+    with simulate_gpu() as calls:
+        waits = count_waits(rows, tmp_path, model=model, **options)
+    assert calls and sum(waits.found.values()) == 1, waits.describe()
 
 
 @pytest.mark.skipif(torch.__version__ < "2.4", reason="GradScaler supports the CPU from 2.4 on")

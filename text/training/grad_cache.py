@@ -41,12 +41,12 @@ def embed_in_chunks(encoder: nn.Module, tokens: TokenBatch, chunk_tokens: int) -
     """
     device = tokens.input_ids.device
     rows, chunks = split_by_length(tokens, chunk_tokens)
-    trims_memory = _malloc_trim is not None and device.type == "cpu"
+    trim = _malloc_trim if device.type == "cpu" else None
     numbers = itertools.count(1)  # The backward pass embeds each chunk once more.
 
     def embed(*fields: Any) -> Tensor:
-        if trims_memory and next(numbers) % _CHUNKS_PER_TRIM == 0:
-            _malloc_trim(0)
+        if trim is not None and next(numbers) % _CHUNKS_PER_TRIM == 0:
+            trim(0)
         return embed_tokens(encoder, TokenBatch(*fields))
 
     with no_autocast_cache():
