@@ -104,10 +104,12 @@ def test_a_training_run_completes(flags: list[str], tmp_path: Path) -> None:
 def test_the_losses_equal_those_of_a_cpu(flags: list[str], tmp_path: Path) -> None:
     losses = []
     for gpus in (1, 0):
-        folder = train(tmp_path / str(gpus), "--max_epochs=2", "--dropout=0", "--batch_size=4", *flags, gpus=gpus)
+        folder = train(
+            tmp_path / str(gpus), "--max_epochs=2", "--dropout=0", "--batch_size=4", "--tf32=false", *flags, gpus=gpus
+        )
         losses.append([float(row["valid_loss"]) for row in read_metrics(folder) if row.get("valid_loss")])
     assert len(losses[0]) == 2
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # AdamW divides by small numbers, and TF32 rounds
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # AdamW divides by small numbers
 
 
 @pytest.mark.parametrize("flags", [[], ["--chunk_tokens=64"]], ids=["whole", "chunks"])
@@ -117,7 +119,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(flags: list[str], tmp_path: Pa
     parts = train(tmp_path / "parts", "--max_epochs=2", *flags)
     train(parts, "--max_epochs=3", "--resume", *flags)
     # Kernels add up gradients in no fixed order, so even two equal runs differ a little. Other dropout masks move the
-    # weights by several percent.
+    # weights by 2 %.
     assert measure_difference(parts, whole) <= 3 * measure_difference(again, whole) + 1e-4
 
 
