@@ -72,8 +72,10 @@ class _Kernels:
         self._record("efficient", query[0], key[0], value[0], offsets, max_length, (torch.float32, *HALF))
         assert bias is None and mask_type == 0 and query.dim() == 4 and len(query) == 1
         seed = _draw_seed(dropout_p)
-        attended, sums = _attend(query[0], key[0], value[0], offsets, options.get("scale"), dropout_p, seed)
-        sums = sums[None] if needs_sums == [True] else torch.empty(1, query.shape[2], 0)
+        attended, _ = _attend(query[0], key[0], value[0], offsets, options.get("scale"), dropout_p, seed)
+        # The kernel pads the sums of each text to a multiple of 32. Nothing reads them here.
+        width = -(-int(max_length) // 32) * 32 if needs_sums == [True] else 0
+        sums = torch.zeros(len(offsets) - 1, query.shape[2], width)
         return attended[None], sums, torch.tensor(seed), torch.tensor(0), int(max_length), int(max_length)
 
     def efficient_backward(
