@@ -27,7 +27,17 @@ from benchmarks.gpu_workload import Side, Sizes, Workload, build_workload
 from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.models import RobertaConfig
 
-PEAKS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "L4": 121, "A10": 125}
+PEAKS = {
+    "H100": 989,
+    "H200": 989,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "A10": 125,
+}
 """Speed of dense bfloat16 products by the data sheets, in TFLOP/s."""
 BIG = Sizes()
 SMALL = Sizes(

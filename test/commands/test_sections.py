@@ -153,10 +153,10 @@ def test_a_fault_in_a_file_has_its_line(tmp_path: Path, content: str, place: str
 
 
 def test_a_recipe_keeps_settings_that_the_command_line_does_not_name() -> None:
-    plain, gpus, patch = (
+    plain, flag, patch = (
         parse_flags(LoopFlags, ["--config=nq-bert-base", *argv])
-        for argv in ([], ["--train.gpus=0"], ["--train={gpus: 0}", "--rounds=[{}, {}]"])
+        for argv in ([], ["--train.batch_size=64"], ["--train={batch_size: 64}", "--rounds=[{}, {}]"])
     )
-    assert plain.train["gpus"] == 8 and len(plain.rounds) == 2
-    assert gpus.train == patch.train == {**plain.train, "gpus": 0}
-    assert gpus.rounds == plain.rounds and patch.rounds == [{}, {}]
+    assert plain.train["batch_size"] == 128 and len(plain.rounds) == 2
+    assert flag.train == patch.train == {**plain.train, "batch_size": 64}
+    assert flag.rounds == plain.rounds and patch.rounds == [{}, {}]

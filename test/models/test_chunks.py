@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text.models.chunks import MAX_TOKENS, cut_by_length
+from test.cuda_simulation import simulate_gpu
+from text.models import roberta_tiny
+from text.models.chunks import MAX_TOKENS, cut_by_length, split_by_length
+from text.records import TokenBatch
+
+MASK = torch.tensor([[True, False, False], [True, True, True], [True, True, False]])
 
 
 def test_chunks_by_hand():
@@ -35,3 +45,44 @@ def test_every_text_is_in_one_chunk_with_little_padding(lengths):
         size = longest * len(rows)
         assert size <= MAX_TOKENS or len(rows) == 1
         assert size - sum(lengths[row] for row in rows) <= max(16, 0.03 * size)
+
+
+@pytest.mark.parametrize("device", [nullcontext, simulate_gpu])
+@pytest.mark.parametrize("kind", [torch.tensor, list, tuple, lambda lengths: np.array(lengths, dtype=np.int32)])
+def test_lengths_of_another_kind_give_the_same_embeddings(device, kind):
+    encoder, input_ids = roberta_tiny().eval(), torch.full((3, 3), 7)
+    with device():
+        expected = encoder(input_ids, MASK, np.array([1, 3, 2]))
+        assert encoder(input_ids, MASK, kind([1, 3, 2])).equal(expected)
+
+
+@pytest.mark.parametrize("device", [nullcontext, simulate_gpu])
+def test_a_text_without_tokens_counts_as_its_first(device):
+    encoder, input_ids, mask = roberta_tiny().eval(), torch.full((1, 3), 7), torch.zeros(1, 3, dtype=torch.bool)
+    with device():
+        assert encoder(input_ids, mask, np.array([0])).equal(encoder(input_ids, mask))
+
+
+@pytest.mark.parametrize("device", [nullcontext, simulate_gpu])
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1, 4, 2], "lengths are 1 to 4; expected 0 to 3"),
+        ([-1, 3, 2], "lengths are -1 to 3"),
+        ([1, 3], r"lengths have shape \(2,\); expected \(3,\)"),
+        ([1, 3, 2, 1], r"lengths have shape \(4,\)"),
+    ],
+)
+def test_lengths_that_do_not_fit_the_batch_are_refused(device, lengths, message):
+    tokens = TokenBatch(torch.full((3, 3), 7), MASK, MASK[:, 0], MASK[:, 0], np.array(lengths))
+    with device():
+        with pytest.raises(ValueError, match=message):
+            roberta_tiny()(tokens.input_ids, MASK, tokens.lengths)
+        with pytest.raises(ValueError, match=message):
+            split_by_length(tokens, 100)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 2], [1, 3, 3]])
+def test_lengths_that_contradict_a_mask_on_the_host_are_refused(lengths):
+    with pytest.raises(ValueError, match=r"text \d has length \d, but attention_mask"):
+        roberta_tiny()(torch.full((3, 3), 7), MASK, np.array(lengths))

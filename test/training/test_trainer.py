@@ -94,6 +94,17 @@ def test_tf32_holds_during_training_only(rows: Path, tmp_path: Path) -> None:
     assert (seen.precision, torch.get_float32_matmul_precision()) == ("high", "highest")
 
 
+class FailingStep(Callback):
+    def on_train_batch_end(self, *_: Any) -> None:
+        raise RuntimeError("a step failed")
+
+
+def test_tf32_ends_with_a_run_that_fails(rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a step failed"):
+        Run(rows, tmp_path, callbacks=[TensorFloat32(), FailingStep()], max_epochs=1).fit()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def train(rows: Path, folder: Path, *callbacks: Callback, resume: Path | None = None, **options: Any) -> Outcome:
     """Train three epochs of three batches. A resumed run starts from scratch, with other initial weights."""
     run = Run(rows, folder / "parts", seed=99 if resume else 0)

@@ -185,7 +185,7 @@ class OptimizationFlags:
     """Numerical precision, as named by Lightning. Use bf16-mixed on hardware with bfloat16, and 16-mixed on older
     GPUs."""
     tf32: bool | None = field(default=None, metadata={"bare": "true"})
-    """Compute float32 matrix products in TF32: much faster, with 10 bits of mantissa. By default, a GPU that has TF32
+    """Compute float32 matrix products in TF32: faster, with 10 bits of mantissa. By default, a GPU that has TF32
     uses it with --precision=32-true; use false if you need full float32."""
     compile: bool = False
     """Compile the encoder layers with torch.compile. Use it for long runs on a GPU: compiling takes minutes at the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,41 @@ def get_lengths(attention_mask: Tensor) -> list[int]:
     """Return the length of each text in a (B, L) attention mask, up to its last real token. The minimum is 1."""
     places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
     return (attention_mask * places).amax(dim=1).clamp(min=1).tolist()
+
+
+def check_lengths(lengths: np.ndarray | Tensor | Sequence[int], attention_mask: Tensor) -> np.ndarray:
+    """Return the number of tokens of each text, (B,) int64, on the host. A text without tokens counts as its first.
+
+    The values of the mask are not read, because the host would wait for a GPU.
+
+    Args:
+        lengths: (B,) numbers of tokens.
+        attention_mask: (B, L) bool.
+
+    Raises:
+        ValueError: There are not B lengths, or one is not between 0 and L.
+    """
+    counts = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths, dtype=np.int64)
+    num_texts, max_length = attention_mask.shape
+    if counts.shape != (num_texts,):
+        raise ValueError(f"lengths have shape {counts.shape}; expected ({num_texts},), one length for each text")
+    if (counts < 0).any() or (counts > max_length).any():
+        raise ValueError(f"lengths are {counts.min()} to {counts.max()}; expected 0 to {max_length}, the columns")
+    return np.maximum(counts, 1)
+
+
+def check_mask(attention_mask: Tensor, lengths: np.ndarray) -> None:
+    """Check that a mask on the host, (B, L) bool, marks as many first tokens of each text as ``lengths``, (B,), say.
+
+    Raises:
+        ValueError: It marks others.
+    """
+    expected = np.arange(attention_mask.shape[1]) < lengths[:, None]
+    is_wrong = (attention_mask.cpu().numpy() != expected).any(axis=1)
+    is_wrong &= attention_mask.any(dim=1).cpu().numpy()  # a text without tokens has length 1
+    if is_wrong.any():
+        text = int(is_wrong.argmax())
+        raise ValueError(f"text {text} has length {lengths[text]}, but attention_mask does not mark its first tokens")
 
 
 def cut_by_length(
@@ -61,6 +97,7 @@ def split_by_length(tokens: TokenBatch, max_tokens: int) -> tuple[list[int], lis
     Returns:
         The rows of all chunks in their order, and the chunks. A batch without texts is one chunk without texts.
     """
+    tokens = tokens._replace(lengths=check_lengths(tokens.lengths, tokens.attention_mask))
     limits_padding = not tokens.input_ids.is_cuda
     chunks = cut_by_length(tokens.lengths.tolist(), max_tokens, limits_padding=limits_padding) or [([], 1)]
     return [row for rows, _ in chunks for row in rows], [take_rows(tokens, *chunk) for chunk in chunks]

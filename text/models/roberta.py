@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint as checkpoint_activations
 from text.errors import ArtifactError
 from text.models import checkpoint
 from text.models.attention import PackedTexts, PaddedTexts, dropout, pack_texts
-from text.models.chunks import cut_by_length, get_lengths, no_autocast_cache
+from text.models.chunks import check_lengths, check_mask, cut_by_length, get_lengths, no_autocast_cache
 from text.models.linear import Linear
 from text.models.roberta_config import RobertaConfig, RobertaOptions
 
@@ -152,22 +152,25 @@ class RobertaEncoder(nn.Module):
             input_ids: (B, L) int64, padded on the right.
             attention_mask: (B, L) bool. True marks a real token. By default, every token but the padding token is real.
             lengths: (B,) number of real tokens of each text, on the host. Without it, the host waits for a GPU to count
-                them (``TokenBatch.lengths``).
+                them (``TokenBatch.lengths``). Tensors and lists are accepted too.
 
         Returns:
             (B, D) float.
 
         Raises:
-            ValueError: A text is longer than ``max_length``.
+            ValueError: A text is longer than ``max_length``, or ``lengths`` do not fit the mask.
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
         self._check_length(input_ids)
+        lengths = None if lengths is None else check_lengths(lengths, attention_mask)
         if input_ids.is_cuda:
             texts = pack_texts(attention_mask, lengths)
             tokens = self._compute_packed_states(texts, input_ids, attention_mask)
             pool = texts.pool_first if self.config.pooling == "first" else texts.pool_mean
             return self._project(pool(tokens))
+        if lengths is not None:
+            check_mask(attention_mask, lengths)
         chunks = cut_by_length(get_lengths(attention_mask) if lengths is None else lengths.tolist()) or [([], 1)]
         # One look-up serves all chunks, because the gradient of each look-up is as large as the embedding table.
         ids = [input_ids[rows, :length] for rows, length in chunks]

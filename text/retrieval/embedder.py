@@ -301,9 +301,9 @@ def _check_precision(precision: str, device: str) -> None:
         raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
     is_cpu = device.startswith("cpu")
     if precision == "int8" and not is_cpu:
-        raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16.')
+        raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16 or a CPU.')
     if precision == "float16" and is_cpu:
-        raise ValueError(f'precision "float16" needs a GPU, but the device is "{device}". Use bfloat16.')
+        raise ValueError(f'precision "float16" needs a GPU, but the device is "{device}". Use bfloat16 or a GPU.')
 
 
 def _start_copy(rows: list[int], embeddings: Tensor) -> EmbeddedBatch:

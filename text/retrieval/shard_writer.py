@@ -1,7 +1,7 @@
 """Encode the passages of one shard and write their embeddings, block by block.
 
-Three threads work at the same time, so that a GPU never waits for them: one reads and tokenizes, one starts the encoder
-on batches, and one checks and writes the embeddings.
+Three threads work at the same time, so that a GPU rarely waits for them: one reads and tokenizes, one starts the
+encoder on batches, and one checks and writes the embeddings.
 
 ``text/retrieval/shard_parts.py`` saves the progress, so a killed process repeats only a few seconds of work.
 

@@ -46,8 +46,8 @@ _INPUTS = ("collection", "reuse", "tokenizer")
 """Flags with a file or folder of the user. Its content is part of the hash."""
 _UNLISTED_FILES = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
 """Files of a command that no later stage reads. They may be removed or rewritten."""
-_FLAGS_WITHOUT_EFFECT = {"encode": ("gpus",), "train": ("gpus",)}
-"""Flags that do not change the result. The hash in a folder's name excludes them."""
+_HARDWARE_FLAGS = {"encode": ("gpus",), "train": ("gpus",)}
+"""Flags that choose the hardware. The hash in a folder's name excludes them."""
 
 
 class StageRecord(NamedTuple):
@@ -110,7 +110,7 @@ def plan_stage(
     given = {name: TrackedFile.read(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
     inputs = _find_inputs([*arguments.values(), *given.values()])
     keys = {name: key for name, value in {**arguments, **given}.items() if (key := _get_key(value)) != value}
-    excluded = _FLAGS_WITHOUT_EFFECT.get(command, ())
+    excluded = _HARDWARE_FLAGS.get(command, ())
     hashed = {name: value for name, value in {**settings, **keys}.items() if name not in excluded}
     folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, hashed])[:16]}")
     formatted = format_arguments({**arguments, _OUTPUT[command]: folder / result})
@@ -256,10 +256,10 @@ def _get_restart_flags(stage: Stage) -> list[str]:
 def _get_gpu_flags(stage: Stage, num_gpus: int) -> list[str]:
     """Return the flag with which a command uses all GPUs, but no more than it has questions in a batch.
 
-    The number of GPUs does not change the result, so it is no part of the stage's arguments.
+    The number depends on the machine, so it is no part of the stage's arguments and of the name of its folder.
     """
     given = {argument.partition("=")[0] for argument in stage.arguments}
-    if stage.command not in _FLAGS_WITHOUT_EFFECT or not num_gpus or given & {"--gpus", "--device"}:
+    if stage.command not in _HARDWARE_FLAGS or not num_gpus or given & {"--gpus", "--device"}:
         return []
     return [f"--gpus={min(num_gpus, stage.settings.get('batch_size', num_gpus))}"]
 

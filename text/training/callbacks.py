@@ -102,6 +102,10 @@ class TensorFloat32(Callback):
         """Restore the earlier setting."""
         torch.set_float32_matmul_precision(self._before)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the earlier setting. Lightning calls no ``teardown`` after an error."""
+        torch.set_float32_matmul_precision(self._before)
+
 
 class AccumulatedGradients(Callback):
     """Callback that saves the gradients accumulated since the last optimizer step, so that no batch is lost.

@@ -20,7 +20,7 @@ class HostCopy:
         self._values.copy_(tensor.detach(), non_blocking=True)
         self._copied = torch.cuda.Event() if is_on_gpu else None
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(tensor.device))
 
     def read(self) -> Tensor:
         """Wait until the GPU has computed and copied the tensor, and return the copy."""

@@ -333,7 +333,8 @@ def choose_tf32(tf32: bool | None, *, gpus: int, precision: str) -> bool:
     Raises:
         UsageError: ``tf32`` is true, but it would have no effect on the run.
     """
-    has_tf32 = gpus > 0 and precision == "32-true" and torch.cuda.get_device_capability() >= (8, 0)
+    is_nvidia = gpus > 0 and torch.version.hip is None
+    has_tf32 = is_nvidia and precision == "32-true" and torch.cuda.get_device_capability() >= (8, 0)
     if tf32 and not has_tf32:
         raise UsageError(
             "--tf32 needs --gpus, --precision=32-true, and GPUs of the Ampere generation or later. Remove --tf32."
