@@ -19,10 +19,10 @@ from test.retrieval.conftest import write_shards
 from test.retrieval.test_search import search_by_loops
 from test.retrieval.test_shards import overwrite
 from text.errors import ArtifactError
-from text.retrieval import EmbeddingShards, ExactSearch, MemoryEmbeddings, Retriever, search_exact
+from text.models.full_float32 import full_float32
+from text.retrieval import EmbeddingShards, ExactSearch, MemoryEmbeddings, Retriever, device_blocks, search_exact
 from text.retrieval.device_blocks import DeviceBlocks, MemoryBudget
 from text.retrieval.exact import _bound_errors
-from text.retrieval.full_float32 import full_float32
 
 CPU = torch.device("cpu")
 DTYPES = ["float32", "float16", "int8"]
@@ -65,7 +65,7 @@ def test_kept_and_sent_blocks_give_the_same_result(
 
 def test_kept_blocks_are_read_once() -> None:
     embeddings = CountedReads([str(row) for row in range(10)], torch.ones(10, 3))
-    blocks = DeviceBlocks(embeddings, CPU, 4, kept_bytes=2 * 4 * 3 * 4)  # 2 blocks of 4 rows of 3 float32
+    blocks = DeviceBlocks(embeddings, CPU, 4, MemoryBudget(2 * 4 * 3 * 4, 0))  # 2 blocks of 4 rows of 3 float32
     for expected in ([0, 4, 8], [8], [8]):
         embeddings.read = []
         assert [(first, len(block)) for first, block in blocks] == [(0, 4), (4, 4), (8, 2)]
@@ -75,16 +75,25 @@ def test_kept_blocks_are_read_once() -> None:
 def test_only_a_prefix_of_the_collection_is_kept() -> None:
     # The last block would fit into the memory that the second block leaves free.
     embeddings = CountedReads([str(row) for row in range(10)], torch.ones(10, 3))
-    blocks = DeviceBlocks(embeddings, CPU, 4, kept_bytes=7 * 3 * 4)
+    blocks = DeviceBlocks(embeddings, CPU, 4, MemoryBudget(7 * 3 * 4, 0))
     embeddings.read = []
     for _ in range(2):
         list(blocks)
     assert embeddings.read == [0, 4, 8, 4, 8]
 
 
+def test_a_block_is_kept_only_if_memory_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = MemoryEmbeddings([str(n) for n in range(8)], torch.randn(8, 3))
+    free = iter([500, 100, 99])
+    monkeypatch.setattr(device_blocks, "_get_free_bytes", lambda device: next(free))
+    blocks = DeviceBlocks(embeddings, CPU, 2, MemoryBudget(1 << 20, 0, spare=100))
+    assert [first for first, _ in blocks] == [0, 2, 4, 6]
+    assert [block.first for block in blocks._kept] == [0, 2]
+
+
 def test_an_interrupted_pass_keeps_its_blocks() -> None:
     embeddings = CountedReads([str(row) for row in range(10)], torch.ones(10, 3))
-    blocks, embeddings.read = DeviceBlocks(embeddings, CPU, 4, kept_bytes=1 << 20), []
+    blocks, embeddings.read = DeviceBlocks(embeddings, CPU, 4, MemoryBudget(1 << 20, 0)), []
     next(iter(blocks))
     assert [first for first, _ in blocks] == [0, 4, 8] and embeddings.read == [0, 4, 8]
 
@@ -149,7 +158,7 @@ def test_copies_are_at_most_two_blocks_ahead(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("torch.cuda.current_stream", lambda device: stream)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
-    blocks, embeddings.read = DeviceBlocks(embeddings, CPU, 2, kept_bytes=0), []
+    blocks, embeddings.read = DeviceBlocks(embeddings, CPU, 2, MemoryBudget(0, 0)), []
     blocks._copies = stream
     for first, block in blocks:
         assert np.array_equal(block.numpy(), EMBEDDINGS[first : first + len(block)])

@@ -34,24 +34,26 @@ class MemoryBudget(NamedTuple):
     """For embeddings that stay on the device. 0 on a CPU, where embeddings are memory-mapped."""
     questions: int
     """For the questions of a pass and their candidates."""
+    spare: int = 0
+    """Memory of the GPU that stays free when a block is kept. Other searches may have filled the rest."""
 
 
 class DeviceBlocks:
     """The blocks of embeddings as float32 on a device.
 
-    The first blocks stay on the device in their own dtype, up to ``kept_bytes``. The others are read and sent in each
-    pass. Several threads may iterate at the same time.
+    The first blocks stay on the device in their own dtype, as far as the memory allows. The others are read and sent in
+    each pass. Several threads may iterate at the same time.
 
     Args:
         embeddings: Embeddings of the collection.
         device: The device.
         num_rows: Maximum rows of a block.
-        kept_bytes: Maximum bytes of the blocks that stay on the device.
+        memory: Memory for the blocks that stay on the device.
     """
 
-    def __init__(self, embeddings: Embeddings, device: torch.device, num_rows: int, kept_bytes: int) -> None:
+    def __init__(self, embeddings: Embeddings, device: torch.device, num_rows: int, memory: MemoryBudget) -> None:
         self.embeddings, self.device = embeddings, device
-        self._num_rows, self._bytes_left = num_rows, kept_bytes
+        self._num_rows, self._bytes_left, self._spare = num_rows, memory.kept, memory.spare
         self._kept: list[_DeviceBlock] = []
         """Blocks that stay on the device. They are the first rows of the collection."""
         self._num_kept, self._lock = 0, threading.Lock()
@@ -106,7 +108,8 @@ class DeviceBlocks:
         """Keep a block on the device if all blocks before it are kept and it fits."""
         num_bytes = sum(tensor.nbytes for tensor in block.tensors)
         with self._lock:  # Another thread may have kept the same block.
-            if block.first == self._num_kept and num_bytes <= self._bytes_left:
+            fits = num_bytes <= self._bytes_left and (not self._spare or _get_free_bytes(self.device) >= self._spare)
+            if block.first == self._num_kept and fits:
                 self._kept.append(block)
                 self._num_kept += len(block.numbers)
                 self._bytes_left -= num_bytes
@@ -133,5 +136,10 @@ def measure_memory(device: torch.device) -> MemoryBudget:
     """Return the memory that a search may use on a device. On a GPU it is a share of the memory that is free now."""
     if device.type != "cuda":
         return MemoryBudget(0, _CPU_PASS)
-    free, _ = torch.cuda.mem_get_info(torch.cuda.current_device() if device.index is None else device.index)
-    return MemoryBudget(int(_SHARE_KEPT * free), int(_SHARE_PASS * free))
+    free = _get_free_bytes(device)
+    kept = int(_SHARE_KEPT * free)
+    return MemoryBudget(kept, int(_SHARE_PASS * free), free - kept)
+
+
+def _get_free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(torch.cuda.current_device() if device.index is None else device.index)[0]

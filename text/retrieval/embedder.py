@@ -300,10 +300,12 @@ def _check_precision(precision: str, device: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f'precision is "{precision}". Use one of {", ".join(PRECISIONS)}.')
     is_cpu = device.startswith("cpu")
-    if precision == "int8" and not is_cpu:
-        raise ValueError(f'precision "int8" runs only on a CPU, but the device is "{device}". Use bfloat16 or a CPU.')
-    if precision == "float16" and is_cpu:
-        raise ValueError(f'precision "float16" needs a GPU, but the device is "{device}". Use bfloat16 or a GPU.')
+    needed = {"int8": "a CPU", "float16": "a GPU"}
+    if precision in needed and is_cpu != (precision == "int8"):
+        raise ValueError(
+            f'precision "{precision}" needs {needed[precision]}, but the device is "{device}". Use bfloat16. '
+            f"Embeddings that were begun in {precision} can be continued only on {needed[precision]}."
+        )
 
 
 def _start_copy(rows: list[int], embeddings: Tensor) -> EmbeddedBatch:

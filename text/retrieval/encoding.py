@@ -107,7 +107,9 @@ def encode_collection(
     if rank == 0:
         start_encoding(folder, plan, overwrite=overwrite)
     _wait_for_ranks(num_ranks)
-    plan = continue_plan(folder, plan)
+    num_fitting, plan = plan.max_tokens, continue_plan(folder, plan)
+    if num_fitting and not plan.max_tokens:  # The embeddings were begun on a CPU.
+        embedder.max_tokens = num_fitting
     encode_shards(folder, plan, collection, embedder, reuse=reuse, rank=rank, num_ranks=num_ranks)
     _wait_for_ranks(num_ranks)
     if rank == 0:

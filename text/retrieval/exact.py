@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from text.models.full_float32 import full_float32
 from text.models.linear import multiply
 from text.models.transfers import send_to
 from text.progress import Progress, show_progress
 from text.retrieval.arguments import check_k
 from text.retrieval.candidates import Candidates, search_block
 from text.retrieval.device_blocks import DeviceBlocks, MemoryBudget, measure_memory
-from text.retrieval.full_float32 import full_float32
 from text.retrieval.memory import Embeddings
 
 BLOCK = 1 << 15
@@ -64,7 +64,7 @@ class ExactSearch:
     ) -> None:
         self.shards, self.device = shards, torch.device(device)
         self._memory = memory or measure_memory(self.device)
-        self._blocks = DeviceBlocks(shards, self.device, BLOCK, self._memory.kept)
+        self._blocks = DeviceBlocks(shards, self.device, BLOCK, self._memory)
         self._largest_norm: float | None = None
         """Largest norm of an embedding of the collection, once all embeddings were read."""
 

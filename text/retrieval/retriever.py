@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -55,6 +56,7 @@ class Retriever(Generic[ShardsT]):
             _check_model(shards, embedder)
         self.embedder = embedder
         self.index = index
+        self._lock = threading.Lock()
         self._exact_search: ExactSearch | None = None
         """Exact search, which keeps embeddings on a GPU. It is made when the first search needs it."""
 
@@ -154,9 +156,10 @@ class Retriever(Generic[ShardsT]):
 
     def _get_exact_search(self) -> ExactSearch:
         device = next(self.embedder.encoder.parameters()).device
-        if self._exact_search is None or self._exact_search.device != device:
-            self._exact_search = ExactSearch(self.shards, device)
-        return self._exact_search
+        with self._lock:  # Two threads would keep the embeddings on a GPU twice.
+            if self._exact_search is None or self._exact_search.device != device:
+                self._exact_search = ExactSearch(self.shards, device)
+            return self._exact_search
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:

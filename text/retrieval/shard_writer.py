@@ -203,7 +203,7 @@ class ShardWriter:
         except torch.cuda.OutOfMemoryError:
             raise MemoryError(
                 f"{self.embedder.device} ran out of memory at a batch of up to {max_tokens} tokens. Free memory of "
-                "this GPU, and encode to the same folder again to continue."
+                "this GPU, and encode to the same folder again to continue. On a smaller GPU, use another folder."
             ) from None
 
     def _read_block(self, rows: range, block: int) -> list[Passage]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from text.evaluation import ahead_of_positive, average_rank, mean_reciprocal_rank, recall
 from text.losses import similarity_logits
+from text.models.full_float32 import full_float32
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, gather_counts, gather_padded, get_rank, get_world_size
 from text.transforms import known_positive_mask
@@ -190,7 +191,8 @@ class PassagePool:
     def _compare(self, questions: _Questions, passages: Tensor, passage_keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores of a batch, (B, P), and a mask of the passages ranked above the positive, (B, P) bool."""
         embeddings, positive_index, known_positives, _ = (field.to(passages.device) for field in questions)
-        scores = similarity_logits(embeddings, passages, similarity=self.similarity)
+        with full_float32(passages.device.type):  # Training may allow TF32.
+            scores = similarity_logits(embeddings, passages, similarity=self.similarity)
         ignore = known_positive_mask(known_positives, passage_keys, positive_index)
         return scores, ahead_of_positive(scores, positive_index, ignore=ignore)
 
