@@ -108,11 +108,14 @@ class DeviceBlocks:
         """Keep a block on the device if all blocks before it are kept and it fits."""
         num_bytes = sum(tensor.nbytes for tensor in block.tensors)
         with self._lock:  # Another thread may have kept the same block.
-            fits = num_bytes <= self._bytes_left and (not self._spare or _get_free_bytes(self.device) >= self._spare)
-            if block.first == self._num_kept and fits:
+            if block.first == self._num_kept and self._fits(num_bytes):
                 self._kept.append(block)
                 self._num_kept += len(block.numbers)
                 self._bytes_left -= num_bytes
+
+    def _fits(self, num_bytes: int) -> bool:
+        is_free = not self._spare or _get_free_bytes(self.device) >= self._spare
+        return num_bytes <= self._bytes_left and is_free
 
 
 class _DeviceBlock(NamedTuple):
