@@ -170,7 +170,7 @@ def test_the_index_is_used_for_the_first_model_only(site: Path) -> None:
     assert [search.is_exact for search in searches] == [False, True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_server_after_its_questions_are_answered(
     site: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -207,7 +207,7 @@ def test_shares_by_hand(path: Path) -> None:
     assert list_questions(pipe) == [["q4", "q5"]]  # A worker takes whole batches.
 
 
-@settings(law, max_examples=30)
+@settings(law, max_examples=10)
 @given(st.integers(1, 20), st.integers(1, 7), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3]))
 def test_ranks_and_workers_make_the_batches_of_one_process(
     path: Path, num_rows: int, batch_size: int, num_ranks: int, num_workers: int

@@ -245,6 +245,7 @@ def test_ids_with_line_breaks_and_spaces_survive_the_round_trip(tmp_path: Path) 
     assert shards.get_passage_ids(np.array([3, 0, 5])) == [ids[3], ids[0], ids[5]]
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_give_the_same_files(
     tmp_path: Path, collection: PassageCollection, model: Path
 ) -> None:

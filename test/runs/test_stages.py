@@ -177,6 +177,7 @@ def test_a_stage_of_an_earlier_version_runs_again(stage: Stage, capfd: pytest.Ca
     assert is_complete(stage) and "already complete" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_folders_of_later_stages_depend_on_the_content_of_a_result(tmp_path: Path, stage: Stage) -> None:
     result = run_stage(stage, "again")
     one = plan_windows(tmp_path, rows=result.get_part("passages.jsonl"))

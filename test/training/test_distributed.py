@@ -73,6 +73,7 @@ def check_gather_on_rank(rank: int, size: int, folder: str) -> None:
             )
 
 
+@pytest.mark.slow
 def test_gather_by_hand(tmp_path: Path) -> None:
     multiprocessing.spawn(check_gather_on_rank, (3, str(tmp_path)), nprocs=3)  # pyright: ignore[reportPrivateImportUsage]
 

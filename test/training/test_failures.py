@@ -133,6 +133,7 @@ def test_a_non_finite_loss_in_float16_is_not_a_skipped_step(rows: Path, tmp_path
         run.fit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [pytest.param(4, marks=needs_float16)])
 def test_a_resumed_run_continues_to_count_skipped_steps(rows: Path, tmp_path: Path, stop: int) -> None:
     checkpoint = tmp_path / "stopped.ckpt"

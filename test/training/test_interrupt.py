@@ -98,15 +98,15 @@ def whole(rows: Path, tmp_path: Path) -> Path:
     [
         ("on_train_batch_start", 2, signal.SIGTERM, 2),
         ("on_after_backward", 5, signal.SIGINT, 5),
-        ("on_after_backward", 5, signal.SIGHUP, 5),
+        pytest.param("on_after_backward", 5, signal.SIGHUP, 5, marks=pytest.mark.slow),
         ("on_train_batch_end", 1, signal.SIGUSR1, 2),  # sent after SaveOnSignal was called
         ("on_train_batch_start", 6, signal.SIGTERM, 6),  # the last batch of an epoch
         ("on_validation_batch_start", 4, signal.SIGTERM, 3),  # calls 1 and 2 are in the sanity check
-        ("on_validation_batch_start", 8, signal.SIGINT, 6),
+        pytest.param("on_validation_batch_start", 8, signal.SIGINT, 6, marks=pytest.mark.slow),
         ("on_validation_end", 3, signal.SIGTERM, 7),  # call 1 is in the sanity check; the epoch is saved afterwards
         ("on_save_checkpoint", 2, signal.SIGTERM, 4),  # while last.ckpt is saved
-        ("on_save_checkpoint", 3, signal.SIGUSR1, 7),
-        ("on_train_batch_start", 9, signal.SIGTERM, 9),  # the last batch of the run
+        pytest.param("on_save_checkpoint", 3, signal.SIGUSR1, 7, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_start", 9, signal.SIGTERM, 9, marks=pytest.mark.slow),  # the last batch of the run
     ],
 )
 def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(

@@ -175,7 +175,7 @@ def test_the_state_of_the_data_is_small_and_independent_of_workers(rows: Path, t
     assert len(json.dumps(states[0])) < 200
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_resuming_with_other_workers_and_a_token_cache_changes_nothing(
     rows: Path, tmp_path: Path, num_workers: int
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_frozen_encoder_keeps_its_weights(rows: Path, tmp_path: Path) -> None:
     assert moved == {"question_encoder"}
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_do_not_change_the_weights(rows: Path, tmp_path: Path, num_workers: int) -> None:
     alone = Run(rows, tmp_path / "0", max_epochs=2).fit().copy_weights()
     with_workers = Run(rows, tmp_path / "n", max_epochs=2, num_workers=num_workers).fit().copy_weights()
