@@ -94,7 +94,7 @@ def test_random_weights_take_the_ids_of_their_tokenizer(tmp_path: Path, order: s
     assert_every_reader_agrees(tmp_path / "model", tokenizer)
 
 
-@pytest.mark.parametrize("order", ["bert", "quick tour"])
+@pytest.mark.parametrize("order", [pytest.param("bert", marks=pytest.mark.slow), "quick tour"])
 def test_a_run_with_a_tokenizer_of_another_library(tmp_path: Path, order: str):
     tokenizer = build_tokenizer(order)
     tokenizer.save(str(tmp_path / "tokenizer.json"))

@@ -169,6 +169,7 @@ def test_a_done_file_without_a_file_of_the_stage_is_refused(stage: Stage) -> Non
         is_complete(stage)
 
 
+@pytest.mark.slow
 def test_a_stage_of_an_earlier_version_runs_again(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
     (stage.folder / "done.json").write_text('{"command": [], "seconds": 1.0}')
     (stage.folder / "passages.jsonl").write_text("half")
@@ -192,6 +193,7 @@ def test_the_folders_of_later_stages_depend_on_the_content_of_a_result(tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_an_input_that_changes_while_the_loop_runs_is_detected(tmp_path: Path) -> None:
     collection = write_file(tmp_path / "passages.tsv", PASSAGES)
     stage = create_windows_stage(tmp_path, f"--collection={collection}", inputs=[collection])

@@ -215,7 +215,7 @@ def test_more_epochs_follow_the_longer_schedule(
     assert uninterrupted == [str(epoch) for epoch in range(4) for _ in range(3)]
 
 
-@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_a_run_that_stopped_early_trains_no_further(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int | None
 ) -> None:
@@ -305,6 +305,7 @@ def test_a_checkpoint_with_another_monitor_or_validation_file_is_rejected(rows: 
         other.fit(last)
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_any_checkpoint_resumes_with_the_same_results(rows: Path, tmp_path: Path) -> None:
     """Validate after steps 2, 4, 6 and 8, and save up to two checkpoints each. Step 6 is the last of an epoch."""
     whole = train(rows, tmp_path / "whole", validate_every_n_steps=2)

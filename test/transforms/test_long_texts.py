@@ -44,7 +44,7 @@ def test_pieces_give_the_ids_of_the_whole_text(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@pytest.mark.parametrize("prompt", ["", "ab "])
+@pytest.mark.parametrize("prompt", ["", pytest.param("ab ", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "text", ["a" * 3_000_000, "ab ba. " * 40_000, "'" * 50_000 + "ab ab"], ids=["word", "words", "-"]
 )
