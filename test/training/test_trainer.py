@@ -95,7 +95,7 @@ def test_tf32_holds_during_training_only(rows: Path, tmp_path: Path) -> None:
 
 
 class FailingStep(Callback):
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         raise RuntimeError("a step failed")
 
 
