@@ -60,7 +60,10 @@ def test_lengths_of_another_kind_give_the_same_embeddings(device, kind):
 def test_a_text_without_tokens_counts_as_its_first(device):
     encoder, input_ids, mask = roberta_tiny().eval(), torch.full((1, 3), 7), torch.zeros(1, 3, dtype=torch.bool)
     with device():
-        assert encoder(input_ids, mask, np.array([0])).equal(encoder(input_ids, mask))
+        # torch 2.3 attends to nothing with NaN on a CPU.
+        torch.testing.assert_close(
+            encoder(input_ids, mask, np.array([0])), encoder(input_ids, mask), rtol=0, atol=0, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("device", [nullcontext, simulate_gpu])

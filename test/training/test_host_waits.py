@@ -52,6 +52,11 @@ def watch(trainer: Trainer, number: int, scaler: object = None) -> HostWaits:
     return waits
 
 
+needs_fused_adamw = pytest.mark.skipif(
+    torch.__version__ < "2.4", reason="torch 2.3 has no fused AdamW for CPUs, and the other one reads its step"
+)
+
+
 class WordMean(nn.Module):
     """Encoder without waits: the mean of word vectors. RobertaEncoder on a CPU leaves out padding by host indices."""
 
@@ -86,6 +91,7 @@ def count_waits(
     return waits
 
 
+@needs_fused_adamw
 @pytest.mark.parametrize(
     "options",
     [
@@ -102,6 +108,7 @@ def test_the_host_waits_once_in_a_step(rows: Path, tmp_path: Path, options: dict
     assert sum(waits.found.values()) == 1, waits.describe()
 
 
+@needs_fused_adamw
 @pytest.mark.parametrize("options", [{}, {"chunk_tokens": 40}], ids=["plain", "chunks"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_an_encoder_on_a_gpu_adds_no_wait(rows: Path, tmp_path: Path, pooling: str, options: dict[str, Any]) -> None:
