@@ -21,7 +21,7 @@ from text.bundle import find_encoder_folder, list_model_files, load_side
 from text.errors import SettingsWarning
 from text.models import RobertaEncoder, embed_tokens, quantize_int8, to_bfloat16, to_float16
 from text.models.chunks import MAX_TOKENS, cut_by_length, take_rows
-from text.models.transfers import send_to
+from text.models.transfers import send_to, start_copy_to_host
 from text.records import Passage, TokenBatch
 from text.retrieval.arguments import list_texts
 from text.retrieval.devices import check_device, get_default_precision
@@ -189,7 +189,7 @@ class Embedder:
                     torch.cuda.empty_cache()
                     self.max_tokens //= 2
                     break
-                yield _start_copy(rows, embeddings)
+                yield EmbeddedBatch(rows, *start_copy_to_host(embeddings))
                 num_done += len(rows)
             order = order[num_done:]
 
@@ -306,17 +306,6 @@ def _check_precision(precision: str, device: str) -> None:
             f'precision "{precision}" needs {needed[precision]}, but the device is "{device}". Use bfloat16. '
             f"Embeddings that were begun in {precision} can be continued only on {needed[precision]}."
         )
-
-
-def _start_copy(rows: list[int], embeddings: Tensor) -> EmbeddedBatch:
-    """Start to copy (n, D) embeddings to the CPU. Nobody waits for the end of a copy from an NVIDIA GPU."""
-    if embeddings.device.type != "cuda":
-        return EmbeddedBatch(rows, embeddings.cpu())
-    copy = torch.empty(embeddings.shape, pin_memory=True)
-    copy.copy_(embeddings, non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)  # A thread that waits sleeps, and leaves its core to others.
-    copied.record(torch.cuda.current_stream(embeddings.device))
-    return EmbeddedBatch(rows, copy, copied)
 
 
 def _collect_batches(batches: Iterable[EmbeddedBatch], embeddings: Tensor) -> None:

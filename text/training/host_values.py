@@ -6,6 +6,8 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from text.models.transfers import start_copy_to_host
+
 
 class HostCopy:
     """Copy of a small tensor on the host. The copy starts at once, and only ``read`` waits for it.
@@ -15,12 +17,7 @@ class HostCopy:
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        is_on_gpu = tensor.device.type == "cuda"
-        self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=is_on_gpu)
-        self._values.copy_(tensor.detach(), non_blocking=True)
-        self._copied = torch.cuda.Event() if is_on_gpu else None
-        if self._copied is not None:
-            self._copied.record(torch.cuda.current_stream(tensor.device))
+        self._values, self._copied = start_copy_to_host(tensor.detach())
 
     def read(self) -> Tensor:
         """Wait until the GPU has computed and copied the tensor, and return the copy."""
