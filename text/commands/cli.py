@@ -2,7 +2,7 @@
 
 A command is a function that takes an instance of a frozen dataclass of flags. A flag is written ``--name=value`` or
 ``--name value``; a boolean flag may stand alone. A list is one value, several arguments, ``'[a, b]'``, or numbers
-joined by commas. ``--config file.yaml`` reads flags from a YAML file, and the command line overrides them. A field
+or fixed texts joined by commas. ``--config file.yaml`` reads flags from a YAML file, and the command line overrides them. A field
 whose type is a dataclass is a group: its fields are flags as well, and ``--help`` lists them under the field's name.
 
 A section is a flag whose value is a mapping with flags of another command. It is merged into the section of the file

@@ -1,17 +1,30 @@
-"""``dpr-text evaluate``: score a run against relevance judgments, positives, or answers in passages (as DPR does)."""
+"""``dpr-text evaluate``: score a run against relevance judgments, positives, or answers in passages (as DPR does).
+
+With --suite, a model is evaluated on a whole folder of BEIR sets.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from text.artifacts import check_files, describe_file
 from text.commands.cli import MAX_SEED, number_field
+from text.commands.flag_fields import get_default, get_flag_fields
+from text.commands.model_paths import model_path_field
+from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
 
+_SUITE_FLAGS = ("model", "split", "encoder_precision")
+_RUN_FLAGS = (
+    *("qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen", "skip_missing"),
+    "overwrite",
+)
 _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json")
 
 
@@ -19,14 +32,26 @@ _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json"
 class EvaluateFlags:
     """Score a run against --qrels, --positives, or --questions with --collection.
 
+    With --suite and --model, all BEIR folders below a folder are encoded, searched and scored. Each step runs in its
+    own folder in --output_dir, and a complete step is reused.
+
     Examples::
 
         dpr-text evaluate --run=nq.trec --questions=test.qa.csv --collection=psgs_w100.tsv
         dpr-text evaluate --run=nq.trec --other_run=bm25.trec --qrels=test.tsv --k=10,100
+        dpr-text evaluate --suite=beir --model=runs/nq/model --output_dir=runs/nq-beir
     """
 
-    run: str
+    run: str | None = None
     """TREC run (dpr-text search). Passages with equal scores rank by id, in descending order."""
+    suite: str | None = None
+    """Folder with BEIR folders at any depth, or a single BEIR folder. Requires --model and --output_dir."""
+    model: str | None = model_path_field(None)
+    """Model to evaluate on --suite."""
+    split: str = "test"
+    """Split of each set of --suite: the name of a file in qrels/."""
+    encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
+    """Precision of the encoders with --suite, as in dpr-text encode."""
     qrels: str | None = None
     """Relevance judgments (qrels) in the TREC or BEIR format."""
     positives: str | None = None
@@ -54,28 +79,61 @@ class EvaluateFlags:
     """Skip questions that are missing from the run. By default, their metrics are 0."""
     output_dir: str | None = None
     """Output folder for figures.json, questions.jsonl, evaluation.html and, with answers, results.json. The default is
-    RUN.evaluation, where RUN is the path of the run without .trec."""
+    RUN.evaluation, where RUN is the path of the run without .trec. --suite writes suite.md, suite.html, suite.json, and
+    results/ in the format of mteb."""
     overwrite: bool = False
     """Replace the files of an earlier evaluation, including --fused_run."""
     seed: int = number_field(0, least=0, most=MAX_SEED)
     """Random seed of the bootstrap and of the randomization test."""
 
     def __post_init__(self) -> None:
+        if (self.run is None) == (self.suite is None):
+            raise UsageError("--run, --suite: give exactly one of them.")
+        if self.suite is None and (given := self._list_given(_SUITE_FLAGS)):
+            raise UsageError(f"--{given[0]} is only for --suite. Leave it out.")
+        if self.suite is not None and (self.model is None or self.output_dir is None):
+            raise UsageError("--suite needs --model and --output_dir.")
+        if self.suite is not None and (given := self._list_given(_RUN_FLAGS)):
+            raise UsageError(f"--{given[0]} is only for --run. Leave it out.")
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
         outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
         if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
             raise UsageError(f"--fused_run is {self.fused_run}, which the evaluation writes too. Give another file.")
 
+    def _list_given(self, names: Sequence[str]) -> list[str]:
+        """Return the flags that do not have their default value."""
+        return [name for name in names if getattr(self, name) != get_default(get_flag_fields(type(self))[name])]
+
     @property
     def folder(self) -> str:
         """Output folder of the evaluation."""
-        name = re.sub(r"(\.trec)?(\.gz|\.zst)?$", "", self.run)
+        name = re.sub(r"(\.trec)?(\.gz|\.zst)?$", "", self.run or "")
         return self.output_dir if self.output_dir is not None else f"{name}.evaluation"
 
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics, and write the metrics as files and as an HTML page."""
+    if flags.run is not None:
+        _evaluate_run(flags, flags.run)
+        return
+    from text.commands.suites import evaluate_suite
+
+    precision = {"encoder_precision": flags.encoder_precision}
+    options = {"drop_self_matches": flags.drop_self_matches, "seed": flags.seed}
+    evaluate_suite(
+        str(flags.suite),
+        str(flags.model),
+        str(flags.output_dir),
+        split=flags.split,
+        k=flags.k,
+        arguments={"encode": precision, "search": precision, "evaluate": options},
+        seed=flags.seed,
+        resolve_settings=resolve_settings,
+    )
+
+
+def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
     from text.evaluation.run_source import get_source_path, name_collections
     from text.reports.evaluation_report import Section, format_table, write_evaluation
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
@@ -84,14 +142,14 @@ def evaluate(flags: EvaluateFlags) -> None:
     inputs = _list_inputs(flags)
     outputs = [Path(flags.folder, name) for name in _OUTPUTS]
     outputs += [Path(flags.fused_run), get_source_path(flags.fused_run)] if flags.fused_run else []
-    check_results_folder(flags.folder, named_after=flags.run if flags.output_dir is None else None)
+    check_results_folder(flags.folder, named_after=run if flags.output_dir is None else None)
     check_files(inputs.values(), outputs, overwrite=flags.overwrite)
     described = {name: describe_file(path) for name, path in inputs.items()}
     sources = read_evaluation_sources(described, flags.folder)
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
-    scored = score(flags.run, fuse_with=flags.fuse_with, keep_results=True)
+    scored = score(run, fuse_with=flags.fuse_with, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
     groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
     sections = [

@@ -57,4 +57,6 @@ def get_item_kind(kind: Any) -> Any:
 
 def format_list_example(name: str, kind: Any) -> str:
     """Return an example of a list with two items on a command line."""
+    if choices := list_choices(get_item_kind(kind)):
+        return f"{name}={','.join(choices[:2])}"
     return f"{name}='[a, b]'" if is_text(get_item_kind(kind)) or is_mapping(get_item_kind(kind)) else f"{name}=1,2"

@@ -2,7 +2,8 @@
 
 A text flag takes its text from the command line unchanged. Any other value is parsed as YAML: ``010`` is ten, ``yes``
 is a text, and ``null`` is None, which the flag's type must allow. A single value for a list flag becomes a list with
-one item. On a command line, a list is ``[a, b]``, several arguments after the flag, or ``1,5`` for numbers.
+one item. On a command line, a list is ``[a, b]``, several arguments after the flag, or ``1,5`` for numbers and for
+flags that take only certain texts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from text.commands.flag_kinds import (
     is_mapping,
     is_nullable,
     is_text,
+    list_choices,
     remove_null,
 )
 from text.errors import UsageError
@@ -148,9 +150,10 @@ def _read_items(name: str, contents: list[str], kind: Any) -> Any:
         return None
     if first.startswith("["):
         return _parse_yaml(name, first)
-    if is_text(item):
+    if is_text(item) and not list_choices(item):
         return contents
-    parts = [part for each in contents for part in each.split(",")] if item in (int, float) else contents
+    is_split = item in (int, float) or list_choices(item)
+    parts = [part for each in contents for part in each.split(",")] if is_split else contents
     return [_read_value(name, part, item) for part in parts]
 
 

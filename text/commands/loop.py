@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,11 @@ from text.commands.cli import (
     check_partial_flags,
     get_flag_fields,
     get_flag_sections,
-    get_flag_values,
     number_field,
-    parse_flags,
     pick_arguments,
 )
 from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
+from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
 from text.runs.loop import Loop, LoopInputs
 from text.runs.rounds import (
@@ -223,9 +222,3 @@ def _check_arguments(command: str, arguments: Mapping[str, Any], place: str) -> 
         UsageError: A flag is unknown, or its value is wrong.
     """
     check_partial_flags(load_command(command)[1], arguments, f"{place}, flags of {command}")
-
-
-def resolve_settings(name: str, arguments: Sequence[str]) -> Mapping[str, Any]:
-    """Return the value of every flag of a command."""
-    _, flags_class = load_command(name)
-    return get_flag_values(parse_flags(flags_class, arguments))

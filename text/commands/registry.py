@@ -9,6 +9,7 @@ from typing import Any
 COMMANDS = {
     "select": "Select the first usable rows of a raw DPR file.",
     "check": "Check a data set before a long training run.",
+    "convert": "Convert data of other tools to rows in the DPR format, and back.",
     "train": "Train a question encoder and a passage encoder.",
     "encode": "Encode a collection of passages to embeddings on disk.",
     "update": "Add, replace and remove passages of a collection.",

@@ -59,7 +59,7 @@ def train(flags: TrainFlags) -> None:
         options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
-        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor)
+        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor, settings=settings)
         trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
         check_resumed(folder.checkpoint, settings, bundle.tokenizer)
         check_checkpoint(folder.checkpoint, trainer, task, data)

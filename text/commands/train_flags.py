@@ -12,6 +12,7 @@ from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.errors import UsageError
 from text.training import Objective, is_rank_zero
 
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Monitor = Literal[
     "valid_mrr@10",
     "valid_loss",
@@ -95,8 +96,11 @@ class ModelFlags:
 
     encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
     """Encoder to start from: tiny, mini, small, base or large (random weights), a model folder, a model name in the
-    Hugging Face cache, or a checkpoint of FAIR's DPR. A folder holds a RoBERTa, XLM-RoBERTa, BERT, DPR or
-    sentence-transformers model, or is the model/ of a run."""
+    Hugging Face cache, or a checkpoint of FAIR's DPR. A folder holds a model of transformers or sentence-transformers,
+    or is the model/ of a run."""
+    encoder_library: Literal["transformers"] | None = None
+    """Library that computes the encoder. By default, RoBERTa and BERT use the faster code of dpr-text, and all other
+    models use transformers."""
     tokenizer: str | None = model_path_field(None)
     """tokenizer.json, or a folder that contains tokenizer.json, vocab.json with merges.txt, or vocab.txt. By default,
     the encoder's tokenizer is used, or a byte-level BPE is trained on the training file."""
@@ -119,9 +123,10 @@ class ModelFlags:
     embeddings."""
     freeze_passage: bool = False
     """Freeze the passage encoder: its weights are not trained. Use it to keep existing passage embeddings."""
-    pooling: Literal["first", "mean"] | None = None
-    """Pooling of the token states: the first token (DPR) or the mean of all tokens, which suits random weights. The
-    default is that of the starting model, or mean for random weights."""
+    pooling: Literal["first", "mean", "last", "max", "mean_sqrt_len", "weightedmean"] | None = None
+    """Pooling of the token states: the first token (DPR), the mean of all tokens, which suits random weights, or the
+    last token, which suits decoders. The last four need transformers. The default is that of the starting model, or
+    mean for random weights."""
     projection_dim: int | None = number_field(None, least=1, most=1 << 16)
     """Output width of a linear layer with layer norm after pooling. Use it to shorten embeddings, or to train RoBERTa
     with the first token, as dpr-scale does. The default is that of the starting model, or none."""
@@ -226,8 +231,15 @@ class RunFlags:
     valid_mrr@10."""
     early_stopping: int | None = number_field(None, least=1)
     """Stop after this many validations without improvement. By default, training does not stop early."""
+    logger: list[Logger] | None = None
+    """Loggers of the metrics besides metrics.csv, which is always written: tensorboard, wandb (Weights & Biases) and
+    mlflow, such as --logger=tensorboard,wandb. Use csv for metrics.csv alone. By default, TensorBoard is used if it is
+    installed."""
 
     def __post_init__(self) -> None:
+        for name in self.logger or ():
+            if name != "csv" and find_spec(name) is None:
+                raise UsageError(f'--logger={name}: {name} is not installed. Install it: pip install "dpr-text[{name}]"')
         if self.fast_dev_run and self.resume is not None:
             raise UsageError("--fast_dev_run starts a new run and cannot be combined with --resume. Remove one flag.")
 

@@ -1,6 +1,7 @@
 """Random access by row or id to the passages of a file of any size.
 
-Two formats are read. TSV has a header and the columns id, text and title, as DPR's psgs_w100.tsv. JSON lines have the
+Two formats are read. TSV has a header and the columns id, text and title, as DPR's psgs_w100.tsv, or is MS MARCO's
+collection.tsv. JSON lines have the
 keys of BEIR's corpus.jsonl, of the contexts in DPR rows, or Pyserini's ``contents``. Texts are not kept in memory.
 """
 
@@ -43,6 +44,8 @@ from text.records import Passage, hash_text
 
 _FORMAT = 5  # Increase when the format of the sidecar changes.
 _ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
+_MSMARCO_COLUMNS = {"id": 0, "text": 1}
+"""Columns of a file without a header. Its first line is a number, a tab and a text, as in MS MARCO's collection.tsv."""
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -76,7 +79,8 @@ class PassageCollection(Sequence[Passage]):
     ids are kept in a sidecar file beside it (``text/datasets/formats/sidecars.py``).
 
     Args:
-        path: TSV with a header that names ``id`` and ``text``, and optionally ``title``; or JSON lines.
+        path: TSV with a header that names ``id`` and ``text``, and optionally ``title``; MS MARCO's collection.tsv,
+            whose lines are an id and a text; or JSON lines.
 
     Raises:
         DataError: A row cannot be parsed, its id or text is missing, or two different passages have the same id. The
@@ -91,6 +95,7 @@ class PassageCollection(Sequence[Passage]):
         """Key of this state of the file, for names of sidecars."""
         with self.rows.open() as reader:
             head = reader.read(0)
+        self._has_header = True
         self._columns = None if head.lstrip().startswith(b"{") else self._parse_header(head)
         self._findings = self._load_or_check()
         self.counts = Counter(self._findings.facts.counts)
@@ -151,7 +156,7 @@ class PassageCollection(Sequence[Passage]):
     @property
     def _first_line(self) -> int:
         """Number of the line of the first row: 1 after a header, else 0."""
-        return 0 if self._columns is None else 1
+        return 0 if self._columns is None or not self._has_header else 1
 
     def _find(self, passage_id: str) -> tuple[int, Passage]:
         for row in self._find_candidate_rows(passage_id):
@@ -198,12 +203,14 @@ class PassageCollection(Sequence[Passage]):
         fields = self._split(reader.read(line), line)
         names = list(self._columns)
         if len(fields) != len(names):
+            start = "header" if self._has_header else "first line"
             raise DataError(
-                f"{self.rows.describe_place(line)} row: {len(fields)} columns. The header has {len(names)}: "
+                f"{self.rows.describe_place(line)} row: {len(fields)} columns. The {start} has {len(names)}: "
                 f"{', '.join(names)}."
             )
+        unquote = _unquote if self._has_header else str  # MS MARCO's texts have quotes of their own.
         passage_id, title, text = (
-            _unquote(fields[self._columns[name]]) if name in self._columns else "" for name in ("id", "title", "text")
+            unquote(fields[self._columns[name]]) if name in self._columns else "" for name in ("id", "title", "text")
         )
         if not passage_id:
             raise DataError(f"{self.rows.describe_place(line)} id: empty. Give the passage an id.")
@@ -222,8 +229,12 @@ class PassageCollection(Sequence[Passage]):
         return Passage(passage_id, read_title(record.get("title"), "title", counts), text or "")
 
     def _parse_header(self, head: bytes) -> dict[str, int]:
-        """Return the position of each column, by its name."""
-        columns = {name: place for place, name in enumerate(self._split(head, 0))}
+        """Return the position of each column, by its name. MS MARCO's collection.tsv has no header."""
+        fields = self._split(head, 0)
+        if len(fields) == 2 and fields[0].isascii() and fields[0].isdecimal():
+            self._has_header = False
+            return _MSMARCO_COLUMNS
+        columns = {name: place for place, name in enumerate(fields)}
         if "id" not in columns or "text" not in columns:
             found = ", ".join(columns)[:100].encode("ascii", "backslashreplace").decode().strip() or "a blank line"
             raise DataError(

@@ -21,6 +21,7 @@ import numpy as np
 from torch.utils.data import IterDataPipe, get_worker_info
 from torch.utils.data.datapipes.iter.sharding import SHARDING_PRIORITIES
 
+import text.datasets.torchdata_pipes  # noqa: F401  The import adds torchdata's methods to DataPipes.
 from text.datasets.collection import PassageCollection
 from text.datasets.dpr_file import DPRFile, DPRReader
 from text.datasets.held_out import draw_held_out

@@ -2,7 +2,8 @@
 
 A folder holds one file per split: ``train.jsonl``, ``valid.jsonl`` (or ``dev.jsonl``) and ``test.jsonl``. Files of
 FAIR's download script are also found, such as ``downloads/data/retriever/nq-train.json``.
-All files from one folder belong to one data set.
+All files from one folder belong to one data set. Tables, and judgments of a BEIR or MS MARCO folder, are converted to
+rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
+from text.datasets.forms.folders import find_judged_folder
+from text.datasets.forms.kept_rows import KeptRows, find_kept_rows, keep_file
 from text.errors import UsageError
 
 STAGES = ("train", "valid", "test")
@@ -30,24 +33,41 @@ _Files = dict[str, list[str]]
 """Candidate files of each stage. With several candidates the user must choose one."""
 
 
+class SplitFiles(dict[str, list[str]]):
+    """Files of each stage. Some of them may hold rows that were converted from a table or a folder.
+
+    Args:
+        files: Files in the DPR format by stage.
+        sources: File or folder that converted rows come from, by the path of the rows.
+        collection: Passages of converted compact rows.
+    """
+
+    def __init__(
+        self, files: Mapping[str, list[str]], sources: Mapping[str, str], collection: str | None = None
+    ) -> None:
+        super().__init__(files)
+        self.sources, self.collection = dict(sources), collection
+
+
 def find_splits(
     data_path: str | None,
     *,
     train_files: Sequence[str] | None = None,
     valid_file: str | None = None,
     test_file: str | None = None,
-) -> dict[str, list[str]]:
-    """Return the files of each stage that has any.
+) -> SplitFiles:
+    """Return the files of each stage that has any. Tables and judgments are converted once.
 
     Args:
-        data_path: Folder to search for the splits that no other argument names.
+        data_path: Folder to search for the splits that no other argument names, or a table of training rows.
         train_files: Training files.
         valid_file: Validation file.
         test_file: Test file.
 
     Raises:
-        UsageError: There is no training file, a training file is given twice, or the folder is not usable
-            (``find_in_folder``).
+        UsageError: There is no training file, a training file is given twice, the folder is not usable
+            (``find_in_folder``), or converted rows have two collections.
+        DataError: A row of a table or a judgment cannot be converted.
     """
     named = {
         "train": list(train_files or ()),
@@ -61,14 +81,45 @@ def find_splits(
             f"--train_files names {twice[-1]} twice. Give it once, and use --train_rates to train on it more often."
         )
     wanted = [stage for stage, paths in named.items() if not paths]
-    found = {} if data_path is None else find_in_folder(data_path, wanted)
-    files = {stage: paths or ([found[stage]] if stage in found else []) for stage, paths in named.items()}
+    found = {} if data_path is None else _find_rows(data_path, wanted)
+    given = {stage: [keep_file(path) or KeptRows(path, path) for path in paths] for stage, paths in named.items()}
+    rows = {stage: given[stage] or ([found[stage]] if stage in found else []) for stage in named}
+    files = {stage: [each.path for each in kept] for stage, kept in rows.items()}
     if not files["train"]:
         if data_path is None:
             raise UsageError("no training data. Give --data_path, a folder with train.jsonl, or --train_files.")
+        if not os.path.isdir(data_path) or find_judged_folder(data_path) is not None:
+            raise UsageError(f"{data_path} has no training data. Name a file of training data with --train_files.")
         looked = _describe_missing("train", data_path, files)
         raise UsageError(f"no training data. {looked} Correct --data_path, or give --train_files.")
-    return {stage: paths for stage, paths in files.items() if paths}
+    kept = [each for stage in rows.values() for each in stage]
+    collections = {each.collection: None for each in kept if each.collection is not None}
+    if len(collections) > 1:
+        raise UsageError(
+            f"{' and '.join(collections)} are two collections. Convert both folders to full rows: dpr-text convert "
+            "--compact=false."
+        )
+    sources = {each.path: each.source for each in kept if each.path != each.source}
+    return SplitFiles({stage: paths for stage, paths in files.items() if paths}, sources, next(iter(collections), None))
+
+
+def _find_rows(path: str | os.PathLike[str], stages: Sequence[str]) -> dict[str, KeptRows]:
+    """Return the rows of each stage that a folder or table has: files of rows, or converted tables and judgments.
+
+    Raises:
+        UsageError: ``find_in_folder`` raises, or a stage has both kinds of files.
+    """
+    kept = find_kept_rows(path, stages)
+    if kept and not os.path.isdir(path):
+        return kept
+    plain = find_in_folder(path, stages)
+    if plain and kept:
+        stage = next(iter(plain))
+        raise UsageError(
+            f"{os.fspath(path)} holds rows, {plain[stage]}, and also tables or judgments. Choose the rows with flags "
+            f"instead of --data_path, such as {_FLAGS[stage]}={plain[stage]}."
+        )
+    return kept or {stage: KeptRows(each, each) for stage, each in plain.items()}
 
 
 def find_in_folder(folder: str | os.PathLike[str], stages: Iterable[str] = STAGES) -> dict[str, str]:
@@ -111,8 +162,12 @@ def describe_files(
         data_path: As in ``find_splits``.
         valid_share: Share of the training questions to hold out for validation.
     """
-    lines = {stage: f"{stage} data: {', '.join(files.get(stage, ['none']))}" for stage in STAGES}
-    looked = {stage: f" {_describe_missing(stage, data_path, files)}" if data_path else "" for stage in STAGES}
+    sources = files.sources if isinstance(files, SplitFiles) else {}
+    shown = {path: f"{path}, converted from {source}" for path, source in sources.items()}
+    named = {stage: ", ".join(shown.get(path, path) for path in paths) for stage, paths in files.items()}
+    lines = {stage: f"{stage} data: {named.get(stage, 'none')}" for stage in STAGES}
+    is_folder = data_path is not None and os.path.isdir(data_path) and not sources
+    looked = {stage: f" {_describe_missing(stage, data_path, files)}" if is_folder else "" for stage in STAGES}
     if "valid" not in files and valid_share is not None:
         lines["valid"] = f"valid data: {valid_share:.6g} of the training questions (--valid_share)"
     elif "valid" not in files:

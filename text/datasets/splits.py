@@ -12,6 +12,7 @@ from text.datasets.collection import PassageCollection
 from text.datasets.dpr import DPRDataPipe
 from text.datasets.formats.places import format_place
 from text.datasets.identities import check_ids_across
+from text.datasets.split_files import SplitFiles
 from text.datasets.tokenless import EmptyTextFinder
 from text.errors import DataError, UsageError
 
@@ -43,7 +44,8 @@ def open_splits(
     Args:
         files: Files of each stage.
         batch_size: Questions per batch, summed over all ranks.
-        collection: File of the collection in which the passage ids of compact rows are looked up.
+        collection: File of the collection in which the passage ids of compact rows are looked up. By default, that of
+            the converted files.
         seed: Seed of all random choices in training, together with the epoch.
         max_skipped: Maximum share of unusable rows.
         skip_no_positives: Skip rows without a positive. They do not count towards ``max_skipped``.
@@ -69,6 +71,8 @@ def open_splits(
             f"--valid_share holds out training questions, but {files['valid'][0]} already holds validation data. Leave "
             "out --valid_share or --valid_file. If --data_path found the file, pass --train_files instead."
         )
+    if collection is None and isinstance(files, SplitFiles):
+        collection = files.collection
     for path in (*chain.from_iterable(files.values()), *([collection] if collection else [])):
         check_readable(path)  # Checking the rows of the first file can take long, so all files are tried first.
     passages = PassageCollection(collection) if collection else None

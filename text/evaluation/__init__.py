@@ -3,6 +3,7 @@
 from text.evaluation.answers import find_answer_spans, has_answer, top_k_accuracy
 from text.evaluation.metrics import (
     bootstrap_interval,
+    bootstrap_macro_interval,
     evaluate_run,
     fuse_runs,
     max_passage,
@@ -19,6 +20,7 @@ __all__ = [
     "ahead_of_positive",
     "average_rank",
     "bootstrap_interval",
+    "bootstrap_macro_interval",
     "evaluate_run",
     "find_answer_spans",
     "format_run",

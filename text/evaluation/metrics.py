@@ -144,9 +144,29 @@ def bootstrap_interval(
     Returns:
         Lower and upper bound.
     """
-    random, array = np.random.default_rng(seed), np.asarray(values)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return bootstrap_macro_interval([values], confidence=confidence, num_samples=num_samples, seed=seed)
+
+
+def bootstrap_macro_interval(
+    sets: Sequence[Sequence[float]], *, confidence: float = 0.95, num_samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Return a percentile bootstrap confidence interval of the mean over the means of several sets.
+
+    Questions are sampled within each set. The choice of the sets counts as fixed.
+
+    Args:
+        sets: Values of the questions of each set.
+        confidence: See ``bootstrap_interval``.
+        num_samples: See ``bootstrap_interval``.
+        seed: See ``bootstrap_interval``.
+
+    Returns:
+        Lower and upper bound.
+    """
+    random, means = np.random.default_rng(seed), np.zeros(num_samples)
+    for array in map(np.asarray, sets):
+        means += [array[random.integers(len(array), size=len(array))].mean() for _ in range(num_samples)]
+    low, high = np.quantile(means / len(sets), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from text.models import checkpoint, modules
+from text.errors import UsageError
+from text.models import checkpoint, sentence_files
+from text.models.encoder import TextEncoder
 from text.models.files import check_saved_files
+from text.models.loading import load_encoder
 from text.models.roberta import RobertaEncoder
 from text.models.roberta_config import RobertaOptions
 from text.records import TokenBatch
@@ -59,28 +62,34 @@ class BiEncoder(nn.Module):
             encoder.requires_grad_(False).eval()  # New modules are in training mode.
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **overrides: Unpack[RobertaOptions]) -> BiEncoder:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, library: str | None = None, **overrides: Unpack[RobertaOptions]
+    ) -> BiEncoder:
         """Load both encoders from a folder that ``save_pretrained`` wrote, or from a checkpoint of FAIR's DPR.
 
         Args:
             path: A folder that contains ``question_encoder`` and, unless the encoders are tied, ``passage_encoder``.
                 Or a checkpoint file of FAIR's DPR: a dict with "model_dict", or that state dict alone.
+            library: See ``load_encoder``.
             overrides: Fields of ``RobertaConfig`` that replace the saved values in both encoders.
 
         Raises:
             FileNotFoundError: A file is missing.
             ArtifactError: A file is damaged or changed since ``text.bundle.BiEncoderBundle`` saved it.
             UnsupportedModelError: The model is not supported.
+            UsageError: ``library`` is given for a file.
         """
+        if os.path.isfile(path) and library is not None:
+            raise UsageError(f"{path} is a file. transformers loads folders only.")
         if os.path.isfile(path):
             sides = checkpoint.read_dpr_checkpoint(path, overrides.get("num_attention_heads"))
             return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
         check_saved_files(Path(path))
-        question_encoder = RobertaEncoder.from_pretrained(Path(path) / "question_encoder", **overrides)
+        question_encoder = load_encoder(Path(path) / "question_encoder", library=library, **overrides)
         passage_folder = Path(path) / "passage_encoder"
         if not passage_folder.exists():
             return cls(question_encoder, question_encoder)
-        return cls(question_encoder, RobertaEncoder.from_pretrained(passage_folder, **overrides))
+        return cls(question_encoder, load_encoder(passage_folder, library=library, **overrides))
 
     def save_pretrained(
         self,
@@ -97,11 +106,11 @@ class BiEncoder(nn.Module):
 
         Args:
             folder: Output folder. It is created if it is missing.
-            similarity: See ``RobertaEncoder.save_pretrained``.
+            similarity: See ``TextEncoder.save_pretrained``.
             max_lengths: Maximum tokens of a text in sentence-transformers, by the name of the encoder's folder.
 
         Raises:
-            TypeError: An encoder is not a RobertaEncoder.
+            TypeError: An encoder is not a TextEncoder.
             FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.
             OSError: The folder cannot be written.
         """
@@ -109,13 +118,13 @@ class BiEncoder(nn.Module):
         sides = {"question_encoder": self.question_encoder, "passage_encoder": self.passage_encoder}
         prompts = {}
         for name, encoder in list(sides.items())[: 1 if self.is_tied else 2]:
-            if not isinstance(encoder, RobertaEncoder):
-                raise TypeError(f"{name} is a {type(encoder).__name__}. Only a RobertaEncoder can be saved.")
+            if not isinstance(encoder, TextEncoder):
+                raise TypeError(f"{name} is a {type(encoder).__name__}. Only a TextEncoder can be saved.")
             max_length = None if max_lengths is None else max_lengths[name]
             encoder.save_pretrained(Path(folder) / name, similarity=similarity, max_length=max_length)
-            prompts = {**encoder.config.prompts, **prompts}
+            prompts = {**encoder.prompts, **prompts}
         passage_folder = "question_encoder" if self.is_tied else "passage_encoder"
-        modules.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts, similarity)
+        sentence_files.save_pair(folder, {"query": "question_encoder", "document": passage_folder}, prompts, similarity)
 
     def check_folder(self, folder: str | os.PathLike[str]) -> None:
         """Check that these encoders can be saved in a folder.
@@ -147,8 +156,10 @@ class BiEncoder(nn.Module):
 def embed_tokens(encoder: nn.Module, tokens: TokenBatch) -> Tensor:
     """Return the embeddings of N texts, (N, D).
 
-    A ``RobertaEncoder`` also gets the lengths, so that it does not wait for a GPU to count tokens. Any other encoder is
+    A ``TextEncoder`` also gets the lengths, so that it does not wait for a GPU to count tokens. Any other encoder is
     called with ids and mask alone.
     """
-    lengths = {"lengths": tokens.lengths} if isinstance(encoder, RobertaEncoder) else {}
-    return encoder(tokens.input_ids, tokens.attention_mask, **lengths)
+    options: dict[str, Any] = {"lengths": tokens.lengths} if isinstance(encoder, TextEncoder) else {}
+    if isinstance(encoder, TextEncoder) and not encoder.pools_prompt:
+        options["prompt_length"] = tokens.prompt_length
+    return encoder(tokens.input_ids, tokens.attention_mask, **options)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from text.artifacts import read_json, write_json
 from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import ENCODER, check_settings
-from text.models import keys, modules
-from text.models.files import find_weights_file, read_weights, rename_weights, save_weights
+from text.models import keys, modules, sentence_files
+from text.models.files import find_weights_file, list_weights_files, read_weights, rename_weights, save_weights
 from text.models.keys import KeyTable
 from text.models.roberta_config import RobertaConfig
 
@@ -91,11 +91,11 @@ def read_encoder(path: str | os.PathLike[str], num_attention_heads: int | None =
         return from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
     if (path / "modules.json").exists():
         return _read_sentence_transformers(path)
-    return _add_limit(_read_hugging_face(path), modules.read_tokenizer_limit(path))
+    return _add_limit(_read_hugging_face(path), sentence_files.read_tokenizer_limit(path))
 
 
 def list_encoder_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the files that ``read_encoder`` opens in a folder, without the tokenizer files.
+    """Return the files that loading an encoder opens in a folder, without the tokenizer files.
 
     Raises:
         ArtifactError: ``modules.json`` is damaged.
@@ -103,8 +103,8 @@ def list_encoder_files(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if (folder / "modules.json").exists():
-        return modules.list_module_files(folder)
-    return [folder / "config.json", find_weights_file(folder)]
+        return sentence_files.list_module_files(folder)
+    return [folder / "config.json", *list_weights_files(folder)]
 
 
 def read_dpr_checkpoint(

@@ -108,7 +108,8 @@ def take_rows(tokens: TokenBatch, rows: Sequence[int], length: int) -> TokenBatc
     chosen = torch.tensor(rows, dtype=torch.int64)
     index = send_to(chosen, tokens.input_ids.device)
     tensors = (tokens.input_ids[:, :length], tokens.attention_mask[:, :length], tokens.truncated, tokens.empty)
-    return TokenBatch(*(tensor[index] for tensor in tensors), lengths=tokens.lengths[chosen.numpy()])
+    lengths = tokens.lengths[chosen.numpy()]
+    return TokenBatch(*(tensor[index] for tensor in tensors), lengths=lengths, prompt_length=tokens.prompt_length)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -27,6 +27,17 @@ SAFE_TORCH = "2.10"
 
 _MAX_HEADER = 1 << 20
 """Maximum bytes of the header of a safetensors file. An encoder with 1,000 tensors needs about 100,000."""
+
+
+class WeightsIndex(NamedTuple):
+    """Content of ``model.safetensors.index.json``."""
+
+    weight_map: dict[str, str]
+    """File of each tensor, by its key."""
+    metadata: dict[str, Any] | None = None
+    """Total size, which is not used."""
+
+
 _UNFINISHED = {"saved": False}
 """Content of ``config.json`` while a model is being saved."""
 
@@ -35,6 +46,41 @@ def find_weights_file(folder: Path) -> Path:
     """Return the path of ``model.safetensors``, or of ``pytorch_model.bin`` if only that file exists."""
     path, other = folder / "model.safetensors", folder / "pytorch_model.bin"
     return other if other.is_file() and not path.is_file() else path
+
+
+def list_weights_files(folder: Path) -> list[Path]:
+    """Return the files of the weights in a folder: a single file, or an index and the shards that it lists.
+
+    Raises:
+        ArtifactError: The index is damaged, or it lists a file outside the folder.
+    """
+    single, index = find_weights_file(folder), folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    shards = read_json(index, WeightsIndex).weight_map.values()
+    for name in sorted(set(shards)):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ArtifactError(f"{index}: weight_map lists {name!r}. It must list .safetensors files of its folder.")
+    return [index, *(folder / name for name in sorted(set(shards)))]
+
+
+def check_safetensors(path: Path) -> dict[str, list[int]]:
+    """Check the header of a safetensors file, and return the shape of each tensor.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArtifactError: The file is damaged, or its header is too long.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. The weights of the encoder are missing.")
+    try:
+        with open(path, "rb") as file:
+            _check_header(file, path.stat().st_size)
+        with safe_open(path, framework="pt") as opened:
+            return {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118  not a dict
+    except (TensorFileError, SafetensorError) as error:
+        found = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: not the weights of an encoder: {found}. Restore the file.") from None
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -126,13 +172,13 @@ def rename_weights(path: Path, external: Mapping[str, Any], table: KeyTable) -> 
     except KeyError as error:
         raise ArtifactError(f"{path}: {error.args[0]}. Give the weights of an encoder.") from None
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
+        if tensor.is_floating_point() and not is_finite(tensor):
             key = keys.get_external_keys(name, table)[0]
             raise ArtifactError(f"{path}: key {key} contains NaN or infinite numbers. The file is damaged: restore it.")
     return weights
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Return whether all numbers are finite after conversion to float32."""
     values = tensor.float()
     # A sum takes a quarter of the time, and NaN or infinite numbers make it NaN or infinite. Large numbers can

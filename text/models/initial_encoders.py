@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from text.errors import UsageError
 from text.models.biencoder import BiEncoder
+from text.models.encoder import TextEncoder
+from text.models.loading import load_encoder
 from text.models.roberta import (
-    RobertaEncoder,
     roberta_base,
     roberta_large,
     roberta_mini,
     roberta_small,
     roberta_tiny,
 )
+from text.models.roberta_config import POOLINGS
 
 SIZES = {
     "tiny": roberta_tiny,
@@ -55,6 +56,7 @@ def choose_learning_rate(learning_rate: float | None, encoder: str) -> float:
 def build_bi_encoder(
     encoder: str,
     *,
+    encoder_library: str | None = None,
     vocab_size: int,
     pad_token_id: int = 1,
     bos_token_id: int | None = 0,
@@ -75,8 +77,9 @@ def build_bi_encoder(
     """Return the encoders that training starts from.
 
     Args:
-        encoder: A name in ``SIZES`` for random weights; a folder that ``RobertaEncoder.from_pretrained`` opens; the
-            ``model/`` folder of a training run; or a checkpoint of FAIR's DPR.
+        encoder: A name in ``SIZES`` for random weights; a folder that ``load_encoder`` opens; the ``model/`` folder of
+            a training run; or a checkpoint of FAIR's DPR.
+        encoder_library: "transformers" computes saved encoders by ``transformers``. See ``load_encoder``.
         vocab_size: Entries of the tokenizer. ``text.transforms.encoder_settings`` returns this and the next three
             arguments.
         pad_token_id: Id of the tokenizer's padding token.
@@ -86,7 +89,8 @@ def build_bi_encoder(
             from its own weights in a saved bi-encoder.
         freeze_question: Do not train the question encoder.
         freeze_passage: Do not train the passage encoder.
-        pooling: "first" or "mean". None keeps the pooling of saved weights, and means "mean" for random weights.
+        pooling: "first" or "mean"; with ``transformers`` also "last", "max", "mean_sqrt_len" or "weightedmean". None
+            keeps the pooling of saved weights, and means "mean" for random weights.
         projection_dim: Width of a linear layer after pooling. None keeps the setting of saved weights.
         normalize: Scale embeddings to length 1. None keeps the setting of saved weights.
         dropout: Dropout rate of hidden states and of attention weights. None keeps the setting of saved weights.
@@ -97,8 +101,8 @@ def build_bi_encoder(
         compile_layers: Compile the layers once for all lengths.
 
     Raises:
-        UsageError: The tokenizer has more entries than the encoder or another padding token, or ``encoder`` does not
-            exist.
+        UsageError: The tokenizer has more entries than the encoder or another padding token, ``encoder`` does not
+            exist, or it does not support an option.
         ArtifactError: The saved weights are damaged.
         UnsupportedModelError: The saved model is not supported.
         ValueError: The encoders are tied and only one of them is frozen.
@@ -114,6 +118,7 @@ def build_bi_encoder(
     overrides: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     token_ids = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
     if encoder in SIZES:
+        _check_random(encoder, encoder_library, pooling)
         # The positions of a RoBERTa start after the id of the padding token. Its table has 514 rows if the id is 1.
         num_positions = 513 + pad_token_id
         defaults: dict[str, Any] = {"vocab_size": vocab_size, **token_ids, "max_position_embeddings": num_positions}
@@ -121,7 +126,7 @@ def build_bi_encoder(
         question_encoder = SIZES[encoder](**(defaults | overrides))
         passage_encoder = question_encoder if tied else copy.deepcopy(question_encoder)
     else:
-        question_encoder, passage_encoder = _load_encoders(encoder, overrides, tied=tied)
+        question_encoder, passage_encoder = _load_encoders(encoder, overrides, library=encoder_library, tied=tied)
         for each in (question_encoder, passage_encoder):
             try:
                 each.fit_tokenizer(vocab_size, pad_token_id)
@@ -129,41 +134,52 @@ def build_bi_encoder(
                 raise UsageError(f"--encoder is {encoder}: {error} Use the tokenizer of the encoder.") from None
     prompts = _resolve_prompts(question_encoder, passage_encoder, question_prompt, passage_prompt)
     for each in (question_encoder, passage_encoder):
-        limit = each.config.max_seq_length
-        limit = None if limit is None or max_length > limit else limit
-        each.config = replace(each.config, prompts=prompts, max_seq_length=limit)
-        each.activation_checkpointing = activation_checkpointing
-        for layer in each.layers if compile_layers else ():
-            layer.compile(dynamic=True)
+        limit = each.max_seq_length
+        each.set_texts(prompts, None if limit is None or max_length > limit else limit)
+        each.set_activation_checkpointing(activation_checkpointing)
+        if compile_layers:
+            each.compile_layers()
     return BiEncoder(question_encoder, passage_encoder, freeze_question=freeze_question, freeze_passage=freeze_passage)
 
 
-def _load_encoders(encoder: str, overrides: Mapping[str, Any], *, tied: bool) -> tuple[RobertaEncoder, RobertaEncoder]:
+def _check_random(encoder: str, library: str | None, pooling: str | None) -> None:
+    """Check that an encoder with random weights supports the options."""
+    if library is not None:
+        raise UsageError(f"--encoder_library={library} needs a saved model, but --encoder is {encoder}. Give a folder.")
+    if pooling not in (None, *POOLINGS):
+        raise UsageError(
+            f"--pooling={pooling} needs a saved model, but --encoder is {encoder}. Use {' or '.join(POOLINGS)}."
+        )
+
+
+def _load_encoders(
+    encoder: str, overrides: Mapping[str, Any], *, library: str | None, tied: bool
+) -> tuple[TextEncoder, TextEncoder]:
     """Return the saved question and passage encoders. Tied encoders are one object."""
     passage_encoder = None
     if os.path.isfile(encoder) or os.path.isdir(os.path.join(encoder, "question_encoder")):
         # Training may use longer texts than the limits of a saved model.
         limits: dict[str, Any] = {} if os.path.isfile(encoder) else {"max_seq_length": None}
-        saved = BiEncoder.from_pretrained(encoder, **(limits | dict(overrides)))
+        saved = BiEncoder.from_pretrained(encoder, library=library, **(limits | dict(overrides)))
         question_encoder, passage_encoder = saved.question_encoder, saved.passage_encoder
     else:
-        question_encoder = RobertaEncoder.from_pretrained(encoder, **overrides)
+        question_encoder = load_encoder(encoder, library=library, **overrides)
     if tied:
         passage_encoder = question_encoder
     elif passage_encoder is None:
         passage_encoder = copy.deepcopy(question_encoder)
-    assert isinstance(question_encoder, RobertaEncoder) and isinstance(passage_encoder, RobertaEncoder)
+    assert isinstance(question_encoder, TextEncoder) and isinstance(passage_encoder, TextEncoder)
     return question_encoder, passage_encoder
 
 
 def _resolve_prompts(
-    question_encoder: RobertaEncoder,
-    passage_encoder: RobertaEncoder,
+    question_encoder: TextEncoder,
+    passage_encoder: TextEncoder,
     question_prompt: str | None,
     passage_prompt: str | None,
 ) -> dict[str, str]:
     """Return the prompts of both sides by their names in sentence-transformers."""
-    query, document = question_encoder.config.find_prompt("question"), passage_encoder.config.find_prompt("passage")
+    query, document = question_encoder.find_prompt("question"), passage_encoder.find_prompt("passage")
     return {
         "query": query if question_prompt is None else question_prompt,
         "document": document if passage_prompt is None else passage_prompt,

@@ -5,12 +5,13 @@ Dimensions: I input features; O output features.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from text.errors import UsageError
+from text.models.encoder import TextEncoder
 from text.models.linear import Linear
 from text.models.roberta import RobertaEncoder
 from text.models.torch_internals import int8_linear, pack_int8_weight
@@ -23,11 +24,12 @@ _OFFSET = 128
 """Difference between unsigned and signed bytes. oneDNN multiplies unsigned inputs fast."""
 
 
-def to_bfloat16(encoder: RobertaEncoder) -> RobertaEncoder:
-    """Return a copy of an encoder whose linear layers and activations are bfloat16.
+def to_bfloat16(encoder: TextEncoder) -> TextEncoder:
+    """Return a copy of an encoder that computes in bfloat16.
 
-    The weights of embeddings and layer norms stay float32. Compared with ``encoder.bfloat16()``, this costs no time
-    and halves the loss of cosine similarity.
+    In a ``RobertaEncoder``, linear layers and activations are bfloat16, and the weights of embeddings and layer norms
+    stay float32. Compared with ``encoder.bfloat16()``, this costs no time and halves the loss of cosine similarity. In
+    a ``TransformersEncoder``, all weights of the transformer are bfloat16, and pooling and the layers after it float32.
 
     Args:
         encoder: Encoder to copy. It is not changed.
@@ -35,24 +37,15 @@ def to_bfloat16(encoder: RobertaEncoder) -> RobertaEncoder:
     Returns:
         An encoder for use under ``torch.no_grad``. Its output embeddings are float32.
     """
-    return _to_half(encoder, torch.bfloat16)
+    return encoder.copy_in_half(torch.bfloat16)
 
 
-def to_float16(encoder: RobertaEncoder) -> RobertaEncoder:
+def to_float16(encoder: TextEncoder) -> TextEncoder:
     """Return a copy of an encoder like ``to_bfloat16``, in float16. Use it on GPUs that lack bfloat16."""
-    return _to_half(encoder, torch.float16)
+    return encoder.copy_in_half(torch.float16)
 
 
-def _to_half(encoder: RobertaEncoder, dtype: torch.dtype) -> RobertaEncoder:
-    half = copy.deepcopy(encoder).eval().requires_grad_(False)
-    for module in half.layers.modules():
-        if isinstance(module, Linear):
-            module.to(dtype)
-    half.layer_dtype = dtype
-    return half
-
-
-def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
+def quantize_int8(encoder: TextEncoder) -> RobertaEncoder:
     """Return a bfloat16 copy of an encoder with dynamically quantized int8 linear layers.
 
     Weights have one scale for each output feature. Inputs have one scale for the whole tensor, so an embedding depends
@@ -66,11 +59,16 @@ def quantize_int8(encoder: RobertaEncoder) -> RobertaEncoder:
         An encoder for use under ``torch.no_grad``. It cannot be trained or saved.
 
     Raises:
+        UsageError: The encoder is not a RobertaEncoder.
         RuntimeError: This build of PyTorch has no oneDNN.
     """
+    if not isinstance(encoder, RobertaEncoder):
+        raise UsageError(
+            f'precision "int8" supports RoBERTa and BERT only, not {encoder.describe()}. Use bfloat16 or float32.'
+        )
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("8-bit integers need oneDNN, which this build of PyTorch lacks. Install another build.")
-    quantized = to_bfloat16(encoder)
+    quantized = encoder.copy_in_half(torch.bfloat16)
     for name, linear in list(encoder.layers.named_modules()):
         if isinstance(linear, Linear) and not name.endswith("feed_forward.1"):
             parent, _, attribute = name.rpartition(".")

@@ -9,7 +9,9 @@ Dimensions: B texts; L tokens; T tokens of all texts without padding; H hidden s
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from text.errors import ArtifactError
 from text.models import checkpoint
 from text.models.attention import PackedTexts, PaddedTexts, dropout, pack_texts
 from text.models.chunks import check_lengths, check_mask, cut_by_length, get_lengths, no_autocast_cache
+from text.models.encoder import TextEncoder
 from text.models.linear import Linear
 from text.models.roberta_config import RobertaConfig, RobertaOptions
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 
-class RobertaEncoder(nn.Module):
+class RobertaEncoder(TextEncoder):
     """A RoBERTa, XLM-RoBERTa or BERT encoder with pooling.
 
     The embedding of a text does not depend on its padding or on the other texts of the batch.
@@ -138,10 +141,50 @@ class RobertaEncoder(nn.Module):
         return self.config.projection_dim or self.config.hidden_size
 
     @property
-    def max_length(self) -> int:
-        """Maximum tokens of a text."""
-        num_positions = self.config.max_position_embeddings - self.config.first_position
-        return min(num_positions, self.config.max_seq_length or num_positions)
+    def num_positions(self) -> int:
+        """Maximum tokens of a text that the position table has rows for."""
+        return self.config.max_position_embeddings - self.config.first_position
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Maximum tokens of a text that the configuration states, if it states one."""
+        return self.config.max_seq_length
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Texts to put before each question or passage, by their names in sentence-transformers."""
+        return self.config.prompts
+
+    @property
+    def is_normalized(self) -> bool:
+        """True if embeddings have length 1."""
+        return self.config.normalize
+
+    def set_texts(self, prompts: Mapping[str, str], max_seq_length: int | None) -> None:
+        """Replace the prompts and the maximum tokens of a text."""
+        self.config = replace(self.config, prompts=prompts, max_seq_length=max_seq_length)
+
+    def set_activation_checkpointing(self, is_on: bool) -> None:
+        """Choose whether the backward pass recomputes activations to save memory."""
+        self.activation_checkpointing = is_on
+
+    def compile_layers(self) -> None:
+        """Compile the layers once for all lengths."""
+        for layer in self.layers:
+            layer.compile(dynamic=True)
+
+    def copy_in_half(self, dtype: torch.dtype) -> RobertaEncoder:
+        """Return a copy for inference whose linear layers and activations have a 16-bit dtype."""
+        half = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in half.layers.modules():
+            if isinstance(module, Linear):
+                module.to(dtype)
+        half.layer_dtype = dtype
+        return half
+
+    def describe(self) -> str:
+        """Return the architecture and the library that computes it, in a few words."""
+        return f"RobertaEncoder ({self.config.model_type}) with {self.config.pooling} pooling"
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: np.ndarray | None = None
@@ -162,7 +205,7 @@ class RobertaEncoder(nn.Module):
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
-        self._check_length(input_ids)
+        self.check_num_columns(input_ids)
         lengths = None if lengths is None else check_lengths(lengths, attention_mask)
         if input_ids.is_cuda:
             texts = pack_texts(attention_mask, lengths)
@@ -196,7 +239,7 @@ class RobertaEncoder(nn.Module):
         Raises:
             ValueError: A text is longer than ``max_length``.
         """
-        self._check_length(input_ids)
+        self.check_num_columns(input_ids)
         if input_ids.is_cuda:
             texts = pack_texts(attention_mask)
             return texts.unpack(self._compute_packed_states(texts, input_ids, attention_mask))
@@ -239,10 +282,6 @@ class RobertaEncoder(nn.Module):
         if self.projection_norm is not None:
             pooled = self.projection_norm(pooled)
         return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
-
-    def _check_length(self, input_ids: Tensor) -> None:
-        if input_ids.shape[1] > self.max_length:
-            raise ValueError(f"texts have up to {input_ids.shape[1]} tokens, but the encoder takes {self.max_length}.")
 
 
 class _Embeddings(nn.Module):

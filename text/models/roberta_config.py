@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from text.models.encoder import find_prompt
+
 MODEL_TYPES = ("roberta", "xlm-roberta", "bert")
 POOLINGS = ("first", "mean")
-PROMPT_NAMES = {"question": ("query",), "passage": ("document", "passage", "corpus")}
-"""Names of the prompts of each side in sentence-transformers. The first name that a model has is used."""
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -90,7 +90,7 @@ class RobertaConfig:
 
     def find_prompt(self, side: str) -> str:
         """Return the prompt of one side, "question" or "passage". Without a prompt, return ""."""
-        return next((self.prompts[name] for name in PROMPT_NAMES[side] if name in self.prompts), "")
+        return find_prompt(self.prompts, side)
 
     @property
     def first_position(self) -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from text.artifacts import hash_file
 from text.bundle import find_encoder_folder, list_model_files, load_side
 from text.errors import SettingsWarning
-from text.models import RobertaEncoder, embed_tokens, quantize_int8, to_bfloat16, to_float16
+from text.models import TextEncoder, embed_tokens, quantize_int8, to_bfloat16, to_float16
 from text.models.chunks import MAX_TOKENS, cut_by_length, take_rows
 from text.models.transfers import send_to, start_copy_to_host
 from text.records import Passage, TokenBatch
@@ -70,7 +70,7 @@ class Embedder:
 
     def __init__(
         self,
-        encoder: RobertaEncoder,
+        encoder: TextEncoder,
         tokenize: Tokenize,
         *,
         similarity: str = "dot",
@@ -106,7 +106,7 @@ class Embedder:
         """Load an encoder and its tokenizer from a folder.
 
         Args:
-            folder: The model of a training run, or any folder that ``RobertaEncoder.from_pretrained`` accepts.
+            folder: The model of a training run, or any folder that ``text.models.load_encoder`` accepts.
             side: "question" or "passage".
             max_length: Maximum number of tokens per text. By default the limit of the model.
             titles: "pair" or "join". By default as in training, or "pair" if the folder does not say.

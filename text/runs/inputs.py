@@ -14,7 +14,9 @@ from typing import Any
 
 from text.datasets import DPRFile, PassageCollection, open_splits, read_questions
 from text.datasets.dpr_rows import count_unusable_rows
+from text.evaluation import read_qrels
 from text.models import check_encoder_name
+from text.retrieval.counts import read_judged_questions
 from text.retrieval.devices import check_gpus
 from text.retrieval.encoding import check_collection
 from text.retrieval.scoring import find_answerable, read_positives
@@ -86,12 +88,14 @@ def _check_search(settings: Settings) -> None:
         PassageCollection(settings["collection"])
     if settings["questions"] is None:
         return
-    read_questions(settings["questions"])
+    read_judged_questions(settings["questions"], settings["qrels"], log=lambda line: None)
     if settings["with_positives"]:
         read_positives(settings["questions"])
 
 
 def _check_evaluate(settings: Settings) -> None:
+    if settings["qrels"] is not None:
+        read_qrels(settings["qrels"])
     if settings["positives"] is not None:
         read_positives(settings["positives"])
     if settings["questions"] is not None:
@@ -111,8 +115,8 @@ _CHECKED_FLAGS = {
     "windows": ["rows", "collection"],
     "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA_FLAGS],
     "encode": ["collection", "gpus", "device"],
-    "search": ["questions", "collection", "with_positives"],
-    "evaluate": ["positives", "questions"],
+    "search": ["questions", "collection", "qrels", "with_positives"],
+    "evaluate": ["qrels", "positives", "questions"],
     "mine": ["rows", "collection"],
 }
 """Flags that the check of each command uses. Stages with the same values are checked once."""

@@ -148,14 +148,13 @@ def write_training_lengths(path: str | os.PathLike[str], pipe: DPRDataPipe, bund
     """
     limits = (bundle.question_max_length, bundle.passage_max_length)
     prompts = (
-        bundle.encoder("question").config.find_prompt("question"),
-        bundle.encoder("passage").config.find_prompt("passage"),
+        bundle.encoder("question").find_prompt("question"),
+        bundle.encoder("passage").find_prompt("passage"),
     )
     batches = sample_batches(pipe, _MEASURED_QUESTIONS)
     lengths = measure_lengths(bundle.tokenizer, batches, limits, prompts, bundle.titles)
     write_lengths(path, lengths)
-    config = bundle.encoder("passage").config
-    warn_truncated(lengths, config.max_position_embeddings - config.first_position)
+    warn_truncated(lengths, bundle.encoder("passage").num_positions)
 
 
 def read_lengths(path: str | os.PathLike[str]) -> list[Lengths]:

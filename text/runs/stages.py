@@ -44,10 +44,14 @@ _DONE = "done.json"
 """File that marks the folder of a complete stage."""
 _INPUTS = ("collection", "reuse", "tokenizer")
 """Flags with a file or folder of the user. Its content is part of the hash."""
-_UNLISTED_FILES = {"train": ("checkpoints", "tensorboard", "report.html", "manifest.json")}
+_UNLISTED_FILES = {
+    "train": ("checkpoints", "tensorboard", "wandb", "mlflow", "loggers.json", "report.html", "manifest.json")
+}
 """Files of a command that no later stage reads. They may be removed or rewritten."""
 _HARDWARE_FLAGS = {"encode": ("gpus",), "train": ("gpus",)}
-"""Flags that choose the hardware. The hash in a folder's name excludes them."""
+"""Flags that choose the hardware."""
+_UNHASHED_FLAGS = {**_HARDWARE_FLAGS, "train": ("gpus", "logger")}
+"""Flags that do not change the result. The hash in a folder's name excludes them."""
 
 
 class StageRecord(NamedTuple):
@@ -110,7 +114,7 @@ def plan_stage(
     given = {name: TrackedFile.read(path) for name in _INPUTS if isinstance(path := arguments.get(name), str)}
     inputs = _find_inputs([*arguments.values(), *given.values()])
     keys = {name: key for name, value in {**arguments, **given}.items() if (key := _get_key(value)) != value}
-    excluded = _HARDWARE_FLAGS.get(command, ())
+    excluded = _UNHASHED_FLAGS.get(command, ())
     hashed = {name: value for name, value in {**settings, **keys}.items() if name not in excluded}
     folder = Path(parent, f"{command}-{hash_json([text.__version__, command, result, hashed])[:16]}")
     formatted = format_arguments({**arguments, _OUTPUT[command]: folder / result})
@@ -124,6 +128,12 @@ def is_complete(stage: Stage) -> bool:
         ArtifactError: A file of a complete stage is damaged.
     """
     return _read_result(stage, check_hashes=False) is not None
+
+
+def read_seconds(stage: Stage) -> float:
+    """Return the run time of a complete stage, in seconds."""
+    done = _read_done(stage.folder)
+    return 0.0 if done is None else done.seconds
 
 
 def has_stages(folder: str | os.PathLike[str]) -> bool:

@@ -9,11 +9,10 @@ import csv
 import os
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from text.artifacts import write_text
@@ -78,14 +77,6 @@ class MetricsCSV(CSVLogger):
         names = [*SPEED_METRICS, "epoch", "step"]
         lines = [names, *([row.get(name, "") for name in names] for row in kept)]
         write_text(self._speed, "".join(",".join(line) + "\n" for line in lines))
-
-
-def open_tensorboard(folder: str | os.PathLike[str]) -> list[TensorBoardLogger]:
-    """Return a list with the logger of ``tensorboard/`` in a run's folder. It is empty without TensorBoard."""
-    if find_spec("tensorboard") is not None:
-        return [TensorBoardLogger(os.fspath(folder), name="tensorboard", version="")]
-    rank_zero_only(print)('note: no TensorBoard logs are written. To enable them: pip install "dpr-text[tensorboard]"')
-    return []
 
 
 def _read_rows(path: str | os.PathLike[str], keep_steps: int) -> list[dict[str, str]]:

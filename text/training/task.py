@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from text.errors import NonFiniteLossError
 from text.models import BiEncoder, embed_tokens
@@ -282,11 +282,11 @@ class BiEncoderTask(LightningModule):
 
     def _build_parameter_groups(self) -> list[dict[str, Any]]:
         """Return parameter groups with and without weight decay. Frozen parameters are in neither."""
-        norms = {id(p) for module in self.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
         decayed, exempt = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                (exempt if name.endswith("bias") or id(parameter) in norms else decayed).append(parameter)
+                # Biases and the weights of norms have one dimension in every library.
+                (exempt if name.endswith("bias") or parameter.ndim < 2 else decayed).append(parameter)
         return [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": exempt, "weight_decay": 0.0},
@@ -304,7 +304,8 @@ def _split_into_chunks(tokens: TokenBatch) -> Iterator[TokenBatch]:
     """Yield a few texts at a time, because evaluation has many more passages than a training step."""
     for start in range(0, max(1, len(tokens.lengths)), _EVALUATION_CHUNK_SIZE):
         rows = slice(start, start + _EVALUATION_CHUNK_SIZE)
-        yield TokenBatch(*(field[rows] for field in tokens[:-1]), lengths=tokens.lengths[rows])
+        tensors = (field[rows] for field in tokens[:4])
+        yield TokenBatch(*tensors, lengths=tokens.lengths[rows], prompt_length=tokens.prompt_length)
 
 
 def compute_lr_factor(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:

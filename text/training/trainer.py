@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from text.training.failures import StepFailures
 from text.training.interrupt import SaveOnSignal
 from text.training.lightning_internals import skip_signal_broadcast, validate_by_steps
 from text.training.lightning_messages import hide_messages
-from text.training.loggers import MetricsCSV, open_tensorboard
+from text.training.loggers import MetricsCSV
 from text.training.pool import RECALL_AT
 from text.training.task import BiEncoderTask
+from text.training.trackers import Trackers, open_loggers
 from text.training.worst_questions import WorstQuestions
 from text.transforms import Tokenizer
 
@@ -69,6 +71,8 @@ def build_trainer(
     log_every_n_steps: int = 10,
     monitor: str | None = "valid_mrr@10",
     early_stopping: int | None = None,
+    logger: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Return a Trainer that logs into a run's folder, and saves the last checkpoint and the best one by a metric.
 
@@ -90,9 +94,13 @@ def build_trainer(
         monitor: Metric that chooses the best checkpoint, a key of ``MONITORS``. None is for a run without validation
             data, and saves only the last checkpoint.
         early_stopping: Stop after this many consecutive validations without a better metric. None never stops early.
+        logger: Loggers besides ``metrics.csv``: "tensorboard", "wandb" and "mlflow". "csv" stands for ``metrics.csv``
+            alone. None uses TensorBoard if it is installed.
+        settings: Settings of the run, for the pages of Weights & Biases and MLflow.
 
     Raises:
-        ValueError: ``monitor`` is unknown.
+        ValueError: ``monitor`` or a logger is unknown.
+        MissingPackageError: The package of a logger is not installed.
         UsageError: A setting needs validation data, the machine has fewer GPUs, several machines have no launcher, or
             ``tf32`` is true where it has no effect.
     """
@@ -119,7 +127,8 @@ def build_trainer(
             build_checkpoint_callbacks(folder / "checkpoints", monitor, MONITORS.get(monitor or "", "min"))
         )
         loggers.append(MetricsCSV(folder, keep_steps=_count_steps(checkpoint)))
-        loggers.extend(open_tensorboard(folder))
+        loggers.extend(open_loggers(folder, logger))
+        callbacks.append(Trackers(folder, logger or [], is_resumed=checkpoint is not None, settings=settings or {}))
     by_steps = {"val_check_interval": validate_every_n_steps, "check_val_every_n_epoch": None}
     trainer = Trainer(
         max_epochs=max_epochs,
@@ -231,7 +240,8 @@ def fit_and_test(
         ConnectionError: Another process of the run ended.
     """
     failures = next(each for each in trainer.callbacks if isinstance(each, StepFailures))  # pyright: ignore
-    with failures.translate_errors():
+    trackers = next(each for each in trainer.callbacks if isinstance(each, Trackers))  # pyright: ignore
+    with closing(trackers), failures.translate_errors():
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
         first_step = _count_steps(checkpoint)  # read before training overwrites the checkpoint

@@ -203,8 +203,8 @@ def _deduplicate(pairs: Sequence[tuple[Text, Text]]) -> tuple[list[tuple[Text, T
 def _select(tokens: TokenBatch, keep: np.ndarray) -> TokenBatch:
     if keep.all():
         return tokens
-    tensors = (field[torch.from_numpy(keep)] for field in tokens[:-1])
-    return TokenBatch(*tensors, lengths=tokens.lengths[keep])
+    tensors = (field[torch.from_numpy(keep)] for field in tokens[:4])
+    return TokenBatch(*tensors, lengths=tokens.lengths[keep], prompt_length=tokens.prompt_length)
 
 
 def _build_empty_batch(*, num_questions: int, num_passages: int) -> BiEncoderBatch:

@@ -22,6 +22,8 @@ Text = str | np.ndarray
 """A text as a string, or as token ids."""
 
 _NOTHING = np.empty(0, dtype=np.int64)
+_PROBES = (*map(chr, range(ord("!"), 127)), " a", "  a", " ", "\ta", "\na", "'s", "é", "北", "\u0301", "▁a")
+"""Beginnings of texts. A tokenizer could merge each with the end of a prompt."""
 
 
 class Templates(NamedTuple):
@@ -45,15 +47,25 @@ class TokenLayout(nn.Module):
         padding_idx: Id of the padding token.
         max_length: Maximum number of tokens in a row, including special tokens and prompt.
         prompt: Prefix of each text, or of the title of a pair. Prompt and text are tokenized as one string.
+        splits_words: Whether the tokenizer splits texts at spaces. If False, a token may reach from one word into
+            another.
 
     Raises:
         ValueError: ``max_length`` leaves no room for a text.
     """
 
     def __init__(
-        self, encode: Encode, templates: Templates, padding_idx: int, max_length: int, prompt: str = ""
+        self,
+        encode: Encode,
+        templates: Templates,
+        padding_idx: int,
+        max_length: int,
+        prompt: str = "",
+        *,
+        splits_words: bool = True,
     ) -> None:
         super().__init__()
+        self._splits_words = splits_words
         self._encode = encode
         self.padding_idx = padding_idx
         self.max_length = max_length
@@ -61,6 +73,8 @@ class TokenLayout(nn.Module):
         self._prompt, self._prompt_alone = encode([prompt.rstrip(), prompt]) if prompt else (_NOTHING, _NOTHING)
         start, end = templates.single
         self._templates = {1: (start, end, _NOTHING), 2: tuple(templates.pair)}
+        # sentence-transformers tokenizes the prompt alone, and leaves out one special token after it.
+        self._prompt_length = len(start) + len(self._prompt_alone) + max(len(end) - 1, 0) if prompt else 0
         minimum = sum(map(len, self._templates[2])) + len(self._prompt) + 2
         if max_length < minimum:
             raise ValueError(
@@ -78,7 +92,9 @@ class TokenLayout(nn.Module):
     @functools.cached_property
     def takes_ids(self) -> bool:
         """True if ids can replace a text, because the tokenizer never merges the prompt's end with the text."""
-        probes = ("a", "A", "1", ".", " a", "'s", "é", "北") if self.prompt else ()
+        if self.prompt and not self._splits_words:
+            return False
+        probes = _PROBES if self.prompt else ()
         joined, separate = self.encode([self.prompt + text for text in probes]), self.encode(probes)
         return all(
             np.array_equal(both, np.concatenate([self._prompt, ids]))
@@ -111,6 +127,7 @@ class TokenLayout(nn.Module):
             truncated=torch.tensor([truncated for _, truncated, _ in rows]),
             empty=torch.tensor([empty for _, _, empty in rows]),
             lengths=lengths,
+            prompt_length=self._prompt_length,
         )
 
     def _encode_all(self, texts: Sequence[Text | tuple[Text, Text]]) -> list[tuple[bool, list[np.ndarray]]]:

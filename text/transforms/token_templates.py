@@ -51,6 +51,13 @@ def find_templates(encode: Encode, tokenizer: Tokenizer) -> Templates:
     return Templates(_find_template(encode, tokenizer, "a"), _find_template(encode, tokenizer, "a", "b b"))
 
 
+def find_special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids of the special tokens before and after a single text."""
+    plain = copy_without_limits(tokenizer)
+    before, after = _find_template(functools.partial(encode_batch, plain), plain, "a")
+    return before.tolist(), after.tolist()
+
+
 def _find_template(encode: Encode, tokenizer: Tokenizer, first: str, second: str | None = None) -> list[np.ndarray]:
     """Return the special tokens that the post-processor adds before, between and after texts."""
     encoding = tokenizer.encode(first, second)

@@ -51,10 +51,18 @@ class Tokenize(TokenLayout):
         plain = copy_without_limits(tokenizer)
         encode: Encode = build_tiktoken_encoder(plain) or functools.partial(encode_batch, plain)
         encode = cut_long_texts(encode, plain)
-        super().__init__(encode, find_templates(encode, plain), get_padding_idx(tokenizer), max_length, prompt)
+        templates, splits_words = find_templates(encode, plain), _splits_words(plain)
+        super().__init__(encode, templates, get_padding_idx(tokenizer), max_length, prompt, splits_words=splits_words)
         self.vocab_size = count_ids(tokenizer)
         self.fingerprint = hashlib.sha256(plain.to_str().encode()).hexdigest()
 
     def extra_repr(self) -> str:
         """Return the settings to show in ``repr``."""
         return f"vocab_size={self.vocab_size}, max_length={self.max_length}"
+
+
+def _splits_words(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer splits texts at spaces. Llama's and Gemma's do not."""
+    text = "oak elm" if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str("oak elm")
+    split = tokenizer.pre_tokenizer
+    return split is not None and len(split.pre_tokenize_str(text)) > 1

@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from text.artifacts import write_json, write_text
 from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import TOKENIZER_MODEL, check_settings, read_modules
-from text.transforms.token_templates import check_templates
-from text.transforms.tokenizer_classes import build_bert_normalizer
+from text.transforms.token_templates import check_templates, find_special_ids
+from text.transforms.tokenizer_classes import GENERIC_CLASSES
 from text.transforms.tokenizer_errors import check_sizes, translate_tokenizer_errors
 from text.transforms.tokenizer_settings import (
     PADDING_TOKENS,
@@ -27,6 +27,7 @@ from text.transforms.tokenizer_settings import (
     list_setting_files,
     read_options,
 )
+from text.transforms.word_piece_classes import BERT, build_bert_normalizer
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """RoBERTa's special tokens, in the order of their ids (0 to 4) in a trained vocabulary."""
@@ -169,14 +170,16 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_
     """
     padding = str(tokenizer.id_to_token(get_padding_idx(tokenizer)))
     names = (_BERT_NAMES if padding == "[PAD]" else _ROBERTA_NAMES) | {"pad_token": padding}
-    # transformers would add a named token that is not in the vocabulary as a new entry.
-    special = {name: token for name, token in names.items() if tokenizer.token_to_id(token) is not None}
+    # transformers makes each named token special, also one that is missing or an ordinary entry of the vocabulary.
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    special = {name: token for name, token in names.items() if token in added or name == "pad_token"}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **special,
         **({} if max_length is None else {"model_max_length": max_length}),
+        **({"padding_side": "left"} if (tokenizer.padding or {}).get("direction") == "left" else {}),
     }
     bare = Tokenizer.from_str(tokenizer.to_str())
     bare.no_truncation()
@@ -265,12 +268,16 @@ def _map_to_roberta_ids(entries: dict[str, int], dictionary: Path) -> dict[str, 
 def _load_word_piece(vocab: Path) -> Tokenizer:
     """Load BERT's tokenizer (arXiv:1810.04805), with the options that ``transformers`` supports."""
     options = read_options(vocab.parent)
+    name = find_class_name(vocab.parent, options)
+    if name not in ("", *BERT, *GENERIC_CLASSES):
+        reason = f"a {name} needs a tokenizer.json. Save the tokenizer with transformers, which writes this file."
+        raise UnsupportedModelError.at(vocab, reason)
     tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     missing = [token for token in _BERT_NAMES.values() if tokenizer.token_to_id(token) is None]
     if missing:
         raise UnsupportedModelError.at(vocab, f"it lacks {', '.join(missing)}. Add BERT's special tokens.")
     tokenizer.add_special_tokens(list(_BERT_NAMES.values()))
-    tokenizer.normalizer = build_bert_normalizer(vocab.parent, options, find_class_name(vocab.parent, options))
+    tokenizer.normalizer = build_bert_normalizer(vocab.parent, options, name)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
@@ -306,7 +313,7 @@ def get_padding_idx(tokenizer: Tokenizer) -> int:
     index = find_padding(tokenizer)
     if index is None:
         names = " or ".join(PADDING_TOKENS)
-        reason = f"it has no padding token. Add {names}, or name one in tokenizer_config.json."
+        reason = f'it has no padding token. Add {names}, or name one in tokenizer_config.json: "pad_token": "</s>".'
         raise UnsupportedModelError.at("the tokenizer", reason)
     return index
 
@@ -325,10 +332,10 @@ def encoder_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     >>> encoder_settings(train_tokenizer(["oak oak"], vocab_size=300))
     {'vocab_size': 263, 'pad_token_id': 1, 'bos_token_id': 0, 'eos_token_id': 2}
     """
-    around = tokenizer.encode("").ids
+    before, after = find_special_ids(tokenizer)
     return {
         "vocab_size": count_ids(tokenizer),
         "pad_token_id": get_padding_idx(tokenizer),
-        "bos_token_id": around[0] if around else None,
-        "eos_token_id": around[-1] if around else None,
+        "bos_token_id": before[0] if before else None,
+        "eos_token_id": after[-1] if after else None,
     }

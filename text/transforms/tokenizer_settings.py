@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from text.artifacts import read_json
-from text.errors import ArtifactError, UnsupportedModelError
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError
 from text.foreign_settings import (
     ENCODER,
     SPECIAL_TOKENS,
@@ -27,17 +28,16 @@ from text.foreign_settings import (
     read_optional_settings,
     read_setting,
 )
+from text.transforms.bpe_classes import DECODERS
 from text.transforms.tokenizer_classes import (
-    BERT,
-    FORCE_HINT,
+    DEFAULT_PADDING,
     GENERIC_CLASSES,
+    KNOWN_CLASSES,
+    LEFT_PADDED,
     MODEL_CLASSES,
-    ROBERTA,
-    XLM_ROBERTA,
     apply_class,
-    get_token_content,
-    get_tokenizer_parts,
 )
+from text.transforms.tokenizer_parts import FORCE_HINT, get_token_content, get_tokenizer_parts
 
 PADDING_TOKENS = ("<pad>", "[PAD]")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
@@ -83,13 +83,13 @@ def apply_settings(tokenizer: Tokenizer, folder: Path) -> None:
         UnsupportedModelError: A setting has a value that is not supported.
     """
     options = read_options(folder)
-    _check_sides(tokenizer, folder, options)
-    _remove_lengths(tokenizer)
+    options["model_type"] = read_setting(folder / "config.json", ENCODER, "model_type")
     name = find_class_name(folder, options)
+    side = _find_padding_side(tokenizer, folder, options, name)
+    _remove_lengths(tokenizer)
     apply_class(tokenizer, folder, options, name)
     _add_tokens(tokenizer, folder, options)
-    default = "[PAD]" if name in BERT else "<pad>" if name in (ROBERTA, XLM_ROBERTA) else ""
-    _set_padding(tokenizer, options, default)
+    _set_padding(tokenizer, get_token_content(options.get("pad_token", DEFAULT_PADDING.get(name, ""))), side)
 
 
 def apply_token_settings(tokenizer: Tokenizer, folder: Path, names: Mapping[str, str]) -> Tokenizer:
@@ -130,12 +130,17 @@ def find_class_name(folder: Path, options: dict[str, Any]) -> str:
     """
     path = folder / "config.json"
     stated = options.get("tokenizer_class", read_setting(path, ENCODER, "tokenizer_class"))
-    name = stated if stated is not None else MODEL_CLASSES.get(read_setting(path, ENCODER, "model_type"), "")
-    name = name if name in GENERIC_CLASSES else name.removesuffix("Fast")
-    if name not in ("", *BERT, ROBERTA, XLM_ROBERTA, *GENERIC_CLASSES):
-        reason = f"tokenizer_class {name} is not supported. {FORCE_HINT}"
-        raise UnsupportedModelError.at(folder / "tokenizer_config.json", reason)
-    return name
+    if stated is None:
+        return MODEL_CLASSES.get(read_setting(path, ENCODER, "model_type"), "")
+    name = stated if stated in GENERIC_CLASSES else stated.removesuffix("Fast")
+    if name in KNOWN_CLASSES:
+        return name
+    place = folder / "tokenizer_config.json"
+    if name == stated or not (folder / "tokenizer.json").is_file():
+        raise UnsupportedModelError.at(place, f"tokenizer_class {name} is not supported. {FORCE_HINT}")
+    message = f"tokenizer_class {stated} is not known here, so tokenizer.json is used as it is"
+    warnings.warn(f"{place}: {message}. Compare ids with those of transformers.", SettingsWarning, stacklevel=2)
+    return stated
 
 
 def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
@@ -191,12 +196,25 @@ def read_added_tokens(folder: Path, options: Mapping[str, Any]) -> dict[int, Add
         raise ArtifactError(f"{path}: {name} is not a mapping of ids and tokens. Save the tokenizer again.") from None
 
 
-def _check_sides(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:
-    """Check that ``tokenizer.json`` does not truncate or pad on the left."""
-    for name, setting in (("truncation", tokenizer.truncation), ("padding", tokenizer.padding)):
-        if setting is not None and f"{name}_side" not in options and setting["direction"] != "right":
-            reason = f"{name}.direction is {json.dumps(setting['direction'])}. Only right is supported."
-            raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
+def _find_padding_side(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> str:
+    """Return the side on which transformers pads: left or right.
+
+    Raises:
+        UnsupportedModelError: ``tokenizer.json`` truncates on the left. Or the class pads on the left, but its encoders
+            have absolute positions, so that embeddings would depend on the padding.
+    """
+    truncation, padding = tokenizer.truncation, tokenizer.padding
+    if truncation is not None and "truncation_side" not in options and truncation["direction"] != "right":
+        reason = f"truncation.direction is {json.dumps(truncation['direction'])}. Only right is supported."
+        raise UnsupportedModelError.at(folder / "tokenizer.json", reason)
+    default = "left" if name in LEFT_PADDED else "right"
+    side = options.get("padding_side", default if padding is None else padding["direction"])
+    if side == "left" and name in KNOWN_CLASSES and name not in (*DECODERS, *GENERIC_CLASSES):
+        file, setting = ("tokenizer_config.json", "padding_side")
+        if "padding_side" not in options:
+            file, setting = ("tokenizer.json", "padding.direction")
+        raise UnsupportedModelError.at(folder / file, f"{setting} is left. Only right is supported for a {name}.")
+    return side
 
 
 def _remove_lengths(tokenizer: Tokenizer) -> None:
@@ -206,12 +224,14 @@ def _remove_lengths(tokenizer: Tokenizer) -> None:
         tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])
 
 
-def _set_padding(tokenizer: Tokenizer, options: dict[str, Any], default: str) -> None:
-    """Store the padding token in the tokenizer if ``find_padding`` would not find it by its name."""
-    token = get_token_content(options.get("pad_token", default))
+def _set_padding(tokenizer: Tokenizer, token: str, side: str) -> None:
+    """Store the padding token in the tokenizer if ``find_padding`` would not find it, and the left side."""
+    found = find_padding(tokenizer)
     index = tokenizer.token_to_id(token) if token else None
-    if index is not None and index != find_padding(tokenizer):
-        tokenizer.enable_padding(pad_id=index, pad_token=token)
+    if index is None:
+        index = found
+    if index is not None and (index != found or side == "left"):
+        tokenizer.enable_padding(direction=side, pad_id=index, pad_token=str(tokenizer.id_to_token(index)))
 
 
 def find_padding(tokenizer: Tokenizer) -> int | None:

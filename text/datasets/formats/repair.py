@@ -42,7 +42,7 @@ def parse_row_object(line: bytes | memoryview, parser: Parser, counts: Counter[s
     try:
         return parse_object(line, parser)
     except ValueError:
-        repaired, kinds = _repair(bytes(line))
+        repaired, kinds = repair_row(bytes(line))
         if not kinds:
             raise
         record = parse_object(repaired, parser)
@@ -52,11 +52,16 @@ def parse_row_object(line: bytes | memoryview, parser: Parser, counts: Counter[s
 
 def mask_repairs(line: bytes) -> bytes:
     """Return the line with its repairable values masked, so that orjson can read it. All bytes keep their offsets."""
-    return _repair(line, in_place=True)[0]
+    return repair_row(line, in_place=True)[0]
 
 
-def _repair(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
-    """Return the repaired line and the kinds of repairs made."""
+def repair_row(line: bytes, *, in_place: bool = False) -> tuple[bytes, set[str]]:
+    """Return the repaired line and the kinds of repairs made.
+
+    Args:
+        line: Bytes of the object.
+        in_place: Mask the values that need a repair, so that all bytes keep their offsets.
+    """
     kinds: set[str] = set()
 
     def replace(token: re.Match[bytes]) -> bytes:

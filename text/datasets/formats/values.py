@@ -11,6 +11,8 @@ from simdjson import Array, Object
 
 from text.words import has_word
 
+JsonObject = Object | dict[str, Any]
+"""A JSON object of simdjson or orjson."""
 _EXACT_FLOATS = float(1 << 53)
 """Smallest absolute value at which two integers can be the same float."""
 _CONTAINER = re.compile(
@@ -108,7 +110,7 @@ def read_title(value: Any, field: str, counts: Counter[str]) -> str:
     return "" if value is None else read_string(value, field, "titles", counts)
 
 
-def read_text(record: Object, prefix: str) -> str | None:
+def read_text(record: JsonObject, prefix: str) -> str | None:
     """Return the text of a passage, or None if it is null.
 
     Args:
@@ -129,7 +131,7 @@ def read_text(record: Object, prefix: str) -> str | None:
     return None
 
 
-def list_keys(record: Object) -> str:
+def list_keys(record: JsonObject) -> str:
     """Return the keys of a record as one line for an error message."""
     return f"found {' '.join(', '.join(record).split())[:200] or 'none'}"
 
@@ -161,7 +163,7 @@ def read_id(value: Any, field: str, counts: Counter[str]) -> str:
     return str(int(value))
 
 
-def find_question_id(record: Object) -> str:
+def find_question_id(record: JsonObject) -> str:
     """Return the id of a question as text. The id is empty if it is missing or not a string or integer."""
     key, value = find_id(record, QUESTION_ID_KEYS)
     try:
@@ -170,7 +172,7 @@ def find_question_id(record: Object) -> str:
         return ""
 
 
-def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:
+def find_id(record: JsonObject, keys: Sequence[str]) -> tuple[str, Any]:
     """Return the first key whose value is neither null nor empty, and the value.
 
     If there is no such key, return a key with an empty string, or else the first key and None.
@@ -184,7 +186,7 @@ def find_id(record: Object, keys: Sequence[str]) -> tuple[str, Any]:
     return empty
 
 
-def find_answers(record: Object) -> Any:
+def find_answers(record: JsonObject) -> Any:
     """Return the value of ``answers``.
 
     If ``answers`` is missing, ``answer`` is read. Some data sets store an object in ``answer``, which is ignored.

@@ -1,0 +1,95 @@
+"""Rows of tables and folders that training reads directly: they are converted once, and kept beside the data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
+from text.datasets.forms.beir import keep_folder_rows, prepare_qrels
+from text.datasets.forms.data_set import read_file
+from text.datasets.forms.folders import find_folder_of, find_judged_folder
+from text.datasets.forms.reading import Reading
+from text.datasets.forms.sources import find_split_files, is_saved_split, is_table
+from text.datasets.forms.writing import format_counts, write_rows
+from text.errors import DataError, escape_controls
+
+_RULES = 1  # Increase when the same files give other rows.
+
+
+class KeptRows(NamedTuple):
+    """Rows that were converted from a table or a folder."""
+
+    path: str
+    """Kept file in the DPR format."""
+    source: str
+    """File or folder that the rows come from."""
+    collection: str | None = None
+    """Passages of compact rows."""
+
+
+def find_kept_rows(path: str | os.PathLike[str], stages: Iterable[str]) -> dict[str, KeptRows]:
+    """Convert a table, or the tables or judgments of a folder, once, and return the rows of each stage.
+
+    A table is the stage train. Files of JSON rows are not converted, so the result is empty if there is nothing else.
+
+    Args:
+        path: File or folder.
+        stages: Stages to convert.
+
+    Raises:
+        UsageError: The form of a table is not clear, or two files hold one stage.
+        DataError: A row cannot be read, or no row can be used.
+        OSError: A file cannot be read, or the rows cannot be kept.
+    """
+    path, stages = os.fspath(path), list(stages)
+    folder = find_judged_folder(path)
+    if folder is not None:
+        rows = keep_folder_rows(folder, stages)
+        return {stage: KeptRows(kept, path, folder.collection) for stage, kept in rows.items()}
+    if os.path.isdir(path):
+        files = find_split_files(path, only_tables=True)
+    else:
+        files = {"train": [path]} if is_table(path) else {}
+    return {stage: KeptRows(_keep_rows(files[stage]), path) for stage in stages if stage in files}
+
+
+def keep_file(path: str | os.PathLike[str]) -> KeptRows | None:
+    """Convert a table, a folder that ``datasets`` has saved, or judgments, once. Return None for a file of JSON rows.
+
+    Raises:
+        UsageError, DataError, OSError: As for ``find_kept_rows``.
+    """
+    path = os.fspath(path)
+    if is_saved_split(path):
+        [files] = find_split_files(path).values()
+        return KeptRows(_keep_rows(files), path)
+    if not is_table(path) or not os.path.isfile(path):
+        return None
+    folder = find_folder_of(path)
+    if folder is not None:
+        return KeptRows(prepare_qrels(path), path, folder.collection)
+    return KeptRows(_keep_rows([path]), path)
+
+
+def _keep_rows(paths: Sequence[str]) -> str:
+    """Return the path of the kept rows of some files. They are made again if any file has changed."""
+    settings = repr((_RULES, list(map(compute_data_key, paths))))
+    kind = f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.jsonl"
+    return str(load_or_make_sidecar(paths[0], kind, lambda target: _write_rows(target, paths)))
+
+
+def _write_rows(target: Path, paths: Sequence[str]) -> None:
+    counts = Counter[str]()
+    with open(target, "wb") as out:
+        sources = (source for path in paths for source in read_file(path, Reading(), counts))
+        num_rows = write_rows(sources, out.write)
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    if not num_rows:
+        raise DataError(f"{name}: no row can be used{format_counts(counts)}.")
+    print(escape_controls(f"{name}: converted to {num_rows} rows{format_counts(counts)}"), file=sys.stderr)

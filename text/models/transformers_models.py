@@ -1,0 +1,297 @@
+"""Models of the library ``transformers``: loading, saving and facts about them.
+
+Only this file and ``lora.py`` import the library. Models come from local folders with safetensors files. Code from a
+folder is never executed, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from text.artifacts import atomic_write, read_json, write_json
+from text.errors import ArtifactError, MissingPackageError, UnsupportedModelError, explain_missing, is_out_of_memory
+from text.foreign_settings import TOWER, check_settings
+from text.models.files import check_safetensors, is_finite, list_weights_files
+
+_DROPOUTS = (
+    "hidden_dropout_prob attention_probs_dropout_prob hidden_dropout attention_dropout dropout dropout_rate "
+    "embedding_dropout mlp_dropout resid_pdrop embd_pdrop attn_pdrop resid_dropout embed_dropout"
+).split()
+"""Dropout rates of the transformer in ``config.json``, by their names in the families."""
+_UNLIMITED = 1 << 17
+"""Maximum tokens of a text if positions are relative, so that the model has no limit."""
+_BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+"""Names of buffers that older releases saved. They are computed, not read."""
+_LIBRARY_TYPES = ("dpr",)
+"""Model types whose output in ``transformers`` is no hidden state of each token."""
+
+
+def read_model_settings(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of a model, without importing ``transformers``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ArtifactError: The file is damaged.
+        UnsupportedModelError: A setting is not supported, or the folder contains an adapter.
+    """
+    path = folder / "config.json"
+    settings = read_json(path, dict[str, Any])
+    if not isinstance(settings.get("model_type"), str):
+        raise ArtifactError(f"{path}: model_type is {json.dumps(settings.get('model_type'))}. It must be a text.")
+    supported = {name: value for name, value in settings.items() if name in TOWER}
+    check_settings(path, supported, TOWER)
+    if (folder / "adapter_config.json").exists():
+        reason = "it contains an adapter. Merge the adapter into the weights, and remove adapter_config.json."
+        raise UnsupportedModelError.at(folder, reason)
+    return settings
+
+
+def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
+    """Load the transformer of a folder in float32, without heads.
+
+    Args:
+        folder: Local folder with ``config.json`` and safetensors files.
+        dropout: Dropout rate that replaces all rates of the configuration. None keeps them.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ArtifactError: A file is damaged, or the weights do not fit the configuration.
+        UnsupportedModelError: The model is not supported.
+        MissingPackageError: ``transformers`` is not installed.
+    """
+    settings = read_model_settings(folder)
+    shapes = _check_weights(folder)
+    with explain_missing("transformers"):
+        import transformers  # noqa: F401
+    with _quiet_transformers():
+        config = _build_config(folder, settings)
+        _check_size(folder, config, shapes)
+        _set_dropout(folder, config, dropout)
+        kind = _find_class(folder, config)
+        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+        if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+            options["add_pooling_layer"] = False
+        with _translate_errors(folder):
+            model, info = kind.from_pretrained(
+                str(folder), config=config, dtype=torch.float32, output_loading_info=True, **options
+            )
+    _check_loaded(folder, model, info)
+    if isinstance(pooler := getattr(model, "pooler", None), nn.Module):
+        pooler.requires_grad_(False)  # No embedding depends on it, and all ranks wait for each gradient.
+    model.config.name_or_path = ""  # Otherwise some releases save the path of this folder.
+    return model.eval()
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of a transformer, each file atomically.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / ".dpr-text-saving"
+    shutil.rmtree(scratch, ignore_errors=True)  # A killed process may have left it.
+    try:
+        with _quiet_transformers():
+            model.save_pretrained(str(scratch), max_shard_size="1000GB")
+        with atomic_write(folder / "model.safetensors") as temporary:
+            shutil.copyfile(scratch / "model.safetensors", temporary)
+        write_json(folder / "config.json", read_json(scratch / "config.json", dict[str, Any]))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def choose_pooling(model: Any) -> str:
+    """Return the pooling of a folder that states none: the last token of a decoder, the mean of T5, else the first."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(model.config)
+    if model.config.is_encoder_decoder or model.config.model_type in ("t5", "mt5", "umt5"):
+        return "mean"
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return "last" if is_decoder else "first"
+
+
+def count_positions(model: Any) -> int:
+    """Return the maximum tokens of a text: those of the position table, or those that the model was trained for."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return _UNLIMITED
+    padding = find_position_padding(model)
+    return limit if padding is None else limit - padding - 1
+
+
+def has_position_limit(model: Any) -> bool:
+    """Return whether the architecture states a maximum number of tokens."""
+    return count_positions(model) < _UNLIMITED
+
+
+def find_position_padding(model: nn.Module) -> int | None:
+    """Return the id of the padding token if positions start after it, as in RoBERTa and MPNet. Otherwise None."""
+    for module in model.modules():
+        padding, table = getattr(module, "padding_idx", None), getattr(module, "position_embeddings", None)
+        if isinstance(padding, int) and isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            return padding
+    return None
+
+
+def turn_on_checkpointing(model: Any) -> bool:
+    """Make a model recompute activations in the backward pass. Return False if the family does not support it."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        return False
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return True
+
+
+def choose_call_options(model: nn.Module) -> dict[str, Any]:
+    """Return further arguments with which a model is called: decoders need no cache of keys and values."""
+    parameters = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in parameters else {}
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Turn off the messages, progress bars and warnings of ``transformers`` inside the block."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _translate_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of ``transformers`` into errors of this library. An error of the file system is kept."""
+    try:
+        yield
+    except (MemoryError, MissingPackageError):
+        raise
+    except ImportError as error:  # such as an attention implementation that is not installed
+        raise UnsupportedModelError.at(folder, _first_line(error)) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        if is_out_of_memory(error):
+            raise MemoryError(f"{folder}: not enough memory for these weights.") from None
+        raise ArtifactError(
+            f"{folder}: transformers cannot load this model: {_first_line(error)} "
+            "The weights and the configuration do not match, or a file is damaged."
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def _check_weights(folder: Path) -> dict[str, list[int]]:
+    """Check the headers of all weights files, and return the shape of each tensor."""
+    shapes: dict[str, list[int]] = {}
+    for path in list_weights_files(folder):
+        if path.suffix == ".bin":
+            reason = "transformers models load from safetensors only. Convert the file to model.safetensors."
+            raise UnsupportedModelError.at(path, reason)
+        if path.suffix == ".safetensors":
+            shapes |= check_safetensors(path)
+    return shapes
+
+
+def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    path, kind = folder / "config.json", settings["model_type"]
+    if kind not in CONFIG_MAPPING or kind in _LIBRARY_TYPES:
+        import transformers
+
+        reason = f"model_type is {json.dumps(kind)}. transformers {transformers.__version__} has no encoder for it."
+        if "auto_map" in settings:
+            reason += " The code in its folder is never executed."
+        raise UnsupportedModelError.at(path, reason)
+    with _translate_errors(folder):
+        config = CONFIG_MAPPING[kind].from_pretrained(str(folder), local_files_only=True)
+    if config.get_text_config() is not config:
+        raise UnsupportedModelError.at(path, f"model_type is {json.dumps(kind)}. Only models of text are supported.")
+    if hasattr(config, "reference_compile"):  # An older ModernBERT would otherwise compile itself.
+        config.reference_compile = False
+    return config
+
+
+def _find_class(folder: Path, config: Any) -> Any:
+    """Return the class of the transformer without heads. An encoder-decoder gives its encoder."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
+
+    mapping = MODEL_MAPPING
+    if config.is_encoder_decoder or config.model_type in ("t5", "mt5", "umt5"):
+        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING
+    found = mapping.get(type(config), None)
+    if not isinstance(found, type):
+        reason = f"model_type is {json.dumps(config.model_type)}. transformers has no encoder of text for it."
+        raise UnsupportedModelError.at(folder / "config.json", reason)
+    return found
+
+
+def _check_size(folder: Path, config: Any, shapes: Mapping[str, list[int]]) -> None:
+    """Check sizes against the weights before the model is built. A wrong configuration could exhaust the memory."""
+    total = sum(torch.Size(shape).numel() for shape in shapes.values())
+    width = getattr(config, "hidden_size", 1)
+    sizes = {"vocab_size": 1, "num_hidden_layers": width, "intermediate_size": width}
+    for name, factor in sizes.items():
+        value = getattr(config, name, 0)
+        if isinstance(value, int) and value * (1 if name == "vocab_size" else factor) > 2 * total:
+            reason = f"{name} is {value}, but {total} weights are saved. The configuration and the weights differ."
+            raise ArtifactError(f"{folder / 'config.json'}: {reason}")
+
+
+def _set_dropout(folder: Path, config: Any, dropout: float | None) -> None:
+    """Set all dropout rates of a configuration."""
+    if dropout is None:
+        return
+    names = [name for name in _DROPOUTS if isinstance(getattr(config, name, None), int | float)]
+    if not names:
+        reason = f'model_type "{config.model_type}" has no dropout. Omit --dropout.'
+        raise UnsupportedModelError.at(folder / "config.json", reason)
+    for name in names:
+        setattr(config, name, dropout)
+
+
+def _check_loaded(folder: Path, model: Any, info: Any) -> None:
+    """Check that all weights of the transformer were read, and that no weight of it remains in the files.
+
+    Raises:
+        ArtifactError: A key is missing or unknown, a weight has another shape, or a weight is NaN or infinite.
+    """
+    found = {name: list(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    own = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    prefix = f"{model.base_model_prefix}."
+    unknown = [
+        key
+        for key in found["unexpected_keys"]
+        if key.removeprefix(prefix).partition(".")[0] in own and not key.endswith(_BUFFERS)
+    ]
+    missing = [key for key in found["missing_keys"] if not key.startswith("pooler.")]
+    for keys, problem in ((missing, "is missing"), (unknown, "is unknown")):
+        if keys:
+            reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
+            raise ArtifactError(f"{folder}: {reason}")
+    if found["mismatched_keys"]:
+        raise ArtifactError(f"{folder}: key {found['mismatched_keys'][0][0]} has another shape than in config.json.")
+    for name, weight in model.named_parameters():
+        if not is_finite(weight.detach()):
+            raise ArtifactError(f"{folder}: key {name} contains NaN or infinite numbers. Restore the weights.")
