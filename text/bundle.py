@@ -26,6 +26,7 @@ from text.losses import SIMILARITIES
 from text.models import BiEncoder, TextEncoder, TransformersEncoder, load_encoder
 from text.models.checkpoint import list_encoder_files
 from text.models.files import begin_saving, check_saved_files, end_saving
+from text.models.lora import describe_adapters
 from text.models.sentence_files import read_similarity
 from text.transforms import (
     TITLES,
@@ -137,6 +138,7 @@ class BiEncoderBundle:
         encoders = dict.fromkeys(self.encoder(side) for side in SIDES)
         parts = (
             *dict.fromkeys(each.describe() for each in encoders if isinstance(each, TransformersEncoder)),
+            *filter(None, dict.fromkeys(map(describe_adapters, encoders))),
             "cosine similarity" if self.similarity == "cosine" else "dot product",
             f"temperature {self.temperature:g}",
             "one encoder for both sides" if self.model.is_tied else "two encoders",

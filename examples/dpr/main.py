@@ -28,6 +28,7 @@ from text.datasets import (
 from text.errors import UsageError
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
+from text.runs.adapters import finish_adapters
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
 from text.runs.model_settings import choose_model_settings
@@ -152,10 +153,9 @@ def train(flags: TrainFlags) -> None:
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
 
         # Objective: compare each question's positive with the other passages of the batch.
-        objective = build_objective(flags, bundle)
-        options = pick_arguments(BiEncoderTask, optimization)
-        options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
-        task = BiEncoderTask(model, objective, **options, set_names=pipes["train"].names)
+        rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
+        options = pick_arguments(BiEncoderTask, optimization) | {"learning_rate": rate}
+        task = BiEncoderTask(model, build_objective(flags, bundle), **options, set_names=pipes["train"].names)
 
         # Trainer: train with Lightning, keep the best checkpoint, and test it. A stopped run resumes exactly.
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
@@ -170,6 +170,7 @@ def train(flags: TrainFlags) -> None:
 
         # Saved model: save encoders, tokenizer and settings, with a model card, a manifest and a report.
         if folder.is_writer:
+            finish_adapters(folder.path / "adapter", bundle, pipes["train"].texts(), flags.model.encoder)
             bundle.save(folder.path / "model")
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=model.is_tied)
 

@@ -1,9 +1,10 @@
 """Parse command lines, call commands, and map errors to exit codes.
 
 A command is a function that takes an instance of a frozen dataclass of flags. A flag is written ``--name=value`` or
-``--name value``; a boolean flag may stand alone. A list is one value, several arguments, ``'[a, b]'``, or numbers
-or fixed texts joined by commas. ``--config file.yaml`` reads flags from a YAML file, and the command line overrides them. A field
-whose type is a dataclass is a group: its fields are flags as well, and ``--help`` lists them under the field's name.
+``--name value``; a boolean flag may stand alone. A list is one value, several arguments, ``'[a, b]'``, or numbers or
+fixed texts joined by commas. ``--config file.yaml`` reads flags from a YAML file, and the command line overrides
+them. A field whose type is a dataclass is a group: its fields are flags as well, and ``--help`` lists them under the
+field's name.
 
 A section is a flag whose value is a mapping with flags of another command. It is merged into the section of the file
 (``merge_settings``), and its flags can be given one by one: ``--train.gpus=1``.
@@ -41,6 +42,7 @@ from text.commands.flag_fields import (
     get_flag_types,
     get_flag_values,
     is_required,
+    list_given_flags,
     load_sections,
     number_field,
 )
@@ -62,6 +64,7 @@ __all__ = [
     "get_flag_fields",
     "get_flag_sections",
     "get_flag_values",
+    "list_given_flags",
     "name_flags",
     "number_field",
     "parse_and_call",

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from text.artifacts import check_files, describe_file
-from text.commands.cli import MAX_SEED, number_field
-from text.commands.flag_fields import get_default, get_flag_fields
+from text.commands.cli import MAX_SEED, list_given_flags, number_field
 from text.commands.model_paths import model_path_field
 from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
@@ -89,21 +87,17 @@ class EvaluateFlags:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.suite is None):
             raise UsageError("--run, --suite: give exactly one of them.")
-        if self.suite is None and (given := self._list_given(_SUITE_FLAGS)):
+        if self.suite is None and (given := list_given_flags(self, _SUITE_FLAGS)):
             raise UsageError(f"--{given[0]} is only for --suite. Leave it out.")
         if self.suite is not None and (self.model is None or self.output_dir is None):
             raise UsageError("--suite needs --model and --output_dir.")
-        if self.suite is not None and (given := self._list_given(_RUN_FLAGS)):
+        if self.suite is not None and (given := list_given_flags(self, _RUN_FLAGS)):
             raise UsageError(f"--{given[0]} is only for --run. Leave it out.")
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
         outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
         if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
             raise UsageError(f"--fused_run is {self.fused_run}, which the evaluation writes too. Give another file.")
-
-    def _list_given(self, names: Sequence[str]) -> list[str]:
-        """Return the flags that do not have their default value."""
-        return [name for name in names if getattr(self, name) != get_default(get_flag_fields(type(self))[name])]
 
     @property
     def folder(self) -> str:
@@ -127,7 +121,7 @@ def evaluate(flags: EvaluateFlags) -> None:
         str(flags.output_dir),
         split=flags.split,
         k=flags.k,
-        arguments={"encode": precision, "search": precision, "evaluate": options},
+        arguments={"encode": {**precision, "dtype": "float32"}, "search": precision, "evaluate": options},
         seed=flags.seed,
         resolve_settings=resolve_settings,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -81,6 +82,12 @@ def is_required(field: dataclasses.Field) -> bool:
 def get_default(field: dataclasses.Field) -> Any:
     """Return the default value of a flag."""
     return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore
+
+
+def list_given_flags(flags: Any, names: Iterable[str]) -> list[str]:
+    """Return those of some flags that do not have their default value."""
+    fields = get_flag_fields(type(flags))
+    return [name for name in names if getattr(flags, name) != get_default(fields[name])]
 
 
 def check_value(field: dataclasses.Field, value: Any, name: str) -> None:

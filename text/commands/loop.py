@@ -14,17 +14,20 @@ from typing import Any
 
 from text.commands import load_command
 from text.commands.cli import (
+    MAX_SEED,
     RECIPES,
     check_partial_flags,
     get_flag_fields,
     get_flag_sections,
+    list_given_flags,
     number_field,
     pick_arguments,
 )
 from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
-from text.runs.loop import Loop, LoopInputs
+from text.runs.loop import Loop
+from text.runs.loop_inputs import LoopInputs
 from text.runs.rounds import (
     Round,
     check_expected,
@@ -34,6 +37,10 @@ from text.runs.rounds import (
     name_rounds,
     parse_rounds,
 )
+from text.runs.seeds import check_seeds
+
+_FILE_FLAGS = ("train_file", "valid_file", "test_file", "valid_questions", "test_questions")
+_BEIR_FLAGS = ("train_split", "valid_split", "test_split", "valid_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,8 @@ class LoopFlags:
     --config reads a recipe: a YAML file, or the name of a recipe in the package, such as tiny. Other flags override
     single settings of the recipe: --train.gpus=1 changes one flag of a section, --train='{gpus: 1, seed: 2}' changes
     several, and null removes one. A list such as rounds is replaced as a whole.
+
+    A BEIR folder as --data_path needs no other file: its judgments become training, validation and test rows.
 
     Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
     files, so a complete stage is reused. Training and encoding use all GPUs of the machine, unless their sections give
@@ -54,10 +63,12 @@ class LoopFlags:
         dpr-text loop --config=tiny --output_dir=runs/tiny
         dpr-text loop --config=nq-bert-base --data_path=downloads --encoder=bert-base-uncased --train.gpus=1
         dpr-text loop --config=tiny --output_dir=runs/other --train='{batch_size: 4, temperature: 0.5}'
+        dpr-text loop --data_path=beir/fiqa --encoder=all-MiniLM-L6-v2 --train.batch_size=64 --output_dir=runs/fiqa
     """
 
     data_path: str = "."
-    """Folder of the input files below. {recipes} stands for the package's folder of recipes."""
+    """Folder of the input files below or, without --collection, a BEIR folder. {recipes} stands for the package's
+    folder of recipes."""
     train_file: str = "train.jsonl"
     """Training rows in the DPR format, whose positives need passage ids. The file may be compressed."""
     valid_file: str = "valid.jsonl"
@@ -65,8 +76,17 @@ class LoopFlags:
     test_file: str | None = "test.jsonl"
     """Test rows, which are scored in the table. null is allowed if test_questions is given; training then computes no
     test metrics."""
-    collection: str
-    """Passage file."""
+    collection: str | None = None
+    """Passage file. Required unless data_path is a BEIR folder."""
+    train_split: str = "train"
+    """Judgments of a BEIR folder to train on: the name of a file in qrels/. Use dev if a set has no train."""
+    valid_split: str | None = None
+    """Judgments of a BEIR folder for validation. The default is dev, valid or validation, unless it is trained on."""
+    test_split: str = "test"
+    """Judgments of a BEIR folder for the test."""
+    valid_share: float | None = number_field(None, above=0, below=1)
+    """Share of the training questions of a BEIR folder to hold out for validation. By default, 0.1 is held out if there
+    are no judgments for validation."""
     valid_questions: str | None = None
     """Validation questions with answers: a passage is then relevant if it contains an answer. By default, the positives
     of the rows are relevant."""
@@ -80,9 +100,13 @@ class LoopFlags:
     bm25: bool = True
     """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
     rounds cannot mine from BM25."""
-    rounds: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    rounds: list[dict[str, Any]] | None = None
     """Training runs in order. Each round may have train and mine (flags of this round), sources (number of hard
-    negatives from dense and bm25) and go_on (start from the previous round's model)."""
+    negatives from dense and bm25) and go_on (start from the previous round's model). The default is one round. It
+    trains with the negatives of the rows or, for a BEIR folder, with one hard negative from BM25."""
+    seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
+    """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
+    seeds. The model with the best first measure on the validation questions goes on."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
     """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows. It scores each passage by its
     best window among the top 1,000, but BM25 in the table ranks whole passages."""
@@ -109,6 +133,10 @@ class LoopFlags:
     """Output folder of all stages. Several loops may share it."""
 
     def __post_init__(self) -> None:
+        unused = _FILE_FLAGS if self.is_beir else _BEIR_FLAGS
+        if given := list_given_flags(self, unused):
+            needed = "--collection" if self.is_beir else "a BEIR folder as --data_path, without --collection"
+            raise UsageError(f"--{given[0]} needs {needed}.")
         if (self.valid_questions is None) != (self.test_questions is None):
             raise UsageError("--valid_questions, --test_questions: give both of them or neither.")
         if self.test_file is None and self.test_questions is None:
@@ -124,13 +152,22 @@ class LoopFlags:
                 check_not_set_by_loop(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
         check_expected(self.expected, names, self.table_measures)
+        sections = {f"round {place}, train": each.train for place, each in enumerate(self.parsed_rounds, start=1)}
+        check_seeds(self.seeds, {"--train": self.train, **sections})
+
+    @property
+    def is_beir(self) -> bool:
+        """True if data_path is to be read as a BEIR folder."""
+        return self.collection is None
 
     @property
     def parsed_rounds(self) -> list[Round]:
         """Parsed rounds, with defaults filled in."""
         is_random = self.encoder in RANDOM_ENCODERS and not os.path.exists(self.encoder)
         is_start_encoded = self.score_start and not is_random  # A model name is looked up later.
-        return parse_rounds(self.rounds, is_start_encoded=is_start_encoded, has_bm25=self.bm25)
+        default: list[dict[str, Any]] = [{"sources": {"bm25": 1}}] if self.is_beir and self.bm25 else [{}]
+        rounds = default if self.rounds is None else self.rounds
+        return parse_rounds(rounds, is_start_encoded=is_start_encoded, has_bm25=self.bm25)
 
     @property
     def table_measures(self) -> list[str]:
@@ -155,14 +192,15 @@ def loop(flags: LoopFlags) -> None:
         rehearsal = build(is_rehearsal=True)
         check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
         check_inputs(rehearsal.stages, folder)
-        notes = find_same_data({split: [file.key] for split, file in inputs.list_question_files().items()})
+        print("\n".join(inputs.notes), end="\n" * bool(inputs.notes))
+        notes = find_same_data({split: [judged.key] for split, judged in inputs.judged.items()})
         print_bm25_memory(rehearsal, inputs)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
         runner = build()
         table = runner.measure_rounds()
         models = {name: model.path for name, model in runner.models.items()}
-        write_loop_report(folder, table, measures, models, notes)
-    print("\n".join([format_markdown_table(table, measures), *notes]))
+        write_loop_report(folder, table, measures, models, notes, runner.seed_results)
+    print("\n".join([format_markdown_table(table, measures, runner.seed_results), *notes]))
     for name, path in models.items():
         print(f"model of {name}: {path}")
     print(f"table: {folder / 'table.md'}, with table.html, table.json and models.json next to it")
@@ -172,9 +210,10 @@ def loop(flags: LoopFlags) -> None:
 
 def open_inputs(flags: LoopFlags) -> LoopInputs:
     """Read and hash the input files."""
-    arguments = pick_arguments(LoopInputs.open, flags)
+    open_files = LoopInputs.open_beir if flags.is_beir else LoopInputs.open
+    arguments = pick_arguments(open_files, flags)
     arguments["data_path"] = flags.data_path.replace("{recipes}", str(RECIPES))
-    return LoopInputs.open(**arguments)
+    return open_files(**arguments)
 
 
 def print_bm25_memory(rehearsal: Loop, inputs: LoopInputs) -> None:
@@ -205,6 +244,7 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
         measures=flags.table_measures,
         output_dir=flags.output_dir,
         resolve_settings=resolve_settings,
+        seeds=flags.seeds,
         num_gpus=torch.cuda.device_count(),
         is_rehearsal=is_rehearsal,
     )

@@ -16,6 +16,7 @@ from text.datasets import (
 )
 from text.models import build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.reports.run_results import write_run_results
+from text.runs.adapters import finish_adapters
 from text.runs.folder import RunFolder
 from text.runs.lengths import write_training_lengths
 from text.runs.model_settings import choose_model_settings
@@ -55,8 +56,8 @@ def train(flags: TrainFlags) -> None:
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
         data = _build_data(flags, pipes, bundle)
         objective = build_objective(flags, bundle)
-        options = pick_arguments(BiEncoderTask, optimization)
-        options["learning_rate"] = choose_learning_rate(optimization.learning_rate, flags.model.encoder)
+        rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
+        options = pick_arguments(BiEncoderTask, optimization) | {"learning_rate": rate}
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
         options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor, settings=settings)
@@ -68,6 +69,7 @@ def train(flags: TrainFlags) -> None:
             write_training_lengths(folder.path / "lengths.json", pipes["train"], bundle)
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
         if folder.is_writer:
+            finish_adapters(folder.path / "adapter", bundle, pipes["train"].texts(), flags.model.encoder)
             bundle.save(folder.path / "model")
             is_tied = bundle.model.is_tied
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=is_tied)

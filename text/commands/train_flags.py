@@ -12,6 +12,7 @@ from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.errors import UsageError
 from text.training import Objective, is_rank_zero
 
+_LORA = ("lora_alpha", "lora_targets")
 Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Monitor = Literal[
     "valid_mrr@10",
@@ -147,6 +148,14 @@ class ModelFlags:
     """Text to put before every question. The default is the prompt stored with the starting model, or none."""
     passage_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text to put before every passage. The default is the prompt stored with the starting model, or none."""
+    lora_rank: int | None = number_field(None, least=1, most=1 << 12)
+    """Rank of low-rank adapters (LoRA), such as 16. Train only adapters and layers after pooling, to save memory on a
+    large encoder; the encoder then uses transformers. By default, all weights are trained."""
+    lora_alpha: int | None = number_field(None, least=1)
+    """Scale of the adapters, which are multiplied by lora_alpha / lora_rank. The default is twice the rank."""
+    lora_targets: list[str] | None = None
+    """Linear layers that get an adapter, by the last part of their names, such as q_proj v_proj, or all-linear. The
+    default is the choice of peft for the architecture, or all linear layers."""
     titles: Literal["pair", "join"] | None = None
     """Encode title and text as a pair (DPR), or join them with a space. The default is the setting of a saved dpr-text
     model, join for a sentence-transformers model, and otherwise pair."""
@@ -156,6 +165,10 @@ class ModelFlags:
             raise UsageError("--freeze_question and --freeze_passage leave nothing to train. Use at most one of them.")
         if self.tied and (self.freeze_question or self.freeze_passage):
             raise UsageError("--tied shares one encoder, so neither side can be frozen alone. Use --tied=false.")
+        if self.lora_rank is None and (given := [name for name in _LORA if getattr(self, name) is not None]):
+            raise UsageError(f"--{given[0]} needs --lora_rank. Give a rank, such as --lora_rank=16.")
+        if self.lora_rank is not None and find_spec("peft") is None:
+            raise UsageError('--lora_rank: peft is not installed. Install it: pip install "dpr-text[lora]"')
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
             raise UsageError(
                 "--tokenizer_backend=torchtext: torchtext is not installed. "
@@ -171,7 +184,7 @@ class OptimizationFlags:
     """Passes over the training data. DPR uses 40 on NQ."""
     learning_rate: float | None = number_field(None, above=0)
     """Peak learning rate. Lower it if the loss rises or is not finite; the default is 2e-5 (FAIR's DPR) for pretrained
-    weights and 1e-3 for random weights."""
+    weights, 1e-4 with --lora_rank, and 1e-3 for random weights."""
     warmup_steps: int = number_field(0, least=0)
     """Optimizer steps of linear warmup to the peak learning rate. About 5 to 10 % of all steps is usual; FAIR's DPR
     uses 1237 on NQ."""
@@ -273,6 +286,11 @@ class TrainFlags:
             raise UsageError(f"{given[0]} needs passage scores. Name their key in the training rows with --score_key.")
         if self.data.score_key is not None and not given:
             raise UsageError("--score_key names scores, but nothing uses them. Add --guide_margin or --distillation.")
+        if self.model.lora_rank is not None and self.optimization.precision in ("16-true", "bf16-true"):
+            raise UsageError(
+                f"--lora_rank cannot be used with --precision={self.optimization.precision}, which rounds the weights "
+                "below the adapters. Use 16-mixed or bf16-mixed."
+            )
         for is_given, flag in (
             (self.data.score_key is not None, "--score_key"),
             (self.model.tokenizer_backend == "torchtext", "--tokenizer_backend=torchtext"),

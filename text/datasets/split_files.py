@@ -88,8 +88,9 @@ def find_splits(
     if not files["train"]:
         if data_path is None:
             raise UsageError("no training data. Give --data_path, a folder with train.jsonl, or --train_files.")
-        if not os.path.isdir(data_path) or find_judged_folder(data_path) is not None:
-            raise UsageError(f"{data_path} has no training data. Name a file of training data with --train_files.")
+        if (folder := find_judged_folder(data_path)) is not None:
+            choices = ", ".join(f"--train_files={path}" for path in folder.qrels.values())
+            raise UsageError(f"{data_path} has no judgments for train. To train on others, choose them: {choices}.")
         looked = _describe_missing("train", data_path, files)
         raise UsageError(f"no training data. {looked} Correct --data_path, or give --train_files.")
     kept = [each for stage in rows.values() for each in stage]
@@ -163,11 +164,11 @@ def describe_files(
         valid_share: Share of the training questions to hold out for validation.
     """
     sources = files.sources if isinstance(files, SplitFiles) else {}
-    shown = {path: f"{path}, converted from {source}" for path, source in sources.items()}
+    shown = {path: f"{source}, converted to rows" for path, source in sources.items()}
     named = {stage: ", ".join(shown.get(path, path) for path in paths) for stage, paths in files.items()}
     lines = {stage: f"{stage} data: {named.get(stage, 'none')}" for stage in STAGES}
-    is_folder = data_path is not None and os.path.isdir(data_path) and not sources
-    looked = {stage: f" {_describe_missing(stage, data_path, files)}" if is_folder else "" for stage in STAGES}
+    folder = data_path if data_path is not None and os.path.isdir(data_path) and not sources else None
+    looked = {stage: f" {_describe_missing(stage, folder, files)}" if folder else "" for stage in STAGES}
     if "valid" not in files and valid_share is not None:
         lines["valid"] = f"valid data: {valid_share:.6g} of the training questions (--valid_share)"
     elif "valid" not in files:

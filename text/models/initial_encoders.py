@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from text.errors import UsageError
 from text.models.biencoder import BiEncoder
 from text.models.encoder import TextEncoder
 from text.models.loading import load_encoder
+from text.models.lora import add_adapters
 from text.models.roberta import (
     roberta_base,
     roberta_large,
@@ -46,10 +47,15 @@ def check_encoder_name(name: str) -> None:
         )
 
 
-def choose_learning_rate(learning_rate: float | None, encoder: str) -> float:
-    """Return the given learning rate. By default, 1e-3 for random weights and 2e-5 (FAIR's DPR) for saved ones."""
+def choose_learning_rate(learning_rate: float | None, encoder: str, *, lora_rank: int | None = None) -> float:
+    """Return the given learning rate.
+
+    By default, it is 1e-3 for random weights, 1e-4 for adapters, and 2e-5 (FAIR's DPR) for saved weights.
+    """
     if learning_rate is not None:
         return learning_rate
+    if lora_rank is not None:
+        return 1e-4
     return 1e-3 if encoder in SIZES else 2e-5
 
 
@@ -73,6 +79,9 @@ def build_bi_encoder(
     max_length: int = 0,
     activation_checkpointing: bool = False,
     compile_layers: bool = False,
+    lora_rank: int | None = None,
+    lora_alpha: int | None = None,
+    lora_targets: Sequence[str] | None = None,
 ) -> BiEncoder:
     """Return the encoders that training starts from.
 
@@ -99,6 +108,10 @@ def build_bi_encoder(
         max_length: Tokens of the longest text. A lower ``max_seq_length`` of saved weights is removed.
         activation_checkpointing: Recompute activations in the backward pass to save memory.
         compile_layers: Compile the layers once for all lengths.
+        lora_rank: Train low-rank adapters of this rank instead of the encoders' own weights (``add_adapters``). The
+            encoders are computed by ``transformers``.
+        lora_alpha: See ``add_adapters``.
+        lora_targets: See ``add_adapters``.
 
     Raises:
         UsageError: The tokenizer has more entries than the encoder or another padding token, ``encoder`` does not
@@ -117,6 +130,10 @@ def build_bi_encoder(
     }
     overrides: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     token_ids = {"pad_token_id": pad_token_id, "bos_token_id": bos_token_id, "eos_token_id": eos_token_id}
+    if lora_rank is not None:
+        if encoder in SIZES:
+            raise UsageError(f"--lora_rank needs a saved model, but --encoder is {encoder}. Give a folder.")
+        encoder_library = "transformers"
     if encoder in SIZES:
         _check_random(encoder, encoder_library, pooling)
         # The positions of a RoBERTa start after the id of the padding token. Its table has 514 rows if the id is 1.
@@ -139,6 +156,10 @@ def build_bi_encoder(
         each.set_activation_checkpointing(activation_checkpointing)
         if compile_layers:
             each.compile_layers()
+    if lora_rank is not None:
+        trained = {question_encoder: freeze_question, passage_encoder: freeze_passage}  # Tied encoders are one object.
+        for each in (each for each, is_frozen in trained.items() if not is_frozen):
+            add_adapters(each, lora_rank, alpha=lora_alpha, targets=lora_targets)
     return BiEncoder(question_encoder, passage_encoder, freeze_question=freeze_question, freeze_passage=freeze_passage)
 
 

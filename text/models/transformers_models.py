@@ -11,7 +11,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,12 @@ def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
                 str(folder), config=config, dtype=torch.float32, output_loading_info=True, **options
             )
     _check_loaded(folder, model, info)
-    if isinstance(pooler := getattr(model, "pooler", None), nn.Module):
-        pooler.requires_grad_(False)  # No embedding depends on it, and all ranks wait for each gradient.
+    for name, parameter in model.named_parameters():
+        # No embedding depends on a pooler, and all tokens have type 0, which a RobertaEncoder adds to its positions.
+        if "pooler" in name or "token_type" in name:
+            parameter.requires_grad_(False)
     model.config.name_or_path = ""  # Otherwise some releases save the path of this folder.
-    return model.eval()
+    return model.train()  # New modules of PyTorch are in training mode, so those of this library are, too.
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -149,7 +151,11 @@ def turn_on_checkpointing(model: Any) -> bool:
     """Make a model recompute activations in the backward pass. Return False if the family does not support it."""
     if not getattr(model, "supports_gradient_checkpointing", False):
         return False
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with _quiet_transformers():  # A newer name of the method replaces this one in some releases.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Some releases also make word embeddings require gradients, which would build graphs of frozen encoders.
+    with suppress(AttributeError):
+        model.disable_input_require_grads()
     return True
 
 

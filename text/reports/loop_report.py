@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from text.artifacts import check_writable, write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
 from text.runs.rounds import BM25, RoundMetrics
+from text.runs.seeds import SeedResults
 from text.runs.stages import has_stages
 from text.templates import render_template
 
 _FILES = ("table.json", "table.md", "models.json", "table.html")
+_SEEDS = "seeds.json"
+_SEEDS_NOTE = (
+    "Rounds with seeds: mean ± standard deviation over the seeds. The chosen seed has the best {measure} on the "
+    "validation questions. Its model goes on."
+)
 
 
 def check_loop_report(folder: str | os.PathLike[str]) -> None:
@@ -37,8 +44,9 @@ def write_loop_report(
     measures: Sequence[str],
     models: Mapping[str, str | os.PathLike[str]],
     notes: Sequence[str] = (),
+    seeds: Mapping[str, SeedResults] | None = None,
 ) -> None:
-    """Write ``table.json``, ``table.md``, ``models.json`` and ``table.html`` together.
+    """Write ``table.json``, ``table.md``, ``models.json`` and ``table.html`` together, and ``seeds.json`` if given.
 
     Args:
         folder: Folder of the loop.
@@ -46,28 +54,45 @@ def write_loop_report(
         measures: Measures in the table. The first one is plotted.
         models: Folder of each round's model.
         notes: Notes for readers of the table.
+        seeds: Results of the seeds, by round. Without seeds, ``seeds.json`` of an earlier table is removed.
     """
     places = {name: _shorten_path(path, folder) for name, path in models.items()}
-    with write_together([Path(folder, name) for name in _FILES]) as [numbers, markdown, model_paths, page]:
-        numbers.write_text(json.dumps(table, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        parts = [format_markdown_table(table, measures), _format_models(places), *(f"{note}\n" for note in notes)]
-        markdown.write_text("\n".join(parts), encoding="utf-8")
-        model_paths.write_text(json.dumps(places, indent=2) + "\n", encoding="utf-8")
-        page.write_text(
-            render_loop_report(Path(folder).resolve().name, table, measures, places, notes), encoding="utf-8"
-        )
+    seeds = {name: _shorten_models(each, folder) for name, each in (seeds or {}).items()}
+    parts = [format_markdown_table(table, measures, seeds), _format_models(places), *(f"{note}\n" for note in notes)]
+    page = render_loop_report(Path(folder).resolve().name, table, measures, places, notes, seeds)
+    files = dict(zip(_FILES, [_format_json(table), "\n".join(parts), _format_json(places), page], strict=True))
+    files |= {_SEEDS: _format_json({name: _list_seeds(each) for name, each in seeds.items()})} if seeds else {}
+    with write_together([Path(folder, name) for name in files]) as temporaries:
+        for path, content in zip(temporaries, files.values(), strict=True):
+            path.write_text(content, encoding="utf-8")
+    if not seeds and has_stages(folder):
+        Path(folder, _SEEDS).unlink(missing_ok=True)
 
 
-def format_markdown_table(table: RoundMetrics, measures: Sequence[str]) -> str:
-    """Return a Markdown table with a row for each round and a column for each split and measure."""
-    heads, rows = _list_cells(table, measures)
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+def format_markdown_table(
+    table: RoundMetrics, measures: Sequence[str], seeds: Mapping[str, SeedResults] | None = None
+) -> str:
+    """Return a Markdown table with a row for each round and a column for each split and measure.
+
+    With seeds, a second table has a row for each round and seed.
+    """
+    heads, rows = _list_cells(table, measures, seeds or {})
+    if not seeds:
+        return _format_table(["", *heads], rows)
+    note = _SEEDS_NOTE.format(measure=measures[0])
+    return "\n".join(
+        [_format_table(["", *heads], rows), f"{note}\n", _format_table(*_list_seed_cells(seeds, measures))]
+    )
+
+
+def _format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]).replace("|  |", "| |", 1) + "\n"
 
 
 def _format_models(places: Mapping[str, str]) -> str:
     """Return a Markdown table with the model of each round."""
-    return "\n".join(["| | model |", "|---|---|", *(f"| {name} | {place} |" for name, place in places.items())]) + "\n"
+    return _format_table(["", "model"], list(places.items()))
 
 
 def _shorten_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
@@ -76,7 +101,12 @@ def _shorten_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) 
 
 
 def render_loop_report(
-    name: str, table: RoundMetrics, measures: Sequence[str], models: Mapping[str, str], notes: Sequence[str] = ()
+    name: str,
+    table: RoundMetrics,
+    measures: Sequence[str],
+    models: Mapping[str, str],
+    notes: Sequence[str] = (),
+    seeds: Mapping[str, SeedResults] | None = None,
 ) -> str:
     """Return the self-contained HTML page of a loop.
 
@@ -86,8 +116,10 @@ def render_loop_report(
         measures: Measures in the table. The first one is plotted.
         models: Folder of each round's model.
         notes: Notes for readers of the table.
+        seeds: Results of the seeds, by round.
     """
-    heads, rows = _list_cells(table, measures)
+    heads, rows = _list_cells(table, measures, seeds or {})
+    seed_heads, seed_rows = _list_seed_cells(seeds or {}, measures)
     picture, legend = _draw_table(table, measures[0])
     return render_template(
         "loop.html",
@@ -97,16 +129,57 @@ def render_loop_report(
         picture=picture,
         legend_entries=legend,
         table={"heads": ["round", *heads], "rows": rows},
+        seeds={"heads": ["round", *seed_heads[1:]], "rows": seed_rows},
+        seeds_note=_SEEDS_NOTE.format(measure=measures[0]),
         models={"heads": ["round", "model"], "rows": models.items()},
         notes=notes,
     )
 
 
-def _list_cells(table: RoundMetrics, measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _list_cells(
+    table: RoundMetrics, measures: Sequence[str], seeds: Mapping[str, SeedResults]
+) -> tuple[list[str], list[list[str]]]:
     """Return the column heads, one for each split and measure, and the rows, one for each round."""
     columns = [(split, measure) for split in next(iter(table.values())) for measure in measures]
-    rows = [[name, *(f"{each[split][measure]:.4f}" for split, measure in columns)] for name, each in table.items()]
+    rows = []
+    for name, each in table.items():
+        spread = seeds[name].spread if name in seeds else None
+        more = ["" if spread is None else f" ± {spread[split][measure]:.4f}" for split, measure in columns]
+        values = [f"{each[split][measure]:.4f}" for split, measure in columns]
+        rows.append([name, *(value + end for value, end in zip(values, more, strict=True))])
     return [f"{split} {measure}" for split, measure in columns], rows
+
+
+def _list_seed_cells(seeds: Mapping[str, SeedResults], measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the column heads, and a row for each round and seed."""
+    rows, heads = [], list[str]()
+    for name, each in seeds.items():
+        for result in each.results:
+            values = {
+                f"{split} {measure}": f"{metrics[measure]:.4f}"
+                for split, metrics in result.metrics.items()
+                for measure in measures
+            }
+            heads = list(values)
+            mark = "chosen" if result.seed == each.chosen else ""
+            rows.append([name, str(result.seed), *values.values(), mark])
+    return ["", "seed", *heads, "goes on"], rows
+
+
+def _list_seeds(results: SeedResults) -> dict[str, Any]:
+    """Return the content of ``seeds.json`` for one round."""
+    seeds = {str(each.seed): {"model": each.model, "metrics": each.metrics} for each in results.results}
+    return {"chosen": results.chosen, "standard_deviation": results.spread, "seeds": seeds}
+
+
+def _shorten_models(results: SeedResults, folder: str | os.PathLike[str]) -> SeedResults:
+    return results._replace(
+        results=[each._replace(model=_shorten_path(each.model, folder)) for each in results.results]
+    )
+
+
+def _format_json(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _draw_table(table: RoundMetrics, measure: str) -> tuple[str, list[LegendEntry]]:

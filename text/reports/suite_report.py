@@ -132,7 +132,7 @@ def format_task_result(result: SetResult, split: str) -> dict[str, Any]:
     depth = max(int(name.partition("@")[2]) for name in result.figures if "@" in name)
     names = {name: f"map_at_{depth}" if name == "map" else name.replace("@", "_at_") for name in result.figures}
     scores = {names[name]: round(row["mean"], 6) for name, row in result.figures.items()}
-    main = {"main_score": scores[names[MAIN_MEASURES[0]]], "hf_subset": "default", "languages": []}
+    main = {"main_score": scores[names[MAIN_MEASURES[0]]], "hf_subset": "default", "languages": ["und-Zyyy"]}
     return {
         "dataset_revision": result.qrels_sha256,
         "task_name": result.name,

@@ -19,14 +19,16 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 EVALUATION = "evaluation/figures.json"
 """Output of ``dpr-text evaluate --output_dir=RUN/evaluation``. It does not belong to the run, so a new run keeps it."""
-FOLDERS = ("checkpoints", "model", "tensorboard")
+FOLDERS = ("checkpoints", "model", "adapter", "tensorboard")
 """Subfolders that a run creates."""
 _ENCODER_FILES = ("*.json", "model.safetensors", "*/config.json", "*/model.safetensors")
+_ADAPTER_FILES = ("config.json", "model.safetensors")
 _FILES = (
     *(LEDGER, MANIFEST, REPORT, "config.yaml", "tokenizer.json", "metrics.csv", "speed.csv", "lengths.json"),
     *("worst_questions.jsonl", "rejects.jsonl", "loggers.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml", "model/README.md", "model/*.json"),
     *(f"model/{side}_encoder/{name}" for side in ("question", "passage") for name in _ENCODER_FILES),
+    *(f"adapter/{side}_encoder/adapter_{name}" for side in ("question", "passage") for name in _ADAPTER_FILES),
 )
 """Patterns of the files that a run writes. Each pattern matches one depth of folders."""
 GENERATOR = "dpr-text report"

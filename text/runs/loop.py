@@ -10,76 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from text.artifacts import check_readable
 from text.runs.figures import read_figures
-from text.runs.rounds import BM25, SPLITS, START, Round, RoundMetrics, find_cut_offs
+from text.runs.loop_inputs import LoopInputs
+from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
+from text.runs.seeds import SeedResult, SeedResults, SplitMetrics, average_metrics, choose_best
 from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
 from text.runs.tracked import TrackedFile
 
 _NUM_WINDOWS = 1000
 """Minimum number of windows to retrieve per question when documents are ranked by their best window."""
-
-
-def _find_file(path: str) -> str:
-    """Return a path, or the path of its compressed file if only that file exists."""
-    compressed = [f"{path}{ending}" for ending in (".gz", ".zst") if os.path.isfile(f"{path}{ending}")]
-    return compressed[0] if len(compressed) == 1 and not os.path.exists(path) else path
-
-
-class LoopInputs(NamedTuple):
-    """Input files of a loop."""
-
-    train_rows: TrackedFile
-    collection: TrackedFile
-    rows: dict[str, TrackedFile]
-    """Validation and test rows, by split."""
-    questions: dict[str, TrackedFile]
-    """Validation and test questions with answers, by split. Other splits use the positives of their rows."""
-
-    @classmethod
-    def open(
-        cls,
-        data_path: str | os.PathLike[str],
-        *,
-        train_file: str,
-        valid_file: str,
-        test_file: str | None,
-        collection: str,
-        valid_questions: str | None = None,
-        test_questions: str | None = None,
-    ) -> LoopInputs:
-        """Read and hash the files of a folder.
-
-        Args:
-            data_path: The folder.
-            train_file: Training rows in the DPR format.
-            valid_file: Validation rows.
-            test_file: Test rows. None if ``test_questions`` is given instead.
-            collection: File of passages.
-            valid_questions: Validation questions with answers.
-            test_questions: Test questions with answers.
-
-        Raises:
-            ValueError: A file cannot be read.
-        """
-
-        def read(name: str) -> TrackedFile:
-            path = _find_file(os.path.join(data_path, name))
-            check_readable(path)
-            return TrackedFile.read(path)
-
-        rows = {"valid": valid_file, "test": test_file}
-        questions = {"valid": valid_questions, "test": test_questions}
-        return cls(
-            read(train_file),
-            read(collection),
-            {split: read(name) for split, name in rows.items() if name is not None},
-            {split: read(name) for split, name in questions.items() if name is not None},
-        )
-
-    def list_question_files(self) -> dict[str, TrackedFile]:
-        """Return the file with the questions to evaluate, by split."""
-        return {split: self.questions.get(split) or self.rows[split] for split in SPLITS}
 
 
 class _Encoded(NamedTuple):
@@ -107,6 +46,8 @@ class Loop:
         measures: Metrics in the table.
         output_dir: Folder of all stages.
         resolve_settings: Function that returns the values of all flags of a command.
+        seeds: Seeds of training. Each round is trained once with each of them, and the seed with the best first measure
+            on the validation questions goes on. Without seeds, a round is trained once.
         num_gpus: Number of GPUs for training and encoding, unless ``arguments`` or ``rounds`` name it.
         is_rehearsal: Run no stage.
 
@@ -127,6 +68,7 @@ class Loop:
         measures: Sequence[str],
         output_dir: str | os.PathLike[str],
         resolve_settings: ResolveSettings,
+        seeds: Sequence[int] = (),
         num_gpus: int = 0,
         is_rehearsal: bool = False,
     ) -> None:
@@ -135,6 +77,8 @@ class Loop:
         self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
         self.models: dict[str, TrackedFile] = {}
         """Model of each round, filled by ``measure_rounds``."""
+        self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
+        """Seeds, and the results of all seeds in each round, filled by ``measure_rounds``."""
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
@@ -166,10 +110,25 @@ class Loop:
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
             rows = self._mine(name, each, model) if each.sources else self.train_rows
-            self.models[name] = self._train(name, each, rows, model)
-            model = self._encode(name, self.models[name], {})
-            table[name] = self._evaluate(name, model)
+            model, table[name] = self._run_round(name, each, rows, model)
+            self.models[name] = model.model
         return table
+
+    def _run_round(
+        self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None
+    ) -> tuple[_Encoded, SplitMetrics]:
+        """Train and evaluate a round with each seed, and return the model that goes on, and the mean metrics."""
+        models, metrics = list[_Encoded](), list[SplitMetrics]()
+        for seed in self.seeds or [None]:
+            title, extra = (name, {}) if seed is None else (f"{name}, seed {seed}", {"seed": seed})
+            models.append(self._encode(title, self._train(title, settings, rows, previous, extra), {}))
+            metrics.append(self._evaluate(title, models[-1]))
+        chosen = 0 if self.is_rehearsal else choose_best(metrics, self.measures[0])
+        if self.seeds:
+            found = zip(self.seeds, models, metrics, strict=True)
+            results = [SeedResult(seed, str(model.model), each) for seed, model, each in found]
+            self.seed_results[name] = SeedResults(results, self.seeds[chosen])
+        return models[chosen], average_metrics(metrics)
 
     def _cut_windows(self) -> None:
         """Split the passages of the collection and of the training rows into windows."""
@@ -195,11 +154,14 @@ class Loop:
         ]
         return self._run_stage(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
 
-    def _train(self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None) -> TrackedFile:
+    def _train(
+        self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None, extra: Arguments
+    ) -> TrackedFile:
         """Train and return the model of a round."""
         arguments = {
             **self.arguments["train"],
             **settings.train,
+            **extra,
             "encoder": previous.model if settings.go_on and previous is not None else self.encoder,
             "train_files": [rows],
             "valid_file": self.inputs.rows["valid"],
@@ -224,17 +186,15 @@ class Loop:
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
         return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
 
-    def _evaluate(self, name: str, model: _Encoded | None) -> dict[str, dict[str, float]]:
+    def _evaluate(self, name: str, model: _Encoded | None) -> SplitMetrics:
         """Evaluate a model or BM25, and return the metrics by split and measure."""
         found, extra = {}, {"k": max(self.k, self.cut_offs[-1])}
         if model is not None and self.arguments["windows"]:
             extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
-        for split, questions in self.inputs.list_question_files().items():
-            judgments: dict[str, Any] = {"positives": questions}
-            if split in self.inputs.questions:
-                judgments = {"questions": questions, "collection": self.inputs.collection}
-            run = self._search(name, questions, model, self.inputs.collection, extra)
-            folder = self._run_stage(name, "evaluate", {**judgments, "run": run, "k": self.cut_offs})
+        for split, judged in self.inputs.judged.items():
+            searched = {**extra, **judged.search_flags}
+            run = self._search(name, judged.questions, model, self.inputs.collection, searched)
+            folder = self._run_stage(name, "evaluate", {**judged.judgments, "run": run, "k": self.cut_offs})
             if not self.is_rehearsal:
                 metrics = read_figures(folder.get_part("figures.json").path).figures
                 found[split] = {measure: metrics[measure].mean for measure in self.measures}

@@ -74,10 +74,10 @@ def _check_splits(folder: Path, name: str, parts: dict[str, Any], scheme: str) -
     """Check that ``tokenizer.json`` splits texts at spaces and marks words with ``▁``."""
     steps = list_steps(parts["pre_tokenizer"], "pretokenizers")
     kinds = [step["type"] for step in steps]
-    removes_spaces = any(
-        step.get("pattern") == _REPEATED_SPACES for step in list_steps(parts["normalizer"], "normalizers")
-    )
-    if kinds != ["Metaspace"] or not removes_spaces:  # Without repeated spaces, Metaspace alone splits words, too.
+    steps_before = list_steps(parts["normalizer"], "normalizers")
+    removes_spaces = any(step.get("pattern") == _REPEATED_SPACES for step in steps_before) or name == XLM_ROBERTA
+    # Without repeated spaces, Metaspace alone splits words, too. The words of an XLM-RoBERTa are always split anew.
+    if kinds != ["Metaspace"] or not removes_spaces:
         check_part(folder, name, "pre_tokenizer", kinds, ["WhitespaceSplit", "Metaspace"])
     for key, value in (("replacement", "▁"), ("prepend_scheme", scheme)):
         check_part(folder, name, f"pre_tokenizer.{key}", steps[-1][key], value)

@@ -50,7 +50,9 @@ class ArrowFile:
                 for record in batch.to_pylist():
                     self._row += 1
                     yield record
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{self._path}:{self._row + 1}: cannot be read after this row: {reason}.") from None
         if self._progress is not None:

@@ -109,7 +109,7 @@ def read_passages(record: Record, field: str, counts: Counter[str]) -> list[Reco
             are_texts = type(passage_id) is type(title) is type(text) is str and len(item) == 3
             is_plain = are_texts and passage_id and text and not text.isspace()
         except (KeyError, TypeError):
-            is_plain = False
+            passage_id = title = text = is_plain = None
         if is_plain:
             passages.append({"passage_id": passage_id, "title": title, "text": text})
         elif (passage := read_passage(item, field, i, counts)) is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
-from text.datasets.forms.beir import keep_folder_rows, prepare_qrels
+from text.datasets.forms.beir import keep_folder_rows, name_stages, prepare_qrels
 from text.datasets.forms.data_set import read_file
 from text.datasets.forms.folders import find_folder_of, find_judged_folder
 from text.datasets.forms.reading import Reading
@@ -50,13 +50,13 @@ def find_kept_rows(path: str | os.PathLike[str], stages: Iterable[str]) -> dict[
     path, stages = os.fspath(path), list(stages)
     folder = find_judged_folder(path)
     if folder is not None:
-        rows = keep_folder_rows(folder, stages)
-        return {stage: KeptRows(kept, path, folder.collection) for stage, kept in rows.items()}
+        rows, splits = keep_folder_rows(folder, stages), name_stages(folder)
+        return {stage: KeptRows(each, folder.qrels[splits[stage]], folder.collection) for stage, each in rows.items()}
     if os.path.isdir(path):
         files = find_split_files(path, only_tables=True)
     else:
         files = {"train": [path]} if is_table(path) else {}
-    return {stage: KeptRows(_keep_rows(files[stage]), path) for stage in stages if stage in files}
+    return {stage: KeptRows(_keep_rows(files[stage]), files[stage][0]) for stage in stages if stage in files}
 
 
 def keep_file(path: str | os.PathLike[str]) -> KeptRows | None:
