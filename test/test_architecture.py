@@ -53,6 +53,7 @@ OWNERS = {
     "orjson": "datasets",
     "simdjson": "datasets",
     "zstandard": "datasets",
+    "pyarrow": "datasets",
     "tokenizers": "transforms",
     "tiktoken": "transforms",
     "torchtext": "transforms",

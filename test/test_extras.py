@@ -75,7 +75,7 @@ def test_each_imported_package_is_in_the_base_install_or_in_the_extra_of_its_mod
         allowed = list_distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
         for module in set(list_foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
             assert allowed & set(map(canonicalize_name, names[module])), f"{path} imports {module}"
-    assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus"}
+    assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus", "parquet"}
 
 
 def test_the_extra_all_has_all_extras_for_users() -> None:
@@ -106,6 +106,7 @@ def test_without_extras_the_library_works_and_commands_name_the_extra_to_install
     model, embeddings = f"--model={save_model(tmp_path / 'model', 0)}", f"--embeddings={tmp_path}/embeddings"
     rows, passages = write_jsonl(tmp_path / "train.jsonl", records(2)), tmp_path / "passages.jsonl"
     write_collection(passages, ["a", "b"], ["x", "y"])
+    (tmp_path / "rows.parquet").touch()
     encode = ["encode", model, f"--collection={passages}", f"--output_dir={tmp_path}/embeddings"]
     search = ["search", f"--questions={rows}", f"--run={tmp_path}/run.trec"]
     commands = {
@@ -114,6 +115,7 @@ def test_without_extras_the_library_works_and_commands_name_the_extra_to_install
         ("bm25s", "bm25"): [*search, "--bm25", f"--collection={passages}", "--overwrite"],
         ("faiss", "faiss"): [*search, model, embeddings, "--index=HNSW32", "--overwrite"],
         ("pymilvus", "milvus"): [*search, model, embeddings, f"--milvus={tmp_path}/milvus.db", "--overwrite"],
+        ("pyarrow", "parquet"): ["convert", f"--data_path={tmp_path}/rows.parquet", f"--output_dir={tmp_path}/rows"],
         ("fastapi", "serve"): ["serve", model, embeddings],
     }
     works = [encode, [*search, model, embeddings]]

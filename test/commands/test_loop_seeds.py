@@ -66,14 +66,17 @@ def test_seeds_that_contradict_each_other_are_refused(changes: dict[str, Any], n
 def complete_with_values(flags: LoopFlags) -> None:
     """Complete all stages of a loop with one round, and give each seed its own metrics."""
     done: list[Path] = []
-    while left := [stage for stage in rehearse(flags) if stage.folder not in done]:
-        names = [stage.folder for stage in rehearse(flags) if stage.command == "evaluate"]
-        seed, split = 1, 0
-        if left[0].folder in names:
-            seed, split = names.index(left[0].folder) // 2 + 1, names.index(left[0].folder) % 2
-        content = format_figures(VALUES[seed][split]) if left[0].command == "evaluate" else left[0].folder.name
-        complete(left[0], content)
-        done.append(left[0].folder)
+    while True:
+        stages = rehearse(flags)
+        left = next((stage for stage in stages if stage.folder not in done), None)
+        if left is None:
+            return
+        content = left.folder.name
+        if left.command == "evaluate":
+            seed, split = divmod([each.folder for each in stages if each.command == "evaluate"].index(left.folder), 2)
+            content = format_figures(VALUES[seed + 1][split])
+        complete(left, content)
+        done.append(left.folder)
 
 
 def test_the_table_shows_mean_and_spread_and_the_best_seed_goes_on(
@@ -115,7 +118,7 @@ def test_the_table_shows_mean_and_spread_and_the_best_seed_goes_on(
 def test_a_table_without_seeds_removes_the_seeds_of_an_earlier_table(tmp_path: Path) -> None:
     arguments = ["--config=tiny", "--rounds=[{}]", "--measures=[mrr@10]", "--bm25=false", NOTHING_EXPECTED]
     arguments.append(f"--output_dir={tmp_path}")
-    for seeds, is_there in ((["--seeds=1,2"], True), ([], False)):
+    for seeds, is_there in ((["--seeds=1"], True), ([], False)):
         complete_with_values(parse_flags(LoopFlags, [*arguments, *seeds]))
         assert run_command(loop, LoopFlags, [*arguments, *seeds]) == 0
         assert (tmp_path / "seeds.json").exists() is is_there

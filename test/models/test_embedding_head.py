@@ -27,7 +27,7 @@ MASK = torch.tensor([[True, True, True, False], [True, False, False, False]])
 )
 def test_poolings_by_hand(pooling: str, expected: list[float]) -> None:
     head = EmbeddingHead([pooling])
-    torch.testing.assert_close(head(HIDDEN, MASK)[:, 0], torch.tensor(expected))
+    torch.testing.assert_close(head(HIDDEN, MASK)[:, 0], torch.tensor(expected, dtype=torch.float32))
     torch.testing.assert_close(head(HIDDEN[:1, :3], None), head(HIDDEN, MASK)[:1])
 
 
@@ -44,7 +44,7 @@ def test_poolings_by_hand(pooling: str, expected: list[float]) -> None:
 )
 def test_poolings_without_the_prompt_by_hand(pooling: str, expected: list[float]) -> None:
     head = EmbeddingHead([pooling], include_prompt=False)
-    torch.testing.assert_close(head(HIDDEN, MASK, prompt_length=1)[:, 0], torch.tensor(expected))
+    torch.testing.assert_close(head(HIDDEN, MASK, prompt_length=1)[:, 0], torch.tensor(expected, dtype=torch.float32))
     torch.testing.assert_close(head(HIDDEN, MASK), EmbeddingHead([pooling])(HIDDEN, MASK, prompt_length=1))
 
 

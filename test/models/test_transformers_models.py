@@ -169,7 +169,7 @@ def test_weights_in_several_files_load_and_are_listed(folder: Path) -> None:
     (folder / names[1]).unlink()
     with pytest.raises(FileNotFoundError, match=names[1]):
         load_encoder(folder)
-    index.write_text(json.dumps({"metadata": {}, "weight_map": {key: "../x.safetensors" for key in weight_map}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(weight_map, "../x.safetensors")}))
     refuse(folder, index, "weight_map", code=5)
 
 
@@ -238,7 +238,7 @@ def test_an_adapter_is_refused(folder: Path) -> None:
 
 
 def test_code_in_a_folder_is_not_executed(folder: Path) -> None:
-    """transformers has the class, so it does not need the code."""
+    """The class is in transformers, so the code is not needed."""
     (folder / "mine.py").write_text("raise SystemExit('executed')")
     edit_json(folder / "config.json", auto_map={"AutoModel": "mine.Model", "AutoConfig": "mine.Config"})
     assert isinstance(load_encoder(folder), TransformersEncoder)

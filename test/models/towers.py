@@ -91,9 +91,8 @@ def save_tower(family: str, folder: Path, *, seed: int = 0) -> Path:
 
 def compute_peer_states(folder: Path, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the hidden states that ``AutoModel`` computes, (B, L, H)."""
-    kind = transformers.AutoModel
-    if transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder:
-        kind = transformers.AutoModelForTextEncoding
+    is_t5 = transformers.AutoConfig.from_pretrained(folder).model_type == "t5"
+    kind = transformers.AutoModelForTextEncoding if is_t5 else transformers.AutoModel
     model = kind.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         return model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from text.commands.cli import number_field, pick_arguments
@@ -32,7 +32,7 @@ class ConvertFlags:
         Literal["beir", "msmarco", "dpr", "dpr-output", "tevatron", "flagembedding", "sentence-transformers"] | None
     ) = None
     """Form of the data. By default, the keys of the first row tell it. dpr-output is what DPR's retriever writes."""
-    columns: dict[str, Any] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
     """Names of columns by role: question, positive, negative, score, question_id, answers, positive_id and
     positive_title. negative may be a list of columns."""
     min_relevance: float | None = None

@@ -133,7 +133,8 @@ def _fill(file: Path, layer: nn.Module, prefix: str, weight: Tensor, bias: Tenso
     weights = {"weight": weight} | ({} if bias is None else {"bias": bias})
     for name, parameter in layer.named_parameters():
         if weights[name].shape != parameter.shape or not weights[name].is_floating_point():
-            raise ArtifactError(f"{file}: key {prefix}{name} is {list(weights[name].shape)}, not {list(parameter.shape)}.")
+            found, expected = list(weights[name].shape), list(parameter.shape)
+            raise ArtifactError(f"{file}: key {prefix}{name} is {found}, not {expected}.")
     layer.load_state_dict(weights)
 
 

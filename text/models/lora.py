@@ -144,7 +144,9 @@ def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, folder: 
     _set_adapters(layers, is_on=False)
     change = _measure(_embed(encoder, tokens), adapted)
     _set_adapters(layers, is_on=True)
-    if not change > _LEAST_CHANGE:
+    if not adapted.isfinite().all():
+        raise ArtifactError(f"{folder}: embeddings with the adapters are NaN or infinite. Lower --learning_rate.")
+    if change <= _LEAST_CHANGE:
         raise ArtifactError(
             f"{folder}: training did not change the adapters (embeddings differ by {change:.1e}). "
             "Train more steps, or raise --learning_rate."
@@ -152,7 +154,7 @@ def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, folder: 
     config, weights = _describe_config(encoder, list(layers), base), _copy_weights(layers)
     _merge(encoder, layers)
     error = _measure(_embed(encoder, tokens), adapted)
-    if not error <= _LARGEST_ERROR:
+    if not error <= _LARGEST_ERROR:  # also if it is NaN
         raise ArtifactError(
             f"{folder}: the embeddings of the merged model and of the adapters differ by {error:.1e}. The largest "
             f"difference is {_LARGEST_ERROR:.0e}. Lower --learning_rate or --lora_alpha."

@@ -75,9 +75,9 @@ def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
         import transformers  # noqa: F401
     with _quiet_transformers():
         config = _build_config(folder, settings)
+        kind = _find_class(folder, config)
         _check_size(folder, config, shapes)
         _set_dropout(folder, config, dropout)
-        kind = _find_class(folder, config)
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False
@@ -115,10 +115,10 @@ def save_model(model: Any, folder: Path) -> None:
 
 def choose_pooling(model: Any) -> str:
     """Return the pooling of a folder that states none: the last token of a decoder, the mean of T5, else the first."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
     kind = type(model.config)
-    if model.config.is_encoder_decoder or model.config.model_type in ("t5", "mt5", "umt5"):
+    if type(model) is not MODEL_MAPPING.get(kind, None):  # the encoder of an encoder-decoder
         return "mean"
     is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     return "last" if is_decoder else "first"
@@ -243,11 +243,11 @@ def _find_class(folder: Path, config: Any) -> Any:
     """Return the class of the transformer without heads. An encoder-decoder gives its encoder."""
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
-    mapping = MODEL_MAPPING
-    if config.is_encoder_decoder or config.model_type in ("t5", "mt5", "umt5"):
-        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING
-    found = mapping.get(type(config), None)
-    if not isinstance(found, type):
+    # A saved encoder of T5 no longer states that T5 is an encoder-decoder.
+    found = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    if found is None and not config.is_encoder_decoder:
+        found = MODEL_MAPPING.get(type(config), None)
+    if not isinstance(found, type) or found.main_input_name != "input_ids":
         reason = f"model_type is {json.dumps(config.model_type)}. transformers has no encoder of text for it."
         raise UnsupportedModelError.at(folder / "config.json", reason)
     return found

@@ -76,7 +76,9 @@ def test_teacher_scores_survive() -> None:
     record = {"query": "q", "pos": ["a"], "neg": ["b", " "], "pos_scores": [0.9], "neg_scores": [1, 2]}
     counts = Counter()
     row = convert_flagembedding(record, counts)
-    assert row["positive_ctxs"] == [{"text": "a", "score": 0.9}] and row["hard_negative_ctxs"] == [{"text": "b", "score": 1}]
+    assert row["positive_ctxs"] == [{"text": "a", "score": 0.9}] and row["hard_negative_ctxs"] == [
+        {"text": "b", "score": 1}
+    ]
     assert counts == {"neg without text, left out": 1}
     output = {"question": "q", "ctxs": [{"id": 3, "title": "", "text": "a", "score": "81.5", "has_answer": True}]}
     assert convert_dpr_output(output, Counter())["positive_ctxs"] == [
@@ -140,7 +142,11 @@ def test_a_score_needs_a_threshold() -> None:
         (convert_dpr, {"question": "q", "positive_ids": ["a", {}]}, "positive_ids[1]"),
         (convert_dpr, {"question": [], "positive_ctxs": []}, "question"),
         (convert_tevatron, {"query": "q", "positive_passages": ["a"]}, "positive_passages[0]"),
-        (convert_tevatron, {"query": "q", "positive_passages": [{"docid": "1", "title": "t"}]}, "positive_passages[0].text"),
+        (
+            convert_tevatron,
+            {"query": "q", "positive_passages": [{"docid": "1", "title": "t"}]},
+            "positive_passages[0].text",
+        ),
         (convert_tevatron, {"query": "q", "positive_passages": "a"}, "positive_passages"),
         (convert_tevatron, {"query": "q", "positive_passages": [], "positive_ctxs": []}, "positive_ctxs"),
         (convert_tevatron, {"query": "q", "positive_passages": [], "answers": {"start": 1}}, "answers"),
@@ -150,7 +156,11 @@ def test_a_score_needs_a_threshold() -> None:
         (convert_flagembedding, {"query": "q", "pos": ["a", 1]}, "pos[1]"),
         (convert_flagembedding, {"query": "q", "pos": ["a"], "neg_titles": ["b"]}, "neg_titles"),
         (convert_dpr_output, {"question": "q", "ctxs": [{"text": "a"}]}, "ctxs[0].has_answer"),
-        (convert_dpr_output, {"question": "q", "ctxs": [{"text": "a", "score": "x", "has_answer": True}]}, "ctxs[0].score"),
+        (
+            convert_dpr_output,
+            {"question": "q", "ctxs": [{"text": "a", "score": "x", "has_answer": True}]},
+            "ctxs[0].score",
+        ),
         (lambda record, _: convert_columns(record), {"anchor": "q", "positive": {"text": "a"}}, "positive"),
         (lambda record, _: convert_columns(record), {"anchor": "q", "positive": "a", "label": "yes"}, "label"),
     ],

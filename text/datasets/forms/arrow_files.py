@@ -14,6 +14,10 @@ from text.datasets.forms.records import Record
 from text.errors import DataError, explain_missing
 from text.progress import Progress
 
+with explain_missing("parquet"):
+    import pyarrow
+    import pyarrow.parquet
+
 _BATCH_ROWS = 256
 
 
@@ -23,14 +27,9 @@ class ArrowFile:
     Args:
         path: The file. The ending ``.arrow`` marks a stream.
         progress: Progress bar to advance by the size of the file at its end.
-
-    Raises:
-        MissingPackageError: pyarrow is not installed.
     """
 
     def __init__(self, path: str, progress: Progress | None = None) -> None:
-        with explain_missing("parquet"):
-            import pyarrow  # noqa: F401
         self._path, self._progress = path, progress
         self._row = 0
 
@@ -41,8 +40,6 @@ class ArrowFile:
             DataError: The file is damaged or of another format.
             OSError: The file cannot be read.
         """
-        import pyarrow
-
         batches = self._read_stream() if self._path.endswith(".arrow") else self._read_parquet()
         try:
             for batch in batches:
@@ -63,14 +60,10 @@ class ArrowFile:
         return f"{self._path}:{self._row}"
 
     def _read_parquet(self) -> Iterator[Any]:
-        import pyarrow.parquet
-
         with pyarrow.parquet.ParquetFile(self._path) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS)
 
     def _read_stream(self) -> Iterator[Any]:
-        import pyarrow
-
         with pyarrow.OSFile(self._path) as source, pyarrow.ipc.open_stream(source) as stream:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):

@@ -106,7 +106,7 @@ class DataSet:
             name
             for name, is_given in (
                 ("collection", folder is not None and collection is not None),
-                ("columns", folder is not None and self._reading.columns is not None),
+                ("columns", folder is not None and bool(self._reading.columns)),
                 ("skip_missing", folder is None and self._skip_missing),
             )
             if is_given

@@ -63,7 +63,7 @@ def read_rows(records: Records, reading: Reading, counts: Counter[str]) -> Itera
         rows = _convert(chain([first], stream), form, convert, counts)
         rows = merge_pairs(rows, counts) if columns.score is not None else rows
     else:
-        for name, value in (("columns", reading.columns), ("min_relevance", reading.min_relevance)):
+        for name, value in (("columns", reading.columns or None), ("min_relevance", reading.min_relevance)):
             if value is not None:
                 raise UsageError(f"--{name} has no effect on rows of the form {form}. Leave it out.")
         rows = _convert(chain([first], stream), form, _CONVERTERS[form], counts)
@@ -93,7 +93,7 @@ def _choose_columns(first: Record, given: Mapping[str, Any] | None, records: Rec
         UsageError: A named column does not exist, or the usual names are missing or ambiguous.
     """
     place, shown = records.describe_place(""), " ".join(", ".join(first).split())[:200]
-    if given is not None:
+    if given:
         columns = parse_columns(given)
         if columns.question not in first or columns.positive not in first:
             missing = next(name for name in (columns.question, columns.positive) if name not in first)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from text.artifacts import check_readable, read_json
 from text.datasets.formats.compressed_files import detect_form
-from text.datasets.forms.arrow_files import ArrowFile
 from text.datasets.forms.columns import POSITIVE_NAMES, QUESTION_NAMES
 from text.datasets.forms.records import JsonArray, JsonLines, Record, Records
 from text.datasets.forms.splits import name_stage
@@ -52,6 +51,8 @@ def open_records(path: str, counts: Counter[str], progress: Progress | None = No
             f"{path}: unknown kind of file. Give a file that ends in {', '.join(_TEXT_ENDINGS)} or .parquet."
         )
     if ending in _ARROW_ENDINGS:
+        from text.datasets.forms.arrow_files import ArrowFile  # This import needs pyarrow.
+
         return ArrowFile(path, progress)
     form = detect_form(path)
     kind = ending.removesuffix(".gz").removesuffix(".zst")
