@@ -26,6 +26,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +124,7 @@ def write_stand_ins(folder: Path) -> None:
     tokenizer.model.save(str(folder / "roberta-base"))
     roberta_tiny(vocab_size=300, pooling="mean", normalize=True).save_pretrained(folder / "all-MiniLM-L6-v2")
     save_tokenizer(tokenizer, folder / "all-MiniLM-L6-v2", max_length=64)
+    _write_modernbert(folder / "ModernBERT-base")
     (folder / "squad_w100").mkdir()
     passages = "id\ttext\ttitle\n1\ta beetle did\toaks\n2\tnobody ate\tashes\n3\tit grew\telms\n"
     (folder / "squad_w100/passages.tsv").write_text(passages, encoding="utf-8")
@@ -130,6 +132,21 @@ def write_stand_ins(folder: Path) -> None:
     _write_beir_set(folder, passages)
     _write_fair_checkpoint(folder)
     _write_downloads(folder / "downloads/data")
+
+
+def _write_modernbert(folder: Path) -> None:
+    """Write a model of transformers, if it is installed."""
+    if find_spec("transformers") is None:
+        return
+    import transformers
+
+    from text.transforms import save_tokenizer, train_tokenizer
+
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
+    config = transformers.ModernBertConfig(**sizes, **tokens, intermediate_size=48)
+    transformers.ModernBertModel(config).save_pretrained(folder)
+    save_tokenizer(train_tokenizer(["a few words", "who ate the oak", "a beetle did"], 300), folder)
 
 
 def _write_downloads(folder: Path) -> None:

@@ -38,6 +38,7 @@ MODULES = (
 NEEDS = {
     "from/torchtext.md": ["torchtext"],
     "from/sentence-transformers.md": ["sentence_transformers"],
+    "guide/bring-your-model.md": ["transformers"],
     "guide/commands.md": ["bm25s"],
     "guide/retrieval.md": ["faiss", "bm25s"],
     "guide/mining.md": ["bm25s"],

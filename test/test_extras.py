@@ -75,7 +75,7 @@ def test_each_imported_package_is_in_the_base_install_or_in_the_extra_of_its_mod
         allowed = list_distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
         for module in set(list_foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
             assert allowed & set(map(canonicalize_name, names[module])), f"{path} imports {module}"
-    assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus", "parquet"}
+    assert seen == {"train", "report", "serve", "bm25", "faiss", "milvus", "parquet", "bench"}
 
 
 def test_the_extra_all_has_all_extras_for_users() -> None:

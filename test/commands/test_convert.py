@@ -159,6 +159,7 @@ def test_a_killed_conversion_leaves_no_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the peak memory of Linux")
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     with source.open("w") as file:
@@ -168,10 +169,10 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
                 json.dumps({"query": f"q{i}", "positive_passages": passages[:1], "negative_passages": passages}) + "\n"
             )
     code = (
-        "import resource, sys; from text.commands import main; code = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from text.commands import main; code = main(sys.argv[1:]); "
+        "print(*[line for line in open('/proc/self/status') if 'VmHWM' in line]); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "convert", f"--data_path={source}", f"--output_dir={tmp_path / 'out'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert source.stat().st_size > 40_000_000
-    assert int(done.stdout.split()[-1]) < 100_000  # KiB. Importing torch alone needs twice as much.
+    assert int(done.stdout.split()[-2]) < 100_000  # KiB. Importing torch alone needs twice as much.

@@ -27,6 +27,7 @@ Capture = pytest.CaptureFixture[str]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode:UserWarning"),  # a frozen encoder
     # peft reads an attribute that transformers has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]

@@ -61,9 +61,7 @@ def test_a_resumed_run_has_the_weights_of_an_undisturbed_run(
     losses = [[row["train_loss_step"] for row in read_metrics(tmp_path / name)] for name in ("whole", "resumed")]
     assert losses[0] == losses[1]
     whole, resumed = (read_models(tmp_path / name / "model") for name in ("whole", "resumed"))
-    assert whole == resumed and len(whole) == {"plain": 6}.get(
-        "plain" if "--projection_dim=8" in flags else "", len(whole)
-    )
+    assert whole == resumed and len(whole) == (1 if "--tied" in flags else 6 if "--projection_dim=8" in flags else 2)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoModelForTextEncoding
 
-from test.models.towers import FAMILIES, FAST, TEXTS, has_family, save_tower
+from test.models.towers import FAMILIES, TEXTS, has_family, save_tower
 from text.errors import ArtifactError, UsageError
 from text.models import BiEncoder, RobertaEncoder, TransformersEncoder, build_bi_encoder, roberta_tiny
 from text.models.biencoder import embed_tokens
@@ -24,7 +24,7 @@ peft = pytest.importorskip("peft")
 # peft reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 each_family = pytest.mark.parametrize(
-    "family", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    "family", [name if name == "DistilBERT" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
 
 

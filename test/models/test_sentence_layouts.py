@@ -75,7 +75,9 @@ LAYOUTS: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [name if name == "LaBSE" else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_both_libraries_load_the_layouts_of_the_other(plain: Path, tmp_path: Path, name: str) -> None:
     if is_old and name == "mean+cls":
         pytest.skip("this release joins poolings in its own order")
@@ -103,6 +105,7 @@ def embed_with_peer(folder: Path, **options: Any) -> torch.Tensor:
     return torch.from_numpy(model.encode(TEXTS, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["mean", "cls", "weightedmean"])
 def test_a_prompt_is_left_out_of_pooling_as_in_sentence_transformers(plain: Path, tmp_path: Path, mode: str) -> None:
     folder = save_peer(
@@ -120,6 +123,7 @@ def test_a_prompt_is_left_out_of_pooling_as_in_sentence_transformers(plain: Path
         )
 
 
+@pytest.mark.slow
 def test_a_bi_encoder_of_two_towers_opens_in_sentence_transformers(plain: Path, tmp_path: Path) -> None:
     question, passage = load_encoder(plain).eval(), load_encoder(plain, pooling="max", normalize=True).eval()
     randomize(question)

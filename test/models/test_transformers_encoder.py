@@ -32,21 +32,17 @@ BATCH = TokenBatch(IDS, MASK, ~MASK[:, 0], ~MASK[:, 0], LENGTHS.numpy())
 WITHOUT_CHECKPOINTING = ("MPNet", "ALBERT")
 """Families for which transformers has no activation checkpointing."""
 
-families = pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(name, marks=[pytest.mark.skipif(not has_family(name), reason=f"this transformers has no {name}")])
-        if name in FAST
-        else pytest.param(
-            name,
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(not has_family(name), reason=f"this transformers has no {name}"),
-            ],
-        )
-        for name in FAMILIES
-    ],
-)
+
+def list_families(fast: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Return a mark with all families. The default suite tests only the fast ones."""
+    params = []
+    for name in FAMILIES:
+        absent = pytest.mark.skipif(not has_family(name), reason=f"this transformers has no {name}")
+        params.append(pytest.param(name, marks=[absent] if name in fast else [absent, pytest.mark.slow]))
+    return pytest.mark.parametrize("family", params)
+
+
+families = list_families(FAST)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,7 @@ def test_a_saved_folder_loads_the_same_in_all_libraries(
     close(peer[MASK], compute_peer_states(towers(family), IDS, MASK)[MASK])
 
 
-@families
+@list_families(FAST[:1])
 def test_gradients_of_chunks_equal_those_of_a_whole_batch(towers: Callable[[str], Path], family: str) -> None:
     """Chunks of similar lengths, GradCache, activation checkpointing and the plain model give the same gradients."""
 
@@ -149,7 +145,7 @@ def differentiate(encoder: TransformersEncoder, embed: Callable[[Any], Tensor]) 
     return {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
 
 
-@families
+@list_families(FAST[:1])
 def test_every_trained_weight_gets_a_gradient(towers: Callable[[str], Path], family: str) -> None:
     """Ranks wait for the gradient of each weight that is trained, also on a rank without texts."""
     encoder = load(towers(family), projection_dim=8)
@@ -184,7 +180,7 @@ def test_a_text_beyond_the_limit_is_refused(towers: Callable[[str], Path]) -> No
         load(towers("DistilBERT"))(IDS, MASK, lengths=np.maximum(LENGTHS.numpy() - 1, 1))
 
 
-@pytest.mark.parametrize("family", ["DistilBERT", "Qwen3"])
+@pytest.mark.parametrize("family", ["DistilBERT", pytest.param("Qwen3", marks=pytest.mark.slow)])
 def test_a_bfloat16_copy_keeps_the_head_and_the_buffers_in_float32(towers: Callable[[str], Path], family: str) -> None:
     encoder = load(towers(family), projection_dim=8)
     half = to_bfloat16(encoder)

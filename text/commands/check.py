@@ -23,7 +23,8 @@ class CheckFlags:
     """
 
     data_path: str
-    """Folder with train.jsonl and optionally valid.jsonl (or dev.jsonl) and test.jsonl, as for dpr-text train."""
+    """Folder with train.jsonl and optionally valid.jsonl (or dev.jsonl) and test.jsonl, or a BEIR folder or table, as
+    for dpr-text train."""
     collection: str | None = None
     """Passage file for rows that list passages by id."""
     tokenizer: str | None = model_path_field(None)

@@ -13,16 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from text.artifacts import check_files, describe_file
-from text.commands.cli import MAX_SEED, list_given_flags, number_field
+from text.commands.cli import MAX_SEED, list_given_flags, number_field, pick_arguments
 from text.commands.model_paths import model_path_field
-from text.commands.stage_settings import resolve_settings
+from text.commands.suites import evaluate_suite
 from text.errors import UsageError
 
-_SUITE_FLAGS = ("model", "split", "encoder_precision")
-_RUN_FLAGS = (
-    *("qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen", "skip_missing"),
-    "overwrite",
-)
 _OUTPUTS = ("figures.json", "questions.jsonl", "evaluation.html", "results.json")
 
 
@@ -87,12 +82,14 @@ class EvaluateFlags:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.suite is None):
             raise UsageError("--run, --suite: give exactly one of them.")
-        if self.suite is None and (given := list_given_flags(self, _SUITE_FLAGS)):
-            raise UsageError(f"--{given[0]} is only for --suite. Leave it out.")
+        needed = "--run" if self.suite is not None else "--suite"
+        of_run = ["qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen"]
+        of_run += ["skip_missing", "overwrite"]
+        of_suite = ["model", "split", "encoder_precision"]
+        if given := list_given_flags(self, of_run if needed == "--run" else of_suite):
+            raise UsageError(f"--{given[0]} is only for {needed}. Leave it out.")
         if self.suite is not None and (self.model is None or self.output_dir is None):
             raise UsageError("--suite needs --model and --output_dir.")
-        if self.suite is not None and (given := list_given_flags(self, _RUN_FLAGS)):
-            raise UsageError(f"--{given[0]} is only for --run. Leave it out.")
         if self.fused_run is not None and self.fuse_with is None:
             raise UsageError("--fused_run needs --fuse_with.")
         outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
@@ -108,23 +105,10 @@ class EvaluateFlags:
 
 def evaluate(flags: EvaluateFlags) -> None:
     """Print a table of the metrics, and write the metrics as files and as an HTML page."""
-    if flags.run is not None:
-        _evaluate_run(flags, flags.run)
-        return
-    from text.commands.suites import evaluate_suite
-
-    precision = {"encoder_precision": flags.encoder_precision}
-    options = {"drop_self_matches": flags.drop_self_matches, "seed": flags.seed}
-    evaluate_suite(
-        str(flags.suite),
-        str(flags.model),
-        str(flags.output_dir),
-        split=flags.split,
-        k=flags.k,
-        arguments={"encode": {**precision, "dtype": "float32"}, "search": precision, "evaluate": options},
-        seed=flags.seed,
-        resolve_settings=resolve_settings,
-    )
+    if flags.suite is not None:
+        evaluate_suite(**pick_arguments(evaluate_suite, flags))
+    else:
+        _evaluate_run(flags, str(flags.run))
 
 
 def _evaluate_run(flags: EvaluateFlags, run: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from text.runs.folder_lock import lock_folder
+from text.commands.stage_settings import resolve_settings
 
 
 def evaluate_suite(
@@ -16,9 +15,9 @@ def evaluate_suite(
     *,
     split: str,
     k: Sequence[int],
-    arguments: Mapping[str, Mapping[str, Any]],
+    encoder_precision: str | None,
+    drop_self_matches: bool,
     seed: int,
-    resolve_settings: Callable[[str, Sequence[str]], Mapping[str, Any]],
 ) -> None:
     """Run the stages that are not complete yet, and write and print the table.
 
@@ -28,29 +27,42 @@ def evaluate_suite(
         output_dir: Folder of all stages.
         split: Name of the judgments in ``qrels/``.
         k: Cut-offs of the metrics. Those of the table are added.
-        arguments: Flags of encode, search and evaluate, by command.
+        encoder_precision: Precision of both encoders. None is the default of encode and search.
+        drop_self_matches: Ignore passages that have the id of their question.
         seed: Seed of the bootstrap.
-        resolve_settings: Function that returns the values of all flags of a command.
     """
     import torch
 
     from text.reports.suite_report import average_sets, check_suite_report, format_suite_table, write_suite_report
+    from text.runs.folder_lock import lock_folder
     from text.runs.inputs import check_inputs
     from text.runs.rounds import find_cut_offs
     from text.runs.suites import MAIN_MEASURES, Suite, find_sets
 
     cut_offs = sorted({*k, *find_cut_offs(MAIN_MEASURES)})
+    precision, options = (
+        {"encoder_precision": encoder_precision},
+        {"drop_self_matches": drop_self_matches, "seed": seed},
+    )
+    arguments = {"encode": {**precision, "dtype": "float32"}, "search": precision, "evaluate": options}
     with lock_folder(output_dir):
         check_suite_report(output_dir)
-        options = {"cut_offs": cut_offs, "arguments": arguments, "output_dir": output_dir}
-        sets = find_sets(suite, split)
-        runner = Suite(sets, model, **options, resolve_settings=resolve_settings, num_gpus=torch.cuda.device_count())
+        runner = Suite(
+            find_sets(suite, split),
+            model,
+            cut_offs=cut_offs,
+            arguments=arguments,
+            output_dir=output_dir,
+            resolve_settings=resolve_settings,
+            num_gpus=torch.cuda.device_count(),
+        )
         stages = runner.plan()
         check_inputs(stages, output_dir)
-        print(f"{len(sets)} sets, {len({stage.folder for stage in stages})} stages in {output_dir}", flush=True)
+        folders = {stage.folder for stage in stages}
+        print(f"{len(runner.sets)} sets, {len(folders)} stages in {output_dir}", flush=True)
         results = list(runner.evaluate())
         mean = average_sets(results, seed=seed)
-        given = {"k": cut_offs, "seed": seed, **{name: dict(value) for name, value in arguments.items()}}
+        given = {"k": cut_offs, **precision, **options}
         files = write_suite_report(
             output_dir, results, mean, model=model, revision=runner.model.key, split=split, settings=given
         )

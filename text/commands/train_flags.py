@@ -32,7 +32,7 @@ class DataFlags:
     data_path: str | None = None
     """Folder with train.jsonl and optionally valid.jsonl (or dev.jsonl) and test.jsonl in the DPR format. The files may
     be JSON arrays (.json), compressed (.gz, .zst), or named as in FAIR's download, such as nq-train.json and
-    nq-dev.json."""
+    nq-dev.json. Or a BEIR or MS MARCO folder, a CSV, TSV or Parquet file, or a folder that datasets has saved."""
     train_files: list[str] | None = None
     """Training files to mix. They replace the training file in data_path."""
     train_rates: list[float] | None = field(default=None, metadata={"above": 0, "below": 1000})
@@ -48,7 +48,7 @@ class DataFlags:
     """Test file. It replaces the one in data_path; without test data, no test metrics are computed."""
     collection: str | None = None
     """Passage file (psgs_w100.tsv or JSONL) for compact rows, which list passages in positive_ids and
-    hard_negative_ids."""
+    hard_negative_ids. A BEIR or MS MARCO folder as data_path brings its own."""
     batch_size: int = number_field(5, least=1, most=1 << 20)
     """Questions per batch, in total over all GPUs. The default suits a first try; a larger batch has more in-batch
     negatives, and DPR uses 128 on NQ."""
@@ -252,7 +252,8 @@ class RunFlags:
     def __post_init__(self) -> None:
         for name in self.logger or ():
             if name != "csv" and find_spec(name) is None:
-                raise UsageError(f'--logger={name}: {name} is not installed. Install it: pip install "dpr-text[{name}]"')
+                advice = f'Install it: pip install "dpr-text[{name}]"'
+                raise UsageError(f"--logger={name}: {name} is not installed. {advice}")
         if self.fast_dev_run and self.resume is not None:
             raise UsageError("--fast_dev_run starts a new run and cannot be combined with --resume. Remove one flag.")
 

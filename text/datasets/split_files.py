@@ -105,22 +105,24 @@ def find_splits(
 
 
 def _find_rows(path: str | os.PathLike[str], stages: Sequence[str]) -> dict[str, KeptRows]:
-    """Return the rows of each stage that a folder or table has: files of rows, or converted tables and judgments.
+    """Return the rows of each stage that a folder or table has: files of rows, or converted tables or judgments.
+
+    Tables beside files of rows are not read, because they are often questions, such as ``test.qa.csv``.
 
     Raises:
-        UsageError: ``find_in_folder`` raises, or a stage has both kinds of files.
+        UsageError: ``find_in_folder`` raises, or a folder has files of rows and judgments.
     """
-    kept = find_kept_rows(path, stages)
-    if kept and not os.path.isdir(path):
-        return kept
-    plain = find_in_folder(path, stages)
-    if plain and kept:
-        stage = next(iter(plain))
+    is_folder = os.path.isdir(path)
+    rows = [*_flatten(_list_splits([path], "")), *map(str, _find_named_sets(path))] if is_folder else []
+    if rows and find_judged_folder(path) is not None:
         raise UsageError(
-            f"{os.fspath(path)} holds rows, {plain[stage]}, and also tables or judgments. Choose the rows with flags "
-            f"instead of --data_path, such as {_FLAGS[stage]}={plain[stage]}."
+            f"{os.fspath(path)} holds rows, {rows[0]}, and also judgments in qrels. Choose with flags instead of "
+            f"--data_path, such as {_FLAGS['train']}={rows[0]}."
         )
-    return kept or {stage: KeptRows(each, each) for stage, each in plain.items()}
+    kept = {} if rows else find_kept_rows(path, stages)
+    if kept or (is_folder and not rows):
+        return kept
+    return {stage: KeptRows(each, each) for stage, each in find_in_folder(path, stages).items()}
 
 
 def find_in_folder(folder: str | os.PathLike[str], stages: Iterable[str] = STAGES) -> dict[str, str]:

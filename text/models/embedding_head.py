@@ -74,7 +74,7 @@ class EmbeddingHead(nn.Module):
         self, poolings: Sequence[str], layers: Iterable[nn.Module] = (), *, include_prompt: bool = True
     ) -> None:
         super().__init__()
-        self.poolings = tuple(poolings)
+        self.poolings: tuple[str, ...] = tuple(poolings)
         self.layers = nn.ModuleList(layers)
         self.include_prompt = include_prompt
 

@@ -61,9 +61,10 @@ def _is_sharded(folder: Path) -> bool:
 
 def _convert_options(overrides: RobertaOptions) -> dict[str, Any]:
     """Return the options of a TransformersEncoder."""
-    options: dict[str, Any] = {name: overrides[name] for name in _TOWER_OPTIONS if name in overrides}
-    rates = {overrides[name] for name in _DROPOUTS if name in overrides}
-    others = [name for name in overrides if name not in (*_TOWER_OPTIONS, *_DROPOUTS)]
+    given: dict[str, Any] = dict(overrides)
+    options = {name: given[name] for name in _TOWER_OPTIONS if name in given}
+    rates = {given[name] for name in _DROPOUTS if name in given}
+    others = [name for name in given if name not in (*_TOWER_OPTIONS, *_DROPOUTS)]
     if others or len(rates) > 1:
         raise UsageError(f"{(others or _DROPOUTS)[0]} cannot be changed in a model of transformers.")
     return options | ({"dropout": rates.pop()} if rates else {})

@@ -73,7 +73,7 @@ def read_encoder_modules(folder: Path) -> Modules:
 def _check_pooling(path: Path, head: EmbeddingHead) -> None:
     if not head.include_prompt:
         raise UnsupportedModelError.at(path, "include_prompt is false. A RobertaEncoder supports only true.")
-    if len(head.poolings) > 1 or head.poolings[0] not in POOLINGS:
+    if not (len(head.poolings) == 1 and head.poolings[0] in POOLINGS):
         chosen = ", ".join(NAMES[pooling][1] for pooling in head.poolings)
         reason = f"the pooling is {chosen}. A RobertaEncoder supports cls and mean."
         raise UnsupportedModelError.at(path, reason)

@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def _quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -244,7 +245,7 @@ def _find_class(folder: Path, config: Any) -> Any:
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
     # A saved encoder of T5 no longer states that T5 is an encoder-decoder.
-    found = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
+    found: Any = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
     if found is None and not config.is_encoder_decoder:
         found = MODEL_MAPPING.get(type(config), None)
     if not isinstance(found, type) or found.main_input_name != "input_ids":

@@ -178,4 +178,4 @@ _ADVICE = {
     "wandb": "WANDB_MODE=offline logs without an account and without a network.",
     "mlflow": "Check MLFLOW_TRACKING_URI.",
 }
-"""What to do if a tracker cannot be opened."""
+"""Advice for each tracker that cannot be opened."""

@@ -82,7 +82,11 @@ def test_training_reads_a_beir_folder(beir: Path) -> None:
     files = find_splits(str(beir))
     pipes = open_splits(files, batch_size=2)
     assert [example.question for example in next(iter(pipes["valid"]))] == ["question 4"]
-    found = {example.question: (example.positives, example.hard_negatives) for [*batch] in pipes["train"] for example in batch}
+    found = {
+        example.question: (example.positives, example.hard_negatives)
+        for [*batch] in pipes["train"]
+        for example in batch
+    }
     assert [passage.text for passage in found["question 1"][0]] == ["text a", "text b"]
     assert [passage.text for passage in found["question 1"][1]] == ["text c"] and not found["question 2"][1]
     assert files.collection == str(beir / "corpus.jsonl")

@@ -133,8 +133,16 @@ def test_rows_of_dpr_scale_there_and_back(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["tevatron", "flagembedding"])
-@pytest.mark.parametrize("name", ["fairytaleqa", "beir/cosqa", "beir/cranfield", "beir/vaswani_npl", "beir/xquad/zh"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("fairytaleqa", "tevatron"),
+        ("beir/cosqa", "flagembedding"),
+        ("beir/cranfield", "tevatron"),
+        ("beir/vaswani_npl", "flagembedding"),
+        ("beir/xquad/zh", "tevatron"),
+    ],
+)
 def test_shared_folders_there_and_back(name: str, form: str, tmp_path: Path) -> None:
     shutil.copytree(shared_file(name), tmp_path / "beir")
     *splits, passages = convert(tmp_path / "beir", tmp_path / "rows")

@@ -7,7 +7,7 @@ and FieldError for a field with the wrong type.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from text.datasets.formats.dpr_record import ID_POOLS, POOLS, SkipRow
@@ -16,6 +16,7 @@ from text.datasets.forms.fields import (
     SCORE,
     build_passages,
     build_row,
+    read_passage,
     read_passages,
     read_question,
     read_scores,
@@ -41,13 +42,7 @@ def convert_dpr(record: Record, counts: Counter[str]) -> Record:
 def convert_dpr_output(record: Record, counts: Counter[str]) -> Record:
     """Return the row for an entry of DPR's retrieval output. Passages with an answer are the positives."""
     question = read_question(record, "question", counts)
-    has_answer = []
-    for i, item in enumerate(record["ctxs"] if type(record.get("ctxs")) is list else ()):
-        value = item.get("has_answer") if type(item) is dict else None
-        if type(value) is not bool:
-            raise FieldError(f"ctxs[{i}].has_answer: {describe_type(value)}. Give true or false")
-        has_answer.append(value)
-    passages = _read_output_passages(record, counts, has_answer)
+    passages = _read_output_passages(record, counts)
     pools = {
         "positive_ctxs": [passage for passage, is_positive in passages if is_positive],
         "hard_negative_ctxs": [passage for passage, is_positive in passages if not is_positive],
@@ -103,18 +98,21 @@ def _remove_title(text: str | None, title: Any) -> str | None:
     return text.removeprefix(f"{title} ") if text and title else text
 
 
-def _read_output_passages(
-    record: Record, counts: Counter[str], has_answer: Sequence[bool]
-) -> list[tuple[Record, bool]]:
+def _read_output_passages(record: Record, counts: Counter[str]) -> list[tuple[Record, bool]]:
     """Return the retrieved passages that have a text, with their scores as numbers, and whether each has an answer."""
-    items = [dict(item, has_answer=None) for item in record.get("ctxs") or ()]
+    items = record.get("ctxs")
+    if type(items) is not list:
+        raise FieldError(f"ctxs: {describe_type(items)}. Give a list of passages")
     found = []
-    for i, (item, is_positive) in enumerate(zip(items, has_answer, strict=True)):
-        [passage] = read_passages({"ctxs": [item]}, "ctxs", counts) or [None]
+    for i, item in enumerate(items):
+        passage = read_passage(item, "ctxs", i, counts)
         if passage is None:
+            counts["ctxs without text, left out"] += 1
             continue
-        del passage["has_answer"]
-        if type(score := passage.get(SCORE)) is str:
+        is_positive = passage.pop("has_answer", None)
+        if type(is_positive) is not bool:
+            raise FieldError(f"ctxs[{i}].has_answer: {describe_type(is_positive)}. Give true or false")
+        if type(score := passage.get(SCORE)) is str:  # DPR writes scores as texts.
             try:
                 passage[SCORE] = float(score)
             except ValueError:
