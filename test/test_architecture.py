@@ -59,6 +59,7 @@ OWNERS = {
     "torchtext": "transforms",
     "safetensors": "models",
     "transformers": "models",
+    "peft": "models",
     "sentence_transformers": "models",
     "regex": "words",
     "pytorch_lightning": "training",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -17,6 +18,9 @@ from test.helpers import read_examples, snapshot, write_jsonl
 from text.commands import main
 from text.commands.cli import parse_flags
 from text.commands.convert import ConvertFlags
+from text.datasets.forms.converting import TARGETS
+from text.datasets.forms.data_set import FOLDER_FORMS
+from text.datasets.forms.reading import FORMS
 
 OAK = {"docid": "1", "title": "Oaks", "text": "A beetle ate the oak."}
 ELM = {"docid": "2", "title": "Elms", "text": "An elm."}
@@ -133,6 +137,12 @@ def test_a_value_that_json_cannot_hold_is_an_error(tmp_path: Path, capsys: pytes
     parquet.write_table(pyarrow.table({"query": ["q"], "positive": ["a"], "image": [b"\xff"]}), tmp_path / "a.parquet")
     assert run(f"--data_path={tmp_path / 'a.parquet'}", f"--output_dir={tmp_path / 'out'}") == 3
     assert "a.parquet:1 image: " in capsys.readouterr().err
+
+
+def test_the_flags_name_every_form() -> None:
+    kinds = get_type_hints(ConvertFlags)
+    assert {*get_args(get_args(kinds["form"])[0])} == {*FORMS, *FOLDER_FORMS}
+    assert get_args(kinds["to"]) == TARGETS
 
 
 def test_the_examples_of_the_help_are_valid() -> None:

@@ -106,6 +106,7 @@ def embed_with_peer(folder: Path, **options: Any) -> torch.Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(is_old, reason="this release counts the tokens of a prompt without its last space")
 @pytest.mark.parametrize("mode", ["mean", "cls", "weightedmean"])
 def test_a_prompt_is_left_out_of_pooling_as_in_sentence_transformers(plain: Path, tmp_path: Path, mode: str) -> None:
     folder = save_peer(

@@ -13,7 +13,7 @@ from test.models.helpers import randomize
 from text.transforms import save_tokenizer, train_tokenizer
 
 VOCAB_SIZE = 300
-TEXTS = ["who wrote the oak?", "", "an oak", "the long answer about oaks, and who wrote about them: " * 3]
+TEXTS = ["who wrote the oak?", "", "an oak", ("the long answer about oaks, and who wrote about them: " * 3).strip()]
 _WIDE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,

@@ -240,42 +240,42 @@ def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
     return config
 
 
-def _find_class(folder: Path, config: Any) -> Any:
+def _find_class(folder: Path, architecture: Any) -> Any:
     """Return the class of the transformer without heads. An encoder-decoder gives its encoder."""
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 
     # A saved encoder of T5 no longer states that T5 is an encoder-decoder.
-    found: Any = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None)
-    if found is None and not config.is_encoder_decoder:
-        found = MODEL_MAPPING.get(type(config), None)
+    found: Any = MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(architecture), None)
+    if found is None and not architecture.is_encoder_decoder:
+        found = MODEL_MAPPING.get(type(architecture), None)
     if not isinstance(found, type) or found.main_input_name != "input_ids":
-        reason = f"model_type is {json.dumps(config.model_type)}. transformers has no encoder of text for it."
+        reason = f"model_type is {json.dumps(architecture.model_type)}. transformers has no encoder of text for it."
         raise UnsupportedModelError.at(folder / "config.json", reason)
     return found
 
 
-def _check_size(folder: Path, config: Any, shapes: Mapping[str, list[int]]) -> None:
+def _check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]) -> None:
     """Check sizes against the weights before the model is built. A wrong configuration could exhaust the memory."""
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
-    width = getattr(config, "hidden_size", 1)
+    width = getattr(architecture, "hidden_size", 1)
     sizes = {"vocab_size": 1, "num_hidden_layers": width, "intermediate_size": width}
     for name, factor in sizes.items():
-        value = getattr(config, name, 0)
+        value = getattr(architecture, name, 0)
         if isinstance(value, int) and value * (1 if name == "vocab_size" else factor) > 2 * total:
             reason = f"{name} is {value}, but {total} weights are saved. The configuration and the weights differ."
             raise ArtifactError(f"{folder / 'config.json'}: {reason}")
 
 
-def _set_dropout(folder: Path, config: Any, dropout: float | None) -> None:
+def _set_dropout(folder: Path, architecture: Any, dropout: float | None) -> None:
     """Set all dropout rates of a configuration."""
     if dropout is None:
         return
-    names = [name for name in _DROPOUTS if isinstance(getattr(config, name, None), int | float)]
+    names = [name for name in _DROPOUTS if isinstance(getattr(architecture, name, None), int | float)]
     if not names:
-        reason = f'model_type "{config.model_type}" has no dropout. Omit --dropout.'
+        reason = f'model_type "{architecture.model_type}" has no dropout. Omit --dropout.'
         raise UnsupportedModelError.at(folder / "config.json", reason)
     for name in names:
-        setattr(config, name, dropout)
+        setattr(architecture, name, dropout)
 
 
 def _check_loaded(folder: Path, model: Any, info: Any) -> None:

@@ -96,6 +96,7 @@ def test_training_reads_a_beir_folder(beir: Path) -> None:
 def test_training_reads_one_file_of_judgments(beir: Path) -> None:
     files = find_splits(None, train_files=[str(beir / "qrels" / "dev.tsv")])
     assert files["train"] == [prepare_qrels(beir / "qrels" / "dev.tsv")] and files.collection is not None
+    assert find_splits(str(beir / "qrels" / "dev.tsv")) == files
 
 
 def test_a_folder_without_training_judgments_names_the_others(beir: Path) -> None:

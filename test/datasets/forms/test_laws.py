@@ -68,8 +68,8 @@ def test_random_rows_there_and_back(rows: list[dict[str, Any]], form: str, tmp_p
 @law
 @given(records=st.lists(st.tuples(texts, texts, texts, texts), min_size=1, max_size=4))
 def test_random_tuples_there_and_back(records: list[tuple[str, ...]], tmp_path: Path) -> None:
-    names = ("anchor", "positive", "negative_1", "negative_2")
-    tuples = [dict(zip(names, record, strict=True)) for record in records]
+    names = "anchor positive negative_1 negative_2".split()
+    tuples: list[dict[str, Any]] = [dict(zip(names, record, strict=True)) for record in records]
     write_jsonl(tmp_path / "rows.jsonl", tuples)
     convert(tmp_path / "rows.jsonl", tmp_path / "rows")
     convert(tmp_path / "rows", tmp_path / "back", to="sentence-transformers")

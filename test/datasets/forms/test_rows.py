@@ -141,6 +141,8 @@ def test_a_score_needs_a_threshold() -> None:
         (convert_dpr, {"question": "q", "positive_ctxs": [{"text": 1}]}, "positive_ctxs[0].text"),
         (convert_dpr, {"question": "q", "positive_ids": ["a", {}]}, "positive_ids[1]"),
         (convert_dpr, {"question": [], "positive_ctxs": []}, "question"),
+        (convert_dpr, {"question": "q", "positive_ids": ["a"], "positive_ctxs": [OAK]}, "positive_ctxs"),
+        (convert_dpr_output, {"question": "q", "ctxs": 1}, "ctxs"),
         (convert_tevatron, {"query": "q", "positive_passages": ["a"]}, "positive_passages[0]"),
         (
             convert_tevatron,
@@ -148,7 +150,7 @@ def test_a_score_needs_a_threshold() -> None:
             "positive_passages[0].text",
         ),
         (convert_tevatron, {"query": "q", "positive_passages": "a"}, "positive_passages"),
-        (convert_tevatron, {"query": "q", "positive_passages": [], "positive_ctxs": []}, "positive_ctxs"),
+        (convert_tevatron, {"query": "q", "positive_passages": [], "positive_ctxs": [OAK]}, "positive_ctxs"),
         (convert_tevatron, {"query": "q", "positive_passages": [], "answers": {"start": 1}}, "answers"),
         (convert_flagembedding, {"query": "q", "pos": "a"}, "pos"),
         (convert_flagembedding, {"query": "q", "pos": ["a"], "pos_scores": [1, 2]}, "pos_scores"),

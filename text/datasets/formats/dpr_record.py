@@ -275,7 +275,8 @@ def _count_braces_in_texts(line: bytes) -> int:
 def _read_question(record: Object, counts: Counter[str]) -> str:
     question = record.get("question")
     if question is None and "question" not in record:
-        raise FieldError(f"question: missing. Give the keys question, {', '.join(POOLS)}; {list_keys(record)}")
+        advice = f"Give the keys question, {', '.join(POOLS)}, or use dpr-text convert for rows of other tools"
+        raise FieldError(f"question: missing. {advice}; {list_keys(record)}")
     question = read_string(question, "question", "questions", counts)
     if not question.strip():
         raise SkipRow("blank question")

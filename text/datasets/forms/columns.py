@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from text.datasets.formats.values import FieldError, describe_type
-from text.datasets.forms.fields import SCORE, build_passages, build_row, is_number, read_question, read_texts
+from text.datasets.forms.fields import (
+    SCORE,
+    build_passages,
+    build_row,
+    is_number,
+    parse_number,
+    read_question,
+    read_texts,
+)
 from text.datasets.forms.records import Record
 from text.errors import UsageError
 
@@ -178,11 +186,7 @@ def _read_score(value: Any, name: str) -> float | int:
     if type(value) is bool:
         return int(value)
     if type(value) is str:
-        try:
-            value = float(value)
-        except ValueError:
-            raise FieldError(f"{name}: a text that is no number. Give a number") from None
-        value = int(value) if value.is_integer() else value
+        value = parse_number(value, name)
     if not is_number(value):
         raise FieldError(f"{name}: {describe_type(value)}. Give a number")
     return value

@@ -79,7 +79,9 @@ def build_row(record: Record, question: str, used: Collection[str], counts: Coun
         if name == "negative_ctxs":
             row[name] = read_passages(record, name, counts)
         elif name in _OWN_FIELDS or name in row:
-            raise FieldError(f"{name}: a field of the DPR format in a row of another form. Remove or rename it")
+            if value == []:
+                continue
+            raise FieldError(f"{name}: does not belong in a row of this form. Remove or rename it")
         elif name == "answers":
             row[name] = _read_answers(value)
         else:
@@ -198,6 +200,21 @@ def read_scores(record: Record, field: str, num_texts: int) -> list[float | int]
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number and no boolean."""
     return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def parse_number(text: str, field: str) -> float | int:
+    """Return the number that a text holds, as an integer if it is one.
+
+    Raises:
+        FieldError: The text is not a finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise FieldError(f"{field}: a text that is no number. Give a number")
+    return int(number) if number.is_integer() else number
 
 
 def build_passages(

@@ -52,10 +52,10 @@ def find_kept_rows(path: str | os.PathLike[str], stages: Iterable[str]) -> dict[
     if folder is not None:
         rows, splits = keep_folder_rows(folder, stages), name_stages(folder)
         return {stage: KeptRows(each, folder.qrels[splits[stage]], folder.collection) for stage, each in rows.items()}
-    if os.path.isdir(path):
-        files = find_split_files(path, only_tables=True)
-    else:
-        files = {"train": [path]} if is_table(path) else {}
+    if not os.path.isdir(path):
+        kept = keep_file(path)
+        return {"train": kept} if kept is not None and "train" in stages else {}
+    files = find_split_files(path, only_tables=True)
     return {stage: KeptRows(_keep_rows(files[stage]), files[stage][0]) for stage in stages if stage in files}
 
 

@@ -26,7 +26,7 @@ FORMS = (*_CONVERTERS, _COLUMNS_FORM)
 
 
 class Reading(NamedTuple):
-    """How the rows of a file are read."""
+    """Options for reading the rows of a file."""
 
     form: str | None = None
     """Form of the rows. None recognizes it by the keys of the first record."""

@@ -16,6 +16,7 @@ from text.datasets.forms.fields import (
     SCORE,
     build_passages,
     build_row,
+    parse_number,
     read_passage,
     read_passages,
     read_question,
@@ -36,7 +37,7 @@ def convert_dpr(record: Record, counts: Counter[str]) -> Record:
     read: Callable[..., list[Any]] = _read_ids if names is ID_POOLS else read_passages
     given = [name for name in names if record.get(name) is not None or name == names[0]]
     pools = {name: read(record, name, counts) for name in given}
-    return build_row(record, question, {"question", *POOLS, *ID_POOLS}, counts, **pools)
+    return build_row(record, question, {"question", *names}, counts, **pools)
 
 
 def convert_dpr_output(record: Record, counts: Counter[str]) -> Record:
@@ -113,10 +114,7 @@ def _read_output_passages(record: Record, counts: Counter[str]) -> list[tuple[Re
         if type(is_positive) is not bool:
             raise FieldError(f"ctxs[{i}].has_answer: {describe_type(is_positive)}. Give true or false")
         if type(score := passage.get(SCORE)) is str:  # DPR writes scores as texts.
-            try:
-                passage[SCORE] = float(score)
-            except ValueError:
-                raise FieldError(f"ctxs[{i}].score: a text that is no number. Give a number") from None
+            passage[SCORE] = parse_number(score, f"ctxs[{i}].score")
         found.append((passage, is_positive))
     if not any(is_positive for _, is_positive in found):
         raise SkipRow("without a passage that has an answer")
