@@ -68,3 +68,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY.get(name, 'splits')}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return all names, also those that are imported at their first use."""
+    return sorted({*globals(), *__all__})
