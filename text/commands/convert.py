@@ -24,33 +24,33 @@ class ConvertFlags:
     """
 
     data_path: str
-    """File of rows, or a folder: with a file for each split such as train.parquet, in BEIR's or MS MARCO's layout, or
-    saved by datasets."""
+    """File of rows, or a folder. A folder has a file for each split, such as train.parquet, or the layout of BEIR or
+    MS MARCO, or was saved by datasets."""
     output_dir: str
     """Output folder for train.jsonl, valid.jsonl, test.jsonl and, with compact rows, passages.jsonl."""
     form: (
         Literal["beir", "msmarco", "dpr", "dpr-output", "tevatron", "flagembedding", "sentence-transformers"] | None
     ) = None
-    """Form of the data. By default, the keys of the first row tell it. dpr-output is what DPR's retriever writes."""
+    """Form of the data. By default, it is recognized by the keys of the first row. dpr-output is the output of DPR's
+    retriever."""
     columns: dict[str, Any] = field(default_factory=dict)
-    """Names of columns by role: question, positive, negative, score, question_id, answers, positive_id and
+    """Name of the column for each role: question, positive, negative, score, question_id, answers, positive_id and
     positive_title. negative may be a list of columns."""
     min_relevance: float | None = None
-    """Relevance, label or score from which on a passage is a positive. Judgments need 1 by default, and labels must be
-    0 or 1."""
+    """Smallest relevance, label or score of a positive. The default for judgments is 1. Without this flag, labels must
+    be 0 or 1."""
     collection: str | None = None
     """Passage file for rows that list passages by id."""
     skip_missing: bool = False
-    """Leave out judged questions and passages that are missing in a folder, and count them. By default they are an
-    error."""
+    """Leave out judged questions and passages that the folder lacks, and count them. By default, they are an error."""
     to: Literal["dpr", "tevatron", "flagembedding", "sentence-transformers"] = "dpr"
     """Form of the output."""
     compact: bool | None = None
-    """Write each distinct passage once, to passages.jsonl, and rows with ids. false writes full rows. By default, a
-    folder in BEIR's or MS MARCO's layout gives compact rows, and other rows stay as they are."""
+    """Write each distinct passage once, to passages.jsonl, and rows with passage ids. false writes full rows. By
+    default, a folder in the layout of BEIR or MS MARCO gives compact rows, and other rows stay as they are."""
     num_negatives: int | None = number_field(None, least=0)
-    """Columns of negatives with --to=sentence-transformers. Rows with fewer hard negatives are left out. By default,
-    all rows must have as many as the first one."""
+    """Number of columns of negatives with --to=sentence-transformers. Rows with fewer hard negatives are left out. By
+    default, all rows must have the same number of hard negatives."""
     overwrite: bool = False
     """Replace earlier results."""
 

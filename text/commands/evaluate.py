@@ -83,10 +83,10 @@ class EvaluateFlags:
         if (self.run is None) == (self.suite is None):
             raise UsageError("--run, --suite: give exactly one of them.")
         needed = "--run" if self.suite is not None else "--suite"
-        of_run = ["qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen"]
-        of_run += ["skip_missing", "overwrite"]
-        of_suite = ["model", "split", "encoder_precision"]
-        if given := list_given_flags(self, of_run if needed == "--run" else of_suite):
+        run_flags = ["qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen"]
+        run_flags += ["skip_missing", "overwrite"]
+        suite_flags = ["model", "split", "encoder_precision"]
+        if given := list_given_flags(self, run_flags if needed == "--run" else suite_flags):
             raise UsageError(f"--{given[0]} is only for {needed}. Leave it out.")
         if self.suite is not None and (self.model is None or self.output_dir is None):
             raise UsageError("--suite needs --model and --output_dir.")

@@ -85,7 +85,7 @@ def get_default(field: dataclasses.Field) -> Any:
 
 
 def list_given_flags(flags: Any, names: Iterable[str]) -> list[str]:
-    """Return those of some flags that do not have their default value."""
+    """Return the names of the flags whose value differs from the default."""
     fields = get_flag_fields(type(flags))
     return [name for name in names if getattr(flags, name) != get_default(fields[name])]
 

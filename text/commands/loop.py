@@ -51,7 +51,7 @@ class LoopFlags:
     single settings of the recipe: --train.gpus=1 changes one flag of a section, --train='{gpus: 1, seed: 2}' changes
     several, and null removes one. A list such as rounds is replaced as a whole.
 
-    A BEIR folder as --data_path needs no other file: its judgments become training, validation and test rows.
+    With a BEIR folder as --data_path, no other file is needed. Its judgments become training, validation and test rows.
 
     Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
     files, so a complete stage is reused. Training and encoding use all GPUs of the machine, unless their sections give
@@ -106,7 +106,7 @@ class LoopFlags:
     trains with the negatives of the rows or, for a BEIR folder, with one hard negative from BM25."""
     seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
     """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
-    seeds. The model with the best first measure on the validation questions goes on."""
+    seeds. The next round uses the model with the best first measure on the validation questions."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
     """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows. It scores each passage by its
     best window among the top 1,000, but BM25 in the table ranks whole passages."""

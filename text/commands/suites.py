@@ -67,4 +67,5 @@ def evaluate_suite(
             output_dir, results, mean, model=model, revision=runner.model.key, split=split, settings=given
         )
     print(format_suite_table(results, mean))
-    print(f"suite: {Path(output_dir, 'suite.html')}, with suite.json and suite.md next to it; {files[0].parent}")
+    print(f"suite: {Path(output_dir, 'suite.html')}, with suite.json and suite.md next to it")
+    print(f"results for mteb: {files[0].parent}")

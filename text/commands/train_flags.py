@@ -32,7 +32,8 @@ class DataFlags:
     data_path: str | None = None
     """Folder with train.jsonl and optionally valid.jsonl (or dev.jsonl) and test.jsonl in the DPR format. The files may
     be JSON arrays (.json), compressed (.gz, .zst), or named as in FAIR's download, such as nq-train.json and
-    nq-dev.json. Or a BEIR or MS MARCO folder, a CSV, TSV or Parquet file, or a folder that datasets has saved."""
+    nq-dev.json. A BEIR or MS MARCO folder, a CSV, TSV or Parquet file, or a folder that datasets has saved is converted
+    to rows first."""
     train_files: list[str] | None = None
     """Training files to mix. They replace the training file in data_path."""
     train_rates: list[float] | None = field(default=None, metadata={"above": 0, "below": 1000})
@@ -154,8 +155,8 @@ class ModelFlags:
     lora_alpha: int | None = number_field(None, least=1)
     """Scale of the adapters, which are multiplied by lora_alpha / lora_rank. The default is twice the rank."""
     lora_targets: list[str] | None = None
-    """Linear layers that get an adapter, by the last part of their names, such as q_proj v_proj, or all-linear. The
-    default is the choice of peft for the architecture, or all linear layers."""
+    """Linear layers that get an adapter, by the last part of their names, such as q_proj v_proj, or all-linear for all
+    of them. The default is peft's choice for the architecture, or all linear layers if peft has none."""
     titles: Literal["pair", "join"] | None = None
     """Encode title and text as a pair (DPR), or join them with a space. The default is the setting of a saved dpr-text
     model, join for a sentence-transformers model, and otherwise pair."""

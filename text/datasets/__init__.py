@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _LAZY = {"DPRDataPipe": "dpr", "prefetch": "prefetching"}
-"""Modules that import torch, which needs 200 MB of memory, by name of what they define. The default is ``splits``."""
+"""Module of each name. These modules import torch, which needs 200 MB of memory. The default is ``splits``."""
 
 
 def __getattr__(name: str) -> Any:

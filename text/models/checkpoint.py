@@ -20,7 +20,14 @@ from text.artifacts import read_json, write_json
 from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import ENCODER, check_settings
 from text.models import keys, modules, sentence_files
-from text.models.files import find_weights_file, list_weights_files, read_weights, rename_weights, save_weights
+from text.models.files import (
+    check_no_adapter,
+    find_weights_file,
+    list_weights_files,
+    read_weights,
+    rename_weights,
+    save_weights,
+)
 from text.models.keys import KeyTable
 from text.models.roberta_config import RobertaConfig
 
@@ -209,6 +216,7 @@ def _add_limit(saved: SavedEncoder, limit: Any) -> SavedEncoder:
 
 def _read_hugging_face(folder: Path) -> SavedEncoder:
     path, file = folder / "config.json", find_weights_file(folder)
+    check_no_adapter(folder)
     settings = read_json(path, dict[str, Any])
     kind = settings.get("model_type")
     if kind not in (*ARCHITECTURES, "dpr"):

@@ -48,6 +48,17 @@ def find_weights_file(folder: Path) -> Path:
     return other if other.is_file() and not path.is_file() else path
 
 
+def check_no_adapter(folder: Path) -> None:
+    """Check that a folder contains no adapter, which would change the embeddings of the weights beside it.
+
+    Raises:
+        UnsupportedModelError: It contains an adapter of peft.
+    """
+    if (folder / "adapter_config.json").exists():
+        reason = "it contains an adapter. Merge the adapter into the weights, and remove adapter_config.json."
+        raise UnsupportedModelError.at(folder, reason)
+
+
 def list_weights_files(folder: Path) -> list[Path]:
     """Return the files of the weights in a folder: a single file, or an index and the shards that it lists.
 

@@ -11,6 +11,7 @@ from text.models.encoder import TextEncoder
 from text.models.files import list_weights_files
 from text.models.roberta import RobertaEncoder
 from text.models.roberta_config import POOLINGS, RobertaOptions
+from text.models.sentence_files import read_module_list
 from text.models.transformers_encoder import TransformersEncoder
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def load_encoder(
 
 def _is_sharded(folder: Path) -> bool:
     """Return whether the weights have several files, which a RobertaEncoder does not read."""
-    return not (folder / "modules.json").exists() and len(list_weights_files(folder)) > 1
+    transformer = read_module_list(folder)[0][1] if (folder / "modules.json").exists() else folder
+    return len(list_weights_files(transformer)) > 1
 
 
 def _convert_options(overrides: RobertaOptions) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _ADAPTER = "default"
 _LEAST_CHANGE = 1e-6
 """Smallest change of an embedding that is not a rounding error."""
 _LARGEST_ERROR = 1e-5
-"""Largest difference between the embeddings of the merged model and those of adapters and starting weights."""
+"""Largest allowed difference between the embeddings before and after merging."""
 
 
 def add_adapters(

@@ -291,7 +291,7 @@ class TransformersEncoder(TextEncoder):
         return self.head(hidden, attention_mask, prompt_length)
 
     def _find_tokens(self, input_ids: Tensor) -> Tensor:
-        padding = getattr(self, "_padding", self.model.config.pad_token_id)
+        padding = getattr(self, "_padding", getattr(self.model.config, "pad_token_id", None))
         if padding is None:
             return torch.ones_like(input_ids, dtype=torch.bool)
         return input_ids != padding

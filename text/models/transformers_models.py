@@ -20,9 +20,17 @@ import torch
 from torch import nn
 
 from text.artifacts import atomic_write, read_json, write_json
-from text.errors import ArtifactError, MissingPackageError, UnsupportedModelError, explain_missing, is_out_of_memory
+from text.errors import (
+    ArtifactError,
+    MissingPackageError,
+    SettingsWarning,
+    UnsupportedModelError,
+    explain_missing,
+    is_out_of_memory,
+)
 from text.foreign_settings import TOWER, check_settings
-from text.models.files import check_safetensors, is_finite, list_weights_files
+from text.models.files import check_no_adapter, check_safetensors, is_finite, list_weights_files
+from text.models.padding_check import check_padding
 
 _DROPOUTS = (
     "hidden_dropout_prob attention_probs_dropout_prob hidden_dropout attention_dropout dropout dropout_rate "
@@ -34,7 +42,7 @@ _UNLIMITED = 1 << 17
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 """Names of buffers that older releases saved. They are computed, not read."""
 _LIBRARY_TYPES = ("dpr",)
-"""Model types whose output in ``transformers`` is no hidden state of each token."""
+"""Model types for which ``transformers`` does not return a hidden state for each token."""
 
 
 def read_model_settings(folder: Path) -> dict[str, Any]:
@@ -45,15 +53,13 @@ def read_model_settings(folder: Path) -> dict[str, Any]:
         ArtifactError: The file is damaged.
         UnsupportedModelError: A setting is not supported, or the folder contains an adapter.
     """
+    check_no_adapter(folder)
     path = folder / "config.json"
     settings = read_json(path, dict[str, Any])
     if not isinstance(settings.get("model_type"), str):
         raise ArtifactError(f"{path}: model_type is {json.dumps(settings.get('model_type'))}. It must be a text.")
     supported = {name: value for name, value in settings.items() if name in TOWER}
     check_settings(path, supported, TOWER)
-    if (folder / "adapter_config.json").exists():
-        reason = "it contains an adapter. Merge the adapter into the weights, and remove adapter_config.json."
-        raise UnsupportedModelError.at(folder, reason)
     return settings
 
 
@@ -80,13 +86,16 @@ def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
         _check_size(folder, config, shapes)
         _set_dropout(folder, config, dropout)
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+        options["ignore_mismatched_sizes"] = True  # _check_loaded names the key.
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False
         with _translate_errors(folder):
             model, info = kind.from_pretrained(
                 str(folder), config=config, dtype=torch.float32, output_loading_info=True, **options
             )
-    _check_loaded(folder, model, info)
+        _check_loaded(folder, model, info)
+        check_padding(folder, model, choose_call_options(model))
+    _warn_about_code(folder, settings)
     for name, parameter in model.named_parameters():
         # No embedding depends on a pooler, and all tokens have type 0, which a RobertaEncoder adds to its positions.
         if "pooler" in name or "token_type" in name:
@@ -122,7 +131,8 @@ def choose_pooling(model: Any) -> str:
     if type(model) is not MODEL_MAPPING.get(kind, None):  # the encoder of an encoder-decoder
         return "mean"
     is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    return "last" if is_decoder else "first"
+    # A BERT may be a decoder, too. Its first token then sees no other token.
+    return "last" if is_decoder or getattr(model.config, "is_decoder", False) else "first"
 
 
 def count_positions(model: Any) -> int:
@@ -192,20 +202,22 @@ def _translate_errors(folder: Path) -> Iterator[None]:
     except (MemoryError, MissingPackageError):
         raise
     except ImportError as error:  # such as an attention implementation that is not installed
-        raise UnsupportedModelError.at(folder, _first_line(error)) from None
+        raise UnsupportedModelError.at(folder, _describe_error(error)) from None
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         if is_out_of_memory(error):
             raise MemoryError(f"{folder}: not enough memory for these weights.") from None
         raise ArtifactError(
-            f"{folder}: transformers cannot load this model: {_first_line(error)} "
+            f"{folder}: transformers cannot load this model: {_describe_error(error)} "
             "The weights and the configuration do not match, or a file is damaged."
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+def _describe_error(error: BaseException) -> str:
+    name = type(error).__name__
+    text = " ".join(str(error).split())[:300] or name
+    return f"{name}: {text}" if isinstance(error, KeyError) else text
 
 
 def _check_weights(folder: Path) -> dict[str, list[int]]:
@@ -233,11 +245,22 @@ def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         raise UnsupportedModelError.at(path, reason)
     with _translate_errors(folder):
         config = CONFIG_MAPPING[kind].from_pretrained(str(folder), local_files_only=True)
+    if hasattr(config, "auto_map"):  # A saved model does not contain the code.
+        del config.auto_map
     if config.get_text_config() is not config:
         raise UnsupportedModelError.at(path, f"model_type is {json.dumps(kind)}. Only models of text are supported.")
     if hasattr(config, "reference_compile"):  # An older ModernBERT would otherwise compile itself.
         config.reference_compile = False
     return config
+
+
+def _warn_about_code(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Warn if the author of a model computes it by code of its own."""
+    code = settings.get("auto_map")
+    if isinstance(code, Mapping) and "AutoModel" in code:
+        reason = f"auto_map names {json.dumps(code['AutoModel'])}, code that is never executed. transformers computes"
+        message = f"{folder / 'config.json'}: {reason} {settings['model_type']} itself."
+        warnings.warn(f"{message} Compare embeddings with those of that code.", SettingsWarning, stacklevel=3)
 
 
 def _find_class(folder: Path, architecture: Any) -> Any:
@@ -298,7 +321,7 @@ def _check_loaded(folder: Path, model: Any, info: Any) -> None:
             reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
             raise ArtifactError(f"{folder}: {reason}")
     if found["mismatched_keys"]:
-        raise ArtifactError(f"{folder}: key {found['mismatched_keys'][0][0]} has another shape than in config.json.")
+        raise ArtifactError(f"{folder}: key {min(each[0] for each in found['mismatched_keys'])} has another shape than in config.json.")
     for name, weight in model.named_parameters():
         if not is_finite(weight.detach()):
             raise ArtifactError(f"{folder}: key {name} contains NaN or infinite numbers. Restore the weights.")

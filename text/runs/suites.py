@@ -68,9 +68,9 @@ def find_sets(suite: str | os.PathLike[str], split: str = "test") -> list[BeirSe
     for folder, files in _walk(Path(suite)):
         name = folder.relative_to(suite).as_posix() if folder != Path(suite) else folder.resolve().name
         if files is None:
-            problems.append(f"{folder} is not complete: it needs corpus.jsonl, queries.jsonl and qrels/*.tsv")
+            problems.append(f"{folder} is incomplete: it needs corpus.jsonl, queries.jsonl and qrels/*.tsv")
         elif split not in files.qrels:
-            problems.append(f"{folder} has no qrels/{split}.tsv, but {', '.join(files.qrels)}")
+            problems.append(f"{folder} has no qrels/{split}.tsv; it has judgments for {', '.join(files.qrels)}")
         else:
             sets.append(BeirSet(name, files.collection, files.questions[split], files.qrels[split]))
     if problems:

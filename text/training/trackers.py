@@ -1,10 +1,10 @@
-"""Loggers that the user asks for: TensorBoard, Weights & Biases and MLflow, by Lightning's own classes.
+"""Loggers that the user asks for: TensorBoard, Weights & Biases and MLflow. They are Lightning's own classes.
 
 ``metrics.csv`` (``text.training.loggers``) is always written and is the record that reports read. These loggers get the
 same metrics. A package is imported only if its logger is requested.
 
 The trackers, Weights & Biases and MLflow, may send data to a server. They get the metrics and the settings of a run,
-but no setting that may name a file, and neither the name of the user nor the command line.
+but no text with a slash, no list, no name of the user and no command line.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class MLflowMetrics(MLFlowLogger):
 
 
 def select_public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that cannot name a file: numbers, booleans, and texts without a slash.
+    """Return the settings that contain no path with a folder: numbers, booleans, and texts without a slash.
 
     >>> select_public_settings({"seed": 1, "schedule": "linear", "data_path": "/home/ada/nq", "train_files": ["a"]})
     {'seed': 1, 'schedule': 'linear'}

@@ -1,8 +1,8 @@
 """BPE tokenizer classes of transformers: those of RoBERTa, Qwen2 and Qwen3, Llama and Mistral, and Gemma.
 
-``RobertaTokenizer`` keeps only vocabulary and merges of a ``tokenizer.json``. Of the other classes, release 5 of
-transformers rebuilds the parts, and release 4 uses ``tokenizer.json`` as it is but sets the template of Llama and Gemma
-by ``add_bos_token`` and ``add_eos_token``. A file for which the releases differ is rejected.
+``RobertaTokenizer`` keeps only vocabulary and merges of a ``tokenizer.json``. For the other classes, release 5 of
+transformers rebuilds the parts. Release 4 uses ``tokenizer.json`` as it is, but sets the template of Llama and Gemma by
+``add_bos_token`` and ``add_eos_token``. A file for which the releases differ is rejected.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _check_bytes(tokenizer: Tokenizer, folder: Path, name: str) -> None:
 
 
 def _check_template(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], names: tuple[str, str]) -> None:
-    """Check that the template is the one of ``add_bos_token`` and ``add_eos_token``.
+    """Check that the template agrees with ``add_bos_token`` and ``add_eos_token``.
 
     Release 4 of transformers follows these settings, and release 5 follows ``tokenizer.json``. Release 5 saves no
     such settings, but saves ``backend``.

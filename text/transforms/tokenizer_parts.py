@@ -62,7 +62,7 @@ def check_frames(tokenizer: Tokenizer, folder: Path, name: str, expected: tuple[
 
 
 def check_part(folder: Path, name: str, part: str, found: Any, expected: Any) -> None:
-    """Check that a part of ``tokenizer.json`` is the one that a class of transformers builds.
+    """Check that a part of ``tokenizer.json`` equals the part that a class of transformers builds.
 
     Raises:
         UnsupportedModelError: The part differs.

@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from text.datasets.forms.records import Record
+from text.datasets.formats.values import check_no_repeated_key
+from text.datasets.forms.records import Record, explain_fields
 from text.errors import DataError, explain_missing
 from text.progress import Progress
 
@@ -19,6 +20,7 @@ with explain_missing("parquet"):
     import pyarrow.parquet
 
 _BATCH_ROWS = 256
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ArrowFile:
@@ -43,6 +45,8 @@ class ArrowFile:
         batches = self._read_stream() if self._path.endswith(".arrow") else self._read_parquet()
         try:
             for batch in batches:
+                with explain_fields(self):
+                    check_no_repeated_key(batch.schema.names)
                 batch.validate(full=True)
                 for record in batch.to_pylist():
                     self._row += 1
@@ -50,7 +54,7 @@ class ArrowFile:
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200].rstrip(".")
             raise DataError(f"{self._path}:{self._row + 1}: cannot be read after this row: {reason}.") from None
         if self._progress is not None:
             self._progress.update(os.path.getsize(self._path))
@@ -68,3 +72,7 @@ class ArrowFile:
             for batch in stream:
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield batch.slice(start, _BATCH_ROWS)
+        with open(self._path, "rb") as file:
+            file.seek(-len(_STREAM_END), os.SEEK_END)
+            if file.read() != _STREAM_END:  # pyarrow accepts a stream that is cut between two batches.
+                raise pyarrow.ArrowInvalid("The end of the file is missing")

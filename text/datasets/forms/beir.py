@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from text.datasets.collection import PassageCollection
 from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
-from text.datasets.forms.folders import JudgedFolder, find_folder_of, find_judged_folder
+from text.datasets.forms.folders import JudgedFolder, find_judged_folder, find_judging_folder
 from text.datasets.forms.judged_rows import MIN_RELEVANCE, read_folder_rows
 from text.datasets.forms.splits import name_stage
 from text.datasets.forms.writing import Source, format_counts, write_rows
@@ -54,7 +54,7 @@ def prepare_beir(
     Args:
         path: The folder. ``dev`` and ``validation`` are names of the stage ``valid``.
         stages: Stages to convert. A stage without judgments is left out.
-        min_relevance: Relevance from which on a passage is a positive.
+        min_relevance: Smallest relevance of a positive.
 
     Raises:
         UsageError: The folder has another layout, or two files for one stage.
@@ -63,7 +63,9 @@ def prepare_beir(
     """
     folder = find_judged_folder(path)
     if folder is None or folder.form != "beir":
-        raise UsageError(f"{os.fspath(path)} is no BEIR folder. It needs corpus.jsonl, queries.jsonl and qrels/*.tsv.")
+        raise UsageError(
+            f"{os.fspath(path)} is not a BEIR folder. Give a folder with corpus.jsonl, queries.jsonl and qrels/*.tsv."
+        )
     rows = keep_folder_rows(folder, stages, min_relevance=min_relevance)
     splits = name_stages(folder)
     qrels = {stage: folder.qrels[splits[stage]] for stage in rows}
@@ -90,15 +92,15 @@ def prepare_qrels(path: str | os.PathLike[str], *, min_relevance: int = MIN_RELE
         UsageError: The file does not belong to a folder in BEIR's or MS MARCO's layout.
         DataError, OSError: As for ``prepare_beir``.
     """
-    folder = find_folder_of(path)
+    folder = find_judging_folder(path)
     if folder is None:
-        raise UsageError(f"{os.fspath(path)} belongs to no BEIR or MS MARCO folder. Give the folder as --data_path.")
+        raise UsageError(f"{os.fspath(path)} is not in a BEIR or MS MARCO folder. Give the folder as --data_path.")
     split = next(split for split, each in folder.qrels.items() if os.path.samefile(each, path))
     return _keep_rows(folder, split, min_relevance)
 
 
 def name_stages(folder: JudgedFolder) -> dict[str, str]:
-    """Return the name of the split in the folder for each stage: train, valid, test, or another name.
+    """Return the name of the split for each stage. A stage is train, valid or test, or else the name of the split.
 
     Raises:
         UsageError: The folder has two files for one stage.

@@ -16,6 +16,7 @@ from text.datasets.forms.fields import (
     SCORE,
     build_passages,
     build_row,
+    describe_score,
     is_number,
     parse_number,
     read_question,
@@ -87,11 +88,13 @@ class ColumnReader:
 
     Args:
         columns: Columns by role.
-        min_relevance: Label or score from which on a text is a positive. By default, labels must be 0 or 1.
+        min_relevance: Smallest label or score of a positive. By default, labels must be 0 or 1.
+        find_negatives: Read columns of negatives, by their usual names, that only later records have.
     """
 
-    def __init__(self, columns: Columns, min_relevance: float | None = None) -> None:
-        self._columns, self._min_relevance = columns, min_relevance
+    def __init__(self, columns: Columns, min_relevance: float | None = None, *, find_negatives: bool = False) -> None:
+        self._columns, self._min_relevance, self._find_negatives = columns, min_relevance, find_negatives
+        self._negatives = list(columns.negatives)
         self._used = {
             name for value in columns for name in (value if isinstance(value, tuple) else (value,)) if name is not None
         }
@@ -113,8 +116,12 @@ class ColumnReader:
             self._read_parallel(record, name, len(texts)) for name in (columns.positive_id, columns.positive_title)
         )
         passages = build_passages(columns.positive, texts, counts, passage_id=ids, title=titles, **{SCORE: scores})
+        if self._find_negatives and not record.keys() <= self._used:
+            more = [name for name in record if name not in self._used and NEGATIVE_NAME.fullmatch(name)]
+            self._negatives += more
+            self._used.update(more)
         negatives = [
-            passage for name in columns.negatives for passage in build_passages(name, read_texts(record, name), counts)
+            passage for name in self._negatives for passage in build_passages(name, read_texts(record, name), counts)
         ]
         is_positive = [scores is None or self._is_positive(passage[SCORE]) for passage in passages]
         positives = [passage for passage, each in zip(passages, is_positive, strict=True) if each]
@@ -148,7 +155,7 @@ class ColumnReader:
 
     @staticmethod
     def _read_parallel(record: Record, name: str | None, num_texts: int) -> list[str | None] | None:
-        """Return the ids or titles of the positives: one value, or a list of as many values."""
+        """Return the ids or titles of the positives. A column has one value, or a list with a value for each text."""
         if name is None:
             return None
         value = record.get(name)
@@ -188,5 +195,5 @@ def _read_score(value: Any, name: str) -> float | int:
     if type(value) is str:
         value = parse_number(value, name)
     if not is_number(value):
-        raise FieldError(f"{name}: {describe_type(value)}. Give a number")
+        raise FieldError(f"{name}: {describe_score(value)}. Give a number")
     return value

@@ -36,7 +36,7 @@ class Output(NamedTuple):
     compact: bool | None = None
     """True writes compact rows and a collection, and False full rows. None keeps the rows as they are."""
     num_negatives: int | None = None
-    """Columns of negatives for sentence-transformers. By default, as many as the first row has."""
+    """Number of columns of negatives for sentence-transformers. The default is the number in the first row."""
 
 
 class ConvertedFile(NamedTuple):
@@ -137,7 +137,7 @@ class _RowWriter:
         if is_compact and self._collection is None:
             if self._is_full:
                 raise UsageError("the rows hold ids of passages. Give the passages with --collection.")
-            self._counts["rows whose passage ids were not checked, for want of --collection"] += 1
+            self._counts["rows whose passage ids were not checked, because --collection is missing"] += 1
         elif is_compact and self._collection is not None:
             if self._is_full:
                 row = expand_row(row, self._collection)

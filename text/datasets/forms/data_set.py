@@ -20,20 +20,21 @@ FOLDER_FORMS = ("beir", "msmarco")
 """Forms of whole folders."""
 
 
-def read_file(path: str, reading: Reading, counts: Counter[str]) -> Iterator[Source]:
+def read_file(path: str, reading: Reading, counts: Counter[str], *, is_part: bool = False) -> Iterator[Source]:
     """Yield the rows of a file as one source, and show the progress.
 
     Args:
         path: The file.
         reading: Form, columns and threshold of the rows.
         counts: Number of rows read, left out and changed, by reason. It is updated while the rows are read.
+        is_part: The file is one of several files of a split, and may have no rows.
 
     Raises:
         UsageError, DataError: As for ``open_records`` and ``read_rows``.
     """
     with show_file_progress(path, "Converting") as progress:
         records = open_records(path, counts, progress)
-        yield Source(read_rows(records, reading, counts), records.describe_place)
+        yield Source(read_rows(records, reading, counts, may_be_empty=is_part), records.describe_place)
 
 
 class DataSet:
@@ -95,13 +96,15 @@ class DataSet:
             )
             return
         for path in files:
-            yield from read_file(path, self._reading, counts)
+            yield from read_file(path, self._reading, counts, is_part=len(files) > 1)
 
     def _find_folder(self, collection: str | None) -> JudgedFolder | None:
         form = self._reading.form
         folder = find_judged_folder(self.path) if form is None or form in FOLDER_FORMS else None
         if form in FOLDER_FORMS and (folder is None or folder.form != form):
-            raise UsageError(f"{self.path} has not the layout of {form}. docs/reference/formats.md lists its files.")
+            raise UsageError(
+                f"{self.path} does not have the layout of {form}. docs/reference/formats.md lists its files."
+            )
         unused = [
             name
             for name, is_given in (
@@ -112,6 +115,6 @@ class DataSet:
             if is_given
         ]
         if unused:
-            kind = "a folder with judgments" if folder else "rows without a folder of judgments"
+            kind = "a folder with judgments" if folder else "rows that are not in a folder with judgments"
             raise UsageError(f"--{unused[0]} has no effect on {kind}. Leave it out.")
         return folder

@@ -19,6 +19,7 @@ from text.datasets.formats.values import (
     describe_type,
     find_id,
     list_keys,
+    read_answers,
     read_id,
     read_string,
     read_text,
@@ -180,7 +181,7 @@ def read_texts(record: Record, field: str) -> list[str | None]:
 
 
 def read_scores(record: Record, field: str, num_texts: int) -> list[float | int] | None:
-    """Return the scores of as many texts, or None if the field is missing, null or an empty list.
+    """Return the score of each text, or None if the field is missing, null or an empty list.
 
     Raises:
         FieldError: The field has another number of scores, or an item is not a number.
@@ -193,13 +194,18 @@ def read_scores(record: Record, field: str, num_texts: int) -> list[float | int]
         raise FieldError(f"{field}: {found} for {num_texts} texts. Give a number for each text")
     for i, score in enumerate(scores):
         if not is_number(score):
-            raise FieldError(f"{field}[{i}]: {describe_type(score)}. Give a number")
+            raise FieldError(f"{field}[{i}]: {describe_score(score)}. Give a number")
     return scores
 
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number and no boolean."""
     return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def describe_score(value: Any) -> str:
+    """Return the type of a value that is no score, for an error message."""
+    return str(value) if type(value) is float else describe_type(value)
 
 
 def parse_number(text: str, field: str) -> float | int:
@@ -213,7 +219,7 @@ def parse_number(text: str, field: str) -> float | int:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise FieldError(f"{field}: a text that is no number. Give a number")
+        raise FieldError(f"{field}: a text that is not a number. Give a number")
     return int(number) if number.is_integer() else number
 
 
@@ -256,10 +262,17 @@ def _split_columns(columns: Record, field: str) -> Iterator[Record]:
 
 
 def _read_answers(value: Any) -> Any:
-    """Return the answers of a question. SQuAD's object with ``text`` holds the list of answers."""
+    """Return the answers of a question. SQuAD's object with ``text`` holds the list of answers.
+
+    Raises:
+        FieldError: The answers have the wrong type, or the only answer looks like a printed list.
+    """
     answers = value.get("text") if type(value) is dict else value
     if type(answers) is str or is_number(answers):
+        read_answers(answers, Counter())  # It refuses a printed list.
         return [answers]
     if type(answers) is not list or any(type(each) is not str and not is_number(each) for each in answers):
         raise FieldError(f"answers: {describe_type(value)}. Give a list of strings")
+    if len(answers) == 1:
+        read_answers(answers, Counter())
     return answers

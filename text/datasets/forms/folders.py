@@ -46,8 +46,8 @@ def find_judged_folder(folder: str | os.PathLike[str]) -> JudgedFolder | None:
     return (_find_beir(folder) or _find_msmarco(folder)) if os.path.isdir(folder) else None
 
 
-def find_folder_of(qrels_path: str | os.PathLike[str]) -> JudgedFolder | None:
-    """Return the folder to which a file of judgments belongs, or None if it belongs to none."""
+def find_judging_folder(qrels_path: str | os.PathLike[str]) -> JudgedFolder | None:
+    """Return the folder with a file of judgments. Return None if the file is not in a BEIR or MS MARCO folder."""
     parent = Path(qrels_path).parent
     for folder in (find_judged_folder(each) for each in (parent.parent, parent)):
         if folder is not None and any(os.path.samefile(qrels_path, each) for each in folder.qrels.values()):

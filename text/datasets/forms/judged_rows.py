@@ -12,7 +12,7 @@ from text.datasets.forms.records import Record
 from text.errors import DataError
 
 MIN_RELEVANCE = 1
-"""Default relevance from which on a passage is a positive."""
+"""Default smallest relevance of a positive."""
 
 
 def read_folder_rows(
@@ -34,7 +34,7 @@ def read_folder_rows(
         split: Name of the split in the folder.
         collection: The passages of the folder.
         counts: Number of rows read, and of left-out questions and passages by reason. It is updated.
-        min_relevance: Relevance from which on a passage is a positive.
+        min_relevance: Smallest relevance of a positive.
         skip_missing: Count questions and passages that are missing, and leave them out.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
 from text.datasets.forms.beir import keep_folder_rows, name_stages, prepare_qrels
 from text.datasets.forms.data_set import read_file
-from text.datasets.forms.folders import find_folder_of, find_judged_folder
+from text.datasets.forms.folders import find_judged_folder, find_judging_folder
 from text.datasets.forms.reading import Reading
 from text.datasets.forms.sources import find_split_files, is_saved_split, is_table
 from text.datasets.forms.writing import format_counts, write_rows
@@ -71,7 +71,7 @@ def keep_file(path: str | os.PathLike[str]) -> KeptRows | None:
         return KeptRows(_keep_rows(files), path)
     if not is_table(path) or not os.path.isfile(path):
         return None
-    folder = find_folder_of(path)
+    folder = find_judging_folder(path)
     if folder is not None:
         return KeptRows(prepare_qrels(path), path, folder.collection)
     return KeptRows(_keep_rows([path]), path)
@@ -87,7 +87,8 @@ def _keep_rows(paths: Sequence[str]) -> str:
 def _write_rows(target: Path, paths: Sequence[str]) -> None:
     counts = Counter[str]()
     with open(target, "wb") as out:
-        sources = (source for path in paths for source in read_file(path, Reading(), counts))
+        is_part = len(paths) > 1
+        sources = (source for path in paths for source in read_file(path, Reading(), counts, is_part=is_part))
         num_rows = write_rows(sources, out.write)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if not num_rows:

@@ -33,16 +33,19 @@ class Reading(NamedTuple):
     columns: Mapping[str, Any] | None = None
     """Names of columns by role, for tables whose columns have unusual names."""
     min_relevance: float | None = None
-    """Label or score from which on a text is a positive."""
+    """Smallest label or score of a positive."""
 
 
-def read_rows(records: Records, reading: Reading, counts: Counter[str]) -> Iterator[Record]:
+def read_rows(
+    records: Records, reading: Reading, counts: Counter[str], *, may_be_empty: bool = False
+) -> Iterator[Record]:
     """Yield the rows of a file in the DPR format. A row that training cannot use is counted and left out.
 
     Args:
         records: Records of the file.
         reading: Form, columns and threshold.
         counts: Number of rows read and left out, by reason. It is updated.
+        may_be_empty: Count a file without a record. By default, it is an error.
 
     Raises:
         UsageError: The form is not clear, or an option has no effect for this form.
@@ -51,15 +54,18 @@ def read_rows(records: Records, reading: Reading, counts: Counter[str]) -> Itera
     """
     stream = iter(records)
     first = next(stream, None)
+    if first is None and may_be_empty:
+        counts["files without rows"] += 1
+        return
     if first is None:
         raise DataError(f"{records.describe_place('')}: no rows. Give a file with at least one row.")
     form = reading.form or (_COLUMNS_FORM if reading.columns else recognize_form(first, records.describe_place("")))
-    counts[f"{form} rows read"] = 0
+    counts[f"{form} rows read"] += 0  # The first count to print.
     if form == _COLUMNS_FORM:
         columns = _choose_columns(first, reading.columns, records)
         if reading.min_relevance is not None and columns.score is None:
             raise UsageError("--min_relevance needs a label or a score in each row, but there is none. Leave it out.")
-        convert: ToRow = ColumnReader(columns, reading.min_relevance).convert
+        convert: ToRow = ColumnReader(columns, reading.min_relevance, find_negatives=not reading.columns).convert
         rows = _convert(chain([first], stream), form, convert, counts)
         rows = merge_pairs(rows, counts) if columns.score is not None else rows
     else:

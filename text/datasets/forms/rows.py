@@ -131,7 +131,7 @@ def _read_ids(record: Record, field: str, counts: Counter[str]) -> list[str]:
 
 
 def _read_column(record: Record, field: str, num_texts: int) -> list[str | None] | None:
-    """Return the ids or titles of as many texts, or None if the field is missing."""
+    """Return the id or title of each text, or None if the field is missing."""
     values = record.get(field)
     if values is None:
         return None

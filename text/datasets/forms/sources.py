@@ -1,4 +1,4 @@
-"""Finding the files of each split in a file or folder, and recognising the form of their records by its keys."""
+"""Finding the files of each split in a file or folder, and recognizing the form of records by their keys."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KEYS = {
 
 
 def open_records(path: str, counts: Counter[str], progress: Progress | None = None) -> Records:
-    """Open the records of a file. The ending of its name tells the format, and its content the compression.
+    """Open the records of a file. The ending of the name tells the format, and the first bytes tell the compression.
 
     Args:
         path: JSON lines, JSON array, CSV, TSV, Parquet or Arrow stream.
@@ -83,15 +83,12 @@ def find_split_files(path: str | os.PathLike[str], *, only_tables: bool = False)
         check_readable(path)
         return {_name_split(os.path.basename(path)) or "train": [path]}
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):
-        names = read_json(os.path.join(path, "dataset_dict.json"), dict[str, list[str]])["splits"]
-        splits = {name_stage(name): _list_saved_files(os.path.join(path, name)) for name in names}
-        if len(splits) < len(names):
-            raise UsageError(
-                f"{path}: two of the splits {', '.join(names)} are the same stage. Give a folder of one split."
-            )
-        return splits
+        return _find_saved_splits(path)
     if is_saved_split(path):
-        return {_name_split(os.path.basename(os.path.realpath(path))) or "train": _list_saved_files(path)}
+        files = _list_saved_files(path)
+        if not files:
+            raise DataError(f"{path}: no rows. Give a data set with at least one row.")
+        return {_name_split(os.path.basename(os.path.realpath(path))) or "train": files}
     found = _list_by_name(path, only_tables) or _list_by_name(os.path.join(path, "data"), only_tables)
     if not found and not only_tables:
         raise UsageError(
@@ -107,7 +104,7 @@ def is_saved_split(path: str | os.PathLike[str]) -> bool:
 
 
 def recognize_form(record: Record, place: str) -> str:
-    """Return the form of a record. Keys with null, as in the columns of several forms, count only if no other does.
+    """Return the form of a record. A key whose value is null counts only if the other keys do not fit any form.
 
     Args:
         record: The first record.
@@ -126,7 +123,7 @@ def recognize_form(record: Record, place: str) -> str:
             f"{form}: {_list_keys(names)} and {_list_keys(others)}" for form, (names, others) in _KEYS.items()
         )
         raise UsageError(
-            f"{place}: no form has these keys; {shown}. Name the columns, as in "
+            f"{place}: the keys do not fit any form; {shown}. Name the columns, as in "
             f"--columns='{{question: q, positive: p}}', or give one of these forms: {forms}."
         )
     return found[0]
@@ -140,11 +137,28 @@ def _list_keys(names: Iterable[str]) -> str:
     return " or ".join(sorted(names))
 
 
+def _find_saved_splits(path: str) -> dict[str, list[str]]:
+    """Return the Arrow files of each split that ``datasets`` has saved. A split without rows has no file."""
+    file = os.path.join(path, "dataset_dict.json")
+    names = read_json(file, dict[str, list[str]]).get("splits")
+    if not names:
+        raise DataError(f"{file}: splits names no splits. Save the data set again.")
+    stages = list(map(name_stage, names))
+    if len(set(stages)) < len(stages):
+        raise UsageError(
+            f"{path}: two of the splits {', '.join(names)} are the same stage. Give a folder of one split."
+        )
+    found = {stage: _list_saved_files(os.path.join(path, name)) for stage, name in zip(stages, names, strict=True)}
+    if not any(found.values()):
+        raise DataError(f"{path}: no rows. Give a data set with at least one row.")
+    return {stage: files for stage, files in found.items() if files}
+
+
 def _list_saved_files(folder: str) -> list[str]:
-    """Return the Arrow files of a split that ``datasets`` has saved."""
+    """Return the Arrow files of a split that ``datasets`` has saved. A split without rows has none."""
     content = read_json(os.path.join(folder, "state.json"), dict)
     entries = content.get("_data_files")
-    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or [None]]
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
     if content.get("_indices_data_files") or not isinstance(entries, list):
         raise UsageError(f"{folder}: saved with indices. Call flatten_indices() before save_to_disk().")
     for name in names:
@@ -154,7 +168,7 @@ def _list_saved_files(folder: str) -> list[str]:
 
 
 def _list_by_name(folder: str, only_tables: bool) -> dict[str, list[str]]:
-    """Return the files of a folder that are named by their split, in parts if their names differ only in numbers."""
+    """Return the files of each split in a folder. Files whose names differ only in numbers are parts of one split."""
     groups: dict[str, dict[str, list[str]]] = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         is_used = is_table(name) if only_tables else _find_ending(name) is not None
@@ -169,7 +183,23 @@ def _list_by_name(folder: str, only_tables: bool) -> dict[str, list[str]]:
             raise UsageError(
                 f"{first[0]} and {second[0]} are both data of {split}. Give one of the files, or remove one."
             )
-    return {split: paths for split, [paths] in ((split, kinds.values()) for split, kinds in groups.items())}
+    found = {split: paths for split, [paths] in ((split, kinds.values()) for split, kinds in groups.items())}
+    for paths in found.values():
+        _check_parts(paths)
+    return found
+
+
+def _check_parts(paths: list[str]) -> None:
+    """Check that no part is missing among files such as train-00000-of-00002.parquet.
+
+    Raises:
+        UsageError: The names tell another number of parts than there are files.
+    """
+    number = re.search(r"-\d+-of-(\d+)\b", os.path.basename(paths[0]))
+    if number and int(number[1]) != len(paths):
+        raise UsageError(
+            f"{paths[0]} is one of {int(number[1])} files, but the folder holds {len(paths)} of them. Add the others."
+        )
 
 
 def _name_split(name: str) -> str | None:

@@ -54,7 +54,7 @@ class TupleWriter:
     All records have the same columns, because sentence-transformers passes every column to the model.
 
     Args:
-        num_negatives: Columns with negatives. By default, as many as the first row has hard negatives.
+        num_negatives: Number of columns with negatives. The default is the number of hard negatives of the first row.
         counts: Number of left-out rows, passages and fields, by kind. It is updated.
     """
 
@@ -66,7 +66,7 @@ class TupleWriter:
         """Yield a record for each positive of a row.
 
         Raises:
-            FieldError: The row has another number of hard negatives than the first one, and no number is given.
+            FieldError: The row has another number of hard negatives than the first row, and ``num_negatives`` is None.
         """
         negatives = [join_title(passage) for passage in row.get("hard_negative_ctxs", ())]
         if self._num_negatives is None:
@@ -108,9 +108,16 @@ def _list_others(row: Record, record: Record) -> Record:
     """
     others = {name: value for name, value in row.items() if name not in _OWN_FIELDS}
     if twice := others.keys() & record.keys():
-        raise FieldError(f"{min(twice)}: a field of the other form. Rename it")
+        raise FieldError(f"{min(twice)}: the output has a field of this name. Rename the field")
     return others
 
 
 def _rename(passage: Record, old: str, new: str) -> Record:
+    """Return a passage with another name of a key.
+
+    Raises:
+        FieldError: The passage has a field of the new name already.
+    """
+    if old in passage and new in passage:
+        raise FieldError(f"{new}: the output has a field of this name. Rename the field")
     return {new if name == old else name: value for name, value in passage.items()}
