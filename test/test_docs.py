@@ -42,6 +42,7 @@ NEEDS = {
     "guide/commands.md": ["bm25s"],
     "guide/retrieval.md": ["faiss", "bm25s"],
     "guide/mining.md": ["bm25s"],
+    "guide/training.md": ["transformers", "peft"],
 }
 
 

@@ -14,11 +14,13 @@ from test.helpers import save_model, shared_file, texts, write_jsonl
 from text.commands import main
 from text.commands.cli import run_command
 from text.commands.evaluate import EvaluateFlags, evaluate
+from text.commands.stage_settings import resolve_settings
 from text.errors import DataError, UsageError
 from text.evaluation import bootstrap_interval, bootstrap_macro_interval, evaluate_run, mean_metrics
 from text.records import Passage
+from text.reports.suite_report import format_suite_table
 from text.retrieval import Retriever
-from text.runs.suites import find_sets
+from text.runs.suites import MAIN_MEASURES, SetResult, Suite, find_sets
 
 
 def write_set(folder: Path, seed: int, *, splits: tuple[str, ...] = ("test",)) -> Path:
@@ -120,6 +122,9 @@ def test_a_fault_in_the_last_set_is_found_before_the_first_stage(
     flags = [f"--suite={tmp_path}/beir", f"--model={model}", f"--output_dir={tmp_path}/out"]
     assert run_command(evaluate, EvaluateFlags, flags) == 3
     assert f"{qrels}:10" in capsys.readouterr().err and not in_process
+    qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t0\n")
+    assert run_command(evaluate, EvaluateFlags, flags) == 3
+    assert str(qrels) in capsys.readouterr().err and not in_process
     assert not list((tmp_path / "out").glob("*-*"))
 
 
@@ -145,6 +150,32 @@ def test_sets_are_found_at_any_depth_also_compressed_and_behind_links(tmp_path: 
     assert [each.name for each in find_sets(two, "dev")] == ["elsewhere"]
 
 
+def test_a_set_inside_a_set_is_found_and_equal_result_names_are_refused(tmp_path: Path) -> None:
+    write_set(tmp_path / "suite/a", 0)
+    write_set(tmp_path / "suite/a/en", 1)
+    assert [each.name for each in find_sets(tmp_path / "suite")] == ["a", "a/en"]
+    write_set(tmp_path / "suite/a__en", 2)
+    with pytest.raises(DataError) as error:
+        find_sets(tmp_path / "suite")
+    assert all(f" {name}" in f" {error.value}" for name in ("a/en", "a__en"))
+
+
+def test_a_dropped_self_match_does_not_cost_a_passage(tmp_path: Path) -> None:
+    sets = find_sets(write_set(tmp_path / "set", 0))
+    model = save_model(tmp_path / "model", 0)
+    for is_dropped in (False, True):
+        arguments = {"evaluate": {"drop_self_matches": is_dropped}}
+        output = {"output_dir": tmp_path / "out", "resolve_settings": resolve_settings}
+        stages = Suite(sets, model, cut_offs=[10, 100], arguments=arguments, **output).plan()
+        assert next(stage.settings["k"] for stage in stages if stage.command == "search") == 100 + is_dropped
+
+
+def test_the_name_of_a_set_cannot_break_the_table() -> None:
+    figures = {name: {"mean": 0.5, "low": 0.5, "high": 0.5} for name in MAIN_MEASURES}
+    table = format_suite_table([SetResult("a|b", 1, 0, figures, {}, "", 0.0, Path("page"))], figures)
+    assert "| a\\|b | 1 | 0 | 0 |" in table
+
+
 def test_sets_that_cannot_be_evaluated_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"corpus\.jsonl"):
         find_sets(tmp_path)
@@ -153,8 +184,8 @@ def test_sets_that_cannot_be_evaluated_are_all_named(tmp_path: Path) -> None:
     (write_set(tmp_path / "c", 2) / "queries.jsonl").unlink()
     with pytest.raises(DataError) as error:
         find_sets(tmp_path)
-    assert f"{tmp_path}/b has no qrels/test.tsv, but dev, train" in str(error.value)
-    assert f"{tmp_path}/c is not complete" in str(error.value) and f"{tmp_path}/a" not in str(error.value)
+    assert f"{tmp_path}/b has no qrels/test.tsv" in str(error.value) and "dev, train" in str(error.value)
+    assert f"{tmp_path}/c" in str(error.value) and f"{tmp_path}/a" not in str(error.value)
 
 
 @pytest.mark.parametrize(

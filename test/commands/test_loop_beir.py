@@ -10,6 +10,7 @@ import pytest
 
 from test.commands.test_evaluate_suite import in_process, write_set
 from test.commands.test_loop import loop_flags, rehearse
+from text.artifacts import read_json_lines
 from text.commands.cli import run_command
 from text.commands.loop import LoopFlags, loop, open_inputs
 from text.errors import UsageError
@@ -52,7 +53,18 @@ def test_questions_are_held_out_if_a_set_has_no_validation(tmp_path: Path) -> No
     again = open_inputs(beir_flags(folder, tmp_path / "out", train_split="dev", valid_share=0.25))
     assert again.train_rows.key == inputs.train_rows.key and again.train_rows.path == inputs.train_rows.path
     # A dev split that is not trained on is used as it is, unless a share is given.
-    assert len(read_ids(open_inputs(beir_flags(folder, tmp_path / "out", train_split="test")).rows["valid"].path)) == 8
+    other = write_set(tmp_path / "other", 0, splits=("train", "dev", "test"))
+    assert len(read_ids(open_inputs(beir_flags(other, tmp_path / "out")).rows["valid"].path)) == 8
+
+
+def test_questions_with_other_line_separators_are_held_out(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 0, splits=("train", "test"))
+    questions = [{"_id": f"q{n}", "text": f"how tall\u2028is oak {n}\x85"} for n in range(8)]
+    lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in questions]
+    (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
+    inputs = open_inputs(beir_flags(folder, tmp_path / "out", valid_share=0.25))
+    rows = [*read_json_lines(inputs.train_rows.path, dict), *read_json_lines(inputs.rows["valid"].path, dict)]
+    assert sorted(row["question"] for row in rows) == [each["text"] for each in questions]
 
 
 def test_held_out_questions_do_not_depend_on_ids_and_equal_ones_stay_together() -> None:
@@ -90,6 +102,10 @@ def test_a_missing_split_is_refused_with_those_that_exist(
         ({"valid_questions": "a", "test_questions": "b"}, ["--valid_questions", "--collection"]),
         ({"collection": "c.tsv", "train_split": "dev"}, ["--train_split", "BEIR"]),
         ({"collection": "c.tsv", "valid_share": 0.5}, ["--valid_share", "BEIR"]),
+        ({"valid_split": "dev", "valid_share": 0.5}, ["--valid_split", "--valid_share"]),
+        ({"train_split": "test"}, ["--train_split", "--test_split"]),
+        ({"train_split": "dev", "valid_split": "dev"}, ["--train_split", "--valid_split"]),
+        ({"rounds": [], "seeds": [1]}, ["--seeds", "--rounds"]),
     ],
 )
 def test_flags_of_the_other_kind_of_data_are_refused(tmp_path: Path, changes: dict[str, Any], names: list[str]) -> None:

@@ -122,6 +122,8 @@ def test_a_table_without_seeds_removes_the_seeds_of_an_earlier_table(tmp_path: P
         complete_with_values(parse_flags(LoopFlags, [*arguments, *seeds]))
         assert run_command(loop, LoopFlags, [*arguments, *seeds]) == 0
         assert (tmp_path / "seeds.json").exists() is is_there
+        # One seed has no spread.
+        assert "| round 1 | 0.5000 | 0.3000 |\n" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from test.helpers import assert_one_line
-from test.models.helpers import build_texts
+from test.models.helpers import build_texts, randomize
 from test.models.towers import build_peer, has_family, save_tower
 from text.commands.running import get_exit_code
-from text.errors import ArtifactError, UnsupportedModelError, UsageError
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError, UsageError
 from text.models import RobertaEncoder, TransformersEncoder, build_bi_encoder, load_encoder, quantize_int8
 from text.models.checkpoint import list_encoder_files
 
@@ -206,7 +207,7 @@ def test_missing_unknown_and_damaged_weights_are_refused(folder: Path, distilber
     refuse(folder, folder, key, "NaN", code=5)
     restore()
     edit_weights(folder, lambda weights: weights.update({key: weights[key][:4].clone()}))
-    refuse(folder, folder, "match", code=5)
+    refuse(folder, folder, key, "shape", code=5)
     (folder / "model.safetensors").write_bytes(b"\xff" * 100)
     refuse(folder, folder / "model.safetensors", "header", code=5)
     (folder / "model.safetensors").unlink()
@@ -232,16 +233,63 @@ def test_unsupported_configurations_are_refused(folder: Path, changes: dict[str,
     refuse(folder, folder / "config.json", part, code=code)
 
 
-def test_an_adapter_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_an_adapter_is_refused(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """AutoModel adds it to the weights beside it, so ignoring it would give other embeddings."""
+    folder = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "copy"))
     (folder / "adapter_config.json").write_text("{}")
+    refuse(folder, folder, "adapter", code=2)
+    (folder / "config.json").unlink()  # The folder of an adapter alone.
     refuse(folder, folder, "adapter", code=2)
 
 
-def test_code_in_a_folder_is_not_executed(folder: Path) -> None:
-    """The class is in transformers, so the code is not needed."""
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("FNetConfig", {}), ("ConvBertConfig", {"embedding_size": 16, "num_attention_heads": 2})],
+)
+def test_models_in_which_padding_changes_embeddings_are_refused(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 8}
+    model = transformers.AutoModel.from_config(getattr(transformers, name)(**sizes, **settings))
+    randomize(model)
+    model.save_pretrained(tmp_path)
+    refuse(tmp_path, tmp_path, "padding changes", code=2)
+
+
+def test_a_bert_that_is_a_decoder_pools_the_last_token(bert: Path, tmp_path: Path) -> None:
+    """Its first token sees no other token, so that all texts would have the same embedding."""
+    folder = Path(shutil.copytree(bert, tmp_path / "copy"))
+    edit_json(folder / "config.json", is_decoder=True)
+    encoder = load_encoder(folder).eval()
+    assert isinstance(encoder, TransformersEncoder) and encoder.head.poolings == ("last",)
+
+
+def test_a_sharded_bert_of_sentence_transformers_loads(bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "copy"))
+    model = transformers.AutoModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    types = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in types.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with torch.no_grad():
+        expected = load_encoder(bert, pooling="mean").eval()(*build_texts(1))
+        torch.testing.assert_close(load_encoder(folder).eval()(*build_texts(1)), expected)
+
+
+def test_code_in_a_folder_is_not_executed(folder: Path, tmp_path: Path) -> None:
+    """AutoModel has the class. The code may differ from it, so a warning names the code."""
     (folder / "mine.py").write_text("raise SystemExit('executed')")
     edit_json(folder / "config.json", auto_map={"AutoModel": "mine.Model", "AutoConfig": "mine.Config"})
-    assert isinstance(load_encoder(folder), TransformersEncoder)
+    with pytest.warns(SettingsWarning, match=r"mine\.Model"):
+        encoder = load_encoder(folder)
+    assert isinstance(encoder, TransformersEncoder)
+    encoder.save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in (tmp_path / "saved" / "config.json").read_text()
 
 
 def test_loading_and_saving_print_nothing(distilbert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -137,6 +137,14 @@ class LoopFlags:
         if given := list_given_flags(self, unused):
             needed = "--collection" if self.is_beir else "a BEIR folder as --data_path, without --collection"
             raise UsageError(f"--{given[0]} needs {needed}.")
+        if self.valid_split is not None and self.valid_share is not None:
+            raise UsageError("--valid_split, --valid_share: give only one of them.")
+        if self.is_beir and self.train_split in (self.valid_split, self.test_split):
+            name = "valid_split" if self.train_split == self.valid_split else "test_split"
+            raise UsageError(
+                f"--train_split and --{name} are both {self.train_split}. The loop would measure questions that it "
+                "trains on. Choose two splits."
+            )
         if (self.valid_questions is None) != (self.test_questions is None):
             raise UsageError("--valid_questions, --test_questions: give both of them or neither.")
         if self.test_file is None and self.test_questions is None:
@@ -153,6 +161,8 @@ class LoopFlags:
         names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
         check_expected(self.expected, names, self.table_measures)
         sections = {f"round {place}, train": each.train for place, each in enumerate(self.parsed_rounds, start=1)}
+        if self.seeds and not sections:
+            raise UsageError("--seeds needs a round, but --rounds is empty.")
         check_seeds(self.seeds, {"--train": self.train, **sections})
 
     @property

@@ -41,7 +41,7 @@ def check_padding(folder: Path, model: Any, options: Mapping[str, Any]) -> None:
         if is_out_of_memory(error):
             raise
         found = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UnsupportedModelError.at(folder, f"the model cannot embed token ids: {found}.") from None
+        raise UnsupportedModelError.at(folder, f"the model cannot embed token ids: {found.rstrip('.')}.") from None
     if not is_wide:
         raise UnsupportedModelError.at(folder, "the model does not return one hidden state for each token.")
     change = (alone - padded[:, :_NUM_TOKENS]).abs().max() / alone.abs().max().clamp(min=1e-6)
@@ -59,7 +59,5 @@ def _compute_states(model: Any, options: Mapping[str, Any]) -> tuple[Tensor, Ten
     ids = [ids[i % len(ids)] for i in range(_NUM_TOKENS)]
     texts = torch.tensor([ids]), torch.tensor([ids + [padding] * _NUM_PADDING])
     mask = torch.arange(_NUM_TOKENS + _NUM_PADDING)[None] < _NUM_TOKENS
-    results = [
-        model(input_ids=each, attention_mask=mask[:, : each.shape[1]].long(), **options)[0] for each in texts
-    ]
+    results = [model(input_ids=each, attention_mask=mask[:, : each.shape[1]].long(), **options)[0] for each in texts]
     return results[0], results[1]

@@ -321,7 +321,9 @@ def _check_loaded(folder: Path, model: Any, info: Any) -> None:
             reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
             raise ArtifactError(f"{folder}: {reason}")
     if found["mismatched_keys"]:
-        raise ArtifactError(f"{folder}: key {min(each[0] for each in found['mismatched_keys'])} has another shape than in config.json.")
+        raise ArtifactError(
+            f"{folder}: key {min(each[0] for each in found['mismatched_keys'])} has another shape than in config.json."
+        )
     for name, weight in model.named_parameters():
         if not is_finite(weight.detach()):
             raise ArtifactError(f"{folder}: key {name} contains NaN or infinite numbers. Restore the weights.")

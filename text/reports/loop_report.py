@@ -143,7 +143,7 @@ def _list_cells(
     columns = [(split, measure) for split in next(iter(table.values())) for measure in measures]
     rows = []
     for name, each in table.items():
-        spread = seeds[name].spread if name in seeds else None
+        spread = seeds[name].spread if name in seeds and len(seeds[name].results) > 1 else None
         more = ["" if spread is None else f" ± {spread[split][measure]:.4f}" for split, measure in columns]
         values = [f"{each[split][measure]:.4f}" for split, measure in columns]
         rows.append([name, *(value + end for value, end in zip(values, more, strict=True))])

@@ -185,7 +185,7 @@ def draw_rounds(
             _plot(axes, Curve(number, range(len(rounds)), values), has_markers=True)
             if baseline is not None:
                 axes.axhline(baseline, color=_get_run_color(number), linewidth=1.4, linestyle=(0, (4, 2)))
-        axes.set_xlim(-0.5, len(rounds) - 0.5)
+        axes.set_xlim(-0.5, max(len(rounds), 1) - 0.5)
         axes.set_ylim(0, 1.02)
         axes.xaxis.set_major_locator(FixedLocator(range(len(rounds))))
 

@@ -13,7 +13,7 @@ from text.artifacts import check_writable, seal, write_together
 from text.evaluation import bootstrap_macro_interval
 from text.reports.pictures import Metrics
 from text.runs.stages import has_stages
-from text.runs.suites import MAIN_MEASURES, SetResult
+from text.runs.suites import MAIN_MEASURES, SetResult, name_result
 from text.templates import render_template
 
 _FILES = ("suite.json", "suite.md", "suite.html")
@@ -54,7 +54,8 @@ def average_sets(results: Sequence[SetResult], *, seed: int = 0) -> dict[str, di
 def format_suite_table(results: Sequence[SetResult], mean: Metrics) -> str:
     """Return a Markdown table with a row for each set and one for the mean over the sets."""
     lines = [f"| {' | '.join(_HEADS)} |", "|---" * len(_HEADS) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in _list_rows(results, mean))]) + "\n"
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in _list_rows(results, mean)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def write_suite_report(
@@ -83,7 +84,7 @@ def write_suite_report(
     """
     path = Path(model).resolve()
     parent = Path(folder, "results", f"{path.parent.name}__{path.name}", revision[:16])
-    mteb = [parent / f"{each.name.replace('/', '__')}.json" for each in results]
+    mteb = [parent / f"{name_result(each.name)}.json" for each in results]
     summary = [f"model: {model}", f"{len(results)} sets, split {split}; 95 % bootstrap confidence intervals"]
     content = {
         "model": model,

@@ -134,16 +134,26 @@ def score_run(
     return scored._replace(notes=[*notes, *scored.notes], run=run)
 
 
-def _score_run_by_qrels(
-    name: str, run: Run, judgments: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
-) -> ScoredRun:
+def list_relevant(judgments: StrPath, qrels: Qrels) -> dict[str, list[str]]:
+    """Return the ids of the relevant passages of each question.
+
+    Raises:
+        DataError: There are judgments, but none is above 0.
+    """
     relevant = {
         question_id: [passage_id for passage_id, relevance in judged.items() if relevance > 0]
         for question_id, judged in qrels.items()
     }
-    answerable = [question_id for question_id, passages in relevant.items() if passages]
-    if qrels and not answerable:
+    if qrels and not any(relevant.values()):
         raise DataError(f"{os.fspath(judgments)}: no relevance is above 0. Use judgments with relevant passages.")
+    return relevant
+
+
+def _score_run_by_qrels(
+    name: str, run: Run, judgments: StrPath, qrels: Qrels, k: Sequence[int], skip_missing: bool
+) -> ScoredRun:
+    relevant = list_relevant(judgments, qrels)
+    answerable = [question_id for question_id, passages in relevant.items() if passages]
     check_common_questions(name, run, judgments, answerable)
     metrics = evaluate_run(qrels, run, cut_offs=k, skip_missing=skip_missing)
     notes = []

@@ -19,7 +19,7 @@ from text.models import check_encoder_name
 from text.retrieval.counts import read_judged_questions
 from text.retrieval.devices import check_gpus
 from text.retrieval.encoding import check_collection
-from text.retrieval.scoring import find_answerable, read_positives
+from text.retrieval.scoring import find_answerable, list_relevant, read_positives
 from text.runs.resume import find_tokenizer
 from text.runs.stages import Stage, is_complete
 from text.training import check_devices
@@ -95,7 +95,7 @@ def _check_search(settings: Settings) -> None:
 
 def _check_evaluate(settings: Settings) -> None:
     if settings["qrels"] is not None:
-        read_qrels(settings["qrels"])
+        list_relevant(settings["qrels"], read_qrels(settings["qrels"]))
     if settings["positives"] is not None:
         read_positives(settings["positives"])
     if settings["questions"] is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from text.artifacts import check_readable, hash_json, write_together
+from text.artifacts import check_readable, hash_json, read_json_lines, write_together
 from text.datasets.forms.beir import prepare_qrels
 from text.datasets.forms.folders import JudgedFolder, find_judged_folder
 from text.errors import UsageError
@@ -176,7 +176,7 @@ def _hold_out(
     rows: TrackedFile, qrels: TrackedFile, share: float, output_dir: str | os.PathLike[str]
 ) -> tuple[TrackedFile, TrackedFile, TrackedFile]:
     """Split training rows, and return the files of the training rows, validation rows and validation judgments."""
-    records = [json.loads(line) for line in rows.path.read_text(encoding="utf-8").splitlines()]
+    records = list(read_json_lines(rows.path, dict[str, Any]))
     held_out = split_questions({row["question_id"]: row["question"] for row in records}, share)
     parts: dict[bool, list[Any]] = {True: [], False: []}
     for row in records:

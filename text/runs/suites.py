@@ -53,6 +53,15 @@ class SetResult(NamedTuple):
     """HTML page of the set."""
 
 
+def name_result(name: str) -> str:
+    """Return the name of a set's result file for mteb, without .json.
+
+    >>> name_result("xquad/en")
+    'xquad__en'
+    """
+    return name.replace("/", "__")
+
+
 def find_sets(suite: str | os.PathLike[str], split: str = "test") -> list[BeirSet]:
     """Return the sets of a suite in the order of their names.
 
@@ -73,6 +82,9 @@ def find_sets(suite: str | os.PathLike[str], split: str = "test") -> list[BeirSe
             problems.append(f"{folder} has no qrels/{split}.tsv; it has judgments for {', '.join(files.qrels)}")
         else:
             sets.append(BeirSet(name, files.collection, files.questions[split], files.qrels[split]))
+    names = [name_result(each.name) for each in sets]
+    if same := [each.name for each in sets if names.count(name_result(each.name)) > 1]:
+        problems.append(f"{', '.join(same)} have the same result file, {name_result(same[0])}.json")
     if problems:
         raise DataError(f"{'; '.join(problems)}. Use another --split, or move these folders out of the suite.")
     if not sets:
@@ -151,7 +163,9 @@ class Suite:
 
         collection, questions, qrels = (TrackedFile.read(path) for path in files[1:])
         found = {"model": self.model, "embeddings": run("encode", "", model=self.model, collection=collection)}
-        ranked = run("search", "dense.trec", **found, questions=questions, qrels=qrels, k=max(self.cut_offs))
+        # A self match that is dropped must not take the place of another passage.
+        k = max(self.cut_offs) + bool(self.arguments.get("evaluate", {}).get("drop_self_matches"))
+        ranked = run("search", "dense.trec", **found, questions=questions, qrels=qrels, k=k)
         run("evaluate", "", run=ranked, qrels=qrels, k=self.cut_offs)
         return stages
 
@@ -166,6 +180,5 @@ def _walk(folder: Path) -> Iterator[tuple[Path, JudgedFolder | None]]:
         if any(name in _PARTS for name in names):
             found = find_judged_folder(path)
             yield path, found if found is not None and found.form == "beir" else None
-            folders.clear()
         parents = {path.resolve(), *path.resolve().parents}
         folders[:] = sorted(name for name in folders if name[0] != "." and (path / name).resolve() not in parents)

@@ -57,7 +57,7 @@ def test_a_saved_split_without_rows_is_left_out(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no rows"):
             find_split_files(path)
     (tmp_path / "set/dataset_dict.json").write_text(json.dumps({}))
-    with pytest.raises(DataError, match="dataset_dict.json"):
+    with pytest.raises(DataError, match=r"dataset_dict\.json"):
         find_split_files(tmp_path / "set")
 
 
@@ -75,5 +75,5 @@ def test_a_column_that_occurs_twice_is_an_error(tmp_path: Path) -> None:
 
     path = tmp_path / "set.parquet"
     parquet.write_table(pyarrow.table([["a"], ["b"], ["c"]], names=["anchor", "positive", "positive"]), path)
-    with pytest.raises(DataError, match="set.parquet:0 positive"):
+    with pytest.raises(DataError, match=r"set\.parquet:0 positive"):
         convert(path, tmp_path / "out")
