@@ -266,7 +266,11 @@ MOVED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": F
         ("bert", "config.json", {"is_decoder": True}),
         ("bert", "config_sentence_transformers.json", {"prompts": {"query": "the: "}}),
         ("bert", "1_Pooling/config.json", {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}),
-        ("bert", "1_Pooling/config.json", {"pooling_mode_mean_tokens": False, "pooling_mode_weightedmean_tokens": True}),
+        (
+            "bert",
+            "1_Pooling/config.json",
+            {"pooling_mode_mean_tokens": False, "pooling_mode_weightedmean_tokens": True},
+        ),
         ("roberta", "tokenizer_config.json", {"add_prefix_space": True}),
         ("roberta", "tokenizer_config.json", {"cls_token": "</s>"}),
         ("roberta", "sentence_bert_config.json", {"do_lower_case": True}),

@@ -246,7 +246,7 @@ def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
     with _translate_errors(folder):
         config = CONFIG_MAPPING[kind].from_pretrained(str(folder), local_files_only=True)
     if hasattr(config, "auto_map"):  # A saved model does not contain the code.
-        del config.auto_map
+        delattr(config, "auto_map")
     if config.get_text_config() is not config:
         raise UnsupportedModelError.at(path, f"model_type is {json.dumps(kind)}. Only models of text are supported.")
     if hasattr(config, "reference_compile"):  # An older ModernBERT would otherwise compile itself.
