@@ -83,7 +83,7 @@ def test_a_run_that_does_not_change_its_adapters_is_an_error(base: Path, tmp_pat
     capsys.readouterr()
     assert run_train(*flags, "--learning_rate=1e-20") == 5
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{run}/adapter/question_encoder: training did not change the adapters" in error
+    assert "question encoder: training did not change the adapters" in error
     assert not (run / "adapter").exists() and not (run / "model").exists() and not (run / "manifest.json").exists()
 
 

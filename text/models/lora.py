@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,26 @@ def describe_adapters(encoder: TextEncoder) -> str:
     )
 
 
-def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, folder: str | os.PathLike[str]) -> None:
-    """Save the adapters of an encoder, and merge them into its weights. Nothing happens without adapters.
+class SavedAdapters(NamedTuple):
+    """Adapters in the format of peft."""
+
+    config: dict[str, Any]
+    """Content of ``adapter_config.json``."""
+    weights: dict[str, Tensor]
+    """Content of ``adapter_model.safetensors``."""
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the files that peft loads.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        save_weights(Path(folder) / "adapter_model.safetensors", self.weights)
+        write_json(Path(folder) / "adapter_config.json", self.config)
+
+
+def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, side: str) -> SavedAdapters | None:
+    """Merge the adapters of an encoder into its weights, and return them. Nothing happens without adapters.
 
     The encoder moves to the CPU and to float32. Its embeddings of some texts are compared before and after.
 
@@ -129,38 +147,35 @@ def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, folder: 
         encoder: Encoder to change in place.
         tokens: Texts whose embeddings are compared.
         base: The model that training started from. peft loads it before the adapters.
-        folder: Output folder of the adapters.
+        side: "question" or "passage", for error messages.
 
     Raises:
-        ArtifactError: The adapters do not change the embeddings, or the merged model has other embeddings. Nothing is
-            saved then.
-        OSError: The folder cannot be written.
+        ArtifactError: The adapters do not change the embeddings, or the merged model has other embeddings.
     """
     layers = _find_adapted_layers(encoder)
     if not layers:
-        return
+        return None
     encoder.to("cpu", torch.float32).eval()
     adapted = _embed(encoder, tokens)
     _set_adapters(layers, is_on=False)
     change = _measure(_embed(encoder, tokens), adapted)
     _set_adapters(layers, is_on=True)
     if not adapted.isfinite().all():
-        raise ArtifactError(f"{folder}: embeddings with the adapters are NaN or infinite. Lower --learning_rate.")
+        raise ArtifactError(f"{side} encoder: embeddings with adapters are NaN or infinite. Lower --learning_rate.")
     if change <= _LEAST_CHANGE:
         raise ArtifactError(
-            f"{folder}: training did not change the adapters (embeddings differ by {change:.1e}). "
+            f"{side} encoder: training did not change the adapters (embeddings differ by {change:.1e}). "
             "Train more steps, or raise --learning_rate."
         )
-    config, weights = _describe_config(encoder, list(layers), base), _copy_weights(layers)
+    saved = SavedAdapters(_describe_config(encoder, list(layers), base), _copy_weights(layers))
     _merge(encoder, layers)
     error = _measure(_embed(encoder, tokens), adapted)
     if not error <= _LARGEST_ERROR:  # also if it is NaN
         raise ArtifactError(
-            f"{folder}: the embeddings of the merged model and of the adapters differ by {error:.1e}. The largest "
-            f"difference is {_LARGEST_ERROR:.0e}. Lower --learning_rate or --lora_alpha."
+            f"{side} encoder: the embeddings of the merged model and of the adapters differ by {error:.1e}. The "
+            f"largest allowed difference is {_LARGEST_ERROR:.0e}. Lower --learning_rate or --lora_alpha."
         )
-    save_weights(Path(folder) / "adapter_model.safetensors", weights)
-    write_json(Path(folder) / "adapter_config.json", config)
+    return saved
 
 
 def _find_adapted_layers(encoder: nn.Module) -> dict[str, Any]:

@@ -30,8 +30,12 @@ def finish_adapters(
         OSError: The folder cannot be written.
     """
     some = list(itertools.islice((text for text in texts if text.strip()), _NUM_TEXTS))
+    merged = {}
     for side in SIDES[: 1 if bundle.model.is_tied else 2]:
         base = Path(encoder, f"{side}_encoder")
         tokens = bundle.transform(side)(some)
         started_from = str(base) if base.is_dir() else encoder
-        merge_adapters(bundle.encoder(side), tokens, started_from, Path(folder, f"{side}_encoder"))
+        merged[side] = merge_adapters(bundle.encoder(side), tokens, started_from, side)
+    for side, adapters in merged.items():  # All sides have passed their checks.
+        if adapters is not None:
+            adapters.save(Path(folder, f"{side}_encoder"))
