@@ -30,7 +30,7 @@ from transformers import AutoModel
 
 from benchmarks.report import describe_hardware, describe_versions, make_parser, write_result
 from text.losses import in_batch_nll
-from text.models import BiEncoder, RobertaEncoder, quantize_int8, to_bfloat16
+from text.models import BiEncoder, RobertaEncoder, TextEncoder, quantize_int8, to_bfloat16
 from text.models.chunks import cut_by_length
 from text.transforms import Tokenize, load_tokenizer
 
@@ -120,7 +120,7 @@ def benchmark_encoding(name: str, texts: list[str], folder: Path, peaks: dict[st
 
 
 @torch.inference_mode()
-def encode(encoder: RobertaEncoder, tokenize: Tokenize, texts: Sequence[str], *, autocast: bool = False) -> Tensor:
+def encode(encoder: TextEncoder, tokenize: Tokenize, texts: Sequence[str], *, autocast: bool = False) -> Tensor:
     """Return embeddings in the order of the texts. Texts of similar length share a batch."""
     ids = tokenize.encode(texts)
     order = sorted(range(len(texts)), key=lambda row: -len(ids[row]))

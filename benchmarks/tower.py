@@ -16,9 +16,10 @@ import argparse
 import statistics
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.encoder import (
     MAX_LENGTH,
@@ -94,21 +95,22 @@ def measure_times(arguments: argparse.Namespace) -> list[str]:
 
 def make_our_steps(batches: list[Batch], library: str | None, *, dropout: float | None = None) -> Steps:
     """Return a function that trains one encoder on each batch, and the list that gets the losses."""
-    rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    rates: dict[str, Any] = (
+        {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    )
     encoder = load_encoder(find_minilm(), library=library, **rates).train()
     tokenize, model = Tokenize(load_tokenizer(find_minilm()), MAX_LENGTH), BiEncoder(encoder, encoder)
     tokens = [(tokenize(questions), tokenize([*positives, *negatives])) for questions, positives, negatives in batches]
     seen: list[float] = []
 
     def compute_loss(questions: TokenBatch, passages: TokenBatch) -> Tensor:
-        embeddings = model(questions, passages)
-        index = torch.arange(len(questions.input_ids))
-        loss = in_batch_nll(*embeddings, index, temperature=TEMPERATURE)
+        question_embeddings, passage_embeddings = model(questions, passages)
+        index = torch.arange(len(question_embeddings))
+        loss = in_batch_nll(question_embeddings, passage_embeddings, index, temperature=TEMPERATURE)
         seen.append(loss.item())
         return loss
 
-    parts: nn.Module = model
-    return make_steps(parts, [lambda batch=batch: compute_loss(*batch) for batch in tokens], False), seen
+    return make_steps(model, [lambda batch=batch: compute_loss(*batch) for batch in tokens], False), seen
 
 
 if __name__ == "__main__":

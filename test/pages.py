@@ -144,7 +144,8 @@ def _write_modernbert(folder: Path) -> None:
 
     sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens = {"pad_token_id": 1, "cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
-    config = transformers.ModernBertConfig(**sizes, **tokens, intermediate_size=48)
+    options: dict[str, Any] = {**sizes, **tokens, "intermediate_size": 48}
+    config = transformers.ModernBertConfig(**options)
     transformers.ModernBertModel(config).save_pretrained(folder)
     save_tokenizer(train_tokenizer(["a few words", "who ate the oak", "a beetle did"], 300), folder)
 

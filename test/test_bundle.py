@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def test_loading_restores_every_setting(tmp_path: Path, tied: bool, settings: di
     assert loaded.model.is_tied == tied
     assert loaded.tokenizer.to_str() == bundle.tokenizer.to_str()
     for side in ("question", "passage"):
-        assert loaded.encoder(side).config.prompts == bundle.encoder(side).config.prompts
+        assert loaded.encoder(side).prompts == bundle.encoder(side).prompts
         before, after = bundle.encoder(side).state_dict(), loaded.encoder(side).state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
     loaded.save(tmp_path / "again")
@@ -451,6 +450,6 @@ def test_a_prompt_that_merges_with_the_text_rules_out_a_token_cache() -> None:
     bundle = make_bundle()
     assert bundle.build_token_cache_transform().encode(["who"])[0].tolist() == bundle.tokenizer.encode("who").ids[1:-1]
     for encoder in (bundle.encoder("question"), bundle.encoder("passage")):
-        encoder.config = replace(encoder.config, prompts={"query": "query: ", "document": ""})
+        encoder.set_texts({"query": "query: ", "document": ""}, None)
     with pytest.raises(UsageError, match=r"--token_cache.*query: "):
         bundle.build_token_cache_transform()

@@ -298,7 +298,6 @@ def test_a_setting_changes_embeddings_as_in_sentence_transformers(
         ("bert", "tokenizer.json", {"padding": PADDING}),
         ("bert", "tokenizer_config.json", {"pad_to_multiple_of": 8, "truncation_strategy": "only_first"}),
         ("bert", "config.json", {"pad_token_id": None, "hidden_act": "gelu_python"}),
-        ("bert", "config.json", {"auto_map": {"AutoModel": "mine.Model"}}),
         ("bert", "config.json", {"bos_token_id": 7, "eos_token_id": 9, "use_cache": True, "pad_token_id": 5}),
         ("bert", "sentence_bert_config.json", {"do_lower_case": True}),
         (

@@ -154,7 +154,7 @@ def train(flags: TrainFlags) -> None:
 
         # Objective: compare each question's positive with the other passages of the batch.
         rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
-        options = pick_arguments(BiEncoderTask, optimization) | {"learning_rate": rate}
+        options = dict(pick_arguments(BiEncoderTask, optimization), learning_rate=rate)
         task = BiEncoderTask(model, build_objective(flags, bundle), **options, set_names=pipes["train"].names)
 
         # Trainer: train with Lightning, keep the best checkpoint, and test it. A stopped run resumes exactly.

@@ -33,6 +33,7 @@ LOOP = ["--collection=c", "--output_dir=o"]
 REQUIRED = {
     "select": ["--raw_path=08", "--out_path=yes"],
     "check": ["--data_path=1e5"],
+    "convert": ["--data_path=0x10", "--output_dir=no"],
     "encode": ["--model=no", "--collection=0x10", "--output_dir=~a"],
     "update": ["--collection=a", "--upsert=1_000", "--output=b"],
     "search": ["--model=a", "--embeddings=b", "--questions=c: d", "--run=2001-01-01"],

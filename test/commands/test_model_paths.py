@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from test.helpers import save_model, write_jsonl
 from text.commands import main
@@ -42,12 +44,13 @@ def test_a_collection_is_encoded_with_a_model_from_the_cache(snapshot: Path, tmp
 def test_a_model_that_is_not_supported_ends_a_command_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "t5"
+    folder = tmp_path / "clip"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "t5"}')
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    save_file({"weight": torch.ones(2)}, folder / "model.safetensors")
     passages = write_jsonl(tmp_path / "p.jsonl", [{"_id": "a", "text": "oak elm"}])
     code = main(["encode", f"--model={folder}", f"--collection={passages}", f"--output_dir={tmp_path / 'e'}"])
     [line] = capsys.readouterr().err.splitlines()
     assert code == 2
-    for part in (str(folder / "config.json"), '"t5"', "xlm-roberta", "supported.md"):
+    for part in (str(folder / "config.json"), '"clip"', "supported.md"):
         assert part in line

@@ -21,6 +21,7 @@ from text.bundle import BiEncoderBundle
 from text.commands.cli import parse_flags, run_command
 from text.commands.train import train
 from text.commands.train_flags import TrainFlags
+from text.models import RobertaEncoder
 
 ROOT = Path(__file__).parents[2]
 DATA_DIR = "examples/dpr/data/nq3_tiny/data/retriever/"
@@ -105,7 +106,9 @@ def test_a_run_writes_the_files_that_its_manifest_lists(tiny_run: Path) -> None:
 def test_the_saved_model_is_the_best_checkpoint(tiny_run: Path) -> None:
     bundle = BiEncoderBundle.load(tiny_run / "model")
     assert not bundle.model.is_tied
-    assert bundle.encoder("question").config.vocab_size == bundle.tokenizer.get_vocab_size()
+    encoder = bundle.encoder("question")
+    assert isinstance(encoder, RobertaEncoder)
+    assert encoder.config.vocab_size == bundle.tokenizer.get_vocab_size()
     assert (bundle.limits, bundle.similarity) == ({"question_max_length": 64, "passage_max_length": 256}, "dot")
     best = max(float(row["valid_mrr@10"]) for row in read_metrics(tiny_run) if row["valid_mrr@10"])
     assert best > 0.2  # a random ranking of 30 passages has (1 + 1/2 + ... + 1/10) / 30 = 0.098

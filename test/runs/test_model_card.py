@@ -57,7 +57,7 @@ def test_a_card_has_data_results_and_settings(tmp_path: Path) -> None:
     assert not any("secret" in line or "dropout" in line or "resume" in line for line in lines)
 
 
-TEXTS = {"score_key", "question_prompt", "passage_prompt"}
+TEXTS = {"score_key", "question_prompt", "passage_prompt", "lora_targets"}
 """Flags with a string that is not a path."""
 
 

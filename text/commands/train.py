@@ -57,7 +57,7 @@ def train(flags: TrainFlags) -> None:
         data = _build_data(flags, pipes, bundle)
         objective = build_objective(flags, bundle)
         rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
-        options = pick_arguments(BiEncoderTask, optimization) | {"learning_rate": rate}
+        options = dict(pick_arguments(BiEncoderTask, optimization), learning_rate=rate)
         task = BiEncoderTask(bundle.model, objective, **options, set_names=pipes["train"].names)
         settings = get_flag_values(flags) | bundle.settings | {"monitor": monitor}
         options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor, settings=settings)

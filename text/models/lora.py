@@ -123,7 +123,7 @@ def describe_adapters(encoder: TextEncoder) -> str:
 class SavedAdapters(NamedTuple):
     """Adapters in the format of peft."""
 
-    config: dict[str, Any]
+    settings: dict[str, Any]
     """Content of ``adapter_config.json``."""
     weights: dict[str, Tensor]
     """Content of ``adapter_model.safetensors``."""
@@ -135,7 +135,7 @@ class SavedAdapters(NamedTuple):
             OSError: The folder cannot be written.
         """
         save_weights(Path(folder) / "adapter_model.safetensors", self.weights)
-        write_json(Path(folder) / "adapter_config.json", self.config)
+        write_json(Path(folder) / "adapter_config.json", self.settings)
 
 
 def merge_adapters(encoder: TextEncoder, tokens: TokenBatch, base: str, side: str) -> SavedAdapters | None:

@@ -67,7 +67,8 @@ def average_metrics(metrics: Sequence[SplitMetrics]) -> SplitMetrics:
 def measure_spread(metrics: Sequence[SplitMetrics]) -> SplitMetrics:
     """Return the sample standard deviation of each metric over the seeds (divisor n - 1). It is 0 for one seed.
 
-    >>> measure_spread([{"test": {"mrr@10": value}} for value in (0.5, 0.6, 0.7)])["test"]["mrr@10"]
+    >>> spread = measure_spread([{"test": {"mrr@10": value}} for value in (0.5, 0.6, 0.7)])
+    >>> round(spread["test"]["mrr@10"], 6)
     0.1
     """
     return _combine(metrics, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,10 @@ def fit_and_test(
         ConnectionError: Another process of the run ended.
     """
     failures = next(each for each in trainer.callbacks if isinstance(each, StepFailures))  # pyright: ignore
-    trackers = next(each for each in trainer.callbacks if isinstance(each, Trackers))  # pyright: ignore
-    with closing(trackers), failures.translate_errors():
+    trackers = [each for each in trainer.callbacks if isinstance(each, Trackers)]  # pyright: ignore
+    with ExitStack() as stack, failures.translate_errors():
+        for each in trackers:
+            stack.enter_context(closing(each))
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
         first_step = _count_steps(checkpoint)  # read before training overwrites the checkpoint
