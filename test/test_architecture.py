@@ -84,6 +84,7 @@ COMMAND_FILES = [f"text/commands/{name}.py" for name in COMMANDS] + ["examples/d
 MAX_LINES = 60
 INTERNALS = ("text/models/torch_internals.py", "text/training/lightning_internals.py")
 NAMED_TUPLE_NAMES = {"_asdict", "_fields", "_field_defaults", "_replace"}  # public despite the underscore
+ATTRIBUTE_FUNCTIONS = ("getattr", "hasattr", "setattr")
 UNDOCUMENTED = {"fit_loop"}  # Lightning's loops are renamed between versions
 
 
@@ -131,7 +132,7 @@ def find_misplaced_dependencies(tree: Tree) -> Iterator[str]:
                 yield f"{path}: imports {each.full_name}, which only text/{owner} may import"
         if path not in INTERNALS:
             yield from (
-                f"{path}: uses {name}, a private name of another library" for name in find_private_names(tree[path])
+                f"{path}: uses {name}, a private name of another library" for name in list_private_names(tree[path])
             )
 
 
@@ -140,13 +141,7 @@ def find_configuration_objects(tree: Tree) -> Iterator[str]:
     for path in tree:
         if path.startswith(FLAGS_ALLOWED):
             continue
-        for node in ast.walk(parse(tree[path])):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                for argument in ast.walk(node.args):
-                    if isinstance(argument, ast.arg) and is_configuration(argument.arg, argument.annotation):
-                        yield f"{path}: {node.name} takes {argument.arg}, a configuration object"
-            elif isinstance(node, ast.AnnAssign) and is_configuration(ast.unparse(node.target), node.annotation):
-                yield f"{path}: {ast.unparse(node.target)} is a configuration object"
+        yield from (f"{path}: {problem}, a configuration object" for problem in list_configuration_objects(tree[path]))
 
 
 def find_outward_imports(tree: Tree) -> Iterator[str]:
@@ -434,8 +429,13 @@ def find_reachable(path: str, edges: Mapping[str, set[str]]) -> set[str]:
     return found
 
 
+@functools.cache
+def list_private_names(source: str) -> list[str]:
+    """Return the private names of other libraries that a file uses, and names of torch's operators."""
+    return list(find_private_names(source))
+
+
 def find_private_names(source: str) -> Iterator[str]:
-    """Yield private names of other libraries that a file uses, and names of torch's operators."""
     module = parse(source)
     own = {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute) and is_self(node.value)}
     own |= {node.name for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -447,9 +447,9 @@ def find_private_names(source: str) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute) and not is_self(node.value):
             is_foreign = (is_private(node.attr) and node.attr not in own) or node.attr in UNDOCUMENTED
-            if is_foreign or ast.unparse(node) == "torch.ops":
+            if is_foreign or (node.attr == "ops" and ast.unparse(node) == "torch.ops"):
                 yield ast.unparse(node)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ATTRIBUTE_FUNCTIONS:
             name = node.args[1]
             if isinstance(name, ast.Constant) and is_private(str(name.value)) and name.value not in own:
                 yield str(name.value)
@@ -461,6 +461,21 @@ def is_private(name: str) -> bool:
 
 def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+@functools.cache
+def list_configuration_objects(source: str) -> list[str]:
+    """Return the arguments and annotated names of a file that are configuration objects."""
+    found = []
+    for node in ast.walk(parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = (each for each in ast.walk(node.args) if isinstance(each, ast.arg))
+            found += [
+                f"{node.name} takes {each.arg}" for each in arguments if is_configuration(each.arg, each.annotation)
+            ]
+        elif isinstance(node, ast.AnnAssign) and is_configuration(ast.unparse(node.target), node.annotation):
+            found.append(f"{ast.unparse(node.target)} is")
+    return found
 
 
 def is_configuration(name: str, annotation: ast.expr | None) -> bool:
