@@ -246,7 +246,7 @@ def test_shared_passages_give_the_gradient_of_separate_copies(chunk_tokens: int 
     case = Case(7, chunk_tokens, 0.05, None, torch.float64, "SGD", 1)
     shared = batches(case)[0]
     texts, index = shared.passages, shared.text_index
-    fields = (texts[place][index] for place in range(4))
+    fields = [each[index] for each in (texts.input_ids, texts.attention_mask, texts.truncated, texts.empty)]
     copies = shared._replace(
         passages=TokenBatch(*fields, lengths=texts.lengths[index.numpy()]), text_index=torch.arange(len(index))
     )
