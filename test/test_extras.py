@@ -75,7 +75,8 @@ def test_each_imported_package_is_in_the_base_install_or_in_the_extra_of_its_mod
         seen.update(extras)
         allowed = list_distributions([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
         for module in set(list_foreign_imports(ast.parse(source))) - sys.stdlib_module_names - {"text", *WITHOUT_EXTRA}:
-            assert allowed & set(map(canonicalize_name, names[module])), f"{path} imports {module}"
+            packages = set(map(canonicalize_name, names.get(module, [module])))  # mteb is not in every lane
+            assert allowed & packages, f"{path} imports {module}"
     assert seen == {*USER_EXTRAS, "bench"} - {"cli", "all", "tensorboard", *TRACKERS}
 
 

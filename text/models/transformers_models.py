@@ -320,10 +320,10 @@ def _check_loaded(folder: Path, model: Any, info: Any) -> None:
         if keys:
             reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
             raise ArtifactError(f"{folder}: {reason}")
-    if found["mismatched_keys"]:
-        raise ArtifactError(
-            f"{folder}: key {min(each[0] for each in found['mismatched_keys'])} has another shape than in config.json."
-        )
+    # transformers 4 lists keys, and transformers 5 lists tuples of a key and two shapes.
+    mismatched = [each if isinstance(each, str) else each[0] for each in found["mismatched_keys"]]
+    if mismatched:
+        raise ArtifactError(f"{folder}: key {min(mismatched)} has another shape than in config.json.")
     for name, weight in model.named_parameters():
         if not is_finite(weight.detach()):
             raise ArtifactError(f"{folder}: key {name} contains NaN or infinite numbers. Restore the weights.")
