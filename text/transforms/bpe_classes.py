@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from text.errors import UnsupportedModelError
 from text.transforms.tokenizer_parts import (
@@ -22,6 +22,7 @@ from text.transforms.tokenizer_parts import (
     get_token_content,
     get_tokenizer_parts,
     list_steps,
+    set_roberta_template,
 )
 
 ROBERTA, QWEN, LLAMA, GEMMA = "RobertaTokenizer", "Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer"
@@ -44,9 +45,7 @@ def apply_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], n
     check_part(folder, name, "normalizer", parts["normalizer"], None)
     check_part(folder, name, "pre_tokenizer", (parts["pre_tokenizer"] or {}).get("type"), "ByteLevel")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space)
-    start, end = (find_token(tokenizer, folder, options, key, token) for key, token in _ROBERTA_FRAME)
-    if find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
+    set_roberta_template(tokenizer, folder, options, _ROBERTA_FRAME, adds_space=adds_space)
 
 
 def _set_plain_bpe(tokenizer: Tokenizer, folder: Path, model: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from text.errors import ArtifactError, UnsupportedModelError
 
@@ -46,6 +46,26 @@ def find_frames(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
                 frame.append(index if is_special else -1)
         frames.append(frame)
     return frames[0], frames[1]
+
+
+def set_roberta_template(
+    tokenizer: Tokenizer, folder: Path, options: dict[str, Any], names: tuple[tuple[str, str], ...], *, adds_space: bool
+) -> None:
+    """Put RoBERTa's special tokens around one text and around two texts, unless the tokenizer does so already.
+
+    Args:
+        tokenizer: Tokenizer of the file. It is changed in place.
+        folder: Folder of the file, for error messages.
+        options: Settings from the files beside it.
+        names: Option name and default token, for the special tokens before and after a text.
+        adds_space: The tokenizer puts a space before each text.
+
+    Raises:
+        ArtifactError: The vocabulary lacks a token.
+    """
+    start, end = (find_token(tokenizer, folder, options, key, token) for key, token in names)
+    if find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
+        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
 
 
 def check_frames(tokenizer: Tokenizer, folder: Path, name: str, expected: tuple[list[int], list[int]]) -> None:

@@ -11,17 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from text.errors import UnsupportedModelError
 from text.transforms.tokenizer_parts import (
     check_frames,
     check_part,
-    find_frames,
     find_token,
     get_token_content,
     get_tokenizer_parts,
     list_steps,
+    set_roberta_template,
 )
 
 XLM_ROBERTA, T5, ALBERT, DEBERTA = "XLMRobertaTokenizer", "T5Tokenizer", "AlbertTokenizer", "DebertaV2Tokenizer"
@@ -38,9 +38,7 @@ def apply_xlm_roberta(tokenizer: Tokenizer, folder: Path, options: dict[str, Any
     """Rebuild the parts of an XLM-RoBERTa tokenizer."""
     adds_space = options.get("add_prefix_space", True)
     _set_word_parts(tokenizer, folder, name, unk_id=3, scheme="always" if adds_space else "never")
-    start, end = (find_token(tokenizer, folder, options, key, token) for key, token in _XLM_ROBERTA_FRAME)
-    if find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=adds_space)
+    set_roberta_template(tokenizer, folder, options, _XLM_ROBERTA_FRAME, adds_space=adds_space)
 
 
 def apply_t5(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:

@@ -18,6 +18,7 @@ from text.transforms.tokenizer_parts import (
     find_token,
     get_token_content,
     get_tokenizer_parts,
+    set_roberta_template,
 )
 
 BERT = (
@@ -53,9 +54,7 @@ def apply_mpnet(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], nam
     found = (get_tokenizer_parts(tokenizer)["normalizer"] or {}).get("handle_chinese_chars", True)
     check_part(folder, name, "normalizer.handle_chinese_chars", found, options.get("tokenize_chinese_chars", True))
     _set_parts(tokenizer, folder, options, name)
-    start, end = (find_token(tokenizer, folder, options, key, token) for key, token in _MPNET_FRAME)
-    if find_frames(tokenizer) != ([start[1], -1, end[1]], [start[1], -1, end[1], end[1], -1, end[1]]):
-        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=False)
+    set_roberta_template(tokenizer, folder, options, _MPNET_FRAME, adds_space=False)
 
 
 def _set_parts(tokenizer: Tokenizer, folder: Path, options: dict[str, Any], name: str) -> None:
