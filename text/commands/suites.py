@@ -40,10 +40,8 @@ def evaluate_suite(
     from text.runs.suites import MAIN_MEASURES, Suite, find_sets
 
     cut_offs = sorted({*k, *find_cut_offs(MAIN_MEASURES)})
-    precision, options = (
-        {"encoder_precision": encoder_precision},
-        {"drop_self_matches": drop_self_matches, "seed": seed},
-    )
+    precision = {"encoder_precision": encoder_precision}
+    options = {"drop_self_matches": drop_self_matches, "seed": seed}
     arguments = {"encode": {**precision, "dtype": "float32"}, "search": precision, "evaluate": options}
     with lock_folder(output_dir):
         check_suite_report(output_dir)
@@ -58,8 +56,8 @@ def evaluate_suite(
         )
         stages = runner.plan()
         check_inputs(stages, output_dir)
-        folders = {stage.folder for stage in stages}
-        print(f"{len(runner.sets)} sets, {len(folders)} stages in {output_dir}", flush=True)
+        num_stages = len({stage.folder for stage in stages})
+        print(f"{len(runner.sets)} sets, {num_stages} stages in {output_dir}", flush=True)
         results = list(runner.evaluate())
         mean = average_sets(results, seed=seed)
         given = {"k": cut_offs, **precision, **options}

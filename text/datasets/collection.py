@@ -29,6 +29,7 @@ from text.datasets.formats.jsonl import INDEXED_BYTES, JsonlFile, RowReader
 from text.datasets.formats.places import format_place
 from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
 from text.datasets.formats.values import (
+    PASSAGE_ID_KEYS,
     TEXT_KEYS,
     FieldError,
     check_no_repeated_key,
@@ -43,7 +44,7 @@ from text.progress import show_file_progress
 from text.records import Passage, hash_text
 
 _FORMAT = 5  # Increase when the format of the sidecar changes.
-_ID_KEYS = ("_id", "passage_id", "psg_id", "id", "docidx")
+_ID_KEYS = ("_id", *PASSAGE_ID_KEYS)
 _MSMARCO_COLUMNS = {"id": 0, "text": 1}
 """Columns of a file without a header. Its first line is a number, a tab and a text, as in MS MARCO's collection.tsv."""
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')

@@ -27,6 +27,7 @@ from text.datasets.formats.compressed_files import BYTE_ORDER_MARK, Form, detect
 from text.datasets.formats.jsonl import JsonlFile
 from text.datasets.formats.lines import MAX_ROW_BYTES, read_lines
 from text.datasets.formats.values import (
+    PASSAGE_ID_KEYS,
     QUESTION_ID_KEYS,
     FieldError,
     check_no_repeated_key,
@@ -45,7 +46,6 @@ from text.words import compile_expression
 T = TypeVar("T")
 
 _QUESTION_KEYS = ("question", "query", "text")
-_PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _JSON = (b"{", b"[", b"\n", b"\r")
 _CSV_HINT = 'Write the question, a tab and a list such as ["60", "sixty"].'
 _MAX_LITERAL = 1 << 20
@@ -257,7 +257,7 @@ def _find_positive_ids(record: Object) -> tuple[str, ...]:
     ids = [(f"positive_ids[{i}]", passage_id) for i, passage_id in enumerate(_get_list(record, "positive_ids"))]
     for i, context in enumerate(_get_list(record, "positive_ctxs") if not ids else ()):
         if isinstance(context, Object):
-            key, passage_id = find_id(context, _PASSAGE_ID_KEYS)
+            key, passage_id = find_id(context, PASSAGE_ID_KEYS)
             ids.append((f"positive_ctxs[{i}].{key}", passage_id))
     return tuple(read_id(passage_id, field, Counter()) for field, passage_id in ids if passage_id not in (None, ""))
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
+from text.datasets.formats.compressed_files import COMPRESSIONS
 from text.datasets.forms.folders import find_judged_folder
 from text.datasets.forms.kept_rows import KeptRows, find_kept_rows, keep_file
 from text.errors import UsageError
@@ -23,9 +24,7 @@ _NAMES = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
 """File names of each stage, without ending."""
 _FLAGS = {"train": "--train_files", "valid": "--valid_file", "test": "--test_file"}
 _ENDINGS = (".jsonl", ".json")
-_COMPRESSIONS = ("", ".gz", ".zst")
-"""Endings of compressed files. Files that differ only in these are copies, and the first one is read."""
-_ALL_ENDINGS = tuple(ending + compression for ending, compression in product(_ENDINGS, _COMPRESSIONS))
+_ALL_ENDINGS = tuple(ending + compression for ending, compression in product(_ENDINGS, COMPRESSIONS))
 _FAIR_FOLDERS = ("", "data/retriever", "downloads/data/retriever")
 """Subfolders in which FAIR's files are searched for."""
 
@@ -223,7 +222,7 @@ def _list_splits(places: Iterable[str | os.PathLike[str]], prefix: str) -> _File
     files: _Files = {}
     for stage, place in product(STAGES, places):
         for name, ending in product(_NAMES[stage], _ENDINGS):
-            paths = [os.path.join(place, f"{prefix}{name}{ending}{compression}") for compression in _COMPRESSIONS]
+            paths = [os.path.join(place, f"{prefix}{name}{ending}{compression}") for compression in COMPRESSIONS]
             found = [path for path in paths if os.path.lexists(path)][:1]  # A broken link raises an error later.
             known = set(map(os.path.realpath, files.get(stage, ())))
             if found and os.path.realpath(found[0]) not in known:

@@ -79,9 +79,9 @@ class BiEncoder(nn.Module):
             UnsupportedModelError: The model is not supported.
             UsageError: ``library`` is given for a file.
         """
-        if os.path.isfile(path) and library is not None:
-            raise UsageError(f"{path} is a file. transformers loads folders only.")
         if os.path.isfile(path):
+            if library is not None:
+                raise UsageError(f"{path} is a file. transformers loads folders only.")
             sides = checkpoint.read_dpr_checkpoint(path, overrides.get("num_attention_heads"))
             return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
         check_saved_files(Path(path))
@@ -159,7 +159,7 @@ def embed_tokens(encoder: nn.Module, tokens: TokenBatch) -> Tensor:
     A ``TextEncoder`` also gets the lengths, so that it does not wait for a GPU to count tokens. Any other encoder is
     called with ids and mask alone.
     """
-    options: dict[str, Any] = {"lengths": tokens.lengths} if isinstance(encoder, TextEncoder) else {}
-    if isinstance(encoder, TextEncoder) and not encoder.pools_prompt:
-        options["prompt_length"] = tokens.prompt_length
-    return encoder(tokens.input_ids, tokens.attention_mask, **options)
+    if not isinstance(encoder, TextEncoder):
+        return encoder(tokens.input_ids, tokens.attention_mask)
+    options: dict[str, Any] = {} if encoder.pools_prompt else {"prompt_length": tokens.prompt_length}
+    return encoder(tokens.input_ids, tokens.attention_mask, lengths=tokens.lengths, **options)

@@ -103,11 +103,8 @@ class TransformersEncoder(TextEncoder):
         if (folder / "modules.json").exists():
             (_, transformer), *modules = read_module_list(folder)
             head, prompts = read_head(modules), read_prompts(folder / SETTINGS)
-            limit = read_max_seq_length(transformer)
-        else:
-            transformers_models.read_model_settings(folder)
-            limit = read_tokenizer_limit(folder)
         model = transformers_models.load_model(transformer, dropout)
+        limit = read_tokenizer_limit(folder) if head is None else read_max_seq_length(transformer)
         head = head or EmbeddingHead([transformers_models.choose_pooling(model)])
         try:
             encoder = cls(model, head, prompts=prompts)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text.artifacts import check_writable, write_together
+from text.artifacts import write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
 from text.runs.rounds import BM25, RoundMetrics
 from text.runs.seeds import SeedResults
-from text.runs.stages import has_stages
+from text.runs.stages import check_report, has_stages
 from text.templates import render_template
 
 _FILES = ("table.json", "table.md", "models.json", "table.html")
@@ -27,15 +27,9 @@ def check_loop_report(folder: str | os.PathLike[str]) -> None:
     """Check that the report of a loop can be written and replaces only the report of an earlier loop.
 
     Raises:
-        FileExistsError: A report file exists, but the folder has no complete stage of a loop.
-        UsageError, OSError: A file cannot be written, see ``check_writable``.
+        FileExistsError, UsageError, OSError: See ``check_report``.
     """
-    for path in (Path(folder, name) for name in _FILES):
-        check_writable(path, overwrite=True)
-        if path.exists() and not has_stages(folder):
-            raise FileExistsError(
-                f"{path} already exists, but its folder has no stage of a loop. Move it, or choose another folder."
-            )
+    check_report(folder, _FILES, "loop")
 
 
 def write_loop_report(

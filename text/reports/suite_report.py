@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text.artifacts import check_writable, seal, write_together
+from text.artifacts import seal, write_together
 from text.evaluation import bootstrap_macro_interval
 from text.reports.pictures import Metrics
-from text.runs.stages import has_stages
+from text.runs.stages import check_report
 from text.runs.suites import MAIN_MEASURES, SetResult, name_result
 from text.templates import render_template
 
@@ -24,15 +24,9 @@ def check_suite_report(folder: str | os.PathLike[str]) -> None:
     """Check that the report of a suite can be written and replaces only the report of an earlier suite.
 
     Raises:
-        FileExistsError: A report file exists, but the folder has no complete stage.
-        UsageError, OSError: A file cannot be written, see ``check_writable``.
+        FileExistsError, UsageError, OSError: See ``check_report``.
     """
-    for path in (Path(folder, name) for name in _FILES):
-        check_writable(path, overwrite=True)
-        if path.exists() and not has_stages(folder):
-            raise FileExistsError(
-                f"{path} already exists, but its folder has no stage of a suite. Move it, or choose another folder."
-            )
+    check_report(folder, _FILES, "suite")
 
 
 def average_sets(results: Sequence[SetResult], *, seed: int = 0) -> dict[str, dict[str, float]]:

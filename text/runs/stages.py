@@ -16,12 +16,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import text
-from text.artifacts import FileFacts, check_listed, hash_json, list_facts, read_json, read_sealed, seal, write_json
+from text.artifacts import (
+    FileFacts,
+    check_listed,
+    check_writable,
+    hash_json,
+    list_facts,
+    read_json,
+    read_sealed,
+    seal,
+    write_json,
+)
 from text.errors import ArtifactError, InterruptedRun, UsageError
 from text.runs.tracked import TrackedFile
 
@@ -139,6 +149,26 @@ def read_seconds(stage: Stage) -> float:
 def has_stages(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder holds a complete stage of a loop."""
     return any(Path(folder).glob(f"*-{'[0-9a-f]' * 16}/{_DONE}"))
+
+
+def check_report(folder: str | os.PathLike[str], names: Iterable[str], kind: str) -> None:
+    """Check that a report can be written and replaces only an earlier report on the stages of the same folder.
+
+    Args:
+        folder: Folder of the stages.
+        names: Names of the report's files.
+        kind: What the stages belong to, such as "loop", for error messages.
+
+    Raises:
+        FileExistsError: A file exists, but the folder has no complete stage.
+        UsageError, OSError: A file cannot be written, see ``check_writable``.
+    """
+    for path in (Path(folder, name) for name in names):
+        check_writable(path, overwrite=True)
+        if path.exists() and not has_stages(folder):
+            raise FileExistsError(
+                f"{path} already exists, but its folder has no stage of a {kind}. Move it, or choose another folder."
+            )
 
 
 def run_stage(stage: Stage, title: str, num_gpus: int = 0) -> TrackedFile:

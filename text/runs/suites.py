@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from text.artifacts import read_json_lines
 from text.datasets import PassageCollection
+from text.datasets.formats.compressed_files import COMPRESSIONS
 from text.datasets.forms.folders import JudgedFolder, find_judged_folder
 from text.errors import DataError, UsageError
 from text.retrieval.score_summary import MetricTable
@@ -22,7 +23,7 @@ from text.runs.tracked import TrackedFile
 
 MAIN_MEASURES = ("ndcg@10", "recall@100", "mrr@10")
 """Measures in the table of a suite. The first one is the main score."""
-_PARTS = {f"{name}.jsonl{ending}" for name in ("corpus", "queries") for ending in ("", ".gz", ".zst")}
+_PARTS = {f"{name}.jsonl{ending}" for name in ("corpus", "queries") for ending in COMPRESSIONS}
 
 
 class BeirSet(NamedTuple):

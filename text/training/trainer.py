@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def build_trainer(
         )
         loggers.append(MetricsCSV(folder, keep_steps=_count_steps(checkpoint)))
         loggers.extend(open_loggers(folder, logger))
-        callbacks.append(Trackers(folder, logger or [], is_resumed=checkpoint is not None, settings=settings or {}))
+    tracked = [] if fast_dev_run else logger or []
+    callbacks.append(Trackers(folder, tracked, is_resumed=checkpoint is not None, settings=settings or {}))
     by_steps = {"val_check_interval": validate_every_n_steps, "check_val_every_n_epoch": None}
     trainer = Trainer(
         max_epochs=max_epochs,
@@ -240,10 +241,8 @@ def fit_and_test(
         ConnectionError: Another process of the run ended.
     """
     failures = next(each for each in trainer.callbacks if isinstance(each, StepFailures))  # pyright: ignore
-    trackers = [each for each in trainer.callbacks if isinstance(each, Trackers)]  # pyright: ignore
-    with ExitStack() as stack, failures.translate_errors():
-        for each in trackers:
-            stack.enter_context(closing(each))
+    trackers = next(each for each in trainer.callbacks if isinstance(each, Trackers))  # pyright: ignore
+    with closing(trackers), failures.translate_errors():
         if validate_first and checkpoint is None:
             trainer.validate(task, data, verbose=False)
         first_step = _count_steps(checkpoint)  # read before training overwrites the checkpoint

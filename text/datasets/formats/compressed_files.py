@@ -24,6 +24,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAGIC = {"gzip": re.compile(rb"\x1f\x8b"), "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")}
 """Magic numbers. zstd has two: the second marks a skippable frame, with which pzstd and seekable files start."""
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSIONS = ("", *_ENDINGS)
+"""Endings that compression adds to a name. Files that differ only in these are copies, and the first one is read."""
 _HEAD_BYTES = 4096
 _READ_BYTES = 1 << 20
 _PACKED_BYTES = {"gzip": 1 << 16, "zstd": 1 << 10}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from simdjson import Array, Object
 
 from text.datasets.formats.values import (
+    PASSAGE_ID_KEYS,
     FieldError,
     check_no_repeated_key,
     describe_type,
@@ -34,7 +35,6 @@ from text.records import Passage
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 ID_POOLS = ("positive_ids", "hard_negative_ids", "negative_ids")
 """Keys of a compact row. They hold passage ids, and the passages are in a collection."""
-_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
 _LARGEST_SCORE = 3e38
 _CONTEXT_FORM = '{"title": "...", "text": "..."}'
 
@@ -320,7 +320,7 @@ def _build_context_reader(name: str, score_key: str | None, counts: Counter[str]
 
 
 def _read_passage_id(context: Object, name: str, i: int, counts: Counter[str]) -> str:
-    for key in _ID_KEYS:
+    for key in PASSAGE_ID_KEYS:
         value = context.get(key)
         if value is not None and value != "":
             return value if type(value) is str else read_id(value, f"{name}[{i}].{key}", counts)

@@ -31,6 +31,8 @@ TEXT_KEYS = ("text", "contents")
 """Keys of a passage's text. Pyserini uses ``contents``."""
 QUESTION_ID_KEYS = ("_id", "question_id", "qid", "query_id", "id")
 """Keys of a question's id, in order of precedence."""
+PASSAGE_ID_KEYS = ("passage_id", "psg_id", "id", "docidx")
+"""Keys of a passage's id in the DPR format, in order of precedence."""
 _LOOKS_LIKE_LIST = "answers: a string that looks like a list. Give a list of strings"
 
 

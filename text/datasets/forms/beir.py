@@ -5,21 +5,19 @@ The collection of the folder is used as it is, so nothing is copied.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from text.datasets.collection import PassageCollection
-from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
+from text.datasets.formats.sidecars import compute_data_key
 from text.datasets.forms.folders import JudgedFolder, find_judged_folder, find_judging_folder
 from text.datasets.forms.judged_rows import MIN_RELEVANCE, read_folder_rows
+from text.datasets.forms.kept_files import keep_rows
 from text.datasets.forms.splits import name_stage
-from text.datasets.forms.writing import Source, format_counts, write_rows
-from text.errors import DataError, UsageError, escape_controls
+from text.datasets.forms.writing import Source
+from text.errors import UsageError
 
 _RULES = 1  # Increase when the same files give other rows.
 
@@ -117,20 +115,18 @@ def name_stages(folder: JudgedFolder) -> dict[str, str]:
 
 def _keep_rows(folder: JudgedFolder, split: str, min_relevance: int) -> str:
     """Return the path of the kept rows of a split. They are made again if any file of the folder has changed."""
-    used = [folder.collection, folder.questions[split], *([folder.triples[split]] if split in folder.triples else [])]
-    settings = repr((_RULES, min_relevance, list(map(compute_data_key, used))))
-    kind = f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.jsonl"
-    make = lambda target: _write_rows(target, folder, split, min_relevance)  # noqa: E731
-    return str(load_or_make_sidecar(folder.qrels[split], kind, make))
-
-
-def _write_rows(target: Path, folder: JudgedFolder, split: str, min_relevance: int) -> None:
-    counts = Counter[str]()
-    collection = PassageCollection(folder.collection)
     path = folder.qrels[split]
-    rows = read_folder_rows(folder, split, collection, counts, min_relevance=min_relevance)
-    with open(target, "wb") as out:
-        num_rows = write_rows([Source(rows, lambda _: path)], out.write)
-    if not num_rows:
-        raise DataError(f"{path}: no question has a passage with relevance {min_relevance} or more.")
-    print(escape_controls(f"{path}: converted to {num_rows} rows{format_counts(counts)}"), file=sys.stderr)
+    used = [folder.collection, folder.questions[split], *([folder.triples[split]] if split in folder.triples else [])]
+
+    def read(counts: Counter[str]) -> list[Source]:
+        collection = PassageCollection(folder.collection)
+        rows = read_folder_rows(folder, split, collection, counts, min_relevance=min_relevance)
+        return [Source(rows, lambda _: path)]
+
+    return keep_rows(
+        path,
+        (_RULES, min_relevance, list(map(compute_data_key, used))),
+        read,
+        name=path,
+        explain_empty=lambda _: f"{path}: no question has a passage with relevance {min_relevance} or more.",
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from text.datasets.formats.dpr_record import ID_POOLS, POOLS, SkipRow
 from text.datasets.formats.values import (
+    PASSAGE_ID_KEYS,
     QUESTION_ID_KEYS,
     TEXT_KEYS,
     FieldError,
@@ -29,7 +30,7 @@ from text.datasets.forms.records import Record
 
 SCORE = "score"
 """Key of a passage's score in converted rows, for ``--score_key``."""
-_ID_KEYS = ("passage_id", "psg_id", "id", "docidx", "docid", "_id", "pid")
+_ID_KEYS = (*PASSAGE_ID_KEYS, "docid", "_id", "pid")
 _OWN_FIELDS = {"question", *POOLS, *ID_POOLS}
 """Fields of rows in the DPR format. A field of another form must not be mistaken for one of them."""
 _READ_FIELDS = {"answers", "answer", "answer_is_regex"}

@@ -16,11 +16,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from text.datasets.formats.compressed_files import COMPRESSIONS
 from text.datasets.forms.judgments import read_text_lines
 from text.datasets.questions import read_questions
 from text.errors import DataError
 
-_COMPRESSIONS = ("", ".gz", ".zst")
 MAX_NEGATIVES = 30
 """Maximum number of negatives of a question to read from triples, which list up to a thousand."""
 
@@ -120,7 +120,7 @@ def _find_msmarco(folder: str) -> JudgedFolder | None:
 def _list_files(folder: str, prefix: str) -> dict[str, str]:
     """Return the TSV files of a folder by the rest of their names, the plain file rather than its compressed copy."""
     found: dict[str, str] = {}
-    for ending in _COMPRESSIONS:
+    for ending in COMPRESSIONS:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             split = name.removesuffix(f".tsv{ending}").removeprefix(prefix)
             if name == f"{prefix}{split}.tsv{ending}" and split:
@@ -130,4 +130,4 @@ def _list_files(folder: str, prefix: str) -> dict[str, str]:
 
 def _find_file(path: str) -> str | None:
     """Return a path, or the path of its compressed file if only that file exists."""
-    return next((path + ending for ending in _COMPRESSIONS if os.path.isfile(path + ending)), None)
+    return next((path + ending for ending in COMPRESSIONS if os.path.isfile(path + ending)), None)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from text.datasets.formats.sidecars import compute_data_key, load_or_make_sidecar
+from text.datasets.formats.sidecars import compute_data_key
 from text.datasets.forms.beir import keep_folder_rows, name_stages, prepare_qrels
 from text.datasets.forms.data_set import read_file
 from text.datasets.forms.folders import find_judged_folder, find_judging_folder
+from text.datasets.forms.kept_files import keep_rows
 from text.datasets.forms.reading import Reading
 from text.datasets.forms.sources import find_split_files, is_saved_split, is_table
-from text.datasets.forms.writing import format_counts, write_rows
-from text.errors import DataError, escape_controls
+from text.datasets.forms.writing import Source, format_counts
 
 _RULES = 1  # Increase when the same files give other rows.
 
@@ -79,18 +76,16 @@ def keep_file(path: str | os.PathLike[str]) -> KeptRows | None:
 
 def _keep_rows(paths: Sequence[str]) -> str:
     """Return the path of the kept rows of some files. They are made again if any file has changed."""
-    settings = repr((_RULES, list(map(compute_data_key, paths))))
-    kind = f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.jsonl"
-    return str(load_or_make_sidecar(paths[0], kind, lambda target: _write_rows(target, paths)))
-
-
-def _write_rows(target: Path, paths: Sequence[str]) -> None:
-    counts = Counter[str]()
-    with open(target, "wb") as out:
-        is_part = len(paths) > 1
-        sources = (source for path in paths for source in read_file(path, Reading(), counts, is_part=is_part))
-        num_rows = write_rows(sources, out.write)
     name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    if not num_rows:
-        raise DataError(f"{name}: no row can be used{format_counts(counts)}.")
-    print(escape_controls(f"{name}: converted to {num_rows} rows{format_counts(counts)}"), file=sys.stderr)
+
+    def read(counts: Counter[str]) -> Iterator[Source]:
+        is_part = len(paths) > 1
+        return (source for path in paths for source in read_file(path, Reading(), counts, is_part=is_part))
+
+    return keep_rows(
+        paths[0],
+        (_RULES, list(map(compute_data_key, paths))),
+        read,
+        name=name,
+        explain_empty=lambda counts: f"{name}: no row can be used{format_counts(counts)}.",
+    )

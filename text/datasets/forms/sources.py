@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from text.artifacts import check_readable, read_json
-from text.datasets.formats.compressed_files import detect_form
+from text.datasets.formats.compressed_files import COMPRESSIONS, detect_form
 from text.datasets.forms.columns import POSITIVE_NAMES, QUESTION_NAMES
 from text.datasets.forms.records import JsonArray, JsonLines, Record, Records
 from text.datasets.forms.splits import name_stage
@@ -16,7 +16,6 @@ from text.datasets.forms.tables import DELIMITERS, Table
 from text.errors import DataError, UsageError
 from text.progress import Progress
 
-COMPRESSIONS = ("", ".gz", ".zst")
 _TEXT_ENDINGS = (".jsonl", ".json", *DELIMITERS)
 _ARROW_ENDINGS = (".parquet", ".arrow")
 ENDINGS = (*(ending + packed for packed in COMPRESSIONS for ending in _TEXT_ENDINGS), *_ARROW_ENDINGS)
