@@ -14,13 +14,11 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, make_parser, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, run_side, write_result
 
 WORDS = [f"{first}{vowel}{last}" for first in "bdfgklmnprst" for vowel in "aeiou" for last in "bdfgklmnprst"]
 NUM_PASSAGES = 30
@@ -38,7 +36,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         file = write_rows(Path(folder, "train.jsonl"), arguments.megabytes)
-        results = [{side: run_side(side, file) for side in SIDES} for _ in range(arguments.rounds)]
+        results = [
+            {side: run_side("benchmarks.convert", side, file) for side in SIDES} for _ in range(arguments.rounds)
+        ]
     write_result("convert", format_page(arguments, results))
 
 
@@ -82,15 +82,8 @@ def loop_over_lines(path: str, folder: str) -> None:
 SIDES = {"ours": convert_file, "orjson": loop_over_lines}
 
 
-def run_side(side: str, file: str) -> dict[str, float]:
-    """Measure a side in a new process."""
-    command = [sys.executable, "-m", "benchmarks.convert", f"--side={side}", f"--file={file}"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def measure_side(side: str, file: str) -> dict[str, float]:
     """Return wall-clock and CPU seconds, and the peak memory in MB."""
-    fill_page_cache(file)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
         start, used = time.perf_counter(), time.process_time()
         SIDES[side](file, folder)

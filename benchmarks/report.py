@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,6 +47,19 @@ def fill_page_cache(path: str) -> None:
     with open(path, "rb", buffering=0) as file:
         while file.read(1 << 24):
             pass
+
+
+def run_side(module: str, side: str, file: str) -> dict[str, Any]:
+    """Measure one side of a benchmark in a separate process, with its file in the page cache.
+
+    Args:
+        module: Module of the benchmark, whose --side and --file print the figures as JSON.
+        side: Name of the side.
+        file: Input of the side.
+    """
+    fill_page_cache(file)
+    command = [sys.executable, "-m", module, f"--side={side}", f"--file={file}"]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def write_result(name: str, page: str) -> None:

@@ -14,8 +14,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pipeline import SHARED, TINY_SET, change_ids
-from benchmarks.report import describe_hardware, describe_versions, fill_page_cache, make_parser, write_result
+from benchmarks.report import describe_hardware, describe_versions, make_parser, run_side, write_result
 
 POOLS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs")
 FORMS = {"indented": 4, "compact": None}
@@ -51,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for form, indent in FORMS.items():
             file = make_array(rows, Path(folder, "rows.json"), arguments.megabytes, indent)
-            results[form] = [{side: run_side(side, file) for side in SIDES} for _ in range(arguments.rounds)]
+            results[form] = [_run_sides(file) for _ in range(arguments.rounds)]
     write_result("select", format_page(arguments, results))
 
 
@@ -69,13 +67,13 @@ def make_array(rows: str, path: Path, megabytes: int, indent: int | None) -> str
     return str(path)
 
 
-def run_side(side: str, file: str) -> dict[str, float]:
-    """Measure one side in a separate process, with the file in the page cache."""
-    fill_page_cache(file)
-    command = [sys.executable, "-m", "benchmarks.select", "--side", side, "--file", file]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(side, figures, flush=True)
-    return figures
+def _run_sides(file: str) -> dict[str, dict[str, Any]]:
+    """Measure each side in a separate process, and print its figures."""
+    results = {}
+    for side in SIDES:
+        results[side] = run_side("benchmarks.select", side, file)
+        print(side, results[side], flush=True)
+    return results
 
 
 def measure_side(side: str, file: str) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from test.helpers import assert_one_line
 from test.models.helpers import randomize
+from test.models.peers import PEER_WARNINGS, is_old, modules, sentence_transformers
 from test.models.towers import TEXTS, save_tower
 from text.bundle import BiEncoderBundle
 from text.errors import ArtifactError, UnsupportedModelError
@@ -22,13 +22,7 @@ from text.models.sentence_files import list_module_files
 from text.retrieval import Embedder
 from text.transforms import Tokenize, load_tokenizer, save_tokenizer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-sentence_transformers = pytest.importorskip("sentence_transformers")
-is_old = sentence_transformers.__version__ < "6"
-modules = importlib.import_module(f"sentence_transformers.{'models' if is_old else 'sentence_transformer.modules'}")
+pytestmark = PEER_WARNINGS
 
 
 @pytest.fixture(scope="module")

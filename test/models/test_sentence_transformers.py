@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -19,17 +18,12 @@ from torch import Tensor, nn
 
 from test.helpers import SHARED
 from test.models.helpers import BERT, SIZES, assert_refused, build_encoder, randomize
+from test.models.peers import PEER_WARNINGS, is_old, modules, sentence_transformers
 from text.errors import ArtifactError
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder
 from text.transforms import Tokenize, load_tokenizer, save_tokenizer, train_tokenizer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
-sentence_transformers = pytest.importorskip("sentence_transformers")
-is_old = sentence_transformers.__version__ < "6"
-modules = importlib.import_module(f"sentence_transformers.{'models' if is_old else 'sentence_transformer.modules'}")
+pytestmark = PEER_WARNINGS
 
 TEXTS = ["a first text", "the second text is a long one, " * 9, "", "third: größer, 北京"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz:,", "the", "text", "##t", "##e"]
