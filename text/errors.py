@@ -75,6 +75,10 @@ class NonFiniteLossError(ArithmeticError):
     """A loss or gradients that are NaN or infinite. The weights were not updated. Exit code 6."""
 
 
+class NoImprovementError(_OneLineError):
+    """Training that changed nothing or made the model worse. Only ``--require_improvement`` raises it. Exit code 7."""
+
+
 class MissingPackageError(ModuleNotFoundError):
     """A missing package that an extra of this library installs. Exit code 2."""
 

@@ -31,6 +31,7 @@ from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, print_b
 from text.errors import DataError, SettingsWarning, UsageError
 from text.runs.inputs import check_inputs
 from text.runs.stages import Stage, is_complete, write_done
+from text.runs.tracked import TrackedFile
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "examples/dpr/data/nq3_tiny/data/retriever"
@@ -318,13 +319,16 @@ def test_a_collection_that_cannot_be_encoded_is_found_before_any_stage_runs(tmp_
         check_loop(loop_flags(data_path=str(data), output_dir=str(tmp_path / "o")))
 
 
-def complete(stage: Stage, content: str) -> None:
-    """Write the files of a complete stage with the given content."""
+def complete(stage: Stage, content: str) -> TrackedFile:
+    """Write the files of a complete stage with the given content, and return its result."""
     names = {"train": ["model/config.json"], "evaluate": ["figures.json"], "encode": ["plan.json"]}
     for name in names.get(stage.command, [stage.result.path.name]):
         (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (stage.folder / name).write_text(content)
-    write_done(stage, ["dpr-text"], 1.0)
+    if stage.command == "evaluate" and content.startswith("{"):
+        mean = json.loads(content)["figures"]["mrr@10"]["mean"]
+        write_jsonl(stage.folder / "questions.jsonl", [{"question_id": f"q{n}", "mrr@10": mean} for n in range(20)])
+    return write_done(stage, ["dpr-text"], 1.0)
 
 
 def complete_all(flags: LoopFlags, contents: Mapping[str, str]) -> list[Stage]:

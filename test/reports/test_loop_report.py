@@ -49,7 +49,8 @@ def test_a_page_has_title_table_models_and_notes() -> None:
 def test_files_of_a_loop_appear_together(tmp_path: Path) -> None:
     write_loop_report(tmp_path / "squad", TABLE, MEASURES, {"round 1": tmp_path / "squad" / "train-1" / "model"})
     folder = tmp_path / "squad"
-    assert sorted(path.name for path in folder.iterdir()) == ["models.json", "table.html", "table.json", "table.md"]
+    names = ["models.json", "rounds.json", "table.html", "table.json", "table.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert "<h1>Rounds of squad</h1>" in (folder / "table.html").read_text(encoding="utf-8")
     assert json.loads((folder / "models.json").read_text()) == {"round 1": "train-1/model"}
     before = (folder / "table.html").read_bytes()

@@ -26,9 +26,11 @@ from text.commands.cli import (
 from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
+from text.runs.acceptance import check_improvement
 from text.runs.loop import Loop
 from text.runs.loop_inputs import LoopInputs
 from text.runs.rounds import (
+    START,
     Round,
     check_expected,
     check_not_set_by_loop,
@@ -40,6 +42,10 @@ from text.runs.rounds import (
 from text.runs.seeds import check_seeds
 
 _FILE_FLAGS = ("train_file", "valid_file", "test_file", "valid_questions", "test_questions")
+_NO_START = (
+    "--require_improvement compares with the start encoder, which is not evaluated. Give a pretrained --encoder, and "
+    "leave out --score_start=false."
+)
 _BEIR_FLAGS = ("train_split", "valid_split", "test_split", "valid_share")
 
 
@@ -129,6 +135,9 @@ class LoopFlags:
     of a recipe whose settings you change: --expected='{round 2: null}', or --expected=null for all."""
     tolerance: float = number_field(0.01, least=0)
     """Maximum difference from an expected metric."""
+    require_improvement: bool = False
+    """End with exit code 7 if the last accepted round is not better than the start encoder on the validation questions,
+    by the first measure. Needs a start encoder that is evaluated (--score_start)."""
     output_dir: str
     """Output folder of all stages. Several loops may share it."""
 
@@ -200,7 +209,10 @@ def loop(flags: LoopFlags) -> None:
         inputs = open_inputs(flags)
         build = partial(build_loop, flags, inputs)
         rehearsal = build(is_rehearsal=True)
-        check_expected(flags.expected, list(rehearsal.measure_rounds()), measures)
+        rounds = list(rehearsal.measure_rounds())
+        check_expected(flags.expected, rounds, measures)
+        if flags.require_improvement and START not in rounds:
+            raise UsageError(_NO_START)
         check_inputs(rehearsal.stages, folder)
         print("\n".join(inputs.notes), end="\n" * bool(inputs.notes))
         notes = find_same_data({split: [judged.key] for split, judged in inputs.judged.items()})
@@ -209,13 +221,16 @@ def loop(flags: LoopFlags) -> None:
         runner = build()
         table = runner.measure_rounds()
         models = {name: model.path for name, model in runner.models.items()}
-        write_loop_report(folder, table, measures, models, notes, runner.seed_results)
-    print("\n".join([format_markdown_table(table, measures, runner.seed_results), *notes]))
+        results = (runner.seed_results, runner.comparisons)
+        write_loop_report(folder, table, measures, models, notes, *results)
+    print("\n".join([format_markdown_table(table, measures, *results), *notes]))
     for name, path in models.items():
         print(f"model of {name}: {path}")
-    print(f"table: {folder / 'table.md'}, with table.html, table.json and models.json next to it")
+    print(f"table: {folder / 'table.md'}, with table.html, table.json, rounds.json and models.json next to it")
     if num_metrics := compare_metrics(table, flags.expected, flags.tolerance):
         print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")
+    if flags.require_improvement:
+        print(check_improvement(runner.final, runner.improvement, measures[0]))
 
 
 def open_inputs(flags: LoopFlags) -> LoopInputs:

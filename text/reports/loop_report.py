@@ -10,17 +10,24 @@ from typing import Any
 
 from text.artifacts import write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
+from text.runs.acceptance import LEVEL, Comparison
 from text.runs.rounds import BM25, RoundMetrics
 from text.runs.seeds import SeedResults
 from text.runs.stages import check_report, has_stages
 from text.templates import render_template
 
-_FILES = ("table.json", "table.md", "models.json", "table.html")
+_FILES = ("table.json", "table.md", "models.json", "rounds.json", "table.html")
 _SEEDS = "seeds.json"
 _SEEDS_NOTE = (
     "Rounds with seeds: mean ± standard deviation over the seeds. The chosen seed has the best {measure} on the "
     "validation questions. Its model goes on."
 )
+
+_ROUNDS_NOTE = (
+    "Each round is compared with the last accepted model by {measure} on the validation questions (paired "
+    f"randomization test). A round that is worse with p < {LEVEL} is rejected, and the last accepted model goes on."
+)
+_ROUNDS_HEADS = ["against", "difference", "p", "result"]
 
 
 def check_loop_report(folder: str | os.PathLike[str]) -> None:
@@ -39,8 +46,11 @@ def write_loop_report(
     models: Mapping[str, str | os.PathLike[str]],
     notes: Sequence[str] = (),
     seeds: Mapping[str, SeedResults] | None = None,
+    comparisons: Mapping[str, Comparison] | None = None,
 ) -> None:
-    """Write ``table.json``, ``table.md``, ``models.json`` and ``table.html`` together, and ``seeds.json`` if given.
+    """Write ``table``, as JSON, Markdown and HTML, ``models.json`` and ``rounds.json`` together.
+
+    With seeds, ``seeds.json`` is written too.
 
     Args:
         folder: Folder of the loop.
@@ -49,12 +59,17 @@ def write_loop_report(
         models: Folder of each round's model.
         notes: Notes for readers of the table.
         seeds: Results of the seeds, by round. Without seeds, ``seeds.json`` of an earlier table is removed.
+        comparisons: Each round compared with the last accepted model. A first model is missing.
     """
+    comparisons = comparisons or {}
     places = {name: _shorten_path(path, folder) for name, path in models.items()}
     seeds = {name: _shorten_models(each, folder) for name, each in (seeds or {}).items()}
-    parts = [format_markdown_table(table, measures, seeds), _format_models(places), *(f"{note}\n" for note in notes)]
-    page = render_loop_report(Path(folder).resolve().name, table, measures, places, notes, seeds)
-    files = dict(zip(_FILES, [_format_json(table), "\n".join(parts), _format_json(places), page], strict=True))
+    tables = format_markdown_table(table, measures, seeds, comparisons)
+    parts = [tables, _format_models(places), *(f"{note}\n" for note in notes)]
+    page = render_loop_report(Path(folder).resolve().name, table, measures, places, notes, seeds, comparisons)
+    rounds = {name: _list_comparison(each, measures[0]) for name, each in comparisons.items()}
+    contents = [_format_json(table), "\n".join(parts), _format_json(places), _format_json(rounds), page]
+    files = dict(zip(_FILES, contents, strict=True))
     files |= {_SEEDS: _format_json({name: _list_seeds(each) for name, each in seeds.items()})} if seeds else {}
     with write_together([Path(folder, name) for name in files]) as temporaries:
         for path, content in zip(temporaries, files.values(), strict=True):
@@ -64,19 +79,24 @@ def write_loop_report(
 
 
 def format_markdown_table(
-    table: RoundMetrics, measures: Sequence[str], seeds: Mapping[str, SeedResults] | None = None
+    table: RoundMetrics,
+    measures: Sequence[str],
+    seeds: Mapping[str, SeedResults] | None = None,
+    comparisons: Mapping[str, Comparison] | None = None,
 ) -> str:
     """Return a Markdown table with a row for each round and a column for each split and measure.
 
-    With seeds, a second table has a row for each round and seed.
+    With seeds, a second table has a row for each round and seed. With comparisons, another table shows which rounds
+    were accepted.
     """
     heads, rows = _list_cells(table, measures, seeds or {})
-    if not seeds:
-        return _format_table(["", *heads], rows)
-    note = _SEEDS_NOTE.format(measure=measures[0])
-    return "\n".join(
-        [_format_table(["", *heads], rows), f"{note}\n", _format_table(*_list_seed_cells(seeds, measures))]
-    )
+    tables = [_format_table(["", *heads], rows)]
+    if seeds:
+        tables += [f"{_SEEDS_NOTE.format(measure=measures[0])}\n", _format_table(*_list_seed_cells(seeds, measures))]
+    if comparisons:
+        accepted = _format_table(["", *_ROUNDS_HEADS], _list_comparison_cells(comparisons))
+        tables += [f"{_ROUNDS_NOTE.format(measure=measures[0])}\n", accepted]
+    return "\n".join(tables)
 
 
 def _format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -101,6 +121,7 @@ def render_loop_report(
     models: Mapping[str, str],
     notes: Sequence[str] = (),
     seeds: Mapping[str, SeedResults] | None = None,
+    comparisons: Mapping[str, Comparison] | None = None,
 ) -> str:
     """Return the self-contained HTML page of a loop.
 
@@ -111,6 +132,7 @@ def render_loop_report(
         models: Folder of each round's model.
         notes: Notes for readers of the table.
         seeds: Results of the seeds, by round.
+        comparisons: Each round compared with the last accepted model.
     """
     heads, rows = _list_cells(table, measures, seeds or {})
     seed_heads, seed_rows = _list_seed_cells(seeds or {}, measures)
@@ -125,6 +147,8 @@ def render_loop_report(
         table={"heads": ["round", *heads], "rows": rows},
         seeds={"heads": ["round", *seed_heads[1:]], "rows": seed_rows},
         seeds_note=_SEEDS_NOTE.format(measure=measures[0]),
+        rounds={"heads": ["round", *_ROUNDS_HEADS], "rows": _list_comparison_cells(comparisons or {})},
+        rounds_note=_ROUNDS_NOTE.format(measure=measures[0]),
         models={"heads": ["round", "model"], "rows": models.items()},
         notes=notes,
     )
@@ -158,6 +182,19 @@ def _list_seed_cells(seeds: Mapping[str, SeedResults], measures: Sequence[str]) 
             mark = "chosen" if result.seed == each.chosen else ""
             rows.append([name, str(result.seed), *values.values(), mark])
     return ["", "seed", *heads, "goes on"], rows
+
+
+def _list_comparison_cells(comparisons: Mapping[str, Comparison]) -> list[list[str]]:
+    """Return a row for each round: what it was compared with, the difference, its p-value and the result."""
+    return [
+        [name, each.other, f"{each.difference:+.4f}", f"{each.p:.3g}", "accepted" if each.is_accepted else "rejected"]
+        for name, each in comparisons.items()
+    ]
+
+
+def _list_comparison(comparison: Comparison, measure: str) -> dict[str, Any]:
+    """Return the content of ``rounds.json`` for one round."""
+    return {"measure": measure, **comparison._asdict(), "accepted": comparison.is_accepted}
 
 
 def _list_seeds(results: SeedResults) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Rounds of training, encoding, search, evaluation and mining. Each step is a stage: a command in its own folder.
 
+A round is accepted unless it is significantly worse on the validation questions than the last accepted model
+(``text/runs/acceptance.py``). The next round mines with, and may start from, the last accepted model.
+
 A stage whose folder is complete is not run again. An interrupted loop therefore continues where it stopped, and a loop
 with a changed setting repeats only the stages that depend on this setting.
 """
@@ -10,6 +13,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from text.runs.acceptance import (
+    Comparison,
+    QuestionValues,
+    average_questions,
+    compare_questions,
+    read_question_values,
+)
 from text.runs.figures import read_figures
 from text.runs.loop_inputs import LoopInputs
 from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
@@ -26,6 +36,14 @@ class _Encoded(NamedTuple):
 
     model: TrackedFile
     embeddings: TrackedFile
+
+
+class _Evaluated(NamedTuple):
+    """Metrics of a model or of BM25."""
+
+    metrics: SplitMetrics
+    values: QuestionValues
+    """First measure of each validation question."""
 
 
 class Loop:
@@ -79,6 +97,12 @@ class Loop:
         """Model of each round, filled by ``measure_rounds``."""
         self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
         """Seeds, and the results of all seeds in each round, filled by ``measure_rounds``."""
+        self.comparisons = dict[str, Comparison]()
+        """Each round compared with the last accepted model, filled by ``measure_rounds``. A first model is missing."""
+        self.final = ""
+        """Last accepted round, filled by ``measure_rounds``. Empty if no round was accepted."""
+        self.improvement: Comparison | None = None
+        """Last accepted round compared with the start encoder. None if there is no round or no start encoder."""
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
@@ -102,33 +126,53 @@ class Loop:
         """
         if self.arguments["windows"]:
             self._cut_windows()
-        table, model = {BM25: self._evaluate(BM25, None)} if self.score_bm25 else {}, None
+        table = {BM25: self._evaluate(BM25, None).metrics} if self.score_bm25 else {}
+        model, start = None, None
         if isinstance(self.encoder, TrackedFile) and self.score_start:
             model = self._encode(START, self.encoder, self.start_arguments)
             self.models[START] = self.encoder
-            table[START] = self._evaluate(START, model)
+            start = self._evaluate(START, model)
+            table[START] = start.metrics
+        accepted = START, start
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
             rows = self._mine(name, each, model) if each.sources else self.train_rows
-            model, table[name] = self._run_round(name, each, rows, model)
-            self.models[name] = model.model
+            trained, result = self._run_round(name, each, rows, model)
+            table[name], self.models[name] = result.metrics, trained.model
+            if self._accept(name, result, *accepted):
+                model, accepted, self.final = trained, (name, result), name
+        if self.final and start is not None and not self.is_rehearsal and accepted[1] is not None:
+            self.improvement = compare_questions(accepted[1].values, START, start.values)
         return table
+
+    def _accept(self, name: str, result: _Evaluated, other: str, other_result: _Evaluated | None) -> bool:
+        """Compare a round with the last accepted model, and return whether the round replaces this model."""
+        if other_result is None or self.is_rehearsal:
+            return True
+        compared = compare_questions(result.values, other, other_result.values)
+        self.comparisons[name] = compared
+        verdict = "accepted" if compared.is_accepted else f"rejected, {other} goes on"
+        change = f"valid {self.measures[0]} {compared.difference:+.4f}, p = {compared.p:.3g}"
+        print(f"== {name} against {other}: {change}: {verdict}", flush=True)
+        return compared.is_accepted
 
     def _run_round(
         self, name: str, settings: Round, rows: TrackedFile, previous: _Encoded | None
-    ) -> tuple[_Encoded, SplitMetrics]:
+    ) -> tuple[_Encoded, _Evaluated]:
         """Train and evaluate a round with each seed, and return the model that goes on, and the mean metrics."""
-        models, metrics = list[_Encoded](), list[SplitMetrics]()
+        models, results = list[_Encoded](), list[_Evaluated]()
         for seed in self.seeds or [None]:
             title, extra = (name, {}) if seed is None else (f"{name}, seed {seed}", {"seed": seed})
             models.append(self._encode(title, self._train(title, settings, rows, previous, extra), {}))
-            metrics.append(self._evaluate(title, models[-1]))
+            results.append(self._evaluate(title, models[-1]))
+        metrics = [each.metrics for each in results]
         chosen = 0 if self.is_rehearsal else choose_best(metrics, self.measures[0])
         if self.seeds:
             found = zip(self.seeds, models, metrics, strict=True)
-            results = [SeedResult(seed, str(model.model), each) for seed, model, each in found]
-            self.seed_results[name] = SeedResults(results, self.seeds[chosen])
-        return models[chosen], average_metrics(metrics)
+            by_seed = [SeedResult(seed, str(model.model), each) for seed, model, each in found]
+            self.seed_results[name] = SeedResults(by_seed, self.seeds[chosen])
+        values = average_questions([each.values for each in results])
+        return models[chosen], _Evaluated(average_metrics(metrics), values)
 
     def _cut_windows(self) -> None:
         """Split the passages of the collection and of the training rows into windows."""
@@ -186,9 +230,9 @@ class Loop:
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
         return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
 
-    def _evaluate(self, name: str, model: _Encoded | None) -> SplitMetrics:
-        """Evaluate a model or BM25, and return the metrics by split and measure."""
-        found, extra = {}, {"k": max(self.k, self.cut_offs[-1])}
+    def _evaluate(self, name: str, model: _Encoded | None) -> _Evaluated:
+        """Evaluate a model or BM25."""
+        found, values, extra = {}, {}, {"k": max(self.k, self.cut_offs[-1])}
         if model is not None and self.arguments["windows"]:
             extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
         for split, judged in self.inputs.judged.items():
@@ -198,7 +242,9 @@ class Loop:
             if not self.is_rehearsal:
                 metrics = read_figures(folder.get_part("figures.json").path).figures
                 found[split] = {measure: metrics[measure].mean for measure in self.measures}
-        return found
+                if split == "valid":
+                    values = read_question_values(folder.get_part("questions.jsonl").path, self.measures[0])
+        return _Evaluated(found, values)
 
     def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
         return resolve_arguments(self.resolve_settings, command, arguments)
