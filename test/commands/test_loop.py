@@ -48,7 +48,7 @@ def loop_flags(**changes: object) -> LoopFlags:
 def rehearse(flags: LoopFlags) -> list[Stage]:
     """Return the stages of a loop."""
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
-    rehearsal.measure_rounds()
+    rehearsal.run_rounds()
     return rehearsal.stages
 
 
@@ -220,7 +220,7 @@ def write_data(folder: Path, change: Callable[[str, list[dict[str, Any]]], objec
 
 def check_loop(flags: LoopFlags) -> None:
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
-    rehearsal.measure_rounds()
+    rehearsal.run_rounds()
     check_inputs(rehearsal.stages, flags.output_dir)
 
 
@@ -400,7 +400,7 @@ def test_a_table_file_that_no_loop_wrote_is_not_replaced(
 def test_inputs_of_complete_stages_are_not_read_again(tmp_path: Path) -> None:
     flags = loop_flags(data_path=str(write_data(tmp_path / "data", repeat_an_id("train"))), output_dir=str(tmp_path))
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
-    rehearsal.measure_rounds()
+    rehearsal.run_rounds()
     for stage in rehearsal.stages:
         complete(stage, "content")
     check_inputs(rehearsal.stages, tmp_path)
@@ -426,7 +426,7 @@ def test_the_memory_of_bm25_is_reported_before_it_is_needed(
     flags = loop_flags(output_dir=str(tmp_path), rounds=[{}])
     inputs = open_inputs(flags)
     rehearsal = build_loop(flags, inputs, is_rehearsal=True)
-    rehearsal.measure_rounds()
+    rehearsal.run_rounds()
     with pytest.warns(SettingsWarning, match="--bm25=false"):
         print_bm25_memory(rehearsal, inputs)
     assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 passages of 2.45 KB

@@ -9,6 +9,7 @@ import pytest
 
 from test.reports.helpers import HOSTILE, PageElements, check_picture
 from text.reports.loop_report import format_markdown_table, render_loop_report, write_loop_report
+from text.runs.loop_results import LoopResults
 
 MEASURES = ["mrr@10", "recall@20"]
 TABLE = {
@@ -18,7 +19,7 @@ TABLE = {
 
 
 def test_the_table_has_a_row_for_each_round() -> None:
-    assert format_markdown_table(TABLE, MEASURES).splitlines() == [
+    assert format_markdown_table(LoopResults(TABLE, {}), MEASURES).splitlines() == [
         "| | valid mrr@10 | valid recall@20 | test mrr@10 | test recall@20 |",
         "|---|---|---|---|---|",
         "| BM25 | 0.5000 | 0.7500 | 0.2500 | 0.5000 |",
@@ -29,7 +30,7 @@ def test_the_table_has_a_row_for_each_round() -> None:
 @pytest.mark.parametrize("has_bm25", [True, False])
 def test_the_legend_has_an_entry_for_each_line_of_the_plot(has_bm25: bool) -> None:
     table = {name: metrics for name, metrics in TABLE.items() if has_bm25 or name != "BM25"}
-    page = render_loop_report("squad", table, MEASURES, {})
+    page = render_loop_report("squad", LoopResults(table, {}), MEASURES)
     lines = [("valid", 0, False), ("valid, BM25", 0, True), ("test", 1, False), ("test, BM25", 1, True)]
     check_picture(page, axes=("round", "mrr@10"), lines=lines if has_bm25 else lines[::2])
     [description] = PageElements(page).values("aria-label")
@@ -38,7 +39,9 @@ def test_the_legend_has_an_entry_for_each_line_of_the_plot(has_bm25: bool) -> No
 
 
 def test_a_page_has_title_table_models_and_notes() -> None:
-    page = render_loop_report(HOSTILE, TABLE, MEASURES, {"round 1": f"{HOSTILE}/model"}, [f"a note {HOSTILE}"])
+    page = render_loop_report(
+        HOSTILE, LoopResults(TABLE, {"round 1": f"{HOSTILE}/model"}), MEASURES, [f"a note {HOSTILE}"]
+    )
     elements = PageElements(page)
     assert page.count("<title>Rounds of &lt;script") == page.count("<h1>Rounds of &lt;script") == 1
     assert "<tr><td>round 1</td><td>0.6250</td><td>1.0000</td><td>0.5000</td><td>0.7500</td></tr>" in page
@@ -47,12 +50,13 @@ def test_a_page_has_title_table_models_and_notes() -> None:
 
 
 def test_files_of_a_loop_appear_together(tmp_path: Path) -> None:
-    write_loop_report(tmp_path / "squad", TABLE, MEASURES, {"round 1": tmp_path / "squad" / "train-1" / "model"})
     folder = tmp_path / "squad"
+    results = LoopResults(TABLE, {"round 1": str(folder / "train-1" / "model")})
+    write_loop_report(folder, results, MEASURES)
     names = ["models.json", "rounds.json", "table.html", "table.json", "table.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert "<h1>Rounds of squad</h1>" in (folder / "table.html").read_text(encoding="utf-8")
     assert json.loads((folder / "models.json").read_text()) == {"round 1": "train-1/model"}
     before = (folder / "table.html").read_bytes()
-    write_loop_report(folder, TABLE, MEASURES, {"round 1": folder / "train-1" / "model"})
+    write_loop_report(folder, results, MEASURES)
     assert (folder / "table.html").read_bytes() == before

@@ -12,10 +12,10 @@ from text.errors import ArtifactError, NoImprovementError
 from text.runs.acceptance import (
     Comparison,
     average_questions,
-    check_improvement,
     compare_questions,
     read_question_values,
 )
+from text.runs.loop_results import LoopResults
 
 START = {f"q{number}": 0.5 for number in range(10)}
 
@@ -51,11 +51,12 @@ def test_the_values_of_several_seeds_are_averaged_by_question() -> None:
 
 
 def test_training_that_changed_nothing_or_made_it_worse_is_an_error() -> None:
-    found = check_improvement("round 2", Comparison("start", 0.0123, 0.04), "ndcg@10")
+    results = LoopResults({}, {}, final="round 2", improvement=Comparison("start", 0.0123, 0.04))
+    found = results.check_improvement("ndcg@10")
     assert all(part in found for part in ("round 2", "start", "+0.0123", "0.04", "ndcg@10"))
     for comparison in (None, Comparison("start", 0.0, 1.0), Comparison("start", -0.01, 0.3)):
         with pytest.raises(NoImprovementError, match="ndcg@10"):
-            check_improvement("round 1", comparison, "ndcg@10")
+            results._replace(improvement=comparison).check_improvement("ndcg@10")
 
 
 def test_the_values_of_an_evaluation_are_read_by_question(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from text.commands.cli import (
 from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
-from text.runs.acceptance import check_improvement
 from text.runs.loop import Loop
 from text.runs.loop_inputs import LoopInputs
 from text.runs.rounds import (
@@ -209,7 +208,7 @@ def loop(flags: LoopFlags) -> None:
         inputs = open_inputs(flags)
         build = partial(build_loop, flags, inputs)
         rehearsal = build(is_rehearsal=True)
-        rounds = list(rehearsal.measure_rounds())
+        rounds = list(rehearsal.run_rounds().table)
         check_expected(flags.expected, rounds, measures)
         if flags.require_improvement and START not in rounds:
             raise UsageError(_NO_START)
@@ -218,19 +217,16 @@ def loop(flags: LoopFlags) -> None:
         notes = find_same_data({split: [judged.key] for split, judged in inputs.judged.items()})
         print_bm25_memory(rehearsal, inputs)
         print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
-        runner = build()
-        table = runner.measure_rounds()
-        models = {name: model.path for name, model in runner.models.items()}
-        results = (runner.seed_results, runner.comparisons)
-        write_loop_report(folder, table, measures, models, notes, *results)
-    print("\n".join([format_markdown_table(table, measures, *results), *notes]))
-    for name, path in models.items():
+        results = build().run_rounds()
+        write_loop_report(folder, results, measures, notes)
+    print("\n".join([format_markdown_table(results, measures), *notes]))
+    for name, path in results.models.items():
         print(f"model of {name}: {path}")
     print(f"table: {folder / 'table.md'}, with table.html, table.json, rounds.json and models.json next to it")
-    if num_metrics := compare_metrics(table, flags.expected, flags.tolerance):
+    if num_metrics := compare_metrics(results.table, flags.expected, flags.tolerance):
         print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")
     if flags.require_improvement:
-        print(check_improvement(runner.final, runner.improvement, measures[0]))
+        print(results.check_improvement(measures[0]))
 
 
 def open_inputs(flags: LoopFlags) -> LoopInputs:

@@ -11,6 +11,7 @@ from typing import Any
 from text.artifacts import write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
 from text.runs.acceptance import LEVEL, Comparison
+from text.runs.loop_results import LoopResults
 from text.runs.rounds import BM25, RoundMetrics
 from text.runs.seeds import SeedResults
 from text.runs.stages import check_report, has_stages
@@ -40,61 +41,53 @@ def check_loop_report(folder: str | os.PathLike[str]) -> None:
 
 
 def write_loop_report(
-    folder: str | os.PathLike[str],
-    table: RoundMetrics,
-    measures: Sequence[str],
-    models: Mapping[str, str | os.PathLike[str]],
-    notes: Sequence[str] = (),
-    seeds: Mapping[str, SeedResults] | None = None,
-    comparisons: Mapping[str, Comparison] | None = None,
+    folder: str | os.PathLike[str], results: LoopResults, measures: Sequence[str], notes: Sequence[str] = ()
 ) -> None:
     """Write ``table``, as JSON, Markdown and HTML, ``models.json`` and ``rounds.json`` together.
 
-    With seeds, ``seeds.json`` is written too.
+    With seeds, ``seeds.json`` is written too. Otherwise, ``seeds.json`` of an earlier table is removed.
 
     Args:
         folder: Folder of the loop.
-        table: Metrics by round, split and measure.
+        results: Results of the loop.
         measures: Measures in the table. The first one is plotted.
-        models: Folder of each round's model.
         notes: Notes for readers of the table.
-        seeds: Results of the seeds, by round. Without seeds, ``seeds.json`` of an earlier table is removed.
-        comparisons: Each round compared with the last accepted model. A first model is missing.
     """
-    comparisons = comparisons or {}
-    places = {name: _shorten_path(path, folder) for name, path in models.items()}
-    seeds = {name: _shorten_models(each, folder) for name, each in (seeds or {}).items()}
-    tables = format_markdown_table(table, measures, seeds, comparisons)
-    parts = [tables, _format_models(places), *(f"{note}\n" for note in notes)]
-    page = render_loop_report(Path(folder).resolve().name, table, measures, places, notes, seeds, comparisons)
-    rounds = {name: _list_comparison(each, measures[0]) for name, each in comparisons.items()}
-    contents = [_format_json(table), "\n".join(parts), _format_json(places), _format_json(rounds), page]
-    files = dict(zip(_FILES, contents, strict=True))
-    files |= {_SEEDS: _format_json({name: _list_seeds(each) for name, each in seeds.items()})} if seeds else {}
+    results = results.shorten_paths(folder)
+    models = _format_table(["", "model"], list(results.models.items()))
+    parts = [format_markdown_table(results, measures), models, *(f"{note}\n" for note in notes)]
+    page = render_loop_report(Path(folder).resolve().name, results, measures, notes)
+    rounds = {name: _list_comparison(each, measures[0]) for name, each in results.comparisons.items()}
+    contents = [
+        _format_json(results.table),
+        "\n".join(parts),
+        _format_json(results.models),
+        _format_json(rounds),
+        page,
+    ]
+    files: dict[str, str] = dict(zip(_FILES, contents, strict=True))
+    if results.seeds:
+        files[_SEEDS] = _format_json({name: _list_seeds(each) for name, each in results.seeds.items()})
     with write_together([Path(folder, name) for name in files]) as temporaries:
         for path, content in zip(temporaries, files.values(), strict=True):
             path.write_text(content, encoding="utf-8")
-    if not seeds and has_stages(folder):
+    if not results.seeds and has_stages(folder):
         Path(folder, _SEEDS).unlink(missing_ok=True)
 
 
-def format_markdown_table(
-    table: RoundMetrics,
-    measures: Sequence[str],
-    seeds: Mapping[str, SeedResults] | None = None,
-    comparisons: Mapping[str, Comparison] | None = None,
-) -> str:
+def format_markdown_table(results: LoopResults, measures: Sequence[str]) -> str:
     """Return a Markdown table with a row for each round and a column for each split and measure.
 
     With seeds, a second table has a row for each round and seed. With comparisons, another table shows which rounds
     were accepted.
     """
-    heads, rows = _list_cells(table, measures, seeds or {})
+    heads, rows = _list_cells(results, measures)
     tables = [_format_table(["", *heads], rows)]
-    if seeds:
-        tables += [f"{_SEEDS_NOTE.format(measure=measures[0])}\n", _format_table(*_list_seed_cells(seeds, measures))]
-    if comparisons:
-        accepted = _format_table(["", *_ROUNDS_HEADS], _list_comparison_cells(comparisons))
+    if results.seeds:
+        seeds = _format_table(*_list_seed_cells(results.seeds, measures))
+        tables += [f"{_SEEDS_NOTE.format(measure=measures[0])}\n", seeds]
+    if results.comparisons:
+        accepted = _format_table(["", *_ROUNDS_HEADS], _list_comparison_cells(results.comparisons))
         tables += [f"{_ROUNDS_NOTE.format(measure=measures[0])}\n", accepted]
     return "\n".join(tables)
 
@@ -104,39 +97,18 @@ def _format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]).replace("|  |", "| |", 1) + "\n"
 
 
-def _format_models(places: Mapping[str, str]) -> str:
-    """Return a Markdown table with the model of each round."""
-    return _format_table(["", "model"], list(places.items()))
-
-
-def _shorten_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Return a path inside a folder relative to the folder, so that it stays valid when the folder is moved."""
-    return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else os.fspath(path)
-
-
-def render_loop_report(
-    name: str,
-    table: RoundMetrics,
-    measures: Sequence[str],
-    models: Mapping[str, str],
-    notes: Sequence[str] = (),
-    seeds: Mapping[str, SeedResults] | None = None,
-    comparisons: Mapping[str, Comparison] | None = None,
-) -> str:
+def render_loop_report(name: str, results: LoopResults, measures: Sequence[str], notes: Sequence[str] = ()) -> str:
     """Return the self-contained HTML page of a loop.
 
     Args:
         name: Name of the loop's folder.
-        table: Metrics by round, split and measure.
+        results: Results of the loop.
         measures: Measures in the table. The first one is plotted.
-        models: Folder of each round's model.
         notes: Notes for readers of the table.
-        seeds: Results of the seeds, by round.
-        comparisons: Each round compared with the last accepted model.
     """
-    heads, rows = _list_cells(table, measures, seeds or {})
-    seed_heads, seed_rows = _list_seed_cells(seeds or {}, measures)
-    picture, legend = _draw_table(table, measures[0])
+    heads, rows = _list_cells(results, measures)
+    seed_heads, seed_rows = _list_seed_cells(results.seeds, measures)
+    picture, legend = _draw_table(results.table, measures[0])
     return render_template(
         "loop.html",
         title=f"Rounds of {name}",
@@ -147,20 +119,18 @@ def render_loop_report(
         table={"heads": ["round", *heads], "rows": rows},
         seeds={"heads": ["round", *seed_heads[1:]], "rows": seed_rows},
         seeds_note=_SEEDS_NOTE.format(measure=measures[0]),
-        rounds={"heads": ["round", *_ROUNDS_HEADS], "rows": _list_comparison_cells(comparisons or {})},
+        rounds={"heads": ["round", *_ROUNDS_HEADS], "rows": _list_comparison_cells(results.comparisons)},
         rounds_note=_ROUNDS_NOTE.format(measure=measures[0]),
-        models={"heads": ["round", "model"], "rows": models.items()},
+        models={"heads": ["round", "model"], "rows": results.models.items()},
         notes=notes,
     )
 
 
-def _list_cells(
-    table: RoundMetrics, measures: Sequence[str], seeds: Mapping[str, SeedResults]
-) -> tuple[list[str], list[list[str]]]:
+def _list_cells(results: LoopResults, measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Return the column heads, one for each split and measure, and the rows, one for each round."""
-    columns = [(split, measure) for split in next(iter(table.values())) for measure in measures]
+    seeds, columns = results.seeds, [(split, name) for split in next(iter(results.table.values())) for name in measures]
     rows = []
-    for name, each in table.items():
+    for name, each in results.table.items():
         spread = seeds[name].spread if name in seeds and len(seeds[name].results) > 1 else None
         more = ["" if spread is None else f" ± {spread[split][measure]:.4f}" for split, measure in columns]
         values = [f"{each[split][measure]:.4f}" for split, measure in columns]
@@ -201,12 +171,6 @@ def _list_seeds(results: SeedResults) -> dict[str, Any]:
     """Return the content of ``seeds.json`` for one round."""
     seeds = {str(each.seed): {"model": each.model, "metrics": each.metrics} for each in results.results}
     return {"chosen": results.chosen, "standard_deviation": results.spread, "seeds": seeds}
-
-
-def _shorten_models(results: SeedResults, folder: str | os.PathLike[str]) -> SeedResults:
-    return results._replace(
-        results=[each._replace(model=_shorten_path(each.model, folder)) for each in results.results]
-    )
 
 
 def _format_json(content: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from text.artifacts import read_json_lines
-from text.errors import ArtifactError, NoImprovementError
+from text.errors import ArtifactError
 from text.evaluation import paired_randomization
 
 QuestionValues = Mapping[str, float]
@@ -68,23 +68,3 @@ def read_question_values(path: str | os.PathLike[str], measure: str) -> Question
             raise ArtifactError(f"{place}: no question_id or no {measure}. To evaluate again, remove the folder.")
         values[name] = value
     return values
-
-
-def check_improvement(final: str, comparison: Comparison | None, measure: str) -> str:
-    """Check that training has improved the start encoder, and return a sentence that says by how much.
-
-    Args:
-        final: Name of the last accepted round.
-        comparison: This round compared with the start encoder. None if no round was accepted.
-        measure: Metric that was compared.
-
-    Raises:
-        NoImprovementError: No round was accepted, or the mean of the metric is not higher than that of the start
-            encoder.
-    """
-    if comparison is None:
-        raise NoImprovementError(f"Training did not improve the encoder: no round was accepted by valid {measure}.")
-    found = f"valid {measure} of {final} is that of {comparison.other} {comparison.difference:+.4f}"
-    if comparison.difference <= 0:
-        raise NoImprovementError(f"Training did not improve the encoder: {found} (p = {comparison.p:.3g}).")
-    return f"{found} (p = {comparison.p:.3g})"

@@ -22,7 +22,8 @@ from text.runs.acceptance import (
 )
 from text.runs.figures import read_figures
 from text.runs.loop_inputs import LoopInputs
-from text.runs.rounds import BM25, START, Round, RoundMetrics, find_cut_offs
+from text.runs.loop_results import LoopResults
+from text.runs.rounds import BM25, START, Round, find_cut_offs
 from text.runs.seeds import SeedResult, SeedResults, SplitMetrics, average_metrics, choose_best
 from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
 from text.runs.tracked import TrackedFile
@@ -93,16 +94,8 @@ class Loop:
         self.inputs, self.rounds, self.measures = inputs, rounds, measures
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
         self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
-        self.models: dict[str, TrackedFile] = {}
-        """Model of each round, filled by ``measure_rounds``."""
         self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
-        """Seeds, and the results of all seeds in each round, filled by ``measure_rounds``."""
         self.comparisons = dict[str, Comparison]()
-        """Each round compared with the last accepted model, filled by ``measure_rounds``. A first model is missing."""
-        self.final = ""
-        """Last accepted round, filled by ``measure_rounds``. Empty if no round was accepted."""
-        self.improvement: Comparison | None = None
-        """Last accepted round compared with the start encoder. None if there is no round or no start encoder."""
         self.arguments = {name: arguments.get(name, {}) for name in ("windows", "train", "encode", "search", "mine")}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
@@ -116,8 +109,8 @@ class Loop:
         default = self._resolve("evaluate", {"run": "run", "positives": "rows", "output_dir": "folder"})["k"]
         self.cut_offs = sorted({*default, *find_cut_offs(measures)})
 
-    def measure_rounds(self) -> RoundMetrics:
-        """Run all stages that are not complete, and return the metrics of BM25, the start encoder and each round.
+    def run_rounds(self) -> LoopResults:
+        """Run all stages that are not complete, and return the results of BM25, the start encoder and each round.
 
         In a rehearsal the table has no metrics.
 
@@ -127,29 +120,34 @@ class Loop:
         if self.arguments["windows"]:
             self._cut_windows()
         table = {BM25: self._evaluate(BM25, None).metrics} if self.score_bm25 else {}
-        model, start = None, None
+        model, start, models = None, None, {}
         if isinstance(self.encoder, TrackedFile) and self.score_start:
             model = self._encode(START, self.encoder, self.start_arguments)
-            self.models[START] = self.encoder
+            models[START] = str(self.encoder)
             start = self._evaluate(START, model)
             table[START] = start.metrics
-        accepted = START, start
+        final, accepted = "", start
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
             rows = self._mine(name, each, model) if each.sources else self.train_rows
             trained, result = self._run_round(name, each, rows, model)
-            table[name], self.models[name] = result.metrics, trained.model
-            if self._accept(name, result, *accepted):
-                model, accepted, self.final = trained, (name, result), name
-        if self.final and start is not None and not self.is_rehearsal and accepted[1] is not None:
-            self.improvement = compare_questions(accepted[1].values, START, start.values)
-        return table
+            table[name], models[name] = result.metrics, str(trained.model)
+            if self._accept(name, result, final or START, accepted):
+                model, accepted, final = trained, result, name
+        improvement = self._compare(accepted, START, start) if final and accepted is not None else None
+        return LoopResults(table, models, self.seed_results, self.comparisons, final, improvement)
+
+    def _compare(self, result: _Evaluated, other: str, other_result: _Evaluated | None) -> Comparison | None:
+        """Compare two models on the validation questions. Return None in a rehearsal, and without a second model."""
+        if other_result is None or self.is_rehearsal:
+            return None
+        return compare_questions(result.values, other, other_result.values)
 
     def _accept(self, name: str, result: _Evaluated, other: str, other_result: _Evaluated | None) -> bool:
         """Compare a round with the last accepted model, and return whether the round replaces this model."""
-        if other_result is None or self.is_rehearsal:
+        compared = self._compare(result, other, other_result)
+        if compared is None:
             return True
-        compared = compare_questions(result.values, other, other_result.values)
         self.comparisons[name] = compared
         verdict = "accepted" if compared.is_accepted else f"rejected, {other} goes on"
         change = f"valid {self.measures[0]} {compared.difference:+.4f}, p = {compared.p:.3g}"
