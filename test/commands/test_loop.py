@@ -49,7 +49,7 @@ def rehearse(flags: LoopFlags) -> list[Stage]:
     """Return the stages of a loop."""
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
     rehearsal.run_rounds()
-    return rehearsal.stages
+    return rehearsal.steps.stages
 
 
 def name_stages(flags: LoopFlags) -> list[str]:
@@ -181,7 +181,7 @@ def test_all_expected_metrics_that_the_table_lacks_are_reported_at_once() -> Non
 
 def test_measures_by_default_and_their_cut_offs() -> None:
     flags = loop_flags(measures=["mrr@3", "map"])
-    assert build_loop(flags, open_inputs(flags), is_rehearsal=True).cut_offs == [1, 3, 5, 10, 20, 100]
+    assert build_loop(flags, open_inputs(flags), is_rehearsal=True).steps.cut_offs == [1, 3, 5, 10, 20, 100]
     assert name_stages(loop_flags(measures=["mrr@10"])) == name_stages(loop_flags())
     assert name_stages(loop_flags(measures=["mrr@3"])) != name_stages(loop_flags())
 
@@ -221,7 +221,7 @@ def write_data(folder: Path, change: Callable[[str, list[dict[str, Any]]], objec
 def check_loop(flags: LoopFlags) -> None:
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
     rehearsal.run_rounds()
-    check_inputs(rehearsal.stages, flags.output_dir)
+    check_inputs(rehearsal.steps.stages, flags.output_dir)
 
 
 def set_field(split: str, row: int, field: str, value: Any) -> Callable[[str, list[dict[str, Any]]], None]:
@@ -276,7 +276,7 @@ def test_a_fault_in_a_file_is_found_before_any_stage_runs(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("text.runs.loop.run_stage", lambda *_: pytest.fail("a stage was run"))
+    monkeypatch.setattr("text.runs.loop_steps.run_stage", lambda *_: pytest.fail("a stage was run"))
     data = write_data(tmp_path / "data", change)
     flags = [f"--data_path={data}", "--collection=passages.tsv", f"--rounds={json.dumps(rounds)}"]
     assert run_command(loop, LoopFlags, [*flags, "--train={max_skipped: 0.5}", f"--output_dir={tmp_path}/o"]) == 3
@@ -401,9 +401,9 @@ def test_inputs_of_complete_stages_are_not_read_again(tmp_path: Path) -> None:
     flags = loop_flags(data_path=str(write_data(tmp_path / "data", repeat_an_id("train"))), output_dir=str(tmp_path))
     rehearsal = build_loop(flags, open_inputs(flags), is_rehearsal=True)
     rehearsal.run_rounds()
-    for stage in rehearsal.stages:
+    for stage in rehearsal.steps.stages:
         complete(stage, "content")
-    check_inputs(rehearsal.stages, tmp_path)
+    check_inputs(rehearsal.steps.stages, tmp_path)
 
 
 def test_without_bm25_no_stage_searches_with_it() -> None:
@@ -447,7 +447,7 @@ def test_the_number_of_gpus_does_not_change_the_folder_names(monkeypatch: pytest
         check_loop(loop_flags(encode={"gpus": 99}))
     names = name_stages(loop_flags())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert build_loop(loop_flags(), open_inputs(loop_flags())).num_gpus == 4
+    assert build_loop(loop_flags(), open_inputs(loop_flags())).steps.num_gpus == 4
     assert name_stages(loop_flags()) == names
 
 

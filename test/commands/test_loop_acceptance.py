@@ -51,7 +51,7 @@ def run_loop(
     """Run a loop with a pretrained encoder, and return its exit code and its stages."""
     roberta_tiny(vocab_size=300, pooling="mean").save_pretrained(tmp_path / "encoder")
     save_tokenizer(train_tokenizer(["who ate the oak"], vocab_size=300), tmp_path / "encoder")
-    monkeypatch.setattr("text.runs.loop.run_stage", stages := FakeStages(values))
+    monkeypatch.setattr("text.runs.loop_steps.run_stage", stages := FakeStages(values))
     fixed = ["--config=tiny", "--measures=[mrr@10]", "--bm25=false", f"--output_dir={tmp_path / 'loop'}"]
     fixed += [NOTHING_EXPECTED, *([] if "--encoder=tiny" in arguments else [f"--encoder={tmp_path / 'encoder'}"])]
     return run_command(loop, LoopFlags, [*fixed, *arguments]), stages

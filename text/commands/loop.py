@@ -28,6 +28,7 @@ from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
 from text.runs.loop import Loop
 from text.runs.loop_inputs import LoopInputs
+from text.runs.loop_steps import LoopSteps
 from text.runs.rounds import (
     START,
     Round,
@@ -212,11 +213,11 @@ def loop(flags: LoopFlags) -> None:
         check_expected(flags.expected, rounds, measures)
         if flags.require_improvement and START not in rounds:
             raise UsageError(_NO_START)
-        check_inputs(rehearsal.stages, folder)
+        check_inputs(rehearsal.steps.stages, folder)
         print("\n".join(inputs.notes), end="\n" * bool(inputs.notes))
         notes = find_same_data({split: [judged.key] for split, judged in inputs.judged.items()})
         print_bm25_memory(rehearsal, inputs)
-        print(f"{len({stage.folder for stage in rehearsal.stages})} stages in {folder}", flush=True)
+        print(f"{len({stage.folder for stage in rehearsal.steps.stages})} stages in {folder}", flush=True)
         results = build().run_rounds()
         write_loop_report(folder, results, measures, notes)
     print("\n".join([format_markdown_table(results, measures), *notes]))
@@ -243,7 +244,7 @@ def print_bm25_memory(rehearsal: Loop, inputs: LoopInputs) -> None:
     from text.retrieval.counts import log_bm25_memory
     from text.runs.stages import is_complete
 
-    searches = [stage for stage in rehearsal.stages if stage.command == "search" and stage.settings["bm25"]]
+    searches = [stage for stage in rehearsal.steps.stages if stage.command == "search" and stage.settings["bm25"]]
     if not all(map(is_complete, searches)):
         import text.retrieval.bm25  # noqa: F401  Report missing packages before a stage runs.
 
@@ -254,20 +255,23 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
     """Build the loop. A rehearsal plans the stages and runs none."""
     import torch
 
-    return Loop(
+    steps = LoopSteps(
         inputs,
+        arguments={name: getattr(flags, name) for name in ("windows", "train", "encode", "search", "mine")},
+        measures=flags.table_measures,
+        output_dir=flags.output_dir,
+        resolve_settings=resolve_settings,
+        num_gpus=torch.cuda.device_count(),
+        is_rehearsal=is_rehearsal,
+    )
+    return Loop(
+        steps,
         flags.parsed_rounds,
         encoder=flags.encoder,
         score_start=flags.score_start,
         score_bm25=flags.bm25,
-        arguments={name: getattr(flags, name) for name in ("windows", "train", "encode", "search", "mine")},
         start_arguments=flags.start,
-        measures=flags.table_measures,
-        output_dir=flags.output_dir,
-        resolve_settings=resolve_settings,
         seeds=flags.seeds,
-        num_gpus=torch.cuda.device_count(),
-        is_rehearsal=is_rehearsal,
     )
 
 

@@ -1,0 +1,162 @@
+"""Steps of a loop: windows, mining, training, encoding, search and evaluation. Each step runs as a stage.
+
+``text/runs/loop.py`` decides which steps a loop has, and which model goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from text.runs.acceptance import QuestionValues, read_question_values
+from text.runs.figures import read_figures
+from text.runs.loop_inputs import LoopInputs
+from text.runs.rounds import Round, find_cut_offs
+from text.runs.seeds import SplitMetrics
+from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
+from text.runs.tracked import TrackedFile
+
+_NUM_WINDOWS = 1000
+"""Minimum number of windows to retrieve per question when documents are ranked by their best window."""
+_COMMANDS = ("windows", "train", "encode", "search", "mine")
+
+
+class Encoded(NamedTuple):
+    """A model and its embeddings of the collection."""
+
+    model: TrackedFile
+    embeddings: TrackedFile
+
+
+class Evaluated(NamedTuple):
+    """Metrics of a model or of BM25."""
+
+    metrics: SplitMetrics
+    values: QuestionValues
+    """First measure of each validation question."""
+
+
+class LoopSteps:
+    """Steps of a loop, and the stages that they ran.
+
+    Args:
+        inputs: The input files.
+        arguments: Flags of windows, train, encode, search and mine for all rounds, by command. With flags of windows,
+            documents are ranked by their best window. BM25 in the table still ranks whole passages.
+        measures: Metrics in the table.
+        output_dir: Folder of all stages.
+        resolve_settings: Function that returns the values of all flags of a command.
+        num_gpus: Number of GPUs for training and encoding, unless ``arguments`` or a round name it.
+        is_rehearsal: Run no stage.
+
+    Raises:
+        UsageError: A command does not accept its flags.
+    """
+
+    def __init__(
+        self,
+        inputs: LoopInputs,
+        *,
+        arguments: Mapping[str, Arguments],
+        measures: Sequence[str],
+        output_dir: str | os.PathLike[str],
+        resolve_settings: ResolveSettings,
+        num_gpus: int = 0,
+        is_rehearsal: bool = False,
+    ) -> None:
+        self.inputs, self.measures, self.is_rehearsal = inputs, measures, is_rehearsal
+        self.train_rows, self.collection = inputs.train_rows, inputs.collection
+        self.arguments = {name: arguments.get(name, {}) for name in _COMMANDS}
+        search = self.arguments["search"]
+        self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
+        self.arguments["search"] = {name: search[name] for name in search if name not in self.bm25_arguments}
+        self.output_dir, self.resolve_settings, self.num_gpus = output_dir, resolve_settings, num_gpus
+        self.stages: list[Stage] = []
+        """All stages in order, complete ones too."""
+        names = {"model": "model", "embeddings": "embeddings", "questions": "questions", "run": "run"}
+        self.k: int = self._resolve("search", {**self.arguments["search"], **names})["k"]
+        default = self._resolve("evaluate", {"run": "run", "positives": "rows", "output_dir": "folder"})["k"]
+        self.cut_offs = sorted({*default, *find_cut_offs(measures)})
+
+    def cut_windows(self) -> None:
+        """Split the passages of the collection and of the training rows into windows, if windows have flags."""
+        if not self.arguments["windows"]:
+            return
+        arguments = {**self.arguments["windows"], "collection": self.collection, "rows": self.train_rows}
+        folder = self._run_stage("windows", "windows", arguments)
+        self.train_rows, self.collection = folder.get_part("rows.jsonl"), folder.get_part("passages.jsonl")
+
+    def mine(self, name: str, settings: Round, model: Encoded | None) -> TrackedFile:
+        """Mine the hard negatives of a round, and return the training rows."""
+        arguments = {
+            **self.arguments["mine"],
+            **settings.mine,
+            "rows": self.train_rows,
+            "collection": self.collection,
+            "num": list(settings.sources.values()),
+        }
+        names = {"runs": list(settings.sources), "output": "rows.jsonl"}
+        last_rank = self._resolve("mine", {**arguments, **names})["last_rank"]
+        extra = {"with_positives": True, "k": max(self.k, last_rank)}
+        models = {"dense": model, "bm25": None}
+        runs = [
+            self.search(name, self.train_rows, models[source], self.collection, extra) for source in settings.sources
+        ]
+        return self._run_stage(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
+
+    def train(
+        self, name: str, settings: Round, rows: TrackedFile, encoder: TrackedFile | str, extra: Arguments
+    ) -> TrackedFile:
+        """Train and return the model of a round."""
+        arguments = {
+            **self.arguments["train"],
+            **settings.train,
+            **extra,
+            "encoder": encoder,
+            "train_files": [rows],
+            "valid_file": self.inputs.rows["valid"],
+            "test_file": self.inputs.rows.get("test"),
+            "collection": self.inputs.collection,
+        }
+        return self._run_stage(name, "train", arguments).get_part("model")
+
+    def encode(self, name: str, model: TrackedFile, extra: Arguments) -> Encoded:
+        """Encode the collection with a model."""
+        arguments = {**self.arguments["encode"], **extra, "model": model, "collection": self.collection}
+        return Encoded(model, self._run_stage(name, "encode", arguments))
+
+    def search(
+        self, name: str, questions: TrackedFile, model: Encoded | None, collection: TrackedFile, extra: Arguments
+    ) -> TrackedFile:
+        """Search with a model in its embeddings, or with BM25 in a collection, and return the run."""
+        if model is None:
+            arguments, run = {**self.bm25_arguments, "bm25": True, "collection": collection}, "bm25.trec"
+        else:
+            found = {"model": model.model, "embeddings": model.embeddings}
+            arguments, run = {**self.arguments["search"], **found}, "dense.trec"
+        return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
+
+    def evaluate(self, name: str, model: Encoded | None) -> Evaluated:
+        """Evaluate a model or BM25."""
+        found, values, extra = {}, {}, {"k": max(self.k, self.cut_offs[-1])}
+        if model is not None and self.arguments["windows"]:
+            extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
+        for split, judged in self.inputs.judged.items():
+            searched = {**extra, **judged.search_flags}
+            run = self.search(name, judged.questions, model, self.inputs.collection, searched)
+            folder = self._run_stage(name, "evaluate", {**judged.judgments, "run": run, "k": self.cut_offs})
+            if not self.is_rehearsal:
+                metrics = read_figures(folder.get_part("figures.json").path).figures
+                found[split] = {measure: metrics[measure].mean for measure in self.measures}
+                if split == "valid":
+                    values = read_question_values(folder.get_part("questions.jsonl").path, self.measures[0])
+        return Evaluated(found, values)
+
+    def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
+        return resolve_arguments(self.resolve_settings, command, arguments)
+
+    def _run_stage(self, name: str, command: str, arguments: Arguments, result: str = "") -> TrackedFile:
+        stage = plan_stage(command, arguments, self.output_dir, result, resolve_settings=self.resolve_settings)
+        self.stages.append(stage)
+        return stage.result if self.is_rehearsal else run_stage(stage, f"{name}, {command}", self.num_gpus)
