@@ -38,6 +38,7 @@ LEVELS = {
     "losses": 1,
     "evaluation": 2,
     "bundle": 2,
+    "reranker": 2,
     "training": 3,
     "retrieval": 3,
     "runs": 4,

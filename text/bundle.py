@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from text.artifacts import FileFacts, read_json
-from text.artifacts.hub_cache import describe_missing_model
-from text.errors import ArtifactError, SettingsWarning, UsageError
+from text.artifacts import FileFacts, atomic_write, read_json
+from text.errors import ArtifactError, SettingsWarning, UnsupportedModelError, UsageError
 from text.losses import SIMILARITIES
 from text.models import BiEncoder, TextEncoder, TransformersEncoder, load_encoder
 from text.models.checkpoint import list_encoder_files
-from text.models.files import begin_saving, check_saved_files, end_saving
+from text.models.cross_encoder_files import is_classifier
+from text.models.files import begin_saving, check_model_folder, check_nothing_added, check_saved_files, end_saving
 from text.models.lora import describe_adapters
 from text.models.sentence_files import read_similarity
 from text.transforms import (
     TITLES,
     BiEncoderCollator,
+    StoredEmbeddings,
     Tokenize,
     Tokenizer,
     TorchtextTokenize,
@@ -167,15 +169,18 @@ class BiEncoderBundle:
             return TorchtextTokenize(torchtext_bpe(self.tokenizer), limit, prompt)
         return Tokenize(self.tokenizer, limit, prompt)
 
-    def build_collator(self, num_positives: int = 1, backend: str = "tokenizers") -> BiEncoderCollator:
+    def build_collator(
+        self, num_positives: int = 1, backend: str = "tokenizers", stored: StoredEmbeddings = StoredEmbeddings()
+    ) -> BiEncoderCollator:
         """Return the collator that turns Examples into batches for the encoders.
 
         Args:
             num_positives: Maximum number of positives of a question in a batch.
             backend: "tokenizers" or "torchtext". See ``transform``.
+            stored: Embeddings to put into the batches.
         """
-        question_transform, passage_transform = (self.transform(side, backend) for side in SIDES)
-        return BiEncoderCollator(question_transform, passage_transform, num_positives, titles=self.titles)
+        transforms = (self.transform(side, backend) for side in SIDES)
+        return BiEncoderCollator(*transforms, num_positives, titles=self.titles, stored=stored)
 
     def build_token_cache_transform(self) -> Tokenize:
         """Return the transform with which ``DPRDataPipe.cache_tokens`` tokenizes each text once.
@@ -203,10 +208,15 @@ class BiEncoderBundle:
     def _find_prompt(self, side: str) -> str:
         return self.encoder(side).find_prompt(side)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, passages_from: str | os.PathLike[str] | None = None) -> None:
         """Write the model to a folder that ``load``, ``transformers`` and sentence-transformers can read.
 
         ``config.json`` is written last. Until then the folder does not load, so files of two models never mix.
+
+        Args:
+            folder: Output folder.
+            passages_from: Model whose passage encoder is copied file by file in place of this model's. Its hashes then
+                stay the same, so the new model searches the embeddings of that model.
 
         Raises:
             FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.
@@ -217,15 +227,17 @@ class BiEncoderBundle:
         if self.model.is_tied:  # The shared encoder has one limit.
             limits = {"question_encoder": self.passage_max_length}
         self.model.check_folder(folder)
-        begin_saving(folder)
+        begin_saving(folder / _CONFIG)
         self.model.save_pretrained(folder, similarity=self.similarity, max_lengths=limits)
         save_tokenizer(self.tokenizer, folder, max_length=self.passage_max_length)
         for name, limit in limits.items():
             save_tokenizer(self.tokenizer, folder / name, max_length=limit)
+        if passages_from is not None:
+            _replace_folder(folder / "passage_encoder", find_encoder_folder(passages_from, "passage"))
         names = [name for name in _Settings._fields if name not in ("tied", "files")]
         settings = {name: getattr(self, name) for name in names} | {"tied": self.model.is_tied}
         files = {path for side in SIDES for path in list_model_files(folder, side)}
-        end_saving(folder, settings, [*files, *(folder / name for name in _TOKENIZER)])
+        end_saving(folder / _CONFIG, settings, [*files, *(folder / name for name in _TOKENIZER)])
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> BiEncoderBundle:
@@ -295,6 +307,9 @@ def load_side(folder: str | os.PathLike[str], side: str) -> BundleSide:
         ValueError: ``side`` is neither "question" nor "passage".
     """
     inner = find_encoder_folder(folder, side)
+    if is_classifier(inner):
+        reason = "this is a reranker, which scores pairs of a question and a passage and has no embeddings"
+        raise UnsupportedModelError.at(folder, f"{reason}. Give a bi-encoder, or load it with text.reranker.Reranker.")
     _check_files(Path(folder), inner, side)
     # The config.json of a bundle contains its limits. Those in the encoders' folders are for sentence-transformers.
     settings = _read_settings(folder)
@@ -325,10 +340,7 @@ def find_encoder_folder(folder: str | os.PathLike[str], side: str) -> Path:
     folder = Path(folder)
     if side not in SIDES:
         raise ValueError(f'side is "{side}". Use "question" or "passage".')
-    if not os.path.lexists(folder):
-        raise FileNotFoundError(describe_missing_model(folder))
-    if (folder / "model" / "question_encoder").is_dir():
-        raise FileNotFoundError(f"{folder}: this is the folder of a training run. Use its model: {folder / 'model'}")
+    check_model_folder(folder)
     separate, shared = folder / f"{side}_encoder", folder / "question_encoder"
     return separate if separate.is_dir() else shared if shared.is_dir() else folder
 
@@ -346,18 +358,30 @@ def list_model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
     return sorted({*list_encoder_files(inner), *list_tokenizer_files(inner)})
 
 
+def _replace_folder(folder: Path, source: Path) -> None:
+    """Replace a folder by a copy of another one."""
+
+    def copy_file(path: str, copied: str) -> None:
+        with atomic_write(copied) as temporary:
+            shutil.copyfile(path, temporary)
+
+    shutil.rmtree(folder)
+    shutil.copytree(source, folder, copy_function=copy_file)
+
+
 def _check_files(folder: Path, inner: Path, side: str) -> None:
     """Check that the files of one side are unchanged, and that no file that decides embeddings was added."""
-    listed = check_saved_files(folder, f"{inner.name}/")
-    if listed is None:
+    path = folder / _CONFIG
+    if not (_is_bundle(folder) and os.path.lexists(path)):
         return
-    for path in list_model_files(folder, side):
-        if path.relative_to(folder).as_posix() not in listed:
-            config = folder / _CONFIG
-            raise ArtifactError(
-                f"{path}: this file was added after the model was saved. Remove it, or, if you added it on purpose, "
-                f'remove "files" from {config}.'
-            )
+    listed = check_saved_files(path, f"{inner.name}/")
+    if listed is not None:
+        check_nothing_added(path, listed, list_model_files(folder, side))
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Return whether ``BiEncoderBundle.save`` wrote a folder. ``config.json`` may be missing."""
+    return (folder / "question_encoder").is_dir()
 
 
 def _read_settings(folder: str | os.PathLike[str]) -> _Settings | None:

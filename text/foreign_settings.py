@@ -110,6 +110,7 @@ ENCODER: Table = {
     **_repeat_rule(
         _HEADS, "classifier_dropout id2label label2id num_labels problem_type finetuning_task task_specific_params"
     ),
+    **_repeat_rule(_HEADS, "sentence_transformers sbert_ce_default_activation_function"),
     **_repeat_rule(_OUTPUT, "output_attentions output_hidden_states output_past return_dict"),
     **_repeat_rule(_RECORD, "architectures transformers_version adapters onnx_export directionality"),
     **_repeat_rule(
@@ -200,6 +201,20 @@ SENTENCE_TRANSFORMERS: Table = {
     **_repeat_rule(_RECORD, "__version__ requirements"),
 }
 """Rules for ``config_sentence_transformers.json``."""
+
+CROSS_ENCODER: Table = {
+    **SENTENCE_TRANSFORMERS,
+    "model_type": Only(("CrossEncoder",)),
+    "activation_fn": _TEXT,
+}
+"""Rules for ``config_sentence_transformers.json`` of a cross-encoder."""
+SENTENCE_CLASSIFIER: Table = {
+    **TRANSFORMER,
+    "transformer_task": Only(("sequence-classification",)),
+    "module_output_name": Only(("scores",)),
+    "modality_config": Only(({"text": {"method": "forward", "method_output_name": "logits"}},)),
+}
+"""Rules for ``sentence_bert_config.json`` of a cross-encoder."""
 
 SPECIAL_TOKENS = (
     "bos_token",

@@ -178,11 +178,130 @@ def distillation_kl(
     tensor(0.6931)
     """
     logits = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity) / temperature
+    losses = kl_of_logits(logits, teacher_scores, teacher_temperature=teacher_temperature)
+    return losses.mean() if reduction == "mean" else losses
+
+
+def kl_of_logits(logits: Tensor, teacher_scores: Tensor, *, teacher_temperature: float = 1.0) -> Tensor:
+    """Return the distillation loss of logits, such as the scores of a cross-encoder. See ``distillation_kl``.
+
+    Args:
+        logits: (B, P) float. The logit of a passage without a teacher score has no effect.
+        teacher_scores: (B, P) float. NaN if the teacher has no score for the passage.
+        teacher_temperature: Divides the teacher scores. Positive, without unit.
+
+    Returns:
+        (B,) float, in nats. 0 for a question with fewer than two teacher scores.
+
+    >>> kl_of_logits(torch.zeros(1, 3), torch.tensor([[20.0, 0.0, torch.nan]]))
+    tensor([0.6931])
+    """
     unknown = teacher_scores.isnan()
     student = logits.masked_fill(unknown, _LEAST).log_softmax(dim=1)
     teacher = (teacher_scores.to(logits.dtype) / teacher_temperature).masked_fill(unknown, _LEAST).log_softmax(dim=1)
-    losses = (teacher.exp() * (teacher - student)).masked_fill(unknown, 0).sum(dim=1)
+    return (teacher.exp() * (teacher - student)).masked_fill(unknown, 0).sum(dim=1)
+
+
+def margin_mse(
+    question_embeddings: Tensor,
+    passage_embeddings: Tensor,
+    positive_index: Tensor,
+    teacher_scores: Tensor,
+    *,
+    teacher_temperature: float = 1.0,
+    similarity: str = "dot",
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the squared error of the student's margins (Margin-MSE, arXiv:2010.02666, eq. 5).
+
+    A margin is the score of the question's positive minus the score of another passage. As in the paper, the student's
+    score is the similarity itself: it is not divided by the temperature of the other losses. So the student learns the
+    scale of the teacher's margins. The margins of "cosine" lie between -2 and 2, so divide the scores of a teacher with
+    larger margins by a ``teacher_temperature``.
+
+    Args:
+        question_embeddings: (B, D) float.
+        passage_embeddings: (P, D) float, on the same device.
+        positive_index: (B,) int64. Row of ``passage_embeddings`` that answers each question.
+        teacher_scores: (B, P) float. Larger is better. NaN if the teacher has no score for the passage.
+        teacher_temperature: Divides the teacher scores. Positive, without unit.
+        similarity: "dot" or "cosine".
+        reduction: "mean" over the questions, or "none".
+
+    Returns:
+        Scalar for "mean" or (B,) for "none", in squared units of the score. It is the mean over the passages with a
+        teacher score, except the positive. 0 if there is no such passage, or the positive has no teacher score.
+
+    Raises:
+        ValueError: The shapes do not match, or ``similarity`` is unknown. See ``similarity_logits``.
+
+    In the example the student's margin is 1 and the teacher's margin is 3:
+
+    >>> margin_mse(torch.eye(1, 2), torch.eye(2), torch.tensor([0]), torch.tensor([[5.0, 2.0]]))
+    tensor(4.)
+    """
+    scores = similarity_logits(question_embeddings, passage_embeddings, similarity=similarity)
+    losses = margin_mse_of_logits(scores, positive_index, teacher_scores, teacher_temperature=teacher_temperature)
     return losses.mean() if reduction == "mean" else losses
+
+
+def margin_mse_of_logits(
+    scores: Tensor, positive_index: Tensor, teacher_scores: Tensor, *, teacher_temperature: float = 1.0
+) -> Tensor:
+    """Return the squared error of the margins of scores, such as those of a cross-encoder. See ``margin_mse``.
+
+    Args:
+        scores: (B, P) float. The score of a passage without a teacher score has no effect.
+        positive_index: (B,) int64. Column that answers each question.
+        teacher_scores: (B, P) float. NaN if the teacher has no score for the passage.
+        teacher_temperature: Divides the teacher scores. Positive, without unit.
+
+    Returns:
+        (B,) float, in squared units of the score.
+
+    >>> margin_mse_of_logits(torch.tensor([[2.0, 1.0]]), torch.tensor([0]), torch.tensor([[5.0, 2.0]]))
+    tensor([4.])
+    """
+    errors = scores - teacher_scores.to(scores.dtype) / teacher_temperature
+    own, unknown = positive_index[:, None], teacher_scores.isnan()
+    unknown = unknown.scatter(1, own, True) | unknown.gather(1, own)
+    squares = (errors.gather(1, own) - errors).masked_fill(unknown, 0).square()
+    return squares.sum(dim=1) / (~unknown).sum(dim=1).clamp(min=1)
+
+
+def embedding_distance(embeddings: Tensor, teacher_embeddings: Tensor, *, similarity: str = "dot") -> Tensor:
+    """Return the squared Euclidean distance of each embedding to the teacher's embedding of the same text.
+
+    This is the loss of multilingual distillation (arXiv:2004.09813, eq. 1) and of LEAF (arXiv:2509.12539). A distance
+    of 0 gives the teacher's scores, because it keeps directions and lengths. It is summed over the dimensions, not
+    averaged, so that its size does not depend on D: unit-length embeddings are at a distance of 2 - 2 cos, from 0 to 4.
+
+    Args:
+        embeddings: (N, D) float.
+        teacher_embeddings: (N, D) float, on the same device.
+        similarity: "dot" or "cosine". With "cosine", both are first scaled to length 1, because lengths have no meaning.
+
+    Returns:
+        (N,) float32, or float64 for float64 embeddings.
+
+    Raises:
+        ValueError: The shapes differ, or ``similarity`` is unknown.
+
+    >>> embedding_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor([25.])
+    >>> embedding_distance(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 9.0]]), similarity="cosine")
+    tensor([2.])
+    """
+    if embeddings.shape != teacher_embeddings.shape:
+        shapes = f"{tuple(embeddings.shape)} and {tuple(teacher_embeddings.shape)}"
+        raise ValueError(f"the shapes of student and teacher embeddings differ: {shapes}. Both must be (N, D).")
+    if similarity not in SIMILARITIES:
+        raise ValueError(f'similarity is "{similarity}". Supported are {" and ".join(SIMILARITIES)}.')
+    with torch.autocast(embeddings.device.type, enabled=False):
+        student, teacher = _to_full_precision(embeddings), _to_full_precision(teacher_embeddings)
+        if similarity == "cosine":
+            student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+        return (student - teacher).square().sum(dim=-1)
 
 
 def likely_positives(scores: Tensor, owner: Tensor, positive_index: Tensor, margin: float) -> Tensor:

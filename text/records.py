@@ -98,6 +98,9 @@ class TokenBatch(NamedTuple):
     prompt_length: int = 0
     """Number of tokens of the prompt at the start of each text, with the special tokens before it. Encoders that pool
     the other tokens only (``include_prompt: false`` in sentence-transformers) need it."""
+    token_types: Tensor | None = None
+    """(N, L) int64. Segment of each token of a pair: 0 for the question, 1 for the passage (BERT's token_type_ids).
+    None if all tokens are of type 0."""
 
 
 class BiEncoderBatch(NamedTuple):
@@ -128,6 +131,53 @@ class BiEncoderBatch(NamedTuple):
     """(B,) int64. Number of each question's row in that data set."""
     counts: dict[str, int]
     """Number of texts that were left out of this batch, by reason."""
+    question_targets: Tensor | None = None
+    """(B, D) float32. A teacher's embedding of each question. None without a teacher of questions."""
+    passage_targets: Tensor | None = None
+    """(P, D) float32. A teacher's embedding of each passage. None without a teacher of passages."""
+    passage_embeddings: Tensor | None = None
+    """(P, D) float32. Existing embeddings of the passages, which are then not encoded. None if they are encoded."""
+
+    @property
+    def texts(self) -> dict[str, TokenBatch]:
+        """The tokens of the batch by their name in the metrics."""
+        return {"questions": self.questions, "passages": self.passages}
+
+
+class CrossEncoderBatch(NamedTuple):
+    """A batch of a cross-encoder: questions, each paired with the passages of its own row.
+
+    The pairs are grouped by question, and each group starts with the positive. Passages that are known to answer a
+    question are never its negatives.
+    """
+
+    pairs: TokenBatch
+    """P pairs of a question and a passage."""
+    pair_index: Tensor
+    """(B, K) int64. Pairs of each question, the positive first, padded with -1."""
+    positive_index: Tensor
+    """(B,) int64. Positive pair of each question, as an index into the P pairs."""
+    owner: Tensor
+    """(P,) int64. Question of each pair."""
+    passage_keys: Tensor
+    """(P, 2) int64. Keys of the passage of each pair, by id and by content. See ``Passage.keys``."""
+    scores: Tensor
+    """(P,) float32. Score of a guide or teacher model for each pair. NaN if there is none."""
+    sources: Tensor
+    """(B,) int64. Number of the data set that each question comes from."""
+    rows: Tensor
+    """(B,) int64. Number of each question's row in that data set."""
+    counts: dict[str, int]
+    """Number of questions and pairs that were left out of this batch, by reason."""
+
+    @property
+    def texts(self) -> dict[str, TokenBatch]:
+        """The tokens of the batch by their name in the metrics."""
+        return {"pairs": self.pairs}
+
+
+TrainingBatch = BiEncoderBatch | CrossEncoderBatch
+"""A batch of a training run."""
 
 
 def hash_question(question: str) -> int:
@@ -142,6 +192,15 @@ def hash_question(question: str) -> int:
     """
     composed = question if question.isascii() else unicodedata.normalize("NFC", question)
     return hash_text(" ".join(composed.casefold().split()))
+
+
+def make_question_id(question: str) -> str:
+    """Return the id of a question that is encoded without an id: a hash of its exact text.
+
+    >>> make_question_id("who ate the oak?")
+    '3c63c7d5b5d0ca2f'
+    """
+    return f"{hash_text(question) & (1 << 64) - 1:016x}"
 
 
 def hash_text(value: str) -> int:

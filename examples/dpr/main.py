@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from text.bundle import BiEncoderBundle
 from text.commands.cli import get_flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
+from text.commands.stored_embeddings import open_stored_embeddings
 from text.commands.train_flags import DataFlags, TrainFlags, build_objective
 from text.datasets import (
     check_negatives,
@@ -145,9 +146,9 @@ def train(flags: TrainFlags) -> None:
         print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
 
         # Batches: turn texts into token ids. The collator records which passage answers which question.
-        collate = bundle.build_collator(backend=flags.model.tokenizer_backend)
-        print_lines(leave_out_tokenless(pipes, collate))
-        train_collate = bundle.build_collator(flags.data.num_positives, flags.model.tokenizer_backend)
+        print_lines(leave_out_tokenless(pipes, bundle.build_collator(backend=flags.model.tokenizer_backend)))
+        backend, stored = flags.model.tokenizer_backend, open_stored_embeddings(flags, pipes, bundle)
+        collate, train_collate = (bundle.build_collator(n, backend, stored) for n in (1, flags.data.num_positives))
         for pipe in pipes.values() if flags.data.token_cache else ():
             pipe.cache_tokens(bundle.build_token_cache_transform())
         data = DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)
@@ -171,7 +172,7 @@ def train(flags: TrainFlags) -> None:
         # Saved model: save encoders, tokenizer and settings, with a model card, a manifest and a report.
         if folder.is_writer:
             finish_adapters(folder.path / "adapter", bundle, pipes["train"].texts(), flags.model.encoder)
-            bundle.save(folder.path / "model")
+            bundle.save(folder.path / "model", passages_from=flags.model.kept_model)
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=model.is_tied)
 
 

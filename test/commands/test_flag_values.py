@@ -39,6 +39,7 @@ REQUIRED = {
     "search": ["--model=a", "--embeddings=b", "--questions=c: d", "--run=2001-01-01"],
     "evaluate": ["--run=é", "--output_dir=a\tb"],
     "mine": ["--rows=08", "--collection=b", "--output=o", "--runs=['1', '-']", "--num=[1, 2]"],
+    "score": ["--rows=08", "--teacher=no", "--output=1_0"],
     "windows": ["--collection='", "--output_dir=#"],
     "loop": [*LOOP, "--rounds=[{sources: {bm25: 1}}]", "--train={max_epochs: 1}"],
     "report": ["1", "--output=a.html"],

@@ -348,9 +348,10 @@ def complete_all(flags: LoopFlags, contents: Mapping[str, str]) -> list[Stage]:
         done.append(left[0].folder)
 
 
-def format_figures(mean: float) -> str:
+def format_figures(mean: float, **options: Any) -> str:
+    """Return the content of ``figures.json`` with this mean of the metric."""
     metric = {"mean": mean, "low": mean, "high": mean}
-    return json.dumps(build_figures({"mrr@10": metric}, runs=["run.trec"]))
+    return json.dumps(build_figures({"mrr@10": metric}, runs=["run.trec"], options=options))
 
 
 def test_another_model_changes_the_folders_of_all_later_stages(tmp_path: Path) -> None:

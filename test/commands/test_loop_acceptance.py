@@ -32,12 +32,14 @@ class FakeStages:
         self.values, self.stages = iter(values), list[Stage]()
 
     def __call__(self, stage: Stage, title: str, num_gpus: int) -> TrackedFile:
-        """Write the files of a stage."""
+        """Write the files of a stage. Fused runs have the method scores and the weight 0.7."""
         self.stages.append(stage)
         if stage.command != "evaluate":
             return complete(stage, stage.folder.name)
         is_valid = any("valid.jsonl" in argument for argument in stage.arguments)
-        return complete(stage, format_figures(next(self.values) if is_valid else 0.5))
+        fusion = {"method": "scores", "weights": [0.7, 0.3], "depth": None}
+        options = {"fusion": fusion} if stage.settings["fuse_with"] else {}
+        return complete(stage, format_figures(next(self.values) if is_valid else 0.5, **options))
 
     def find_models(self, command: str) -> list[str]:
         """Return the models that the stages of a command read."""

@@ -261,4 +261,4 @@ def test_mine_can_be_repeated_after_an_interruption(
         assert run_command(mine, MineFlags, flags) == 143
     assert not list(tmp_path.glob("o.jsonl*"))
     assert run_command(mine, MineFlags, flags) == 0
-    assert len(list(tmp_path.glob("o.jsonl*"))) == 5
+    assert len(list(tmp_path.glob("o.jsonl*"))) == 6

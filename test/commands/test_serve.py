@@ -71,6 +71,9 @@ def fail(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
         ("--port=-1", ["port", "-1"]),
         ("--index_parameters=efSearch=1", ["--index_parameters", "--index"]),
         ("--encoder_precision=int4", ["encoder_precision"]),
+        ("--fusion=ranks", ["--fusion", "--bm25"]),
+        ("--fusion_weight=0.5", ["--fusion_weight", "--fusion"]),
+        ("--fusion_depth=200", ["--fusion_depth", "--fusion"]),
     ],
 )
 def test_an_invalid_flag_is_refused_before_anything_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -102,7 +103,13 @@ def add_files_to_manifest(folder: Path) -> None:
     write_json(folder / "manifest.json", seal(manifest | {"files": files}))
 
 
-def build_figures(figures: dict[str, dict[str, float]], *, runs: list[str], questions: int = 9) -> dict[str, Any]:
+def build_figures(
+    figures: dict[str, dict[str, float]],
+    *,
+    runs: list[str],
+    questions: int = 9,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the content of ``figures.json`` with its hash."""
     counts = {"runs": runs, "questions": questions, "missing": 0, "skipped": 0}
-    return seal({**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1]}})
+    return seal({**counts, "figures": figures, "notes": [], "inputs": {}, "options": {"k": [1], **(options or {})}})

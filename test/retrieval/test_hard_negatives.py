@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from test.helpers import law
 from text.evaluation import has_answer
 from text.records import Passage
 from text.retrieval import Filters, Source, choose_hard_negatives
-from text.retrieval.hard_negatives import measure_overlap
+from text.retrieval.filters import measure_overlap
 
 TEXTS = [
     "the oak is tall",
@@ -31,7 +32,11 @@ def get_ids(passages: list) -> list[str]:
 
 
 def choose_by_brute_force(
-    positives: list[Passage], answers: list[str], sources: list[Source], filters: Filters
+    positives: list[Passage],
+    answers: list[str],
+    sources: list[Source],
+    filters: Filters,
+    teacher: dict[str, float] | None = None,
 ) -> list[tuple[str, str]]:
     """Return the passage id and the source of each expected negative."""
     taken: list[tuple[str, str]] = []
@@ -41,7 +46,13 @@ def choose_by_brute_force(
         for passage_id in order:
             rank, score, passage = order.index(passage_id) + 1, scores[passage_id], PASSAGES[passage_id]
             gold = scores.get(positives[0].passage_id)
+            by_teacher, highest = 0.0, 0.0
+            if teacher is not None:
+                by_teacher, highest = teacher[passage_id], teacher[positives[0].passage_id]
             checks = [
+                filters.teacher_margin is None or by_teacher <= highest - filters.teacher_margin,
+                filters.teacher_relative_margin is None
+                or by_teacher <= highest - abs(highest) * filters.teacher_relative_margin,
                 passage_id not in [positive.passage_id for positive in positives],
                 passage.text.lower().split() not in [positive.text.lower().split() for positive in positives],
                 rank >= filters.first_rank and rank <= filters.last_rank,
@@ -103,6 +114,63 @@ def test_equals_brute_force(found: list, positive_ids: list[str], with_answer: b
         assert sorted(looked_at) == list(range(1, len(looked_at) + 1))
         if len(looked_at) < len(source.scores):
             assert sum(negative.source == source.name for negative in negatives) == source.number
+
+
+margins = st.one_of(st.none(), st.sampled_from([0.0, 0.5]))
+
+
+@law
+@given(
+    source_lists, st.sampled_from(sorted(PASSAGES)), all_filters, margins, margins, st.randoms(use_true_random=False)
+)
+def test_denoised_negatives_equal_brute_force(
+    found: list, positive_id: str, filters: Filters, margin: float | None, relative: float | None, random: Random
+) -> None:
+    filters = replace(filters, teacher_margin=margin, teacher_relative_margin=relative)
+    sources = [Source(f"s{place}", *pair) for place, pair in enumerate(found)]
+    teacher = {name: float(random.randint(-2, 4)) for name in PASSAGES}
+    calls: list[list[str]] = []
+
+    def score(passages: list[Passage]) -> list[float]:
+        calls.append([passage.passage_id for passage in passages])
+        return [teacher[passage.passage_id] for passage in passages]
+
+    positives = [PASSAGES[positive_id]]
+    negatives, rejected = choose_hard_negatives(positives, ["ash"], sources, PASSAGES.__getitem__, filters, score=score)
+    expected = choose_by_brute_force(positives, ["ash"], sources, filters, teacher)
+    assert [(negative.passage.passage_id, negative.source) for negative in negatives] == expected
+    assert all(negative.teacher_score == teacher[negative.passage.passage_id] for negative in negatives)
+    denoised = [each for each in rejected if each.reason == "teacher scores it near the positive"]
+    assert all(each.teacher_score == teacher[each.passage_id] for each in denoised)
+    # The positive is scored first, no candidate is scored twice, and a call has at most the missing negatives.
+    assert calls[0] == [positive_id] and all(
+        len(call) <= max(source.number for source in sources) for call in calls[1:]
+    )
+    asked = [name for call in calls[1:] for name in call]
+    assert len(asked) == len(set(asked))
+
+
+def test_the_teacher_rejects_by_hand() -> None:
+    # With a margin of 1, the teacher's 4.0 of the positive allows 3.0.
+    sources = [Source("dense", {"p0": 9.0, "p4": 8.0, "p6": 7.0, "p3": 6.0, "p5": 5.0}, 2)]
+    teacher, asked = {"p0": 4.0, "p4": 3.5, "p6": 3.0, "p3": 1.0, "p5": 0.0}, []
+
+    def score(passages: list[Passage]) -> list[float]:
+        asked.append([passage.passage_id for passage in passages])
+        return [teacher[passage.passage_id] for passage in passages]
+
+    negatives, rejected = choose_hard_negatives(
+        [PASSAGES["p0"]], [], sources, PASSAGES.__getitem__, Filters(teacher_margin=1.0), score=score
+    )
+    assert [(each.passage.passage_id, each.teacher_score) for each in negatives] == [("p6", 3.0), ("p3", 1.0)]
+    assert [each[0::4] for each in rejected] == [("p0", "a positive"), ("p4", "teacher scores it near the positive")]
+    assert [each.teacher_score for each in rejected] == [None, 3.5]
+    assert asked == [["p0"], ["p4", "p6"], ["p3"]]  # p5 is never needed.
+
+
+def test_a_teachers_margin_needs_a_teacher() -> None:
+    with pytest.raises(ValueError, match="teacher_margin"):
+        choose_hard_negatives([PASSAGES["p0"]], [], [], PASSAGES.__getitem__, Filters(teacher_margin=1.0))
 
 
 def test_reasons_by_hand() -> None:

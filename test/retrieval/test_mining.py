@@ -89,7 +89,7 @@ def test_a_positive_of_another_row_with_the_same_question_is_not_a_negative(fold
         "p1"
     ]  # p3 ranks first, but it is a positive of r.
     lines = [json.loads(line) for line in (folder / "out.rejected.jsonl").read_text().splitlines()]
-    assert (lines[0]["passage_id"], lines[0]["reason"]) == ("p3", "a positive")
+    assert (lines[0]["passage_id"], lines[0]["reason"]) == ("p3", "a positive of another row")
 
 
 def test_rows_with_other_texts_than_the_collection_raise(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_mining_writes_all_files_or_none(folder: Path, monkeypatch: pytest.Monke
     assert not [path for path in folder.iterdir() if "out" in path.name or path.name.startswith(".dpr")]
     mine_hard_negatives(*arguments, model_run=found, overwrite=False)  # The same call succeeds without overwrite.
     before = {path: path.read_bytes() for path in folder.glob("out*")}
-    assert len(before) == 4
+    assert len(before) == 5
     with pytest.raises(FileExistsError):
         mine_hard_negatives(*arguments, model_run=found, overwrite=False)
     assert {path: path.read_bytes() for path in folder.glob("out*")} == before

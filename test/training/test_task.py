@@ -18,7 +18,7 @@ from text.errors import NonFiniteLossError
 from text.models import BiEncoder, roberta_tiny
 from text.records import BiEncoderBatch, Example
 from text.training import BiEncoderTask
-from text.training.task import compute_gradient_norm, compute_lr_factor
+from text.training.task_base import compute_gradient_norm, compute_lr_factor
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
 
 pytestmark = [

@@ -28,13 +28,17 @@ class EncodeFlags:
     Examples::
 
         dpr-text encode --model=runs/nq/model --collection=psgs_w100.tsv --output_dir=runs/nq-passages
+        dpr-text encode --model=runs/nq/model --questions train.jsonl dev.jsonl --output_dir=runs/nq-questions
     """
 
     model: str = model_path_field()
     """Folder of a saved model, or of a Hugging Face or sentence-transformers encoder."""
-    collection: str
+    collection: str | None = None
     """Passage file: psgs_w100.tsv, or JSON lines such as BEIR's corpus.jsonl. It may be compressed with gzip or
-    zstd."""
+    zstd. Required without --questions."""
+    questions: list[str] | None = None
+    """Files of questions or of training rows to encode with the question encoder, in place of a collection. A smaller
+    model learns from these embeddings (train --teacher_questions)."""
     output_dir: str
     """Output folder for the embeddings. 21 million passages with 768 dimensions take 32 GB as float16."""
     overwrite: bool = False
@@ -63,6 +67,16 @@ class EncodeFlags:
     """Folder with embeddings of an earlier version of the collection (dpr-text update). Only changed passages are
     encoded."""
 
+    def __post_init__(self) -> None:
+        if (self.collection is None) == (self.questions is None):
+            raise UsageError("--collection, --questions: give one of them.")
+        if self.questions is not None:
+            for name in ("passage_max_length", "titles", "reuse"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"--{name} is for passages. Leave it out with --questions.")
+            if (self.gpus or 0) > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                raise UsageError("--questions are encoded by one process. Use --gpus=1.")
+
 
 def encode(flags: EncodeFlags) -> None:
     """Encode the passages that are not encoded yet, with one process per GPU."""
@@ -76,9 +90,10 @@ def encode(flags: EncodeFlags) -> None:
 
     check_gpus(flags.gpus, flags.device)
     # The plan is written first. If it already exists, encoding continues from it.
-    check_files([flags.collection, flags.model, flags.reuse], [Path(flags.output_dir, "plan.json")], overwrite=True)
+    inputs = [flags.collection, *(flags.questions or ()), flags.model, flags.reuse]
+    check_files(inputs, [Path(flags.output_dir, "plan.json")], overwrite=True)
     rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if flags.gpus is not None and flags.gpus > 1:
+    if flags.gpus is not None and flags.gpus > 1 and flags.collection is not None:
         if num_ranks > 1:
             raise UsageError("--gpus cannot be used under torchrun, which already starts the processes. Leave it out.")
         check_encoding_folder(flags.output_dir)
@@ -104,10 +119,11 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     from text.retrieval.counts import describe_truncated, log_unusual_passages
     from text.retrieval.devices import describe_precision, get_default_device
     from text.retrieval.encoding_folder import find_precision
+    from text.retrieval.question_collection import write_question_collection
 
     embedder = Embedder.from_pretrained(
         flags.model,
-        "passage",
+        "passage" if flags.questions is None else "question",
         max_length=flags.passage_max_length,
         titles=flags.titles,
         precision=flags.encoder_precision or find_precision(flags.output_dir, flags.reuse, overwrite=flags.overwrite),
@@ -116,7 +132,10 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     if is_printing and flags.encoder_precision is None:
         for line in describe_precision(embedder.settings["precision"], str(embedder.device)):
             print(line)
-    collection = PassageCollection(flags.collection)
+    if flags.collection is not None:
+        collection = PassageCollection(flags.collection)
+    else:
+        collection = write_question_collection(flags.questions or (), flags.output_dir, overwrite=flags.overwrite)
     shards = encode_collection(
         embedder,
         collection,
@@ -130,10 +149,12 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     if not is_printing:
         return
     plan, cosine = shards.plan, mean_cosine(shards)
-    print(f"{flags.output_dir}: {plan.num_rows} passages, {plan.embedding_dim} dimensions, {plan.dtype}")
-    for line in describe_truncated(shards.count_truncated(), plan.num_rows, "passages", plan.settings.max_length):
+    print(f"{flags.output_dir}: {plan.num_rows} {plan.side}s, {plan.embedding_dim} dimensions, {plan.dtype}")
+    for line in describe_truncated(shards.count_truncated(), plan.num_rows, f"{plan.side}s", plan.settings.max_length):
         print(line)
     log_unusual_passages(collection, print)
-    print(f"mean cosine similarity of two passages: {cosine:.3f}")
+    print(f"mean cosine similarity of two {plan.side}s: {cosine:.3f}")
     if cosine > 0.99 and plan.num_rows > 1:
-        print("warning: all passages have almost the same embedding; the model may have collapsed", file=sys.stderr)
+        print(
+            f"warning: all {plan.side}s have almost the same embedding; the model may have collapsed", file=sys.stderr
+        )

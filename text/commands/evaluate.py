@@ -14,6 +14,7 @@ from typing import Literal
 
 from text.artifacts import check_files, describe_file
 from text.commands.cli import MAX_SEED, list_given_flags, number_field, pick_arguments
+from text.commands.fusing import describe_fusion, plan_fusion
 from text.commands.model_paths import model_path_field
 from text.commands.suites import evaluate_suite
 from text.errors import UsageError
@@ -59,7 +60,15 @@ class EvaluateFlags:
     other_run: str | None = None
     """Run of the same questions to compare with, by a paired randomization test."""
     fuse_with: str | None = None
-    """Run to fuse with --run by reciprocal rank fusion before scoring."""
+    """Run to fuse with --run before scoring."""
+    fusion: Literal["ranks", "scores"] | None = None
+    """Fuse by reciprocal ranks, or by scores that are normalized to 0..1 for each question. The default is ranks. Used
+    with --fuse_with."""
+    fusion_weight: float | None = number_field(None, least=0, most=1)
+    """Weight of --run in the fusion, from 0 to 1. The run of --fuse_with has the rest. The default is 0.5."""
+    choose_weight: str | None = field(default=None, metadata={"bare": "ndcg@10"})
+    """Metric such as ndcg@10, mrr@10 or recall@100: try all weights in steps of 0.05, print them, and use the best one.
+    Without --fusion, both methods are tried. Use it on development questions, with --qrels or --positives."""
     fused_run: str | None = None
     """Output file for the fused run. Requires --fuse_with."""
     seen: str | None = None
@@ -84,23 +93,45 @@ class EvaluateFlags:
             raise UsageError("--run, --suite: give exactly one of them.")
         needed = "--run" if self.suite is not None else "--suite"
         run_flags = ["qrels", "positives", "questions", "collection", "other_run", "fuse_with", "fused_run", "seen"]
-        run_flags += ["skip_missing", "overwrite"]
+        run_flags += ["fusion", "fusion_weight", "choose_weight", "skip_missing", "overwrite"]
         suite_flags = ["model", "split", "encoder_precision"]
         if given := list_given_flags(self, run_flags if needed == "--run" else suite_flags):
             raise UsageError(f"--{given[0]} is only for {needed}. Leave it out.")
         if self.suite is not None and (self.model is None or self.output_dir is None):
             raise UsageError("--suite needs --model and --output_dir.")
-        if self.fused_run is not None and self.fuse_with is None:
-            raise UsageError("--fused_run needs --fuse_with.")
+        given = list_given_flags(self, ["fused_run", "fusion", "fusion_weight", "choose_weight"])
+        if given and self.fuse_with is None:
+            raise UsageError(f"--{given[0]} needs --fuse_with.")
+        if self.choose_weight is not None:
+            self._check_choice(self.choose_weight)
         outputs = [os.path.realpath(Path(self.folder, name)) for name in _OUTPUTS]
         if self.fused_run is not None and os.path.realpath(self.fused_run) in outputs:
             raise UsageError(f"--fused_run is {self.fused_run}, which the evaluation writes too. Give another file.")
+
+    def _check_choice(self, metric: str) -> None:
+        """Check the flags that choose the weight of the fusion."""
+        from text.evaluation.fusion import check_metric
+
+        if self.fusion_weight is not None:
+            raise UsageError("--choose_weight, --fusion_weight: give at most one of them.")
+        if self.questions is not None:
+            raise UsageError("--choose_weight needs --qrels or --positives. It does not match answers.")
+        try:
+            check_metric(metric)
+        except ValueError as fault:
+            raise UsageError(f"--choose_weight: {fault}") from None
 
     @property
     def folder(self) -> str:
         """Output folder of the evaluation."""
         name = re.sub(r"(\.trec)?(\.gz|\.zst)?$", "", self.run or "")
         return self.output_dir if self.output_dir is not None else f"{name}.evaluation"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Paths of the input files by flag name."""
+        names = ("run", "fuse_with", "other_run", "qrels", "positives", "questions", "collection", "seen")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
 
 
 def evaluate(flags: EvaluateFlags) -> None:
@@ -117,7 +148,7 @@ def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
     from text.retrieval import describe_scores, score_run, split_seen, summarize_scores
     from text.runs.evaluations import check_results_folder, describe_model, read_evaluation_sources
 
-    inputs = _list_inputs(flags)
+    inputs = flags.inputs
     outputs = [Path(flags.folder, name) for name in _OUTPUTS]
     outputs += [Path(flags.fused_run), get_source_path(flags.fused_run)] if flags.fused_run else []
     check_results_folder(flags.folder, named_after=run if flags.output_dir is None else None)
@@ -127,7 +158,8 @@ def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
     options = {name: getattr(flags, name) for name in ("k", "drop_self_matches", "skip_missing")}
     judgments = {name: getattr(flags, name) for name in ("qrels", "positives", "questions", "collection")}
     score = partial(score_run, **judgments, **options)
-    scored = score(run, fuse_with=flags.fuse_with, keep_results=True)
+    fusion = plan_fusion(**pick_arguments(plan_fusion, flags))
+    scored = score(run, fuse_with=flags.fuse_with, fusion=fusion.record, keep_results=True)
     other = score(flags.other_run) if flags.other_run is not None else None
     groups = {"": (scored, other)} | (split_seen(scored, flags.seen, other) if flags.seen is not None else {})
     sections = [
@@ -135,7 +167,7 @@ def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
         for name, (run, more) in groups.items()
     ]
     names = [each.path for each in (scored, other) if each is not None]
-    notes: list[str] = list(dict.fromkeys([*scored.notes, *(other.notes if other is not None else [])]))
+    notes: list[str] = list(dict.fromkeys([*fusion.notes, *scored.notes, *(other.notes if other else [])]))
     summary = describe_scores(scored, by_answers=flags.questions is not None)
     figures = {
         "runs": names,
@@ -146,11 +178,12 @@ def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
         **{each.name: {"questions": each.num_questions, "figures": each.table} for each in sections[1:]},
         "notes": notes,
         "inputs": described,
-        "options": {**options, "seed": flags.seed},
+        "options": {**options, "seed": flags.seed} | ({"fusion": fusion.record} if fusion.record else {}),
         "searches": {name: name_collections(source.searches) for name, source in sources.items() if source is not None},
     }
     measure = "recall" if flags.questions is None else "accuracy"
     models = [describe_model(inputs[name], source) for name, source in sources.items()]
+    models += describe_fusion(run, fusion.record)
     report = {"summary": [summary, *models, *notes], "sections": sections, "names": names, "measure": measure}
     write_evaluation(
         flags.folder,
@@ -160,14 +193,9 @@ def _evaluate_run(flags: EvaluateFlags, run: str) -> None:
         report={**report, "inputs": described},
         fused_run=flags.fused_run,
         fused=[sources[name] for name in ("run", "fuse_with") if name in sources],
+        fusion=fusion.record,
         run=scored.run,
         overwrite=flags.overwrite,
     )
-    print("\n".join([summary, *models, *notes, *format_table(sections)]))
+    print("\n".join([*fusion.table, summary, *models, *notes, *format_table(sections)]))
     print(f"evaluation: {Path(flags.folder, 'evaluation.html')}")
-
-
-def _list_inputs(flags: EvaluateFlags) -> dict[str, str]:
-    """Return the paths of the input files by flag name."""
-    names = ("run", "fuse_with", "other_run", "qrels", "positives", "questions", "collection", "seen")
-    return {name: path for name in names if (path := getattr(flags, name)) is not None}

@@ -99,6 +99,7 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
         encoder=flags.encoder,
         score_start=flags.score_start,
         score_bm25=flags.bm25,
+        hybrid=flags.hybrid,
         start_arguments=flags.start,
         seeds=flags.seeds,
     )

@@ -82,10 +82,13 @@ class LoopFlags:
     bm25: bool = True
     """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
     rounds cannot mine from BM25."""
+    hybrid: bool = False
+    """Also evaluate each model fused with BM25. The first measure on the validation questions chooses the method and
+    the weight of the fusion; with valid_questions, both count the same. Rounds can then mine from hybrid."""
     rounds: list[dict[str, Any]] | None = None
     """Training runs in order. Each round may have train and mine (flags of this round), sources (number of hard
-    negatives from dense and bm25) and go_on (start from the previous round's model). The default is one round. It
-    trains with the negatives of the rows or, for a BEIR folder, with one hard negative from BM25."""
+    negatives from dense, bm25 and hybrid) and go_on (start from the previous round's model). The default is one round.
+    It trains with the negatives of the rows or, for a BEIR folder, with one hard negative from BM25."""
     seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
     """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
     seeds. The next round uses the model with the best first measure on the validation questions."""
@@ -143,7 +146,10 @@ class LoopFlags:
             for command, arguments in (("train", each.train), ("mine", each.mine)):
                 _check_arguments(command, arguments, f"round {position}")
                 check_not_set_by_loop(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
-        names = name_rounds(len(self.parsed_rounds), has_start=self.score_start, has_bm25=self.bm25)
+        if self.hybrid and not self.bm25:
+            raise UsageError("--hybrid needs --bm25.")
+        rows = {"has_start": self.score_start, "has_bm25": self.bm25, "has_hybrid": self.hybrid}
+        names = name_rounds(len(self.parsed_rounds), **rows)
         check_expected(self.expected, names, self.table_measures)
         sections = {f"round {place}, train": each.train for place, each in enumerate(self.parsed_rounds, start=1)}
         if self.seeds and not sections:
@@ -162,7 +168,8 @@ class LoopFlags:
         is_start_encoded = self.score_start and not is_random  # A model name is looked up later.
         default: list[dict[str, Any]] = [{"sources": {"bm25": 1}}] if self.is_beir and self.bm25 else [{}]
         rounds = default if self.rounds is None else self.rounds
-        return parse_rounds(rounds, is_start_encoded=is_start_encoded, has_bm25=self.bm25)
+        known = {"has_bm25": self.bm25, "has_hybrid": self.hybrid}
+        return parse_rounds(rounds, is_start_encoded=is_start_encoded, **known)
 
     @property
     def table_measures(self) -> list[str]:

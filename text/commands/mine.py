@@ -11,11 +11,14 @@ from text.commands.model_paths import model_path_field
 from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
 from text.evaluation.run_source import get_source_path
+from text.evaluation.score_source import get_scores_path
 from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
 from text.retrieval.plan import read_plan
+from text.retrieval.row_scores import SCORE_KEY, check_score_key
 from text.retrieval.run_files import record_search
+from text.retrieval.teachers import describe_default_precision, load_teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,8 @@ class MineFlags:
             --embeddings=runs/nq-passages --output=mined.jsonl
         dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --runs dense.trec bm25.trec --num 1 1 \
             --output=mined.jsonl
+        dpr-text mine --rows=train.jsonl --collection=psgs_w100.tsv --runs=dense.trec --teacher=ms-marco-MiniLM-L6-v2 \
+            --teacher_relative_margin=0.05 --output=mined.jsonl
     """
 
     rows: str
@@ -36,7 +41,8 @@ class MineFlags:
     """Passage file that was searched."""
     output: str
     """Output file for the mined rows. OUTPUT.rejected.jsonl lists the rejected candidates with reasons,
-    OUTPUT.summary.json counts them, and OUTPUT.trec is the run of --model."""
+    OUTPUT.summary.json counts them, OUTPUT.audit.json estimates the false negatives, and OUTPUT.trec is the run of
+    --model."""
     runs: list[str] = field(default_factory=list)
     """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives; a dense
     run and a BM25 run give different kinds."""
@@ -45,8 +51,15 @@ class MineFlags:
     embeddings: str | None = None
     """Folder of the collection's embeddings from this model."""
     encoder_precision: Literal["float32", "bfloat16", "float16", "int8"] | None = None
-    """Precision of the question encoder, used with --model. The default is float32 on a CPU, bfloat16 on a GPU, and
-    float16 on a GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
+    """Precision of the question encoder and of the teacher, used with --model or --teacher. The default is float32 on a
+    CPU, bfloat16 on a GPU, and float16 on a GPU older than Ampere. int8 needs a CPU, and float16 needs a GPU."""
+    teacher: str | None = model_path_field(None)
+    """Folder of a reranker or a bi-encoder that scores the positives and the candidates. Its scores are written into
+    the rows, for --teacher_margin and for dpr-text train --score_key."""
+    score_key: str = "teacher_score"
+    """Name of the field for the scores of the teacher, used with --teacher."""
+    round: str | None = None
+    """Name of this round of mining, which each negative records."""
     num: list[int] = field(default_factory=lambda: [1])
     """Number of negatives from each source: one for --model if given, then one for each of --runs."""
     filters: Filters = field(default_factory=Filters)
@@ -64,8 +77,10 @@ class MineFlags:
     def __post_init__(self) -> None:
         if (self.model is None) != (self.embeddings is None) or (self.model is None and not self.runs):
             raise UsageError("--runs, --model, --embeddings: give --runs, or --model with --embeddings, or all three.")
-        if self.encoder_precision is not None and self.model is None:
-            raise UsageError("--encoder_precision needs --model.")
+        if self.encoder_precision is not None and self.model is None and self.teacher is None:
+            raise UsageError("--encoder_precision needs --model or --teacher.")
+        if self.teacher is None and (self.filters.needs_teacher or self.score_key != SCORE_KEY):
+            raise UsageError("--teacher_margin, --teacher_relative_margin, --score_key: these flags need --teacher.")
         name_sources(self.sources, self.num)
 
     @property
@@ -81,10 +96,13 @@ class MineFlags:
 
 def mine(flags: MineFlags) -> None:
     """Search with the model if one is given, mine from all runs, and print a summary."""
-    outputs = [flags.output, f"{flags.output}.rejected.jsonl", f"{flags.output}.summary.json"]
+    check_score_key(flags.score_key)
+    outputs = [f"{flags.output}{ending}" for ending in ("", ".rejected.jsonl", ".summary.json", ".audit.json")]
     if flags.model is not None:
         outputs += [flags.model_run, str(get_source_path(flags.model_run))]
-    inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings]
+    if flags.teacher is not None:
+        outputs += [str(get_scores_path(flags.output))]
+    inputs = [flags.rows, flags.collection, *flags.runs, flags.model, flags.embeddings, flags.teacher]
     check_files(inputs, outputs, overwrite=flags.overwrite)
     found = model_search = None
     if flags.model is not None and flags.embeddings is not None:
@@ -101,6 +119,11 @@ def mine(flags: MineFlags) -> None:
         )
         for line in describe_run(flags.model_run, found, min(k, read_plan(flags.embeddings).num_rows)):
             print(line)
+    teacher = None
+    if flags.teacher is not None:
+        teacher = load_teacher(flags.teacher, precision=flags.encoder_precision)
+        for line in describe_default_precision(flags.encoder_precision, None) if flags.model is None else ():
+            print(line)
     summary = mine_hard_negatives(
         flags.rows,
         flags.collection,
@@ -113,6 +136,9 @@ def mine(flags: MineFlags) -> None:
         seed=flags.seed,
         model_run=found,
         model_search=model_search,
+        teacher=teacher,
+        score_key=flags.score_key,
+        round_name=flags.round,
         overwrite=flags.overwrite,
     )
     if flags.filters.answers and summary.num_without_answers:
@@ -134,7 +160,12 @@ def _print_summary(output: str, summary: MiningSummary) -> None:
     print(f"\n{'rejected':>10} {'of short rows':>14}  reason")
     for reason, count in summary.rejected.most_common():
         print(f"{count:>10} {summary.rejected_in_short_rows[reason]:>14}  {reason}")
+    checked = [evidence for evidence in summary.evidence.estimate() if evidence.checked]
+    print("\nprobable false negatives, with the 95 % interval of their share" * bool(checked))
+    for evidence in checked:
+        print(f"{evidence.among:>14}: {evidence}")
     for row, negative in summary.sample:
-        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}]"
+        by_teacher = "" if negative.teacher_score is None else f", teacher {negative.teacher_score:.4f}"
+        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}{by_teacher}]"
         print(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}")
         print(f"negative  {negative.passage.text[:200]}  {place}")

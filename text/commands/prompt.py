@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from text.commands.streams import read_lines
 
 if TYPE_CHECKING:
     from text.retrieval import Retriever
+    from text.retrieval.hybrid import Searcher
 
 
-def answer_questions(retriever: Retriever, k: int) -> None:
+def answer_questions(searcher: Searcher, retriever: Retriever, k: int) -> None:
     """Print passages for questions on standard input, until the input ends or the output has no reader.
 
     Args:
-        retriever: Search over encoded passages.
+        searcher: Search over encoded passages. A hybrid search also shows the rank of each passage in its parts, the
+            dense search and BM25.
+        retriever: The dense search, whose embeddings name the collection.
         k: Number of passages per question.
     """
     from text.retrieval import open_collection
@@ -25,9 +29,28 @@ def answer_questions(retriever: Retriever, k: int) -> None:
         if line.strip():
             if retriever.embedder.count_truncated([line.strip()]):
                 print(f"\nthe question is truncated to {retriever.embedder.tokenize_texts.max_length} tokens")
-            [found] = retriever.search([line.strip()], k)
-            for passage_id, score in zip(found.passage_ids, found.scores, strict=True):
+            for passage_id, score, ranks in _find_passages(searcher, line.strip(), k):
                 passage = collection.find(passage_id)
-                print(f"\n{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]\n    {passage.text}")
+                head = f"{score:.4f}  {passage.title or '(no title)'}  [{passage_id}]{_format_ranks(ranks)}"
+                print(f"\n{head}\n    {passage.text}")
         print("\nquestion: ", end="", flush=True)
     print()
+
+
+def _find_passages(searcher: Searcher, question: str, k: int) -> list[tuple[str, float, Sequence[int | None]]]:
+    """Return id, score, and rank in each part of the search. Only a hybrid search has parts."""
+    from text.retrieval.hybrid import HybridSearch
+
+    if isinstance(searcher, HybridSearch):
+        [found] = searcher.search_with_ranks([question], k)
+        return list(zip(*found, strict=True))
+    [hits] = searcher.search([question], k)
+    return [(passage_id, score, ()) for passage_id, score in zip(*hits, strict=True)]
+
+
+def _format_ranks(ranks: Sequence[int | None]) -> str:
+    """Return the ranks in the dense search and in BM25 as text, or an empty text without ranks."""
+    if not ranks:
+        return ""
+    shown = ["-" if rank is None else str(rank) for rank in ranks]
+    return f"  dense {shown[0]}, BM25 {shown[1]}"

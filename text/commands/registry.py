@@ -15,6 +15,7 @@ COMMANDS = {
     "update": "Add, replace and remove passages of a collection.",
     "search": "Search encoded passages, or search with BM25.",
     "evaluate": "Score a run against qrels, positives or answers.",
+    "score": "Write the scores of a teacher into training rows.",
     "mine": "Mine hard negatives for the next training run.",
     "windows": "Cut long passages into overlapping windows.",
     "loop": "Train, encode, search, evaluate and mine in several rounds.",

@@ -1,29 +1,30 @@
-"""``dpr-text search``: write a TREC run by dense search or BM25, or answer questions at a prompt."""
+"""``dpr-text search``: write a TREC run by dense search, BM25 or both, or answer questions at a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from text.artifacts import check_files
-from text.commands.cli import number_field
+from text.commands.cli import list_given_flags, number_field, pick_arguments
 from text.commands.model_paths import model_path_field
 from text.commands.prompt import answer_questions
+from text.commands.searchers import load_searcher, rerank_search
 from text.errors import UsageError
-
-if TYPE_CHECKING:
-    from text.evaluation.run_source import SearchRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFlags:
-    """Search encoded passages with a model, or search a collection with BM25.
+    r"""Search encoded passages with a model, a collection with BM25, or both (hybrid search).
 
     Examples::
 
         dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --questions=test.qa.csv --run=nq.trec
         dpr-text search --bm25 --collection=psgs_w100.tsv --questions=test.qa.csv --run=bm25.trec
+        dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --bm25 --collection=psgs_w100.tsv \
+            --questions=test.qa.csv --run=hybrid.trec
+        dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --collection=psgs_w100.tsv \
+            --rerank=runs/reranker/model --questions=test.qa.csv --run=reranked.trec
         dpr-text search --model=runs/nq/model --embeddings=runs/nq-passages --interactive
     """
 
@@ -40,13 +41,30 @@ class SearchFlags:
     """Search with Milvus: a file name that ends in .db, or the address of a server. Embeddings are uploaded on first
     use."""
     bm25: bool = False
-    """Search with BM25 instead of a model. Requires --collection."""
+    """Search with BM25. Requires --collection. With --model and --embeddings, both searches are fused."""
     bm25_k1: float | None = number_field(None, least=0)
     """Term frequency saturation of BM25, used with --bm25. The default is 0.9, as in Anserini."""
     bm25_b: float | None = number_field(None, least=0)
     """Length normalization of BM25 (0 to 1), used with --bm25. The default is 0.4, as in Anserini."""
+    bm25_index: str | None = None
+    """Folder of a BM25 index on disk, for --bm25. The index is built there on first use and then reused. Use it if the
+    collection is too large for memory: without it, BM25 needs about 2.5 KB of memory per passage of 100 words."""
     collection: str | None = None
-    """Passage file to search with --bm25."""
+    """Passage file for --bm25 and --rerank. With --embeddings, it must be the encoded file."""
+    rerank: str | None = model_path_field(None)
+    """Folder of a reranker that sorts the first passages again, or of a second bi-encoder. Requires --collection. Other
+    passages keep their order below, and RUN.partial keeps the scores of an interrupted search."""
+    rerank_k: int | None = number_field(None, least=1)
+    """Number of passages per question that --rerank sorts. The default is 50."""
+    fusion: Literal["ranks", "scores"] | None = None
+    """Fuse the model and BM25 by reciprocal ranks, or by scores that are normalized to 0..1 for each question. The
+    default is ranks."""
+    fusion_weight: float | None = number_field(None, least=0, most=1)
+    """Weight of the model in the fusion, from 0 to 1. BM25 has the rest. The default is 0.5. dpr-text evaluate
+    --choose_weight finds a good value."""
+    fusion_depth: int | None = number_field(None, least=1)
+    """Number of passages per question that the model and BM25 find before the fusion. The default is 100, or --k if it
+    is larger."""
     questions: str | None = None
     """Question file: DPR's qa.csv, JSON lines with question and answers, or BEIR's queries.jsonl."""
     qrels: str | None = None
@@ -81,16 +99,25 @@ class SearchFlags:
             raise UsageError("--questions, --interactive: give exactly one of them.")
         if (self.run is None) == (not self.interactive):
             raise UsageError("Give --run=FILE for the results of --questions. --interactive does not take --run.")
-        if sum([self.index is not None, self.milvus is not None, self.bm25]) > 1:
-            raise UsageError("--index, --milvus, --bm25: give at most one of them.")
-        if self.bm25 != (self.collection is not None) or (self.bm25 and self.interactive):
-            raise UsageError("--bm25 needs --collection and --questions. --collection is only for --bm25.")
-        if not self.bm25 and (self.bm25_k1, self.bm25_b) != (None, None):
-            raise UsageError("--bm25_k1, --bm25_b: these flags need --bm25.")
+        if self.index is not None and self.milvus is not None:
+            raise UsageError("--index, --milvus: give at most one of them.")
+        if bool(self.model) != bool(self.embeddings) or not (self.model or self.bm25):
+            raise UsageError("--model, --embeddings: give both of them, or use --bm25 instead.")
+        if (self.bm25 or self.rerank is not None) != (self.collection is not None):
+            raise UsageError("--collection: required for --bm25 and --rerank, and not used otherwise.")
+        if self.rerank_k is not None and self.rerank is None:
+            raise UsageError("--rerank_k needs --rerank.")
+        if not self.model and (self.index is not None or self.milvus is not None or self.interactive):
+            raise UsageError("--bm25: without --model and --embeddings, give no --index, --milvus or --interactive.")
+        if not self.bm25 and (self.bm25_k1, self.bm25_b, self.bm25_index) != (None, None, None):
+            raise UsageError("--bm25_k1, --bm25_b, --bm25_index: these flags need --bm25.")
+        given = list_given_flags(self, ("fusion", "fusion_weight", "fusion_depth"))
+        if given and not (self.model and self.bm25):
+            raise UsageError(f"--{given[0]} is for a hybrid search. It needs --model, --embeddings and --bm25.")
+        if self.fusion_depth is not None and self.fusion_depth < self.k:
+            raise UsageError(f"--fusion_depth is {self.fusion_depth}. The value must be at least {self.k} (--k).")
         if self.qrels is not None and self.questions is None:
             raise UsageError("--qrels needs --questions.")
-        if self.bm25 == bool(self.model) or self.bm25 == bool(self.embeddings):
-            raise UsageError("--model, --embeddings: give both of them, or use --bm25 instead.")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
         if self.max_passage_hits is not None and not 1 <= self.max_passage_hits <= self.k:
@@ -101,83 +128,35 @@ def search(flags: SearchFlags) -> None:
     """Write the run of a file of questions, or answer questions at a prompt."""
     from text.evaluation.run_source import get_source_path, write_sourced_run
     from text.retrieval import search_questions
-    from text.retrieval.counts import describe_run, read_judged_questions
+    from text.retrieval.counts import describe_run, describe_truncated_questions, read_judged_questions
+    from text.retrieval.reranking import keep_reranking
     from text.retrieval.run_files import hash_question_words
 
+    arguments, reranking = (pick_arguments(each, flags) for each in (load_searcher, rerank_search))
     if flags.questions is None or flags.run is None:
-        answer_questions(_load_retriever(flags), min(flags.k, 5))
+        loaded = rerank_search(load_searcher(**arguments), **reranking)
+        if loaded.retriever is not None:
+            answer_questions(loaded.searcher, loaded.retriever, min(flags.k, 5))
         return
     inputs = [flags.questions, flags.collection, flags.qrels, flags.model or None, flags.embeddings or None]
+    inputs.append(flags.rerank)
     check_files(inputs, [flags.run, get_source_path(flags.run)], overwrite=flags.overwrite)
     questions = read_judged_questions(flags.questions, flags.qrels, log=print)
-    find, num_passages, record = _load_bm25(flags) if flags.bm25 else _load_dense(flags, questions)
-    run = search_questions(
-        find,
-        questions,
-        flags.k,
-        with_positives=flags.with_positives,
-        max_passage_hits=flags.max_passage_hits,
-        source=flags.questions,
-    )
-    write_sourced_run(flags.run, run, [record], hash_question_words(questions), overwrite=flags.overwrite)
-    for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, num_passages)):
-        print(line)
-
-
-def _load_bm25(flags: SearchFlags) -> tuple[Callable[..., Any], int, SearchRecord]:
-    """Return the BM25 search function, the number of passages, and the record of the search for the run."""
-    from text.artifacts import hash_file
-    from text.datasets import PassageCollection
-    from text.evaluation.run_source import SearchRecord
-    from text.retrieval.bm25 import BM25
-    from text.retrieval.counts import check_window, log_bm25_memory, log_unusual_passages
-
-    options = {name: value for name in ("k1", "b") if (value := getattr(flags, f"bm25_{name}")) is not None}
-    collection = PassageCollection(str(flags.collection))
-    if flags.max_passage_hits is not None and len(collection):
-        check_window(str(flags.collection), collection[0].passage_id)
-    log_unusual_passages(collection, print)
-    log_bm25_memory(len(collection), print, min_bytes=1 << 30)
-    by_windows = flags.max_passage_hits is not None
-    record = SearchRecord("BM25", collection.path, hash_file(collection.path), "", {}, by_windows)
-    return BM25(collection, **options).search, len(collection), record
-
-
-def _load_dense(flags: SearchFlags, questions: list[Any]) -> tuple[Callable[..., Any], int, SearchRecord]:
-    """Return the dense search function, the number of passages, and the record of the search for the run.
-
-    Print how many questions are longer than the model's limit.
-    """
-    from text.retrieval.counts import check_window, describe_truncated_questions
-    from text.retrieval.run_files import record_search
-
-    retriever = _load_retriever(flags)
-    if flags.max_passage_hits is not None:
-        check_window(flags.embeddings, retriever.shards.get_passage_id(0))
-    for line in describe_truncated_questions(retriever.embedder, questions):
-        print(line)
-    engine = flags.index or ("Milvus" if flags.milvus is not None else "exact")
-    by_windows = flags.max_passage_hits is not None
-    record = record_search(flags.model, flags.embeddings, engine, by_windows=by_windows)
-    return retriever.search, len(retriever.shards), record
-
-
-def _load_retriever(flags: SearchFlags) -> Any:
-    from text.retrieval import load_retriever
-    from text.retrieval.devices import describe_precision
-
-    retriever = load_retriever(
-        flags.model,
-        flags.embeddings,
-        index=flags.index,
-        index_parameters=flags.index_parameters,
-        milvus=flags.milvus,
-        precision=flags.encoder_precision,
-        device=flags.device,
-        check_hashes=flags.check_hashes,
-    )
-    if flags.encoder_precision is None:
-        embedder = retriever.embedder
-        for line in describe_precision(embedder.settings["precision"], str(embedder.device)):
+    loaded = rerank_search(load_searcher(**arguments), **reranking)
+    if loaded.retriever is not None:
+        for line in describe_truncated_questions(loaded.retriever.embedder, questions):
             print(line)
-    return retriever
+    words = hash_question_words(questions)
+    with keep_reranking(loaded.searcher, f"{flags.run}.partial", overwrite=flags.overwrite):
+        run = search_questions(
+            loaded.searcher.search,
+            questions,
+            flags.k,
+            with_positives=flags.with_positives,
+            max_passage_hits=flags.max_passage_hits,
+            source=flags.questions,
+        )
+        settings = {"fusion": loaded.fusion, "reranking": loaded.reranking, "overwrite": flags.overwrite}
+        write_sourced_run(flags.run, run, loaded.records, words, **settings)
+    for line in describe_run(flags.run, run, min(flags.max_passage_hits or flags.k, loaded.num_passages)):
+        print(line)

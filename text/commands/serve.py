@@ -3,8 +3,8 @@
     dpr-text serve --model=runs/nq/model --embeddings=runs/nq/embeddings
     dpr-text serve --model=a/model --embeddings=a/e --other_model=b/model --other_embeddings=b/e --bm25
 
-The page shows the results of several searches side by side. After SIGTERM, SIGINT or SIGHUP the server answers the
-pending questions and stops.
+The page shows the results of several searches side by side, and those of a hybrid search with ``--fusion``. After
+SIGTERM, SIGINT or SIGHUP the server answers the pending questions and stops.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from text.commands.cli import number_field
+from text.commands.cli import number_field, pick_arguments
 from text.commands.model_paths import model_path_field
+from text.commands.searchers import fuse_served_searches, rerank_served_searches
 from text.errors import UsageError
 
 OPEN_TO_OTHERS = (
@@ -48,6 +49,19 @@ class ServeFlags:
     """Folder of the second model's embeddings."""
     bm25: bool = False
     """Also search the collection with BM25, and show these results too."""
+    fusion: Literal["ranks", "scores"] | None = field(default=None, metadata={"bare": "ranks"})
+    """Also fuse the results of --model and BM25 (hybrid search), by reciprocal ranks or by normalized scores, and show
+    them first. Requires --bm25."""
+    fusion_weight: float | None = number_field(None, least=0, most=1)
+    """Weight of the model in the fusion, from 0 to 1. BM25 has the rest. The default is 0.5."""
+    fusion_depth: int | None = number_field(None, least=1)
+    """Number of passages per question that --model and BM25 find before the fusion. The default is 100, or --max_k if
+    it is larger."""
+    rerank: str | None = model_path_field(None)
+    """Folder of a reranker. The page also shows the results of the first search after reranking, in front, with the
+    rank of each passage before."""
+    rerank_k: int | None = number_field(None, least=1)
+    """Number of passages per question that --rerank sorts. The default is 50."""
     k: int = 10
     """Number of passages per question if the request does not give a number."""
     max_k: int = 100
@@ -81,6 +95,16 @@ class ServeFlags:
             raise UsageError("--other_model, --other_embeddings: same as the first model. Give another model.")
         if self.index_parameters and self.index is None:
             raise UsageError("--index_parameters needs --index.")
+        if self.fusion is not None and not self.bm25:
+            raise UsageError("--fusion needs --bm25.")
+        if self.fusion is None and (self.fusion_weight, self.fusion_depth) != (None, None):
+            raise UsageError("--fusion_weight, --fusion_depth: these flags need --fusion.")
+        if self.fusion_depth is not None and self.fusion_depth < self.max_k:
+            raise UsageError(
+                f"--fusion_depth is {self.fusion_depth}. The value must be at least {self.max_k} (--max_k)."
+            )
+        if self.rerank_k is not None and self.rerank is None:
+            raise UsageError("--rerank_k needs --rerank.")
         if not 1 <= self.k <= self.max_k:
             raise UsageError(f"--k is {self.k}. The value must be 1 to {self.max_k} (--max_k).")
 
@@ -119,7 +143,7 @@ def _import_searches(flags: ServeFlags) -> None:
 
 
 def load_searches(flags: ServeFlags) -> list[Any]:
-    """Return a ``text.serving.Search`` for each model, and one for BM25 if ``--bm25`` is given."""
+    """Return a ``text.serving.Search`` for each model, one for BM25, and first one for the fusion of both, as asked."""
     from text.retrieval.devices import describe_precision, get_default_device, get_default_precision
     from text.retrieval.shards import read_plan
     from text.serving import Search, load_search, name_folders
@@ -149,4 +173,5 @@ def load_searches(flags: ServeFlags) -> list[Any]:
 
         collection = searches[0].collection
         searches.append(Search("BM25", BM25(collection).search, collection))
-    return searches
+    searches = fuse_served_searches(searches, **pick_arguments(fuse_served_searches, flags))
+    return rerank_served_searches(searches, **pick_arguments(rerank_served_searches, flags))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from text.bundle import BiEncoderBundle
 from text.commands.cli import get_flag_values, pick_arguments
+from text.commands.stored_embeddings import open_stored_embeddings
 from text.commands.train_flags import TrainFlags, build_objective
 from text.datasets import (
     DPRDataPipe,
@@ -70,7 +71,7 @@ def train(flags: TrainFlags) -> None:
         metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
         if folder.is_writer:
             finish_adapters(folder.path / "adapter", bundle, pipes["train"].texts(), flags.model.encoder)
-            bundle.save(folder.path / "model")
+            bundle.save(folder.path / "model", passages_from=flags.model.kept_model)
             is_tied = bundle.model.is_tied
             write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=is_tied)
 
@@ -98,7 +99,8 @@ def _build_bundle(flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | N
 
 def _build_data(flags: TrainFlags, pipes: dict[str, DPRDataPipe], bundle: BiEncoderBundle) -> DPRDataModule:
     backend = flags.model.tokenizer_backend
-    collate, train_collate = (bundle.build_collator(num, backend) for num in (1, flags.data.num_positives))
+    stored = open_stored_embeddings(flags, pipes, bundle)
+    collate, train_collate = (bundle.build_collator(num, backend, stored) for num in (1, flags.data.num_positives))
     for pipe in pipes.values() if flags.data.token_cache else ():
         pipe.cache_tokens(bundle.build_token_cache_transform())
     return DPRDataModule(collate, **pipes, train_collate=train_collate, num_workers=flags.data.num_workers)

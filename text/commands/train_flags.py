@@ -13,6 +13,10 @@ from text.errors import UsageError
 from text.training import Objective, is_rank_zero
 
 _LORA = ("lora_alpha", "lora_targets")
+_PASSAGE_SETTINGS = (
+    "pooling projection_dim normalize similarity titles passage_prompt passage_max_length tokenizer".split()
+)
+"""Model settings that decide the embeddings of passages."""
 Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Monitor = Literal[
     "valid_mrr@10",
@@ -77,6 +81,12 @@ class DataFlags:
     score_key: str | None = None
     """Field of each training passage that holds the score of a teacher or guide model, such as teacher_score.
     --guide_margin and --distillation need it."""
+    teacher_passages: str | None = None
+    """Folder of a teacher's passage embeddings (dpr-text encode), which the model learns to give. They are found by
+    passage id. Needs --embedding_distillation."""
+    teacher_questions: str | None = None
+    """Folder of a teacher's question embeddings (dpr-text encode --questions), which the model learns to give. They are
+    found by the question's text. Needs --embedding_distillation."""
     allow_no_negatives: bool = False
     """Train even if no question has a negative. The loss is then 0 and the model learns nothing."""
     max_skipped: float = number_field(0.001, least=0)
@@ -125,6 +135,12 @@ class ModelFlags:
     embeddings."""
     freeze_passage: bool = False
     """Freeze the passage encoder: its weights are not trained. Use it to keep existing passage embeddings."""
+    frozen_passages: str | None = None
+    """Folder of the passage embeddings that the starting model encoded. Train only a question encoder for them: no
+    passage is encoded, and the saved model searches these embeddings. Needs --freeze_passage."""
+    keep_layers: list[int] | None = None
+    """Transformer layers of the starting model to keep, counted from 0, such as [0, 2, 4]. Use it to train a smaller
+    and faster model, with a teacher's embeddings or scores. A frozen encoder keeps all layers."""
     pooling: Literal["first", "mean", "last", "max", "mean_sqrt_len", "weightedmean"] | None = None
     """Pooling of the token states: the first token (DPR), the mean of all tokens, which suits random weights, or the
     last token, which suits decoders. The last four need transformers. The default is that of the starting model, or
@@ -166,8 +182,17 @@ class ModelFlags:
             raise UsageError("--freeze_question and --freeze_passage leave nothing to train. Use at most one of them.")
         if self.tied and (self.freeze_question or self.freeze_passage):
             raise UsageError("--tied shares one encoder, so neither side can be frozen alone. Use --tied=false.")
+        if self.frozen_passages is not None:
+            if not self.freeze_passage:
+                raise UsageError("--frozen_passages trains only the question encoder. Add --freeze_passage.")
+            if given := [name for name in _PASSAGE_SETTINGS if getattr(self, name) is not None]:
+                raise UsageError(
+                    f"--{given[0]} cannot be used with --frozen_passages, whose embeddings it would change."
+                )
         if self.lora_rank is None and (given := [name for name in _LORA if getattr(self, name) is not None]):
             raise UsageError(f"--{given[0]} needs --lora_rank. Give a rank, such as --lora_rank=16.")
+        if self.lora_rank is not None and self.keep_layers is not None:
+            raise UsageError("--keep_layers trains a smaller encoder, and cannot be used with --lora_rank.")
         if self.lora_rank is not None and find_spec("peft") is None:
             raise UsageError('--lora_rank: peft is not installed. Install it: pip install "dpr-text[lora]"')
         if self.tokenizer_backend == "torchtext" and find_spec("torchtext") is None:
@@ -175,6 +200,11 @@ class ModelFlags:
                 "--tokenizer_backend=torchtext: torchtext is not installed. "
                 "Install it: pip install --require-hashes -r locks/torchtext.txt"
             )
+
+    @property
+    def kept_model(self) -> str | None:
+        """Model whose passage encoder is saved unchanged, or None."""
+        return self.encoder if self.frozen_passages is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +316,16 @@ class TrainFlags:
         given = [flag for flag, is_given in uses.items() if is_given]
         if given and self.data.score_key is None:
             raise UsageError(f"{given[0]} needs passage scores. Name their key in the training rows with --score_key.")
+        teachers = [name for name in ("teacher_passages", "teacher_questions") if getattr(self.data, name) is not None]
+        if bool(teachers) != (self.objective.embedding_distillation > 0):
+            raise UsageError(
+                "--embedding_distillation needs --teacher_passages or --teacher_questions, and they need a weight above "
+                "0, such as --embedding_distillation=1."
+            )
+        if self.data.teacher_passages is not None and self.model.freeze_passage:
+            raise UsageError("--teacher_passages cannot be used with --freeze_passage, which trains no passages.")
+        if self.data.teacher_questions is not None and self.model.freeze_question:
+            raise UsageError("--teacher_questions cannot be used with --freeze_question, which trains no questions.")
         if self.data.score_key is not None and not given:
             raise UsageError("--score_key names scores, but nothing uses them. Add --guide_margin or --distillation.")
         if self.model.lora_rank is not None and self.optimization.precision in ("16-true", "bf16-true"):
@@ -295,6 +335,7 @@ class TrainFlags:
             )
         for is_given, flag in (
             (self.data.score_key is not None, "--score_key"),
+            (self.data.teacher_questions is not None, "--teacher_questions"),
             (self.model.tokenizer_backend == "torchtext", "--tokenizer_backend=torchtext"),
             (self.model.titles == "join", "--titles=join"),
         ):

@@ -1,11 +1,18 @@
 """Retrieval metrics: ranks of positives, TREC runs against qrels, and answers in passages."""
 
 from text.evaluation.answers import find_answer_spans, has_answer, top_k_accuracy
+from text.evaluation.fusion import (
+    ChosenFusion,
+    FusionCandidate,
+    FusionMethod,
+    choose_fusion_weight,
+    fuse_rankings,
+    fuse_runs,
+)
 from text.evaluation.metrics import (
     bootstrap_interval,
     bootstrap_macro_interval,
     evaluate_run,
-    fuse_runs,
     max_passage,
     mean_metrics,
     paired_randomization,
@@ -15,15 +22,20 @@ from text.evaluation.ranks import ahead_of_positive, average_rank, mean_reciproc
 from text.evaluation.trec import Qrels, Run, format_run, rank_passages, read_qrels, read_run, write_run
 
 __all__ = [
+    "ChosenFusion",
+    "FusionCandidate",
+    "FusionMethod",
     "Qrels",
     "Run",
     "ahead_of_positive",
     "average_rank",
     "bootstrap_interval",
     "bootstrap_macro_interval",
+    "choose_fusion_weight",
     "evaluate_run",
     "find_answer_spans",
     "format_run",
+    "fuse_rankings",
     "fuse_runs",
     "has_answer",
     "max_passage",

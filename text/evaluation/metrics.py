@@ -83,23 +83,6 @@ def remove_self_matches(run: Run) -> Run:
     }
 
 
-def fuse_runs(runs: Sequence[Run], *, constant: int = 60) -> Run:
-    """Return the reciprocal rank fusion of several runs (Cormack, Clarke and Buettcher, SIGIR 2009).
-
-    The score of a passage is the sum of 1 / (constant + rank) over all runs that contain it. Ranks start at 1.
-
-    >>> fuse_runs([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.3}}], constant=1)  # 1/2; 1/3 + 1/2
-    {'q': {'a': 0.5, 'b': 0.8333...}}
-    """
-    fused: Run = {}
-    for run in runs:
-        for question, scores in run.items():
-            fused_scores = fused.setdefault(question, {})
-            for rank, passage in enumerate(rank_passages(scores), start=1):
-                fused_scores[passage] = fused_scores.get(passage, 0.0) + 1 / (constant + rank)
-    return fused
-
-
 def max_passage(run: Run, num_hits: int) -> Run:
     """Return a run of documents from a run of windows. A document gets the score of its best window.
 

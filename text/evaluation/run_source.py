@@ -17,6 +17,8 @@ from typing import NamedTuple
 from text.artifacts import FileFacts, check_facts, hash_file, read_facts, read_sealed, seal, write_together
 from text.datasets.formats.compressed_files import detect_form, read_chunks
 from text.errors import ArtifactError, DataError, UsageError
+from text.evaluation.fusion import FusionMethod
+from text.evaluation.score_source import TeacherRecord
 from text.evaluation.trec import Run, format_run
 from text.records import hash_text
 
@@ -41,6 +43,28 @@ class SearchRecord(NamedTuple):
         return f"{by} on {Path(self.collection).name}"
 
 
+class FusionRecord(NamedTuple):
+    """Settings of the fusion that made a run from several searches."""
+
+    method: FusionMethod
+    """See ``text.evaluation.fuse_rankings``."""
+    weights: list[float]
+    """Weight of each fused search or run, in order."""
+    depth: int | None = None
+    """Number of passages per question that each search returned. None if complete runs were fused."""
+
+
+class RerankingRecord(NamedTuple):
+    """Model that reranked the first passages of a search."""
+
+    teacher: TeacherRecord
+    k: int
+    """Number of passages per question that were reranked."""
+
+    def __str__(self) -> str:
+        return f"first {self.k} reranked by {self.teacher.model}"
+
+
 class RunSource(NamedTuple):
     """Content of ``RUN.json``."""
 
@@ -50,6 +74,10 @@ class RunSource(NamedTuple):
     """The search that found the passages, or all searches of a fused run."""
     questions: dict[str, int]
     """``hash_words`` of the text of each question, by question id."""
+    fusion: FusionRecord | None = None
+    """Settings of the last fusion. None if no searches were fused, and in files of earlier versions."""
+    reranking: RerankingRecord | None = None
+    """Reranking of the passages after the search. None if there was none."""
 
 
 def name_collections(searches: Iterable[SearchRecord]) -> list[SearchRecord]:
@@ -95,7 +123,14 @@ def read_run_source(run: str | os.PathLike[str]) -> RunSource | None:
     return source
 
 
-def write_source(path: Path, run: Path, searches: Sequence[SearchRecord], questions: Mapping[str, int]) -> None:
+def write_source(
+    path: Path,
+    run: Path,
+    searches: Sequence[SearchRecord],
+    questions: Mapping[str, int],
+    fusion: FusionRecord | None = None,
+    reranking: RerankingRecord | None = None,
+) -> None:
     """Write the source of a run to a file. Both files may have temporary names.
 
     Args:
@@ -103,8 +138,10 @@ def write_source(path: Path, run: Path, searches: Sequence[SearchRecord], questi
         run: Complete file of the run.
         searches: See ``RunSource``.
         questions: See ``RunSource``.
+        fusion: See ``RunSource``.
+        reranking: See ``RunSource``.
     """
-    content = seal(RunSource(read_facts(run), list(searches), dict(questions)))
+    content = seal(RunSource(read_facts(run), list(searches), dict(questions), fusion, reranking))
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -114,6 +151,8 @@ def write_sourced_run(
     searches: Sequence[SearchRecord],
     questions: Mapping[str, int],
     *,
+    fusion: FusionRecord | None = None,
+    reranking: RerankingRecord | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a run and its source file atomically: both files or neither.
@@ -123,6 +162,8 @@ def write_sourced_run(
         run: Scores by question id and passage id.
         searches: See ``RunSource``.
         questions: See ``RunSource``.
+        fusion: See ``RunSource``.
+        reranking: See ``RunSource``.
         overwrite: Replace existing files.
 
     Raises:
@@ -132,7 +173,7 @@ def write_sourced_run(
     with write_together([path, get_source_path(path)], overwrite=overwrite) as [run_file, source_file]:
         with open(run_file, "w", encoding="utf-8") as file:
             file.writelines(format_run(run))
-        write_source(source_file, run_file, searches, questions)
+        write_source(source_file, run_file, searches, questions, fusion, reranking)
 
 
 def check_same_questions(

@@ -84,7 +84,8 @@ class BiEncoder(nn.Module):
                 raise UsageError(f"{path} is a file. transformers loads folders only.")
             sides = checkpoint.read_dpr_checkpoint(path, overrides.get("num_attention_heads"))
             return cls(*(RobertaEncoder.from_saved(side, **overrides) for side in sides))
-        check_saved_files(Path(path))
+        if os.path.lexists(Path(path, "config.json")) and Path(path, "question_encoder").is_dir():
+            check_saved_files(Path(path, "config.json"))
         question_encoder = load_encoder(Path(path) / "question_encoder", library=library, **overrides)
         passage_folder = Path(path) / "passage_encoder"
         if not passage_folder.exists():

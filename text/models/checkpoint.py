@@ -46,6 +46,8 @@ FIELDS = (
 """Fields of RobertaConfig that have the same names in ``config.json``. None of them may be null."""
 ARCHITECTURES = {"roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel", "bert": "BertModel"}
 """Name of the encoder's class in Hugging Face, by ``model_type``."""
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+"""Dropout rates among ``FIELDS``."""
 _BOUNDARY_TOKENS = ("bos_token_id", "eos_token_id")
 """Further fields with the same names in ``config.json``. They may be null."""
 FIXED = {
@@ -98,7 +100,7 @@ def read_encoder(path: str | os.PathLike[str], num_attention_heads: int | None =
         return from_weights(path, read_weights(path), keys.TORCHTEXT, num_attention_heads)
     if (path / "modules.json").exists():
         return _read_sentence_transformers(path)
-    return _add_limit(_read_hugging_face(path), sentence_files.read_tokenizer_limit(path))
+    return _add_limit(read_hugging_face(path), sentence_files.read_tokenizer_limit(path))
 
 
 def list_encoder_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -197,7 +199,7 @@ def from_weights(
 
 def _read_sentence_transformers(folder: Path) -> SavedEncoder:
     transformer, fields, weights = modules.read_encoder_modules(folder)
-    saved = _read_hugging_face(transformer)
+    saved = read_hugging_face(transformer)
     if "projection_dim" in saved.fields:
         reason = "this DPR encoder also has modules of sentence-transformers. Only one of the two is supported."
         raise UnsupportedModelError.at(saved.fields_path, reason)
@@ -214,7 +216,16 @@ def _add_limit(saved: SavedEncoder, limit: Any) -> SavedEncoder:
     return saved._replace(fields={**saved.fields, "max_seq_length": limit})
 
 
-def _read_hugging_face(folder: Path) -> SavedEncoder:
+def read_hugging_face(folder: Path, external: Mapping[str, Any] | None = None) -> SavedEncoder:
+    """Read an encoder from a folder of Hugging Face, without its limit of tokens.
+
+    Args:
+        folder: The folder.
+        external: The content of its weights file, if it was read before.
+
+    Raises:
+        FileNotFoundError, ArtifactError, UnsupportedModelError: See ``read_encoder``.
+    """
     path, file = folder / "config.json", find_weights_file(folder)
     check_no_adapter(folder)
     settings = read_json(path, dict[str, Any])
@@ -235,9 +246,8 @@ def _read_hugging_face(folder: Path) -> SavedEncoder:
     if kind == "dpr" and settings.get("projection_dim"):
         fields |= {"projection_dim": settings["projection_dim"], "projection_norm": False}
     table = keys.DPR if kind == "dpr" else keys.BERT
-    return SavedEncoder(
-        file, fields, path, rename_weights(file, read_weights(file), table), table, settings["type_vocab_size"]
-    )
+    external = read_weights(file) if external is None else external
+    return SavedEncoder(file, fields, path, rename_weights(file, external, table), table, settings["type_vocab_size"])
 
 
 # ---- build
@@ -269,7 +279,8 @@ def fill_encoder(module: nn.Module, saved: SavedEncoder, *, new: tuple[str, ...]
         ArtifactError: A key is missing or unknown, or a weight has another shape.
     """
     state_dict, weights = module.state_dict(), saved.weights
-    expected = keys.add_token_types(state_dict, saved.num_token_types) if saved.num_token_types else state_dict
+    is_merged = saved.num_token_types > 0 and keys.TOKEN_TYPE not in state_dict
+    expected = keys.add_token_types(state_dict, saved.num_token_types) if is_merged else state_dict
     for name in weights:
         if name not in expected:
             raise _build_key_error(saved, name, "is unknown")
@@ -280,7 +291,7 @@ def fill_encoder(module: nn.Module, saved: SavedEncoder, *, new: tuple[str, ...]
         if found.shape != tensor.shape or not found.is_floating_point():
             dtype = str(found.dtype).removeprefix("torch.")
             raise _build_key_error(saved, name, f"is {dtype} {list(found.shape)}, not float {list(tensor.shape)}")
-    module.load_state_dict(state_dict | (keys.merge_token_types(weights) if saved.num_token_types else weights))
+    module.load_state_dict(state_dict | (keys.merge_token_types(weights) if is_merged else weights))
 
 
 def _build_key_error(saved: SavedEncoder, name: str, problem: str) -> ArtifactError:
@@ -301,20 +312,26 @@ def save_encoder(
     ``config.json`` contains the fields of Hugging Face only. The files of the modules contain the other fields.
     """
     folder = Path(folder)
-    num_token_types = 2 if config.model_type == "bert" else 1
     state_dict = module.state_dict()
-    external = keys.to_external_keys(keys.add_token_types(state_dict, num_token_types), keys.BERT)
+    external, settings = export_encoder(config, state_dict)
     save_weights(folder / "model.safetensors", _add_zero_pooler(external))
+    write_json(folder / "config.json", {"architectures": [ARCHITECTURES[config.model_type]], **settings})
+    modules.save_modules(folder, config, state_dict, max_length, similarity)
+
+
+def export_encoder(config: RobertaConfig, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights of an encoder with the keys of Hugging Face, and its settings for ``config.json``."""
+    num_token_types = config.num_token_types or (2 if config.model_type == "bert" else 1)
+    if not config.num_token_types:
+        state_dict = keys.add_token_types(state_dict, num_token_types)
     settings = {
-        "architectures": [ARCHITECTURES[config.model_type]],
         "model_type": config.model_type,
         **{name: getattr(config, name) for name in FIELDS},
         "type_vocab_size": num_token_types,
         **FIXED,
         **{name: getattr(config, name) for name in _BOUNDARY_TOKENS if getattr(config, name) is not None},
     }
-    write_json(folder / "config.json", settings)
-    modules.save_modules(folder, config, state_dict, max_length, similarity)
+    return keys.to_external_keys(state_dict, keys.BERT), settings
 
 
 def _add_zero_pooler(external: dict[str, Tensor]) -> dict[str, Tensor]:

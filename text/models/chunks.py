@@ -91,14 +91,21 @@ def cut_by_length(
     return chunks
 
 
-def split_by_length(tokens: TokenBatch, max_tokens: int) -> tuple[list[int], list[TokenBatch]]:
-    """Cut a batch into chunks of texts with similar lengths. On a GPU, only the number of tokens limits a chunk.
+def split_by_length(
+    tokens: TokenBatch, max_tokens: int, *, limits_padding: bool | None = None
+) -> tuple[list[int], list[TokenBatch]]:
+    """Cut a batch into chunks of texts with similar lengths.
+
+    Args:
+        tokens: The batch.
+        max_tokens: Maximum tokens of a chunk.
+        limits_padding: See ``cut_by_length``. By default, only the number of tokens limits a chunk of a batch on a GPU.
 
     Returns:
         The rows of all chunks in their order, and the chunks. A batch without texts is one chunk without texts.
     """
     tokens = tokens._replace(lengths=check_lengths(tokens.lengths, tokens.attention_mask))
-    limits_padding = not tokens.input_ids.is_cuda
+    limits_padding = not tokens.input_ids.is_cuda if limits_padding is None else limits_padding
     chunks = cut_by_length(tokens.lengths.tolist(), max_tokens, limits_padding=limits_padding) or [([], 1)]
     return [row for rows, _ in chunks for row in rows], [take_rows(tokens, *chunk) for chunk in chunks]
 
@@ -108,8 +115,12 @@ def take_rows(tokens: TokenBatch, rows: Sequence[int], length: int) -> TokenBatc
     chosen = torch.tensor(rows, dtype=torch.int64)
     index = send_to(chosen, tokens.input_ids.device)
     tensors = (tokens.input_ids[:, :length], tokens.attention_mask[:, :length], tokens.truncated, tokens.empty)
-    lengths = tokens.lengths[chosen.numpy()]
-    return TokenBatch(*(tensor[index] for tensor in tensors), lengths=lengths, prompt_length=tokens.prompt_length)
+    return TokenBatch(
+        *(tensor[index] for tensor in tensors),
+        lengths=tokens.lengths[chosen.numpy()],
+        prompt_length=tokens.prompt_length,
+        token_types=None if tokens.token_types is None else tokens.token_types[:, :length][index],
+    )
 
 
 @contextmanager

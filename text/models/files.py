@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from text.artifacts import FileFacts, atomic_write, check_listed, check_type, list_facts, read_json, write_json
+from text.artifacts.hub_cache import describe_missing_model
 from text.errors import ArtifactError, InterruptedRun, UnsupportedModelError, is_out_of_memory
 from text.models import keys
 from text.models.keys import KeyTable
@@ -39,7 +40,7 @@ class WeightsIndex(NamedTuple):
 
 
 _UNFINISHED = {"saved": False}
-"""Content of ``config.json`` while a model is being saved."""
+"""Content of the settings while a model is being saved."""
 
 
 def find_weights_file(folder: Path) -> Path:
@@ -208,16 +209,40 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
         temporary.write_bytes(save(weights, metadata={"format": "pt"}))
 
 
-# ---- sizes and hashes of the files of a saved model
+# ---- folders of saved models
+
+RERANKER = "reranker.json"
+"""File with the settings of a saved reranker, in the folder of its weights."""
 
 
-def begin_saving(folder: Path) -> None:
-    """Mark the model in a folder as incomplete, unless its ``config.json`` has hashes.
+def is_run_folder(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is the output of a training run. Its model is in the subfolder ``model``."""
+    model = Path(folder, "model")
+    return (model / "question_encoder").is_dir() or (model / RERANKER).is_file()
+
+
+def check_model_folder(folder: str | os.PathLike[str]) -> None:
+    """Check that a folder exists and is no training run.
+
+    Raises:
+        FileNotFoundError: The folder is missing, or contains a training run instead of a model.
+    """
+    if not os.path.lexists(folder):
+        raise FileNotFoundError(describe_missing_model(folder))
+    if is_run_folder(folder):
+        model = Path(folder, "model")
+        raise FileNotFoundError(f"{folder}: this is the folder of a training run. Use its model: {model}")
+
+
+def begin_saving(path: Path) -> None:
+    """Mark the model in a folder as incomplete, unless the file with its settings has hashes.
 
     Files of two models must never load as one model. The hashes of an earlier model do not match the new files until
-    ``end_saving`` writes the new ``config.json``.
+    ``end_saving`` writes the new settings.
+
+    Args:
+        path: The file with the settings of the model: ``config.json`` of a bi-encoder, ``reranker.json`` of a reranker.
     """
-    path = folder / "config.json"
     try:
         has_hashes = read_json(path, dict[str, Any]).get("files") is not None
     except (FileNotFoundError, ArtifactError):
@@ -226,27 +251,24 @@ def begin_saving(folder: Path) -> None:
         write_json(path, _UNFINISHED)
 
 
-def end_saving(folder: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Write the ``config.json`` of a saved model, with the size and hash of each file. Call this last."""
-    write_json(folder / "config.json", {**settings, "files": list_facts(folder, files)})
+def end_saving(path: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Write the settings of a saved model, with the size and hash of each file. Call this last."""
+    write_json(path, {**settings, "files": list_facts(path.parent, files)})
 
 
-def check_saved_files(folder: Path, inner: str = "") -> Collection[str] | None:
-    """Check the files of a saved model against the sizes and hashes in its ``config.json``.
+def check_saved_files(path: Path, inner: str = "") -> Collection[str] | None:
+    """Check the files of a saved model against the sizes and hashes in its settings.
 
     Args:
-        folder: The folder of the model.
+        path: The file with the settings of the model. It exists.
         inner: Check only the files in this subfolder.
 
     Returns:
-        Paths of all files that ``config.json`` lists. None if it lists none, as in a folder of another library.
+        Paths of all files that the settings list. None if they list none.
 
     Raises:
         ArtifactError: Saving the model was interrupted, or a file is missing, damaged or replaced.
     """
-    path = folder / "config.json"
-    if not ((folder / "question_encoder").is_dir() and os.path.lexists(path)):
-        return None
     content = read_json(path, dict[str, Any])
     if content == _UNFINISHED:
         raise ArtifactError(f"{path}: saving this model was interrupted. Save it again.")
@@ -254,7 +276,26 @@ def check_saved_files(folder: Path, inner: str = "") -> Collection[str] | None:
         return None
     facts = check_type({"files": content["files"]}, dict[str, dict[str, FileFacts]], path)["files"]
     try:
-        check_listed(folder, {name: facts[name] for name in facts if name.startswith(inner)})
+        check_listed(path.parent, {name: facts[name] for name in facts if name.startswith(inner)})
     except ArtifactError as error:
         raise ArtifactError(f'{error} If you changed it on purpose, remove "files" from {path}.') from None
     return facts.keys()
+
+
+def check_nothing_added(path: Path, listed: Collection[str], files: Iterable[Path]) -> None:
+    """Check that the settings of a saved model list all files that decide its results.
+
+    Args:
+        path: The file with the settings of the model.
+        listed: Paths that it lists, relative to its folder.
+        files: The files that decide the results now.
+
+    Raises:
+        ArtifactError: A file was added.
+    """
+    for each in files:
+        if each.relative_to(path.parent).as_posix() not in listed:
+            raise ArtifactError(
+                f"{each}: this file was added after the model was saved. Remove it, or, if you added it on purpose, "
+                f'remove "files" from {path}.'
+            )

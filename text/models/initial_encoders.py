@@ -10,6 +10,8 @@ from typing import Any
 from text.errors import UsageError
 from text.models.biencoder import BiEncoder
 from text.models.encoder import TextEncoder
+from text.models.layer_choice import keep_layers as keep_encoder_layers
+from text.models.files import is_run_folder
 from text.models.loading import load_encoder
 from text.models.lora import add_adapters
 from text.models.roberta import (
@@ -37,7 +39,7 @@ def check_encoder_name(name: str) -> None:
     Raises:
         UsageError: The name is not a size or an existing path, or it is the folder of a training run.
     """
-    if os.path.isdir(os.path.join(name, "model", "question_encoder")):
+    if is_run_folder(name):
         raise UsageError(
             f"--encoder is {name}, the folder of a training run. Use its model, {os.path.join(name, 'model')}."
         )
@@ -70,6 +72,7 @@ def build_bi_encoder(
     tied: bool = False,
     freeze_question: bool = False,
     freeze_passage: bool = False,
+    keep_layers: Sequence[int] | None = None,
     pooling: str | None = None,
     projection_dim: int | None = None,
     normalize: bool | None = None,
@@ -98,6 +101,7 @@ def build_bi_encoder(
             from its own weights in a saved bi-encoder.
         freeze_question: Do not train the question encoder.
         freeze_passage: Do not train the passage encoder.
+        keep_layers: Transformer layers to keep in the encoders that are trained (``text.models.layer_choice``).
         pooling: "first" or "mean"; with ``transformers`` also "last", "max", "mean_sqrt_len" or "weightedmean". None
             keeps the pooling of saved weights, and means "mean" for random weights.
         projection_dim: Width of a linear layer after pooling. None keeps the setting of saved weights.
@@ -149,6 +153,10 @@ def build_bi_encoder(
                 each.fit_tokenizer(vocab_size, pad_token_id)
             except ValueError as error:
                 raise UsageError(f"--encoder is {encoder}: {error} Use the tokenizer of the encoder.") from None
+    trained = {question_encoder: freeze_question, passage_encoder: freeze_passage}  # Tied encoders are one object.
+    trained = [each for each, is_frozen in trained.items() if not is_frozen]
+    for each in trained if keep_layers is not None else ():
+        keep_encoder_layers(each, keep_layers or ())
     prompts = _resolve_prompts(question_encoder, passage_encoder, question_prompt, passage_prompt)
     for each in (question_encoder, passage_encoder):
         limit = each.max_seq_length
@@ -157,8 +165,7 @@ def build_bi_encoder(
         if compile_layers:
             each.compile_layers()
     if lora_rank is not None:
-        trained = {question_encoder: freeze_question, passage_encoder: freeze_passage}  # Tied encoders are one object.
-        for each in (each for each, is_frozen in trained.items() if not is_frozen):
+        for each in trained:
             add_adapters(each, lora_rank, alpha=lora_alpha, targets=lora_targets)
     return BiEncoder(question_encoder, passage_encoder, freeze_question=freeze_question, freeze_passage=freeze_passage)
 

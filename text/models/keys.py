@@ -72,7 +72,9 @@ IGNORED_PREFIXES = ("pooler.", "lm_head.", "cls.", "classifier.", "qa_outputs.",
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Old key endings and their replacements. bert-base-uncased, converted from TensorFlow, has the old ones."""
 
-_POSITION, _TOKEN_TYPE = "embeddings.position.weight", "embeddings.token_type.weight"
+_POSITION = "embeddings.position.weight"
+TOKEN_TYPE = "embeddings.token_type.weight"
+"""Key of the token type table, which most RobertaEncoders lack."""
 
 
 def to_encoder_keys(external: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
@@ -84,7 +86,7 @@ def to_encoder_keys(external: Mapping[str, Tensor], table: KeyTable) -> dict[str
     origin = {source: (target, place) for target, sources in table.items() for place, source in enumerate(sources)}
     found: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for key, tensor in external.items():
-        normalized = _normalize_key(key)
+        normalized = normalize_key(key)
         if normalized.startswith(IGNORED_PREFIXES):
             continue
         stem, number, kind = _split_key(normalized)
@@ -111,13 +113,13 @@ def to_external_keys(state_dict: Mapping[str, Tensor], table: KeyTable) -> dict[
 def add_token_types(state_dict: Mapping[str, Tensor], num_token_types: int) -> dict[str, Tensor]:
     """Add token type embeddings of zeros to the state dict of a RobertaEncoder, which has none."""
     position = state_dict[_POSITION]
-    return {**state_dict, _TOKEN_TYPE: position.new_zeros(num_token_types, position.shape[1])}
+    return {**state_dict, TOKEN_TYPE: position.new_zeros(num_token_types, position.shape[1])}
 
 
 def merge_token_types(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add token type 0 to every position embedding. A RobertaEncoder has no token types."""
     state_dict = dict(weights)
-    position, token_type = state_dict[_POSITION], state_dict.pop(_TOKEN_TYPE)[:1]
+    position, token_type = state_dict[_POSITION], state_dict.pop(TOKEN_TYPE)[:1]
     return {**state_dict, _POSITION: position.to(torch.promote_types(position.dtype, torch.float32)) + token_type}
 
 
@@ -130,7 +132,7 @@ def get_external_keys(name: str, table: KeyTable) -> list[str]:
     return [source.replace(".N.", f".{number}.") + kind for source in table.get(stem, (stem,))]
 
 
-def _normalize_key(key: str) -> str:
+def normalize_key(key: str) -> str:
     """Return a key without its prefix and with its old ending replaced."""
     for old, new in OLD_NAMES.items():
         key = key.replace(old, new)

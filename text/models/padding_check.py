@@ -1,4 +1,4 @@
-"""Check of a model of ``transformers``: it embeds token ids, and padding does not change its hidden states.
+"""Check of a model of ``transformers``: padding does not change its hidden states or scores.
 
 Dimensions: L tokens; H hidden size.
 """
@@ -19,8 +19,10 @@ _LARGEST_CHANGE = 1e-3
 """Largest change of a hidden state by padding, relative to the largest value. Rounding changes about 1e-6."""
 
 
-def check_padding(folder: Path, model: Any, options: Mapping[str, Any]) -> None:
+def check_padding(folder: Path, model: Any, options: Mapping[str, Any], *, is_classifier: bool = False) -> None:
     """Check that a model returns a hidden state for each token, and that padding on the right does not change it.
+
+    A classifier returns one score for a text instead.
 
     Convolutions, Fourier transforms and some approximations of attention mix the padding into the other tokens. Such
     a text would get another embedding in each batch.
@@ -29,6 +31,7 @@ def check_padding(folder: Path, model: Any, options: Mapping[str, Any]) -> None:
         folder: Folder of the model, for error messages.
         model: The model, in evaluation mode.
         options: Further arguments with which the model is called.
+        is_classifier: The model has a classification head with one label.
 
     Raises:
         UnsupportedModelError: The model cannot be called with token ids, or its hidden states depend on padding.
@@ -36,18 +39,21 @@ def check_padding(folder: Path, model: Any, options: Mapping[str, Any]) -> None:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             alone, padded = _compute_states(model, options)
-            is_wide = alone.shape == (1, _NUM_TOKENS, model.config.hidden_size)
+            shape = (1, 1) if is_classifier else (1, _NUM_TOKENS, model.config.hidden_size)
     except Exception as error:  # A model may raise errors of any kind.
         if is_out_of_memory(error):
             raise
         found = " ".join(str(error).split())[:300] or type(error).__name__
         raise UnsupportedModelError.at(folder, f"the model cannot embed token ids: {found.rstrip('.')}.") from None
-    if not is_wide:
-        raise UnsupportedModelError.at(folder, "the model does not return one hidden state for each token.")
-    change = (alone - padded[:, :_NUM_TOKENS]).abs().max() / alone.abs().max().clamp(min=1e-6)
+    if alone.shape != shape:
+        result = "score for each text" if is_classifier else "hidden state for each token"
+        raise UnsupportedModelError.at(folder, f"the model does not return one {result}.")
+    least = 1e-2 if is_classifier else 1e-6  # A score may be close to 0.
+    change = (alone - padded[:, : alone.shape[1]]).abs().max() / alone.abs().max().clamp(min=least)
     if change > _LARGEST_CHANGE:
         kind = model.config.model_type
-        reason = f"padding changes the hidden states of a {kind}, so that embeddings would depend on the batch."
+        what = ("scores", "they") if is_classifier else ("hidden states", "embeddings")
+        reason = f"padding changes the {what[0]} of a {kind}, so that {what[1]} would depend on the batch."
         raise UnsupportedModelError.at(folder, reason)
 
 

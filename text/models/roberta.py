@@ -187,7 +187,11 @@ class RobertaEncoder(TextEncoder):
         return f"RobertaEncoder ({self.config.model_type}) with {self.config.pooling} pooling"
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, lengths: np.ndarray | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: np.ndarray | None = None,
+        token_types: Tensor | None = None,
     ) -> Tensor:
         """Return the embeddings of texts.
 
@@ -196,6 +200,8 @@ class RobertaEncoder(TextEncoder):
             attention_mask: (B, L) bool. True marks a real token. By default, every token but the padding token is real.
             lengths: (B,) number of real tokens of each text, on the host. Without it, the host waits for a GPU to count
                 them (``TokenBatch.lengths``). Tensors and lists are accepted too.
+            token_types: (B, L) int64. Segment of each token (``TokenBatch.token_types``). An encoder without a token
+                type table (``RobertaConfig.num_token_types``) refuses types. By default, all tokens have type 0.
 
         Returns:
             (B, D) float.
@@ -209,7 +215,7 @@ class RobertaEncoder(TextEncoder):
         lengths = None if lengths is None else check_lengths(lengths, attention_mask)
         if input_ids.is_cuda:
             texts = pack_texts(attention_mask, lengths)
-            tokens = self._compute_packed_states(texts, input_ids, attention_mask)
+            tokens = self._compute_packed_states(texts, input_ids, attention_mask, token_types)
             pool = texts.pool_first if self.config.pooling == "first" else texts.pool_mean
             return self._project(pool(tokens))
         if lengths is not None:
@@ -217,7 +223,10 @@ class RobertaEncoder(TextEncoder):
         chunks = cut_by_length(get_lengths(attention_mask) if lengths is None else lengths.tolist()) or [([], 1)]
         # One look-up serves all chunks, because the gradient of each look-up is as large as the embedding table.
         ids = [input_ids[rows, :length] for rows, length in chunks]
-        words = self.embeddings.word(torch.cat([each.flatten() for each in ids])).split([each.numel() for each in ids])
+        types = None if token_types is None else [token_types[rows, :length].flatten() for rows, length in chunks]
+        words = self.embeddings.look_up(
+            torch.cat([each.flatten() for each in ids]), None if types is None else torch.cat(types)
+        ).split([each.numel() for each in ids])
         with no_autocast_cache():
             embeddings = [
                 self._embed(looked_up.unflatten(0, each.shape), each, attention_mask[rows, :length])
@@ -243,17 +252,20 @@ class RobertaEncoder(TextEncoder):
         if input_ids.is_cuda:
             texts = pack_texts(attention_mask)
             return texts.unpack(self._compute_packed_states(texts, input_ids, attention_mask))
-        return self._compute_padded_states(self.embeddings.word(input_ids), input_ids, attention_mask)
+        return self._compute_padded_states(self.embeddings.look_up(input_ids), input_ids, attention_mask)
 
     def _compute_padded_states(self, words: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the output of the last layer, (B, L, H), from word embeddings."""
         hidden = self.embeddings(words, self.embeddings.find_positions(input_ids, attention_mask))
         return self._apply_layers(hidden, PaddedTexts(None if attention_mask.all() else attention_mask))
 
-    def _compute_packed_states(self, texts: PackedTexts, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _compute_packed_states(
+        self, texts: PackedTexts, input_ids: Tensor, attention_mask: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
         """Return the output of the last layer for the T tokens of all texts, (T, H)."""
         positions = texts.pack(self.embeddings.find_positions(input_ids, attention_mask))
-        hidden = self.embeddings(self.embeddings.word(texts.pack(input_ids)), positions)
+        types = None if token_types is None else texts.pack(token_types)
+        hidden = self.embeddings(self.embeddings.look_up(texts.pack(input_ids), types), positions)
         return self._apply_layers(hidden, texts)
 
     def _apply_layers(self, hidden: Tensor, texts: PaddedTexts | PackedTexts) -> Tensor:
@@ -291,8 +303,18 @@ class _Embeddings(nn.Module):
         self.skips_padding_token = config.model_type != "bert"
         self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type = nn.Embedding(config.num_token_types, config.hidden_size) if config.num_token_types else None
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = _Dropout(config.hidden_dropout_prob)
+
+    def look_up(self, input_ids: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """Return the word embedding of each token, (..., H), plus that of its type if there is a table of types."""
+        words = self.word(input_ids)
+        if self.token_type is None:
+            if token_types is not None:
+                raise ValueError("the encoder has no token types. Omit token_types.")
+            return words
+        return words + self.token_type(torch.zeros_like(input_ids) if token_types is None else token_types)
 
     def find_positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the position of each token, (B, L) int64."""

@@ -60,6 +60,9 @@ class RobertaConfig:
     """Scale embeddings to length 1."""
     max_seq_length: int | None = None
     """Maximum tokens of a text (sentence-transformers). None leaves the limit of the position table."""
+    num_token_types: int = 0
+    """Rows of the token type table, for pairs of texts. 0 builds no table: all tokens then have type 0, which is part
+    of the position embeddings."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Prompts: text to put before each question or passage, by a name such as "query". See ``find_prompt``."""
 
@@ -67,6 +70,8 @@ class RobertaConfig:
         for name in (*_SIZES, *(name for name in _SIZES_OR_NONE if getattr(self, name) is not None)):
             if not (type(getattr(self, name)) is int and getattr(self, name) > 0):  # True is also an int.
                 raise ValueError(f"{name} is {getattr(self, name)!r}. It must be a positive integer.")
+        if not (type(self.num_token_types) is int and self.num_token_types >= 0):
+            raise ValueError(f"num_token_types is {self.num_token_types!r}. It must be 0 or a positive integer.")
         if not (type(self.pad_token_id) is int and 0 <= self.pad_token_id < self.vocab_size):
             raise ValueError(f"pad_token_id is {self.pad_token_id!r}. It must be an id below {self.vocab_size}.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -119,4 +124,5 @@ class RobertaOptions(TypedDict, total=False):
     projection_norm: bool
     normalize: bool
     max_seq_length: int | None
+    num_token_types: int
     prompts: Mapping[str, str]

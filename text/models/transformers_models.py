@@ -10,7 +10,7 @@ import inspect
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from logging import CRITICAL
 from pathlib import Path
@@ -77,25 +77,25 @@ def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
         MissingPackageError: ``transformers`` is not installed.
     """
     settings = read_model_settings(folder)
-    shapes = _check_weights(folder)
+    shapes = check_weights(folder)
     with explain_missing("transformers"):
         import transformers  # noqa: F401
-    with _quiet_transformers():
-        config = _build_config(folder, settings)
+    with quiet_transformers():
+        config = build_architecture(folder, settings)
         kind = _find_class(folder, config)
-        _check_size(folder, config, shapes)
-        _set_dropout(folder, config, dropout)
+        check_size(folder, config, shapes)
+        set_dropout(folder, config, dropout)
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         options["ignore_mismatched_sizes"] = True  # _check_loaded names the key.
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False
-        with _translate_errors(folder):
+        with translate_errors(folder):
             model, info = kind.from_pretrained(
                 str(folder), config=config, dtype=torch.float32, output_loading_info=True, **options
             )
         _check_loaded(folder, model, info)
         check_padding(folder, model, choose_call_options(model))
-    _warn_about_code(folder, settings)
+    warn_about_code(folder, settings)
     for name, parameter in model.named_parameters():
         # No embedding depends on a pooler, and all tokens have type 0, which a RobertaEncoder adds to its positions.
         if "pooler" in name or "token_type" in name:
@@ -114,7 +114,7 @@ def save_model(model: Any, folder: Path) -> None:
     scratch = folder / ".dpr-text-saving"
     shutil.rmtree(scratch, ignore_errors=True)  # A killed process may have left it.
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model.save_pretrained(str(scratch), max_shard_size="1000GB")
         with atomic_write(folder / "model.safetensors") as temporary:
             shutil.copyfile(scratch / "model.safetensors", temporary)
@@ -162,7 +162,7 @@ def turn_on_checkpointing(model: Any) -> bool:
     """Make a model recompute activations in the backward pass. Return False if the family does not support it."""
     if not getattr(model, "supports_gradient_checkpointing", False):
         return False
-    with _quiet_transformers():  # A newer name of the method replaces this one in some releases.
+    with quiet_transformers():  # A newer name of the method replaces this one in some releases.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # Some releases also make word embeddings require gradients, which would build graphs of frozen encoders.
     with suppress(AttributeError):
@@ -177,7 +177,7 @@ def choose_call_options(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Turn off the messages, progress bars and warnings of ``transformers`` inside the block."""
     from transformers.utils import logging
 
@@ -195,7 +195,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _translate_errors(folder: Path) -> Iterator[None]:
+def translate_errors(folder: Path) -> Iterator[None]:
     """Turn errors of ``transformers`` into errors of this library. An error of the file system is kept."""
     try:
         yield
@@ -220,7 +220,7 @@ def _describe_error(error: BaseException) -> str:
     return f"{name}: {text}" if isinstance(error, KeyError) else text
 
 
-def _check_weights(folder: Path) -> dict[str, list[int]]:
+def check_weights(folder: Path) -> dict[str, list[int]]:
     """Check the headers of all weights files, and return the shape of each tensor."""
     shapes: dict[str, list[int]] = {}
     for path in list_weights_files(folder):
@@ -232,7 +232,12 @@ def _check_weights(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
+def build_architecture(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Return the configuration of a model, as an object of ``transformers``.
+
+    Raises:
+        UnsupportedModelError: ``transformers`` does not have the model type, or it is no model of text.
+    """
     from transformers import CONFIG_MAPPING
 
     path, kind = folder / "config.json", settings["model_type"]
@@ -243,7 +248,7 @@ def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         if "auto_map" in settings:
             reason += " The code in its folder is never executed."
         raise UnsupportedModelError.at(path, reason)
-    with _translate_errors(folder):
+    with translate_errors(folder):
         config = CONFIG_MAPPING[kind].from_pretrained(str(folder), local_files_only=True)
     if hasattr(config, "auto_map"):  # A saved model does not contain the code.
         delattr(config, "auto_map")
@@ -254,7 +259,7 @@ def _build_config(folder: Path, settings: Mapping[str, Any]) -> Any:
     return config
 
 
-def _warn_about_code(folder: Path, settings: Mapping[str, Any]) -> None:
+def warn_about_code(folder: Path, settings: Mapping[str, Any]) -> None:
     """Warn if the author of a model computes it by code of its own."""
     code = settings.get("auto_map")
     if isinstance(code, Mapping) and "AutoModel" in code:
@@ -277,7 +282,7 @@ def _find_class(folder: Path, architecture: Any) -> Any:
     return found
 
 
-def _check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]) -> None:
+def check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]) -> None:
     """Check sizes against the weights before the model is built. A wrong configuration could exhaust the memory."""
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
     width = getattr(architecture, "hidden_size", 1)
@@ -289,11 +294,21 @@ def _check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]
             raise ArtifactError(f"{folder / 'config.json'}: {reason}")
 
 
-def _set_dropout(folder: Path, architecture: Any, dropout: float | None) -> None:
-    """Set all dropout rates of a configuration."""
+def set_dropout(folder: Path, architecture: Any, dropout: float | None, more: Sequence[str] = ()) -> None:
+    """Set all dropout rates of a configuration.
+
+    Args:
+        folder: Folder of the model, for error messages.
+        architecture: The configuration, which is changed.
+        dropout: The rate. None keeps all rates.
+        more: Names of further rates.
+
+    Raises:
+        UnsupportedModelError: The family has no dropout.
+    """
     if dropout is None:
         return
-    names = [name for name in _DROPOUTS if isinstance(getattr(architecture, name, None), int | float)]
+    names = [name for name in (*_DROPOUTS, *more) if isinstance(getattr(architecture, name, None), int | float)]
     if not names:
         reason = f'model_type "{architecture.model_type}" has no dropout. Omit --dropout.'
         raise UnsupportedModelError.at(folder / "config.json", reason)

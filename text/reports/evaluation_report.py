@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from text.artifacts import seal, write_together
 from text.evaluation import format_run
-from text.evaluation.run_source import RunSource, get_source_path, write_source
+from text.evaluation.run_source import FusionRecord, RunSource, get_source_path, write_source
 from text.reports.pictures import NUM_COLORS, LegendEntry, Metrics, draw_cutoffs
 from text.reports.summaries import describe_cutoffs
 from text.templates import render_template
@@ -53,6 +53,7 @@ def write_evaluation(
     report: Mapping[str, Any],
     fused_run: str | os.PathLike[str] | None = None,
     fused: Sequence[RunSource | None] = (),
+    fusion: FusionRecord | None = None,
     run: Mapping[str, Mapping[str, float]],
     overwrite: bool = False,
 ) -> None:
@@ -66,6 +67,7 @@ def write_evaluation(
         report: Arguments of ``write_evaluation_report``.
         fused_run: File to write ``run`` to, or None.
         fused: Sources of the fused runs. The file with the sources of ``fused_run`` is written only if all are known.
+        fusion: Settings of the fusion, for this file.
         run: The evaluated run.
         overwrite: Allow replacing existing files.
 
@@ -91,7 +93,8 @@ def write_evaluation(
             _write_lines(files["run"], format_run(run))
         if "source" in files:
             keys = {question_id: key for source in known for question_id, key in source.questions.items()}
-            write_source(files["source"], files["run"], [each for source in known for each in source.searches], keys)
+            searches = [each for source in known for each in source.searches]
+            write_source(files["source"], files["run"], searches, keys, fusion)
     if overwrite and fused_run is not None and "source" not in paths:
         get_source_path(fused_run).unlink(missing_ok=True)
     if overwrite and not results:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from text.artifacts import check_writable, write_text
-from text.reports import run_sections
+from text.reports import mined_section, run_sections
 from text.reports.pictures import NUM_COLORS, LegendEntry
 from text.reports.summaries import describe_other_data
 from text.runs.contents import GENERATOR, REPORT, is_run_report
@@ -68,6 +68,7 @@ def render_run_report(runs: Sequence[RunHistory]) -> str:
         evaluation_legend=evaluation_legend,
         length_figures=run_sections.draw_lengths(runs),
         worst_questions=[(run.name, run_sections.list_worst_questions(run)) for run in runs if run.has_validation],
+        mined_files=mined_section.list_mined_files(runs),
         test=run_sections.list_test_metrics(runs),
         has_no_test=run_sections.has_no_test(runs),
         data=run_sections.list_data(runs),

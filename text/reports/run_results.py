@@ -10,6 +10,7 @@ from text.datasets import DPRDataPipe
 from text.errors import MissingPackageError
 from text.runs.manifest import write_manifest
 from text.runs.model_card import write_model_card
+from text.runs.negatives import write_negatives
 
 
 def write_run_results(
@@ -33,6 +34,7 @@ def write_run_results(
     """
     card = folder / "model" / "README.md"
     write_model_card(card, settings=settings, pipes=pipes, test_metrics=test_metrics, is_tied=is_tied)
+    write_negatives(folder, [file.path for file in pipes["train"].files])
     write_manifest(folder, pipes, test_metrics)
     print(f"report: {_write_report(folder)}")
     print(f"model: {folder / 'model'}")

@@ -8,7 +8,9 @@ from text.retrieval.embedder import Embedder
 from text.retrieval.encoding import encode_collection, encode_shards, plan_encoding
 from text.retrieval.encoding_folder import check_encoding_folder, finish_encoding, start_encoding
 from text.retrieval.exact import ExactSearch, Hits, search_exact
-from text.retrieval.hard_negatives import Filters, Negative, RejectedCandidate, Source, choose_hard_negatives
+from text.retrieval.filters import Filters
+from text.retrieval.hard_negatives import Negative, RejectedCandidate, Source, choose_hard_negatives
+from text.retrieval.hybrid import HybridHits, HybridSearch
 from text.retrieval.indexes import Index, open_index
 from text.retrieval.memory import MemoryEmbeddings
 from text.retrieval.mining import mine_hard_negatives, search_rows
@@ -25,6 +27,8 @@ __all__ = [
     "ExactSearch",
     "Filters",
     "Hits",
+    "HybridHits",
+    "HybridSearch",
     "Index",
     "MemoryEmbeddings",
     "MinedRow",

@@ -46,11 +46,10 @@ class BM25:
     """
 
     def __init__(self, passages: Iterable[Passage], *, k1: float = K1, b: float = B) -> None:
-        if not (0 <= k1 < math.inf and 0 <= b <= 1):
-            raise ValueError(f"k1 is {k1} and b is {b}. Use 0 or more for k1, and 0 to 1 for b.")
+        check_parameters(k1, b)
         self._passage_ids: list[str] = []
         self._words = bm25s.tokenization.Tokenizer(
-            splitter=_split_words, stopwords="en", stemmer=Stemmer.Stemmer("english")
+            splitter=split_words, stopwords="en", stemmer=Stemmer.Stemmer("english")
         )
         tokens = self._words.tokenize(self._collect_texts(passages), return_as="ids", show_progress=False)
         if not any(self._words.get_vocab_dict()):  # bm25s gives a passage without words one empty word.
@@ -86,6 +85,25 @@ class BM25:
         pairs = zip(track(tokens, "BM25", "questions"), extra_ids, strict=True)
         return [self._search_one(list(words), k, ids) for words, ids in pairs]
 
+    def score_pairs(self, questions: Sequence[str], passage_ids: Sequence[str]) -> np.ndarray:
+        """Return the (N,) float32 scores of N pairs of a question and a passage. Pairs without a common word score 0.
+
+        Raises:
+            KeyError: A passage is not in the collection.
+        """
+        rows_of = dict[str, list[int]]()
+        for row, question in enumerate(questions):
+            rows_of.setdefault(question, []).append(row)
+        tokens: Any = self._words.tokenize(
+            list(rows_of), update_vocab=False, return_as="ids", show_progress=False, allow_empty=False
+        )
+        places = np.array([self._rows[name] for name in passage_ids], dtype=np.int64)
+        scores = np.zeros(len(places), dtype=np.float32)
+        for rows, words in zip(rows_of.values(), tokens, strict=True):
+            if len(words):
+                scores[rows] = self._index.get_scores_from_ids(list(words))[places[rows]]
+        return scores
+
     def _collect_texts(self, passages: Iterable[Passage]) -> list[str]:
         texts = []
         for passage in passages:
@@ -103,6 +121,17 @@ class BM25:
         return Hits([passage_id for _, passage_id in pairs], [score for score, _ in pairs])
 
 
-def _split_words(text: str) -> list[str]:
+def check_parameters(k1: float, b: float) -> None:
+    """Check the parameters of BM25.
+
+    Raises:
+        ValueError: k1 or b is out of range.
+    """
+    if not (0 <= k1 < math.inf and 0 <= b <= 1):
+        raise ValueError(f"k1 is {k1} and b is {b}. Use 0 or more for k1, and 0 to 1 for b.")
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text, and the character bigrams of scripts without spaces. Case is kept."""
     spaced, bigrams = split_bigrams(unicodedata.normalize("NFC", text))
     return _WORDS.findall(spaced) + bigrams

@@ -94,7 +94,7 @@ def log_bm25_memory(num_passages: int, log: Callable[[str], object], *, min_byte
     if available is not None and needed > available:
         message = (
             f"BM25 needs about {format_bytes(needed)} of memory, but only {format_bytes(available)} are available. "
-            "Use a machine with more memory, or turn BM25 off (loop --bm25=false)."
+            "Use an index on disk (search --bm25_index), or turn BM25 off (loop --bm25=false)."
         )
         warnings.warn(message, SettingsWarning, stacklevel=2)
 

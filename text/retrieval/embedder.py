@@ -68,6 +68,9 @@ class Embedder:
             (``encode_collection`` finds the number that fits before it starts).
     """
 
+    side = "passage"
+    """Side of the model that ``from_pretrained`` loaded, "question" or "passage"."""
+
     def __init__(
         self,
         encoder: TextEncoder,
@@ -136,7 +139,7 @@ class Embedder:
             similarity=loaded.similarity,
             titles=titles or loaded.titles,
         )
-        embedder.model_hashes = _hash_model(folder)
+        embedder.side, embedder.model_hashes = side, hash_model(folder)
         embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
         return embedder
 
@@ -314,7 +317,7 @@ def _collect_batches(batches: Iterable[EmbeddedBatch], embeddings: Tensor) -> No
         embeddings[batch.rows] = batch.wait()
 
 
-def _hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
+def hash_model(folder: str | os.PathLike[str]) -> dict[str, str]:
     """Return the SHA-256 of the files of both encoders. Passage encoder files have paths relative to its own folder."""
     passage, question = find_encoder_folder(folder, "passage"), find_encoder_folder(folder, "question")
     hashes = {path.relative_to(passage).as_posix(): hash_file(path) for path in list_model_files(folder, "passage")}

@@ -11,7 +11,7 @@ round-robin.
 from __future__ import annotations
 
 import os
-from typing import cast
+from typing import Literal, cast
 
 from torch import distributed
 
@@ -152,6 +152,7 @@ def plan_encoding(
         shard_rows=shard_rows,
         block_rows=block_rows,
         max_tokens=embedder.choose_max_tokens(),
+        side=cast(Literal["passage", "question"], embedder.side),
     )
     if reuse is None:
         return plan

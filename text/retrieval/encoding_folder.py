@@ -22,6 +22,7 @@ from text.errors import ArtifactError, UsageError
 from text.retrieval.index_files import find_indexes
 from text.retrieval.plan import (
     MANIFEST,
+    QUESTIONS,
     EmbeddingsManifest,
     Plan,
     describe_changed_files,
@@ -47,7 +48,7 @@ def check_encoding_folder(folder: str | os.PathLike[str]) -> None:
     _check_place(Path(folder, "plan.json"))
     if Path(folder, "plan.json").is_file():
         _check_places(folder, read_plan(folder))
-    elif names := sorted(name for name in _list_names(folder) if not name.startswith(".")):
+    elif names := sorted(name for name in _list_names(folder) if not name.startswith(".") and name != QUESTIONS):
         raise FileExistsError(f"{os.fspath(folder)}: holds {names[0]}, but no embeddings. Use a new or empty folder.")
 
 

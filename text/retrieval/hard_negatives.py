@@ -6,60 +6,18 @@ or rejected with a reason, until there are enough negatives. ``text/retrieval/mi
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 from text.evaluation import has_answer, rank_passages
 from text.records import Passage
-from text.words import separate_units
+from text.retrieval.filters import Filters, find_highest_score, measure_overlap, normalize_text
 
-_SHINGLE = 3
-"""Words per shingle. Two texts are compared by their shingles. A Chinese character counts as a word."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filters:
-    """Conditions that a hard negative must meet.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
-
-    first_rank: int = 1
-    """First rank to consider, counted from 1. Increase it to skip likely false negatives at the top."""
-    last_rank: int = 100
-    """Last rank to consider. A search with a model retrieves this many passages per question."""
-    min_score: float | None = None
-    """Minimum score of a negative in its run. Use it to drop easy negatives."""
-    max_score: float | None = None
-    """Maximum score of a negative in its run. Use it to drop probable positives by an absolute score."""
-    margin: float | None = None
-    """Reject candidates that score above the first positive's score minus this margin, in the same run: above 0.75 for
-    a positive of 0.80 and a margin of 0.05. Use it with the scores of a teacher, not of the model that you train."""
-    relative_margin: float | None = None
-    """Like margin, as a fraction of the positive's score. NV-Retriever uses 0.05 (arXiv:2407.15831)."""
-    answers: bool = True
-    """Reject candidates that contain an answer. Set it to false if answers are very common words, such as yes."""
-    max_overlap: float = 0.8
-    """Reject candidates whose word trigrams overlap more than this with a positive or a chosen negative (Jaccard
-    similarity). Lower it if negatives repeat each other; 1 turns this filter off."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_score", "max_score", "margin", "relative_margin"):
-            value = getattr(self, name)
-            if value is not None and (math.isnan(value) or ("margin" in name and value < 0)):
-                raise ValueError(f"{name} is {value}. Use a number{' of 0 or more' * ('margin' in name)}.")
-        if not 1 <= self.first_rank <= self.last_rank:
-            raise ValueError(
-                f"first_rank is {self.first_rank} and last_rank is {self.last_rank}. "
-                "Ranks start at 1, and last_rank must not be below first_rank."
-            )
-        if not 0 < self.max_overlap <= 1:
-            raise ValueError(f"max_overlap is {self.max_overlap}. Use a number above 0 and at most 1.")
+OTHER_ROW, HOLDS_ANSWER = "a positive of another row", "holds an answer"
+NO_TEXT, TEXT_OF_POSITIVE = "no text", "text of a positive"
+NEAR_POSITIVE, NEAR_TAKEN = "near a positive", "near one that is taken"
+NEAR_BY_TEACHER = "teacher scores it near the positive"
 
 
 class Source(NamedTuple):
@@ -83,6 +41,8 @@ class Negative(NamedTuple):
     """Rank in the source, counted from 1."""
     score: float
     """Score in the source."""
+    teacher_score: float | None = None
+    """Score by the teacher. None without a teacher."""
 
 
 class RejectedCandidate(NamedTuple):
@@ -97,6 +57,21 @@ class RejectedCandidate(NamedTuple):
     """Score in the source."""
     reason: str
     """Reason for the rejection, such as "holds an answer"."""
+    teacher_score: float | None = None
+    """Score by the teacher. None if the teacher was not asked."""
+
+
+class Choice(NamedTuple):
+    """The hard negatives of one question."""
+
+    negatives: list[Negative]
+    rejected: list[RejectedCandidate]
+    positive_scores: list[float]
+    """Scores of the positives by the teacher. Empty without a teacher."""
+
+
+ChoiceSteps = Generator[Sequence[Passage], Sequence[float], Choice]
+"""A choice that yields passages, and is sent the teacher's scores of these passages."""
 
 
 def choose_hard_negatives(
@@ -109,6 +84,7 @@ def choose_hard_negatives(
     regular_expressions: bool = False,
     same_question_positives: Sequence[tuple[int, int]] = (),
     slow: set[str] | None = None,
+    score: Callable[[Sequence[Passage]], Sequence[float]] | None = None,
 ) -> tuple[list[Negative], list[RejectedCandidate]]:
     """Choose the hard negatives of one question, and return them with the rejected candidates.
 
@@ -124,9 +100,12 @@ def choose_hard_negatives(
         regular_expressions: Treat the answers as regular expressions.
         same_question_positives: ``Passage.keys`` of the positives of other rows with the same question.
         slow: Set that collects the regular expressions that time out. A timeout counts as no match.
+        score: Function that returns a teacher's scores of passages for this question. It is called for the positives,
+            and then for candidates that pass all other filters, only as many as are needed.
 
     Raises:
         KeyError: ``find`` does not know a candidate.
+        ValueError: A filter needs the scores of a teacher, and ``score`` is None.
 
     >>> passages = {"p": Passage("p", "", "a beetle ate"), "n": Passage("n", "", "a fig fell")}
     >>> negatives, rejected = choose_hard_negatives(
@@ -135,108 +114,167 @@ def choose_hard_negatives(
     >>> negatives[0].passage.passage_id, rejected[0].reason
     ('n', 'a positive')
     """
-    taken: list[Negative] = []
-    rejected: list[RejectedCandidate] = []
-    known = {passage.passage_id for passage in positives} - {""}
-    known_keys = set(chain.from_iterable(same_question_positives))
-    texts = [_normalize(passage.text) for passage in positives]
-    for source in sources:
-        wanted = len(taken) + source.number
-        highest = _find_highest_score(source, positives, filters)
-        for rank, passage_id in enumerate(rank_passages(source.scores), start=1):
-            if len(taken) == wanted:
-                break
-            score = source.scores[passage_id]
-            reason = _reject_by_numbers(passage_id, rank, score, known, taken, highest, filters)
-            passage = find(passage_id) if reason is None else None
-            if passage is not None:
-                reason = _reject_by_text(passage, texts, answers, taken, filters, regular_expressions, slow)
-                if known_keys and not known_keys.isdisjoint(passage.keys):
-                    reason = "a positive"
-            if passage is None or reason is not None:
-                rejected.append(RejectedCandidate(passage_id, source.name, rank, score, reason or ""))
-            else:
-                taken.append(Negative(passage, source.name, rank, score))
-    return taken, rejected
+    if filters.needs_teacher and score is None:
+        raise ValueError("teacher_margin and teacher_relative_margin need a teacher. Give score.")
+    steps = choose_in_steps(
+        positives,
+        answers,
+        sources,
+        find,
+        filters,
+        regular_expressions=regular_expressions,
+        same_question_positives=same_question_positives,
+        slow=slow,
+        has_teacher=score is not None,
+    )
+    try:
+        passages = next(steps)
+        while score is not None:
+            passages = steps.send(score(passages))
+    except StopIteration as end:
+        return end.value.negatives, end.value.rejected
+    raise AssertionError("a choice without a teacher asks for no scores")
 
 
-def _find_highest_score(source: Source, positives: Sequence[Passage], filters: Filters) -> float | None:
-    """Return the highest score that the margins allow. It is infinity without margins.
-
-    Return None if a margin is set but the first positive has no score.
-    """
-    if filters.margin is None and filters.relative_margin is None:
-        return float("inf")
-    score = source.scores.get(positives[0].passage_id) if positives else None
-    if score is None:
-        return None
-    return score - max(filters.margin or 0.0, abs(score) * (filters.relative_margin or 0.0))
-
-
-def _reject_by_numbers(
-    passage_id: str,
-    rank: int,
-    score: float,
-    known: set[str],
-    taken: Sequence[Negative],
-    highest: float | None,
+def choose_in_steps(
+    positives: Sequence[Passage],
+    answers: Sequence[str],
+    sources: Sequence[Source],
+    find: Callable[[str], Passage],
     filters: Filters,
-) -> str | None:
-    """Return the reason to reject a candidate by its id, rank or score. None if it passes."""
-    if passage_id in known:
-        return "a positive"
-    if any(passage_id == negative.passage.passage_id for negative in taken):
-        return "taken already"
-    if not filters.first_rank <= rank <= filters.last_rank:
-        return "outside the ranks"
-    if filters.min_score is not None and score < filters.min_score:
-        return "score too low"
-    if filters.max_score is not None and score > filters.max_score:
-        return "score too high"
-    if highest is None:
-        return "no score of the positive"
-    return "within the margin" if score > highest else None
+    *,
+    regular_expressions: bool = False,
+    same_question_positives: Sequence[tuple[int, int]] = (),
+    slow: set[str] | None = None,
+    has_teacher: bool = False,
+) -> ChoiceSteps:
+    """Choose the hard negatives of one question in steps, so that the caller scores several questions together.
+
+    Arguments are as for ``choose_hard_negatives``. Without ``has_teacher``, there is only the last step.
+    """
+    texts = [normalize_text(passage.text) for passage in positives]
+    own_keys = set(chain.from_iterable(passage.keys for passage in positives)) if same_question_positives else set()
+    known_keys = set(chain.from_iterable(same_question_positives)) - own_keys
+
+    def check(passage: Passage) -> str | None:
+        if known_keys and not known_keys.isdisjoint(passage.keys):
+            return OTHER_ROW
+        return _reject_by_text(passage, texts, answers, filters, regular_expressions, slow)
+
+    positive_scores = list((yield positives)) if has_teacher else []
+    score = positive_scores[0] if positive_scores else None
+    highest = find_highest_score(score, filters.teacher_margin, filters.teacher_relative_margin)
+    chooser = _Chooser(positives, find, filters, check)
+    for source in sources:
+        chooser.start(source)
+        for rank, passage_id in chooser.ranking:
+            if len(chooser.taken) == chooser.num_wanted:
+                break
+            reason = chooser.reject(rank, passage_id)
+            if reason is None and has_teacher and passage_id not in chooser.teacher_scores:
+                block = chooser.list_unscored(rank)
+                scores = yield block
+                chooser.teacher_scores |= zip([each.passage_id for each in block], scores, strict=True)
+            if reason is None and has_teacher and (highest is None or chooser.teacher_scores[passage_id] > highest):
+                reason = NEAR_BY_TEACHER
+            chooser.add(rank, passage_id, reason)
+    return Choice(chooser.taken, chooser.rejected, positive_scores)
+
+
+class _Chooser:
+    """The candidates of one question so far. The text of each candidate is read and checked once."""
+
+    def __init__(
+        self,
+        positives: Sequence[Passage],
+        find: Callable[[str], Passage],
+        filters: Filters,
+        check: Callable[[Passage], str | None],
+    ) -> None:
+        self.taken: list[Negative] = []
+        self.rejected: list[RejectedCandidate] = []
+        self.teacher_scores: dict[str, float] = {}
+        self.ranking: list[tuple[int, str]] = []
+        """Ranks and ids of the candidates of the current source."""
+        self.num_wanted = 0
+        """Number of negatives from this source and the ones before it."""
+        self._positives, self._find, self._filters, self._check = positives, find, filters, check
+        self._known = {passage.passage_id for passage in positives} - {""}
+        self._checked: dict[str, tuple[Passage, str | None]] = {}
+
+    def start(self, source: Source) -> None:
+        """Begin with the candidates of a source."""
+        self._source = source
+        self.num_wanted = len(self.taken) + source.number
+        self.ranking = list(enumerate(rank_passages(source.scores), start=1))
+        score = source.scores.get(self._positives[0].passage_id) if self._positives else None
+        self._highest = find_highest_score(score, self._filters.margin, self._filters.relative_margin)
+
+    def reject(self, rank: int, passage_id: str) -> str | None:
+        """Return the reason to reject a candidate, without regard to the teacher. None if it passes."""
+        reason = self._reject_by_numbers(rank, passage_id)
+        if reason is not None:
+            return reason
+        if passage_id not in self._checked:
+            passage = self._find(passage_id)
+            self._checked[passage_id] = passage, self._check(passage)
+        passage, reason = self._checked[passage_id]
+        return reason or (NEAR_TAKEN if self._is_near_taken(passage) else None)
+
+    def list_unscored(self, rank: int) -> list[Passage]:
+        """Return a candidate and the next ones that pass all filters but the teacher's, as many as are still wanted."""
+        found: list[Passage] = []
+        for other, passage_id in self.ranking[rank - 1 :]:
+            if len(found) == self.num_wanted - len(self.taken):
+                break
+            if passage_id not in self.teacher_scores and self.reject(other, passage_id) is None:
+                found.append(self._checked[passage_id][0])
+        return found
+
+    def add(self, rank: int, passage_id: str, reason: str | None) -> None:
+        """Add a candidate to the negatives, or to the rejected candidates if there is a reason."""
+        score, teacher_score = self._source.scores[passage_id], self.teacher_scores.get(passage_id)
+        if reason is None:
+            passage = self._checked[passage_id][0]
+            self.taken.append(Negative(passage, self._source.name, rank, score, teacher_score))
+        else:
+            self.rejected.append(RejectedCandidate(passage_id, self._source.name, rank, score, reason, teacher_score))
+
+    def _reject_by_numbers(self, rank: int, passage_id: str) -> str | None:
+        filters, score = self._filters, self._source.scores[passage_id]
+        if passage_id in self._known:
+            return "a positive"
+        if any(passage_id == negative.passage.passage_id for negative in self.taken):
+            return "taken already"
+        if not filters.first_rank <= rank <= filters.last_rank:
+            return "outside the ranks"
+        if filters.min_score is not None and score < filters.min_score:
+            return "score too low"
+        if filters.max_score is not None and score > filters.max_score:
+            return "score too high"
+        if self._highest is None:
+            return "no score of the positive"
+        return "within the margin" if score > self._highest else None
+
+    def _is_near_taken(self, passage: Passage) -> bool:
+        text, most = normalize_text(passage.text), self._filters.max_overlap
+        return any(measure_overlap(text, normalize_text(each.passage.text)) > most for each in self.taken)
 
 
 def _reject_by_text(
     passage: Passage,
     texts: Sequence[str],
     answers: Sequence[str],
-    taken: Sequence[Negative],
     filters: Filters,
     regular_expressions: bool,
     slow: set[str] | None,
 ) -> str | None:
     """Return the reason to reject a candidate by its text. None if it passes."""
-    text = _normalize(passage.text)
+    text = normalize_text(passage.text)
     if not text:
-        return "no text"
+        return NO_TEXT
     if text in texts:
-        return "text of a positive"
+        return TEXT_OF_POSITIVE
     if filters.answers and has_answer(answers, passage.text, regular_expressions=regular_expressions, slow=slow):
-        return "holds an answer"
-    if any(measure_overlap(text, other) > filters.max_overlap for other in texts):
-        return "near a positive"
-    if any(measure_overlap(text, _normalize(negative.passage.text)) > filters.max_overlap for negative in taken):
-        return "near one that is taken"
-    return None
-
-
-def measure_overlap(text: str, other: str) -> float:
-    """Return the Jaccard similarity of the word trigrams of two texts (shingles; Broder 1997).
-
-    >>> measure_overlap("the oak was old and tall", "the oak was old and dead")  # 3 shingles in both, 5 in either
-    0.6
-    """
-    ours, theirs = _split_shingles(text), _split_shingles(other)
-    return len(ours & theirs) / max(1, len(ours | theirs))
-
-
-def _split_shingles(text: str) -> set[tuple[str, ...]]:
-    words = text.split()
-    return {tuple(words[place : place + _SHINGLE]) for place in range(max(1, len(words) - _SHINGLE + 1))}
-
-
-def _normalize(text: str) -> str:
-    """Return a text in NFC and case-folded, with single spaces between words and around Chinese characters."""
-    return " ".join(separate_units(unicodedata.normalize("NFC", text)).casefold().split())
+        return HOLDS_ANSWER
+    return NEAR_POSITIVE if any(measure_overlap(text, other) > filters.max_overlap for other in texts) else None

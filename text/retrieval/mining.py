@@ -7,30 +7,32 @@ The run of the model is saved beside the mined rows, so mining with other filter
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from text.artifacts import describe_file, hash_file, write_together
-from text.datasets import DPRFile, PassageCollection, Question, read_questions
-from text.datasets.dpr_file import BLANK
-from text.datasets.dpr_rows import Record, count_unusable_rows, passage_to_context, replace_contexts
-from text.datasets.same_questions import SameQuestions
-from text.errors import ArtifactError, DataError
+from text.datasets import DPRFile, PassageCollection, read_questions
+from text.datasets.dpr_rows import count_unusable_rows
+from text.errors import ArtifactError
 from text.evaluation import Run, format_run, read_run
+from text.evaluation.negative_audit import write_audit
 from text.evaluation.run_source import SearchRecord, check_same_collection, check_same_questions, write_source
+from text.evaluation.score_source import write_score_source
 from text.evaluation.trec import check_common_questions, check_counted_questions
-from text.progress import track
-from text.records import Passage
 from text.retrieval.counts import describe_truncated_questions
 from text.retrieval.devices import describe_precision
-from text.retrieval.hard_negatives import Filters, Negative, Source, choose_hard_negatives
+from text.retrieval.filters import Filters
+from text.retrieval.kept_scores import keep_scores
+from text.retrieval.mined_rows import RowForm, mine_rows, pair_with_rows
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import read_plan
 from text.retrieval.retriever import load_retriever, search_questions
+from text.retrieval.row_scores import SCORE_KEY, check_score_key
 from text.retrieval.run_files import hash_question_words, read_run_sources
+from text.retrieval.teachers import Teacher
 
 
 def mine_hard_negatives(
@@ -46,13 +48,19 @@ def mine_hard_negatives(
     seed: int = 0,
     model_run: Run | None = None,
     model_search: SearchRecord | None = None,
+    teacher: Teacher | None = None,
+    score_key: str = SCORE_KEY,
+    round_name: str | None = None,
     overwrite: bool = True,
 ) -> MiningSummary:
     r"""Write training rows with hard negatives from runs.
 
     Each negative is written with its id, rank, score and source. ``OUTPUT.rejected.jsonl`` holds the rejected
-    candidates with the reasons, and ``OUTPUT.summary.json`` holds the counts, inputs and options. All files are
-    written atomically at the end.
+    candidates with the reasons, ``OUTPUT.summary.json`` holds the counts, inputs and options, and
+    ``OUTPUT.audit.json`` estimates the share of false negatives. All files are written atomically at the end.
+
+    With a teacher, positives and negatives get its scores, and ``OUTPUT.scores.json`` names it. Until the end,
+    ``OUTPUT.partial`` keeps the scores, so that a repeated call does not compute them again.
 
     Args:
         rows: Training rows in the DPR format.
@@ -69,6 +77,10 @@ def mine_hard_negatives(
             ``OUTPUT.trec``.
         model_search: The record of the search that made this run (``record_search``). It is written to
             ``OUTPUT.trec.json``.
+        teacher: Model that scores the positives, and the candidates that pass all other filters. Only as many
+            candidates are scored as are needed.
+        score_key: Name of the field for the scores of the teacher.
+        round_name: Round of mining, which each negative records.
         overwrite: Replace existing output files.
 
     Returns:
@@ -76,7 +88,8 @@ def mine_hard_negatives(
 
     Raises:
         FileExistsError: An output file exists, and ``overwrite`` is false.
-        ValueError: Two runs have the same name, or ``num`` does not have one number per source.
+        ValueError: Two runs have the same name, ``num`` does not have one number per source, or a filter needs a
+            teacher.
         DataError: A file is malformed, no row is usable, a run has other questions than the rows, or the collection
             lacks a passage of a run.
         ArtifactError: The record of a run names other questions or another collection.
@@ -97,13 +110,16 @@ def mine_hard_negatives(
     (Counter({'bm25': 1}), Counter({'a positive': 1}))
     """
     output, filters = os.fspath(output), filters or Filters()
+    check_score_key(score_key)
+    if filters.needs_teacher and teacher is None:
+        raise ValueError("teacher_margin and teacher_relative_margin need a teacher.")
     paths = ([] if model_run is None else [f"{output}.trec"]) + [os.fspath(path) for path in runs]
     names = name_sources(paths, num)
     if not isinstance(collection, PassageCollection):
         collection = PassageCollection(collection)
     file = DPRFile(rows, collection)
-    summary = MiningSummary(sum(num), count_unusable_rows(file), seed)
-    questions = _pair_with_rows(file)
+    summary = MiningSummary(sum(num), count_unusable_rows(file), seed, checks_answers=filters.answers)
+    questions = pair_with_rows(file)
     read = ([] if model_run is None else [model_run]) + [read_run(path) for path in runs]
     ids = [question.question_id for question, _ in questions]
     for path, run in zip(paths, read, strict=True):
@@ -119,21 +135,18 @@ def mine_hard_negatives(
         if source is not None:
             check_same_questions(path, source.questions, rows, keys)
             check_same_collection(path, source.searches, collection.path, inputs["collection"]["sha256"])
-    mined = _mine_rows(
-        file,
-        questions,
-        collection,
-        list(zip(names, read, num, strict=True)),
-        filters,
-        sort_by_title=sort_by_title,
-        best_positive_first=best_positive_first,
-        slow=summary.slow,
-    )
+    form = RowForm(score_key if teacher is not None else None, round_name, best_positive_first, sort_by_title)
     options = {"num": list(num), "filters": asdict(filters), "sort_by_title": sort_by_title}
-    options |= {"best_positive_first": best_positive_first, "seed": seed}
+    options |= {"best_positive_first": best_positive_first, "seed": seed, "round": round_name}
+    if teacher is not None:
+        options |= {"teacher": teacher.record._asdict(), "score_key": score_key}
     run_endings = [".trec"] * (model_run is not None) + [".trec.json"] * (model_search is not None)
-    endings = [".rejected.jsonl", ".summary.json", *run_endings, ""]
-    with write_together([f"{output}{ending}" for ending in endings], overwrite=overwrite) as temporaries:
+    endings = [".rejected.jsonl", ".summary.json", ".audit.json", *run_endings]
+    endings += [".scores.json"] * (teacher is not None) + [""]
+    with (
+        nullcontext() if teacher is None else keep_scores(teacher, f"{output}.partial", overwrite=overwrite) as kept,
+        write_together([f"{output}{ending}" for ending in endings], overwrite=overwrite) as temporaries,
+    ):
         files = dict(zip(endings, temporaries, strict=True))
         if model_run is not None:
             with open(files[".trec"], "w", encoding="utf-8") as run_file:
@@ -141,9 +154,22 @@ def mine_hard_negatives(
             if model_search is not None:
                 write_source(files[".trec.json"], files[".trec"], [model_search], keys)
             inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": hash_file(files[".trec"])})
+        sources = list(zip(names, read, num, strict=True))
+        mined = mine_rows(file, questions, collection, sources, filters, form, slow=summary.slow, teacher=kept)
         _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}
         files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        teachers = {} if teacher is None else {score_key: teacher.record}
+        if teachers:
+            write_score_source(files[".scores.json"], files[""], teachers)
+        write_audit(
+            files[".audit.json"],
+            files[""],
+            round_name=round_name,
+            sources=summary.negatives,
+            teachers=teachers,
+            evidence=summary.evidence.estimate(),
+        )
     return summary
 
 
@@ -154,6 +180,8 @@ def _write_rows(mined: Iterator[MinedRow], rows: Path, rejected: Path, summary: 
             rows_file.write(json.dumps(row.record, ensure_ascii=False) + "\n")
             for candidate in row.rejected:
                 line = {"question_id": row.question_id, **candidate._asdict()}
+                if candidate.teacher_score is None:
+                    del line["teacher_score"]
                 rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
             summary.add(row)
 
@@ -218,66 +246,3 @@ def name_sources(runs: Sequence[str | os.PathLike[str]], num: Sequence[int]) -> 
             f"num is {list(num)}, and the sources are {', '.join(names)}. Give one number, 0 or more, for each source."
         )
     return names
-
-
-def _pair_with_rows(file: DPRFile) -> list[tuple[Question, int]]:
-    """Return all questions with the numbers of their rows, usable or not. Blank lines are skipped."""
-    rows = [row for row in range(len(file.rows)) if file.findings.unusable.get(row) != BLANK]
-    return list(zip(read_questions(file.path), rows, strict=True))
-
-
-def _mine_rows(
-    file: DPRFile,
-    questions: Sequence[tuple[Question, int]],
-    collection: PassageCollection,
-    runs: Sequence[tuple[str, Run, int]],
-    filters: Filters,
-    *,
-    sort_by_title: bool,
-    best_positive_first: bool,
-    slow: set[str],
-) -> Iterator[MinedRow]:
-    """Yield the mined rows. ``runs`` holds the name, the run and the number of negatives of each source."""
-    same_questions = SameQuestions([file.index])
-    with file.open() as reader, file.rows.open() as lines:
-        usable = [pair for pair in questions if pair[1] not in file.findings.unusable]
-        if sort_by_title:
-            usable.sort(key=lambda pair: reader.read(pair[1]).positives[0].title)
-        for question, row in track(usable, "Mining", "rows"):
-            read = reader.read(row)
-            sources = [Source(name, run.get(question.question_id, {}), number) for name, run, number in runs]
-            positives = _sort_by_score(read.positives, sources[0]) if best_positive_first else read.positives
-            negatives, rejected = choose_hard_negatives(
-                positives,
-                read.answers,
-                sources,
-                lambda passage_id: _find_passage(collection, passage_id),
-                filters,
-                regular_expressions=question.regular_expressions,
-                same_question_positives=same_questions.find_positives(0, row) or (),
-                slow=slow,
-            )
-            record: Record = lines.parse(row).as_dict()
-            contexts = None if best_positive_first else record.get("positive_ctxs")
-            contexts = contexts or [passage_to_context(each) for each in positives]
-            record = replace_contexts(record, contexts, [_negative_to_context(each) for each in negatives])
-            yield MinedRow(question.question_id, record, positives, negatives, rejected, read.answers)
-
-
-def _sort_by_score(positives: Sequence[Passage], source: Source) -> list[Passage]:
-    """Return the positives by score, best first. Positives without a score come last. The sort is stable."""
-    return sorted(positives, key=lambda passage: -source.scores.get(passage.passage_id, -math.inf))
-
-
-def _find_passage(collection: PassageCollection, passage_id: str) -> Passage:
-    try:
-        return collection.find(passage_id)
-    except KeyError:
-        raise DataError(
-            f"{collection.path}: no passage {passage_id}, but a run contains it. Use the collection that was searched."
-        ) from None
-
-
-def _negative_to_context(negative: Negative) -> Record:
-    scored = {"score": negative.score, "rank": negative.rank, "source": negative.source}
-    return passage_to_context(negative.passage) | scored

@@ -8,12 +8,28 @@ from random import Random
 from typing import Any, NamedTuple
 
 from text.datasets.dpr_rows import Record
+from text.evaluation import has_answer
+from text.evaluation.negative_audit import ANSWERS, CANDIDATES, NEGATIVES, OTHER_ROWS, TEACHER, EvidenceCounts
 from text.records import Passage
-from text.retrieval.hard_negatives import Negative, RejectedCandidate
+from text.retrieval.hard_negatives import (
+    HOLDS_ANSWER,
+    NEAR_BY_TEACHER,
+    NEAR_POSITIVE,
+    NEAR_TAKEN,
+    NO_TEXT,
+    OTHER_ROW,
+    TEXT_OF_POSITIVE,
+    Negative,
+    RejectedCandidate,
+)
 from text.words import has_unspaced_script
 
 _SAMPLE_SIZE = 10
 """Number of negatives in the sample."""
+_MATCHED = {HOLDS_ANSWER, NEAR_POSITIVE, NEAR_TAKEN, NEAR_BY_TEACHER}
+"""Reasons of candidates whose text was compared with the answers."""
+_READ = _MATCHED | {OTHER_ROW, NO_TEXT, TEXT_OF_POSITIVE}
+"""Reasons of candidates that were compared with the positives of other rows."""
 
 
 class MinedRow(NamedTuple):
@@ -26,6 +42,12 @@ class MinedRow(NamedTuple):
     negatives: list[Negative]
     rejected: list[RejectedCandidate]
     answers: Sequence[str] = ()
+    positive_scores: Sequence[float] = ()
+    """Scores of the positives by the teacher. Empty without a teacher."""
+    has_same_question: bool = False
+    """True if another row has the same question."""
+    regular_expressions: bool = False
+    """True if the answers are regular expressions."""
 
 
 class MiningSummary:
@@ -35,10 +57,11 @@ class MiningSummary:
         num_wanted: Number of negatives that each row should get.
         unusable: Number of rows that training cannot use, by reason.
         seed: Seed of the sample.
+        checks_answers: True if the filters rejected all passages with an answer.
     """
 
-    def __init__(self, num_wanted: int, unusable: Counter[str], seed: int = 0) -> None:
-        self.num_wanted, self.unusable = num_wanted, unusable
+    def __init__(self, num_wanted: int, unusable: Counter[str], seed: int = 0, *, checks_answers: bool = True) -> None:
+        self.num_wanted, self.unusable, self.checks_answers = num_wanted, unusable, checks_answers
         self.num_rows = self.num_short = 0
         """Number of rows, and number of rows that got fewer negatives than wanted."""
         self.num_unspaced = 0
@@ -53,6 +76,8 @@ class MiningSummary:
         """Number of rejected candidates by reason, in all rows and in rows with too few negatives."""
         self.sample: list[tuple[MinedRow, Negative]] = []
         """Negatives with their rows, each with the same probability."""
+        self.evidence = EvidenceCounts()
+        """Evidence of false negatives."""
         self._random = Random(seed)
 
     def add(self, row: MinedRow) -> None:
@@ -63,12 +88,38 @@ class MiningSummary:
         self.num_without_answers += not row.answers
         self.rejected.update(candidate.reason for candidate in row.rejected)
         self.rejected_in_short_rows.update(candidate.reason for candidate in row.rejected if is_short)
+        self._add_evidence(row)
         for negative in row.negatives:  # Reservoir sampling (Vitter 1985).
             self.negatives[negative.source] += 1
             if len(self.sample) < _SAMPLE_SIZE:
                 self.sample.append((row, negative))
             elif (place := self._random.randrange(self.negatives.total())) < _SAMPLE_SIZE:
                 self.sample[place] = (row, negative)
+
+    def _add_evidence(self, row: MinedRow) -> None:
+        """Count the candidates and the negatives that other rows, the answers or the teacher call positive.
+
+        A filter decides about each candidate before the later filters, so the kinds have different candidates.
+        """
+        add, reasons = self.evidence.add, [candidate.reason for candidate in row.rejected]
+        taken = len(row.negatives) * [False]
+        if row.has_same_question:
+            add(OTHER_ROWS, CANDIDATES, [*taken, *(each == OTHER_ROW for each in reasons if each in _READ)])
+            add(OTHER_ROWS, NEGATIVES, taken)
+        if row.answers:
+            answering = [self._holds_answer(row, negative) for negative in row.negatives]
+            matched = [each == HOLDS_ANSWER for each in reasons if each in _MATCHED and self.checks_answers]
+            add(ANSWERS, CANDIDATES, [*answering, *matched])
+            add(ANSWERS, NEGATIVES, answering)
+        if row.positive_scores:
+            above = [(each.teacher_score or 0.0) > row.positive_scores[0] for each in row.negatives]
+            rejected = (each.teacher_score for each in row.rejected if each.teacher_score is not None)
+            add(TEACHER, CANDIDATES, [*above, *(score > row.positive_scores[0] for score in rejected)])
+            add(TEACHER, NEGATIVES, above)
+
+    def _holds_answer(self, row: MinedRow, negative: Negative) -> bool:
+        options = {"regular_expressions": row.regular_expressions, "slow": self.slow}
+        return not self.checks_answers and has_answer(row.answers, negative.passage.text, **options)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts in the form of ``OUTPUT.summary.json``, without the inputs and options."""

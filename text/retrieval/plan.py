@@ -32,6 +32,8 @@ IDS, KEYS = ".ids", ".keys.npy"
 """Suffixes of the files of passage ids and passage hashes."""
 PART, PROGRESS = ".part", ".progress"
 """Suffixes of the files of an unfinished shard."""
+QUESTIONS = "questions.jsonl"
+"""File name of the collection of questions that are encoded as the targets of a student."""
 MANIFEST = "manifest.json"
 """File name of the manifest of finished embeddings."""
 _MAX_ROWS, _MAX_DIM = 1 << 40, 1 << 16
@@ -77,6 +79,8 @@ class Plan(NamedTuple):
     """Key of the plan of the embeddings that were copied for unchanged passages. Empty if none were."""
     max_tokens: int = 0
     """Maximum number of tokens in one batch on a GPU, as chosen when the encoding started. 0 on a CPU."""
+    side: Literal["passage", "question"] = "passage"
+    """Encoder that computed the embeddings. Those of questions are the targets of a student."""
 
     @property
     def key(self) -> str:
@@ -95,10 +99,12 @@ class Plan(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``plan.json`` without its hash.
 
-        ``max_tokens`` is left out if it is 0, so that the plans of earlier versions keep their keys.
+        ``max_tokens`` and ``side`` are left out if they have their defaults, so that the plans of earlier versions keep
+        their keys.
         """
         content = self._asdict() | {"settings": self.settings._asdict(), "collection": self.collection._asdict()}
-        return {name: value for name, value in content.items() if (name, value) != ("max_tokens", 0)}
+        defaults = [("max_tokens", 0), ("side", "passage")]
+        return {name: value for name, value in content.items() if (name, value) not in defaults}
 
 
 class EmbeddingsManifest(NamedTuple):
@@ -184,6 +190,14 @@ def read_plan(folder: str | os.PathLike[str]) -> Plan:
     except ArtifactError as fault:
         raise ArtifactError(f"{fault} To encode again, use another folder.") from None
     return plan
+
+
+def select_passage_files(model: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of the files that decide the embeddings of passages, from the hashes of a whole model.
+
+    The files of a separate question encoder are left out. A new question encoder does not change these embeddings.
+    """
+    return {name: value for name, value in model.items() if not name.startswith("question_encoder/")}
 
 
 def describe_changed_files(before: Mapping[str, str], after: Mapping[str, str]) -> str:

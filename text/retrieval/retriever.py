@@ -17,7 +17,7 @@ from text.retrieval.embedder import Embedder
 from text.retrieval.exact import ExactSearch, Hits, append_passages
 from text.retrieval.indexes import Index, check_index, open_index
 from text.retrieval.memory import Embeddings, MemoryEmbeddings, number_passages
-from text.retrieval.plan import describe_changed_files
+from text.retrieval.plan import describe_changed_files, select_passage_files
 from text.retrieval.shards import EmbeddingShards
 
 ShardsT = TypeVar("ShardsT", bound=Embeddings)
@@ -163,9 +163,13 @@ class Retriever(Generic[ShardsT]):
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
-    """Check that the embedder has the model and the similarity that encoded the passages."""
-    if embedder.model_hashes != shards.plan.model:
-        changes = describe_changed_files(embedder.model_hashes, shards.plan.model)
+    """Check that the embedder has the passage encoder and the similarity that encoded the passages.
+
+    The question encoder may be another one, which was trained for these embeddings (train --frozen_passages).
+    """
+    ours, theirs = map(select_passage_files, (embedder.model_hashes, shards.plan.model))
+    if ours != theirs:
+        changes = describe_changed_files(ours, theirs)
         raise ArtifactError(
             f"{shards.folder}: encoded by another model ({changes}). "
             "Search with the model that encoded these embeddings."

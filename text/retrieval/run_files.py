@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from text.datasets import Question
 from text.evaluation import Run, fuse_runs, read_run, remove_self_matches
 from text.evaluation.run_source import (
+    FusionRecord,
     RunSource,
     SearchRecord,
     check_same_collection,
@@ -16,6 +17,7 @@ from text.evaluation.run_source import (
     read_run_source,
 )
 from text.evaluation.trec import check_common_questions
+from text.retrieval.embedder import hash_model
 from text.retrieval.plan import find_collection, read_plan
 
 StrPath = str | os.PathLike[str]
@@ -25,14 +27,16 @@ def read_fused_run(
     path: StrPath,
     fuse_with: StrPath | None = None,
     *,
+    fusion: FusionRecord | None = None,
     drop_self_matches: bool = False,
     log: Callable[[str], object] | None = None,
 ) -> Run:
-    """Read a run, or fuse two runs by reciprocal rank fusion.
+    """Read a run, or fuse two runs.
 
     Args:
         path: File of the run.
         fuse_with: File of the second run, or None.
+        fusion: Method and weights. None means reciprocal rank fusion with equal weights.
         drop_self_matches: Remove passages whose id equals the question id, before ranks are computed.
         log: Called with a line about the questions that are in only one of the two runs, if there are any.
 
@@ -54,7 +58,7 @@ def read_fused_run(
             f"note: {lacking + other_lacking} questions are in only one of the fused runs "
             f"({lacking} are missing in {os.fspath(path)}, {other_lacking} in {os.fspath(fuse_with)})"
         )
-    return fuse_runs(runs)
+    return fuse_runs(runs) if fusion is None else fuse_runs(runs, method=fusion.method, weights=fusion.weights)
 
 
 def hash_question_words(questions: Iterable[Question]) -> dict[str, int]:
@@ -66,14 +70,16 @@ def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_window
     """Return the record of a search with a model, which is saved beside its run.
 
     Args:
-        model: Folder of the model, as the user gave it.
+        model: Folder of the model, as the user gave it. Empty if there is none.
         embeddings: Folder of the embeddings.
         engine: As in ``SearchRecord``.
         by_windows: As in ``SearchRecord``.
     """
     plan = read_plan(embeddings)
+    # The question encoder of the model may have been trained after the embeddings (train --frozen_passages).
+    model_files = hash_model(model) if os.fspath(model) else plan.model
     path = find_collection(embeddings, plan)
-    return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), plan.model, by_windows)
+    return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), model_files, by_windows)
 
 
 def read_run_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:

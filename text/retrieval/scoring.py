@@ -22,7 +22,7 @@ from text.evaluation import (
     read_qrels,
     top_k_accuracy,
 )
-from text.evaluation.run_source import check_same_questions
+from text.evaluation.run_source import FusionRecord, check_same_questions
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.progress import track
 from text.records import hash_question
@@ -69,6 +69,7 @@ def score_run(
     collection: StrPath | None = None,
     k: Sequence[int] = CUT_OFFS,
     fuse_with: StrPath | None = None,
+    fusion: FusionRecord | None = None,
     drop_self_matches: bool = False,
     skip_missing: bool = False,
     keep_results: bool = False,
@@ -82,7 +83,8 @@ def score_run(
         questions: File of questions with answers. A passage is relevant if it contains an answer (``has_answer``).
         collection: File of the searched passages. It is needed together with ``questions``.
         k: Cut-offs of the metrics.
-        fuse_with: File of a second run, which is fused with the first by reciprocal rank fusion.
+        fuse_with: File of a second run, which is fused with the first.
+        fusion: Method and weights. None means reciprocal rank fusion with equal weights.
         drop_self_matches: Ignore passages whose id equals the question id.
         skip_missing: Skip questions that are missing in the run. Otherwise their metrics are 0.
         keep_results: Also return the retrieved passages if the run is scored by answers.
@@ -112,7 +114,8 @@ def score_run(
     notes, counts = list[str](), Counter[str]()
     paths = [path] if fuse_with is None else [path, fuse_with]
     sources = dict(zip(paths, read_run_sources(paths), strict=True))
-    [judgments], run = given, read_fused_run(path, fuse_with, drop_self_matches=drop_self_matches, log=notes.append)
+    options = {"fusion": fusion, "drop_self_matches": drop_self_matches}
+    [judgments], run = given, read_fused_run(path, fuse_with, **options, log=notes.append)
     name = os.fspath(path) if fuse_with is None else f"{os.fspath(path)} + {os.fspath(fuse_with)}"
     loaded_questions = [] if qrels is not None else read_questions(judgments, counts)
     keys = hash_question_words(loaded_questions)

@@ -25,7 +25,14 @@ _ENCODER_FILES = ("*.json", "model.safetensors", "*/config.json", "*/model.safet
 _ADAPTER_FILES = ("config.json", "model.safetensors")
 _FILES = (
     *(LEDGER, MANIFEST, REPORT, "config.yaml", "tokenizer.json", "metrics.csv", "speed.csv", "lengths.json"),
-    *("worst_questions.jsonl", "rejects.jsonl", "loggers.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+    *(
+        "worst_questions.jsonl",
+        "rejects.jsonl",
+        "negatives.json",
+        "loggers.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    ),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml", "model/README.md", "model/*.json"),
     *(f"model/{side}_encoder/{name}" for side in ("question", "passage") for name in _ENCODER_FILES),
     *(f"adapter/{side}_encoder/adapter_{name}" for side in ("question", "passage") for name in _ADAPTER_FILES),

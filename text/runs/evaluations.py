@@ -69,6 +69,12 @@ def read_evaluation_sources(
             check_same_collection(runs[name], source.searches, searched["path"], searched["sha256"])
     searches = [search for name in ("run", "fuse_with") if (known := sources.get(name)) for search in known.searches]
     run_folder = find_run_folder(folder)
+    reranked = [name for name in ("run", "fuse_with") if (known := sources.get(name)) and known.reranking is not None]
+    if run_folder is not None and reranked:
+        raise ArtifactError(
+            f"{runs[reranked[0]]}: was reranked, so it does not show the model of the training run in {run_folder} "
+            "alone. Choose an --output_dir outside that folder."
+        )
     if run_folder is not None and (other := find_other_search(run_folder, searches)) is not None:
         flag = next(name for name in ("run", "fuse_with") if (each := sources.get(name)) and other in each.searches)
         raise ArtifactError(
@@ -80,7 +86,10 @@ def read_evaluation_sources(
 
 def describe_model(run: str, source: RunSource | None) -> str:
     """Return a line that names the models that produced a run."""
-    return f"{run}: {'model unknown' if source is None else ' + '.join(map(str, source.searches))}"
+    if source is None:
+        return f"{run}: model unknown"
+    reranking = "" if source.reranking is None else f", {source.reranking}"
+    return f"{run}: {' + '.join(map(str, source.searches))}{reranking}"
 
 
 def find_run_folder(path: str | os.PathLike[str]) -> Path | None:

@@ -6,9 +6,9 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from text.artifacts import read_sealed
+from text.artifacts import check_type, read_sealed
 from text.errors import ArtifactError
-from text.evaluation.run_source import SearchRecord
+from text.evaluation.run_source import FusionRecord, SearchRecord
 
 _NAME = re.compile(r"[a-z]+@[1-9]\d{0,8}|map")
 
@@ -80,6 +80,15 @@ class Figures(NamedTuple):
     def list_collections(self) -> set[str]:
         """Return the SHA-256 of the searched collections that are known."""
         return {search.collection_sha256 for search in self.list_searches() if not search.by_windows}
+
+    @property
+    def fusion(self) -> FusionRecord:
+        """Method and weights of the fusion, for a run that was fused.
+
+        Raises:
+            ArtifactError: The run was not fused.
+        """
+        return check_type(self.options.get("fusion"), FusionRecord, "figures.json, options.fusion")
 
     def tabulate(self) -> dict[str, dict[str, float]]:
         """Return the values of each metric by name. Missing values are left out."""

@@ -20,6 +20,7 @@ from text.runs.evaluations import check_comparable, check_evaluation
 from text.runs.figures import Figures, read_figures
 from text.runs.lengths import Lengths, read_lengths
 from text.runs.manifest import Manifest, check_run_file, read_manifest
+from text.runs.negatives import NEGATIVES, MinedFile, read_negatives
 
 T = TypeVar("T")
 _MAX_STEP = 1 << 53
@@ -74,6 +75,8 @@ class RunHistory(NamedTuple):
     """None before the first validation."""
     manifest: Manifest | None
     """None until the run has ended."""
+    mined_files: list[MinedFile]
+    """Content of ``negatives.json``: training rows that were mined or scored."""
     evaluation: Figures | None
     """Content of ``evaluation/figures.json``. None without an evaluation of this run."""
 
@@ -116,6 +119,7 @@ def _read_run(folder: Path, name: str) -> RunHistory:
         lengths=_read(folder, "lengths.json", read_lengths, []),
         worst_questions=_read(folder, "worst_questions.jsonl", _read_worst_questions, None),
         manifest=read_manifest(folder),
+        mined_files=_read(folder, NEGATIVES, read_negatives, []),
         evaluation=_read_evaluation(folder),
     )
 

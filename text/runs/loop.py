@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from text.runs.acceptance import Comparison, average_questions, compare_questions
+from text.runs.acceptance import Comparison, QuestionValues, average_questions, compare_questions
 from text.runs.loop_results import LoopResults
 from text.runs.loop_steps import Encoded, Evaluated, LoopSteps
-from text.runs.rounds import BM25, START, Round
-from text.runs.seeds import SeedResult, SeedResults, average_metrics, choose_best
+from text.runs.rounds import BM25, FUSED, START, Round, RoundMetrics
+from text.runs.seeds import SeedResult, SeedResults, SplitMetrics, average_metrics, choose_best
 from text.runs.stages import Arguments
 from text.runs.tracked import TrackedFile
 
@@ -32,6 +32,7 @@ class Loop:
         encoder: Encoder to start from: the name of a randomly initialized encoder, or a path.
         score_start: Also evaluate the encoder before the first round. Ignored for a randomly initialized encoder.
         score_bm25: Also evaluate BM25.
+        hybrid: Also evaluate each model fused with BM25. Needs ``score_bm25``.
         start_arguments: Flags of encode for the encoder before the first round.
         seeds: Seeds of training. Each round is trained once with each of them, and the seed with the best first measure
             on the validation questions goes on. Without seeds, a round is trained once.
@@ -45,14 +46,16 @@ class Loop:
         encoder: str = "tiny",
         score_start: bool = True,
         score_bm25: bool = True,
+        hybrid: bool = False,
         start_arguments: Arguments,
         seeds: Sequence[int] = (),
     ) -> None:
         self.steps, self.rounds = steps, rounds
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
         self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
+        self.hybrid, self.bm25 = hybrid, None
         self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
-        self.comparisons = dict[str, Comparison]()
+        self.comparisons, self.table = dict[str, Comparison](), RoundMetrics()
 
     def run_rounds(self) -> LoopResults:
         """Run all stages that are not complete, and return the results of BM25, the start encoder and each round.
@@ -63,33 +66,35 @@ class Loop:
             ArtifactError, SystemExit, InterruptedRun: A stage failed, see ``run_stage``.
         """
         self.steps.cut_windows()
-        table = {BM25: self.steps.evaluate(BM25, None).metrics} if self.score_bm25 else {}
-        model, start, models = None, None, {}
+        if self.score_bm25:
+            self.bm25 = self.steps.evaluate(BM25, None)
+            self.table[BM25] = self.bm25.metrics
+        model, start, final, models = None, None, "", {}
         if isinstance(self.encoder, TrackedFile) and self.score_start:
-            model = self.steps.encode(START, self.encoder, self.start_arguments)
-            models[START] = str(self.encoder)
-            start = self.steps.evaluate(START, model)
-            table[START] = start.metrics
-        final, accepted = "", start
+            encoded = self.steps.encode(START, self.encoder, self.start_arguments)
+            model, results = self._evaluate_model(START, encoded)
+            self.table |= {f"{START}{end}": each.metrics for end, each in results.items()}
+            start, models[START] = results[""].values, str(self.encoder)
+        accepted = start
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
             rows = self.steps.mine(name, each, model) if each.sources else self.steps.train_rows
-            trained, result = self._run_round(name, each, rows, model)
-            table[name], models[name] = result.metrics, str(trained.model)
-            if self._accept(name, result, final or START, accepted):
-                model, accepted, final = trained, result, name
+            trained, values = self._run_round(name, each, rows, model)
+            models[name] = str(trained.model)
+            if self._accept(name, values, final or START, accepted):
+                model, accepted, final = trained, values, name
         improvement = self._compare(accepted, START, start) if final and accepted is not None else None
-        return LoopResults(table, models, self.seed_results, self.comparisons, final, improvement)
+        return LoopResults(self.table, models, self.seed_results, self.comparisons, final, improvement)
 
-    def _compare(self, result: Evaluated, other: str, other_result: Evaluated | None) -> Comparison | None:
+    def _compare(self, values: QuestionValues, other: str, other_values: QuestionValues | None) -> Comparison | None:
         """Compare two models on the validation questions. Return None in a rehearsal, and without a second model."""
-        if other_result is None or self.steps.is_rehearsal:
+        if other_values is None or self.steps.is_rehearsal:
             return None
-        return compare_questions(result.values, other, other_result.values)
+        return compare_questions(values, other, other_values)
 
-    def _accept(self, name: str, result: Evaluated, other: str, other_result: Evaluated | None) -> bool:
+    def _accept(self, name: str, values: QuestionValues, other: str, other_values: QuestionValues | None) -> bool:
         """Compare a round with the last accepted model, and return whether the round replaces this model."""
-        compared = self._compare(result, other, other_result)
+        compared = self._compare(values, other, other_values)
         if compared is None:
             return True
         self.comparisons[name] = compared
@@ -100,20 +105,39 @@ class Loop:
 
     def _run_round(
         self, name: str, settings: Round, rows: TrackedFile, previous: Encoded | None
-    ) -> tuple[Encoded, Evaluated]:
-        """Train and evaluate a round with each seed, and return the model that goes on, and the mean metrics."""
+    ) -> tuple[Encoded, QuestionValues]:
+        """Train and evaluate a round with each seed.
+
+        Returns:
+            The model that goes on, and the mean of the first measure for each validation question.
+        """
         encoder = previous.model if settings.go_on and previous is not None else self.encoder
-        models, results = list[Encoded](), list[Evaluated]()
+        models, results = list[Encoded](), list[dict[str, Evaluated]]()
         for seed in self.seeds or [None]:
             title, extra = (name, {}) if seed is None else (f"{name}, seed {seed}", {"seed": seed})
             trained = self.steps.train(title, settings, rows, encoder, extra)
-            models.append(self.steps.encode(title, trained, {}))
-            results.append(self.steps.evaluate(title, models[-1]))
-        metrics = [each.metrics for each in results]
-        chosen = 0 if self.steps.is_rehearsal else choose_best(metrics, self.steps.measures[0])
+            model, evaluated = self._evaluate_model(title, self.steps.encode(title, trained, {}))
+            models.append(model)
+            results.append(evaluated)
+        alone = [each[""] for each in results]
+        measure = self.steps.measures[0]
+        chosen = 0 if self.steps.is_rehearsal else choose_best([each.metrics for each in alone], measure)
+        for end in results[0]:
+            self._add_row(f"{name}{end}", models, [each[end].metrics for each in results], chosen)
+        return models[chosen], average_questions([each.values for each in alone])
+
+    def _evaluate_model(self, title: str, model: Encoded) -> tuple[Encoded, dict[str, Evaluated]]:
+        """Evaluate a model alone, and fused with BM25. The keys of the results end the names of the table's rows."""
+        results = {"": self.steps.evaluate(title, model)}
+        if self.hybrid and self.bm25 is not None:
+            results[FUSED], fusion = self.steps.fuse(title, results[""], self.bm25)
+            model = model._replace(fusion=fusion)
+        return model, results
+
+    def _add_row(self, name: str, models: Sequence[Encoded], metrics: Sequence[SplitMetrics], chosen: int) -> None:
+        """Add the mean over the seeds to the table, and keep the results of each seed."""
+        self.table[name] = average_metrics(metrics)
         if self.seeds:
             found = zip(self.seeds, models, metrics, strict=True)
-            by_seed = [SeedResult(seed, str(model.model), each) for seed, model, each in found]
-            self.seed_results[name] = SeedResults(by_seed, self.seeds[chosen])
-        values = average_questions([each.values for each in results])
-        return models[chosen], Evaluated(average_metrics(metrics), values)
+            results = [SeedResult(seed, str(model.model), each) for seed, model, each in found]
+            self.seed_results[name] = SeedResults(results, self.seeds[chosen])

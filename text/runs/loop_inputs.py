@@ -53,6 +53,11 @@ class LoopInputs(NamedTuple):
     notes: tuple[str, ...] = ()
     """Lines about the choice of the files."""
 
+    @property
+    def is_judged_by_answers(self) -> bool:
+        """True if a passage is relevant if it contains an answer."""
+        return any("questions" in judged.judgments for judged in self.judged.values())
+
     @classmethod
     def open(
         cls,

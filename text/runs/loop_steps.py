@@ -27,6 +27,8 @@ class Encoded(NamedTuple):
 
     model: TrackedFile
     embeddings: TrackedFile
+    fusion: Mapping[str, Any] = {}
+    """Flags of search with which the model and BM25 are fused, chosen on the validation questions."""
 
 
 class Evaluated(NamedTuple):
@@ -35,6 +37,8 @@ class Evaluated(NamedTuple):
     metrics: SplitMetrics
     values: QuestionValues
     """First measure of each validation question."""
+    runs: Mapping[str, TrackedFile]
+    """Run of each split."""
 
 
 class LoopSteps:
@@ -99,10 +103,7 @@ class LoopSteps:
         names = {"runs": list(settings.sources), "output": "rows.jsonl"}
         last_rank = self._resolve("mine", {**arguments, **names})["last_rank"]
         extra = {"with_positives": True, "k": max(self.k, last_rank)}
-        models = {"dense": model, "bm25": None}
-        runs = [
-            self.search(name, self.train_rows, models[source], self.collection, extra) for source in settings.sources
-        ]
+        runs = [self._search_source(name, source, model, extra) for source in settings.sources]
         return self._run_stage(name, "mine", {**arguments, "runs": runs}, "rows.jsonl")
 
     def train(
@@ -137,21 +138,55 @@ class LoopSteps:
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
         return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
 
+    def _search_source(self, name: str, source: str, model: Encoded | None, extra: Arguments) -> TrackedFile:
+        """Search for the training questions, and return the run."""
+        if source != "hybrid" or model is None:
+            return self.search(name, self.train_rows, model if source == "dense" else None, self.collection, extra)
+        found = {"model": model.model, "embeddings": model.embeddings, "bm25": True, "collection": self.collection}
+        arguments = {**self.arguments["search"], **self.bm25_arguments, **found, **model.fusion, **extra}
+        return self._run_stage(name, "search", {**arguments, "questions": self.train_rows}, "hybrid.trec")
+
     def evaluate(self, name: str, model: Encoded | None) -> Evaluated:
         """Evaluate a model or BM25."""
-        found, values, extra = {}, {}, {"k": max(self.k, self.cut_offs[-1])}
+        extra, runs, folders = {"k": max(self.k, self.cut_offs[-1])}, dict[str, TrackedFile](), {}
         if model is not None and self.arguments["windows"]:
             extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
         for split, judged in self.inputs.judged.items():
             searched = {**extra, **judged.search_flags}
-            run = self.search(name, judged.questions, model, self.inputs.collection, searched)
-            folder = self._run_stage(name, "evaluate", {**judged.judgments, "run": run, "k": self.cut_offs})
-            if not self.is_rehearsal:
-                metrics = read_figures(folder.get_part("figures.json").path).figures
-                found[split] = {measure: metrics[measure].mean for measure in self.measures}
-                if split == "valid":
-                    values = read_question_values(folder.get_part("questions.jsonl").path, self.measures[0])
-        return Evaluated(found, values)
+            runs[split] = self.search(name, judged.questions, model, self.inputs.collection, searched)
+            folders[split] = self._evaluate_run(name, split, {"run": runs[split]})
+        return self._read_evaluated(folders, runs)
+
+    def fuse(self, name: str, dense: Evaluated, bm25: Evaluated) -> tuple[Evaluated, Mapping[str, Any]]:
+        """Evaluate the fusion of a model and BM25, and return the flags of the fusion too.
+
+        The validation questions choose the method and the weight by the first measure. If passages are judged by
+        answers, both count the same.
+        """
+        flags: Mapping[str, Any] = {}
+        choice = {} if self.inputs.is_judged_by_answers else {"choose_weight": self.measures[0]}
+        folders = {}
+        for split in self.inputs.judged:  # The validation questions come first.
+            fused = {"run": dense.runs[split], "fuse_with": bm25.runs[split]}
+            folders[split] = self._evaluate_run(name, split, fused | (choice if split == "valid" else flags))
+            if split == "valid" and not self.is_rehearsal:
+                fusion = read_figures(folders[split].get_part("figures.json").path).fusion
+                flags = {"fusion": fusion.method, "fusion_weight": fusion.weights[0]}
+        return self._read_evaluated(folders, {}), flags
+
+    def _evaluate_run(self, name: str, split: str, arguments: Arguments) -> TrackedFile:
+        judgments = self.inputs.judged[split].judgments
+        return self._run_stage(name, "evaluate", {**judgments, **arguments, "k": self.cut_offs})
+
+    def _read_evaluated(self, folders: Mapping[str, TrackedFile], runs: Mapping[str, TrackedFile]) -> Evaluated:
+        """Return the metrics in the folders of evaluate, by split. They are empty in a rehearsal."""
+        if self.is_rehearsal:
+            return Evaluated({}, {}, runs)
+        files = {split: folder.get_part("figures.json").path for split, folder in folders.items()}
+        figures = {split: read_figures(path).figures for split, path in files.items()}
+        metrics = {split: {name: each[name].mean for name in self.measures} for split, each in figures.items()}
+        questions = folders["valid"].get_part("questions.jsonl").path
+        return Evaluated(metrics, read_question_values(questions, self.measures[0]), runs)
 
     def _resolve(self, command: str, arguments: Arguments) -> Mapping[str, Any]:
         return resolve_arguments(self.resolve_settings, command, arguments)

@@ -14,6 +14,8 @@ BM25 = "BM25"
 """Name of the BM25 baseline in the table."""
 START = "start"
 """Name of the encoder before the first round in the table."""
+FUSED = " + BM25"
+"""End of the name of a row in the table: the model of this round, fused with BM25."""
 SPLITS = ("valid", "test")
 RoundMetrics = dict[str, dict[str, dict[str, float]]]
 """Metrics by round, split and measure."""
@@ -31,7 +33,18 @@ SET_BY_LOOP = {
         "resume",
     ),
     "encode": ("model", "collection", "output_dir", "overwrite"),
-    "search": ("model", "embeddings", "bm25", "collection", "questions", "with_positives", "run", "overwrite"),
+    "search": (
+        "model",
+        "embeddings",
+        "bm25",
+        "collection",
+        "fusion",
+        "fusion_weight",
+        "questions",
+        "with_positives",
+        "run",
+        "overwrite",
+    ),
     "mine": ("rows", "collection", "output", "runs", "num", "overwrite"),
 }
 """Flags of each command that the loop sets itself. No section or round may set them."""
@@ -50,19 +63,22 @@ class Round:
     mine: dict[str, Any] = field(default_factory=dict)
     """Flags of mine for this round only."""
     sources: dict[str, int] = field(default_factory=dict)
-    """Number of hard negatives to mine from each source: ``dense`` (the model of the previous round) and ``bm25``.
-    Without sources, the rows keep their own negatives."""
+    """Number of hard negatives to mine from each source: ``dense`` (the model of the previous round), ``bm25``, and
+    ``hybrid`` (both fused). Without sources, the rows keep their own negatives."""
     go_on: bool = False
     """Start from the model of the previous round instead of ``encoder``."""
 
 
-def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool, has_bm25: bool = True) -> list[Round]:
+def parse_rounds(
+    rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool, has_bm25: bool = True, has_hybrid: bool = False
+) -> list[Round]:
     """Return the rounds of a recipe.
 
     Args:
         rounds: Fields of ``Round`` by name, for each round.
         is_start_encoded: Whether the start encoder encodes the collection, so that round 1 can mine with it.
         has_bm25: Whether the loop runs BM25, so that rounds can mine from it.
+        has_hybrid: Whether the loop fuses each model with BM25, so that rounds can mine from both.
 
     Raises:
         UsageError: A round has an unknown field or source, has flags without effect, or needs a model that does not
@@ -71,16 +87,20 @@ def parse_rounds(rounds: Sequence[Mapping[str, Any]], *, is_start_encoded: bool,
     numbered = enumerate(rounds, start=1)
     parsed = [check_type(dict(each), Round, f"round {number}", error=UsageError) for number, each in numbered]
     for number, each in enumerate(parsed, start=1):
-        if unknown := each.sources.keys() - {"dense", "bm25"}:
-            raise UsageError(f"round {number} mines from {', '.join(sorted(unknown))}. The sources are dense and bm25.")
+        if unknown := each.sources.keys() - {"dense", "bm25", "hybrid"}:
+            wrong = ", ".join(sorted(unknown))
+            raise UsageError(f"round {number} mines from {wrong}. The sources are dense, bm25 and hybrid.")
+        if "hybrid" in each.sources and not has_hybrid:
+            raise UsageError(f"round {number} mines from hybrid. This needs --hybrid.")
         if "bm25" in each.sources and not has_bm25:
             raise UsageError(f"round {number} mines from bm25, but --bm25 is false. Turn it on, or mine from dense.")
         if each.mine and not each.sources:
             raise UsageError(f"round {number} has flags of mine, but no sources. Add sources to mine from.")
     if parsed and parsed[0].go_on:
         raise UsageError("round 1 has go_on, but there is no previous round. Pass the model as --encoder.")
-    if parsed and "dense" in parsed[0].sources and not is_start_encoded:
-        raise UsageError("round 1 mines from dense. This needs a pretrained --encoder and --score_start.")
+    first = ({"dense", "hybrid"} & parsed[0].sources.keys()) if parsed else set()
+    if first and not is_start_encoded:
+        raise UsageError(f"round 1 mines from {min(first)}. This needs a pretrained --encoder and --score_start.")
     return parsed
 
 
@@ -124,10 +144,11 @@ def find_cut_offs(measures: Sequence[str]) -> set[int]:
     return {int(name.partition("@")[2]) for name in measures if "@" in name}
 
 
-def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True) -> list[str]:
-    """Return the names of the table's rows: BM25, the start encoder and all rounds."""
-    rounds = (f"round {number + 1}" for number in range(num_rounds))
-    return [*[BM25] * has_bm25, *[START] * has_start, *rounds]
+def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True, has_hybrid: bool = False) -> list[str]:
+    """Return the names of the table's rows: BM25, the start encoder and all rounds, each also fused with BM25."""
+    models = [*[START] * has_start, *(f"round {number + 1}" for number in range(num_rounds))]
+    ends = ["", *[FUSED] * has_hybrid]
+    return [*[BM25] * has_bm25, *(f"{name}{end}" for name in models for end in ends)]
 
 
 def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequence[str]) -> None:

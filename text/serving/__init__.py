@@ -11,7 +11,9 @@ from text.serving.searches import (
     Search,
     SearchRequest,
     SearchResult,
+    fuse_searches,
     load_search,
+    make_reranked_search,
     name_folders,
     search_all,
 )
@@ -23,7 +25,9 @@ __all__ = [
     "Search",
     "SearchRequest",
     "SearchResult",
+    "fuse_searches",
     "load_search",
+    "make_reranked_search",
     "name_folders",
     "search_all",
 ]

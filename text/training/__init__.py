@@ -21,6 +21,8 @@ from text.training.lightning_internals import is_rank_zero
 from text.training.loggers import MetricsCSV
 from text.training.objective import Objective
 from text.training.pool import RECALL_AT, PassagePool
+from text.training.rerank_objective import RerankObjective
+from text.training.rerank_task import CrossEncoderTask
 from text.training.task import BiEncoderTask
 from text.training.trainer import (
     MONITORS,
@@ -43,12 +45,14 @@ __all__ = [
     "AccumulatedGradients",
     "AtomicCheckpointIO",
     "BiEncoderTask",
+    "CrossEncoderTask",
     "DPRDataModule",
     "MetricsCSV",
     "Objective",
     "PassagePool",
     "ProgressBar",
     "RandomState",
+    "RerankObjective",
     "SaveOnSignal",
     "StepFailures",
     "TensorFloat32",

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from text.models.transfers import send_to
-from text.records import BiEncoderBatch
+from text.records import TrainingBatch
 from text.training.distributed import sum_over_ranks
 from text.training.host_values import HostCopy
-
-SIDES = ("questions", "passages")
 
 
 class TextCounts(NamedTuple):
@@ -33,7 +31,7 @@ class BatchResults(NamedTuple):
     """Mean loss of the questions. 0 without questions."""
     num_questions: int
     texts: dict[str, TextCounts]
-    """Counts of the questions and of the passages, by name of the side."""
+    """Counts of the texts by their name: "questions" and "passages", or "pairs"."""
     sets: list[tuple[Tensor, int]]
     """Mean loss and number of questions of each data set."""
 
@@ -49,16 +47,17 @@ class BatchSums:
         num_sets: Number of data sets, S, whose losses are summed separately. 0 leaves them out.
     """
 
-    def __init__(self, losses: Tensor, batch: BiEncoderBatch, num_sets: int = 0) -> None:
-        # The vector has the loss, the truncated texts of both sides, the questions, the texts and the texts left out of
-        # both sides, and the losses and questions of each set. Only what the GPU computed comes from there.
-        sides = (batch.questions, batch.passages)
+    def __init__(self, losses: Tensor, batch: TrainingBatch, num_sets: int = 0) -> None:
+        # The vector has the loss, the truncated texts of each kind, the questions, the texts and the texts left out of
+        # each kind, and the losses and questions of each set. Only what the GPU computed comes from there.
+        self._kinds = list(batch.texts)
+        kinds = batch.texts.values()
         known = [
             float(len(losses)),
-            *(float(len(tokens.lengths)) for tokens in sides),
-            *(float(batch.counts[f"{side} left out, no tokens"]) for side in SIDES),
+            *(float(len(tokens.lengths)) for tokens in kinds),
+            *(float(batch.counts[f"{kind} left out, no tokens"]) for kind in self._kinds),
         ]
-        computed = [losses.detach().sum(), *(tokens.truncated.sum().to(losses.dtype) for tokens in sides)]
+        computed = [losses.detach().sum(), *(tokens.truncated.sum().to(losses.dtype) for tokens in kinds)]
         known_sums = send_to(torch.tensor(known, dtype=losses.dtype), losses.device)
         sets = _sum_sets(losses.detach(), batch.sources, num_sets) if num_sets else []
         sums = sum_over_ranks(torch.cat([torch.stack(computed), known_sums, *sets]))
@@ -70,12 +69,15 @@ class BatchSums:
     def read(self) -> BatchResults:
         """Wait for the sums, and return the results."""
         values = self._copy.read()
-        loss, num_questions = values[0], values[3]
-        truncated, sizes, left_out = (values[start : start + 2].tolist() for start in (1, 4, 6))
+        num_kinds = len(self._kinds)
+        loss, num_questions = values[0], values[1 + num_kinds]
+        starts = (1, 2 + num_kinds, 2 + 2 * num_kinds)
+        truncated, sizes, left_out = (values[start : start + num_kinds].tolist() for start in starts)
         texts = {
-            side: TextCounts(truncated[place], int(sizes[place]), left_out[place]) for place, side in enumerate(SIDES)
+            kind: TextCounts(truncated[place], int(sizes[place]), left_out[place])
+            for place, kind in enumerate(self._kinds)
         }
-        set_losses, set_sizes = values[8:].reshape(2, self._num_sets)
+        set_losses, set_sizes = values[2 + 3 * num_kinds :].reshape(2, self._num_sets)
         sets = [(_divide(each, size), int(size)) for each, size in zip(set_losses, set_sizes, strict=True)]
         return BatchResults(_divide(loss, num_questions), int(num_questions), texts, sets)
 

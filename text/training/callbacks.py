@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
-from text.records import BiEncoderBatch
+from text.records import TrainingBatch
 from text.training.distributed import AllRanks, get_rank, get_world_size, sum_over_ranks
 from text.training.host_values import log_on_host
 from text.training.lightning_internals import close_bars, count_trained_batches, is_last_batch
@@ -44,10 +44,10 @@ class Throughput(Callback):
         self._paused += time.perf_counter() - self._pause_began
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Log speed and padding of the latest batches."""
-        sides = (batch.questions, batch.passages)
+        sides = batch.texts.values()
         num_tokens = sum(int(tokens.lengths.sum()) for tokens in sides)
         num_positions = sum(tokens.input_ids.numel() for tokens in sides)
         num_questions = len(batch.positive_index) * trainer.world_size
@@ -131,7 +131,7 @@ class AccumulatedGradients(Callback):
         self._restored = checkpoint.get("accumulated_gradients", {})
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Put loaded gradients back into the parameters, once."""
         for name, gradient in self._restored.items():
@@ -182,7 +182,7 @@ class RandomState(Callback):
         self._restored = state_dict
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Restore loaded states before the first training step."""
         if self._restored is not None:

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from text.datasets import DPRDataPipe, prefetch
 from text.errors import ArtifactError
 from text.models.torch_internals import get_worker_processes
-from text.records import BiEncoderBatch, Example
+from text.records import Example, TrainingBatch
 from text.training.lightning_internals import count_trained_batches, is_last_batch
 from text.training.saved_state import StateError, check_like
 
-Collate = Callable[[Sequence[Example]], BiEncoderBatch]
+Collate = Callable[[Sequence[Example]], TrainingBatch]
 GetPosition = Callable[[], tuple[int, int]]
 _PREFETCHED_BATCHES = 2
 _MAX_DEFAULT_WORKERS = 4
@@ -34,7 +34,7 @@ class DPRDataModule(LightningDataModule):
     """Data module with a DPRDataPipe for each stage.
 
     Args:
-        collate: Turns a list of Examples into a BiEncoderBatch.
+        collate: Turns a list of Examples into a batch.
         train: Training data. It is shuffled each epoch if it was built with ``train=True``.
         valid: Validation data, evaluated after each epoch. None trains without validation.
         test: Test data, evaluated at the end. None skips the test.
@@ -199,7 +199,7 @@ class _EpochLoader:
     def __len__(self) -> int:
         return len(self.pipe)
 
-    def __iter__(self) -> Iterator[BiEncoderBatch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         # This method is a generator, so the position is read only when the first batch is requested: Lightning starts
         # passes that it does not use, and starts one before it has restored the epoch.
         self.pipe.set_epoch(*self._get_position())

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
 from text.errors import NonFiniteLossError, is_out_of_memory
-from text.records import BiEncoderBatch
+from text.records import TrainingBatch
 from text.training.host_values import log_on_host
 from text.training.saved_state import StateError, check_like, find_state
 
@@ -59,7 +59,7 @@ class StepFailures(Callback):
         self._scale = None
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: BiEncoderBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Remember the batch, and the loss scale at the start of training."""
         self._remember(trainer, "training", batch, batch_idx)
@@ -79,7 +79,7 @@ class StepFailures(Callback):
         self._remember(trainer, "test", batch, batch_idx)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: BiEncoderBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
     ) -> None:
         """Count skipped steps of float16 training. Ranks share gradients, so all ranks have the same count.
 
@@ -132,9 +132,8 @@ class StepFailures(Callback):
                 ) from error
             raise
 
-    def _remember(self, trainer: Trainer, stage: str, batch: BiEncoderBatch, batch_index: int) -> None:
-        texts = (tuple(tokens.input_ids.shape) for tokens in (batch.questions, batch.passages))
-        shapes = ", ".join(f"{name} {shape}" for name, shape in zip(("questions", "passages"), texts, strict=True))
+    def _remember(self, trainer: Trainer, stage: str, batch: TrainingBatch, batch_index: int) -> None:
+        shapes = ", ".join(f"{name} {tuple(tokens.input_ids.shape)}" for name, tokens in batch.texts.items())
         self._activity = f"step {trainer.global_step}, {stage} batch {batch_index} with {shapes}"
 
     def _find_dead_worker(self) -> str:

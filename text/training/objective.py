@@ -13,13 +13,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from text.errors import SettingsWarning
-from text.losses import SIMILARITIES, distillation_kl, in_batch_nll, likely_positives, multi_positive_nll
+from text.losses import (
+    SIMILARITIES,
+    distillation_kl,
+    embedding_distance,
+    in_batch_nll,
+    likely_positives,
+    margin_mse,
+    multi_positive_nll,
+)
 from text.records import BiEncoderBatch
 from text.training.distributed import AllRanks, gather_counts, gather_padded
 from text.transforms import match_keys, match_known_positives
@@ -57,11 +66,18 @@ class Objective:
     """Remove negatives that the guide scores above its score of the positive minus this margin, because they may
     be positives. Needs --score_key."""
     distillation: float = 0.0
-    """Weight (0 to 1) of the distillation loss: the KL divergence from the teacher's scores of a question's passages.
-    Use it if a stronger model has scored the passages. Needs --score_key."""
+    """Weight (0 to 1) of the distillation loss, which compares the scores of a question's own passages with the
+    teacher's scores. Use it if a stronger model has scored the passages. Needs --score_key."""
+    distillation_loss: Literal["kl", "margin_mse"] = "kl"
+    """Loss for --distillation: the KL divergence of the softmax (kl), or the squared error of the margin between the
+    positive and each other passage (margin_mse, arXiv:2010.02666), which ignores --temperature. Use margin_mse with the
+    dot product, so that the scores can reach the teacher's scale."""
     teacher_temperature: float = 1.0
-    """Divides the teacher's scores before the softmax of the distillation loss. Raise it if the teacher's scores differ
-    by much more than 1."""
+    """Divides the teacher's scores in the distillation loss. Raise it if the teacher's scores differ by much more than
+    1, or, for margin_mse, by more than the model's scores can."""
+    embedding_distillation: float = 0.0
+    """Weight (0 to 1) of the squared distance between the model's embeddings and a teacher's embeddings of the same
+    texts. With 1, nothing else is trained. Needs --teacher_passages or --teacher_questions."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "teacher_temperature"):
@@ -73,8 +89,11 @@ class Objective:
             raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; expected positive numbers")
         if self.guide_margin is not None and not math.isfinite(self.guide_margin):
             raise ValueError(f"guide_margin is {self.guide_margin}; expected a finite number")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation is {self.distillation}; expected a weight from 0 to 1")
+        for name in ("distillation", "embedding_distillation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a weight from 0 to 1")
+        if self.distillation_loss not in ("kl", "margin_mse"):
+            raise ValueError(f'distillation_loss is "{self.distillation_loss}"; expected "kl" or "margin_mse"')
         if self.symmetric and not self.in_batch_negatives:
             raise ValueError(
                 "symmetric needs in_batch_negatives: it compares a passage with all questions of the batch"
@@ -92,8 +111,17 @@ class Objective:
             (B,) float.
 
         Raises:
-            ValueError: Embeddings have fewer dimensions than one of ``matryoshka_dims``.
+            ValueError: Embeddings have fewer dimensions than one of ``matryoshka_dims``, or the batch has no embeddings
+                of a teacher although ``embedding_distillation`` needs them.
         """
+        losses = self._compare(batch, questions, passages)
+        weight = self.embedding_distillation
+        return (
+            (1 - weight) * losses + weight * self._measure_distances(batch, questions, passages) if weight else losses
+        )
+
+    def _compare(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
+        """Return the (B,) losses of the scores: the contrastive loss, mixed with the distillation loss."""
         width = questions.shape[1]
         self.check_width(width)
         counts = gather_counts(len(questions), len(passages), batch.known_positives.shape[1])
@@ -105,8 +133,11 @@ class Objective:
         if not self.distillation:
             return losses
         distill = self._build_distillation_loss(batch, questions, passages)
-        num_scores = torch.zeros_like(losses).index_add(0, batch.owner, (~batch.scores.isnan()).to(losses))
-        share = self.distillation * (num_scores > 1)
+        is_known = ~batch.scores.isnan()
+        is_taught = torch.zeros_like(losses).index_add(0, batch.owner, is_known.to(losses)) > 1
+        if self.distillation_loss == "margin_mse":
+            is_taught &= is_known[batch.positive_index]
+        share = self.distillation * is_taught
         return (1 - share) * losses + share * torch.stack([distill(dims) for dims in widths]).mean(dim=0)
 
     def find_floor(self, num_passages: int) -> float:
@@ -183,24 +214,41 @@ class Objective:
     def _build_distillation_loss(
         self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor
     ) -> Callable[[int], Tensor]:
-        """Return a function that maps a number of dimensions to the (B,) KL divergences from the teacher.
+        """Return a function that maps a number of dimensions to the (B,) distillation losses.
 
-        The divergence of a question is over its own passages.
+        A question is compared with its own passages.
         """
+        compare = partial(
+            margin_mse if self.distillation_loss == "margin_mse" else self._distillation_kl,
+            teacher_temperature=self.teacher_temperature,
+            similarity=self.similarity,
+            reduction="none",
+        )
 
         def compute_losses(dims: int, rows: slice) -> Tensor:
             scores = batch.scores.expand(rows.stop - rows.start, -1)
-            return distillation_kl(
-                questions[rows, :dims],
-                passages[:, :dims],
-                scores.masked_fill(_mask_other_rows(batch.owner, rows), torch.nan),
-                temperature=self.temperature,
-                teacher_temperature=self.teacher_temperature,
-                similarity=self.similarity,
-                reduction="none",
-            )
+            scores = scores.masked_fill(_mask_other_rows(batch.owner, rows), torch.nan)
+            return compare(questions[rows, :dims], passages[:, :dims], batch.positive_index[rows], scores)
 
         return lambda dims: _compute_in_tiles(partial(compute_losses, dims), len(questions), len(passages))
+
+    def _measure_distances(self, batch: BiEncoderBatch, questions: Tensor, passages: Tensor) -> Tensor:
+        """Return the (B,) distances to the embeddings of a teacher, averaged over the sides that the teacher has.
+
+        The distance of a question's passages is the mean over the passages of its own row. Leading dimensions need no
+        terms of their own: the distance is a sum over dimensions.
+        """
+        distances, measure = [], partial(embedding_distance, similarity=self.similarity)
+        if batch.question_targets is not None:
+            distances.append(measure(questions, batch.question_targets))
+        if batch.passage_targets is not None:
+            of_passages = measure(passages, batch.passage_targets)
+            sums = of_passages.new_zeros(len(questions)).index_add(0, batch.owner, of_passages)
+            counts = of_passages.new_zeros(len(questions)).index_add(0, batch.owner, torch.ones_like(of_passages))
+            distances.append(sums / counts)  # A question has at least its positive.
+        if not distances:
+            raise ValueError("embedding_distillation needs the embeddings of a teacher, but the batch has none.")
+        return torch.stack(distances).mean(dim=0)
 
     def _mask_likely_positives(self, batch: BiEncoderBatch, passage_keys: Tensor, rows: slice) -> Tensor | None:
         """Return a mask, (rows, A) bool, of the passages that are probably other positives of a question.
@@ -224,6 +272,11 @@ class Objective:
         return in_batch_nll(
             *arguments, ignore=ignore, temperature=self.temperature, similarity=self.similarity, reduction="none"
         )
+
+    def _distillation_kl(
+        self, questions: Tensor, passages: Tensor, _positive_index: Tensor, scores: Tensor, **options: Any
+    ) -> Tensor:
+        return distillation_kl(questions, passages, scores, temperature=self.temperature, **options)
 
     def _multi_positive_nll(self, *arguments: Tensor, ignore: Tensor | None) -> Tensor:
         return multi_positive_nll(

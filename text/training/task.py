@@ -1,45 +1,28 @@
-"""Lightning module that trains and evaluates a BiEncoder.
+"""Lightning module that trains and evaluates a BiEncoder. ``task_base.py`` has what it shares with other models.
 
-Training and evaluation use the same objective. Each rank has a share of a batch. Metrics are computed over the whole
-batch and are equal on all ranks. The module neither builds encoders nor reads data.
+Dimensions: B questions of this rank; P passages of this rank; D embedding width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from text.errors import NonFiniteLossError
 from text.models import BiEncoder, embed_tokens
-from text.models.torch_internals import leave_unscaling_to_caller
 from text.records import BiEncoderBatch, TokenBatch
-from text.training.batch_sums import BatchResults, BatchSums
-from text.training.checkpoint_content import check_content
-from text.training.data_module import DPRDataModule
-from text.training.distributed import scale_for_backward
-from text.training.epoch_metrics import EpochMetrics
-from text.training.failures import describe_batch_rows
 from text.training.grad_cache import embed_in_chunks
-from text.training.host_values import log_on_host
-from text.training.lightning_internals import should_log_step
 from text.training.objective import Objective
 from text.training.pool import PassagePool
+from text.training.task_base import TrainingTask
 
 _EVALUATION_CHUNK_SIZE = 128
 """Texts per forward pass in evaluation, as ``val_av_rank_bsz`` in DPR. It affects memory, not metrics."""
 
 
-class BiEncoderTask(LightningModule):
+class BiEncoderTask(TrainingTask):
     r"""Lightning module that trains a BiEncoder on batches of questions and passages.
-
-    AdamW has no weight decay on biases and layer norms. The learning rate rises linearly from 0 over ``warmup_steps``
-    and then follows ``schedule``. By default it falls linearly to 0 at the last step (arXiv:2004.04906, 5.1).
 
     >>> import json, tempfile
     >>> from pytorch_lightning import Trainer
@@ -65,13 +48,13 @@ class BiEncoderTask(LightningModule):
     Args:
         model: The two encoders.
         objective: Loss to minimize. It is also reported during validation.
-        learning_rate: Peak learning rate.
-        warmup_steps: Optimizer steps until the peak.
-        schedule: Shape of the learning rate after the peak: "linear", "cosine" or "constant".
-        weight_decay: Weight decay of all weights except biases and layer norms. DPR uses 0.
         chunk_tokens: Embed a batch in chunks of this many tokens (``grad_cache.py``). Batches of any size then fit into
             memory, but training is slower.
-        set_names: Names of the data sets that training mixes. With more than one, the loss of each set is logged.
+        learning_rate: See ``TrainingTask``, and for the arguments below.
+        warmup_steps: Optimizer steps until the peak.
+        schedule: Shape of the learning rate after the peak.
+        weight_decay: Weight decay of all weights except biases and layer norms.
+        set_names: Names of the data sets that training mixes.
     """
 
     def __init__(
@@ -86,139 +69,39 @@ class BiEncoderTask(LightningModule):
         chunk_tokens: int | None = None,
         set_names: Sequence[str] = (),
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.schedule = schedule
-        self.weight_decay = weight_decay
+        super().__init__(
+            model,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            set_names=set_names,
+        )
         self.objective = objective or Objective()
         self.chunk_tokens = chunk_tokens
-        self.set_names = set_names
-        self.pool = PassagePool(self.objective.similarity)
-        """Passages and questions of the current or latest evaluation."""
-        self.epoch_metrics = EpochMetrics()
-        """Metrics of the current training epoch."""
-        self._saved_num_steps: int | None = None
-        self._unread: tuple[int, BatchSums] | None = None  # set by training_step
+        self.pool = self.build_pool()
 
-    def training_step(self, batch: BiEncoderBatch, batch_index: int) -> Tensor:
-        """Return the value that Lightning runs the backward pass on."""
-        losses = self.objective(batch, *self._embed(batch))  # (B,)
-        sums = BatchSums(losses, batch, self._num_sets)
-        self._unread = batch_index, sums
-        log_on_host(self, "learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return scale_for_backward(losses, sums.num_questions) * self._get_accumulation_factor(batch_index)
+    def compute_losses(self, batch: BiEncoderBatch) -> Tensor:
+        """Return the losses of the questions of a training batch, (B,)."""
+        return self.objective(batch, *self._embed(batch))
 
-    def on_after_backward(self) -> None:
-        """Check and log the loss of the batch. Only here the host waits for it: the backward pass is under way.
+    def evaluate(self, batch: BiEncoderBatch) -> Tensor:
+        """Return the losses of the questions of an evaluation batch, (B,), and add the batch to the pool."""
+        questions, passages = _embed_all(self.model.question_encoder, batch.questions), batch.passage_embeddings
+        if passages is None:
+            passages = _embed_all(self.model.passage_encoder, batch.passages)[batch.text_index]
+        losses = self.objective(batch, questions, passages)
+        self.pool.add(batch, questions, passages)
+        return losses
 
-        Raises:
-            NonFiniteLossError: The loss is NaN or infinite. No optimizer step has used its gradients.
-        """
-        assert self._unread is not None, "Lightning calls training_step first"
-        batch_index, sums = self._unread
-        self._unread = None
-        results = sums.read()
-        self._check_finite(results.loss, "training", batch_index)
-        self.log("train_loss_step", results.loss, prog_bar=True)
-        self._add_to_epoch(results)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient norm over all batches of the step and all ranks, before clipping."""
-        if should_log_step(self.trainer):
-            self.log("gradient_norm", compute_gradient_norm(optimizer))
-
-    def on_train_epoch_start(self) -> None:
-        """Clear the metrics of the previous epoch."""
-        self.epoch_metrics.clear()
-
-    def on_train_epoch_end(self) -> None:
-        """Log the metrics of the epoch."""
-        for name, value in self.epoch_metrics.compute().items():
-            self.log(name, value, prog_bar=name == "train_loss_epoch", batch_size=1)
-        self.epoch_metrics.clear()
-
-    def on_validation_epoch_start(self) -> None:
-        """Start a new pool."""
-        self.pool = PassagePool(self.objective.similarity)
-
-    def validation_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
-        """Log the loss of a batch, and add the batch to the pool."""
-        self._evaluate(batch, batch_index, "valid")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the ranking metrics of the pool."""
-        self._log_pool("valid")
-
-    def on_test_epoch_start(self) -> None:
-        """Start a new pool."""
-        self.pool = PassagePool(self.objective.similarity)
-
-    def test_step(self, batch: BiEncoderBatch, batch_index: int) -> None:
-        """Log the loss of a batch, and add the batch to the pool."""
-        self._evaluate(batch, batch_index, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the ranking metrics of the pool."""
-        self._log_pool("test")
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW, and a schedule that changes the learning rate at each step."""
-        optimizer = self._build_optimizer()
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: compute_lr_factor(self.schedule, step, self.warmup_steps, self._count_steps())
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        """Set the learning rate by the schedule of this run. The checkpoint's schedule may have had fewer steps."""
-        scheduler: Any = self.lr_schedulers()
-        groups = scheduler.optimizer.param_groups
-        for group, peak, share in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-            group["lr"] = peak * share(scheduler.last_epoch)
-        if self._saved_num_steps not in (None, self._count_steps()):
-            self.print(
-                f"note: the learning rate schedule now has {self._count_steps()} steps; before it had "
-                f"{self._saved_num_steps}. Training resumes after step {self.global_step} with a learning rate of "
-                f"{groups[0]['lr']:g}."
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the metrics of the epoch so far, and the number of steps of the schedule, to a checkpoint."""
-        checkpoint["epoch_figures"] = self.epoch_metrics.state_dict()
-        checkpoint["num_steps"] = self._count_steps()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the whole checkpoint. Lightning calls this before it uses any part of the checkpoint.
-
-        Raises:
-            ArtifactError: For the reasons of ``check_content``.
-        """
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        self.check_checkpoint(checkpoint, str(self.trainer.ckpt_path), self.trainer, data)
-        self.epoch_metrics.load_state_dict(checkpoint["epoch_figures"])
-        self._saved_num_steps = checkpoint["num_steps"]
-
-    def check_checkpoint(
-        self, content: dict[str, Any], path: str, trainer: Trainer, data: DPRDataModule | None
-    ) -> None:
-        """Check the content of a checkpoint (``check_content``). The trainer need not have started."""
-        check_content(content, path, trainer=trainer, task=self, optimizer=self._build_optimizer(), data=data)
-
-    def _build_optimizer(self) -> torch.optim.AdamW:
-        # torch 2.3 has no fused AdamW for CPUs.
-        fused = torch.__version__ >= "2.4" or self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(self._build_parameter_groups(), lr=self.learning_rate, fused=fused)
-        leave_unscaling_to_caller(optimizer)
-        return optimizer
-
-    def _count_steps(self) -> int:
-        """Return the number of optimizer steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
+    def build_pool(self) -> PassagePool:
+        """Return an empty pool for an evaluation."""
+        return PassagePool(self.objective.similarity)
 
     def _embed(self, batch: BiEncoderBatch) -> tuple[Tensor, Tensor]:
         """Return the embeddings of questions, (B, D), and of passages, (P, D)."""
+        if batch.passage_embeddings is not None:
+            return self._embed_questions(batch), batch.passage_embeddings
         if self.chunk_tokens is None:
             questions, texts = self.model(batch.questions, batch.passages)
         else:
@@ -226,78 +109,15 @@ class BiEncoderTask(LightningModule):
             texts = embed_in_chunks(self.model.passage_encoder, batch.passages, self.chunk_tokens)
         return questions, texts[batch.text_index]
 
-    def _get_accumulation_factor(self, batch_index: int) -> float:
-        """Return the factor that corrects the loss of an epoch's last optimizer step, which may have fewer batches.
-
-        Lightning divides the loss by ``accumulate_grad_batches`` in every step.
-        """
-        size, num_batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        first_of_step = batch_index - batch_index % size
-        return size / min(size, num_batches - first_of_step)
-
-    @property
-    def _num_sets(self) -> int:
-        """Number of data sets whose losses are logged separately."""
-        return len(self.set_names) if len(self.set_names) > 1 else 0
-
-    def _add_to_epoch(self, results: BatchResults) -> None:
-        """Add the results of a batch to the metrics of the epoch."""
-        metrics = self.epoch_metrics
-        metrics.add_mean("train_loss_epoch", results.loss, results.num_questions)
-        for name, (loss, size) in zip(self.set_names, results.sets, strict=False):
-            if size:
-                metrics.add_mean(f"train_loss/{name}", loss, size)
-                metrics.add_sum(f"train_questions/{name}", float(size))
-        for side, counts in results.texts.items():
-            metrics.add_mean(f"train_{side}_truncated", counts.num_truncated / max(1, counts.size), counts.size)
-            metrics.add_sum(f"train_{side}_left_out", counts.num_left_out)
-
-    def _check_finite(self, loss: Tensor, stage: str, batch_index: int) -> None:
-        if not loss.isfinite():
-            raise NonFiniteLossError(
-                f"step {self.global_step}, {stage} batch {batch_index}: the loss is {loss.item()} "
-                f"(rows {describe_batch_rows(self.trainer, stage, batch_index)}). The weights were not updated. "
-                "Use a smaller --learning_rate."
-            )
-
-    def _evaluate(self, batch: BiEncoderBatch, batch_index: int, stage: str) -> None:
-        questions, texts = (
-            torch.cat([embed_tokens(encoder, chunk) for chunk in _split_into_chunks(tokens)])
-            for encoder, tokens in (
-                (self.model.question_encoder, batch.questions),
-                (self.model.passage_encoder, batch.passages),
-            )
-        )
-        passages = texts[batch.text_index]
-        results = BatchSums(self.objective(batch, questions, passages), batch).read()
-        self._check_finite(results.loss, stage, batch_index)
-        # batch_size weighs each batch by its questions, so a short last batch counts less.
-        self.log(f"{stage}_loss", results.loss, on_epoch=True, prog_bar=True, batch_size=results.num_questions)
-        self.pool.add(batch, questions, passages)
-
-    def _log_pool(self, stage: str) -> None:
-        for name, value in self.pool.compute_metrics(self.device).items():
-            log_on_host(self, f"{stage}_{name}", value, prog_bar=name == "mrr@10")
-        log_on_host(self, f"{stage}_pool_passages", self.pool.num_passages)
-
-    def _build_parameter_groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups with and without weight decay. Frozen parameters are in neither."""
-        decayed, exempt = [], []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                # Biases and the weights of norms have one dimension in every library.
-                (exempt if name.endswith("bias") or parameter.ndim < 2 else decayed).append(parameter)
-        return [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": exempt, "weight_decay": 0.0},
-        ]
+    def _embed_questions(self, batch: BiEncoderBatch) -> Tensor:
+        if self.chunk_tokens is None:
+            return embed_tokens(self.model.question_encoder, batch.questions)
+        return embed_in_chunks(self.model.question_encoder, batch.questions, self.chunk_tokens)
 
 
-def compute_gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Return the gradient norm over all parameters, which ``gradient_clip_val`` limits."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms))
+def _embed_all(encoder: torch.nn.Module, tokens: TokenBatch) -> Tensor:
+    """Return the (N, D) embeddings of all texts of an evaluation batch."""
+    return torch.cat([embed_tokens(encoder, chunk) for chunk in _split_into_chunks(tokens)])
 
 
 def _split_into_chunks(tokens: TokenBatch) -> Iterator[TokenBatch]:
@@ -306,15 +126,3 @@ def _split_into_chunks(tokens: TokenBatch) -> Iterator[TokenBatch]:
         rows = slice(start, start + _EVALUATION_CHUNK_SIZE)
         tensors = (field[rows] for field in tokens[:4])
         yield TokenBatch(*tensors, lengths=tokens.lengths[rows], prompt_length=tokens.prompt_length)
-
-
-def compute_lr_factor(schedule: str, step: int, warmup_steps: int, num_steps: int) -> float:
-    """Return the learning rate at a 0-based optimizer step, as a fraction of the peak.
-
-    It rises linearly from 0 to 1 at ``warmup_steps``. Then it falls to 0 at ``num_steps``, linearly or along half a
-    cosine (arXiv:1608.03983), or stays at 1 ("constant").
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
-    return {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}[schedule]

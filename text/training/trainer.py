@@ -27,7 +27,7 @@ from text.training.lightning_internals import skip_signal_broadcast, validate_by
 from text.training.lightning_messages import hide_messages
 from text.training.loggers import MetricsCSV
 from text.training.pool import RECALL_AT
-from text.training.task import BiEncoderTask
+from text.training.task_base import TrainingTask
 from text.training.trackers import Trackers, open_loggers
 from text.training.worst_questions import WorstQuestions
 from text.transforms import Tokenizer
@@ -191,7 +191,7 @@ def choose_monitor(
     return None
 
 
-def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> None:
+def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: TrainingTask, data: DPRDataModule) -> None:
     """Check that a run can resume from a checkpoint and from its best checkpoint so far. Nothing is changed.
 
     Args:
@@ -216,7 +216,7 @@ def check_checkpoint(checkpoint: str | None, trainer: Trainer, task: BiEncoderTa
 @hide_messages()
 def fit_and_test(
     trainer: Trainer,
-    task: BiEncoderTask,
+    task: TrainingTask,
     data: DPRDataModule,
     *,
     checkpoint: str | None = None,
@@ -257,7 +257,7 @@ def fit_and_test(
     return metrics
 
 
-def _restore_best_and_test(trainer: Trainer, task: BiEncoderTask, data: DPRDataModule) -> Mapping[str, float]:
+def _restore_best_and_test(trainer: Trainer, task: TrainingTask, data: DPRDataModule) -> Mapping[str, float]:
     """Load the weights of the best checkpoint into the task, and return its test metrics."""
     best = trainer.checkpoint_callback  # the first one, which saves the best checkpoint if there is a monitor
     path = best.best_model_path if isinstance(best, ModelCheckpoint) and best.monitor is not None else ""

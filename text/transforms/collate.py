@@ -10,6 +10,7 @@ Dimensions: B questions; P passages; T unique texts of the passages; K known pos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,17 @@ from text.transforms.titles import title_and_text
 Transform = Callable[[Sequence[Text | tuple[Text, Text]]], TokenBatch]
 
 
+class StoredEmbeddings(NamedTuple):
+    """Lookups of embeddings to put into each batch, by the field of the batch. None leaves the field out."""
+
+    question_targets: Callable[[Sequence[str]], np.ndarray] | None = None
+    """Function from N questions to a teacher's (N, D) float32 embeddings."""
+    passage_targets: Callable[[np.ndarray], np.ndarray] | None = None
+    """Function from the (N,) int64 keys of N passages by id to a teacher's (N, D) float32 embeddings."""
+    passage_embeddings: Callable[[np.ndarray], np.ndarray] | None = None
+    """Like ``passage_targets``, for passages that are not encoded in training."""
+
+
 class BiEncoderCollator:
     """Collate function that tokenizes a batch and records which passages answer which questions.
 
@@ -30,6 +42,7 @@ class BiEncoderCollator:
         passage_transform: Transform from (title, text) pairs to tokens, such as a ``Tokenize``.
         num_positives: Maximum number of positives per question to put into the batch.
         titles: "pair" or "join" (``title_and_text``).
+        stored: Embeddings to put into the batch. Those of questions need texts, so they do not work with a token cache.
 
     Raises:
         ValueError: ``num_positives`` is below 1.
@@ -50,6 +63,7 @@ class BiEncoderCollator:
         num_positives: int = 1,
         *,
         titles: str = "pair",
+        stored: StoredEmbeddings = StoredEmbeddings(),
     ) -> None:
         if num_positives < 1:
             raise ValueError(f"num_positives is {num_positives}; expected 1 or more")
@@ -57,6 +71,7 @@ class BiEncoderCollator:
         self.passage_transform = passage_transform
         self.num_positives = num_positives
         self.titles = titles
+        self.stored = stored
 
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Build one batch.
@@ -66,7 +81,7 @@ class BiEncoderCollator:
         examples, which some ranks get at the end of an epoch, is empty too.
         """
         if not examples:
-            return _build_empty_batch(num_questions=0, num_passages=0)
+            return self._build_empty_batch(num_questions=0, num_passages=0)
         groups = [
             [*example.positives[: self.num_positives], *example.hard_negatives, *example.other_negatives]
             for example in examples
@@ -84,7 +99,7 @@ class BiEncoderCollator:
         keep_question = ~questions.empty.numpy() & ~is_empty[is_positive]
         keep_passage = ~is_empty & keep_question[owner]
         if not keep_question.any():
-            return _build_empty_batch(num_questions=len(examples), num_passages=len(passages))
+            return self._build_empty_batch(num_questions=len(examples), num_passages=len(passages))
         kept_texts, text_index = np.unique(text_index[keep_passage], return_inverse=True)
         questions, texts = _select(questions, keep_question), _select(texts, np.isin(np.arange(len(pairs)), kept_texts))
         passage_keys, known_positives = _get_keys(examples, self.num_positives)
@@ -103,6 +118,10 @@ class BiEncoderCollator:
                 "questions left out, no tokens": int(len(keep_question) - keep_question.sum()),
                 "passages left out, no tokens": int(len(keep_passage) - keep_passage.sum()),
             },
+            **self._read_stored(
+                [example.question for example, keep in zip(examples, keep_question, strict=True) if keep],
+                passage_keys[keep_passage, 0],
+            ),
         )
 
     def find_empty_questions(self, questions: Sequence[str]) -> np.ndarray:
@@ -113,6 +132,19 @@ class BiEncoderCollator:
         """Return a mask of the passages without tokens, (N,) bool. The prompt's tokens are not counted."""
         pairs = [title_and_text(passage, self.titles) for passage in passages]
         return self.passage_transform(pairs).empty.numpy()
+
+    def _read_stored(self, questions: Sequence[Text], keys: np.ndarray) -> dict[str, Tensor]:
+        """Return the stored embeddings, (B, D) or (P, D), by the field of the batch."""
+        lookups: dict[str, Callable[..., np.ndarray] | None] = self.stored._asdict()
+        return {
+            name: torch.from_numpy(read(questions if name == "question_targets" else keys))
+            for name, read in lookups.items()
+            if read is not None
+        }
+
+    def _build_empty_batch(self, *, num_questions: int, num_passages: int) -> BiEncoderBatch:
+        empty = _build_empty_batch(num_questions=num_questions, num_passages=num_passages)
+        return empty._replace(**self._read_stored([], np.zeros(0, dtype=np.int64)))
 
 
 def known_positive_mask(known_positives: Tensor, passage_keys: Tensor, positive_index: Tensor) -> Tensor:

@@ -116,7 +116,10 @@ class TokenLayout(nn.Module):
         """
         if not texts:
             raise ValueError("texts is empty; expected at least one text")
-        rows = [self._build_row(*parts) for parts in self._encode_all(texts)]
+        return self._build_batch([self._build_row(*parts) for parts in self._encode_all(texts)])
+
+    def _build_batch(self, rows: Sequence[tuple[list[np.ndarray], bool, bool]]) -> TokenBatch:
+        """Return the batch of rows that ``_build_row`` has built, padded to the longest one."""
         lengths = np.array([sum(map(len, row)) for row, _, _ in rows])  # (N,)
         attention_mask = np.arange(lengths.max()) < lengths[:, None]  # (N, L)
         input_ids = np.full(attention_mask.shape, self.padding_idx, dtype=np.int64)

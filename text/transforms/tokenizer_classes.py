@@ -62,6 +62,8 @@ DEFAULT_PADDING = {
     QWEN: "<|endoftext|>",
 }
 """Padding token of a class whose files name none. Llama has no padding token by default."""
+TYPED_CLASSES = (*(name for name in BERT if name != "DistilBertTokenizer"), DEBERTA)
+"""Classes that give an encoder the token types of pairs if the files do not say so."""
 LEFT_PADDED = (LLAMA, GEMMA)
 """Classes that pad on the left if the files state no side."""
 _SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")

@@ -26,6 +26,7 @@ from text.transforms.tokenizer_settings import (
     find_padding,
     list_setting_files,
     read_options,
+    read_token_type_setting,
 )
 from text.transforms.word_piece_classes import BERT, build_bert_normalizer
 
@@ -86,6 +87,16 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             apply_lower_casing(tokenizer, files[0].parent)
         check_templates(tokenizer, files[0])
     return tokenizer
+
+
+def read_has_token_types(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``transformers`` gives an encoder the token types of pairs with the tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: The folder contains no tokenizer.
+        ArtifactError, UnsupportedModelError: See ``load_tokenizer``.
+    """
+    return read_token_type_setting(find_tokenizer_files(path)[0].parent)
 
 
 def _load(files: Sequence[Path]) -> Tokenizer:
@@ -156,13 +167,20 @@ def _load_tokenizer_json(file: Path) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_length: int | None = None) -> None:
+def save_tokenizer(
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike[str],
+    *,
+    max_length: int | None = None,
+    has_token_types: bool = False,
+) -> None:
     """Write ``tokenizer.json``, and the settings that ``transformers`` and ``sentence-transformers`` read with it.
 
     Args:
         tokenizer: Tokenizer from ``load_tokenizer`` or ``train_tokenizer``.
         folder: Output folder. The two libraries also need an encoder in it.
         max_length: Maximum number of tokens per text, stored for the two libraries.
+        has_token_types: The encoder distinguishes the two texts of a pair by their token types.
 
     Raises:
         ValueError: The tokenizer has no padding token.
@@ -175,7 +193,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str], *, max_
     special = {name: token for name, token in names.items() if token in added or name == "pad_token"}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": ["input_ids", *(["token_type_ids"] if has_token_types else []), "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **special,
         **({} if max_length is None else {"model_max_length": max_length}),

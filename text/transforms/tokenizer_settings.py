@@ -35,9 +35,11 @@ from text.transforms.tokenizer_classes import (
     KNOWN_CLASSES,
     LEFT_PADDED,
     MODEL_CLASSES,
+    TYPED_CLASSES,
     apply_class,
 )
 from text.transforms.tokenizer_parts import FORCE_HINT, get_token_content, get_tokenizer_parts
+from text.transforms.unigram_classes import ALBERT
 
 PADDING_TOKENS = ("<pad>", "[PAD]")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word")
@@ -141,6 +143,22 @@ def find_class_name(folder: Path, options: dict[str, Any]) -> str:
     message = f"tokenizer_class {stated} is not known here, so tokenizer.json is used as it is"
     warnings.warn(f"{place}: {message}. Compare ids with those of transformers.", SettingsWarning, stacklevel=2)
     return stated
+
+
+def read_token_type_setting(folder: Path) -> bool:
+    """Return whether ``transformers`` gives an encoder the token types of pairs, by the files beside a tokenizer."""
+    options = read_options(folder)
+    if (names := options.get("model_input_names")) is not None:
+        return "token_type_ids" in names
+    name = find_class_name(folder, options)
+    if name in (*GENERIC_CLASSES, ALBERT, ""):
+        message = "model_input_names is missing, and releases of transformers differ in its default"
+        advice = (
+            'Pairs get token types, as in transformers 4. To turn them off, set it to ["input_ids", "attention_mask"].'
+        )
+        warnings.warn(f"{folder / 'tokenizer_config.json'}: {message}. {advice}", SettingsWarning, stacklevel=2)
+        return True
+    return name in TYPED_CLASSES
 
 
 def _add_tokens(tokenizer: Tokenizer, folder: Path, options: dict[str, Any]) -> None:

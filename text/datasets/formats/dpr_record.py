@@ -163,7 +163,8 @@ def parse_row(
     Args:
         record: Record in the DPR format. Unknown fields are ignored.
         collection: Collection with the passages of compact rows.
-        score_key: Key of a context's score. If given, every context must have one. By default scores are not read.
+        score_key: Key of a context's score. If given, every context must have one. In a compact row, it is the key of
+            an object with a list of scores for each pool of ids. By default scores are not read.
         counts: Number of values per kind that were converted from another type. It is updated.
 
     Raises:
@@ -173,9 +174,10 @@ def parse_row(
     counts = Counter() if counts is None else counts
     question, answers = _read_question(record, counts), read_answers(find_answers(record), counts)
     if _get_pool_names(record) is ID_POOLS:
-        if score_key is not None:
-            raise FieldError(f"positive_ids: passages without {score_key}. Give positive_ctxs with {score_key}")
-        converters = {name: _build_id_lookup(collection, name, counts) for name in ID_POOLS}
+        converters = {
+            name: _build_id_lookup(collection, name, counts, _get_pool_scores(record, name, score_key))
+            for name in ID_POOLS
+        }
     else:
         converters = {name: _build_context_reader(name, score_key, counts) for name in POOLS}
     pools = [(_get_pool(record, name), to_passage) for name, to_passage in converters.items()]
@@ -233,11 +235,23 @@ def check_row(
 def iter_named_passages(record: Object) -> Iterator[tuple[str, Passage]]:
     """Yield the field, such as ``positive_ctxs[0]``, and the passage of each context with text in a full record."""
     for name in POOLS:
-        to_passage = _build_context_reader(name, None, Counter())
-        for i, context in enumerate(_get_pool(record, name)):
-            passage = to_passage(context, i)
-            if passage is not None:
-                yield f"{name}[{i}]", passage
+        yield from ((f"{name}[{i}]", passage) for i, passage in _iter_pool(record, name, None))
+
+
+def iter_pool_passages(record: Object, collection: Collection | None = None) -> Iterator[tuple[str, int, Passage]]:
+    """Yield the pool, the place in the pool and the passage of each passage with text in a full or compact record."""
+    for name in _get_pool_names(record):
+        yield from ((name, i, passage) for i, passage in _iter_pool(record, name, collection))
+
+
+def _iter_pool(record: Object, name: str, collection: Collection | None) -> Iterator[tuple[int, Passage]]:
+    counts = Counter[str]()
+    is_compact = name in ID_POOLS
+    to_passage = _build_id_lookup(collection, name, counts) if is_compact else _build_context_reader(name, None, counts)
+    for i, item in enumerate(_get_pool(record, name)):
+        passage = to_passage(item, i)
+        if passage is not None:
+            yield i, passage
 
 
 def check_keys(record: Object, line: bytes) -> None:
@@ -335,8 +349,24 @@ def _read_score(value: Any, field: str) -> float:
     return float(value)
 
 
-def _build_id_lookup(collection: Collection | None, name: str, counts: Counter[str]) -> ToPassage:
-    """Return the function that looks up the passages of one pool of a compact row."""
+def _get_pool_scores(record: Object, name: str, score_key: str | None) -> list[Any] | None:
+    """Return the scores of one pool of a compact row, one for each id. None without ``score_key``."""
+    pool = _get_pool(record, name)
+    if score_key is None or not len(pool):
+        return None
+    table = record.get(score_key)
+    if type(table) is not Object:
+        raise FieldError(f"{score_key}: {describe_type(table)}. Give the scores of each pool, as dpr-text score does")
+    scores = table.get(name)
+    if type(scores) is not Array or len(scores) != len(pool):
+        raise FieldError(f"{score_key}.{name}: not a list with {len(pool)} scores. Give one for each id of {name}")
+    return scores.as_list()
+
+
+def _build_id_lookup(
+    collection: Collection | None, name: str, counts: Counter[str], scores: list[Any] | None = None
+) -> ToPassage:
+    """Return the function that looks up the passages of one pool of a compact row, with their scores if given."""
 
     def to_passage(value: Any, i: int) -> Passage | None:
         if collection is None:
@@ -350,7 +380,8 @@ def _build_id_lookup(collection: Collection | None, name: str, counts: Counter[s
             raise FieldError(f"{name}[{i}]: not in the collection. The id is {passage_id!r}") from None
         if not passage.text.strip():
             counts[f"{name} with a title alone"] += bool(passage.title.strip())
-            return passage if passage.title.strip() else None
-        return passage
+            if not passage.title.strip():
+                return None
+        return passage if scores is None else passage._replace(score=_read_score(scores[i], f"{name}[{i}] score"))
 
     return to_passage
