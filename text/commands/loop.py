@@ -14,7 +14,7 @@ from text.commands.stage_settings import resolve_settings
 from text.errors import UsageError
 from text.runs.loop import Loop
 from text.runs.loop_inputs import LoopInputs
-from text.runs.loop_steps import LoopSteps
+from text.runs.loop_steps import SECTIONS, LoopSteps
 from text.runs.rounds import START, check_expected, compare_metrics
 
 _NO_START = (
@@ -86,20 +86,11 @@ def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = Fal
 
     steps = LoopSteps(
         inputs,
-        arguments={name: getattr(flags, name) for name in ("windows", "train", "encode", "search", "mine")},
+        arguments={name: getattr(flags, name) for name in SECTIONS},
         measures=flags.table_measures,
         output_dir=flags.output_dir,
         resolve_settings=resolve_settings,
         num_gpus=torch.cuda.device_count(),
         is_rehearsal=is_rehearsal,
     )
-    return Loop(
-        steps,
-        flags.parsed_rounds,
-        encoder=flags.encoder,
-        score_start=flags.score_start,
-        score_bm25=flags.bm25,
-        hybrid=flags.hybrid,
-        start_arguments=flags.start,
-        seeds=flags.seeds,
-    )
+    return Loop(**{**pick_arguments(Loop, flags), "steps": steps, "rounds": flags.parsed_rounds})

@@ -18,7 +18,18 @@ from text.commands.cli import (
 )
 from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.errors import UsageError
-from text.runs.rounds import Round, check_expected, check_not_set_by_loop, choose_measures, name_rounds, parse_rounds
+from text.runs.rounds import (
+    FUSED,
+    RERANKED,
+    Round,
+    check_expected,
+    check_not_set_by_loop,
+    choose_measures,
+    filters_by_teacher,
+    learns_from_teacher,
+    name_rounds,
+    parse_rounds,
+)
 from text.runs.seeds import check_seeds
 
 _FILE_FLAGS = ("train_file", "valid_file", "test_file", "valid_questions", "test_questions")
@@ -92,6 +103,14 @@ class LoopFlags:
     seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
     """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
     seeds. The next round uses the model with the best first measure on the validation questions."""
+    teacher: str | None = model_path_field(None)
+    """Reranker or bi-encoder whose scores the rounds learn from. Needs a use: train.distillation, train.guide_margin,
+    mine.teacher_margin, mine.teacher_relative_margin or rerank_k."""
+    reranker: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
+    """Flags of dpr-text train --task=rerank, such as max_epochs: 1. If given, a reranker is trained on the rows of the
+    first round, and is the teacher from then on. It starts from the encoder of the loop, or from reranker.encoder."""
+    rerank_k: int | None = number_field(None, least=1)
+    """Also evaluate each model with this many passages per question reranked by the teacher."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
     """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows. It scores each passage by its
     best window among the top 1,000, but BM25 in the table ranks whole passages."""
@@ -104,6 +123,8 @@ class LoopFlags:
     cut-off of the measures and to last_rank of mine."""
     mine: dict[str, Any] = field(default_factory=dict, metadata={"command": "mine"})
     """Flags of dpr-text mine for all rounds."""
+    score: dict[str, Any] = field(default_factory=dict, metadata={"command": "score"})
+    """Flags of dpr-text score, which writes the scores of the teacher into the rows of a round."""
     start: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})
     """Flags of dpr-text encode for the encoder before the first training, such as titles: join."""
     measures: list[str] = field(default_factory=list)
@@ -139,7 +160,8 @@ class LoopFlags:
             raise UsageError("--test_file is null. Give a file, or --valid_questions and --test_questions.")
         for name, command in get_flag_sections(LoopFlags).items():
             _check_arguments(command, getattr(self, name), f"--{name}")
-            check_not_set_by_loop(command, getattr(self, name), f"--{name}", get_flag_fields(LoopFlags))
+            given = [flag for flag in getattr(self, name) if (name, flag) != ("reranker", "encoder")]
+            check_not_set_by_loop(command, given, f"--{name}", get_flag_fields(LoopFlags))
         if self.windows and "max_passage_hits" in self.search:
             raise UsageError("--search.max_passage_hits is set by the loop when --windows is given. Leave it out.")
         for position, each in enumerate(self.parsed_rounds, start=1):
@@ -148,13 +170,36 @@ class LoopFlags:
                 check_not_set_by_loop(command, arguments, f"round {position}, {command}", get_flag_fields(LoopFlags))
         if self.hybrid and not self.bm25:
             raise UsageError("--hybrid needs --bm25.")
-        rows = {"has_start": self.score_start, "has_bm25": self.bm25, "has_hybrid": self.hybrid}
-        names = name_rounds(len(self.parsed_rounds), **rows)
+        self._check_teacher()
+        ends = ["", *[FUSED] * self.hybrid, *[RERANKED] * (self.rerank_k is not None)]
+        known = {"has_start": self.score_start, "has_bm25": self.bm25}
+        names = name_rounds(len(self.parsed_rounds), **known, ends=ends)
         check_expected(self.expected, names, self.table_measures)
         sections = {f"round {place}, train": each.train for place, each in enumerate(self.parsed_rounds, start=1)}
         if self.seeds and not sections:
             raise UsageError("--seeds needs a round, but --rounds is empty.")
         check_seeds(self.seeds, {"--train": self.train, **sections})
+
+    def _check_teacher(self) -> None:
+        """Check that there is a teacher if one is needed, and that a teacher has a use."""
+        train = [{**self.train, **each.train} for each in self.parsed_rounds]
+        mine = [{**self.mine, **each.mine} for each in self.parsed_rounds if each.sources]
+        filters = any(map(filters_by_teacher, mine))
+        if self.teacher is None and not self.reranker:
+            if filters or self.rerank_k is not None or self.score:
+                raise UsageError(
+                    "--rerank_k, --score, --mine.teacher_margin: these flags need --teacher or --reranker."
+                )
+            return
+        if self.teacher is not None and self.reranker:
+            raise UsageError("--teacher, --reranker: give at most one of them.")
+        if any("score_key" in each for each in train):
+            raise UsageError("--train.score_key is set by the loop when there is a teacher. Leave it out.")
+        if not (filters or self.rerank_k is not None or any(map(learns_from_teacher, train))):
+            raise UsageError(
+                "--teacher, --reranker: no round uses the teacher. Set --train.distillation, --train.guide_margin, "
+                "--mine.teacher_margin or --rerank_k."
+            )
 
     @property
     def is_beir(self) -> bool:

@@ -12,7 +12,7 @@ from text.artifacts import write_together
 from text.reports.pictures import NUM_COLORS, LegendEntry, draw_rounds
 from text.runs.acceptance import LEVEL, Comparison
 from text.runs.loop_results import LoopResults
-from text.runs.rounds import BM25, FUSED, RoundMetrics
+from text.runs.rounds import BM25, FUSED, RERANKED, RoundMetrics
 from text.runs.seeds import SeedResults
 from text.runs.stages import check_report, has_stages
 from text.templates import render_template
@@ -179,7 +179,7 @@ def _format_json(content: Any) -> str:
 
 def _draw_table(table: RoundMetrics, measure: str) -> tuple[str, list[LegendEntry]]:
     """Return the plot of a measure over the rounds and its legend, with BM25 as a dashed line for each split."""
-    rounds = [name for name in table if name != BM25 and not name.endswith(FUSED)]
+    rounds = [name for name in table if name != BM25 and not name.endswith((FUSED, RERANKED))]
     lines, legend, words = [], [], []
     for number, split in enumerate(next(iter(table.values()))):
         values = [table[name][split][measure] for name in rounds]

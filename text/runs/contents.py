@@ -34,6 +34,7 @@ _FILES = (
         "checkpoints/last.ckpt",
     ),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml", "model/README.md", "model/*.json"),
+    "model/model.safetensors",
     *(f"model/{side}_encoder/{name}" for side in ("question", "passage") for name in _ENCODER_FILES),
     *(f"adapter/{side}_encoder/adapter_{name}" for side in ("question", "passage") for name in _ADAPTER_FILES),
 )

@@ -16,6 +16,7 @@ from typing import Any
 from text.artifacts import list_facts, write_text, write_yaml
 from text.bundle import BiEncoderBundle
 from text.errors import ArtifactError, UsageError
+from text.reranker import Reranker
 from text.runs.contents import (
     FOLDERS,
     LEDGER,
@@ -80,7 +81,7 @@ class RunFolder:
                 folder._check_contents(overwrite=overwrite)
             yield folder
 
-    def start(self, settings: Mapping[str, Any], bundle: BiEncoderBundle) -> None:
+    def start(self, settings: Mapping[str, Any], bundle: BiEncoderBundle | Reranker) -> None:
         """Remove an earlier run, and write ``config.yaml`` and ``tokenizer.json``.
 
         Call ``check_resumed`` and ``check_checkpoint`` first, so that an unsuitable checkpoint changes nothing.
@@ -99,7 +100,7 @@ class RunFolder:
         earlier = find_earlier_run(self.path)
         removed = [] if self._is_resuming_here() else earlier
         _check_not_removed(settings, removed)
-        if bundle.model.is_tied:
+        if isinstance(bundle, BiEncoderBundle) and bundle.model.is_tied:
             _check_no_second_encoder(self.path, removed)
         # The run removes or replaces these files, so their space will be free.
         freed = [path for path in earlier if not self._is_resuming_here() or path.suffix == ".ckpt"]

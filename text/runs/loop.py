@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from text.retrieval.row_scores import SCORE_KEY
 from text.runs.acceptance import Comparison, QuestionValues, average_questions, compare_questions
 from text.runs.loop_results import LoopResults
 from text.runs.loop_steps import Encoded, Evaluated, LoopSteps
-from text.runs.rounds import BM25, FUSED, START, Round, RoundMetrics
+from text.runs.rounds import BM25, FUSED, RERANKED, START, Round, RoundMetrics
 from text.runs.seeds import SeedResult, SeedResults, SplitMetrics, average_metrics, choose_best
 from text.runs.stages import Arguments
 from text.runs.tracked import TrackedFile
@@ -31,9 +32,13 @@ class Loop:
         rounds: The rounds in order.
         encoder: Encoder to start from: the name of a randomly initialized encoder, or a path.
         score_start: Also evaluate the encoder before the first round. Ignored for a randomly initialized encoder.
-        score_bm25: Also evaluate BM25.
-        hybrid: Also evaluate each model fused with BM25. Needs ``score_bm25``.
-        start_arguments: Flags of encode for the encoder before the first round.
+        bm25: Also evaluate BM25.
+        hybrid: Also evaluate each model fused with BM25. Needs ``bm25``.
+        teacher: Folder of a reranker or bi-encoder whose scores the rounds learn from.
+        reranker: Train a reranker on the rows of the first round. It is the teacher from then on. Any flag is enough,
+            because the steps know the flags.
+        rerank_k: Also evaluate each model with this many passages per question reranked by the teacher.
+        start: Flags of encode for the encoder before the first round.
         seeds: Seeds of training. Each round is trained once with each of them, and the seed with the best first measure
             on the validation questions goes on. Without seeds, a round is trained once.
     """
@@ -45,15 +50,20 @@ class Loop:
         *,
         encoder: str = "tiny",
         score_start: bool = True,
-        score_bm25: bool = True,
+        bm25: bool = True,
         hybrid: bool = False,
-        start_arguments: Arguments,
+        teacher: str | None = None,
+        reranker: Arguments | None = None,
+        rerank_k: int | None = None,
+        start: Arguments,
         seeds: Sequence[int] = (),
     ) -> None:
         self.steps, self.rounds = steps, rounds
         self.encoder = TrackedFile.read(encoder) if os.path.exists(encoder) else encoder
-        self.score_start, self.score_bm25, self.start_arguments = score_start, score_bm25, start_arguments
+        self.score_start, self.score_bm25, self.start_arguments = score_start, bm25, start
         self.hybrid, self.bm25 = hybrid, None
+        self.teacher = None if teacher is None else TrackedFile.read(teacher)
+        self.has_reranker, self.rerank_k = bool(reranker), rerank_k
         self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
         self.comparisons, self.table = dict[str, Comparison](), RoundMetrics()
 
@@ -78,7 +88,7 @@ class Loop:
         accepted = start
         for number, each in enumerate(self.rounds, start=1):
             name = f"round {number}"
-            rows = self.steps.mine(name, each, model) if each.sources else self.steps.train_rows
+            rows = self._prepare_rows(name, each, model)
             trained, values = self._run_round(name, each, rows, model)
             models[name] = str(trained.model)
             if self._accept(name, values, final or START, accepted):
@@ -103,6 +113,18 @@ class Loop:
         print(f"== {name} against {other}: {change}: {verdict}", flush=True)
         return compared.is_accepted
 
+    def _prepare_rows(self, name: str, settings: Round, model: Encoded | None) -> TrackedFile:
+        """Mine the rows of a round, train the reranker on them if there is none yet, and add the teacher's scores."""
+        rows, is_scored = self.steps.train_rows, False
+        if settings.sources:
+            is_scored = self.teacher is not None and self.steps.mines_with_teacher(settings)
+            rows = self.steps.mine(name, settings, model, self.teacher if is_scored else None)
+        if self.has_reranker and self.teacher is None:
+            self.teacher = self.steps.train_reranker(f"{name}, reranker", rows, self.encoder)
+        if self.teacher is not None and not is_scored and self.steps.learns_from_teacher(settings):
+            rows = self.steps.score(name, rows, self.teacher)
+        return rows
+
     def _run_round(
         self, name: str, settings: Round, rows: TrackedFile, previous: Encoded | None
     ) -> tuple[Encoded, QuestionValues]:
@@ -112,10 +134,12 @@ class Loop:
             The model that goes on, and the mean of the first measure for each validation question.
         """
         encoder = previous.model if settings.go_on and previous is not None else self.encoder
+        is_taught = self.teacher is not None and self.steps.learns_from_teacher(settings)
+        teaching = {"score_key": SCORE_KEY} if is_taught else {}
         models, results = list[Encoded](), list[dict[str, Evaluated]]()
         for seed in self.seeds or [None]:
             title, extra = (name, {}) if seed is None else (f"{name}, seed {seed}", {"seed": seed})
-            trained = self.steps.train(title, settings, rows, encoder, extra)
+            trained = self.steps.train(title, settings, rows, encoder, {**teaching, **extra})
             model, evaluated = self._evaluate_model(title, self.steps.encode(title, trained, {}))
             models.append(model)
             results.append(evaluated)
@@ -132,6 +156,8 @@ class Loop:
         if self.hybrid and self.bm25 is not None:
             results[FUSED], fusion = self.steps.fuse(title, results[""], self.bm25)
             model = model._replace(fusion=fusion)
+        if self.teacher is not None and self.rerank_k is not None:
+            results[RERANKED] = self.steps.rerank(title, model, self.teacher, self.rerank_k)
         return model, results
 
     def _add_row(self, name: str, models: Sequence[Encoded], metrics: Sequence[SplitMetrics], chosen: int) -> None:

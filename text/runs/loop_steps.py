@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 from text.runs.acceptance import QuestionValues, read_question_values
 from text.runs.figures import read_figures
 from text.runs.loop_inputs import LoopInputs
-from text.runs.rounds import Round, find_cut_offs
+from text.runs.rounds import Round, filters_by_teacher, find_cut_offs, learns_from_teacher
 from text.runs.seeds import SplitMetrics
 from text.runs.stages import Arguments, ResolveSettings, Stage, plan_stage, resolve_arguments, run_stage
 from text.runs.tracked import TrackedFile
 
 _NUM_WINDOWS = 1000
 """Minimum number of windows to retrieve per question when documents are ranked by their best window."""
-_COMMANDS = ("windows", "train", "encode", "search", "mine")
+SECTIONS = ("windows", "train", "reranker", "encode", "search", "mine", "score")
+"""Sections of a recipe with flags of commands."""
 
 
 class Encoded(NamedTuple):
@@ -46,8 +47,9 @@ class LoopSteps:
 
     Args:
         inputs: The input files.
-        arguments: Flags of windows, train, encode, search and mine for all rounds, by command. With flags of windows,
-            documents are ranked by their best window. BM25 in the table still ranks whole passages.
+        arguments: Flags of windows, train, encode, search, mine and score for all rounds, by command, and flags of
+            train for the reranker. With flags of windows, documents are ranked by their best window. BM25 in the table
+            still ranks whole passages.
         measures: Metrics in the table.
         output_dir: Folder of all stages.
         resolve_settings: Function that returns the values of all flags of a command.
@@ -71,7 +73,7 @@ class LoopSteps:
     ) -> None:
         self.inputs, self.measures, self.is_rehearsal = inputs, measures, is_rehearsal
         self.train_rows, self.collection = inputs.train_rows, inputs.collection
-        self.arguments = {name: arguments.get(name, {}) for name in _COMMANDS}
+        self.arguments = {name: arguments.get(name, {}) for name in SECTIONS}
         search = self.arguments["search"]
         self.bm25_arguments = {name: value for name, value in search.items() if name.startswith("bm25_")}
         self.arguments["search"] = {name: search[name] for name in search if name not in self.bm25_arguments}
@@ -91,11 +93,15 @@ class LoopSteps:
         folder = self._run_stage("windows", "windows", arguments)
         self.train_rows, self.collection = folder.get_part("rows.jsonl"), folder.get_part("passages.jsonl")
 
-    def mine(self, name: str, settings: Round, model: Encoded | None) -> TrackedFile:
-        """Mine the hard negatives of a round, and return the training rows."""
+    def mine(
+        self, name: str, settings: Round, model: Encoded | None, teacher: TrackedFile | None = None
+    ) -> TrackedFile:
+        """Mine the hard negatives of a round, and return the training rows. They hold the scores of the teacher."""
         arguments = {
             **self.arguments["mine"],
             **settings.mine,
+            "round": name,
+            "teacher": teacher,
             "rows": self.train_rows,
             "collection": self.collection,
             "num": list(settings.sources.values()),
@@ -110,17 +116,38 @@ class LoopSteps:
         self, name: str, settings: Round, rows: TrackedFile, encoder: TrackedFile | str, extra: Arguments
     ) -> TrackedFile:
         """Train and return the model of a round."""
-        arguments = {
-            **self.arguments["train"],
-            **settings.train,
-            **extra,
-            "encoder": encoder,
+        arguments = {**self.arguments["train"], **settings.train, **extra, "encoder": encoder}
+        return self._train(name, arguments, rows)
+
+    def train_reranker(self, name: str, rows: TrackedFile, encoder: TrackedFile | str) -> TrackedFile:
+        """Train a reranker on the rows of a round, and return it. The section may name another encoder."""
+        arguments = {"encoder": encoder, **self.arguments["reranker"], "task": "rerank"}
+        if isinstance(path := arguments["encoder"], str) and os.path.exists(path):
+            arguments["encoder"] = TrackedFile.read(path)
+        return self._train(name, arguments, rows)
+
+    def learns_from_teacher(self, settings: Round) -> bool:
+        """Return whether a round trains with the scores of a teacher."""
+        return learns_from_teacher({**self.arguments["train"], **settings.train})
+
+    def mines_with_teacher(self, settings: Round) -> bool:
+        """Return whether a round mines negatives, and needs the scores of a teacher for it or for training."""
+        mine = {**self.arguments["mine"], **settings.mine}
+        return bool(settings.sources) and (self.learns_from_teacher(settings) or filters_by_teacher(mine))
+
+    def _train(self, name: str, arguments: Arguments, rows: TrackedFile) -> TrackedFile:
+        files = {
             "train_files": [rows],
             "valid_file": self.inputs.rows["valid"],
             "test_file": self.inputs.rows.get("test"),
             "collection": self.inputs.collection,
         }
-        return self._run_stage(name, "train", arguments).get_part("model")
+        return self._run_stage(name, "train", {**arguments, **files}).get_part("model")
+
+    def score(self, name: str, rows: TrackedFile, teacher: TrackedFile) -> TrackedFile:
+        """Write the scores of the teacher into rows, and return the rows."""
+        arguments = {**self.arguments["score"], "rows": rows, "teacher": teacher, "collection": self.collection}
+        return self._run_stage(name, "score", {**arguments, "overwrite_scores": True}, "rows.jsonl")
 
     def encode(self, name: str, model: TrackedFile, extra: Arguments) -> Encoded:
         """Encode the collection with a model."""
@@ -146,16 +173,20 @@ class LoopSteps:
         arguments = {**self.arguments["search"], **self.bm25_arguments, **found, **model.fusion, **extra}
         return self._run_stage(name, "search", {**arguments, "questions": self.train_rows}, "hybrid.trec")
 
-    def evaluate(self, name: str, model: Encoded | None) -> Evaluated:
-        """Evaluate a model or BM25."""
+    def evaluate(self, name: str, model: Encoded | None, reranking: Arguments | None = None) -> Evaluated:
+        """Evaluate a model or BM25. ``reranking`` are flags of search for the model's passages."""
         extra, runs, folders = {"k": max(self.k, self.cut_offs[-1])}, dict[str, TrackedFile](), {}
         if model is not None and self.arguments["windows"]:
             extra = {"k": max(_NUM_WINDOWS, extra["k"]), "max_passage_hits": self.cut_offs[-1]}
         for split, judged in self.inputs.judged.items():
-            searched = {**extra, **judged.search_flags}
+            searched = {**extra, **judged.search_flags, **(reranking or {})}
             runs[split] = self.search(name, judged.questions, model, self.inputs.collection, searched)
             folders[split] = self._evaluate_run(name, split, {"run": runs[split]})
         return self._read_evaluated(folders, runs)
+
+    def rerank(self, name: str, model: Encoded, teacher: TrackedFile, rerank_k: int) -> Evaluated:
+        """Evaluate a model whose first passages are reranked by the teacher."""
+        return self.evaluate(name, model, {"rerank": teacher, "rerank_k": rerank_k, "collection": self.collection})
 
     def fuse(self, name: str, dense: Evaluated, bm25: Evaluated) -> tuple[Evaluated, Mapping[str, Any]]:
         """Evaluate the fusion of a model and BM25, and return the flags of the fusion too.

@@ -27,7 +27,7 @@ def write_model_card(
     settings: Mapping[str, Any],
     pipes: Mapping[str, DPRDataPipe],
     test_metrics: Mapping[str, float],
-    is_tied: bool,
+    is_tied: bool | None,
 ) -> None:
     """Write the model card.
 
@@ -36,16 +36,21 @@ def write_model_card(
         settings: All settings of the run. The card omits paths of data and settings that are None or empty.
         pipes: The data of each split.
         test_metrics: Test metrics by name. Empty without test data.
-        is_tied: Whether one encoder embeds both questions and passages.
+        is_tied: Whether one encoder embeds both questions and passages. None for a reranker.
     """
+    model: dict[str, Any] = {"pair_max_length": settings["pair_max_length"]}
+    if is_tied is not None:
+        model = {
+            "is_tied": is_tied,
+            "similarity": "cosine similarity" if settings["similarity"] == "cosine" else "dot product",
+            "question_max_length": settings["question_max_length"],
+            "passage_max_length": settings["passage_max_length"],
+            "example_passage": '("its title", "its text")' if settings["titles"] == "pair" else '"its title its text"',
+        }
     page = render_template(
-        "model_card.md",
+        "reranker_card.md" if is_tied is None else "model_card.md",
         version=text.__version__,
-        is_tied=is_tied,
-        similarity="cosine similarity" if settings["similarity"] == "cosine" else "dot product",
-        question_max_length=settings["question_max_length"],
-        passage_max_length=settings["passage_max_length"],
-        example_passage='("its title", "its text")' if settings["titles"] == "pair" else '"its title its text"',
+        **model,
         files=[
             (split, Path(file.path).name, f"{num_rows:,}")
             for split, pipe in pipes.items()

@@ -16,12 +16,15 @@ START = "start"
 """Name of the encoder before the first round in the table."""
 FUSED = " + BM25"
 """End of the name of a row in the table: the model of this round, fused with BM25."""
+RERANKED = ", reranked"
+"""End of the name of a row in the table: the model of this round, with its first passages reranked by the teacher."""
 SPLITS = ("valid", "test")
 RoundMetrics = dict[str, dict[str, dict[str, float]]]
 """Metrics by round, split and measure."""
 SET_BY_LOOP = {
     "windows": ("collection", "rows", "output_dir", "overwrite"),
     "train": (
+        "task",
         "data_path",
         "train_files",
         "valid_file",
@@ -40,12 +43,15 @@ SET_BY_LOOP = {
         "collection",
         "fusion",
         "fusion_weight",
+        "rerank",
+        "rerank_k",
         "questions",
         "with_positives",
         "run",
         "overwrite",
     ),
-    "mine": ("rows", "collection", "output", "runs", "num", "overwrite"),
+    "mine": ("rows", "collection", "output", "runs", "num", "teacher", "score_key", "round", "overwrite"),
+    "score": ("rows", "output", "teacher", "bm25", "collection", "score_key", "overwrite_scores", "overwrite"),
 }
 """Flags of each command that the loop sets itself. No section or round may set them."""
 _LOOP_FLAGS = {"train_files": "train_file", "runs": "rounds", "num": "rounds", "rows": "train_file"}
@@ -144,11 +150,27 @@ def find_cut_offs(measures: Sequence[str]) -> set[int]:
     return {int(name.partition("@")[2]) for name in measures if "@" in name}
 
 
-def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True, has_hybrid: bool = False) -> list[str]:
-    """Return the names of the table's rows: BM25, the start encoder and all rounds, each also fused with BM25."""
+def name_rounds(num_rounds: int, *, has_start: bool, has_bm25: bool = True, ends: Sequence[str] = ("",)) -> list[str]:
+    """Return the names of the table's rows.
+
+    Args:
+        num_rounds: Number of rounds.
+        has_start: Whether the start encoder is evaluated.
+        has_bm25: Whether BM25 is evaluated.
+        ends: Ends of the names of a model's rows, such as ``FUSED``.
+    """
     models = [*[START] * has_start, *(f"round {number + 1}" for number in range(num_rounds))]
-    ends = ["", *[FUSED] * has_hybrid]
     return [*[BM25] * has_bm25, *(f"{name}{end}" for name in models for end in ends)]
+
+
+def learns_from_teacher(train: Mapping[str, Any]) -> bool:
+    """Return whether flags of train use the scores of a teacher."""
+    return bool(train.get("distillation")) or train.get("guide_margin") is not None
+
+
+def filters_by_teacher(mine: Mapping[str, Any]) -> bool:
+    """Return whether flags of mine reject candidates by the scores of a teacher."""
+    return any(mine.get(name) is not None for name in ("teacher_margin", "teacher_relative_margin"))
 
 
 def check_expected(expected: RoundMetrics, rounds: Sequence[str], measures: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ _OUTPUT = {
     "search": "run",
     "evaluate": "output_dir",
     "mine": "output",
+    "score": "output",
     "windows": "output_dir",
 }
 """Flag of each command that names its output."""
@@ -109,7 +110,7 @@ def plan_stage(
     """Build a stage. Its folder is named by a hash of its inputs and of all flags that change the result.
 
     Args:
-        command: train, encode, search, evaluate, mine or windows.
+        command: A key of ``_OUTPUT``, such as train.
         arguments: Flags of the command, without the flag that names the output. An input is a ``TrackedFile``, alone or
             in a list.
         parent: Parent of the stage's folder. It need not exist.
