@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python -m benchmarks.bm25_scale
 
-The passages have 100 words each, drawn from a Zipf distribution over a vocabulary of a million words, and no text occurs
-twice. A question has 8 words of one passage. The index on disk holds all passages; the index in memory holds as many as
---in_memory says, and the index on disk is also measured at that size. Each side runs in a separate process. Peak memory
-is that of the whole process, so a process that only loads the library is measured beside them. The script writes
+The passages have 100 words each, drawn from a Zipf distribution over a vocabulary of a million words, and no text
+occurs twice. A question has 8 words of one passage. The index on disk holds all passages; the index in memory holds as
+many as --in_memory says, and the index on disk is also measured at that size. Each side runs in a separate process. Peak
+memory is that of the whole process, so a process that only loads the library is measured beside them. The script writes
 benchmarks/results/bm25_scale-DATE.md.
 """
 
@@ -66,8 +66,8 @@ def write_passages(path: Path, num_passages: int) -> str:
 def name_word(rank: int) -> str:
     """Return the word of a rank. No two words have the same stem.
 
-    >>> name_word(0), name_word(20), name_word(20 + 400)
-    ('bobo', 'boco', 'bobobo')
+    >>> name_word(0), name_word(20), name_word(420)
+    ('bobo', 'cobo', 'bocobo')
     """
     size, width = len(_LETTERS), 2
     while rank >= size**width:

@@ -32,7 +32,18 @@ LONG = {
     "tutorial.md",
 }
 MODULES = (
-    *("records", "errors", "artifacts", "datasets", "transforms", "models", "losses", "evaluation", "bundle"),
+    *(
+        "records",
+        "errors",
+        "artifacts",
+        "datasets",
+        "transforms",
+        "models",
+        "losses",
+        "evaluation",
+        "bundle",
+        "reranker",
+    ),
     *("training", "retrieval", "serving", "serving.app", "runs.folder", "runs.loop", "reports.run_report"),
 )
 NEEDS = {

@@ -13,8 +13,10 @@ from torch import Tensor
 from text.losses import (
     SIMILARITIES,
     distillation_kl,
+    embedding_distance,
     in_batch_nll,
     likely_positives,
+    margin_mse,
     multi_positive_nll,
     similarity_logits,
 )
@@ -288,6 +290,84 @@ def test_with_fewer_than_two_scores_the_loss_is_zero(known):
     loss.backward()
     assert loss.item() == 0
     assert questions.grad is not None and not questions.grad.any()
+
+
+def test_margin_mse_by_hand():
+    # Scores of the student: 3, 1, 2 (margins 2, 1). Scores of the teacher: 9, 7, unknown (margin 2).
+    questions, passages = torch.ones(1, 1), torch.tensor([[3.0], [1.0], [2.0]])
+    assert margin_mse(questions, passages, torch.tensor([0]), torch.tensor([[9.0, 7.0, math.nan]])).item() == 0
+    # The teacher's margins are 2 / 4 and 6 / 4.
+    scores = torch.tensor([[9.0, 7.0, 3.0]])
+    loss = margin_mse(questions, passages, torch.tensor([0]), scores, teacher_temperature=4.0)
+    torch.testing.assert_close(loss.item(), ((2 - 0.5) ** 2 + (1 - 1.5) ** 2) / 2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_margin_mse_equals_sentence_transformers():
+    theirs = pytest.importorskip("sentence_transformers.losses").MarginMSELoss(model=None)
+    questions, passages = build_random_embeddings(4, 3)
+    labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = theirs.compute_loss_from_embeddings([questions, *(each.expand(4, -1) for each in passages)], labels)
+    found = margin_mse(questions, passages, torch.zeros(4, dtype=torch.int64), labels)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_margin_mse_equals_nested_loops(similarity):
+    questions, passages = build_random_embeddings()
+    positive_index = torch.tensor([0, 4, 6])
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scores[0, 1:3] = scores[1, 5] = scores[2, 6] = torch.nan  # question 2 has no score for its positive
+    options = {"teacher_temperature": 2.0, "similarity": similarity}
+    found = margin_mse(questions, passages, positive_index, scores, reduction="none", **options)
+    logits = similarity_logits(questions, passages, similarity=similarity)
+    for row, own in enumerate(positive_index.tolist()):
+        squares = [
+            (logits[row, own] - logits[row, n] - (scores[row, own] - scores[row, n]) / 2) ** 2
+            for n in range(7)
+            if n != own and not (scores[row, own] - scores[row, n]).isnan()
+        ]
+        assert len(squares) == (4, 5, 0)[row]
+        torch.testing.assert_close(found[row], sum(squares, logits.new_zeros(())) / max(1, len(squares)))
+    torch.testing.assert_close(margin_mse(questions, passages, positive_index, scores, **options), found.mean())
+    assert torch.autograd.gradcheck(
+        lambda q, p: margin_mse(q, p, positive_index, scores, **options), (questions, passages)
+    )
+
+
+def test_margin_mse_without_scores_has_no_gradient():
+    questions, passages = build_random_embeddings(1, 3)
+    margin_mse(questions, passages, torch.tensor([0]), torch.full((1, 3), math.nan)).backward()
+    assert questions.grad is not None and not questions.grad.any()
+
+
+def test_embedding_distance_by_hand():
+    student, teacher = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 4.0], [2.0, 0.0]])
+    torch.testing.assert_close(embedding_distance(student, teacher), torch.tensor([9.0, 1.0]))
+    # The cosine of the first pair is 4/5, so the distance of the directions is 2 - 8/5. The second pair is parallel.
+    torch.testing.assert_close(embedding_distance(student, teacher, similarity="cosine"), torch.tensor([0.4, 0.0]))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_embedding_distance_is_d_times_the_mean_squared_error(similarity):
+    student, teacher = build_random_embeddings(5, 5)
+    found = embedding_distance(student, teacher, similarity=similarity)
+    if similarity == "cosine":
+        cosines = torch.nn.functional.cosine_similarity(student, teacher)
+        torch.testing.assert_close(found, 2 - 2 * cosines)
+    else:
+        expected = student.shape[1] * torch.nn.functional.mse_loss(student, teacher)
+        torch.testing.assert_close(found.mean(), expected)
+    assert not embedding_distance(student, student, similarity=similarity).any()
+    assert torch.autograd.gradcheck(lambda s: embedding_distance(s, teacher, similarity=similarity), (student,))
+
+
+def test_embedding_distance_refuses_other_shapes_and_similarities():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\)"):
+        embedding_distance(torch.ones(2, 3), torch.ones(2, 4))
+    with pytest.raises(ValueError, match="angular"):
+        embedding_distance(torch.ones(2, 3), torch.ones(2, 3), similarity="angular")
 
 
 def test_likely_positives_by_hand():

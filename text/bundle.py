@@ -170,17 +170,19 @@ class BiEncoderBundle:
         return Tokenize(self.tokenizer, limit, prompt)
 
     def build_collator(
-        self, num_positives: int = 1, backend: str = "tokenizers", stored: StoredEmbeddings = StoredEmbeddings()
+        self, num_positives: int = 1, backend: str = "tokenizers", stored: StoredEmbeddings | None = None
     ) -> BiEncoderCollator:
         """Return the collator that turns Examples into batches for the encoders.
 
         Args:
             num_positives: Maximum number of positives of a question in a batch.
             backend: "tokenizers" or "torchtext". See ``transform``.
-            stored: Embeddings to put into the batches.
+            stored: Lookups of embeddings to put into the batches.
         """
-        transforms = (self.transform(side, backend) for side in SIDES)
-        return BiEncoderCollator(*transforms, num_positives, titles=self.titles, stored=stored)
+        question_transform, passage_transform = (self.transform(side, backend) for side in SIDES)
+        return BiEncoderCollator(
+            question_transform, passage_transform, num_positives, titles=self.titles, stored=stored
+        )
 
     def build_token_cache_transform(self) -> Tokenize:
         """Return the transform with which ``DPRDataPipe.cache_tokens`` tokenizes each text once.

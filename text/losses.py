@@ -279,7 +279,7 @@ def embedding_distance(embeddings: Tensor, teacher_embeddings: Tensor, *, simila
     Args:
         embeddings: (N, D) float.
         teacher_embeddings: (N, D) float, on the same device.
-        similarity: "dot" or "cosine". With "cosine", both are first scaled to length 1, because lengths have no meaning.
+        similarity: "dot" or "cosine". With "cosine", both are first scaled to length 1: only directions count.
 
     Returns:
         (N,) float32, or float64 for float64 embeddings.

@@ -14,6 +14,7 @@ Dimensions: N pairs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,11 @@ import numpy as np
 import torch
 
 from text.artifacts import FileFacts, hash_file, hash_json, read_json
-from text.errors import ArtifactError, UnsupportedModelError
+from text.errors import ArtifactError, UnsupportedModelError, UsageError
 from text.models import CrossEncoder, load_cross_encoder
-from text.models.cross_encoder_files import list_classifier_files
 from text.models.chunks import MAX_TOKENS
 from text.models.cross_encoder import score_in_batches
+from text.models.cross_encoder_files import list_classifier_files
 from text.models.files import (
     RERANKER,
     begin_saving,
@@ -53,6 +54,8 @@ TITLES = ("join",)
 """Ways to combine the title and text of a passage. A cross-encoder reads the title before the text."""
 MAX_GPU_TOKENS = 1 << 16
 """Default maximum number of tokens in a batch on a GPU."""
+_DEFAULT_MAX_LENGTH = 512
+"""Maximum tokens of a pair if the starting model states none."""
 _BLOCK_PAIRS = 1 << 11
 """Number of pairs that are sorted by length and scored together."""
 
@@ -122,7 +125,7 @@ class Reranker:
                 "the tokenizer has two token types, but the model has one. The tokenizer belongs to another."
             )
 
-    @property
+    @functools.cached_property
     def transform(self) -> TokenizePairs:
         """Transform from (question, passage text) pairs to tokens."""
         has_types = self.has_token_types and self.model.num_token_types > 0
@@ -131,7 +134,7 @@ class Reranker:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that decide scores, by the name of the command-line flag."""
-        return {"pair_max_length": self.max_length, "titles": self.titles, "activation": self.model.activation}
+        return {"pair_max_length": self.max_length, "titles": self.titles}
 
     @property
     def identity(self) -> str:
@@ -218,8 +221,11 @@ class Reranker:
             FileNotFoundError: A file is missing, or the folder contains a training run instead of a model.
             ArtifactError: A file is damaged, or two settings contradict each other.
             UnsupportedModelError: The model or a setting is not supported, or the folder contains a bi-encoder.
-            UsageError: The model does not support the precision.
+            UsageError: The model or the device does not support the precision.
         """
+        needed = {"float16": "a GPU", "int8": "a CPU"}
+        if precision in needed and device.startswith("cpu") != (precision == "int8"):
+            raise UsageError(f'precision "{precision}" needs {needed[precision]}, but the device is "{device}".')
         loaded = load_reranker(folder)
         model = loaded.model.copy_for_inference(precision) if precision != "float32" else loaded.model
         return dataclasses.replace(loaded, model=model.to(device).eval(), max_tokens=max_tokens)
@@ -241,6 +247,30 @@ def load_reranker(folder: str | os.PathLike[str]) -> Reranker:
         return Reranker(model=model, tokenizer=tokenizer, max_length=limit, has_token_types=has_types, hashes=hashes)
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}") from None
+
+
+def choose_max_length(requested: int | None, encoder: str, model: CrossEncoder, tokenizer: Tokenizer) -> int:
+    """Return the maximum tokens of a pair in training.
+
+    Args:
+        requested: The value of ``--pair_max_length``. By default, it is the limit of a saved reranker, otherwise 512.
+        encoder: Folder that training starts from, or the name of a size.
+        model: The model, which limits the length.
+        tokenizer: The tokenizer, whose special tokens must fit with one token each of the question and the passage.
+
+    Raises:
+        UsageError: The length is higher than the limit of the model, or too low for a pair.
+    """
+    if requested is None:
+        settings = _read_settings(Path(encoder)) if os.path.isdir(encoder) else None
+        stated = None if model.is_new_head else read_tokenizer_limit(Path(encoder))
+        default = settings.max_length if settings else stated or _DEFAULT_MAX_LENGTH
+        return min(default, model.num_positions)
+    least = tokenizer.num_special_tokens_to_add(True) + 2
+    if not least <= requested <= model.num_positions:
+        limits = f"{least} to {model.num_positions} tokens, including special tokens"
+        raise UsageError(f"--pair_max_length is {requested}. Give {limits}.")
+    return requested
 
 
 def list_reranker_files(folder: str | os.PathLike[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from text.commands.cli import get_flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
 from text.commands.stored_embeddings import open_stored_embeddings
 from text.commands.train_flags import DataFlags, TrainFlags, build_objective
+from text.commands.train_reranker import train_reranker
 from text.datasets import (
     check_negatives,
     describe_files,
@@ -105,7 +106,8 @@ def main(flags: ExampleFlags) -> None:
         options = {name.removeprefix("sel_"): value for name, value in names.items()}
         select(SelectFlags(**options, overwrite=flags.run.overwrite))
     else:
-        train(TrainFlags(**{field.name: getattr(flags, field.name) for field in fields(TrainFlags)}))
+        train_flags = TrainFlags(**{field.name: getattr(flags, field.name) for field in fields(TrainFlags)})
+        (train_reranker if flags.model.task == "rerank" else train)(train_flags)
 
 
 def train(flags: TrainFlags) -> None:

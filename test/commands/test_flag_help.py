@@ -16,8 +16,8 @@ from text.commands.flag_help import format_help
 from text.commands.train_flags import TrainFlags
 
 NO_PATHS = set(
-    "allowed_hosts device host index index_parameters lora_targets measures milvus passage_prompt question_prompt "
-    "score_key split test_split train_split valid_split".split()
+    "allowed_hosts choose_weight device host index index_parameters lora_targets measures milvus passage_prompt question_prompt "
+    "round score_key split test_split train_split valid_split".split()
 )
 """Text flags that are not paths."""
 ALL = [load_command(name)[1] for name in COMMANDS]

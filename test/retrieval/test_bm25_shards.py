@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from test.retrieval.test_bm25 import NOUNS
 from text.commands.cli import get_exit_code
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
+from text.retrieval import bm25_building
 from text.retrieval.bm25 import BM25
 from text.retrieval.bm25_building import build_bm25
 from text.retrieval.bm25_shards import BM25Shards
@@ -40,8 +43,8 @@ def list_questions(num: int = 30) -> list[str]:
     return [*drawn, "oak oak elm", "Oaks", "the", "cypress", "", "中国的首都", "cafe\u0301"]
 
 
-def build(collection: PassageCollection, folder: Path, **options: float) -> BM25Shards:
-    build_bm25(collection, folder, **options)  # pyright: ignore[reportArgumentType]
+def build(collection: PassageCollection, folder: Path, **options: Any) -> BM25Shards:
+    build_bm25(collection, folder, **options)
     return BM25Shards(folder, collection)
 
 
@@ -63,7 +66,7 @@ def test_any_number_of_shards_gives_the_results_of_the_index_in_memory(
             assert found.passage_ids == expected.passage_ids
             # NumPy 1 computes a part of the scores in float32.
             limit = 2 if np.__version__ < "2" else 0
-            np.testing.assert_array_max_ulp(np.float32(found.scores), np.float32(expected.scores), maxulp=limit)
+            np.testing.assert_array_max_ulp(np.array(found.scores, "f4"), np.array(expected.scores, "f4"), maxulp=limit)
 
 
 def test_scores_do_not_depend_on_the_shards(collection: PassageCollection, tmp_path: Path) -> None:
@@ -84,28 +87,30 @@ def test_extra_ids_and_pairs_equal_the_index_in_memory(collection: PassageCollec
         ours.score_pairs(["oak"], ["other"])
 
 
+def fail_after(num_calls: int, function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that fails after a number of calls, as on a full disk."""
+    left = iter(range(num_calls))
+
+    def call(*arguments: object) -> None:
+        if next(left, None) is None:
+            raise OSError("disk")
+        function(*arguments)
+
+    return call
+
+
 def test_an_interrupted_build_continues_to_the_same_files(
     collection: PassageCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(collection, tmp_path / "whole", shard_rows=8)
     folder = tmp_path / "index"
-    for stop in ("_write_ids", "_score_shards"):  # in the middle of shard 3, and after all shards
+    for stop, num_calls in (("_write_ids", 3), ("_score_shards", 0)):  # in the middle of shard 3, and after all shards
         with monkeypatch.context() as patch:
-            left = iter(range(3))
-
-            def fail(*arguments: object, left=left, stop=stop) -> None:
-                if stop == "_score_shards" or next(left, None) is None:
-                    raise OSError("disk")
-                original(*arguments)
-
-            from text.retrieval import bm25_building
-
-            original = getattr(bm25_building, stop)
-            patch.setattr(bm25_building, stop, fail)
+            patch.setattr(bm25_building, stop, fail_after(num_calls, getattr(bm25_building, stop)))
             with pytest.raises(OSError, match="disk"):
                 build_bm25(collection, folder, shard_rows=8)
-            with pytest.raises(ArtifactError, match="not finished"):
-                BM25Shards(folder, collection)
+        with pytest.raises(ArtifactError, match="not finished"):
+            BM25Shards(folder, collection)
     build_bm25(collection, folder, shard_rows=1000)  # The index keeps its 8 rows per shard.
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in folder.iterdir()) and not any("counts" in name for name in names)
@@ -123,7 +128,12 @@ def test_an_index_of_other_passages_or_parameters_is_refused(collection: Passage
     folder = tmp_path / "index"
     build(collection, folder)
     other = write_collection(tmp_path / "other.jsonl", ["a"], ["oak"])
-    for passages, options in ((other, {}), (collection, {"k1": 2.0}), (collection, {"b": 0.1})):
+    cases: list[tuple[PassageCollection, dict[str, Any]]] = [
+        (other, {}),
+        (collection, {"k1": 2.0}),
+        (collection, {"b": 0.1}),
+    ]
+    for passages, options in cases:
         with pytest.raises(ArtifactError) as caught:
             build_bm25(passages, folder, **options)
         assert str(folder) in str(caught.value) and get_exit_code(caught.value) == 5
@@ -164,7 +174,8 @@ def test_a_collection_without_words_and_parameters_out_of_range(tmp_path: Path, 
     with pytest.raises(DataError, match=f"^{path}: no passages with words"):
         build_bm25(PassageCollection(path), tmp_path / "index")
     assert not any((tmp_path / "index").iterdir())
-    for options in ({"k1": -1.0}, {"b": math.nan}, {"shard_rows": 0}):
+    wrong: list[dict[str, Any]] = [{"k1": -1.0}, {"b": math.nan}, {"shard_rows": 0}]
+    for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):
             build_bm25(collection, tmp_path / "other", **options)
     assert not (tmp_path / "other").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -131,7 +132,7 @@ def test_denoised_negatives_equal_brute_force(
     teacher = {name: float(random.randint(-2, 4)) for name in PASSAGES}
     calls: list[list[str]] = []
 
-    def score(passages: list[Passage]) -> list[float]:
+    def score(passages: Sequence[Passage]) -> list[float]:
         calls.append([passage.passage_id for passage in passages])
         return [teacher[passage.passage_id] for passage in passages]
 
@@ -155,7 +156,7 @@ def test_the_teacher_rejects_by_hand() -> None:
     sources = [Source("dense", {"p0": 9.0, "p4": 8.0, "p6": 7.0, "p3": 6.0, "p5": 5.0}, 2)]
     teacher, asked = {"p0": 4.0, "p4": 3.5, "p6": 3.0, "p3": 1.0, "p5": 0.0}, []
 
-    def score(passages: list[Passage]) -> list[float]:
+    def score(passages: Sequence[Passage]) -> list[float]:
         asked.append([passage.passage_id for passage in passages])
         return [teacher[passage.passage_id] for passage in passages]
 

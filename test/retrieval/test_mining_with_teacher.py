@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from test.helpers import write_collection
-from text.datasets import DPRDataPipe
+from text.datasets import DPRDataPipe, PassageCollection
 from text.errors import ArtifactError
 from text.evaluation import write_run
 from text.evaluation.negative_audit import read_audit
 from text.evaluation.score_source import TeacherRecord, read_score_source
 from text.records import Passage
-from text.retrieval import Filters, mine_hard_negatives, mined_rows
+from text.retrieval import Filters, mine_hard_negatives, mined_rows, score_rows
 
 NUM = 12
 WORDS = ["a toad sang", "an oak fell", "the king slept", "snow on the hill", "a mole dug", "the elm and the fig"]
@@ -55,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mine(folder: Path, output: str, teacher: TableTeacher | None, **options: object) -> None:
+def mine(folder: Path, output: str, teacher: TableTeacher | None, **options: Any) -> None:
     arguments = (folder / "rows.jsonl", folder / "corpus.jsonl", [folder / "dense.trec"], folder / output)
     mine_hard_negatives(*arguments, num=[3], teacher=teacher, **options)
 
@@ -126,6 +127,19 @@ def test_an_interrupted_mining_keeps_its_scores(folder: Path, monkeypatch: pytes
     for ending in ("", ".rejected.jsonl"):
         assert Path(f"{folder}/out{ending}").read_bytes() == Path(f"{folder}/whole{ending}").read_bytes()
     assert not (folder / "out.partial").exists()
+
+
+def test_scores_of_compact_rows_are_replaced_and_an_audit_follows_its_rows(folder: Path) -> None:
+    collection = PassageCollection(folder / "corpus.jsonl")
+    score_rows(folder / "rows.jsonl", folder / "scored", TableTeacher(), collection=collection)
+    (folder / "scored").replace(folder / "rows.jsonl")
+    mine(folder, "out", TableTeacher())
+    assert all("teacher_score" not in row for row in read_rows(folder / "out"))
+    score_rows(folder / "out", folder / "again", TableTeacher(), score_key="again")
+    before, after = read_audit(folder / "out"), read_audit(folder / "again")
+    assert before is not None and after is not None and before.evidence == after.evidence
+    for row in read_rows(folder / "again"):
+        assert all(each["again"] == each["teacher_score"] for each in row["hard_negative_ctxs"])
 
 
 def test_a_teachers_margin_needs_a_teacher(folder: Path) -> None:

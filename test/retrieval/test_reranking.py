@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ class FixedSearch:
         self.scores = scores
 
     def search(
-        self, questions: Sequence[str], k: int = 10, extra_ids: Sequence[Sequence[str]] | None = None
+        self, questions: Iterable[str], k: int = 10, extra_ids: Sequence[Sequence[str]] | None = None
     ) -> list[Hits]:
         found = []
         for row, question in enumerate(questions):
@@ -56,10 +57,12 @@ class TableTeacher:
 
 
 class Texts:
-    path = "corpus.jsonl"
-
     def find(self, passage_id: str) -> Passage:
         return Passage(passage_id, "", f"text of {passage_id}")
+
+
+NO_FILE: Any = Texts()
+"""Collection without a file."""
 
 
 tables = st.fixed_dictionaries(
@@ -79,7 +82,7 @@ def test_equals_brute_force(
 ) -> None:
     with pytest.MonkeyPatch.context() as context:
         context.setattr(reranking, "_PAIRS", num_pairs)
-        search = RerankedSearch(FixedSearch(scores), TableTeacher(teacher), Texts(), rerank_k)
+        search = RerankedSearch(FixedSearch(scores), TableTeacher(teacher), NO_FILE, rerank_k)
         found = search.search_with_ranks(["a", "b"], k, [sorted(extra)] * 2)
     for question, hits in zip("ab", found, strict=True):
         before = sorted(scores[question], key=lambda name, q=question: (scores[q][name], name), reverse=True)
@@ -128,11 +131,11 @@ def test_an_interrupted_reranking_keeps_its_scores(tmp_path: Path, monkeypatch: 
     questions = [f"q{n}" for n in range(5)]
     scores = {question: {name: float(n) for n, name in enumerate(IDS)} for question in questions}
     teacher = {question: {name: float(-n) for n, name in enumerate(IDS)} for question in questions}
-    expected = RerankedSearch(FixedSearch(scores), TableTeacher(teacher), Texts(), 3).search(questions, 4)
-    search = RerankedSearch(FixedSearch(scores), TableTeacher(teacher, fail_at=2), Texts(), 3)
+    expected = RerankedSearch(FixedSearch(scores), TableTeacher(teacher), NO_FILE, 3).search(questions, 4)
+    search = RerankedSearch(FixedSearch(scores), TableTeacher(teacher, fail_at=2), NO_FILE, 3)
     with pytest.raises(KeyboardInterrupt), keep_reranking(search, tmp_path / "partial"):
         search.search(questions, 4)
-    search = RerankedSearch(FixedSearch(scores), again := TableTeacher(teacher), Texts(), 3)
+    search = RerankedSearch(FixedSearch(scores), again := TableTeacher(teacher), NO_FILE, 3)
     with keep_reranking(search, tmp_path / "partial"):
         assert search.search(questions, 4) == expected
     assert again.num_calls == 3 and not list(tmp_path.iterdir()) and search.teacher is again

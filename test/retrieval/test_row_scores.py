@@ -85,8 +85,8 @@ def test_training_reads_the_scores(tmp_path: Path, collection: PassageCollection
     rows = write_lines(tmp_path / "rows.jsonl", [COMPACT if is_compact else FULL] * 3)
     passages = collection if is_compact else None
     score_rows(rows, tmp_path / "out.jsonl", LengthTeacher(), collection=passages, score_key="s")
-    options = {"passages": collection} if is_compact else {}
-    pipe = DPRDataPipe(str(tmp_path / "out.jsonl"), 3, train=True, num_hard_negatives=1, score_key="s", **options)
+    path = str(tmp_path / "out.jsonl")
+    pipe = DPRDataPipe(path, 3, train=True, num_hard_negatives=1, score_key="s", passages=passages)
     found = [
         (passage, example.question)
         for batch in pipe

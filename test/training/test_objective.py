@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from text.errors import SettingsWarning
-from text.losses import in_batch_nll, multi_positive_nll
+from text.losses import in_batch_nll, multi_positive_nll, similarity_logits
 from text.records import BiEncoderBatch, TokenBatch
 from text.training import Objective, objective
 
@@ -214,9 +214,81 @@ def test_distillation_mixes_in_the_divergence_from_the_teacher(
     torch.testing.assert_close(distilled(scored(), questions, passages), torch.stack(expected))
 
 
+@pytest.mark.parametrize("tile", [1, 1 << 24])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_margin_mse_compares_the_margins_of_own_passages(
+    monkeypatch: pytest.MonkeyPatch, tile: int, similarity: str
+) -> None:
+    """Question 4 has no scores, and question 3 has none for its positive. Both keep their contrastive losses."""
+    monkeypatch.setattr(objective, "TILE_SIZE", tile)
+    questions, passages = embeddings()
+    scores = scored().scores.clone()
+    scores[9] = torch.nan
+    options = {"temperature": 0.5, "similarity": similarity}
+    plain = Objective(**options)(batch(), questions, passages)
+    logits = similarity_logits(questions, passages, similarity=similarity)  # not divided by the temperature
+    expected = []
+    for i in range(NUM_QUESTIONS):
+        student, teacher = logits[i, 3 * i : 3 * i + 3], scores[3 * i : 3 * i + 3] / 4.0
+        error = ((student[0] - student[1:]) - (teacher[0] - teacher[1:])).square().mean()
+        expected.append(plain[i] if i >= 3 else 0.75 * plain[i] + 0.25 * error)
+    distilled = Objective(**options, distillation=0.25, distillation_loss="margin_mse", teacher_temperature=4.0)
+    found = distilled(batch()._replace(scores=scores), questions, passages)
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+# ---- embeddings of a teacher
+
+
+@pytest.mark.parametrize("sides", [("question",), ("passage",), ("question", "passage")])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_embedding_distillation_mixes_in_the_mean_distance_of_the_sides(
+    sides: tuple[str, ...], similarity: str
+) -> None:
+    questions, passages = embeddings()
+    generator = torch.Generator().manual_seed(1)
+    targets = {
+        side: torch.randn(len(own), 4, generator=generator)
+        for side, own in zip(("question", "passage"), embeddings(), strict=True)
+    }
+    ragged = batch()._replace(
+        owner=torch.tensor([0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 4]), positive_index=torch.tensor([0, 5, 6, 9, 11])
+    )
+    made = ragged._replace(**{f"{side}_targets": targets[side] for side in sides})
+    plain = Objective(similarity=similarity)(ragged, questions, passages)
+    expected = []
+    for i in range(NUM_QUESTIONS):
+        own = (ragged.owner == i).nonzero().flatten()
+        pairs = {
+            "question": (questions[[i]], targets["question"][[i]]),
+            "passage": (passages[own], targets["passage"][own]),
+        }
+        means = []
+        for student, teacher in (pairs[side] for side in sides):
+            scale = torch.nn.functional.normalize if similarity == "cosine" else lambda rows: rows
+            means.append((scale(student) - scale(teacher.double())).square().sum(dim=1).mean())
+        expected.append(0.7 * plain[i] + 0.3 * sum(means) / len(means))
+    found = Objective(similarity=similarity, embedding_distillation=0.3)(made, questions, passages)
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_a_student_that_equals_the_teacher_has_no_loss() -> None:
+    questions, passages = embeddings()
+    made = batch()._replace(question_targets=questions.detach(), passage_targets=passages.detach())
+    losses = Objective(embedding_distillation=1.0)(made, questions, passages)
+    assert losses.shape == (NUM_QUESTIONS,) and not losses.any()
+
+
+def test_embedding_distillation_needs_the_embeddings_of_a_teacher() -> None:
+    with pytest.raises(ValueError, match=r"^embedding_distillation"):
+        Objective(embedding_distillation=0.5)(batch(), *embeddings())
+
+
 @pytest.mark.parametrize(
     "number",
     [
+        {"embedding_distillation": -0.5},
+        {"distillation_loss": "l1"},
         {"distillation": 1.5},
         {"temperature": -1.0},
         {"teacher_temperature": 0.0},

@@ -25,8 +25,8 @@ _GENERAL = {
 }
 _PATHS = (
     "collection delete embeddings encoder exclude fuse_with fused_run model other_embeddings other_model other_run "
-    "picture positives qrels questions resume reuse rows run runs seen suite test_questions tokenizer train_files "
-    "upsert valid_questions"
+    "picture positives qrels questions rerank resume reuse rows run runs seen suite teacher test_questions tokenizer "
+    "train_files upsert valid_questions"
 ).split()
 """Flags that take a path. Flags whose name ends in file, dir, path or output need not be listed."""
 

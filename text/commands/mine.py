@@ -8,13 +8,13 @@ from typing import Literal
 from text.artifacts import check_files
 from text.commands.cli import MAX_SEED, number_field
 from text.commands.model_paths import model_path_field
-from text.datasets.dpr_rows import format_counts
 from text.errors import UsageError
 from text.evaluation.run_source import get_source_path
 from text.evaluation.score_source import get_scores_path
-from text.retrieval import Filters, MiningSummary, mine_hard_negatives, search_rows
+from text.retrieval import Filters, mine_hard_negatives, search_rows
 from text.retrieval.counts import describe_run
 from text.retrieval.mining import name_sources
+from text.retrieval.mining_summary import describe_summary
 from text.retrieval.plan import read_plan
 from text.retrieval.row_scores import SCORE_KEY, check_score_key
 from text.retrieval.run_files import record_search
@@ -143,29 +143,6 @@ def mine(flags: MineFlags) -> None:
     )
     if flags.filters.answers and summary.num_without_answers:
         print(f"{summary.num_without_answers} rows have no answers, so their negatives were not checked for answers")
-    _print_summary(flags.output, summary)
+    for line in describe_summary(flags.output, summary):
+        print(line)
     print(f"\nwritten: {', '.join(outputs)}")
-
-
-def _print_summary(output: str, summary: MiningSummary) -> None:
-    """Print the counts, the reasons for rejection, and a sample of negatives."""
-    short = f"{summary.num_short} with fewer than {summary.num_wanted} negatives"
-    print(f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}")
-    if summary.num_unspaced:
-        print(f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as substrings")
-    if summary.slow:
-        print(f"{len(summary.slow)} regular expressions took too long and count as not found")
-    for source, count in summary.negatives.items():
-        print(f"{count:>10} from {source}")
-    print(f"\n{'rejected':>10} {'of short rows':>14}  reason")
-    for reason, count in summary.rejected.most_common():
-        print(f"{count:>10} {summary.rejected_in_short_rows[reason]:>14}  {reason}")
-    checked = [evidence for evidence in summary.evidence.estimate() if evidence.checked]
-    print("\nprobable false negatives, with the 95 % interval of their share" * bool(checked))
-    for evidence in checked:
-        print(f"{evidence.among:>14}: {evidence}")
-    for row, negative in summary.sample:
-        by_teacher = "" if negative.teacher_score is None else f", teacher {negative.teacher_score:.4f}"
-        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}{by_teacher}]"
-        print(f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}")
-        print(f"negative  {negative.passage.text[:200]}  {place}")

@@ -63,12 +63,13 @@ def score(flags: ScoreFlags) -> None:
     """Write the scored rows and print their number."""
     from text.datasets import PassageCollection
     from text.datasets.dpr_rows import format_counts
+    from text.evaluation.negative_audit import get_audit_path
     from text.evaluation.score_source import get_scores_path
     from text.retrieval.row_scores import check_score_key, score_rows
     from text.retrieval.teachers import BM25Teacher, describe_default_precision, load_teacher
 
     check_score_key(flags.score_key)
-    outputs = [flags.output, str(get_scores_path(flags.output))]
+    outputs = [flags.output, get_scores_path(flags.output), get_audit_path(flags.output)]
     check_files([flags.rows, flags.collection, flags.teacher], outputs, overwrite=flags.overwrite)
     collection = None if flags.collection is None else PassageCollection(flags.collection)
     if flags.teacher is not None:

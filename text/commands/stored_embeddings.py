@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from text.bundle import BiEncoderBundle, find_encoder_folder
 from text.commands.train_flags import TrainFlags
@@ -11,6 +12,9 @@ from text.datasets.stored_check import check_stored
 from text.errors import ArtifactError, UsageError
 from text.training import is_rank_zero, print_rank_zero
 from text.transforms import StoredEmbeddings
+
+if TYPE_CHECKING:
+    from text.retrieval.embedding_lookup import EmbeddingLookup
 
 
 def open_stored_embeddings(
@@ -26,22 +30,26 @@ def open_stored_embeddings(
     """
     if flags.model.frozen_passages is not None:
         _check_frozen(flags.model.frozen_passages, flags.model.encoder, bundle)
-    question_targets = _open_side(flags.data.teacher_questions, "question", pipes, bundle)
-    passage_targets = _open_side(flags.data.teacher_passages, "passage", pipes, bundle)
+    questions = _open_side(flags.data.teacher_questions, "question", pipes, bundle)
+    passages = _open_side(flags.data.teacher_passages, "passage", pipes, bundle)
+    frozen = _open_side(flags.model.frozen_passages, "passage", pipes, bundle)
+    for pipe in pipes.values():
+        pipe.stored_key = "".join(each.shards.plan.key for each in (questions, passages, frozen) if each is not None)
     return StoredEmbeddings(
-        question_targets=question_targets and question_targets.read_questions,
-        passage_targets=passage_targets and passage_targets.read_passages,
-        passage_embeddings=(frozen := _open_side(flags.model.frozen_passages, "passage", pipes, bundle))
-        and frozen.read_passages,
+        question_targets=None if questions is None else questions.read_questions,
+        passage_targets=None if passages is None else passages.read_passages,
+        passage_embeddings=None if frozen is None else frozen.read_passages,
     )
 
 
-def _open_side(folder: str | None, side: str, pipes: Mapping[str, DPRDataPipe], bundle: BiEncoderBundle):  # noqa: ANN202
+def _open_side(
+    folder: str | None, side: str, pipes: Mapping[str, DPRDataPipe], bundle: BiEncoderBundle
+) -> EmbeddingLookup | None:
     """Open the embeddings of one side and check them. None without a folder."""
-    from text.retrieval.embedding_lookup import EmbeddingLookup
-
     if folder is None:
         return None
+    from text.retrieval.embedding_lookup import EmbeddingLookup
+
     lookup = EmbeddingLookup(folder, side, check_hashes=is_rank_zero())
     if lookup.embedding_dim != (width := bundle.encoder(side).embedding_dim):
         raise ArtifactError(

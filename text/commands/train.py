@@ -6,6 +6,7 @@ from text.bundle import BiEncoderBundle
 from text.commands.cli import get_flag_values, pick_arguments
 from text.commands.stored_embeddings import open_stored_embeddings
 from text.commands.train_flags import TrainFlags, build_objective
+from text.commands.train_reranker import train_reranker
 from text.datasets import (
     DPRDataPipe,
     check_negatives,
@@ -41,6 +42,8 @@ from text.transforms import Tokenizer, encoder_settings, load_or_train_tokenizer
 
 def train(flags: TrainFlags) -> None:
     """Train the model, test the best checkpoint and save its model. Only rank 0 writes to the output folder."""
+    if flags.model.task == "rerank":
+        return train_reranker(flags)
     optimization, run = flags.optimization, flags.run
     check_encoder_name(flags.model.encoder)
     check_devices(run.gpus, run.num_nodes)

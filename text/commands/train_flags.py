@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from text.bundle import BiEncoderBundle
 from text.commands.cli import MAX_SEED, number_field
@@ -12,6 +12,14 @@ from text.commands.model_paths import RANDOM_ENCODERS, model_path_field
 from text.errors import UsageError
 from text.training import Objective, is_rank_zero
 
+_RETRIEVAL_DATA = "num_positives token_cache teacher_passages teacher_questions"
+_RETRIEVAL_MODEL = (
+    "tokenizer_backend tied similarity temperature freeze_question freeze_passage pooling projection_dim normalize "
+    "question_max_length passage_max_length question_prompt passage_prompt lora_rank lora_alpha lora_targets "
+    "frozen_passages keep_layers"
+)
+_RETRIEVAL_OBJECTIVE = "in_batch_negatives symmetric matryoshka_dims embedding_distillation"
+"""Flags of each group that need embeddings. A reranker has none."""
 _LORA = ("lora_alpha", "lora_targets")
 _PASSAGE_SETTINGS = (
     "pooling projection_dim normalize similarity titles passage_prompt passage_max_length tokenizer".split()
@@ -106,6 +114,9 @@ class DataFlags:
 class ModelFlags:
     """Encoders, tokenizer and similarity."""
 
+    task: Literal["retrieve", "rerank"] = "retrieve"
+    """Model to train: two encoders that retrieve passages (retrieve), or a cross-encoder that reads question and
+    passage together and reranks the passages that a retriever found (rerank)."""
     encoder: str = model_path_field("tiny", names=RANDOM_ENCODERS)
     """Encoder to start from: tiny, mini, small, base or large (random weights), a model folder, a model name in the
     Hugging Face cache, or a checkpoint of FAIR's DPR. A folder holds a model of transformers or sentence-transformers,
@@ -161,6 +172,9 @@ class ModelFlags:
     """Maximum length of title and text in tokens, including special tokens, up to the encoder's positions. The default
     is the limit of a sentence-transformers or dpr-text model, otherwise 256 (DPR) or the encoder's limit if that is
     lower."""
+    pair_max_length: int | None = number_field(None, least=1)
+    """Maximum length of a question with title and text in tokens, including special tokens. It needs --task=rerank; the
+    default is the limit of a saved reranker, otherwise 512 or the limit of the encoder if that is lower."""
     question_prompt: str | None = field(default=None, metadata={"empty": True})
     """Text to put before every question. The default is the prompt stored with the starting model, or none."""
     passage_prompt: str | None = field(default=None, metadata={"empty": True})
@@ -307,6 +321,7 @@ class TrainFlags:
     run: RunFlags = RunFlags()
 
     def __post_init__(self) -> None:
+        _check_task(self)
         num_rates, num_files = (len(each or [""]) for each in (self.data.train_rates, self.data.train_files))
         if self.data.train_rates is not None and num_rates != num_files:
             counts = f"{num_rates} rates for {num_files} training files"
@@ -319,8 +334,8 @@ class TrainFlags:
         teachers = [name for name in ("teacher_passages", "teacher_questions") if getattr(self.data, name) is not None]
         if bool(teachers) != (self.objective.embedding_distillation > 0):
             raise UsageError(
-                "--embedding_distillation needs --teacher_passages or --teacher_questions, and they need a weight above "
-                "0, such as --embedding_distillation=1."
+                "--embedding_distillation needs --teacher_passages or --teacher_questions, and they need a weight "
+                "above 0, such as --embedding_distillation=1."
             )
         if self.data.teacher_passages is not None and self.model.freeze_passage:
             raise UsageError("--teacher_passages cannot be used with --freeze_passage, which trains no passages.")
@@ -341,6 +356,33 @@ class TrainFlags:
         ):
             if self.data.token_cache and is_given:
                 raise UsageError(f"--token_cache cannot be used with {flag}.")
+
+
+def _check_task(flags: TrainFlags) -> None:
+    """Check that no flag is given that the task does not use.
+
+    Raises:
+        UsageError: There is such a flag.
+    """
+    if flags.model.task == "retrieve":
+        if flags.model.pair_max_length is not None:
+            raise UsageError(
+                "--pair_max_length needs --task=rerank. Use --question_max_length and --passage_max_length."
+            )
+        return
+    groups: tuple[tuple[Any, Any, str], ...] = (
+        (flags.data, DataFlags(), _RETRIEVAL_DATA),
+        (flags.model, ModelFlags(), _RETRIEVAL_MODEL),
+        (flags.objective, Objective(), _RETRIEVAL_OBJECTIVE),
+        (flags.optimization, OptimizationFlags(), "chunk_tokens"),
+    )
+    for given, default, names in groups:
+        for name in names.split():
+            if getattr(given, name) != getattr(default, name):
+                advice = " Use --pair_max_length." if name.endswith("_max_length") else " Omit the flag."
+                raise UsageError(f"--{name} cannot be used with --task=rerank, which trains no embeddings.{advice}")
+    if flags.model.titles == "pair":
+        raise UsageError("--titles=pair cannot be used with --task=rerank: the title stands before the text. Omit it.")
 
 
 def build_objective(flags: TrainFlags, bundle: BiEncoderBundle) -> Objective:

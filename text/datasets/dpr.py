@@ -145,6 +145,8 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         self.counts: Counter[str]
         """Number of findings of the check, by reason."""
         self._use_findings()
+        self.stored_key = ""
+        """Identity of the stored embeddings of these rows, as a part of the fingerprint. Empty without them."""
         self._part = ""
         """Identity of the rows that this pipe took in a ``split``. Empty without a split."""
         self._caches: list[TokenCache] | None = None
@@ -203,6 +205,7 @@ class DPRDataPipe(IterDataPipe[list[Example]]):
         data = [(file.findings.sha256, rate) for file, rate in zip(self.files, order.rates, strict=True)]
         collection = [file.passages.sha256 for file in self.files if file.passages is not None]
         described = repr((data, collection, order.one_set_per_batch, order.rows_together, order.drop_last)) + self._part
+        described += self.stored_key
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     if TYPE_CHECKING:  # torch adds this method at run time, and its type does not cover the results.

@@ -50,7 +50,9 @@ def check_stored(
                     row = reader.read(number)
                     if has_questions is not None and not has_questions([row.question])[0]:
                         place = file.rows.describe_place(number)
-                        raise DataError(f"{place} question: no embedding in {source}. Encode the questions of this file.")
+                        raise DataError(
+                            f"{place} question: no embedding in {source}. Encode the questions of this file."
+                        )
                     if compare_passages is not None:
                         passages = _list_passages(pipe, row)
                         found = compare_passages(passages)
@@ -73,7 +75,9 @@ def _check_found(found: np.ndarray, passages: Sequence[Passage], place: str, sou
     for passage in (passages[i] for i in np.flatnonzero(found == 0)[:1]):
         if not passage.passage_id:
             shown = " ".join(passage.text.split())[:50]
-            raise DataError(f'{place} passage "{shown}": no id. Only a passage with an id has an embedding in {source}.')
+            raise DataError(
+                f'{place} passage "{shown}": no id. Only a passage with an id has an embedding in {source}.'
+            )
         raise DataError(
             f"{place} passage {passage.passage_id}: no embedding in {source}. Encode a collection that contains it."
         )

@@ -14,7 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from text.evaluation.metrics import evaluate_run, mean_metrics
+import numpy as np
+
+from text.evaluation.metrics import evaluate_ranking
 from text.evaluation.trec import Run, rank_passages
 
 FusionMethod = Literal["ranks", "scores"]
@@ -198,18 +200,33 @@ def _compare_weights(
     method: FusionMethod,
     weights: Sequence[float],
 ) -> list[float]:
-    """Return the mean of the metric for each weight. The ratings of the passages are computed only once."""
-    judged = {question_id for question_id, each in qrels.items() if any(relevance > 0 for relevance in each.values())}
-    rated = {
-        question_id: [_rate_passages(run.get(question_id, {}), method, RANK_CONSTANT) for run in runs]
-        for question_id in judged
-    }
-    means = []
-    for weight in weights:
-        scaled = _scale_weights(method, len(runs), split_weight(weight))
-        fused = {question_id: _add_up(each, scaled) for question_id, each in rated.items()}
-        means.append(mean_metrics(evaluate_run(qrels, fused, cut_offs=[cut_off]))[metric])
-    return means
+    """Return the mean of the metric for each weight, without building a run for each."""
+    judged = {name: each for name, each in qrels.items() if any(relevance > 0 for relevance in each.values())}
+    if not judged:
+        raise ValueError("No question has a relevant passage. Use qrels for the questions of the runs.")
+    scaled = [_scale_weights(method, len(runs), split_weight(weight)) for weight in weights]
+    values: list[list[float]] = [[] for _ in weights]
+    length = None if metric == "map" else cut_off
+    for question_id, relevant in judged.items():
+        ratings = [_rate_passages(run.get(question_id, {}), method, RANK_CONSTANT) for run in runs]
+        for ranking, found in zip(_rank_by_weights(ratings, scaled, length), values, strict=True):
+            found.append(evaluate_ranking(relevant, ranking, [cut_off])[metric])
+    return [math.fsum(found) / len(judged) for found in values]
+
+
+def _rank_by_weights(
+    ratings: Sequence[Mapping[str, float]], weights: Sequence[Sequence[float]], length: int | None
+) -> list[list[str]]:
+    """Return the first ids of ``rank_passages(_add_up(...))`` of one question, for each of W pairs of weights."""
+    ids = sorted(ratings[0].keys() | ratings[1].keys(), reverse=True)  # A stable sort keeps this order of equal scores.
+    first, second = (np.array([rating.get(each, 0.0) for each in ids]) for rating in ratings)
+    is_found = np.array([[each in rating for each in ids] for rating in ratings], dtype=bool)
+    pairs = np.array(weights)  # (W, 2)
+    scores = pairs[:, :1] * first + pairs[:, 1:] * second  # (W, passages)
+    is_kept = ((pairs[:, :, None] > 0) & is_found).any(axis=1)
+    order = np.argsort(np.where(is_kept, -scores, np.inf), axis=1, kind="stable")[:, :length]
+    counts = is_kept.sum(axis=1).tolist()
+    return [[ids[place] for place in row[:count]] for row, count in zip(order.tolist(), counts, strict=True)]
 
 
 def _scale_weights(method: FusionMethod, num_runs: int, weights: Sequence[float] | None) -> list[float]:

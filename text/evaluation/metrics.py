@@ -55,9 +55,33 @@ def evaluate_run(
     if not questions:
         raise ValueError("No question has a relevant passage. Use a run and qrels for the same questions.")
     return {
-        question: _evaluate_question(qrels[question], rank_passages(run.get(question, {})), cut_offs)
+        question: evaluate_ranking(qrels[question], rank_passages(run.get(question, {})), cut_offs)
         for question in questions
     }
+
+
+def evaluate_ranking(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Metrics:
+    """Return the metrics of one question that has a relevant passage.
+
+    Args:
+        judged: Relevance by passage id.
+        passages: Ids of the found passages, best first.
+        cut_offs: See ``evaluate_run``.
+    """
+    gains = [max(0, judged.get(passage, 0)) for passage in passages]
+    ideal = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)
+    ranks = [rank for rank, gain in enumerate(gains, start=1) if gain > 0]
+    metrics: Metrics = {}
+    for k in cut_offs:
+        metrics[f"ndcg@{k}"] = _compute_dcg(gains[:k]) / _compute_dcg(ideal[:k])
+    for k in cut_offs:
+        metrics[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
+    for k in cut_offs:
+        metrics[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
+    for k in cut_offs:
+        metrics[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
+    metrics["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
+    return metrics
 
 
 def mean_metrics(metrics: Mapping[str, Metrics]) -> Metrics:
@@ -172,30 +196,6 @@ def paired_randomization(
         signs = random.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
         as_large += int((np.abs(signs @ differences) >= observed - 1e-12).sum())
     return (1 + as_large) / (1 + num_samples)
-
-
-def _evaluate_question(judged: Mapping[str, int], passages: Sequence[str], cut_offs: Sequence[int]) -> Metrics:
-    """Return the metrics of one question.
-
-    Args:
-        judged: Relevance by passage id.
-        passages: Ids of the found passages, best first.
-        cut_offs: See ``evaluate_run``.
-    """
-    gains = [max(0, judged.get(passage, 0)) for passage in passages]
-    ideal = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)
-    ranks = [rank for rank, gain in enumerate(gains, start=1) if gain > 0]
-    metrics: Metrics = {}
-    for k in cut_offs:
-        metrics[f"ndcg@{k}"] = _compute_dcg(gains[:k]) / _compute_dcg(ideal[:k])
-    for k in cut_offs:
-        metrics[f"mrr@{k}"] = 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
-    for k in cut_offs:
-        metrics[f"recall@{k}"] = sum(rank <= k for rank in ranks) / len(ideal)
-    for k in cut_offs:
-        metrics[f"precision@{k}"] = sum(rank <= k for rank in ranks) / k
-    metrics["map"] = math.fsum(found / rank for found, rank in enumerate(ranks, start=1)) / len(ideal)
-    return metrics
 
 
 def _compute_dcg(gains: Sequence[int]) -> float:

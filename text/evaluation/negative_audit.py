@@ -129,7 +129,13 @@ def write_audit(
         evidence: See ``NegativeAudit``.
     """
     audit = NegativeAudit(read_facts(rows), round_name, dict(sources), dict(teachers), list(evidence))
-    path.write_text(json.dumps(seal(audit), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    copy_audit(path, rows, audit)
+
+
+def copy_audit(path: Path, rows: Path, audit: NegativeAudit) -> None:
+    """Write the audit of rows for a copy of them, such as the same rows with scores. See ``write_audit``."""
+    content = seal(audit._replace(rows=read_facts(rows)))
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_audit(rows: str | os.PathLike[str]) -> NegativeAudit | None:

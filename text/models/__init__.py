@@ -4,6 +4,7 @@ from text.models.biencoder import BiEncoder, embed_tokens
 from text.models.cross_encoder import CrossEncoder, RobertaCrossEncoder
 from text.models.cross_encoder_loading import load_cross_encoder
 from text.models.encoder import TextEncoder
+from text.models.initial_cross_encoders import build_cross_encoder
 from text.models.initial_encoders import SIZES, build_bi_encoder, check_encoder_name, choose_learning_rate
 from text.models.loading import load_encoder
 from text.models.quantize import quantize_int8, to_bfloat16, to_float16
@@ -34,6 +35,7 @@ __all__ = [
     "TransformersCrossEncoder",
     "TransformersEncoder",
     "build_bi_encoder",
+    "build_cross_encoder",
     "check_encoder_name",
     "check_torch_zip",
     "choose_learning_rate",

@@ -20,8 +20,8 @@ from text.artifacts import read_json, write_json
 from text.errors import ArtifactError, UnsupportedModelError
 from text.foreign_settings import (
     CROSS_ENCODER,
-    SENTENCE_FILES,
     SENTENCE_CLASSIFIER,
+    SENTENCE_FILES,
     find_sentence_file,
     read_modules,
     read_optional_settings,

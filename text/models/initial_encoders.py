@@ -10,8 +10,8 @@ from typing import Any
 from text.errors import UsageError
 from text.models.biencoder import BiEncoder
 from text.models.encoder import TextEncoder
-from text.models.layer_choice import keep_layers as keep_encoder_layers
 from text.models.files import is_run_folder
+from text.models.layer_choice import keep_layers as keep_encoder_layers
 from text.models.loading import load_encoder
 from text.models.lora import add_adapters
 from text.models.roberta import (

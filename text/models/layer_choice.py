@@ -1,4 +1,4 @@
-"""Choice of the transformer layers of an encoder, from which a smaller student starts (DistilBERT, arXiv:1910.01108)."""
+"""Choice of the layers of an encoder from which a smaller student starts (DistilBERT, arXiv:1910.01108)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def keep_layers(encoder: TextEncoder, layers: Sequence[int]) -> None:
     present = _find_layers(encoder)
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < len(present):
         raise UsageError(
-            f"--keep_layers is {list(layers)}, but the encoder has layers 0 to {len(present) - 1}. Give some of them in "
-            "ascending order."
+            f"--keep_layers is {list(layers)}, but the encoder has layers 0 to {len(present) - 1}. Give some of them "
+            "in ascending order."
         )
     kept = nn.ModuleList(present[number] for number in layers)
     if isinstance(encoder, RobertaEncoder):

@@ -19,7 +19,7 @@ def write_run_results(
     settings: Mapping[str, Any],
     pipes: Mapping[str, DPRDataPipe],
     test_metrics: Mapping[str, float],
-    is_tied: bool,
+    is_tied: bool | None,
 ) -> None:
     """Write the model card, ``manifest.json`` and ``report.html``, and print the test metrics.
 
@@ -30,7 +30,7 @@ def write_run_results(
         settings: All settings of the run.
         pipes: The data of each split.
         test_metrics: Test metrics by name.
-        is_tied: Whether one encoder embeds both questions and passages.
+        is_tied: Whether one encoder embeds both questions and passages. None for a reranker.
     """
     card = folder / "model" / "README.md"
     write_model_card(card, settings=settings, pipes=pipes, test_metrics=test_metrics, is_tied=is_tied)

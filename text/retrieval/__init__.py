@@ -16,10 +16,13 @@ from text.retrieval.memory import MemoryEmbeddings
 from text.retrieval.mining import mine_hard_negatives, search_rows
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import Plan
+from text.retrieval.reranking import RerankedSearch
 from text.retrieval.retriever import Retriever, load_retriever, search_questions
+from text.retrieval.row_scores import score_rows
 from text.retrieval.score_summary import describe_scores, split_seen, summarize_scores
 from text.retrieval.scoring import ScoredRun, score_run
 from text.retrieval.shards import EmbeddingShards, mean_cosine, open_collection
+from text.retrieval.teachers import Teacher, load_teacher
 
 __all__ = [
     "Embedder",
@@ -36,9 +39,11 @@ __all__ = [
     "Negative",
     "Plan",
     "RejectedCandidate",
+    "RerankedSearch",
     "Retriever",
     "ScoredRun",
     "Source",
+    "Teacher",
     "check_encoding_folder",
     "choose_hard_negatives",
     "describe_scores",
@@ -46,11 +51,13 @@ __all__ = [
     "encode_shards",
     "finish_encoding",
     "load_retriever",
+    "load_teacher",
     "mean_cosine",
     "mine_hard_negatives",
     "open_collection",
     "open_index",
     "plan_encoding",
+    "score_rows",
     "score_run",
     "search_exact",
     "search_questions",

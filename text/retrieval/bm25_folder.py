@@ -142,7 +142,9 @@ def load_array(path: str | os.PathLike[str], dtype: str, *, mapped: bool = False
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, SyntaxError) as error:
         reason = " ".join(str(error).split())
-        raise ArtifactError(f"{os.fspath(path)}: the NumPy file is damaged ({reason}). Build the index again.") from None
+        raise ArtifactError(
+            f"{os.fspath(path)}: the NumPy file is damaged ({reason}). Build the index again."
+        ) from None
     if array.ndim != 1 or array.dtype != np.dtype(dtype):
         raise ArtifactError(f"{os.fspath(path)}: holds {array.dtype} {array.shape}. Build the index again.")
     return array

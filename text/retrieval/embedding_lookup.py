@@ -106,7 +106,8 @@ class EmbeddingLookup:
         rows = self.find_rows(np.array([passage.keys[0] for passage in passages], dtype=np.int64))
         texts = np.array([hash_passage(passage) for passage in passages], dtype=np.int64)
         is_known = (rows >= 0) & np.array([bool(passage.passage_id) for passage in passages], dtype=bool)
-        return (is_known + (is_known & (self._text_keys[rows] == texts))).astype(np.int8)
+        is_same = is_known & (self._text_keys[rows] == texts)
+        return np.where(is_same, SAME_TEXT, np.where(is_known, OTHER_TEXT, UNKNOWN)).astype(np.int8)
 
     @cached_property
     def _text_keys(self) -> np.ndarray:

@@ -27,7 +27,7 @@ _GROUP = 64
 
 
 class RowForm(NamedTuple):
-    """What mined rows record beside their passages."""
+    """Order of mined rows and of their positives, and the fields that they get."""
 
     score_key: str | None = None
     """Name of the field with the teacher's score. None without a teacher."""
@@ -143,6 +143,8 @@ def _build_row(task: _Task, choice: Choice, form: RowForm) -> MinedRow:
     if form.best_positive_first or not contexts:
         contexts, places = [passage_to_context(each) for each in task.positives], list(range(len(task.positives)))
     if form.score_key is not None:
+        if isinstance(task.record.get(form.score_key), dict):  # The scores of a compact row.
+            del task.record[form.score_key]
         for place, score in zip(places, choice.positive_scores, strict=True):
             contexts[place][form.score_key] = score
     negatives = [_negative_to_context(each, form) for each in choice.negatives]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from text.datasets.dpr_rows import Record
+from text.datasets.dpr_rows import Record, format_counts
 from text.evaluation import has_answer
 from text.evaluation.negative_audit import ANSWERS, CANDIDATES, NEGATIVES, OTHER_ROWS, TEACHER, EvidenceCounts
 from text.records import Passage
@@ -134,3 +134,31 @@ class MiningSummary:
             "rejected": dict(self.rejected.most_common()),
             "rejected_where_too_few": dict(self.rejected_in_short_rows.most_common()),
         }
+
+
+def describe_summary(output: str, summary: MiningSummary) -> Iterator[str]:
+    """Yield lines with the counts, the reasons for rejection, the evidence of false negatives, and the sample.
+
+    Args:
+        output: File of the mined rows.
+        summary: Their summary.
+    """
+    short = f"{summary.num_short} with fewer than {summary.num_wanted} negatives"
+    yield f"{output}: {summary.num_rows} rows, {short}{format_counts(summary.unusable)}"
+    if summary.num_unspaced:
+        yield f"{summary.num_unspaced} rows have answers in a script without spaces, which are matched as substrings"
+    if summary.slow:
+        yield f"{len(summary.slow)} regular expressions took too long and count as not found"
+    yield from (f"{count:>10} from {source}" for source, count in summary.negatives.items())
+    yield f"\n{'rejected':>10} {'of short rows':>14}  reason"
+    for reason, count in summary.rejected.most_common():
+        yield f"{count:>10} {summary.rejected_in_short_rows[reason]:>14}  {reason}"
+    checked = [evidence for evidence in summary.evidence.estimate() if evidence.checked]
+    if checked:
+        yield "\nprobable false negatives, with the 95 % interval of their share"
+    yield from (f"{evidence.among:>14}: {evidence}" for evidence in checked)
+    for row, negative in summary.sample:
+        by_teacher = "" if negative.teacher_score is None else f", teacher {negative.teacher_score:.4f}"
+        place = f"[{negative.source} {negative.rank}, {negative.score:.4f}{by_teacher}]"
+        yield f"\nquestion  {row.record['question']}\npositive  {row.positives[0].text[:200]}"
+        yield f"negative  {negative.passage.text[:200]}  {place}"

@@ -140,7 +140,7 @@ def _reorder(hits: Hits, scores: dict[str, float]) -> HybridHits:
     first, rest = rank_passages(scores), hits.passage_ids[len(scores) :]
     lowest = scores[first[-1]] if first else 0.0
     kept = [lowest - place for place in range(1, len(rest) + 1)]
-    ranks = {name: [rank] for rank, name in enumerate(hits.passage_ids, start=1)}
+    ranks: dict[str, list[int | None]] = {name: [rank] for rank, name in enumerate(hits.passage_ids, start=1)}
     names = first + rest
     return HybridHits(names, [scores[name] for name in first] + kept, [ranks[name] for name in names])
 
@@ -151,10 +151,12 @@ def _append(hits: HybridHits, passage_ids: Sequence[str]) -> HybridHits:
     missing = [name for name in passage_ids if name not in known]
     lowest = hits.scores[-1] if hits.scores else 0.0
     scores = [lowest - place for place in range(1, len(missing) + 1)]
-    return HybridHits(hits.passage_ids + missing, hits.scores + scores, hits.ranks + [[None]] * len(missing))
+    ranks: list[list[int | None]] = [[None] for _ in missing]
+    return HybridHits(hits.passage_ids + missing, hits.scores + scores, hits.ranks + ranks)
 
 
 def _cut(hits: HybridHits, k: int, extra_ids: set[str]) -> HybridHits:
     """Return the first k passages, and the extra passages behind them."""
-    places = [place for place, name in enumerate(hits.passage_ids) if place < k or name in extra_ids]
-    return HybridHits(*([values[place] for place in places] for values in hits))
+    places = [i for i, name in enumerate(hits.passage_ids) if i < k or name in extra_ids]
+    names, scores, ranks = hits
+    return HybridHits([names[i] for i in places], [scores[i] for i in places], [ranks[i] for i in places])

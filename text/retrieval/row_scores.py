@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from text.artifacts import write_together
 from text.datasets import DPRFile, PassageCollection
@@ -19,7 +19,8 @@ from text.datasets.formats.dpr_record import ID_POOLS, POOLS, iter_pool_passages
 from text.datasets.formats.jsonl import RowReader
 from text.datasets.formats.values import PASSAGE_ID_KEYS, TEXT_KEYS
 from text.errors import DataError, UsageError
-from text.evaluation.score_source import TeacherRecord, get_scores_path, read_score_source, write_score_source
+from text.evaluation.negative_audit import copy_audit, get_audit_path, read_audit
+from text.evaluation.score_source import get_scores_path, read_score_source, write_score_source
 from text.progress import track
 from text.records import Passage
 from text.retrieval.kept_scores import keep_scores, to_json_number
@@ -68,9 +69,9 @@ def score_rows(
 ) -> ScoredRows:
     """Copy training rows with the teacher's score of every passage.
 
-    ``OUTPUT.scores.json`` names the teacher. Both files are written atomically at the end. Until then,
-    ``OUTPUT.partial`` keeps the scores, so that a repeated call continues where an interrupted one stopped. It gives
-    the same bytes as an uninterrupted call.
+    ``OUTPUT.scores.json`` names the teacher, and an audit of the rows is copied. All files are written atomically at
+    the end. Until then, ``OUTPUT.partial`` keeps the scores, so that a repeated call continues where an interrupted one
+    stopped. It gives the same bytes as an uninterrupted call.
 
     In a full row, each context gets the field ``score_key``. In a compact row, ``score_key`` is an object with a list
     of scores for each pool of ids.
@@ -96,17 +97,21 @@ def score_rows(
     unusable = count_unusable_rows(file)
     if not overwrite_scores:
         _check_no_scores(file, score_key)
-    known = read_score_source(rows)
+    known, audit = read_score_source(rows), read_audit(rows)
     teachers = {} if known is None else known.teachers
+    outputs = [output, get_scores_path(output), *([] if audit is None else [get_audit_path(output)])]
     counts = Counter[str]()
     with (
         keep_scores(teacher, f"{os.fspath(output)}.partial", overwrite=overwrite) as kept,
-        write_together([output, get_scores_path(output)], overwrite=overwrite) as [rows_path, source_path],
+        write_together(outputs, overwrite=overwrite) as [rows_path, source_path, *audit_paths],
     ):
         with open(rows_path, "wb") as out:
             for block in _read_blocks(file, collection):
                 _write_block(block, kept, score_key, out.write, counts)
         write_score_source(source_path, rows_path, {**teachers, score_key: teacher.record})
+        for path in audit_paths:
+            assert audit is not None
+            copy_audit(path, rows_path, audit)
     return ScoredRows(counts["rows"], counts["passages"], unusable)
 
 
@@ -140,28 +145,26 @@ def add_scores(record: Record, places: Sequence[tuple[str, int]], scores: Sequen
     return {**record, score_key: table}
 
 
-def describe_teachers(teachers: dict[str, TeacherRecord]) -> list[str]:
-    """Return a line for each score key with the teacher that gave the scores."""
-    return [f"{key}: {teacher}" for key, teacher in teachers.items()]
-
-
 def _check_no_scores(file: DPRFile, score_key: str) -> None:
     """Check that no row has scores under this name, so that the scores of two teachers are never mixed."""
     with file.rows.open() as reader:
         for row in range(len(file.rows)):
             if row in file.findings.unusable:
                 continue
-            record = reader.parse(row)
-            if record.get("positive_ids") is not None:
-                fields = [score_key] if score_key in record else []
-            else:
-                found = ((pool, i) for pool, i, _ in iter_pool_passages(record) if score_key in record[pool][i])
-                fields = [f"{pool}[{i}].{score_key}" for pool, i in found]
-            if fields:
-                place = file.rows.describe_place(row, fields[0])
+            field = _find_score(reader.parse(row), score_key)
+            if field is not None:
                 raise DataError(
-                    f"{place} {fields[0]}: already has a score. Choose another --score_key, or pass --overwrite_scores."
+                    f"{file.rows.describe_place(row, field)} {field}: already has a score. Choose another --score_key, "
+                    "or pass --overwrite_scores."
                 )
+
+
+def _find_score(record: Any, score_key: str) -> str | None:
+    """Return the first field of a record with a score under this name, or None."""
+    if record.get("positive_ids") is not None:
+        return score_key if score_key in record else None
+    found = ((pool, i) for pool, i, _ in iter_pool_passages(record) if score_key in record[pool][i])
+    return next((f"{pool}[{i}].{score_key}" for pool, i in found), None)
 
 
 def _read_blocks(file: DPRFile, collection: PassageCollection | None) -> Iterator[list[_Line]]:

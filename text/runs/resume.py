@@ -21,7 +21,8 @@ SETTINGS_FILES = ("config.yaml", "tokenizer.json")
 _MAY_DIFFER = set(
     "output_dir overwrite resume gpus num_nodes num_workers log_every_n_steps fast_dev_run validate_first "
     "early_stopping data_path train_files valid_file test_file collection token_cache max_skipped allow_no_negatives "
-    "skip_no_positives tokenizer tokenizer_backend compile activation_checkpointing chunk_tokens logger".split()
+    "skip_no_positives teacher_passages teacher_questions frozen_passages tokenizer tokenizer_backend compile "
+    "activation_checkpointing chunk_tokens logger".split()
 )
 """Settings that may change on resume.
 

@@ -25,6 +25,7 @@ class StepFailures(Callback):
 
     def __init__(self) -> None:
         self._activity = "before the first batch"
+        self._advice = "--chunk_tokens"
         self._scale: float | None = None
         self._skipped, self._skipped_in_a_row = 0, 0
         self._trainer: Trainer | None = None
@@ -116,7 +117,7 @@ class StepFailures(Callback):
                 peak = f" (peak {torch.cuda.max_memory_allocated()} bytes)" if torch.cuda.is_initialized() else ""
                 raise MemoryError(
                     f"{self._activity}: out of memory{peak}. Checkpoints are intact. Use a smaller --batch_size, or "
-                    "--chunk_tokens."
+                    f"{self._advice}."
                 ) from error
             # Reading from a dead worker may raise only a connection error.
             dead = self._find_dead_worker()
@@ -133,6 +134,7 @@ class StepFailures(Callback):
             raise
 
     def _remember(self, trainer: Trainer, stage: str, batch: TrainingBatch, batch_index: int) -> None:
+        self._advice = "--chunk_tokens" if "passages" in batch.texts else "--pair_max_length"
         shapes = ", ".join(f"{name} {tuple(tokens.input_ids.shape)}" for name, tokens in batch.texts.items())
         self._activity = f"step {trainer.global_step}, {stage} batch {batch_index} with {shapes}"
 

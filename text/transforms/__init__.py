@@ -25,8 +25,8 @@ from text.transforms.torchtext_transforms import TorchtextTokenize, torchtext_bp
 
 __all__ = [
     "TITLES",
-    "CrossEncoderCollator",
     "BiEncoderCollator",
+    "CrossEncoderCollator",
     "StoredEmbeddings",
     "Tokenize",
     "TokenizePairs",

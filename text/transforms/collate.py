@@ -42,7 +42,8 @@ class BiEncoderCollator:
         passage_transform: Transform from (title, text) pairs to tokens, such as a ``Tokenize``.
         num_positives: Maximum number of positives per question to put into the batch.
         titles: "pair" or "join" (``title_and_text``).
-        stored: Embeddings to put into the batch. Those of questions need texts, so they do not work with a token cache.
+        stored: Lookups of embeddings to put into the batch. Those of questions need texts, so they do not work with a
+            token cache.
 
     Raises:
         ValueError: ``num_positives`` is below 1.
@@ -63,7 +64,7 @@ class BiEncoderCollator:
         num_positives: int = 1,
         *,
         titles: str = "pair",
-        stored: StoredEmbeddings = StoredEmbeddings(),
+        stored: StoredEmbeddings | None = None,
     ) -> None:
         if num_positives < 1:
             raise ValueError(f"num_positives is {num_positives}; expected 1 or more")
@@ -71,7 +72,7 @@ class BiEncoderCollator:
         self.passage_transform = passage_transform
         self.num_positives = num_positives
         self.titles = titles
-        self.stored = stored
+        self.stored = stored or StoredEmbeddings()
 
     def __call__(self, examples: Sequence[Example] | Sequence[TokenizedExample]) -> BiEncoderBatch:
         """Build one batch.

@@ -96,7 +96,7 @@ def find_token_types(tokenizer: Tokenizer) -> tuple[np.ndarray, ...]:
 
     The two arrays of the texts have one element, because all tokens of a text have the same type.
     """
-    encoding = copy_without_limits(tokenizer).encode("a", "b")
+    encoding = copy_without_limits(tokenizer).encode("a", "b b")
     types, sequences = np.array(encoding.type_ids), encoding.sequence_ids
     places = [np.array([i for i, each in enumerate(sequences) if each == number]) for number in (0, 1)]
     (first, last), (second, after) = ((each[0], each[-1] + 1) for each in places)
