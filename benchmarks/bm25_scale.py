@@ -4,9 +4,9 @@
 
 The passages have 100 words each, drawn from a Zipf distribution over a vocabulary of a million words, and no text
 occurs twice. A question has 8 words of one passage. The index on disk holds all passages; the index in memory holds as
-many as --in_memory says, and the index on disk is also measured at that size. Each side runs in a separate process. Peak
-memory is that of the whole process, so a process that only loads the library is measured beside them. The script writes
-benchmarks/results/bm25_scale-DATE.md.
+many as --in_memory says, and the index on disk is also measured at that size. Each side runs in a separate process.
+Peak memory is that of the whole process, so a process that only loads the library is measured beside them. The script
+writes benchmarks/results/bm25_scale-DATE.md.
 """
 
 from __future__ import annotations

@@ -32,18 +32,8 @@ LONG = {
     "tutorial.md",
 }
 MODULES = (
-    *(
-        "records",
-        "errors",
-        "artifacts",
-        "datasets",
-        "transforms",
-        "models",
-        "losses",
-        "evaluation",
-        "bundle",
-        "reranker",
-    ),
+    *("records", "errors", "artifacts", "datasets", "transforms", "models", "losses", "evaluation"),
+    *("bundle", "reranker"),
     *("training", "retrieval", "serving", "serving.app", "runs.folder", "runs.loop", "reports.run_report"),
 )
 NEEDS = {

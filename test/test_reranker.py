@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,13 @@ QUESTIONS = ["who ate the oak", "an elm", "who"]
 PASSAGES = [Passage("1", "Oak", "a beetle"), Passage("2", "", "nobody"), Passage("3", "", "the oak " * 40)]
 
 
-def build_reranker(seed: int = 0, **settings) -> Reranker:
+def build_reranker(seed: int = 0, **settings: Any) -> Reranker:
     torch.manual_seed(seed)
     tokenizer = train_tokenizer([*QUESTIONS, *(each.text for each in PASSAGES)], vocab_size=300)
     encoder = roberta_tiny(vocab_size=300, max_position_embeddings=66)
     model = RobertaCrossEncoder.from_encoder(encoder, dropout=0.1)
-    return Reranker(model=model, tokenizer=tokenizer, **({"max_length": 48} | settings))
+    options: dict[str, Any] = {"max_length": 48} | settings
+    return Reranker(model=model, tokenizer=tokenizer, **options)
 
 
 def test_a_saved_reranker_loads_with_the_same_scores_and_settings(tmp_path: Path) -> None:

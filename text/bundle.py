@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -358,6 +359,24 @@ def list_model_files(folder: str | os.PathLike[str], side: str) -> list[Path]:
     """
     inner = find_encoder_folder(folder, side)
     return sorted({*list_encoder_files(inner), *list_tokenizer_files(inner)})
+
+
+def are_saved_together(folder: str | os.PathLike[str], model_hashes: Mapping[str, str]) -> bool:
+    """Return whether the settings of a saved model list the files of both of its encoders with these hashes.
+
+    It is false for a model with one encoder, for a folder of another library, and if the settings list no files.
+
+    Args:
+        folder: The model.
+        model_hashes: SHA-256 of the files of both encoders (``text.retrieval.embedder.hash_model``).
+    """
+    settings = _read_settings(folder)
+    listed = {name: facts.sha256 for name, facts in ((settings and settings.files) or {}).items()}
+    places = {
+        name: name if name.startswith("question_encoder/") else f"passage_encoder/{name}" for name in model_hashes
+    }
+    found = {places[name]: value for name, value in model_hashes.items()}
+    return bool(found) and found.items() <= listed.items()
 
 
 def _replace_folder(folder: Path, source: Path) -> None:

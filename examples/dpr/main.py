@@ -11,7 +11,7 @@ parameters of the function.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from text.bundle import BiEncoderBundle
 from text.commands.cli import get_flag_values, pick_arguments, run_command
@@ -106,8 +106,7 @@ def main(flags: ExampleFlags) -> None:
         options = {name.removeprefix("sel_"): value for name, value in names.items()}
         select(SelectFlags(**options, overwrite=flags.run.overwrite))
     else:
-        train_flags = TrainFlags(**{field.name: getattr(flags, field.name) for field in fields(TrainFlags)})
-        (train_reranker if flags.model.task == "rerank" else train)(train_flags)
+        (train_reranker if flags.model.task == "rerank" else train)(TrainFlags(**pick_arguments(TrainFlags, flags)))
 
 
 def train(flags: TrainFlags) -> None:
@@ -138,13 +137,9 @@ def train(flags: TrainFlags) -> None:
         options = pick_arguments(build_bi_encoder, flags.model, optimization, chosen)
         options |= encoder_settings(tokenizer) | {"max_length": max(limit or 0 for limit in limits)}
         model = build_bi_encoder(**options, compile_layers=optimization.compile)
-
-        bundle = BiEncoderBundle(
-            model=model,
-            tokenizer=tokenizer,
-            **resolve_max_lengths(*limits, model, tokenizer, chosen.default_max_lengths),
-            **pick_arguments(BiEncoderBundle, chosen),
-        )
+        options = pick_arguments(BiEncoderBundle, chosen)
+        options |= resolve_max_lengths(*limits, model, tokenizer, chosen.default_max_lengths)
+        bundle = BiEncoderBundle(model=model, tokenizer=tokenizer, **options)
         print_rank_zero(f"from {flags.model.encoder}: {bundle.describe()}")
 
         # Batches: turn texts into token ids. The collator records which passage answers which question.

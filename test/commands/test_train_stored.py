@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +97,7 @@ def test_a_frozen_passage_side_is_kept_and_searches_the_embeddings(teacher: Path
     assert record["model_files"] != EmbeddingShards(teacher / "passages").plan.model
 
 
+@pytest.mark.slow
 def test_the_loss_with_frozen_passages_is_that_of_encoding_them(teacher: Path, tmp_path: Path) -> None:
     """Without dropout, a frozen encoder gives the stored embeddings up to rounding."""
     flags = [f"--encoder={teacher}/model", *FROZEN, *FEW, "--max_epochs=1", "--log_every_n_steps=1"]
@@ -108,6 +111,7 @@ def test_the_loss_with_frozen_passages_is_that_of_encoding_them(teacher: Path, t
     torch.testing.assert_close(*some, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(teacher: Path, tmp_path: Path) -> None:
     flags = [f"--encoder={teacher}/model", *FROZEN, "--schedule=constant", "--learning_rate=1e-3", *FEW[:2]]
     flags += [f"--teacher_questions={teacher}/questions", "--embedding_distillation=0.5"]
@@ -120,6 +124,7 @@ def test_a_resumed_run_gives_the_weights_of_an_undisturbed_one(teacher: Path, tm
     assert read_side(tmp_path / "run/model", "question") == read_side(tmp_path / "whole/model", "question")
 
 
+@pytest.mark.slow
 def test_resuming_with_other_embeddings_is_refused(teacher: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = [*list_teacher_flags(teacher), f"--output_dir={tmp_path}/run"]
     assert run_train(*flags, "--max_epochs=1") == 0
@@ -134,33 +139,35 @@ def test_missing_texts_are_errors_with_their_places(teacher: Path, tmp_path: Pat
     data = Path(shutil.copytree(TINY_SET, tmp_path / "data"))
     flags = [*list_teacher_flags(teacher), f"--data_path={data}", f"--output_dir={tmp_path}/run"]
 
-    def rename(row: dict) -> dict:
-        row["hard_negative_ctxs"][0]["passage_id"] = "unknown7"
+    def rename(row: dict[str, Any]) -> dict[str, Any]:
+        row["hard_negative_ctxs"][0]["passage_id"] = f"unknown {row['question']}"
         return row
 
     rewrite_rows(data / "valid.jsonl", rename)
     code, line = fail_train(capsys, *flags)
-    assert code == 3 and f"{data}/valid.jsonl:1 " in line and "unknown7" in line and f"{teacher}/passages" in line
+    assert (
+        code == 3 and f"{data}/valid.jsonl:1 " in line and "passage unknown " in line and f"{teacher}/passages" in line
+    )
     rewrite_rows(data / "train.jsonl", lambda row: row | {"question": row["question"] + "?"})
     code, line = fail_train(capsys, *flags)
     assert code == 3 and f"{data}/train.jsonl:1 " in line and f"{teacher}/questions" in line
     assert not (tmp_path / "run/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_other_texts_with_the_same_id_are_counted(teacher: Path, tmp_path: Path, capsys: Capture) -> None:
-    data = Path(shutil.copytree(TINY_SET, tmp_path / "data"))
-
-    def change(row: dict) -> dict:
-        row["positive_ctxs"][0]["text"] += " More."
-        return row
-
-    rewrite_rows(data / "test.jsonl", change)
-    flags = [f"--encoder={teacher}/model", *FROZEN, f"--frozen_passages={teacher}/passages", *FEW]
-    assert run_train(*flags, f"--data_path={data}", f"--output_dir={tmp_path}/run", "--fast_dev_run") == 0
-    num_rows = len((data / "test.jsonl").read_text().splitlines())
-    assert f"{teacher}/passages: {num_rows} of " in capsys.readouterr().out
+    lines = (teacher / "corpus.jsonl").read_text().splitlines()
+    changed = json.dumps(json.loads(lines[0]) | {"text": "other"})
+    (tmp_path / "corpus.jsonl").write_text("\n".join([changed, *lines[1:]]))
+    folders = [f"--collection={tmp_path}/corpus.jsonl", f"--output_dir={tmp_path}/passages"]
+    assert run_command(encode, EncodeFlags, [f"--model={teacher}/model", *folders]) == 0
+    flags = [f"--encoder={teacher}/model", *FROZEN, f"--frozen_passages={tmp_path}/passages", *FEW]
+    assert run_train(*flags, f"--output_dir={tmp_path}/run", "--fast_dev_run") == 0
+    told = rf"^{re.escape(str(tmp_path))}/passages: [1-9]\d* of \d+ passages in rows have another title or text"
+    assert re.search(told, capsys.readouterr().out, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_widths_and_models_that_do_not_fit_are_refused(teacher: Path, tmp_path: Path, capsys: Capture) -> None:
     output = f"--output_dir={tmp_path}/run"
     code, line = fail_train(capsys, *list_teacher_flags(teacher), output, "--projection_dim=32")

@@ -147,12 +147,13 @@ def test_gradients_equal_those_of_transformers(family: str, tmp_path: Path) -> N
     for model in (reranker.model, peer):
         model(tokens).square().sum().backward()
     base = getattr(peer.model, peer.model.base_model_prefix)
+    layer: Any = reranker.model.encoder.layers[0]
     table = reranker.model.encoder.embeddings.token_type
     assert table is not None
     pairs = [
         (table.weight, base.embeddings.token_type_embeddings.weight),
         (reranker.model.encoder.embeddings.word.weight, base.embeddings.word_embeddings.weight),
-        (reranker.model.encoder.layers[0].attention.output.weight, base.encoder.layer[0].attention.output.dense.weight),
+        (layer.attention.output.weight, base.encoder.layer[0].attention.output.dense.weight),
         (reranker.model.head.dense.bias, (base.pooler if family == "BERT" else peer.model.classifier).dense.bias),
     ]
     for ours, theirs in pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,14 +112,14 @@ class Run:
             DPRDataPipe(rows, 4, train=is_train, seed=3, num_hard_negatives=2) for is_train in (True, False)
         )
         tokenizer = train_tokenizer(train.texts(), 300)
-        collate = CrossEncoderCollator(TokenizePairs(tokenizer, 48))
+        self.collate = CrossEncoderCollator(TokenizePairs(tokenizer, 48))
         torch.manual_seed(0)
-        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        rates: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         encoder = roberta_tiny(vocab_size=300, max_position_embeddings=50, **rates)
         self.task = CrossEncoderTask(
             RobertaCrossEncoder.from_encoder(encoder, dropout), learning_rate=rate, warmup_steps=2
         )
-        self.data = DPRDataModule(collate, train=train, valid=valid, test=valid)
+        self.data = DPRDataModule(self.collate, train=train, valid=valid, test=valid)
         self.trainer = Trainer(
             max_epochs=epochs,
             accelerator="cpu",
@@ -168,7 +169,7 @@ def compute_gradients(task: CrossEncoderTask, batch: CrossEncoderBatch, num_ques
 def compare_ranks(rank: int, num_ranks: int, folder: str) -> None:
     """Check that gradients and ranks of positives equal those of one process, also if a rank has no question."""
     run = Run(Path(folder, "rows.jsonl"), dropout=0.0)
-    task, collate = run.task, run.data.collate
+    task, collate = run.task, run.collate
     assert run.data.valid is not None
     examples = next(iter(run.data.valid))[:3]
     expected, whole = compute_gradients(task, collate(examples), 3), evaluate(task, collate(examples))
@@ -192,4 +193,4 @@ def evaluate(task: CrossEncoderTask, batch: CrossEncoderBatch) -> RowRanks:
 @pytest.mark.slow
 def test_ranks_equal_one_process(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")
-    multiprocessing.spawn(compare_ranks, args=(2, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(compare_ranks, (2, str(tmp_path)), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]

@@ -114,12 +114,11 @@ def encode(flags: EncodeFlags) -> None:
 
 
 def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
-    from text.datasets import PassageCollection
     from text.retrieval import Embedder, encode_collection, mean_cosine
     from text.retrieval.counts import describe_truncated, log_unusual_passages
     from text.retrieval.devices import describe_precision, get_default_device
     from text.retrieval.encoding_folder import find_precision
-    from text.retrieval.question_collection import write_question_collection
+    from text.retrieval.question_collection import open_texts
 
     embedder = Embedder.from_pretrained(
         flags.model,
@@ -132,10 +131,7 @@ def _encode(flags: EncodeFlags, *, is_printing: bool) -> None:
     if is_printing and flags.encoder_precision is None:
         for line in describe_precision(embedder.settings["precision"], str(embedder.device)):
             print(line)
-    if flags.collection is not None:
-        collection = PassageCollection(flags.collection)
-    else:
-        collection = write_question_collection(flags.questions or (), flags.output_dir, overwrite=flags.overwrite)
+    collection = open_texts(flags.collection, flags.questions, flags.output_dir, overwrite=flags.overwrite)
     shards = encode_collection(
         embedder,
         collection,

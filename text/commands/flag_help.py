@@ -24,9 +24,9 @@ _GENERAL = {
     "--debug": "Show the full traceback of an error.",
 }
 _PATHS = (
-    "collection delete embeddings encoder exclude fuse_with fused_run model other_embeddings other_model other_run "
-    "picture positives qrels questions rerank resume reuse rows run runs seen suite teacher test_questions tokenizer "
-    "train_files upsert valid_questions"
+    "bm25_index collection delete embeddings encoder exclude frozen_passages fuse_with fused_run model "
+    "other_embeddings other_model other_run picture positives qrels questions rerank resume reuse rows run runs seen "
+    "suite teacher teacher_passages teacher_questions test_questions tokenizer train_files upsert valid_questions"
 ).split()
 """Flags that take a path. Flags whose name ends in file, dir, path or output need not be listed."""
 

@@ -42,8 +42,10 @@ from text.transforms import Tokenizer, encoder_settings, load_or_train_tokenizer
 
 def train(flags: TrainFlags) -> None:
     """Train the model, test the best checkpoint and save its model. Only rank 0 writes to the output folder."""
-    if flags.model.task == "rerank":
-        return train_reranker(flags)
+    (train_reranker if flags.model.task == "rerank" else _train_bi_encoder)(flags)
+
+
+def _train_bi_encoder(flags: TrainFlags) -> None:
     optimization, run = flags.optimization, flags.run
     check_encoder_name(flags.model.encoder)
     check_devices(run.gpus, run.num_nodes)

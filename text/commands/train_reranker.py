@@ -61,7 +61,7 @@ def train_reranker(flags: TrainFlags) -> None:
         collate = CrossEncoderCollator(reranker.transform)
         print_lines(leave_out_tokenless(pipes, collate))
         check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
-        data = DPRDataModule(collate, **pipes, num_workers=flags.data.num_workers)
+        data = DPRDataModule(collate, **pipes, train_collate=None, num_workers=flags.data.num_workers)
         objective = RerankObjective(**pick_arguments(RerankObjective, flags.objective))
         rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
         options = dict(pick_arguments(CrossEncoderTask, optimization), learning_rate=rate)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +194,7 @@ class RobertaCrossEncoder(CrossEncoder):
     @classmethod
     def from_saved(cls, saved: SavedClassifier, *, dropout: float | None = None) -> RobertaCrossEncoder:
         """Build a cross-encoder from saved weights. See ``from_pretrained``."""
-        rates = {} if dropout is None else dict.fromkeys(checkpoint.DROPOUTS, dropout)
+        rates: dict[str, Any] = {} if dropout is None else dict.fromkeys(checkpoint.DROPOUTS, dropout)
         try:
             config = RobertaConfig(**(saved.encoder.fields | rates))
         except ValueError as error:

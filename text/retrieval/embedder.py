@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from text.artifacts import hash_file
-from text.bundle import find_encoder_folder, list_model_files, load_side
+from text.bundle import are_saved_together, find_encoder_folder, list_model_files, load_side
 from text.errors import SettingsWarning
 from text.models import TextEncoder, embed_tokens, quantize_int8, to_bfloat16, to_float16
 from text.models.chunks import MAX_TOKENS, cut_by_length, take_rows
@@ -88,6 +88,10 @@ class Embedder:
         self.model_hashes: dict[str, str] = {}
         """SHA-256 of the files of both encoders, by which embeddings on disk identify their model. It is empty without
         ``from_pretrained``. A search then cannot check that it has the model that encoded the passages."""
+        self.has_own_passages = False
+        """True if the two encoders of the model are separate and were saved together. The question encoder then
+        searches all embeddings of that passage encoder, also those that were encoded with an earlier question
+        encoder."""
         self.settings: dict[str, Any] = {
             "max_length": tokenize.max_length,
             "similarity": similarity,
@@ -140,6 +144,7 @@ class Embedder:
             titles=titles or loaded.titles,
         )
         embedder.side, embedder.model_hashes = side, hash_model(folder)
+        embedder.has_own_passages = are_saved_together(folder, embedder.model_hashes)
         embedder.settings |= {"prompt": loaded.prompt, "precision": precision}
         return embedder
 

@@ -14,6 +14,26 @@ from text.records import make_question_id
 from text.retrieval.plan import QUESTIONS
 
 
+def open_texts(
+    collection: str | os.PathLike[str] | None,
+    questions: Sequence[str | os.PathLike[str]] | None,
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> PassageCollection:
+    """Open the collection to encode, or write one of questions. See ``write_question_collection``.
+
+    Args:
+        collection: File of passages. None means the questions.
+        questions: Files of questions. They are not used if there is a collection.
+        folder: Output folder of the embeddings.
+        overwrite: Replace the questions of other embeddings.
+    """
+    if collection is not None:
+        return PassageCollection(collection)
+    return write_question_collection(questions or (), folder, overwrite=overwrite)
+
+
 def write_question_collection(
     paths: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> PassageCollection:

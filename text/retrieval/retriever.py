@@ -163,12 +163,16 @@ class Retriever(Generic[ShardsT]):
 
 
 def _check_model(shards: EmbeddingShards, embedder: Embedder) -> None:
-    """Check that the embedder has the passage encoder and the similarity that encoded the passages.
+    """Check that the embedder has the model and the similarity that encoded the passages.
 
-    The question encoder may be another one, which was trained for these embeddings (train --frozen_passages).
+    Only the question encoder may be another one, if the model was saved with the passage encoder that encoded the
+    passages (train --frozen_passages).
     """
-    ours, theirs = map(select_passage_files, (embedder.model_hashes, shards.plan.model))
-    if ours != theirs:
+    if shards.plan.side != "passage":
+        raise ArtifactError(f"{shards.folder}: holds embeddings of questions, not of passages. Use another folder.")
+    ours, theirs = embedder.model_hashes, shards.plan.model
+    is_passage_encoder = embedder.has_own_passages and select_passage_files(ours) == select_passage_files(theirs)
+    if ours != theirs and not is_passage_encoder:
         changes = describe_changed_files(ours, theirs)
         raise ArtifactError(
             f"{shards.folder}: encoded by another model ({changes}). "

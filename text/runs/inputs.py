@@ -20,6 +20,7 @@ from text.retrieval.counts import read_judged_questions
 from text.retrieval.devices import check_gpus
 from text.retrieval.encoding import check_collection
 from text.retrieval.scoring import find_answerable, list_relevant, read_positives
+from text.retrieval.teachers import load_teacher
 from text.runs.resume import find_tokenizer
 from text.runs.stages import Stage, is_complete
 from text.training import check_devices
@@ -64,6 +65,17 @@ def _check_rows(settings: Settings) -> None:
         count_unusable_rows(DPRFile(settings["rows"], PassageCollection(collection) if collection else None))
 
 
+def _check_teacher(settings: Settings) -> None:
+    for name in ("teacher", "rerank"):
+        if settings.get(name) is not None:
+            load_teacher(settings[name], device="cpu")
+
+
+def _check_scored_rows(settings: Settings) -> None:
+    _check_rows(settings)
+    _check_teacher(settings)
+
+
 def _check_train(settings: Settings) -> None:
     check_devices(settings["gpus"], settings["num_nodes"])
     if settings["encoder"] is not None:
@@ -84,6 +96,7 @@ def _check_encode(settings: Settings) -> None:
 
 
 def _check_search(settings: Settings) -> None:
+    _check_teacher(settings)
     if settings["collection"] is not None:
         PassageCollection(settings["collection"])
     if settings["questions"] is None:
@@ -108,15 +121,17 @@ _CHECKS: dict[str, Callable[[Settings], None]] = {
     "encode": _check_encode,
     "search": _check_search,
     "evaluate": _check_evaluate,
-    "mine": _check_rows,
+    "mine": _check_scored_rows,
+    "score": _check_scored_rows,
 }
 _DATA_FLAGS = [name for name in inspect.signature(open_splits).parameters if name != "files"]
 _CHECKED_FLAGS = {
     "windows": ["rows", "collection"],
     "train": ["train_files", "valid_file", "test_file", "encoder", "tokenizer", "gpus", "num_nodes", *_DATA_FLAGS],
     "encode": ["collection", "gpus", "device"],
-    "search": ["questions", "collection", "qrels", "with_positives"],
+    "search": ["questions", "collection", "qrels", "with_positives", "rerank"],
     "evaluate": ["qrels", "positives", "questions"],
-    "mine": ["rows", "collection"],
+    "mine": ["rows", "collection", "teacher"],
+    "score": ["rows", "collection", "teacher"],
 }
 """Flags that the check of each command uses. Stages with the same values are checked once."""

@@ -194,16 +194,16 @@ class LoopSteps:
         The validation questions choose the method and the weight by the first measure. If passages are judged by
         answers, both count the same.
         """
-        flags: Mapping[str, Any] = {}
+        chosen: Mapping[str, Any] = {}
         choice = {} if self.inputs.is_judged_by_answers else {"choose_weight": self.measures[0]}
         folders = {}
         for split in self.inputs.judged:  # The validation questions come first.
             fused = {"run": dense.runs[split], "fuse_with": bm25.runs[split]}
-            folders[split] = self._evaluate_run(name, split, fused | (choice if split == "valid" else flags))
+            folders[split] = self._evaluate_run(name, split, fused | (choice if split == "valid" else chosen))
             if split == "valid" and not self.is_rehearsal:
                 fusion = read_figures(folders[split].get_part("figures.json").path).fusion
-                flags = {"fusion": fusion.method, "fusion_weight": fusion.weights[0]}
-        return self._read_evaluated(folders, {}), flags
+                chosen = {"fusion": fusion.method, "fusion_weight": fusion.weights[0]}
+        return self._read_evaluated(folders, {}), chosen
 
     def _evaluate_run(self, name: str, split: str, arguments: Arguments) -> TrackedFile:
         judgments = self.inputs.judged[split].judgments
