@@ -27,8 +27,8 @@ from text.commands import load_command
 from text.commands.cli import RECIPES, get_flag_sections, parse_flags, run_command
 from text.commands.flag_fields import get_flag_types
 from text.commands.flag_kinds import is_switch
-from text.commands.loop import LoopFlags, build_loop, loop, open_inputs, print_bm25_memory
-from text.errors import DataError, SettingsWarning, UsageError
+from text.commands.loop import LoopFlags, build_loop, loop, open_inputs
+from text.errors import DataError, UsageError
 from text.runs.inputs import check_inputs
 from text.runs.stages import Stage, is_complete, write_done
 from text.runs.tracked import TrackedFile
@@ -422,21 +422,20 @@ def test_without_bm25_no_stage_searches_with_it() -> None:
         assert all(name in str(error.value) for name in names)
 
 
-def test_the_memory_of_bm25_is_reported_before_it_is_needed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("text.retrieval.counts.read_available_memory", lambda: 1000)
-    flags = loop_flags(output_dir=str(tmp_path), rounds=[{}])
-    inputs = open_inputs(flags)
-    rehearsal = build_loop(flags, inputs, is_rehearsal=True)
-    rehearsal.run_rounds()
-    with pytest.warns(SettingsWarning, match="--bm25=false"):
-        print_bm25_memory(rehearsal, inputs)
-    assert capsys.readouterr().out == "BM25 needs about 0.2 MB of memory for 90 passages\n"  # 90 passages of 2.45 KB
-    for stage in complete_all(flags, {}):
-        assert is_complete(stage)
-    print_bm25_memory(rehearsal, inputs)
-    assert capsys.readouterr().out == ""
+def test_all_searches_of_a_collection_share_an_index_of_bm25() -> None:
+    rounds = [{"sources": {"bm25": 1, "hybrid": 1}}]
+    flags: dict[str, Any] = {"encoder": str(TINY), "hybrid": True, "rounds": rounds}
+    searches = [
+        stage for stage in rehearse(loop_flags(**flags)) if stage.command == "search" and stage.settings["bm25"]
+    ]
+    assert len(searches) == 4 and len({stage.settings["bm25_index"] for stage in searches}) == 1
+    windows = rehearse(loop_flags(**flags, windows={"words": 8}))
+    searches = [stage for stage in windows if stage.command == "search" and stage.settings["bm25"]]
+    by_collection = {(stage.settings["collection"], stage.settings["bm25_index"]) for stage in searches}
+    assert len(by_collection) == len({index for _, index in by_collection}) == 2
+    other = rehearse(loop_flags(**flags, search={"bm25_b": 0.7}))
+    found = {stage.settings["bm25_index"] for stage in other if stage.command == "search"} - {None}
+    assert not found & {index for _, index in by_collection}
 
 
 def test_the_number_of_gpus_does_not_change_the_folder_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def loop(flags: LoopFlags) -> None:
         check_inputs(rehearsal.steps.stages, folder)
         print("\n".join(inputs.notes), end="\n" * bool(inputs.notes))
         notes = find_same_data({split: [judged.key] for split, judged in inputs.judged.items()})
-        print_bm25_memory(rehearsal, inputs)
+        check_bm25(rehearsal)
         print(f"{len({stage.folder for stage in rehearsal.steps.stages})} stages in {folder}", flush=True)
         results = build().run_rounds()
         write_loop_report(folder, results, measures, notes)
@@ -67,17 +67,13 @@ def open_inputs(flags: LoopFlags) -> LoopInputs:
     return open_files(**arguments)
 
 
-def print_bm25_memory(rehearsal: Loop, inputs: LoopInputs) -> None:
-    """Print how much memory BM25 needs, if an incomplete stage searches with it."""
-    from text.datasets import PassageCollection
-    from text.retrieval.counts import log_bm25_memory
+def check_bm25(rehearsal: Loop) -> None:
+    """Check that the packages of BM25 are installed, if an incomplete stage searches with it."""
     from text.runs.stages import is_complete
 
     searches = [stage for stage in rehearsal.steps.stages if stage.command == "search" and stage.settings["bm25"]]
     if not all(map(is_complete, searches)):
-        import text.retrieval.bm25  # noqa: F401  Report missing packages before a stage runs.
-
-        log_bm25_memory(len(PassageCollection(inputs.collection.path)), print)
+        import text.retrieval.bm25  # noqa: F401
 
 
 def build_loop(flags: LoopFlags, inputs: LoopInputs, *, is_rehearsal: bool = False) -> Loop:

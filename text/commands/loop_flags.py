@@ -91,8 +91,8 @@ class LoopFlags:
     """Also evaluate a pretrained encoder before the first training. Required if round 1 mines with it. Ignored for
     random weights, such as tiny."""
     bm25: bool = True
-    """Also evaluate BM25. It needs about 2.45 KB of memory per passage of 100 words (51 GB for 21 million); with false,
-    rounds cannot mine from BM25."""
+    """Also evaluate BM25. Its index is in output_dir, in a folder that all searches share. With false, rounds cannot
+    mine from BM25."""
     hybrid: bool = False
     """Also evaluate each model fused with BM25. The first measure on the validation questions chooses the method and
     the weight of the fusion; with valid_questions, both count the same. Rounds can then mine from hybrid."""

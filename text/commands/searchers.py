@@ -233,7 +233,7 @@ def load_bm25(
         check_window(collection, passages[0].passage_id)
     log_unusual_passages(passages, print)
     if index is None:
-        log_bm25_memory(len(passages), print, min_bytes=1 << 30)
+        log_bm25_memory(len(passages), print)
     record = SearchRecord("BM25", passages.path, hash_file(passages.path), "", {}, by_windows)
     if index is not None:
         return LoadedSearch(_open_bm25_index(passages, index, options, check_hashes), len(passages), [record])

@@ -14,6 +14,8 @@ from text.retrieval.embedder import Embedder
 
 BM25_BYTES = 2450
 """Memory that BM25 needs for a passage of 100 words, as measured."""
+_MUCH_MEMORY = 1 << 30
+"""Smallest number of bytes for which the memory of BM25 is logged."""
 
 
 def describe_run(path: str | os.PathLike[str], run: Run, k: int) -> Iterator[str]:
@@ -80,21 +82,20 @@ def log_unusual_passages(collection: PassageCollection, log: Callable[[str], obj
         log(f"{count} {name} in {collection.path}")
 
 
-def log_bm25_memory(num_passages: int, log: Callable[[str], object], *, min_bytes: int = 0) -> None:
-    """Log how much memory BM25 will need, and warn if less is available.
+def log_bm25_memory(num_passages: int, log: Callable[[str], object]) -> None:
+    """Log how much memory BM25 will need if it is a lot, and warn if less is available.
 
     Args:
-        num_passages: Number of passages to search.
+        num_passages: Number of passages to search in memory.
         log: Called with the line.
-        min_bytes: Log only if BM25 needs this many bytes or more.
     """
     needed, available = num_passages * BM25_BYTES, read_available_memory()
-    if needed >= min_bytes:
+    if needed >= _MUCH_MEMORY:
         log(f"BM25 needs about {format_bytes(needed)} of memory for {num_passages:,} passages")
     if available is not None and needed > available:
         message = (
             f"BM25 needs about {format_bytes(needed)} of memory, but only {format_bytes(available)} are available. "
-            "Use an index on disk (search --bm25_index), or turn BM25 off (loop --bm25=false)."
+            "Use an index on disk: --bm25_index=FOLDER."
         )
         warnings.warn(message, SettingsWarning, stacklevel=2)
 

@@ -11,7 +11,7 @@ round-robin.
 from __future__ import annotations
 
 import os
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import distributed
 
@@ -28,7 +28,7 @@ from text.retrieval.encoding_folder import (
     list_changes,
     start_encoding,
 )
-from text.retrieval.plan import DTYPES, DType, EncodedFile, EncoderSettings, Plan
+from text.retrieval.plan import DTYPES, DType, EncodedFile, EncoderSettings, Plan, select_passage_files
 from text.retrieval.reuse import ReusablePassages
 from text.retrieval.shard_writer import SAVE_SECONDS, ShardWriter, is_shard_finished
 from text.retrieval.shards import EmbeddingShards
@@ -156,13 +156,19 @@ def plan_encoding(
     )
     if reuse is None:
         return plan
-    plans = (reuse.plan.to_dict(), plan.to_dict())
-    before, now = ({name: each[name] for name in ("model", "settings", "dtype")} for each in plans)
+    before, now = map(_list_reused_settings, (reuse.plan, plan))
     if changes := "; ".join(list_changes(before, now)):
         raise ArtifactError(
             f"{reuse.folder}: cannot be reused ({changes}). The model, its settings and the dtype must be the same."
         )
     return plan._replace(reused=reuse.plan.key)
+
+
+def _list_reused_settings(plan: Plan) -> dict[str, Any]:
+    """Return the entries of a plan that decide the embedding of a text. Those of passages need no question encoder."""
+    model = select_passage_files(plan.model) if plan.side == "passage" else plan.model
+    settings = {name: plan.to_dict()[name] for name in ("settings", "dtype")}
+    return {"model": model, **settings, "side": plan.side}
 
 
 def check_collection(collection: PassageCollection) -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import text
+from text.artifacts import hash_json
 from text.runs.acceptance import QuestionValues, read_question_values
 from text.runs.figures import read_figures
 from text.runs.loop_inputs import LoopInputs
@@ -159,18 +162,24 @@ class LoopSteps:
     ) -> TrackedFile:
         """Search with a model in its embeddings, or with BM25 in a collection, and return the run."""
         if model is None:
-            arguments, run = {**self.bm25_arguments, "bm25": True, "collection": collection}, "bm25.trec"
+            arguments, run = self._get_bm25_flags(collection), "bm25.trec"
         else:
             found = {"model": model.model, "embeddings": model.embeddings}
             arguments, run = {**self.arguments["search"], **found}, "dense.trec"
         return self._run_stage(name, "search", {**arguments, **extra, "questions": questions}, run)
 
+    def _get_bm25_flags(self, collection: TrackedFile) -> Arguments:
+        """Return the flags of search for BM25. All searches of a collection share an index on disk."""
+        key = hash_json([text.__version__, collection.key, self.bm25_arguments])[:16]
+        index = Path(self.output_dir, f"bm25-{key}")
+        return {**self.bm25_arguments, "bm25": True, "collection": collection, "bm25_index": index}
+
     def _search_source(self, name: str, source: str, model: Encoded | None, extra: Arguments) -> TrackedFile:
         """Search for the training questions, and return the run."""
         if source != "hybrid" or model is None:
             return self.search(name, self.train_rows, model if source == "dense" else None, self.collection, extra)
-        found = {"model": model.model, "embeddings": model.embeddings, "bm25": True, "collection": self.collection}
-        arguments = {**self.arguments["search"], **self.bm25_arguments, **found, **model.fusion, **extra}
+        found = {"model": model.model, "embeddings": model.embeddings, **self._get_bm25_flags(self.collection)}
+        arguments = {**self.arguments["search"], **found, **model.fusion, **extra}
         return self._run_stage(name, "search", {**arguments, "questions": self.train_rows}, "hybrid.trec")
 
     def evaluate(self, name: str, model: Encoded | None, reranking: Arguments | None = None) -> Evaluated:

@@ -40,6 +40,7 @@ SET_BY_LOOP = {
         "model",
         "embeddings",
         "bm25",
+        "bm25_index",
         "collection",
         "fusion",
         "fusion_weight",

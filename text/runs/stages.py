@@ -61,7 +61,7 @@ _UNLISTED_FILES = {
 """Files of a command that no later stage reads. They may be removed or rewritten."""
 _HARDWARE_FLAGS = {"encode": ("gpus",), "train": ("gpus",)}
 """Flags that choose the hardware."""
-_UNHASHED_FLAGS = {**_HARDWARE_FLAGS, "train": ("gpus", "logger")}
+_UNHASHED_FLAGS = {**_HARDWARE_FLAGS, "train": ("gpus", "logger"), "search": ("bm25_index",)}
 """Flags that do not change the result. The hash in a folder's name excludes them."""
 
 
