@@ -5,7 +5,7 @@
 The passages have 100 words each, drawn from a Zipf distribution over a vocabulary of a million words, and no text
 occurs twice. A question has 8 words of one passage. The index on disk holds all passages; the index in memory holds as
 many as --in_memory says, and the index on disk is also measured at that size. Each side runs in a separate process.
-Peak memory is that of the whole process, so a process that only loads the library is measured beside them. The script
+Peak memory covers the whole process, so a process that only loads the library is measured too. The script
 writes benchmarks/results/bm25_scale-DATE.md.
 """
 
@@ -110,7 +110,7 @@ def measure_side(side: str, file: str) -> dict[str, float]:
     """Return seconds to build, the peak memory in MB, bytes on disk, and milliseconds per question."""
     questions = draw_questions(file)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
-        load_library(file, folder)  # Neither the imports nor the check of the collection count.
+        load_library(file, folder)  # The imports and the check of the collection are not measured.
         start = time.perf_counter()
         index = SIDES[side](file, os.path.join(folder, "index"))
         figures = {"build": time.perf_counter() - start, "build_memory": read_peak_memory()}
@@ -158,7 +158,7 @@ def format_page(arguments: argparse.Namespace, results: list[dict[str, float]]) 
             "",
             f"`python -m benchmarks.bm25_scale --passages={large} --in_memory={small}`: passages of {NUM_WORDS} words "
             f"from a Zipf distribution over {VOCABULARY:,} words, {NUM_QUESTIONS} questions of {QUESTION_WORDS} words, "
-            "100 results each, asked one after the other. Peak memory is that of the whole process, with the pages of "
+            "100 results each, asked one after the other. Peak memory covers the whole process, with the pages of "
             "the index that the system keeps in memory.",
             "",
             "| index | passages | build, s | peak memory of the build, MB | peak memory with search, MB | "

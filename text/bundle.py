@@ -218,8 +218,8 @@ class BiEncoderBundle:
 
         Args:
             folder: Output folder.
-            passages_from: Model whose passage encoder is copied file by file in place of this model's. Its hashes then
-                stay the same, so the new model searches the embeddings of that model.
+            passages_from: Model whose passage encoder is copied file by file instead of this model's. The hashes of
+                these files stay the same, so the saved model can search the embeddings of that model.
 
         Raises:
             FileExistsError: The encoders are tied, and the folder contains the passage encoder of another model.

@@ -248,7 +248,7 @@ def margin_mse(
 def margin_mse_of_logits(
     scores: Tensor, positive_index: Tensor, teacher_scores: Tensor, *, teacher_temperature: float = 1.0
 ) -> Tensor:
-    """Return the squared error of the margins of scores, such as those of a cross-encoder. See ``margin_mse``.
+    """Return the squared error of the margins of scores, such as a cross-encoder's logits. See ``margin_mse``.
 
     Args:
         scores: (B, P) float. The score of a passage without a teacher score has no effect.

@@ -122,7 +122,7 @@ class Reranker:
             raise ValueError(f"max_length is {self.max_length}. {limit}.")
         if self.transform.has_token_types and self.model.num_token_types == 1:
             raise ValueError(
-                "the tokenizer has two token types, but the model has one. The tokenizer belongs to another."
+                "the tokenizer has two token types, but the model has one. Use the tokenizer of this model."
             )
 
     @functools.cached_property
@@ -138,7 +138,7 @@ class Reranker:
 
     @property
     def identity(self) -> str:
-        """Hexadecimal SHA-256 of all files and settings that decide scores. Without ``load``, of the settings alone."""
+        """Hexadecimal SHA-256 of all files and settings that decide scores. A new model has no files yet."""
         return hash_json({"files": dict(self.hashes), **self.settings})
 
     def describe(self) -> str:
@@ -156,8 +156,8 @@ class Reranker:
     def score(self, questions: Sequence[str], passages: Sequence[Passage]) -> np.ndarray:
         """Return the scores of N pairs, (N,) float32, in the order of the pairs. Larger is better.
 
-        Scores are logits, whatever the ``activation`` of the model. Pairs of similar length are scored together. The
-        score of a pair does not depend on the others, but for rounding. The model is put into evaluation mode.
+        Scores are logits: the ``activation`` of the model is not applied. Pairs of similar length are scored together.
+        The score of a pair does not depend on the others, except for rounding. The model is put into evaluation mode.
 
         Args:
             questions: N questions.
@@ -285,7 +285,7 @@ def _check_no_bi_encoder(folder: Path) -> None:
 
 
 def _read_settings(folder: Path) -> _Settings | None:
-    """Return the ``reranker.json`` of a saved reranker, and check its files. For another library, return None.
+    """Return the ``reranker.json`` of a saved reranker after a check of its files. None for another library.
 
     Raises:
         ArtifactError: A setting is missing or has the wrong type, a file is damaged, or saving was interrupted.

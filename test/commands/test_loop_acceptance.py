@@ -74,7 +74,17 @@ def test_a_worse_round_is_rejected_and_the_table_says_so(
     }
     assert "| round 2 | round 1 | -0.2000 | 0.0001 | rejected |" in (tmp_path / "loop" / "table.md").read_text()
     assert "<td>rejected</td>" in (tmp_path / "loop" / "table.html").read_text()
-    assert "== round 2 against round 1" in capsys.readouterr().out
+    for name in ("table.md", "table.html"):
+        assert "The last accepted round is round 3." in (tmp_path / "loop" / name).read_text()
+    printed = capsys.readouterr().out
+    assert "== round 2 against round 1" in printed and "last accepted round is round 3" in printed
+    shown = [line.partition(":")[0] for line in printed.splitlines() if line.startswith("model of ")]
+    assert shown == ["model of start", "model of round 1", "model of round 2 (rejected)", "model of round 3"]
+
+
+def test_the_table_says_that_no_round_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_loop(monkeypatch, tmp_path, [0.5, 0.4], "--rounds=[{}]")[0] == 0
+    assert "No round was accepted." in (tmp_path / "loop" / "table.md").read_text()
 
 
 def test_after_a_rejected_round_the_last_accepted_model_mines_and_goes_on(

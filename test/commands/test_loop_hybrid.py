@@ -67,7 +67,7 @@ def test_each_seed_has_its_own_fusion(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"hybrid": True, "rounds": [{"sources": {"hybrid": 1}}]}, ["round 1", "hybrid", "--encoder"]),
     ],
 )
-def test_a_fusion_that_cannot_be_made_is_refused(changes: dict, names: list[str]) -> None:
+def test_a_fusion_without_bm25_or_start_encoder_is_refused(changes: dict, names: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         loop_flags(**changes)
     assert all(name in str(error.value) for name in names)

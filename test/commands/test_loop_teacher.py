@@ -1,4 +1,4 @@
-"""``dpr-text loop`` with a teacher: who scores which rows, and which searches are reranked."""
+"""``dpr-text loop`` with a teacher: the rows that it scores, and the searches that it reranks."""
 
 from __future__ import annotations
 

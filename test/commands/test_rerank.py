@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from test.commands.conftest import search_flags
+from test.commands.test_run_sources import write_run_folder
 from test.helpers import save_model
 from text.commands.cli import parse_flags, run_command
+from text.commands.evaluate import EvaluateFlags, evaluate
 from text.commands.search import SearchFlags, search
 from text.commands.serve import ServeFlags, load_searches
 from text.datasets import PassageCollection, read_questions
@@ -58,6 +60,22 @@ def test_the_first_passages_are_sorted_by_the_reranker(files: Path, reranker: Pa
     assert source.reranking.teacher.is_same(teacher.record)
     assert describe_model("run", source).endswith(f"first 4 reranked by {reranker}")
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_fused_run_records_that_a_part_was_reranked(files: Path, reranker: Path, tmp_path: Path, fail: Fail) -> None:
+    questions, collection = f"--questions={files}/questions.csv", f"--collection={files}/corpus.jsonl"
+    reranked = [*search_flags(files, tmp_path / "reranked.trec"), questions, collection, f"--rerank={reranker}"]
+    words = ["--bm25", collection, questions, f"--run={tmp_path}/bm25.trec"]
+    for flags in (reranked, words):
+        assert run_command(search, SearchFlags, flags) == 0
+    judged = f"--qrels={files}/qrels.tsv"
+    fused = [f"--run={tmp_path}/bm25.trec", f"--fuse_with={tmp_path}/reranked.trec", f"--fused_run={tmp_path}/f.trec"]
+    assert run_command(evaluate, EvaluateFlags, [*fused, judged]) == 0
+    part, source = read_run_source(tmp_path / "reranked.trec"), read_run_source(tmp_path / "f.trec")
+    assert part is not None and source is not None and source.reranking == part.reranking is not None
+    trained = write_run_folder(tmp_path / "trained", files / "model")
+    code, line = fail(evaluate, EvaluateFlags, f"--run={tmp_path}/f.trec", judged, f"--output_dir={trained}/evaluation")
+    assert code == 5 and f"{tmp_path}/f.trec: was reranked" in line
 
 
 def test_flags_that_are_refused(files: Path, reranker: Path, tmp_path: Path, fail: Fail) -> None:

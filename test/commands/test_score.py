@@ -89,7 +89,10 @@ def test_mined_rows_have_the_scores_of_the_teacher(
     flags += [f"--teacher={data}/teacher", f"--output={tmp_path}/out", "--round=first"]
     assert run_command(mine, MineFlags, [*flags, "--teacher_margin=0"]) == 0
     out = capsys.readouterr().out
-    assert "probable false negatives" in out and "hard negatives: 0 of 12 = 0.0% (0.0% to 24.2%)  the teacher scores it" in out
+    assert (
+        "probable false negatives" in out
+        and "hard negatives: 0 of 12 = 0.0% (0.0% to 24.2%)  the teacher scores it" in out
+    )
     teacher = load_teacher(data / "teacher")
     for row in read(tmp_path / "out"):
         [positive] = row["positive_ctxs"]

@@ -98,7 +98,7 @@ def test_a_frozen_passage_side_is_kept_and_searches_the_embeddings(teacher: Path
 
 
 @pytest.mark.slow
-def test_the_loss_with_frozen_passages_is_that_of_encoding_them(teacher: Path, tmp_path: Path) -> None:
+def test_frozen_passages_give_the_loss_of_encoded_passages(teacher: Path, tmp_path: Path) -> None:
     """Without dropout, a frozen encoder gives the stored embeddings up to rounding."""
     flags = [f"--encoder={teacher}/model", *FROZEN, *FEW, "--max_epochs=1", "--log_every_n_steps=1"]
     for name, more in (("stored", [f"--frozen_passages={teacher}/passages"]), ("encoded", [])):
@@ -133,6 +133,19 @@ def test_resuming_with_other_embeddings_is_refused(teacher: Path, tmp_path: Path
     changed = [f"--teacher_passages={tmp_path}/other" if "--teacher_passages" in flag else flag for flag in flags]
     code, line = fail_train(capsys, *changed, "--max_epochs=2", "--resume")
     assert code == 5 and "fingerprint of the training data" in line
+
+
+def test_questions_and_passages_of_two_models_are_refused(teacher: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The passage encoder alone has files of the model, but its embeddings of questions are others."""
+    questions = ["--questions", *sorted(map(str, TINY_SET.glob("*.jsonl"))), "--dtype=float32"]
+    alone = [f"--model={teacher}/model/passage_encoder", *questions, f"--output_dir={tmp_path}/questions"]
+    assert run_command(encode, EncodeFlags, alone) == 0
+    mixed = [f"--teacher_questions={tmp_path}/questions", "--embedding_distillation=0.5", *FEW]
+    mixed += [f"--encoder={teacher}/model", f"--output_dir={tmp_path}/run"]
+    for passages in ([f"--teacher_passages={teacher}/passages"], [*FROZEN, f"--frozen_passages={teacher}/passages"]):
+        code, line = fail_train(capsys, *mixed, *passages)
+        assert code == 5 and f"{tmp_path}/questions: " in line and f"{teacher}/passages" in line
+        assert "question_encoder/" in line
 
 
 def test_missing_texts_are_errors_with_their_places(teacher: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -23,7 +23,7 @@ METHODS: list[FusionMethod] = ["ranks", "scores"]
 
 def test_reciprocal_ranks_by_hand() -> None:
     dense, words = {"q": {"a": 3.0, "b": 2.0}}, {"q": {"b": 9.0, "c": 9.0}, "r": {"a": 1.0}}
-    # Of b and c, which have the same score, the larger id ranks first.
+    # b and c have the same score, so the larger id ranks first.
     assert fuse_runs([dense, words]) == {"q": {"a": 1 / 61, "b": 1 / 62 + 1 / 62, "c": 1 / 61}, "r": {"a": 1 / 61}}
     weighted = fuse_runs([dense, words], weights=[3, 1])["q"]
     assert weighted == pytest.approx({"a": 1.5 / 61, "b": 2 / 62, "c": 0.5 / 61})

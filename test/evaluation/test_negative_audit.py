@@ -20,7 +20,7 @@ def test_wilsons_interval_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("found", "checked"), [(1, 7), (3, 100), (999, 1000), (40, 90)])
-def test_the_ends_are_shares_whose_score_test_is_at_the_limit(found: int, checked: int) -> None:
+def test_at_both_ends_the_score_test_reaches_its_critical_value(found: int, checked: int) -> None:
     for end in wilson_interval(found, checked):
         distance = (found / checked - end) ** 2 / (end * (1 - end) / checked)
         assert math.isclose(distance, Z2, rel_tol=1e-9)

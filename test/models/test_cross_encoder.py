@@ -1,4 +1,4 @@
-"""Cross-encoders: the folders of transformers and sentence-transformers give the same scores here, and back again."""
+"""Cross-encoders: a folder of transformers or sentence-transformers has the same scores in all three libraries."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def score_by_sentence_transformers(folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", [*FAST, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])
-def test_scores_equal_those_of_both_libraries_there_and_back(family: str, tmp_path: Path) -> None:
+def test_scores_equal_both_libraries_there_and_back(family: str, tmp_path: Path) -> None:
     if not has_family(family):
         pytest.skip("this transformers does not have the family")
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
@@ -138,7 +138,7 @@ def test_a_score_does_not_depend_on_padding_and_neighbours(family: str, tmp_path
 
 
 @pytest.mark.parametrize("family", ["BERT", "RoBERTa"])
-def test_gradients_equal_those_of_transformers(family: str, tmp_path: Path) -> None:
+def test_gradients_equal_transformers(family: str, tmp_path: Path) -> None:
     save_peer(family, tmp_path)
     reranker = Reranker.load(tmp_path)
     tokens = reranker.transform(list(zip(QUESTIONS, TEXTS, strict=True)))
@@ -175,7 +175,7 @@ def test_a_folder_of_sentence_transformers_keeps_its_activation(tmp_path: Path) 
     assert Reranker.load(tmp_path / "plain").model.activation == "sigmoid"  # the default of sentence-transformers
 
 
-def test_an_encoder_without_a_head_gets_a_new_one_to_train(tmp_path: Path) -> None:
+def test_an_encoder_without_a_head_gets_a_new_head(tmp_path: Path) -> None:
     for family in ("BERT", "RoBERTa", "DistilBERT"):
         folder = tmp_path / family
         save_tower(family, folder)

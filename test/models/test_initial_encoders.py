@@ -173,3 +173,17 @@ def test_load_tokenizer_reads_the_stated_padding_token(tmp_path: Path):
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[MASK]"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     assert encoder_settings(load_tokenizer(tmp_path))["pad_token_id"] == ORDERS["padding last"].index("[MASK]")
+
+
+def test_a_saved_model_with_one_encoder_gives_two_encoders_unless_they_are_tied(tmp_path: Path):
+    tokenizer = train_tokenizer(TEXTS, 300)
+    encoder = roberta_tiny(vocab_size=300)
+    limits = {"question_max_length": 16, "passage_max_length": 16}
+    BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=tokenizer, **limits).save(tmp_path)
+    options = encoder_settings(tokenizer)
+    assert build_bi_encoder(str(tmp_path), tied=True, **options).is_tied
+    model = build_bi_encoder(str(tmp_path), freeze_passage=True, **options)
+    pairs = zip(model.question_encoder.parameters(), model.passage_encoder.parameters(), strict=True)
+    for one, other in pairs:
+        assert one is not other and torch.equal(one, other)
+        assert one.requires_grad and not other.requires_grad

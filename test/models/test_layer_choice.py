@@ -1,4 +1,4 @@
-"""Encoders that start from some layers of another one."""
+"""Encoders that start from some layers of another encoder."""
 
 from __future__ import annotations
 

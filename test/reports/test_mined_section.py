@@ -39,7 +39,7 @@ def test_the_report_shows_sources_teacher_and_evidence(rows: Path, tmp_path: Pat
     assert f"1,200 from dense, 1 from {HOSTILE}" in elements.text and "<script" not in page
     assert "Scores in teacher_score: reranker runs/teacher." in elements.text
     assert "50.0 % (23.7 to 76.3) of 10" in elements.text and "0.0 % (0.0 to 27.8) of 10" in elements.text
-    assert "the teacher scores it above the positive" not in elements.text  # It was not looked for.
+    assert "the teacher scores it above the positive" not in elements.text  # This evidence was not checked.
 
 
 def test_a_run_without_mined_rows_has_no_section(tmp_path: Path, rows: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from test.retrieval.test_bm25 import NOUNS
 from text.commands.cli import get_exit_code
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
-from text.retrieval import bm25_building
+from text.retrieval import bm25_building, bm25_folder
 from text.retrieval.bm25 import BM25
 from text.retrieval.bm25_building import build_bm25
 from text.retrieval.bm25_shards import BM25Shards
@@ -115,6 +116,47 @@ def test_an_interrupted_build_continues_to_the_same_files(
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in folder.iterdir()) and not any("counts" in name for name in names)
     assert all((folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+
+
+def test_a_second_process_waits_and_uses_the_index(
+    collection: PassageCollection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = build(collection, tmp_path / "other").search(["oak"])
+    folder, scored = tmp_path / "index", list[Path]()
+    score_shards = bm25_building._score_shards
+
+    def start_second(path: Path, *arguments: Any) -> None:
+        scored.append(path)
+        other = pool.submit(build_bm25, collection, folder)
+        while "waiting" not in capsys.readouterr().err:
+            assert not other.done()
+        score_shards(path, *arguments)
+        others.append(other)
+
+    others = list[Future[None]]()
+    monkeypatch.setattr(bm25_building, "_score_shards", start_second)
+    with ThreadPoolExecutor(1) as pool:
+        build_bm25(collection, folder, shard_rows=8)
+        assert others.pop().result() is None
+    assert scored == [folder]
+    assert BM25Shards(folder, collection).search(["oak"]) == expected
+
+
+def test_a_finished_index_may_be_read_by_many_and_from_a_read_only_folder(
+    collection: PassageCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "index"
+    build(collection, folder)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"writes {arguments}")
+
+    for module, name in ((bm25_building, "wait_for_lock"), (bm25_folder, "write_json"), (Path, "unlink")):
+        monkeypatch.setattr(module, name, refuse)
+    build_bm25(collection, folder)
 
 
 def test_a_finished_index_is_not_built_again(collection: PassageCollection, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_denoised_negatives_equal_brute_force(
 
 
 def test_the_teacher_rejects_by_hand() -> None:
-    # With a margin of 1, the teacher's 4.0 of the positive allows 3.0.
+    # The teacher scores the positive 4.0. With a margin of 1, it allows negatives up to 3.0.
     sources = [Source("dense", {"p0": 9.0, "p4": 8.0, "p6": 7.0, "p3": 6.0, "p5": 5.0}, 2)]
     teacher, asked = {"p0": 4.0, "p4": 3.5, "p6": 3.0, "p3": 1.0, "p5": 0.0}, []
 

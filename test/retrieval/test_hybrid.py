@@ -72,7 +72,7 @@ def test_fused_scores_and_ranks_by_hand() -> None:
     dense = FixedSearch({"q": {"a": 0.9, "b": 0.5, "c": 0.1}})
     words = FixedSearch({"q": {"c": 6.0, "d": 4.0, "e": 2.0, "f": 0.0}})
     [found] = HybridSearch([dense, words]).search_with_ranks(["q"], 3)
-    assert found.passage_ids == ["c", "a", "d"]  # Of b and d, both at rank 2, the larger id ranks first.
+    assert found.passage_ids == ["c", "a", "d"]  # b and d are both at rank 2, so the larger id ranks first.
     assert found.scores == pytest.approx([1 / 63 + 1 / 61, 1 / 61, 1 / 62])
     assert found.ranks == [[3, 1], [1, None], [None, 2]]
     [hits] = HybridSearch([dense, words], method="scores", weights=[3, 1]).search(["q"], 10)

@@ -142,6 +142,16 @@ def test_scores_of_compact_rows_are_replaced_and_an_audit_follows_its_rows(folde
         assert all(each["again"] == each["teacher_score"] for each in row["hard_negative_ctxs"])
 
 
+def test_replaced_rows_keep_no_record_of_the_rows_before_them(folder: Path) -> None:
+    for teacher in (TableTeacher(), None):  # The scores of the first rows are gone.
+        mine(folder, "out", teacher)
+        known = read_score_source(folder / "out")
+        assert (known is None) is (teacher is None) and read_audit(folder / "out") is not None
+    passages = PassageCollection(folder / "corpus.jsonl")
+    score_rows(folder / "rows.jsonl", folder / "out", TableTeacher(), collection=passages, overwrite=True)
+    assert read_audit(folder / "out") is None and read_score_source(folder / "out") is not None
+
+
 def test_a_teachers_margin_needs_a_teacher(folder: Path) -> None:
     with pytest.raises(ValueError, match="teacher"):
         mine(folder, "out", None, filters=Filters(teacher_margin=1.0))
@@ -193,3 +203,26 @@ def test_the_audit_by_hand(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("changed")
     with pytest.raises(ArtifactError, match=r"out\.audit\.json"):
         read_audit(tmp_path / "out")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_passage_that_several_runs_found_counts_once_in_the_audit(tmp_path: Path, answers: bool) -> None:
+    write_collection(tmp_path / "corpus.jsonl", [f"p{n}" for n in range(6)], WORDS)
+    rows = [
+        {"qid": "q", "question": "who sang", "answers": ["oak", "king"], "positive_ids": ["p0"]},
+        {"qid": "r", "question": "Who sang", "answers": ["mole"], "positive_ids": ["p2"]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("one", "two"):
+        write_run(tmp_path / f"{name}.trec", {qid: {f"p{n}": 9.0 - n for n in range(6)} for qid in "qr"})
+    counts = []
+    for names, num in ((["one"], [2]), (["one", "two"], [1, 1])):
+        runs, output = [tmp_path / f"{name}.trec" for name in names], tmp_path / "-".join(names)
+        filters = Filters(answers=answers, teacher_margin=0.0)
+        arguments = (tmp_path / "rows.jsonl", tmp_path / "corpus.jsonl", runs, output)
+        mine_hard_negatives(*arguments, num=num, teacher=TableTeacher(), filters=filters)
+        audit = read_audit(output)
+        assert audit is not None
+        counts.append([each[:4] for each in audit.evidence])
+    assert counts[0] == counts[1]
+    assert sum(found for _, among, found, _ in counts[0] if among == "candidates") >= 4

@@ -1,4 +1,4 @@
-"""Which question encoders search the embeddings of a passage encoder, and which models reuse them."""
+"""Models that search or reuse the embeddings of a passage encoder, by their question encoders."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_a_bi_encoder_scores_by_the_product_of_embeddings(
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
-def test_the_identity_of_a_bi_encoder_is_that_of_its_files(model: Path, tmp_path: Path) -> None:
+def test_the_identity_of_a_bi_encoder_changes_with_its_files(model: Path, tmp_path: Path) -> None:
     same, other = save_model(tmp_path / "same", seed=0), save_model(tmp_path / "other", seed=1)
     record = load_teacher(model, device="cpu").record
     assert record.kind == "bi-encoder" and record.model == str(model)
@@ -67,7 +68,7 @@ def test_a_reranker_scores_pairs(tmp_path: Path, pairs: tuple[list[str], list[Pa
     assert teacher.record == TeacherRecord("reranker", str(tmp_path / "reranker"), reranker.identity, settings)
 
 
-def test_bm25_scores_are_those_of_a_search(collection: PassageCollection) -> None:
+def test_bm25_scores_equal_the_scores_of_a_search(collection: PassageCollection) -> None:
     teacher = BM25Teacher(collection)
     passages = [*list(collection)[:4], *list(collection)[:4]]
     questions = ["beetle oak yew", "elm"] * 4
@@ -84,3 +85,14 @@ def test_bm25_scores_are_those_of_a_search(collection: PassageCollection) -> Non
 def test_a_score_that_is_not_a_number_raises() -> None:
     with pytest.raises(ArtifactError, match=r"^model: "):
         check_finite(np.array([1.0, np.nan]), TeacherRecord("reranker", "model", "", {}))
+
+
+def test_a_reranker_whose_transformer_is_in_a_subfolder_is_a_reranker(tmp_path: Path) -> None:
+    """Sentence-transformers may save the only module of a CrossEncoder in a folder of its own."""
+    tokenizer = train_tokenizer(["who ate the oak"], vocab_size=300)
+    model = RobertaCrossEncoder.from_encoder(roberta_tiny(vocab_size=300), dropout=0.1)
+    Reranker(model=model, tokenizer=tokenizer, max_length=32).save(tmp_path / "inner")
+    (tmp_path / "inner/reranker.json").unlink()
+    module = {"idx": 0, "name": "0", "path": "inner", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    assert load_teacher(tmp_path, device="cpu").record.kind == "reranker"

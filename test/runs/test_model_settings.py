@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from test.helpers import save_model
+from test.retrieval.conftest import write_shards
 from text.bundle import BiEncoderBundle, load_side
 from text.commands.model_paths import RANDOM_ENCODERS
 from text.models import SIZES, BiEncoder, roberta_tiny
@@ -142,3 +144,13 @@ def test_the_settings_of_a_bundle_are_saved_and_described(tmp_path: Path) -> Non
     assert all(bundle.settings[name] == saved[name] for name in saved.keys() & bundle.settings.keys())
     for part in ("cosine similarity", "temperature 0.02", "two encoders", "pairs", "16", "32"):
         assert part in bundle.describe()
+
+
+@pytest.mark.parametrize(("normalize", "expected"), [(True, "dot"), (False, "cosine")])
+def test_frozen_embeddings_decide_the_similarity_only_where_both_similarities_agree(
+    tmp_path: Path, normalize: bool, expected: str
+) -> None:
+    folder = save_encoder(tmp_path, normalize=normalize)
+    embeddings = write_shards(tmp_path / "passages", np.eye(2, 16, dtype=np.float32)).folder  # for dot product
+    settings = choose_model_settings(folder, freeze_passage=True, frozen_passages=str(embeddings))
+    assert (settings.similarity, settings.temperature) == (expected, 0.05)

@@ -55,6 +55,19 @@ def test_a_page_shows_the_fusion_first_with_both_ranks(site: Path, flags: tuple[
         assert get(port, "/docs").status == get(port, "/openapi.json").status == 200
 
 
+@pytest.mark.parametrize("names", [("hybrid", "BM25"), ("BM25", "hybrid")])
+def test_a_models_name_is_not_that_of_another_search(site: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).symlink_to(site / "model")
+    model, other = (tmp_path / name for name in names)
+    given = [f"--model={model}", f"--embeddings={site}/embeddings", "--device=cpu", "--bm25", "--fusion"]
+    given += [f"--other_model={other}", f"--other_embeddings={site}/embeddings"]
+    searches = load_searches(parse_flags(ServeFlags, given))
+    own = [f"{name} (model)" for name in names]
+    assert [search.name for search in searches] == ["hybrid", *own, "BM25"]
+    assert [part.name for part in searches[0].parts] == [own[0], "BM25"]
+
+
 def find_counted(name: str, asked: list[tuple[str, list[str], int]]) -> Any:
     """Return a search function that finds name0, name1, ... and notes its calls."""
 

@@ -35,7 +35,7 @@ def test_token_types_by_hand() -> None:
 
 @pytest.mark.parametrize("is_bert", [True, False])
 @pytest.mark.parametrize("limit", [8, 9, 12, 20, 200])
-def test_ids_and_types_equal_those_of_tokenizers(limit: int, is_bert: bool) -> None:
+def test_ids_and_types_equal_the_library_tokenizers(limit: int, is_bert: bool) -> None:
     tokenizer = build_tokenizer(is_bert=is_bert)
     pairs = [(one, other) for one in TEXTS for other in TEXTS]
     tokens = TokenizePairs(tokenizer, limit, has_token_types=True)(pairs)
@@ -67,7 +67,7 @@ def test_the_layout_by_hand() -> None:
     )
 
 
-def test_known_positives_are_no_negatives() -> None:
+def test_known_positives_are_never_negatives() -> None:
     collate = CrossEncoderCollator(TokenizePairs(build_tokenizer(), 64))
     other = Passage("5", "", "a moth")
     example = Example(QUESTION, [], [POSITIVE, other], [other, NEGATIVE], [Passage("9", "", "an elm")])

@@ -122,9 +122,9 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 
 
-def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Write a small UTF-8 text file atomically."""
-    with atomic_write(path) as temporary:
+def write_text(path: str | os.PathLike[str], content: str, *, overwrite: bool = True) -> None:
+    """Write a small UTF-8 text file atomically. See ``atomic_write``."""
+    with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
@@ -143,10 +143,10 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
     return count
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a small, indented JSON file atomically. A named tuple becomes an object."""
+def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = True) -> None:
+    """Write a small, indented JSON file atomically. A named tuple becomes an object. See ``atomic_write``."""
     plain = json.dumps(to_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, plain + "\n")
+    write_text(path, plain + "\n", overwrite=overwrite)
 
 
 def _find_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

@@ -62,12 +62,12 @@ class EvaluateFlags:
     fuse_with: str | None = None
     """Run to fuse with --run before scoring."""
     fusion: Literal["ranks", "scores"] | None = None
-    """Fuse by reciprocal ranks, or by scores that are normalized to 0..1 for each question. The default is ranks. Used
-    with --fuse_with."""
+    """Fuse by reciprocal rank fusion (ranks), or by scores that are normalized to 0..1 for each question (scores). The
+    default is ranks. Used with --fuse_with."""
     fusion_weight: float | None = number_field(None, least=0, most=1)
-    """Weight of --run in the fusion, from 0 to 1. The run of --fuse_with has the rest. The default is 0.5."""
+    """Weight of --run in the fusion, from 0 to 1. --fuse_with has 1 minus this weight. The default is 0.5."""
     choose_weight: str | None = field(default=None, metadata={"bare": "ndcg@10"})
-    """Metric such as ndcg@10, mrr@10 or recall@100: try all weights in steps of 0.05, print them, and use the best one.
+    """Metric such as ndcg@10, mrr@10 or recall@100: try all weights in steps of 0.05, print the results, use the best.
     Without --fusion, both methods are tried. Use it on development questions, with --qrels or --positives."""
     fused_run: str | None = None
     """Output file for the fused run. Requires --fuse_with."""

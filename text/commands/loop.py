@@ -51,7 +51,9 @@ def loop(flags: LoopFlags) -> None:
         write_loop_report(folder, results, measures, notes)
     print("\n".join([format_markdown_table(results, measures), *notes]))
     for name, path in results.models.items():
-        print(f"model of {name}: {path}")
+        compared = results.comparisons.get(name)
+        rejected = "" if compared is None or compared.is_accepted else " (rejected)"
+        print(f"model of {name}{rejected}: {path}")
     print(f"table: {folder / 'table.md'}, with table.html, table.json, rounds.json and models.json next to it")
     if num_metrics := compare_metrics(results.table, flags.expected, flags.tolerance):
         print(f"all {num_metrics} metrics are as expected, tolerance {flags.tolerance}")

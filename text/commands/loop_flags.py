@@ -48,8 +48,8 @@ class LoopFlags:
 
     Each stage runs one dpr-text command in its own folder. The folder name is a hash of the flags and of the input
     files, so a complete stage is reused. Training and encoding use all GPUs of the machine, unless their sections give
-    gpus. At the end, the loop writes table.md, table.json and table.html, and models.json with the model folder of each
-    round. docs/guide/mining.md explains each section of a recipe.
+    gpus. At the end, the loop writes table.md, table.json and table.html, models.json with the model folder of each
+    round, and rounds.json with the significance tests. docs/guide/mining.md explains each section of a recipe.
 
     Examples::
 
@@ -95,17 +95,17 @@ class LoopFlags:
     mine from BM25."""
     hybrid: bool = False
     """Also evaluate each model fused with BM25. The first measure on the validation questions chooses the method and
-    the weight of the fusion; with valid_questions, both count the same. Rounds can then mine from hybrid."""
+    the weight of the fusion; with valid_questions, both have weight 0.5. Rounds can then mine from hybrid."""
     rounds: list[dict[str, Any]] | None = None
     """Training runs in order. Each round may have train and mine (flags of this round), sources (number of hard
-    negatives from dense, bm25 and hybrid) and go_on (start from the previous round's model). The default is one round.
+    negatives from dense, bm25 and hybrid) and go_on (start from the last accepted model). The default is one round.
     It trains with the negatives of the rows or, for a BEIR folder, with one hard negative from BM25."""
     seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
     """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
     seeds. The next round uses the model with the best first measure on the validation questions."""
     teacher: str | None = model_path_field(None)
-    """Reranker or bi-encoder whose scores the rounds learn from. Needs a use: train.distillation, train.guide_margin,
-    mine.teacher_margin, mine.teacher_relative_margin or rerank_k."""
+    """Reranker or bi-encoder whose scores the rounds learn from. Give at least one flag that uses it: rerank_k,
+    train.distillation, train.guide_margin, mine.teacher_margin or mine.teacher_relative_margin."""
     reranker: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
     """Flags of dpr-text train --task=rerank, such as max_epochs: 1. If given, a reranker is trained on the rows of the
     first round, and is the teacher from then on. It starts from the encoder of the loop, or from reranker.encoder."""

@@ -40,9 +40,9 @@ class MineFlags:
     collection: str
     """Passage file that was searched."""
     output: str
-    """Output file for the mined rows. OUTPUT.rejected.jsonl lists the rejected candidates with reasons,
-    OUTPUT.summary.json counts them, OUTPUT.audit.json estimates the false negatives, and OUTPUT.trec is the run of
-    --model."""
+    """Output file for the mined rows. OUTPUT.rejected.jsonl lists the rejected candidates with reasons, and
+    OUTPUT.summary.json counts them. OUTPUT.audit.json estimates the share of false negatives. OUTPUT.trec is the run
+    of --model."""
     runs: list[str] = field(default_factory=list)
     """TREC runs of the rows' questions (dpr-text search --with_positives). Each run is a source of negatives; a dense
     run and a BM25 run give different kinds."""

@@ -48,20 +48,20 @@ class SearchFlags:
     """Length normalization of BM25 (0 to 1), used with --bm25. The default is 0.4, as in Anserini."""
     bm25_index: str | None = None
     """Folder of a BM25 index on disk, for --bm25. The index is built there on first use and then reused. Use it if the
-    collection is too large for memory: without it, BM25 needs about 2.5 KB of memory per passage of 100 words."""
+    collection is too large for memory. Without it, BM25 needs about 2.45 KB of memory per passage of 100 words."""
     collection: str | None = None
     """Passage file for --bm25 and --rerank. With --embeddings, it must be the encoded file."""
     rerank: str | None = model_path_field(None)
-    """Folder of a reranker that sorts the first passages again, or of a second bi-encoder. Requires --collection. Other
-    passages keep their order below, and RUN.partial keeps the scores of an interrupted search."""
+    """Folder of a reranker, or of a second bi-encoder, that sorts the first passages again. The other passages follow
+    in their earlier order. Requires --collection. RUN.partial keeps the scores of an interrupted search."""
     rerank_k: int | None = number_field(None, least=1)
     """Number of passages per question that --rerank sorts. The default is 50."""
     fusion: Literal["ranks", "scores"] | None = None
-    """Fuse the model and BM25 by reciprocal ranks, or by scores that are normalized to 0..1 for each question. The
-    default is ranks."""
+    """Fuse the model and BM25 by reciprocal rank fusion (ranks), or by scores that are normalized to 0..1 for each
+    question (scores). The default is ranks."""
     fusion_weight: float | None = number_field(None, least=0, most=1)
-    """Weight of the model in the fusion, from 0 to 1. BM25 has the rest. The default is 0.5. dpr-text evaluate
-    --choose_weight finds a good value."""
+    """Weight of the model in the fusion, from 0 to 1. BM25 has 1 minus this weight. The default is 0.5. dpr-text
+    evaluate --choose_weight finds a good value."""
     fusion_depth: int | None = number_field(None, least=1)
     """Number of passages per question that the model and BM25 find before the fusion. The default is 100, or --k if it
     is larger."""
@@ -108,7 +108,7 @@ class SearchFlags:
         if self.rerank_k is not None and self.rerank is None:
             raise UsageError("--rerank_k needs --rerank.")
         if not self.model and (self.index is not None or self.milvus is not None or self.interactive):
-            raise UsageError("--bm25: without --model and --embeddings, give no --index, --milvus or --interactive.")
+            raise UsageError("--index, --milvus, --interactive: besides --bm25, they need --model and --embeddings.")
         if not self.bm25 and (self.bm25_k1, self.bm25_b, self.bm25_index) != (None, None, None):
             raise UsageError("--bm25_k1, --bm25_b, --bm25_index: these flags need --bm25.")
         given = list_given_flags(self, ("fusion", "fusion_weight", "fusion_depth"))

@@ -53,7 +53,7 @@ def load_searcher(
     """Load the dense search, BM25, or both as a hybrid search. The arguments are flags of ``dpr-text search``.
 
     Raises:
-        ArtifactError: BM25 would search another collection than the one that was encoded. Or any error of
+        ArtifactError: BM25 would search another collection than the encoded collection. Or any error of
             ``load_retriever``.
         DataError: With ``max_passage_hits``, the passages are not windows.
     """
@@ -162,8 +162,6 @@ def fuse_served_searches(
     if fusion is None:
         return list(searches)
     first, *others = searches
-    if first.name in ("BM25", "hybrid"):  # Ranks are shown by the names of the searches.
-        first = first._replace(name=f"{first.name} (model)")
     weights = split_weight(0.5 if fusion_weight is None else fusion_weight)
     record = FusionRecord(fusion, weights, fusion_depth or max(FUSION_DEPTH, max_k))
     return [fuse_searches([first, others[-1]], record), first, *others]
@@ -244,12 +242,14 @@ def _open_bm25_index(
     passages: PassageCollection, folder: str, options: dict[str, float], check_hashes: bool
 ) -> BM25Shards:
     """Open a BM25 index on disk. Build or continue it first if it is not complete."""
+    from text.artifacts import check_output_folder
     from text.retrieval.bm25_building import build_bm25
+    from text.retrieval.bm25_folder import is_finished
     from text.retrieval.bm25_shards import BM25Shards
-    from text.runs.folder_lock import lock_folder
 
-    with lock_folder(folder):
-        build_bm25(passages, folder, **options)  # pyright: ignore[reportArgumentType]
+    if not is_finished(folder):
+        check_output_folder(folder)
+    build_bm25(passages, folder, **options)  # pyright: ignore[reportArgumentType]
     return BM25Shards(folder, passages, check_hashes=check_hashes)
 
 

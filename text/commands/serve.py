@@ -3,7 +3,7 @@
     dpr-text serve --model=runs/nq/model --embeddings=runs/nq/embeddings
     dpr-text serve --model=a/model --embeddings=a/e --other_model=b/model --other_embeddings=b/e --bm25
 
-The page shows the results of several searches side by side, and those of a hybrid search with ``--fusion``. After
+The page shows the results of several searches side by side. With ``--fusion``, one of them is a hybrid search. After
 SIGTERM, SIGINT or SIGHUP the server answers the pending questions and stops.
 """
 
@@ -50,16 +50,16 @@ class ServeFlags:
     bm25: bool = False
     """Also search the collection with BM25, and show these results too."""
     fusion: Literal["ranks", "scores"] | None = field(default=None, metadata={"bare": "ranks"})
-    """Also fuse the results of --model and BM25 (hybrid search), by reciprocal ranks or by normalized scores, and show
-    them first. Requires --bm25."""
+    """Also fuse --model and BM25 (hybrid search), by reciprocal rank fusion (ranks) or normalized scores (scores), and
+    show the result in the first column. Requires --bm25."""
     fusion_weight: float | None = number_field(None, least=0, most=1)
-    """Weight of the model in the fusion, from 0 to 1. BM25 has the rest. The default is 0.5."""
+    """Weight of the model in the fusion, from 0 to 1. BM25 has 1 minus this weight. The default is 0.5."""
     fusion_depth: int | None = number_field(None, least=1)
     """Number of passages per question that --model and BM25 find before the fusion. The default is 100, or --max_k if
     it is larger."""
     rerank: str | None = model_path_field(None)
-    """Folder of a reranker. The page also shows the results of the first search after reranking, in front, with the
-    rank of each passage before."""
+    """Folder of a reranker. A new first column shows the passages of the first search after reranking, each with its
+    rank before reranking."""
     rerank_k: int | None = number_field(None, least=1)
     """Number of passages per question that --rerank sorts. The default is 50."""
     k: int = 10
@@ -143,7 +143,7 @@ def _import_searches(flags: ServeFlags) -> None:
 
 
 def load_searches(flags: ServeFlags) -> list[Any]:
-    """Return a ``text.serving.Search`` for each model, one for BM25, and first one for the fusion of both, as asked."""
+    """Return the searches of the page: reranked and fused results in front if requested, then each model, then BM25."""
     from text.retrieval.devices import describe_precision, get_default_device, get_default_precision
     from text.retrieval.shards import read_plan
     from text.serving import Search, load_search, name_folders
@@ -154,7 +154,8 @@ def load_searches(flags: ServeFlags) -> list[Any]:
             os.listdir(model)
     models = [flags.model, *([flags.other_model] if flags.other_model is not None else [])]
     folders = [flags.embeddings, flags.other_embeddings or ""] if flags.other_model == flags.model else models
-    names = name_folders(folders)  # Searches are named after the folder that differs.
+    # Searches are named after the folder that differs. Clients tell searches apart by their names.
+    names = [f"{name} (model)" if name in ("BM25", "hybrid") else name for name in name_folders(folders)]
     options: dict[str, Any] = {
         "precision": flags.encoder_precision,
         "device": flags.device,

@@ -14,6 +14,7 @@ from text.training import is_rank_zero, print_rank_zero
 from text.transforms import StoredEmbeddings
 
 if TYPE_CHECKING:
+    from text.retrieval import EmbeddingShards
     from text.retrieval.embedding_lookup import EmbeddingLookup
 
 
@@ -24,8 +25,8 @@ def open_stored_embeddings(
 
     Raises:
         DataError: A question or a passage has no embedding. The error gives path and line.
-        ArtifactError: A folder is damaged, its embeddings have another width than the model's, or the starting model
-            did not encode ``frozen_passages``.
+        ArtifactError: A folder is damaged, its embeddings have another width than the model's, two folders are of
+            different models, or the starting model did not encode ``frozen_passages``.
         UsageError: The passage encoder of the starting model cannot be kept.
     """
     if flags.model.frozen_passages is not None:
@@ -33,6 +34,9 @@ def open_stored_embeddings(
     questions = _open_side(flags.data.teacher_questions, "question", pipes, bundle)
     passages = _open_side(flags.data.teacher_passages, "passage", pipes, bundle)
     frozen = _open_side(flags.model.frozen_passages, "passage", pipes, bundle)
+    for others in (passages, frozen):
+        if questions is not None and others is not None:
+            _check_same_model(questions.shards, others.shards)
     for pipe in pipes.values():
         pipe.stored_key = "".join(each.shards.plan.key for each in (questions, passages, frozen) if each is not None)
     return StoredEmbeddings(
@@ -69,6 +73,28 @@ def _open_side(
             "than the passage that was encoded. The embedding with the same id is used."
         )
     return lookup
+
+
+def _check_same_model(questions: EmbeddingShards, passages: EmbeddingShards) -> None:
+    """Check that one model encoded questions and passages. Embeddings of two models cannot be compared.
+
+    The question encoder may be newer than the embeddings of the passages (``--frozen_passages``).
+    """
+    from text.retrieval.plan import describe_changed_files, select_passage_files
+
+    ours, theirs = questions.plan.model, passages.plan.model
+    is_separate = ours != select_passage_files(ours)
+    if ours != theirs and not (is_separate and select_passage_files(ours) == select_passage_files(theirs)):
+        changes = describe_changed_files(ours, theirs)
+        raise ArtifactError(
+            f"{questions.folder}: encoded by another model than {passages.folder} ({changes}). Encode both with one "
+            "model."
+        )
+    ours, theirs = questions.plan.settings.similarity, passages.plan.settings.similarity
+    if ours != theirs:
+        raise ArtifactError(
+            f"{questions.folder}: encoded for {ours} similarity, but {passages.folder} for {theirs}. Encode both again."
+        )
 
 
 def _check_frozen(folder: str, encoder: str, bundle: BiEncoderBundle) -> None:

@@ -90,11 +90,11 @@ class DataFlags:
     """Field of each training passage that holds the score of a teacher or guide model, such as teacher_score.
     --guide_margin and --distillation need it."""
     teacher_passages: str | None = None
-    """Folder of a teacher's passage embeddings (dpr-text encode), which the model learns to give. They are found by
-    passage id. Needs --embedding_distillation."""
+    """Folder of a teacher's passage embeddings (dpr-text encode), which the model learns to reproduce. Each is found by
+    its passage id. Needs --embedding_distillation."""
     teacher_questions: str | None = None
-    """Folder of a teacher's question embeddings (dpr-text encode --questions), which the model learns to give. They are
-    found by the question's text. Needs --embedding_distillation."""
+    """Folder of a teacher's question embeddings (dpr-text encode --questions), which the model learns to reproduce.
+    Each is found by the exact text of its question. Needs --embedding_distillation."""
     allow_no_negatives: bool = False
     """Train even if no question has a negative. The loss is then 0 and the model learns nothing."""
     max_skipped: float = number_field(0.001, least=0)
@@ -305,7 +305,7 @@ class RunFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags:
-    """Train a question encoder and a passage encoder for dense passage retrieval.
+    """Train a bi-encoder for dense passage retrieval, or a cross-encoder that reranks passages (--task=rerank).
 
     Examples::
 
@@ -338,9 +338,13 @@ class TrainFlags:
                 "above 0, such as --embedding_distillation=1."
             )
         if self.data.teacher_passages is not None and self.model.freeze_passage:
-            raise UsageError("--teacher_passages cannot be used with --freeze_passage, which trains no passages.")
+            raise UsageError(
+                "--teacher_passages cannot be used with --freeze_passage, which does not train the passage encoder."
+            )
         if self.data.teacher_questions is not None and self.model.freeze_question:
-            raise UsageError("--teacher_questions cannot be used with --freeze_question, which trains no questions.")
+            raise UsageError(
+                "--teacher_questions cannot be used with --freeze_question, which does not train the question encoder."
+            )
         if self.data.score_key is not None and not given:
             raise UsageError("--score_key names scores, but nothing uses them. Add --guide_margin or --distillation.")
         if self.model.lora_rank is not None and self.optimization.precision in ("16-true", "bf16-true"):

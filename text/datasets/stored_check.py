@@ -13,7 +13,7 @@ from text.errors import DataError
 from text.records import Passage
 
 HasQuestions = Callable[[Sequence[str]], np.ndarray]
-"""Function from N questions to a mask of those with an embedding, (N,) bool."""
+"""Function from N questions to a mask of the questions with an embedding, (N,) bool."""
 ComparePassages = Callable[[Sequence[Passage]], np.ndarray]
 """Function from N passages to an (N,) array: 0 for no embedding, 1 for one of another text, 2 for one of this text."""
 
@@ -36,7 +36,7 @@ def check_stored(
         compare_passages: Lookup of passages. None does not check them.
 
     Returns:
-        The number of passages in rows, and of those whose title or text differs from the text that was encoded.
+        Number of passages in rows, and number of these passages whose title or text differs from the encoded text.
 
     Raises:
         DataError: A question or a passage has no embedding. The error gives path and line. Or a file has changed since

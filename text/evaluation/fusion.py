@@ -1,7 +1,7 @@
 """Fusion of runs: one ranking of passages from the rankings of several searches.
 
 The functions are pure, so a fused score can be checked with a pencil. ``text/retrieval/hybrid.py`` fuses searches with
-the same functions. Two methods are known:
+the same functions. There are two methods:
 
 - "ranks": reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009). Scores do not matter, only ranks.
 - "scores": a weighted sum of scores that are normalized to 0..1 per question (min-max normalization).
@@ -90,12 +90,13 @@ def fuse_rankings(
 ) -> dict[str, float]:
     """Return the fused score of each passage that one of several searches found for a question.
 
-    With "ranks", a search adds weight / (constant + rank) to a passage that it found. Ranks start at 1, and of two
-    equal scores the passage with the larger id ranks first. The weights are scaled to a mean of 1, so equal weights
-    give the scores of the paper.
+    With "ranks", a search adds weight / (constant + rank) to a passage that it found. Ranks start at 1. If
+    two scores are equal, the passage with the larger id ranks first. The weights are scaled to a mean of 1, so equal
+    weights give the scores of the paper.
 
-    With "scores", a search adds weight * (score - minimum) / (maximum - minimum). Minimum and maximum are those of
-    its own list for this question. If all its scores are equal, they count as 1. The weights are scaled to a sum of 1.
+    With "scores", a search adds weight * (score - minimum) / (maximum - minimum). Minimum and maximum are
+    taken over its own list for this question. If all its scores are equal, they count as 1. The weights are scaled to a
+    sum of 1.
 
     A search adds 0 to a passage that it did not find. With "scores" this equals the last passage of its list. A search
     with weight 0 is left out with its passages, so the other search alone decides the ranking.
@@ -128,8 +129,8 @@ def choose_fusion_weight(
 ) -> ChosenFusion:
     """Return the method and the weight that fuse two runs best on judged questions.
 
-    All weights from 0 to 1 in equal steps are compared. Of equally good weights, the one closest to 0.5 is chosen, then
-    the earlier method, then the larger weight. Choose on questions that the final evaluation does not use.
+    All weights from 0 to 1 in equal steps are compared. If several are equally good, the weight closest to 0.5 is
+    chosen, then the earlier method, then the larger weight. Choose on questions that the final evaluation does not use.
 
     Args:
         runs: Two runs. The weight belongs to the first one.

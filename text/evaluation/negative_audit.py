@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     found: int
     """Number of passages with this evidence."""
     checked: int
-    """Number of passages that could have it."""
+    """Number of passages that were checked for it."""
     low: float
     """Lower end of the 95 % interval of the share."""
     high: float
@@ -86,7 +86,7 @@ class EvidenceCounts:
 
 
 def wilson_interval(found: int, checked: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share (Wilson 1927). The passages count as independent.
+    """Return the 95 % Wilson interval of a share (Wilson 1927). It assumes that passages are independent.
 
     Args:
         found: Number of successes.

@@ -1,4 +1,4 @@
-"""Teachers behind the scores in training rows, in a file ``ROWS.scores.json`` beside ``ROWS``.
+"""Teachers that scored training rows, in a file ``ROWS.scores.json`` beside ``ROWS``.
 
 Rows that another program has scored have no such file. Their teacher is then unknown.
 """

@@ -35,7 +35,7 @@ _PRECISIONS = {
 
 
 class CrossEncoder(nn.Module, ABC):
-    """A model from the tokens of (question, passage) pairs to one score for each pair.
+    """A model that maps the tokens of each (question, passage) pair to one score.
 
     The score of a pair does not depend on its padding or on the other pairs of the batch.
     """

@@ -65,7 +65,7 @@ class SavedClassifier(NamedTuple):
 
     encoder: SavedEncoder
     head: dict[str, Tensor]
-    """Weights of a ``ClassificationHead``. Without a head, at most those of the pooler."""
+    """Weights of a ``ClassificationHead``. Without a head, at most the weights of the pooler."""
     has_head: bool
     dropout: float
     """Dropout rate of the head."""
@@ -81,6 +81,19 @@ def is_classifier(folder: str | os.PathLike[str]) -> bool:
     path = Path(folder, "config.json")
     names = read_json(path, dict[str, Any]).get("architectures") if path.is_file() else None
     return isinstance(names, list) and any(str(name).endswith(_CLASSIFIER) for name in names)
+
+
+def is_cross_encoder(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder of any library holds a model with a classification head.
+
+    A folder of sentence-transformers may hold its only module, the transformer, in a subfolder.
+
+    Raises:
+        ArtifactError: ``modules.json`` or ``config.json`` is damaged.
+    """
+    listed = read_modules(Path(folder)) if Path(folder, "modules.json").exists() else []
+    kinds = [kind.rpartition(".")[2] for kind, _ in listed]
+    return is_classifier(listed[0][1] if kinds == ["Transformer"] else folder)
 
 
 def read_classifier_settings(folder: str | os.PathLike[str]) -> ClassifierSettings:

@@ -38,7 +38,7 @@ def load_cross_encoder(
         raise UsageError(f'library is "{library}". Use "transformers" or None.')
     settings = read_classifier_settings(folder)
     if not (settings.has_head or allow_new_head):
-        reason = "the model has no classification head, so that it cannot score pairs. Train a reranker from it: "
+        reason = "the model has no classification head, so it cannot score pairs. Train a reranker from it: "
         raise UnsupportedModelError.at(folder, f"{reason}dpr-text train --task=rerank.")
     if library is None and len(list_weights_files(settings.folder)) == 1:
         try:

@@ -82,7 +82,7 @@ def _check_folder(encoder: str) -> None:
 
 
 def _freeze_unused(model: TransformersCrossEncoder) -> None:
-    """Freeze the weights on which no score depends. They get no gradient, for which several GPUs would wait."""
+    """Freeze the weights on which no score depends. Several GPUs would wait for their gradients."""
     trained = [each for each in model.parameters() if each.requires_grad]
     ids = torch.zeros(1, 4, dtype=torch.int64)
     score = model.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum()

@@ -194,7 +194,7 @@ def _load_encoders(
         question_encoder = load_encoder(encoder, library=library, **overrides)
     if tied:
         passage_encoder = question_encoder
-    elif passage_encoder is None:
+    elif passage_encoder in (None, question_encoder):  # The saved model has one encoder.
         passage_encoder = copy.deepcopy(question_encoder)
     assert isinstance(question_encoder, TextEncoder) and isinstance(passage_encoder, TextEncoder)
     return question_encoder, passage_encoder

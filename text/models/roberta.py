@@ -308,7 +308,7 @@ class _Embeddings(nn.Module):
         self.dropout = _Dropout(config.hidden_dropout_prob)
 
     def look_up(self, input_ids: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """Return the word embedding of each token, (..., H), plus that of its type if there is a table of types."""
+        """Return the word embedding of each token, (..., H), plus the embedding of its type if there is a table."""
         words = self.word(input_ids)
         if self.token_type is None:
             if token_types is not None:

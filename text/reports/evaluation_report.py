@@ -94,7 +94,8 @@ def write_evaluation(
         if "source" in files:
             keys = {question_id: key for source in known for question_id, key in source.questions.items()}
             searches = [each for source in known for each in source.searches]
-            write_source(files["source"], files["run"], searches, keys, fusion)
+            reranking = next((source.reranking for source in known if source.reranking is not None), None)
+            write_source(files["source"], files["run"], searches, keys, fusion, reranking)
     if overwrite and fused_run is not None and "source" not in paths:
         get_source_path(fused_run).unlink(missing_ok=True)
     if overwrite and not results:

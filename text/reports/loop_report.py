@@ -21,12 +21,12 @@ _FILES = ("table.json", "table.md", "models.json", "rounds.json", "table.html")
 _SEEDS = "seeds.json"
 _SEEDS_NOTE = (
     "Rounds with seeds: mean ± standard deviation over the seeds. The chosen seed has the best {measure} on the "
-    "validation questions. Its model goes on."
+    "validation questions, and its model is the model of the round."
 )
 
 _ROUNDS_NOTE = (
     "Each round is compared with the last accepted model by {measure} on the validation questions (paired "
-    f"randomization test). A round that is worse with p < {LEVEL} is rejected, and the last accepted model goes on."
+    f"randomization test). A round that is worse with p < {LEVEL} is rejected, and the last accepted model is kept."
 )
 _ROUNDS_HEADS = ["against", "difference", "p", "result"]
 
@@ -88,8 +88,14 @@ def format_markdown_table(results: LoopResults, measures: Sequence[str]) -> str:
         tables += [f"{_SEEDS_NOTE.format(measure=measures[0])}\n", seeds]
     if results.comparisons:
         accepted = _format_table(["", *_ROUNDS_HEADS], _list_comparison_cells(results.comparisons))
-        tables += [f"{_ROUNDS_NOTE.format(measure=measures[0])}\n", accepted]
+        tables += [f"{_describe_rounds(results, measures[0])}\n", accepted]
     return "\n".join(tables)
+
+
+def _describe_rounds(results: LoopResults, measure: str) -> str:
+    """Return how rounds are accepted, and which one was accepted last."""
+    final = f"The last accepted round is {results.final}." if results.final else "No round was accepted."
+    return f"{_ROUNDS_NOTE.format(measure=measure)} {final}"
 
 
 def _format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -120,7 +126,7 @@ def render_loop_report(name: str, results: LoopResults, measures: Sequence[str],
         seeds={"heads": ["round", *seed_heads[1:]], "rows": seed_rows},
         seeds_note=_SEEDS_NOTE.format(measure=measures[0]),
         rounds={"heads": ["round", *_ROUNDS_HEADS], "rows": _list_comparison_cells(results.comparisons)},
-        rounds_note=_ROUNDS_NOTE.format(measure=measures[0]),
+        rounds_note=_describe_rounds(results, measures[0]),
         models={"heads": ["round", "model"], "rows": results.models.items()},
         notes=notes,
     )

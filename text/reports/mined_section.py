@@ -51,7 +51,7 @@ def _describe_sources(audit: NegativeAudit) -> str:
 
 
 def _tabulate(evidence: Sequence[Evidence]) -> Table | None:
-    """Return a row for each kind of evidence that was looked for."""
+    """Return a row for each kind of evidence that was checked."""
     found = {(each.kind, each.among): each for each in evidence}
     kinds = dict.fromkeys(each.kind for each in evidence if each.checked)
     rows = [[kind, *(_format_share(found.get((kind, among))) for among in (CANDIDATES, NEGATIVES))] for kind in kinds]

@@ -18,7 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from text.artifacts import atomic_write, check_listed, list_facts, read_json, remove_leftovers, write_json
+from text.artifacts import (
+    atomic_write,
+    check_listed,
+    list_facts,
+    read_json,
+    remove_leftovers,
+    wait_for_lock,
+    write_json,
+)
 from text.datasets import PassageCollection
 from text.errors import DataError
 from text.progress import show_progress
@@ -57,7 +65,8 @@ def build_bm25(
 ) -> None:
     """Build a BM25 index on disk, or continue or keep the index that the folder holds.
 
-    Only one process may build an index at a time. ``text.retrieval.bm25_shards.BM25Shards`` searches it.
+    Only one process builds an index; others wait. A finished index is only read, so its folder may be read-only.
+    ``text.retrieval.bm25_shards.BM25Shards`` searches it.
 
     Args:
         collection: The passages.
@@ -81,9 +90,12 @@ def build_bm25(
     plan = BM25Plan(collection.sha256, len(collection), float(k1), float(b), shard_rows)
     plan = start_index(folder, plan)
     if not is_finished(folder):
-        remove_leftovers(folder)
-        _count_shards(folder, plan, collection)
-        _score_shards(folder, plan, collection)
+        message = f"{os.fspath(folder)}: waiting for another process that builds the BM25 index"
+        with wait_for_lock(Path(folder, PLAN), message):  # Locking a file that exists leaves no lock file.
+            if not is_finished(folder):  # The other process may have failed.
+                remove_leftovers(folder)
+                _count_shards(folder, plan, collection)
+                _score_shards(folder, plan, collection)
     _remove_files(folder, plan, TEMPORARY)
 
 
@@ -113,7 +125,7 @@ def _count_shards(folder: str | os.PathLike[str], plan: BM25Plan, collection: Pa
             write_json(get_shard_path(folder, shard, ".json"), BM25Manifest(facts))
     if not len(vocabulary):
         _remove_files(folder, plan, (*COUNTED, ".json"))
-        Path(folder, PLAN).unlink()
+        Path(folder, PLAN).unlink(missing_ok=True)
         _raise_no_words(collection)
     _write_vocabulary(folder, vocabulary.list_hashes())
 
@@ -191,8 +203,9 @@ def _load_counts(folder: str | os.PathLike[str], shard: int) -> dict[str, np.nda
 
 def _remove_files(folder: str | os.PathLike[str], plan: BM25Plan, suffixes: Sequence[str]) -> None:
     for shard in range(plan.num_shards):
-        for suffix in suffixes:
-            get_shard_path(folder, shard, suffix).unlink(missing_ok=True)
+        for path in (get_shard_path(folder, shard, suffix) for suffix in suffixes):
+            if path.exists():  # On a read-only disk, removing a missing file is an error, too.
+                path.unlink(missing_ok=True)
 
 
 def _join(passage: Passage) -> str:

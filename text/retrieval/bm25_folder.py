@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,18 +83,19 @@ def start_index(folder: str | os.PathLike[str], plan: BM25Plan) -> BM25Plan:
         OSError: The folder cannot be written.
     """
     path = Path(folder, PLAN)
-    if path.exists():
-        found = read_sealed(path, BM25Plan)
-        if found._replace(shard_rows=plan.shard_rows) != plan:
-            names = [name for name, old, new in zip(plan._fields, found, plan, strict=True) if old != new]
-            raise ArtifactError(
-                f"{os.fspath(folder)}: holds a BM25 index with another {' and '.join(names)}. Use another folder."
-            )
-        return found
-    if names := sorted(each.name for each in Path(folder).glob("*") if not each.name.startswith(".")):
+    names = sorted(each.name for each in Path(folder).glob("*") if not each.name.startswith("."))
+    if names and PLAN not in names:
         raise FileExistsError(f"{os.fspath(folder)}: holds {names[0]}, but no BM25 index. Use a new or empty folder.")
-    write_json(path, seal(plan))
-    return plan
+    if not names:
+        with suppress(FileExistsError):  # The plan of another process that is faster is kept.
+            write_json(path, seal(plan), overwrite=False)
+    found = read_sealed(path, BM25Plan)
+    if found._replace(shard_rows=plan.shard_rows) != plan:
+        names = [name for name, old, new in zip(plan._fields, found, plan, strict=True) if old != new]
+        raise ArtifactError(
+            f"{os.fspath(folder)}: holds a BM25 index with another {' and '.join(names)}. Use another folder."
+        )
+    return found
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:

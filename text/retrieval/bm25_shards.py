@@ -1,4 +1,4 @@
-"""Search a BM25 index on disk, shard by shard. The results are those of ``BM25`` in memory.
+"""Search a BM25 index on disk, shard by shard. The results equal the results of ``BM25`` in memory.
 
 Dimensions: W words, R passages and T postings of a shard; N passages.
 """
@@ -25,7 +25,7 @@ from text.retrieval.plan import get_shard_path
 class BM25Shards:
     """A BM25 index on disk, which is memory-mapped. ``text.retrieval.bm25_building.build_bm25`` builds it.
 
-    The memory of a search holds the scores of one shard. The system keeps the postings that were read in free memory.
+    The memory of a search holds the scores of one shard. The operating system caches the postings that were read.
 
     Args:
         folder: Folder of the index.
@@ -42,7 +42,7 @@ class BM25Shards:
     ) -> None:
         self.plan = read_index_plan(folder, check_hashes=check_hashes)
         if self.plan.collection_sha256 != collection.sha256:
-            raise ArtifactError(f"{os.fspath(folder)}: the BM25 index of another collection than {collection.path}.")
+            raise ArtifactError(f"{os.fspath(folder)}: built from another collection than {collection.path}.")
         self._collection = collection
         self._hashes = load_array(Path(folder, WORDS), "int64", mapped=True)
         self._numbers = load_array(Path(folder, NUMBERS), "int32", mapped=True)

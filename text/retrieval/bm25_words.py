@@ -23,7 +23,7 @@ with explain_missing("bm25"):
 ANALYSIS = "english-1"
 """Name of these rules, which the plan of an index holds. Change it together with the rules."""
 _MAX_KEPT = 1 << 20
-"""Maximum number of words whose stems are kept in memory. Further words start over."""
+"""Maximum number of words whose stems are cached. A full cache is emptied."""
 
 
 class WordStems:

@@ -1,4 +1,4 @@
-"""Lookup of embeddings on disk by the keys of their texts. Training reads a teacher's embeddings in this way.
+"""Lookup of embeddings on disk by the keys of their texts. Training reads a teacher's embeddings with it.
 
 Dimensions: N texts; R rows of the embeddings; D width of an embedding.
 """

@@ -71,7 +71,7 @@ class Choice(NamedTuple):
 
 
 ChoiceSteps = Generator[Sequence[Passage], Sequence[float], Choice]
-"""A choice that yields passages, and is sent the teacher's scores of these passages."""
+"""Generator that yields passages and receives the teacher's scores of these passages. It returns the choice."""
 
 
 def choose_hard_negatives(
@@ -197,7 +197,7 @@ class _Chooser:
         self.ranking: list[tuple[int, str]] = []
         """Ranks and ids of the candidates of the current source."""
         self.num_wanted = 0
-        """Number of negatives from this source and the ones before it."""
+        """Number of negatives from this source and all earlier sources."""
         self._positives, self._find, self._filters, self._check = positives, find, filters, check
         self._known = {passage.passage_id for passage in positives} - {""}
         self._checked: dict[str, tuple[Passage, str | None]] = {}
@@ -222,7 +222,7 @@ class _Chooser:
         return reason or (NEAR_TAKEN if self._is_near_taken(passage) else None)
 
     def list_unscored(self, rank: int) -> list[Passage]:
-        """Return a candidate and the next ones that pass all filters but the teacher's, as many as are still wanted."""
+        """Return candidates from a rank on that pass all filters except the teacher's, up to the missing number."""
         found: list[Passage] = []
         for other, passage_id in self.ranking[rank - 1 :]:
             if len(found) == self.num_wanted - len(self.taken):

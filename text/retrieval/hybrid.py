@@ -1,7 +1,7 @@
 """Hybrid search: fuse the results of several searches, such as a dense search and BM25.
 
 Each search finds the best passages to a fixed depth, and ``text.evaluation.fuse_rankings`` fuses the lists. So the
-result equals that of fusing the written runs of the same depth.
+result equals the fusion of two written runs of the same depth.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _search_part(
     """Return the hits of one search, and the extra passages that its collection has, for each question.
 
     A search appends extra passages to its hits. If it may have found fewer passages than the depth, the end of its hits
-    is unclear, and these questions are searched again without extra passages.
+    is unclear. Then the question is searched again without extra passages.
     """
     if not any(extra_ids):
         return [(hits, set()) for hits in part.search(questions, depth)]
@@ -167,5 +167,5 @@ def _search_part(
 
 
 def _count_clear(hits: Hits, extra_ids: Collection[str]) -> int:
-    """Return the number of hits in front of the last ones that may be extra passages."""
+    """Return the number of hits before the first one that may be an appended extra passage."""
     return len(hits.passage_ids) - sum(1 for _ in takewhile(set(extra_ids).__contains__, reversed(hits.passage_ids)))

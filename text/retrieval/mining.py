@@ -20,7 +20,7 @@ from text.errors import ArtifactError
 from text.evaluation import Run, format_run, read_run
 from text.evaluation.negative_audit import write_audit
 from text.evaluation.run_source import SearchRecord, check_same_collection, check_same_questions, write_source
-from text.evaluation.score_source import write_score_source
+from text.evaluation.score_source import get_scores_path, write_score_source
 from text.evaluation.trec import check_common_questions, check_counted_questions
 from text.retrieval.counts import describe_truncated_questions
 from text.retrieval.devices import describe_precision
@@ -170,6 +170,8 @@ def mine_hard_negatives(
             teachers=teachers,
             evidence=summary.evidence.estimate(),
         )
+    if overwrite and teacher is None:
+        get_scores_path(output).unlink(missing_ok=True)  # The file belongs to the replaced rows.
     return summary
 
 

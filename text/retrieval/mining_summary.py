@@ -99,22 +99,27 @@ class MiningSummary:
     def _add_evidence(self, row: MinedRow) -> None:
         """Count the candidates and the negatives that other rows, the answers or the teacher call positive.
 
-        A filter decides about each candidate before the later filters, so the kinds have different candidates.
+        Each filter sees only the candidates that earlier filters passed, so each kind has other candidates. A
+        passage that several sources found counts once.
         """
-        add, reasons = self.evidence.add, [candidate.reason for candidate in row.rejected]
+        add, taken_ids = self.evidence.add, {negative.passage.passage_id for negative in row.negatives}
+        others = [candidate for candidate in row.rejected if candidate.passage_id not in taken_ids]
+        read, matched = (
+            {each.passage_id: each.reason for each in others if each.reason in known} for known in (_READ, _MATCHED)
+        )
         taken = len(row.negatives) * [False]
         if row.has_same_question:
-            add(OTHER_ROWS, CANDIDATES, [*taken, *(each == OTHER_ROW for each in reasons if each in _READ)])
+            add(OTHER_ROWS, CANDIDATES, [*taken, *(each == OTHER_ROW for each in read.values())])
             add(OTHER_ROWS, NEGATIVES, taken)
         if row.answers:
             answering = [self._holds_answer(row, negative) for negative in row.negatives]
-            matched = [each == HOLDS_ANSWER for each in reasons if each in _MATCHED and self.checks_answers]
-            add(ANSWERS, CANDIDATES, [*answering, *matched])
+            rejected = [each == HOLDS_ANSWER for each in matched.values() if self.checks_answers]
+            add(ANSWERS, CANDIDATES, [*answering, *rejected])
             add(ANSWERS, NEGATIVES, answering)
         if row.positive_scores:
             above = [(each.teacher_score or 0.0) > row.positive_scores[0] for each in row.negatives]
-            rejected = (each.teacher_score for each in row.rejected if each.teacher_score is not None)
-            add(TEACHER, CANDIDATES, [*above, *(score > row.positive_scores[0] for score in rejected)])
+            scored = {each.passage_id: each.teacher_score for each in others if each.teacher_score is not None}
+            add(TEACHER, CANDIDATES, [*above, *(score > row.positive_scores[0] for score in scored.values())])
             add(TEACHER, NEGATIVES, above)
 
     def _holds_answer(self, row: MinedRow, negative: Negative) -> bool:
@@ -155,7 +160,7 @@ def describe_summary(output: str, summary: MiningSummary) -> Iterator[str]:
         yield f"{count:>10} {summary.rejected_in_short_rows[reason]:>14}  {reason}"
     checked = [evidence for evidence in summary.evidence.estimate() if evidence.checked]
     if checked:
-        yield "\nprobable false negatives, with the 95 % interval of their share"
+        yield "\nprobable false negatives, with the 95 % Wilson interval of their share"
     yield from (f"{evidence.among:>14}: {evidence}" for evidence in checked)
     for row, negative in summary.sample:
         by_teacher = "" if negative.teacher_score is None else f", teacher {negative.teacher_score:.4f}"

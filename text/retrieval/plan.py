@@ -33,7 +33,7 @@ IDS, KEYS = ".ids", ".keys.npy"
 PART, PROGRESS = ".part", ".progress"
 """Suffixes of the files of an unfinished shard."""
 QUESTIONS = "questions.jsonl"
-"""File name of the collection of questions that are encoded as the targets of a student."""
+"""File name of the encoded questions, from whose embeddings a student learns."""
 MANIFEST = "manifest.json"
 """File name of the manifest of finished embeddings."""
 _MAX_ROWS, _MAX_DIM = 1 << 40, 1 << 16
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     max_tokens: int = 0
     """Maximum number of tokens in one batch on a GPU, as chosen when the encoding started. 0 on a CPU."""
     side: Literal["passage", "question"] = "passage"
-    """Encoder that computed the embeddings. Those of questions are the targets of a student."""
+    """Encoder that computed the embeddings. A student learns from embeddings of questions."""
 
     @property
     def key(self) -> str:

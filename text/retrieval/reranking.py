@@ -122,7 +122,7 @@ class RerankedSearch:
 
 @contextmanager
 def keep_reranking(searcher: Searcher, path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[None]:
-    """Keep the scores of a reranked search in a file until the block succeeds. Another search keeps nothing.
+    """Keep the scores of a reranked search in a file until the block succeeds. Other searches write no file.
 
     Arguments and errors are as for ``keep_scores``.
     """

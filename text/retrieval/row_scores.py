@@ -1,7 +1,7 @@
 """Write the scores of a teacher into training rows. ``dpr-text score`` does this.
 
 The passages of a few rows are scored together, so memory holds a few rows at a time. Each line of the rows gives one
-line of the output, also a line that training cannot use, so questions without an id keep their row number.
+line of the output, even if training cannot use it. So questions without an id keep their row number.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def score_rows(
         for path in audit_paths:
             assert audit is not None
             copy_audit(path, rows_path, audit)
+    if overwrite and audit is None:
+        get_audit_path(output).unlink(missing_ok=True)  # The file belongs to the replaced rows.
     return ScoredRows(counts["rows"], counts["passages"], unusable)
 
 

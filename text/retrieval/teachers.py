@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from text.artifacts import hash_json, read_json
+from text.artifacts import hash_json
 from text.datasets import PassageCollection
 from text.errors import ArtifactError, DataError
 from text.evaluation.score_source import TeacherRecord
+from text.models.cross_encoder_files import is_cross_encoder
 from text.records import Passage
 from text.reranker import Reranker
 from text.retrieval.devices import describe_precision, get_default_device, get_default_precision
@@ -177,11 +177,12 @@ def check_finite(scores: np.ndarray, record: TeacherRecord) -> np.ndarray:
 
 
 def find_teacher_kind(model: str | os.PathLike[str]) -> str:
-    """Return "reranker" for the folder of a cross-encoder, and "bi-encoder" for any other folder."""
-    path = Path(model, "config.json")
-    config = read_json(path, dict[str, Any]) if path.is_file() else {}
-    names = config.get("architectures") or []
-    return "reranker" if any(str(name).endswith("ForSequenceClassification") for name in names) else "bi-encoder"
+    """Return "reranker" for the folder of a cross-encoder, and "bi-encoder" for any other folder.
+
+    Raises:
+        ArtifactError: A file of the folder is damaged.
+    """
+    return "reranker" if is_cross_encoder(model) else "bi-encoder"
 
 
 def _number_distinct(values: Sequence[Any]) -> dict[Any, int]:

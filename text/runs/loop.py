@@ -40,7 +40,7 @@ class Loop:
         rerank_k: Also evaluate each model with this many passages per question reranked by the teacher.
         start: Flags of encode for the encoder before the first round.
         seeds: Seeds of training. Each round is trained once with each of them, and the seed with the best first measure
-            on the validation questions goes on. Without seeds, a round is trained once.
+            on the validation questions is chosen. Without seeds, a round is trained once.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Loop:
         if compared is None:
             return True
         self.comparisons[name] = compared
-        verdict = "accepted" if compared.is_accepted else f"rejected, {other} goes on"
+        verdict = "accepted" if compared.is_accepted else f"rejected, {other} is kept"
         change = f"valid {self.steps.measures[0]} {compared.difference:+.4f}, p = {compared.p:.3g}"
         print(f"== {name} against {other}: {change}: {verdict}", flush=True)
         return compared.is_accepted
@@ -131,7 +131,7 @@ class Loop:
         """Train and evaluate a round with each seed.
 
         Returns:
-            The model that goes on, and the mean of the first measure for each validation question.
+            The model of the chosen seed, and the mean of the first measure for each validation question.
         """
         encoder = previous.model if settings.go_on and previous is not None else self.encoder
         is_taught = self.teacher is not None and self.steps.learns_from_teacher(settings)
@@ -151,7 +151,7 @@ class Loop:
         return models[chosen], average_questions([each.values for each in alone])
 
     def _evaluate_model(self, title: str, model: Encoded) -> tuple[Encoded, dict[str, Evaluated]]:
-        """Evaluate a model alone, and fused with BM25. The keys of the results end the names of the table's rows."""
+        """Evaluate a model alone, and fused with BM25. Each key ends the name of a row of the table."""
         results = {"": self.steps.evaluate(title, model)}
         if self.hybrid and self.bm25 is not None:
             results[FUSED], fusion = self.steps.fuse(title, results[""], self.bm25)

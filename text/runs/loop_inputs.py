@@ -55,7 +55,7 @@ class LoopInputs(NamedTuple):
 
     @property
     def is_judged_by_answers(self) -> bool:
-        """True if a passage is relevant if it contains an answer."""
+        """True if relevance is judged by answers: a relevant passage contains an answer."""
         return any("questions" in judged.judgments for judged in self.judged.values())
 
     @classmethod

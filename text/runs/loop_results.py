@@ -42,8 +42,8 @@ class LoopResults(NamedTuple):
             measure: Metric by which the rounds were compared.
 
         Raises:
-            NoImprovementError: No round was accepted, or the mean of the metric is not higher than that of the start
-                encoder.
+            NoImprovementError: No round was accepted, or the last accepted round has no higher mean of the metric than
+                the start encoder.
         """
         if self.improvement is None:
             raise NoImprovementError(f"Training did not improve the encoder: no round was accepted by valid {measure}.")

@@ -1,6 +1,6 @@
 """Steps of a loop: windows, mining, training, encoding, search and evaluation. Each step runs as a stage.
 
-``text/runs/loop.py`` decides which steps a loop has, and which model goes on.
+``text/runs/loop.py`` decides which steps a loop has, and which model the next round uses.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class LoopSteps:
         """Evaluate the fusion of a model and BM25, and return the flags of the fusion too.
 
         The validation questions choose the method and the weight by the first measure. If passages are judged by
-        answers, both count the same.
+        answers, both have the same weight.
         """
         chosen: Mapping[str, Any] = {}
         choice = {} if self.inputs.is_judged_by_answers else {"choose_weight": self.measures[0]}

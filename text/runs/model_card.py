@@ -17,7 +17,7 @@ _LEFT_OUT = set(
     "gpus num_nodes fast_dev_run chunk_tokens data_path train_files valid_file test_file collection token_cache "
     "output_dir overwrite resume num_workers log_every_n_steps validate_first".split()
 )
-_PATH_SETTINGS = ("encoder", "tokenizer")
+_PATH_SETTINGS = ("encoder", "tokenizer", "frozen_passages", "teacher_passages", "teacher_questions")
 """Settings that may be paths. The card shows only the last part of the path."""
 
 
@@ -38,8 +38,10 @@ def write_model_card(
         test_metrics: Test metrics by name. Empty without test data.
         is_tied: Whether one encoder embeds both questions and passages. None for a reranker.
     """
-    model: dict[str, Any] = {"pair_max_length": settings["pair_max_length"]}
-    if is_tied is not None:
+    model: dict[str, Any]
+    if is_tied is None:
+        model = {"pair_max_length": settings["pair_max_length"]}
+    else:
         model = {
             "is_tied": is_tied,
             "similarity": "cosine similarity" if settings["similarity"] == "cosine" else "dot product",

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from text.bundle import ModelDefaults, find_encoder_folder, read_defaults
+from text.bundle import SIDES, ModelDefaults, find_encoder_folder, read_defaults
 from text.foreign_settings import read_modules
 
 _NO_LIMIT = 1 << 30
@@ -39,6 +39,7 @@ def choose_model_settings(
     normalize: bool | None = None,
     freeze_question: bool = False,
     freeze_passage: bool = False,
+    frozen_passages: str | None = None,
 ) -> ModelSettings:
     """Return each setting from its flag, otherwise from the saved model, otherwise from DPR.
 
@@ -52,6 +53,7 @@ def choose_model_settings(
         normalize: Whether to scale embeddings to length 1. None keeps the behavior of the model.
         freeze_question: Whether the question encoder is frozen.
         freeze_passage: Whether the passage encoder is frozen.
+        frozen_passages: Folder of embeddings that replace the frozen passage encoder, or None.
 
     Raises:
         ArtifactError, UnsupportedModelError: The model cannot be loaded, see ``text.bundle.BiEncoderBundle.load``.
@@ -65,16 +67,28 @@ def choose_model_settings(
         temperature = _UNIT_TEMPERATURE if chosen == "cosine" or is_unit_length else 1.0
     return ModelSettings(
         titles=titles or defaults.titles,
-        similarity=chosen,
+        similarity=_adopt_similarity(chosen, encoder, frozen_passages),
         temperature=temperature,
         tied=defaults.tied and not (freeze_question or freeze_passage) if tied is None else tied,
         default_max_lengths=defaults.max_lengths or (_NO_LIMIT, _NO_LIMIT),
     )
 
 
-def _is_normalizing(encoder: str) -> bool:
-    """Return whether the saved encoder scales embeddings to length 1."""
-    folder = find_encoder_folder(encoder, "question") if os.path.isdir(encoder) else Path(encoder)
+def _adopt_similarity(similarity: str, encoder: str, frozen_passages: str | None) -> str:
+    """Return the similarity of existing embeddings if the encoder gives length 1, so that "dot" and "cosine" agree.
+
+    Otherwise return the given similarity. ``dpr-text encode`` uses "dot" for such encoders of sentence-transformers.
+    """
+    if frozen_passages is None or not all(_is_normalizing(encoder, side) for side in SIDES):
+        return similarity
+    from text.retrieval.plan import read_plan
+
+    return read_plan(frozen_passages).settings.similarity
+
+
+def _is_normalizing(encoder: str, side: str = "question") -> bool:
+    """Return whether the saved encoder of a side scales embeddings to length 1."""
+    folder = find_encoder_folder(encoder, side) if os.path.isdir(encoder) else Path(encoder)
     if not (folder / "modules.json").is_file():
         return False
     return any(kind.rpartition(".")[2] == "Normalize" for kind, _ in read_modules(folder))

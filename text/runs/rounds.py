@@ -70,10 +70,10 @@ class Round:
     mine: dict[str, Any] = field(default_factory=dict)
     """Flags of mine for this round only."""
     sources: dict[str, int] = field(default_factory=dict)
-    """Number of hard negatives to mine from each source: ``dense`` (the model of the previous round), ``bm25``, and
+    """Number of hard negatives to mine from each source: ``dense`` (the last accepted model), ``bm25``, and
     ``hybrid`` (both fused). Without sources, the rows keep their own negatives."""
     go_on: bool = False
-    """Start from the model of the previous round instead of ``encoder``."""
+    """Start from the last accepted model instead of ``encoder``."""
 
 
 def parse_rounds(

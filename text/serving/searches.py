@@ -46,8 +46,8 @@ class Search(NamedTuple):
     check: Callable[[], None] = lambda: None
     """Function that raises ArtifactError, DataError or OSError if a file of the search has changed."""
     parts: Sequence[Search] = ()
-    """Searches that this search fuses, or the one that it reranks. A part of a fusion that is served as well searches
-    only once for both."""
+    """Searches that this search fuses, or the search that it reranks. If a part of a fusion is also served alone, it
+    searches only once for both."""
     fusion: FusionRecord | None = None
     """Method, weights and depth of the fusion of the parts."""
 
@@ -64,7 +64,7 @@ class FoundPassage:
     """Start and end of each answer in ``text``, in characters."""
     ranks: dict[str, int | None] = field(default_factory=dict)
     """Rank in each fused search, or in the search before reranking, by the name of the search. It is null if that
-    search did not find the passage, and empty if nothing is fused or reranked."""
+    search did not find the passage. The dictionary is empty without fusion and reranking."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,15 +69,15 @@ class Objective:
     """Weight (0 to 1) of the distillation loss, which compares the scores of a question's own passages with the
     teacher's scores. Use it if a stronger model has scored the passages. Needs --score_key."""
     distillation_loss: Literal["kl", "margin_mse"] = "kl"
-    """Loss for --distillation: the KL divergence of the softmax (kl), or the squared error of the margin between the
-    positive and each other passage (margin_mse, arXiv:2010.02666), which ignores --temperature. Use margin_mse with the
-    dot product, so that the scores can reach the teacher's scale."""
+    """Loss for --distillation: the KL divergence of the softmax (kl), or Margin-MSE (margin_mse, arXiv:2010.02666), the
+    squared error of the margin between the positive and each other passage. Margin-MSE ignores --temperature. Use it
+    with the dot product, so that the scores can reach the teacher's scale."""
     teacher_temperature: float = 1.0
     """Divides the teacher's scores in the distillation loss. Raise it if the teacher's scores differ by much more than
-    1, or, for margin_mse, by more than the model's scores can."""
+    1. For margin_mse, raise it if they differ by more than the model's scores can."""
     embedding_distillation: float = 0.0
     """Weight (0 to 1) of the squared distance between the model's embeddings and a teacher's embeddings of the same
-    texts. With 1, nothing else is trained. Needs --teacher_passages or --teacher_questions."""
+    texts. The other losses have 1 minus this weight. Needs --teacher_passages or --teacher_questions."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "teacher_temperature"):

@@ -1,6 +1,6 @@
 """Training objective of a cross-encoder. ``text/losses.py`` computes the distillation losses.
 
-Dimensions: B questions; P pairs; K pairs of the question that has most.
+Dimensions: B questions; P pairs; K pairs of the question with most pairs.
 """
 
 from __future__ import annotations

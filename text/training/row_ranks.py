@@ -1,10 +1,10 @@
 """Evaluation of a cross-encoder: the rank of the positive of each question among the passages of its own row.
 
 Scoring a question with all passages of an evaluation, as ``PassagePool`` does, would need N times P forward passes.
-So the metrics have the names of those of a bi-encoder, but are over fewer passages.
+So the metrics have the same names as for a bi-encoder, but each question ranks fewer passages.
 
-Dimensions: N questions of the whole evaluation; B questions and P pairs of a batch; K pairs of the question that has
-most.
+Dimensions: N questions of the whole evaluation; B questions and P pairs of a batch; K pairs of the question with
+most pairs.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class BiEncoderCollator:
         passage_transform: Transform from (title, text) pairs to tokens, such as a ``Tokenize``.
         num_positives: Maximum number of positives per question to put into the batch.
         titles: "pair" or "join" (``title_and_text``).
-        stored: Lookups of embeddings to put into the batch. Those of questions need texts, so they do not work with a
-            token cache.
+        stored: Lookups of embeddings to put into the batch. Lookups of questions need the texts, so they
+            cannot be used with a token cache.
 
     Raises:
         ValueError: ``num_positives`` is below 1.

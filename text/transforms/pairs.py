@@ -3,7 +3,7 @@
 Only this module decides the layout of a batch. The pairs are grouped by question: its positive, hard negatives, and
 other negatives. Two passages are the same if their ids are equal, or if their titles and texts are equal.
 
-Dimensions: B questions; P pairs; K pairs of the question that has most.
+Dimensions: B questions; P pairs; K pairs of the question with most pairs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from text.transforms.tokenize_pairs import TokenizePairs, question_and_passage
 class CrossEncoderCollator:
     """Collate function that pairs each question of a batch with the passages of its row, and tokenizes the pairs.
 
-    The first positive of a row is the target. Its other positives are left out, also where a row or another row of the
+    The first positive of a row is the target. Its other positives are left out, even if this row or another row of the
     same question lists them as negatives.
 
     Args:

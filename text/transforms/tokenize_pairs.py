@@ -92,7 +92,7 @@ class TokenizePairs(Tokenize):
 
 
 def find_token_types(tokenizer: Tokenizer) -> tuple[np.ndarray, ...]:
-    """Return the token types of a pair: of the tokens before, in, between, in and after the two texts.
+    """Return the token types of five parts: before the question, question, between, passage, after it.
 
     The two arrays of the texts have one element, because all tokens of a text have the same type.
     """
