@@ -33,7 +33,7 @@ from text.errors import UsageError
         ("encode runs/nq/model", "--model=runs/nq/model"),
         ("mine a.jsonl", "--rows=a.jsonl"),
         ("select a.json.gz", "--raw_path=a.json.gz"),
-        ("loop --seed=1", "Set it in a section: --train.seed, --mine.seed."),
+        ("loop --seed=1", "Set it in a section: --train.seed, --mine.seed, --reranker.seed."),
         ("loop --train.sed=1", "Did you mean --train.seed?"),
         ("loop --trian.gpus=1", "Did you mean --train.gpus?"),
         ("loop --x.y=1", "Write a dot only after --windows, --train,"),

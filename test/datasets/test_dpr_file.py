@@ -140,7 +140,7 @@ def test_sidecar_of_another_file_is_rebuilt(
 ) -> None:
     """The content of a sidecar is checked, because its hash can be forged."""
     first = DPRFile(mixed_rows)
-    for kind, arrays in (("rows", [np.arange(7)]), ("checked-6", [np.zeros(0, np.int64)] * 12)):
+    for kind, arrays in (("rows", [np.arange(7)]), ("checked-7", [np.zeros(0, np.int64)] * 12)):
         [target] = [path for path in (mixed_rows.parent / ".dpr-text").iterdir() if path.name.endswith(f".{kind}")]
         write_arrays(target, arrays)
         facts = read_facts(target)._asdict()

@@ -14,6 +14,7 @@ from text.artifacts import write_json
 from text.reports.evaluation_report import Section, write_evaluation_report
 from text.reports.loop_report import render_loop_report
 from text.reports.run_report import write_run_report
+from text.runs.loop_results import LoopResults
 
 LONG = "a_long_name_" * 8
 ROW = {"mean": 0.5, "low": 0.4, "high": 0.6, "other": 0.3, "p": 0.01}
@@ -74,7 +75,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     rounds = {
         name: {split: {"mrr@10": 0.5, "recall@20": 0.75} for split in ("valid", "test")} for name in ("BM25", "r")
     }
-    loop = render_loop_report(LONG, rounds, ["mrr@10", "recall@20"], {"r": f"{LONG}/model"})
+    loop = render_loop_report(LONG, LoopResults(rounds, {"r": f"{LONG}/model"}), ["mrr@10", "recall@20"])
     (folder / "loop.html").write_text(loop, encoding="utf-8")
     write_run_report(runs, folder / "runs.html")
     return [folder / name for name in ("runs.html", "evaluation.html", "loop.html")]

@@ -58,7 +58,7 @@ def get_rows(tokenize: nn.Module, texts: Any) -> list[list[int]]:
 
 
 def assert_same_batch(one: nn.Module, other: nn.Module, texts: Any) -> None:
-    for ours, theirs in zip(one(texts)[:-1], other(texts)[:-1], strict=True):
+    for ours, theirs in zip(one(texts)[:5], other(texts)[:5], strict=True):
         assert ours.tolist() == theirs.tolist()
 
 

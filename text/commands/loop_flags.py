@@ -103,14 +103,6 @@ class LoopFlags:
     seeds: list[int] = field(default_factory=list, metadata={"least": 0, "most": MAX_SEED})
     """Train each round once with each of these seeds. The table then shows the mean and the standard deviation over the
     seeds. The next round uses the model with the best first measure on the validation questions."""
-    teacher: str | None = model_path_field(None)
-    """Reranker or bi-encoder whose scores the rounds learn from. Give at least one flag that uses it: rerank_k,
-    train.distillation, train.guide_margin, mine.teacher_margin or mine.teacher_relative_margin."""
-    reranker: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
-    """Flags of dpr-text train --task=rerank, such as max_epochs: 1. If given, a reranker is trained on the rows of the
-    first round, and is the teacher from then on. It starts from the encoder of the loop, or from reranker.encoder."""
-    rerank_k: int | None = number_field(None, least=1)
-    """Also evaluate each model with this many passages per question reranked by the teacher."""
     windows: dict[str, Any] = field(default_factory=dict, metadata={"command": "windows"})
     """Flags of dpr-text windows. If given, the loop trains, encodes and mines windows. It scores each passage by its
     best window among the top 1,000, but BM25 in the table ranks whole passages."""
@@ -123,6 +115,14 @@ class LoopFlags:
     cut-off of the measures and to last_rank of mine."""
     mine: dict[str, Any] = field(default_factory=dict, metadata={"command": "mine"})
     """Flags of dpr-text mine for all rounds."""
+    teacher: str | None = model_path_field(None)
+    """Reranker or bi-encoder whose scores the rounds learn from. Give at least one flag that uses it: rerank_k,
+    train.distillation, train.guide_margin, mine.teacher_margin or mine.teacher_relative_margin."""
+    reranker: dict[str, Any] = field(default_factory=dict, metadata={"command": "train"})
+    """Flags of dpr-text train --task=rerank, such as max_epochs: 1. If given, a reranker is trained on the rows of the
+    first round, and is the teacher from then on. It starts from the encoder of the loop, or from reranker.encoder."""
+    rerank_k: int | None = number_field(None, least=1)
+    """Also evaluate each model with this many passages per question reranked by the teacher."""
     score: dict[str, Any] = field(default_factory=dict, metadata={"command": "score"})
     """Flags of dpr-text score, which writes the scores of the teacher into the rows of a round."""
     start: dict[str, Any] = field(default_factory=dict, metadata={"command": "encode"})

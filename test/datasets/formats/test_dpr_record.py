@@ -471,8 +471,8 @@ def test_score_that_is_not_a_number_is_refused(value: Any) -> None:
         read_scores(row)
 
 
-def test_compact_row_with_a_score_key_is_refused() -> None:
-    with pytest.raises(FieldError, match=r"^positive_ids: .*teacher"):
+def test_compact_row_without_the_scores_of_a_score_key_is_refused() -> None:
+    with pytest.raises(FieldError, match=r"^teacher: null.*scores"):
         read_scores({"question": "q", "positive_ids": ["1"]})
 
 
