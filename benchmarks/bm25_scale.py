@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def load_library(file: str, folder: str) -> Any:
     PassageCollection(file)
 
 
-SIDES = {"nothing": load_library, "memory": build_in_memory, "disk": build_on_disk}
+SIDES: dict[str, Callable[..., Any]] = {"nothing": load_library, "memory": build_in_memory, "disk": build_on_disk}
 
 
 def measure_side(side: str, file: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,7 +179,7 @@ def test_load_tokenizer_reads_the_stated_padding_token(tmp_path: Path):
 def test_a_saved_model_with_one_encoder_gives_two_encoders_unless_they_are_tied(tmp_path: Path):
     tokenizer = train_tokenizer(TEXTS, 300)
     encoder = roberta_tiny(vocab_size=300)
-    limits = {"question_max_length": 16, "passage_max_length": 16}
+    limits: Any = {"question_max_length": 16, "passage_max_length": 16}
     BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=tokenizer, **limits).save(tmp_path)
     options = encoder_settings(tokenizer)
     assert build_bi_encoder(str(tmp_path), tied=True, **options).is_tied

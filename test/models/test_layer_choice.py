@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ IDS = torch.tensor([[0, 7, 9, 11, 2], [0, 8, 2, 1, 1]])
 
 def build_encoder() -> RobertaEncoder:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes: Any = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 48}
     return RobertaEncoder(RobertaConfig(vocab_size=100, max_position_embeddings=40, pooling="mean", **sizes)).eval()
 
 
@@ -44,7 +45,7 @@ def test_a_saved_student_loads_in_transformers(tmp_path: Path, library: str | No
     transformers = pytest.importorskip("transformers")
     build_encoder().save_pretrained(tmp_path / "teacher")
     options = {"vocab_size": 100, "tied": True, "dropout": 0.0, "encoder_library": library}
-    model = build_bi_encoder(str(tmp_path / "teacher"), keep_layers=[0, 2, 4], **options).eval()
+    model: Any = build_bi_encoder(str(tmp_path / "teacher"), keep_layers=[0, 2, 4], **options).eval()
     model.question_encoder.save_pretrained(tmp_path / "student")
     assert json.loads((tmp_path / "student/config.json").read_text())["num_hidden_layers"] == 3
     theirs, info = transformers.AutoModel.from_pretrained(tmp_path / "student", output_loading_info=True)
@@ -58,7 +59,7 @@ def test_a_saved_student_loads_in_transformers(tmp_path: Path, library: str | No
 
 def test_a_frozen_encoder_keeps_all_layers(tmp_path: Path) -> None:
     build_encoder().save_pretrained(tmp_path)
-    model = build_bi_encoder(str(tmp_path), vocab_size=100, keep_layers=[1], freeze_passage=True)
+    model: Any = build_bi_encoder(str(tmp_path), vocab_size=100, keep_layers=[1], freeze_passage=True)
     assert [len(each.layers) for each in (model.question_encoder, model.passage_encoder)] == [1, 6]
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def save_model(folder: Path, question_seed: int, passage_seed: int = 0, passages
         torch.manual_seed(seed)
         encoders.append(roberta_tiny(vocab_size=300, pooling="mean"))
     tokenizer = train_tokenizer(["a beetle ate the oak"], vocab_size=300)
-    limits = {"question_max_length": 16, "passage_max_length": 32}
+    limits: Any = {"question_max_length": 16, "passage_max_length": 32}
     bundle = BiEncoderBundle(model=BiEncoder(*encoders), tokenizer=tokenizer, **limits)
     bundle.save(folder, passages_from=passages_from)
     return folder
@@ -72,7 +73,7 @@ def save_tied_encoder(made: Path, folder: Path) -> Path:
     """Return a model with the passage encoder alone, for both sides."""
     loaded = BiEncoderBundle.load(made / "model")
     encoder = loaded.model.passage_encoder
-    limits = {"question_max_length": 32, "passage_max_length": 32}
+    limits: Any = {"question_max_length": 32, "passage_max_length": 32}
     BiEncoderBundle(model=BiEncoder(encoder, encoder), tokenizer=loaded.tokenizer, **limits).save(folder)
     return folder
 

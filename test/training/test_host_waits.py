@@ -139,7 +139,7 @@ def count_waits_on_rank(rank: int, folder: str) -> None:
     with process_group(rank, 2, folder):
         run = Run(write_rows(Path(folder, f"{rank}.jsonl")), Path(folder))
         run.task.objective = Objective(symmetric=True)
-        batch = run.data.collate(next(iter(run.data.train))[: 3 - rank])
+        batch: Any = run.data.collate(next(iter(run.data.train))[: 3 - rank])
         embeddings = [
             torch.randn(size, 4, requires_grad=True) for size in (len(batch.positive_index), len(batch.owner))
         ]

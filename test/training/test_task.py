@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_validation_loss_is_the_mean_over_questions(rows: Path, tmp_path: Path) 
     task = run.task.eval()
     total = 0.0
     for examples in DPRDataPipe(rows, 4):  # 4, 4 and 3 questions
-        batch = run.data.collate(examples)
+        batch: Any = run.data.collate(examples)
         with torch.no_grad():
             total += float(task.objective(batch, *task._embed(batch)).sum())
     assert metrics["valid_loss"] == pytest.approx(total / 11, rel=1e-6)

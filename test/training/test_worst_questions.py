@@ -23,7 +23,7 @@ def rank_by_loops(run: Run, rows: Path) -> list[dict[str, Any]]:
     """Return for each question, in file order, the passages that score higher than its positive, best first."""
     task, questions, passages = run.task.eval(), [], {}
     for examples in DPRDataPipe(rows, 4):
-        batch = run.data.collate(examples)
+        batch: Any = run.data.collate(examples)
         with torch.no_grad():
             question_embeddings, passage_embeddings = task.model(batch.questions, batch.passages)
         texts = [p for e in examples for p in (e.positives[0], *e.hard_negatives)]
