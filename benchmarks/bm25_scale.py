@@ -16,7 +16,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def load_library(file: str, folder: str) -> Any:
     PassageCollection(file)
 
 
-SIDES: dict[str, Callable[..., Any]] = {"nothing": load_library, "memory": build_in_memory, "disk": build_on_disk}
+SIDES: Any = {"nothing": load_library, "memory": build_in_memory, "disk": build_on_disk}
 
 
 def measure_side(side: str, file: str) -> dict[str, float]:
