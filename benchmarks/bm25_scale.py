@@ -106,22 +106,17 @@ def load_library(file: str, folder: str) -> Any:
 SIDES = {"nothing": load_library, "memory": build_in_memory, "disk": build_on_disk}
 
 
-def build_index(side: str, file: str, folder: str) -> Any:
-    """Build the index of a side, and return it."""
-    return SIDES[side](file, folder)
-
-
 def measure_side(side: str, file: str) -> dict[str, float]:
     """Return seconds to build, the peak memory in MB, bytes on disk, and milliseconds per question."""
-    questions = draw_questions(file)
+    questions = draw_questions(file) if side != "nothing" else []
     with tempfile.TemporaryDirectory(dir=os.path.dirname(file)) as folder:
         load_library(file, folder)  # The imports and the check of the collection are not measured.
         start = time.perf_counter()
-        index = build_index(side, file, os.path.join(folder, "index"))
+        index = SIDES[side](file, os.path.join(folder, "index"))
         figures = {"build": time.perf_counter() - start, "build_memory": read_peak_memory()}
         figures |= {"disk": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())}
         times = []
-        for question in questions if index is not None else ():
+        for question in questions:
             start = time.perf_counter()
             index.search([question], 100)
             times.append(time.perf_counter() - start)
