@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from test.ranks import process_group
 from text.models import BiEncoder, RobertaConfig, RobertaEncoder
 from text.records import BiEncoderBatch, Example, Passage, TokenBatch
-from text.training import BiEncoderTask, Objective, objective, task
+from text.training import BiEncoderTask, Objective, objective, task_base
 from text.training import distributed as ours
 from text.training.batch_sums import BatchSums
 from text.transforms import BiEncoderCollator, Tokenize, train_tokenizer
@@ -152,7 +152,7 @@ def inject_fault(fault: str, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(ours.AllRanks, "__init__", wrong)
     elif fault == "missing number of ranks":
-        for module in (ours, task):
+        for module in (ours, task_base):
             patch.setattr(module, "scale_for_backward", lambda losses, num_questions: losses.sum() / num_questions)
     elif fault == "known positives of this rank only":
         match = objective.match_known_positives

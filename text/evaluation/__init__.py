@@ -4,7 +4,6 @@ from text.evaluation.answers import find_answer_spans, has_answer, top_k_accurac
 from text.evaluation.fusion import (
     ChosenFusion,
     FusionCandidate,
-    FusionMethod,
     choose_fusion_weight,
     fuse_rankings,
     fuse_runs,
@@ -24,7 +23,6 @@ from text.evaluation.trec import Qrels, Run, format_run, rank_passages, read_qre
 __all__ = [
     "ChosenFusion",
     "FusionCandidate",
-    "FusionMethod",
     "Qrels",
     "Run",
     "ahead_of_positive",

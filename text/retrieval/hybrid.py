@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 
-from text.evaluation import FusionMethod, fuse_rankings, rank_passages
+from text.evaluation import fuse_rankings, rank_passages
+from text.evaluation.fusion import FusionMethod
 from text.retrieval.arguments import check_k, list_questions
 from text.retrieval.exact import Hits
 
