@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from text.evaluation import ChosenFusion, choose_fusion_weight, read_qrels, read_run, remove_self_matches
-from text.evaluation.fusion import FusionMethod
-from text.evaluation.fusion import FUSION_METHODS
+from text.evaluation.fusion import FUSION_METHODS, FusionMethod
 from text.evaluation.trec import check_common_questions
 from text.retrieval.scoring import list_relevant, read_positives
 
