@@ -8,7 +8,6 @@ from random import Random
 import pytest
 
 from text.evaluation import (
-    FusionMethod,
     Run,
     choose_fusion_weight,
     evaluate_run,
@@ -17,6 +16,7 @@ from text.evaluation import (
     mean_metrics,
     rank_passages,
 )
+from text.evaluation.fusion import FusionMethod
 
 METHODS: list[FusionMethod] = ["ranks", "scores"]
 

@@ -10,7 +10,8 @@ import pytest
 
 from test.retrieval.conftest import NUM_PASSAGES
 from text.datasets import PassageCollection, Question
-from text.evaluation import FusionMethod, fuse_runs, rank_passages, read_run, write_run
+from text.evaluation import fuse_runs, rank_passages, read_run, write_run
+from text.evaluation.fusion import FusionMethod
 from text.retrieval import Hits, HybridSearch, encode_collection, load_retriever, search_questions
 
 METHODS: list[FusionMethod] = ["ranks", "scores"]
