@@ -17,8 +17,8 @@ from text.bundle import BiEncoderBundle
 from text.commands.cli import get_flag_values, pick_arguments, run_command
 from text.commands.select import SelectFlags, select
 from text.commands.stored_embeddings import open_stored_embeddings
+from text.commands.train import train as run_train_command
 from text.commands.train_flags import DataFlags, TrainFlags, build_objective
-from text.commands.train_reranker import train_reranker
 from text.datasets import (
     check_negatives,
     describe_files,
@@ -106,7 +106,9 @@ def main(flags: ExampleFlags) -> None:
         options = {name.removeprefix("sel_"): value for name, value in names.items()}
         select(SelectFlags(**options, overwrite=flags.run.overwrite))
     else:
-        (train_reranker if flags.model.task == "rerank" else train)(TrainFlags(**pick_arguments(TrainFlags, flags)))
+        # The steps below train a bi-encoder. The command trains a reranker in the same order.
+        run = run_train_command if flags.model.task == "rerank" else train
+        run(TrainFlags(**pick_arguments(TrainFlags, flags)))
 
 
 def train(flags: TrainFlags) -> None:

@@ -1,89 +1,58 @@
-"""``dpr-text train --task=rerank``: train a cross-encoder on rows in the DPR format."""
+"""The parts of ``dpr-text train --task=rerank`` that belong to a cross-encoder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
-from text.commands.cli import get_flag_values, pick_arguments
+from text.commands.cli import pick_arguments
 from text.commands.train_flags import TrainFlags
-from text.datasets import (
-    DPRDataPipe,
-    check_negatives,
-    describe_files,
-    describe_splits,
-    find_splits,
-    leave_out_tokenless,
-    open_splits,
-)
-from text.models import SIZES, build_cross_encoder, check_encoder_name, choose_learning_rate
-from text.reports.run_results import write_run_results
+from text.datasets import DPRDataPipe
+from text.models import SIZES, build_cross_encoder
 from text.reranker import Reranker, choose_max_length
-from text.runs.folder import RunFolder
-from text.runs.resume import check_resumed, find_tokenizer
-from text.training import (
-    CrossEncoderTask,
-    DPRDataModule,
-    RerankObjective,
-    build_trainer,
-    check_checkpoint,
-    check_devices,
-    check_schedule,
-    choose_monitor,
-    fit_and_test,
-    print_lines,
-    print_rank_zero,
-    seed_everything_quietly,
-)
+from text.training import CrossEncoderTask, DPRDataModule, RerankObjective, print_rank_zero
 from text.transforms import (
     CrossEncoderCollator,
     Tokenizer,
     encoder_settings,
     load_or_train_tokenizer,
-    load_tokenizer,
     read_has_token_types,
 )
 
 
-def train_reranker(flags: TrainFlags) -> None:
-    """Train the cross-encoder, test the best checkpoint and save it. Only rank 0 writes to the output folder."""
-    optimization, run = flags.optimization, flags.run
-    check_encoder_name(flags.model.encoder)
-    check_devices(run.gpus, run.num_nodes)
-    files = find_splits(**pick_arguments(find_splits, flags.data))
-    monitor = choose_monitor("valid" in files, **pick_arguments(choose_monitor, flags.data, run))
-    with RunFolder.open(**pick_arguments(RunFolder.open, run)) as folder:
-        seed_everything_quietly(run.seed)
-        print_lines(describe_files(files, **pick_arguments(describe_files, flags.data)))
-        path = find_tokenizer(flags.model.tokenizer, folder.checkpoint, flags.model.encoder)
-        tokenizer = None if path is None else load_tokenizer(path)  # report its errors before reading all rows
-        pipes = _open_data(flags, files)
-        reranker = _build_reranker(flags, pipes["train"], tokenizer)
-        collate = CrossEncoderCollator(reranker.transform)
-        print_lines(leave_out_tokenless(pipes, collate))
-        check_schedule(len(pipes["train"]), **pick_arguments(check_schedule, optimization, run))
-        data = DPRDataModule(collate, **pipes, train_collate=None, num_workers=flags.data.num_workers)
-        objective = RerankObjective(**pick_arguments(RerankObjective, flags.objective))
-        rate = choose_learning_rate(**pick_arguments(choose_learning_rate, optimization, flags.model))
-        options = dict(pick_arguments(CrossEncoderTask, optimization), learning_rate=rate)
-        task = CrossEncoderTask(reranker.model, objective, **options, set_names=pipes["train"].names)
-        settings = get_flag_values(flags) | reranker.settings | {"monitor": monitor}
-        options = dict(pick_arguments(build_trainer, optimization, run), monitor=monitor, settings=settings)
-        trainer = build_trainer(**options, num_batches=len(pipes["train"]), checkpoint=folder.checkpoint)
-        check_resumed(folder.checkpoint, settings, reranker.tokenizer)
-        check_checkpoint(folder.checkpoint, trainer, task, data)
-        folder.start(settings, reranker)
-        metrics = fit_and_test(trainer, task, data, checkpoint=folder.checkpoint, validate_first=run.validate_first)
-        if folder.is_writer:
-            reranker.save(folder.path / "model")
-            write_run_results(folder.path, settings=settings, pipes=pipes, test_metrics=metrics, is_tied=None)
+class RerankerTraining:
+    """A reranker to train. It has the same methods as ``BiEncoderTraining``."""
 
+    is_tied = None
+    """None, because a reranker has a single encoder."""
 
-def _open_data(flags: TrainFlags, files: dict[str, list[str]]) -> dict[str, DPRDataPipe]:
-    pipes = open_splits(files, seed=flags.run.seed, **pick_arguments(open_splits, flags.data))
-    print_lines(describe_splits(pipes))
-    if not flags.data.allow_no_negatives:
-        check_negatives(pipes["train"], in_batch_negatives=False)
-    return pipes
+    def __init__(self, flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | None) -> None:
+        self.flags = flags
+        self.model = _build_reranker(flags, pipe, tokenizer)
+        """The cross-encoder with its tokenizer and settings."""
+
+    @property
+    def collate(self) -> CrossEncoderCollator:
+        """Function from Examples to a batch."""
+        return CrossEncoderCollator(self.model.transform)
+
+    def build_data(self, pipes: Mapping[str, DPRDataPipe]) -> DPRDataModule:
+        """Return the data loaders."""
+        return DPRDataModule(self.collate, **pipes, train_collate=None, num_workers=self.flags.data.num_workers)
+
+    def build_task(self, learning_rate: float, set_names: list[str]) -> CrossEncoderTask:
+        """Return the Lightning module."""
+        objective = RerankObjective(**pick_arguments(RerankObjective, self.flags.objective))
+        options = dict(pick_arguments(CrossEncoderTask, self.flags.optimization), learning_rate=learning_rate)
+        return CrossEncoderTask(self.model.model, objective, **options, set_names=set_names)
+
+    def write_lengths(self, folder: Path, pipe: DPRDataPipe) -> None:
+        """Write nothing: the lengths of pairs are not recorded."""
+
+    def save(self, folder: Path, pipe: DPRDataPipe) -> None:
+        """Write the trained model to the folder of the run."""
+        self.model.save(folder / "model")
 
 
 def _build_reranker(flags: TrainFlags, pipe: DPRDataPipe, tokenizer: Tokenizer | None) -> Reranker:

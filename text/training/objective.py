@@ -30,6 +30,7 @@ from text.losses import (
     multi_positive_nll,
 )
 from text.records import BiEncoderBatch
+from text.training.distillation import check_teacher_settings, mix_losses
 from text.training.distributed import AllRanks, gather_counts, gather_padded
 from text.transforms import match_keys, match_known_positives
 
@@ -80,20 +81,20 @@ class Objective:
     texts. The other losses have 1 minus this weight. Needs --teacher_passages or --teacher_questions."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        check_teacher_settings(
+            guide_margin=self.guide_margin,
+            distillation=self.distillation,
+            distillation_loss=self.distillation_loss,
+            teacher_temperature=self.teacher_temperature,
+        )
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; expected a number above 0")
         if self.similarity not in SIMILARITIES:
             raise ValueError(f'similarity is "{self.similarity}". Supported are {" and ".join(SIMILARITIES)}.')
         if min(self.matryoshka_dims, default=1) < 1:
             raise ValueError(f"matryoshka_dims are {list(self.matryoshka_dims)}; expected positive numbers")
-        if self.guide_margin is not None and not math.isfinite(self.guide_margin):
-            raise ValueError(f"guide_margin is {self.guide_margin}; expected a finite number")
-        for name in ("distillation", "embedding_distillation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a weight from 0 to 1")
-        if self.distillation_loss not in ("kl", "margin_mse"):
-            raise ValueError(f'distillation_loss is "{self.distillation_loss}"; expected "kl" or "margin_mse"')
+        if not 0 <= self.embedding_distillation <= 1:
+            raise ValueError(f"embedding_distillation is {self.embedding_distillation}; expected a weight from 0 to 1")
         if self.symmetric and not self.in_batch_negatives:
             raise ValueError(
                 "symmetric needs in_batch_negatives: it compares a passage with all questions of the batch"
@@ -134,11 +135,14 @@ class Objective:
             return losses
         distill = self._build_distillation_loss(batch, questions, passages)
         is_known = ~batch.scores.isnan()
-        is_taught = torch.zeros_like(losses).index_add(0, batch.owner, is_known.to(losses)) > 1
-        if self.distillation_loss == "margin_mse":
-            is_taught &= is_known[batch.positive_index]
-        share = self.distillation * is_taught
-        return (1 - share) * losses + share * torch.stack([distill(dims) for dims in widths]).mean(dim=0)
+        return mix_losses(
+            losses,
+            torch.stack([distill(dims) for dims in widths]).mean(dim=0),
+            weight=self.distillation,
+            num_scores=torch.zeros_like(losses).index_add(0, batch.owner, is_known.to(losses)),
+            has_positive=is_known[batch.positive_index],
+            distillation_loss=self.distillation_loss,
+        )
 
     def find_floor(self, num_passages: int) -> float:
         """Return the lowest possible loss, in nats, of a question among P passages with embeddings of length 1.

@@ -5,8 +5,7 @@ Dimensions: B questions; P pairs; K pairs of the question with most pairs.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from text.losses import kl_of_logits, likely_positives, margin_mse_of_logits
 from text.records import CrossEncoderBatch
+from text.training.distillation import check_teacher_settings, mix_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,7 @@ class RerankObjective:
     teacher_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.guide_margin is not None and not math.isfinite(self.guide_margin):
-            raise ValueError(f"guide_margin is {self.guide_margin}; expected a finite number")
-        if not 0 <= self.distillation <= 1:
-            raise ValueError(f"distillation is {self.distillation}; expected a weight from 0 to 1")
-        if self.distillation_loss not in ("kl", "margin_mse"):
-            raise ValueError(f'distillation_loss is "{self.distillation_loss}"; expected "kl" or "margin_mse"')
-        if not 0 < self.teacher_temperature < math.inf:
-            raise ValueError(f"teacher_temperature is {self.teacher_temperature}; expected a number above 0")
+        check_teacher_settings(**asdict(self))
 
     def __call__(self, batch: CrossEncoderBatch, logits: Tensor) -> Tensor:
         """Return the loss of each question, (B,) float.
@@ -70,14 +63,18 @@ class RerankObjective:
             return losses
         teacher = _arrange(batch.scores, batch.pair_index).masked_fill(is_padding, torch.nan)
         is_known = ~teacher.isnan()
-        is_taught = is_known.sum(dim=1) > 1
         if self.distillation_loss == "margin_mse":
-            is_taught &= is_known[:, 0]
             taught = margin_mse_of_logits(scores, own, teacher, teacher_temperature=self.teacher_temperature)
         else:
             taught = kl_of_logits(scores, teacher, teacher_temperature=self.teacher_temperature)
-        share = self.distillation * is_taught
-        return (1 - share) * losses + share * taught
+        return mix_losses(
+            losses,
+            taught,
+            weight=self.distillation,
+            num_scores=is_known.sum(dim=1),
+            has_positive=is_known[:, 0],
+            distillation_loss=self.distillation_loss,
+        )
 
 
 def _arrange(values: Tensor, pair_index: Tensor) -> Tensor:

@@ -5,11 +5,8 @@ Dimensions: B questions of this rank; P pairs of this rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from text.models import CrossEncoder
 from text.models.cross_encoder import score_in_batches
 from text.records import CrossEncoderBatch
 from text.training.rerank_objective import RerankObjective
@@ -23,37 +20,15 @@ _EVALUATION_TOKENS = 1 << 15
 class CrossEncoderTask(TrainingTask):
     """Lightning module that trains a cross-encoder on batches of questions with their own passages.
 
-    Args:
-        model: The cross-encoder.
-        objective: Loss to minimize. It is also reported during validation.
-        learning_rate: See ``TrainingTask``, and for the arguments below.
-        warmup_steps: Optimizer steps until the peak.
-        schedule: Shape of the learning rate after the peak.
-        weight_decay: Weight decay of all weights except biases and layer norms.
-        set_names: Names of the data sets that training mixes.
+    See ``TrainingTask`` for the arguments.
     """
 
-    def __init__(
-        self,
-        model: CrossEncoder,
-        objective: RerankObjective | None = None,
-        *,
-        learning_rate: float = 2e-5,
-        warmup_steps: int = 0,
-        schedule: str = "linear",
-        weight_decay: float = 0.0,
-        set_names: Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            model,
-            learning_rate=learning_rate,
-            warmup_steps=warmup_steps,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            set_names=set_names,
-        )
-        self.objective = objective or RerankObjective()
-        self.pool = self.build_pool()
+    objective: RerankObjective
+    pool: RowRanks
+
+    def build_objective(self) -> RerankObjective:
+        """Return the contrastive loss without a teacher."""
+        return RerankObjective()
 
     def compute_losses(self, batch: CrossEncoderBatch) -> Tensor:
         """Return the losses of the questions of a training batch, (B,)."""

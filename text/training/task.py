@@ -57,6 +57,9 @@ class BiEncoderTask(TrainingTask):
         set_names: Names of the data sets that training mixes.
     """
 
+    objective: Objective
+    pool: PassagePool
+
     def __init__(
         self,
         model: BiEncoder,
@@ -71,15 +74,18 @@ class BiEncoderTask(TrainingTask):
     ) -> None:
         super().__init__(
             model,
+            objective,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
             schedule=schedule,
             weight_decay=weight_decay,
             set_names=set_names,
         )
-        self.objective = objective or Objective()
         self.chunk_tokens = chunk_tokens
-        self.pool = self.build_pool()
+
+    def build_objective(self) -> Objective:
+        """Return DPR's objective."""
+        return Objective()
 
     def compute_losses(self, batch: BiEncoderBatch) -> Tensor:
         """Return the losses of the questions of a training batch, (B,)."""

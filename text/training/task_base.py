@@ -40,6 +40,7 @@ class TrainingTask(LightningModule):
 
     Args:
         model: The model to train.
+        objective: Loss to minimize. It is also reported during validation. None means the default objective.
         learning_rate: Peak learning rate.
         warmup_steps: Optimizer steps until the peak.
         schedule: Shape of the learning rate after the peak: "linear", "cosine" or "constant".
@@ -53,6 +54,7 @@ class TrainingTask(LightningModule):
     def __init__(
         self,
         model: nn.Module,
+        objective: Any = None,
         *,
         learning_rate: float = 2e-5,
         warmup_steps: int = 0,
@@ -62,6 +64,7 @@ class TrainingTask(LightningModule):
     ) -> None:
         super().__init__()
         self.model: Any = model
+        self.objective = objective or self.build_objective()
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.schedule = schedule
@@ -71,6 +74,11 @@ class TrainingTask(LightningModule):
         """Metrics of the current training epoch."""
         self._saved_num_steps: int | None = None
         self._unread: tuple[int, BatchSums] | None = None  # set by training_step
+        self.pool = self.build_pool()
+
+    @abstractmethod
+    def build_objective(self) -> Any:
+        """Return the default objective."""
 
     @abstractmethod
     def compute_losses(self, batch: Any) -> Tensor:
