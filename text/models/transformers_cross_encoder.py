@@ -5,7 +5,6 @@ Dimensions: N pairs; L tokens.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Mapping
@@ -17,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from text.artifacts import read_json, write_json
-from text.errors import ArtifactError, UnsupportedModelError, UsageError, explain_missing
+from text.errors import UnsupportedModelError, UsageError
 from text.models import transformers_models
 from text.models.chunks import check_lengths, check_mask, cut_by_length, no_autocast_cache
 from text.models.cross_encoder import CrossEncoder
 from text.models.cross_encoder_files import describe_activation, read_classifier_settings
-from text.models.files import is_finite
-from text.models.padding_check import check_padding
 from text.models.shared_lookup import share_lookup
 from text.models.transformers_encoder import DEFAULT_MAX_LENGTH
+from text.models.transformers_tower import TransformersTower, copy_with_dtype
 from text.records import TokenBatch
 
 _HEAD_DROPOUTS = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "pooler_dropout")
@@ -33,7 +31,7 @@ _HEAD_DROPOUTS = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class TransformersCrossEncoder(CrossEncoder):
+class TransformersCrossEncoder(TransformersTower, CrossEncoder):
     """A classifier of ``transformers`` with one label.
 
     Args:
@@ -116,32 +114,10 @@ class TransformersCrossEncoder(CrossEncoder):
 
     def fit_tokenizer(self, vocab_size: int, pad_token_id: int) -> None:
         """Check that a tokenizer fits the model."""
-        known = self.model.get_input_embeddings().num_embeddings
-        if vocab_size > known:
-            raise ValueError(f"the tokenizer has {vocab_size} entries, but the model has {known}.")
-        padding = transformers_models.find_position_padding(self.model)
-        if padding not in (None, pad_token_id):
-            raise ValueError(f"pad_token_id is {padding}, but the tokenizer's padding token has id {pad_token_id}.")
+        self.check_tokenizer(vocab_size, pad_token_id)
         known = getattr(self.model.config, "pad_token_id", None)
         if hasattr(self.model, "score") and known != pad_token_id:  # A decoder finds the last token by its padding.
             raise ValueError(f"pad_token_id is {known}, but the tokenizer's padding token has id {pad_token_id}.")
-
-    def set_activation_checkpointing(self, is_on: bool) -> None:
-        """Choose whether the backward pass recomputes activations to save memory.
-
-        Raises:
-            UsageError: ``transformers`` has no activation checkpointing for this family.
-        """
-        if is_on and not transformers_models.turn_on_checkpointing(self.model):
-            raise UsageError(f"--activation_checkpointing is not supported by {self.describe()}. Omit the flag.")
-
-    def compile_layers(self) -> None:
-        """Refuse to compile, because models of ``transformers`` choose their kernels by themselves.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(f"--compile is not supported by {self.describe()}. Omit the flag.")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors``. See ``CrossEncoder.save_pretrained``."""
@@ -155,39 +131,26 @@ class TransformersCrossEncoder(CrossEncoder):
         """Return a copy whose weights have another precision."""
         if precision != "float32" and precision not in _HALVES:
             raise UsageError(f'precision "{precision}" is not supported by {self.describe()}. Use float32 or bfloat16.')
-        copied = copy.deepcopy(self).eval().requires_grad_(False)
-        for parameter in copied.model.parameters() if precision in _HALVES else ():
-            parameter.data = parameter.data.to(_HALVES[precision])  # Buffers keep their precision.
-        return copied
-
-    def describe(self) -> str:
-        """Return the architecture and the library that computes it, in a few words."""
-        return f"{type(self.model).__name__} through transformers"
+        return copy_with_dtype(self, _HALVES.get(precision))
 
 
 def _load(folder: Path, dropout: float | None, *, has_head: bool) -> nn.Module:
-    """Load the classifier of a folder in float32, with one label."""
-    settings = transformers_models.read_model_settings(folder)
-    shapes = transformers_models.check_weights(folder)
-    with explain_missing("transformers"):
-        import transformers  # noqa: F401
-    with transformers_models.quiet_transformers():
-        architecture = transformers_models.build_architecture(folder, settings)
-        kind = _find_class(folder, architecture)
-        transformers_models.check_size(folder, architecture, shapes)
-        transformers_models.set_dropout(folder, architecture, dropout, _HEAD_DROPOUTS)
-        architecture.num_labels = 1
-        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-        options["ignore_mismatched_sizes"] = True  # _check_loaded names the key.
-        with transformers_models.translate_errors(folder):
-            model, info = kind.from_pretrained(
-                str(folder), config=architecture, dtype=torch.float32, output_loading_info=True, **options
-            )
-        _check_loaded(folder, model, info, has_head=has_head)
-        check_padding(folder, model, transformers_models.choose_call_options(model), is_classifier=True)
-    transformers_models.warn_about_code(folder, settings)
-    model.config.name_or_path = ""  # Otherwise some releases save the path of this folder.
-    return model.train()
+    """Load the classifier of a folder in float32, with one label. Without a head, it gets a new one."""
+
+    def list_problems(model: Any, info: Mapping[str, Any]) -> dict[str, list[str]]:
+        prefix = f"{model.base_model_prefix}."
+        # Without a head, only the weights of the head may be missing.
+        missing = [key for key in info["missing_keys"] if has_head or (key.startswith(prefix) and "pooler" not in key)]
+        return {"is missing": missing}
+
+    return transformers_models.read_model(
+        folder,
+        dropout,
+        find_class=_find_class,
+        list_problems=list_problems,
+        head_dropouts=_HEAD_DROPOUTS,
+        is_classifier=True,
+    )
 
 
 def _find_class(folder: Path, architecture: Any) -> Any:
@@ -199,21 +162,3 @@ def _find_class(folder: Path, architecture: Any) -> Any:
         reason = f"model_type is {architecture.model_type}. transformers has no classifier of pairs for it."
         raise UnsupportedModelError.at(folder / "config.json", reason)
     return found
-
-
-def _check_loaded(folder: Path, model: Any, info: Mapping[str, Any], *, has_head: bool) -> None:
-    """Check that all weights were read. Without a head, only the weights of the head may be missing.
-
-    Raises:
-        ArtifactError: A key is missing, or a weight has another shape, or is NaN or infinite.
-    """
-    prefix = f"{model.base_model_prefix}."
-    missing = [key for key in info["missing_keys"] if has_head or (key.startswith(prefix) and "pooler" not in key)]
-    mismatched = [each if isinstance(each, str) else each[0] for each in info["mismatched_keys"]]
-    for keys, problem in ((missing, "is missing"), (mismatched, "has another shape than in config.json")):
-        if keys:
-            reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
-            raise ArtifactError(f"{folder}: {reason}")
-    for name, weight in model.named_parameters():
-        if not is_finite(weight.detach()):
-            raise ArtifactError(f"{folder}: key {name} contains NaN or infinite numbers. Restore the weights.")

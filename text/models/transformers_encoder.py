@@ -7,7 +7,6 @@ Dimensions: B texts; L tokens; H hidden size; D embedding width.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +30,14 @@ from text.models.sentence_files import (
     read_tokenizer_limit,
 )
 from text.models.shared_lookup import share_lookup
+from text.models.transformers_tower import TransformersTower, copy_with_dtype
 
 DEFAULT_MAX_LENGTH = 512
 """Maximum tokens of a text if neither the model nor its tokenizer states a limit, as in T5."""
 _UNSET: Any = object()
 
 
-class TransformersEncoder(TextEncoder):
+class TransformersEncoder(TransformersTower, TextEncoder):
     """A model of ``transformers`` with pooling, as an encoder of a BiEncoder.
 
     The embedding of a text does not depend on its padding or on the other texts of the batch.
@@ -156,12 +156,7 @@ class TransformersEncoder(TextEncoder):
 
     def fit_tokenizer(self, vocab_size: int, pad_token_id: int) -> None:
         """Check that a tokenizer fits this encoder. See ``TextEncoder.fit_tokenizer``."""
-        known = self.model.get_input_embeddings().num_embeddings
-        if vocab_size > known:
-            raise ValueError(f"the tokenizer has {vocab_size} entries, but the encoder has {known}.")
-        padding = transformers_models.find_position_padding(self.model)
-        if padding not in (None, pad_token_id):
-            raise ValueError(f"pad_token_id is {padding}, but the tokenizer's padding token has id {pad_token_id}.")
+        self.check_tokenizer(vocab_size, pad_token_id)
         self._padding = pad_token_id
 
     @property
@@ -203,29 +198,9 @@ class TransformersEncoder(TextEncoder):
         """Replace the prompts and the maximum tokens of a text."""
         self._prompts, self._max_seq_length = dict(prompts), max_seq_length
 
-    def set_activation_checkpointing(self, is_on: bool) -> None:
-        """Choose whether the backward pass recomputes activations to save memory.
-
-        Raises:
-            UsageError: ``transformers`` has no activation checkpointing for this family.
-        """
-        if is_on and not transformers_models.turn_on_checkpointing(self.model):
-            raise UsageError(f"--activation_checkpointing is not supported by {self.describe()}. Omit the flag.")
-
-    def compile_layers(self) -> None:
-        """Refuse to compile, because models of ``transformers`` choose their kernels by themselves.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(f"--compile is not supported by {self.describe()}. Omit the flag.")
-
     def copy_in_half(self, dtype: torch.dtype) -> TransformersEncoder:
         """Return a copy for inference whose model has 16-bit weights. Pooling and the head stay in float32."""
-        half = copy.deepcopy(self).eval().requires_grad_(False)
-        for parameter in half.model.parameters():  # Buffers, such as rotary frequencies, keep their precision.
-            parameter.data = parameter.data.to(dtype)
-        return half
+        return copy_with_dtype(self, dtype)
 
     def describe(self) -> str:
         """Return the architecture and the library that computes it, in a few words."""

@@ -1,7 +1,7 @@
 """Models of the library ``transformers``: loading, saving and facts about them.
 
-Only this file and ``lora.py`` import the library. Models come from local folders with safetensors files. Code from a
-folder is never executed, and nothing is downloaded.
+Only this file, ``transformers_cross_encoder.py`` and ``lora.py`` import the library. Models come from local folders
+with safetensors files. Code from a folder is never executed, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from logging import CRITICAL
 from pathlib import Path
@@ -76,30 +76,59 @@ def load_model(folder: Path, dropout: float | None = None) -> nn.Module:
         UnsupportedModelError: The model is not supported.
         MissingPackageError: ``transformers`` is not installed.
     """
+    model = read_model(folder, dropout, find_class=_find_class, list_problems=_list_problems)
+    for name, parameter in model.named_parameters():
+        # No embedding depends on a pooler, and all tokens have type 0, which a RobertaEncoder adds to its positions.
+        if "pooler" in name or "token_type" in name:
+            parameter.requires_grad_(False)
+    return model
+
+
+def read_model(
+    folder: Path,
+    dropout: float | None,
+    *,
+    find_class: Callable[[Path, Any], Any],
+    list_problems: Callable[[Any, Mapping[str, Any]], Mapping[str, Sequence[str]]],
+    head_dropouts: Sequence[str] = (),
+    is_classifier: bool = False,
+) -> Any:
+    """Read a model of any class from a folder, in float32 and in training mode.
+
+    Args:
+        folder: See ``load_model``.
+        dropout: See ``load_model``.
+        find_class: Function from the folder and the configuration to the class of the model.
+        list_problems: Function from the model and the loading info of ``transformers`` to wrong keys of weights, by
+            their problem. Weights with another shape are found here.
+        head_dropouts: Names of the dropout rates of a head.
+        is_classifier: The model has a classification head with one label.
+
+    Raises:
+        Exception: See ``load_model``.
+    """
     settings = read_model_settings(folder)
-    shapes = check_weights(folder)
+    shapes = _check_weights(folder)
     with explain_missing("transformers"):
         import transformers  # noqa: F401
     with quiet_transformers():
-        config = build_architecture(folder, settings)
-        kind = _find_class(folder, config)
-        check_size(folder, config, shapes)
-        set_dropout(folder, config, dropout)
+        architecture = _build_architecture(folder, settings)
+        kind = find_class(folder, architecture)
+        _check_size(folder, architecture, shapes)
+        _set_dropout(folder, architecture, dropout, head_dropouts)
+        if is_classifier:
+            architecture.num_labels = 1
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         options["ignore_mismatched_sizes"] = True  # _check_loaded names the key.
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False
         with translate_errors(folder):
             model, info = kind.from_pretrained(
-                str(folder), config=config, dtype=torch.float32, output_loading_info=True, **options
+                str(folder), config=architecture, dtype=torch.float32, output_loading_info=True, **options
             )
-        _check_loaded(folder, model, info)
-        check_padding(folder, model, choose_call_options(model))
-    warn_about_code(folder, settings)
-    for name, parameter in model.named_parameters():
-        # No embedding depends on a pooler, and all tokens have type 0, which a RobertaEncoder adds to its positions.
-        if "pooler" in name or "token_type" in name:
-            parameter.requires_grad_(False)
+        _check_loaded(folder, model, info, list_problems(model, info))
+        check_padding(folder, model, choose_call_options(model), is_classifier=is_classifier)
+    _warn_about_code(folder, settings)
     model.config.name_or_path = ""  # Otherwise some releases save the path of this folder.
     return model.train()  # New modules of PyTorch are in training mode, so those of this library are, too.
 
@@ -220,7 +249,7 @@ def _describe_error(error: BaseException) -> str:
     return f"{name}: {text}" if isinstance(error, KeyError) else text
 
 
-def check_weights(folder: Path) -> dict[str, list[int]]:
+def _check_weights(folder: Path) -> dict[str, list[int]]:
     """Check the headers of all weights files, and return the shape of each tensor."""
     shapes: dict[str, list[int]] = {}
     for path in list_weights_files(folder):
@@ -232,7 +261,7 @@ def check_weights(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def build_architecture(folder: Path, settings: Mapping[str, Any]) -> Any:
+def _build_architecture(folder: Path, settings: Mapping[str, Any]) -> Any:
     """Return the configuration of a model, as an object of ``transformers``.
 
     Raises:
@@ -259,13 +288,13 @@ def build_architecture(folder: Path, settings: Mapping[str, Any]) -> Any:
     return config
 
 
-def warn_about_code(folder: Path, settings: Mapping[str, Any]) -> None:
+def _warn_about_code(folder: Path, settings: Mapping[str, Any]) -> None:
     """Warn if the author of a model computes it by code of its own."""
     code = settings.get("auto_map")
     if isinstance(code, Mapping) and "AutoModel" in code:
         reason = f"auto_map names {json.dumps(code['AutoModel'])}, code that is never executed. transformers computes"
         message = f"{folder / 'config.json'}: {reason} {settings['model_type']} itself."
-        warnings.warn(f"{message} Compare embeddings with those of that code.", SettingsWarning, stacklevel=3)
+        warnings.warn(f"{message} Compare embeddings with those of that code.", SettingsWarning, stacklevel=4)
 
 
 def _find_class(folder: Path, architecture: Any) -> Any:
@@ -282,7 +311,7 @@ def _find_class(folder: Path, architecture: Any) -> Any:
     return found
 
 
-def check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]) -> None:
+def _check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]]) -> None:
     """Check sizes against the weights before the model is built. A wrong configuration could exhaust the memory."""
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
     width = getattr(architecture, "hidden_size", 1)
@@ -294,7 +323,7 @@ def check_size(folder: Path, architecture: Any, shapes: Mapping[str, list[int]])
             raise ArtifactError(f"{folder / 'config.json'}: {reason}")
 
 
-def set_dropout(folder: Path, architecture: Any, dropout: float | None, more: Sequence[str] = ()) -> None:
+def _set_dropout(folder: Path, architecture: Any, dropout: float | None, more: Sequence[str] = ()) -> None:
     """Set all dropout rates of a configuration.
 
     Args:
@@ -316,27 +345,30 @@ def set_dropout(folder: Path, architecture: Any, dropout: float | None, more: Se
         setattr(architecture, name, dropout)
 
 
-def _check_loaded(folder: Path, model: Any, info: Any) -> None:
-    """Check that all weights of the transformer were read, and that no weight of it remains in the files.
-
-    Raises:
-        ArtifactError: A key is missing or unknown, a weight has another shape, or a weight is NaN or infinite.
-    """
-    found = {name: list(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+def _list_problems(model: Any, info: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the keys of a transformer that were not read, and those of its weights that remain in the files."""
     own = {name.partition(".")[0] for name, _ in model.named_parameters()}
     prefix = f"{model.base_model_prefix}."
     unknown = [
         key
-        for key in found["unexpected_keys"]
+        for key in info["unexpected_keys"]
         if key.removeprefix(prefix).partition(".")[0] in own and not key.endswith(_BUFFERS)
     ]
-    missing = [key for key in found["missing_keys"] if not key.startswith("pooler.")]
-    for keys, problem in ((missing, "is missing"), (unknown, "is unknown")):
+    return {"is missing": [key for key in info["missing_keys"] if not key.startswith("pooler.")], "is unknown": unknown}
+
+
+def _check_loaded(folder: Path, model: Any, info: Mapping[str, Any], problems: Mapping[str, Sequence[str]]) -> None:
+    """Check that all weights were read as they should be.
+
+    Raises:
+        ArtifactError: A key has a problem, or a weight has another shape, or is NaN or infinite.
+    """
+    for problem, keys in problems.items():
         if keys:
             reason = f"key {min(keys)} {problem}. The weights and the configuration do not match."
             raise ArtifactError(f"{folder}: {reason}")
     # transformers 4 lists keys, and transformers 5 lists tuples of a key and two shapes.
-    mismatched = [each if isinstance(each, str) else each[0] for each in found["mismatched_keys"]]
+    mismatched = [each if isinstance(each, str) else each[0] for each in info["mismatched_keys"]]
     if mismatched:
         raise ArtifactError(f"{folder}: key {min(mismatched)} has another shape than in config.json.")
     for name, weight in model.named_parameters():
