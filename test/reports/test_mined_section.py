@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from test.reports.helpers import HOSTILE, PageElements, write_sample_run
+from text.artifacts import read_facts
 from text.evaluation.negative_audit import ANSWERS, CANDIDATES, NEGATIVES, EvidenceCounts, get_audit_path, write_audit
 from text.evaluation.score_source import TeacherRecord, get_scores_path, write_score_source
 from text.reports.run_report import render_run_report
@@ -25,8 +26,15 @@ def rows(tmp_path: Path) -> Path:
     counts.add(ANSWERS, CANDIDATES, [True] * 5 + [False] * 5)
     counts.add(ANSWERS, NEGATIVES, [False] * 10)
     evidence, sources = counts.estimate(), {"dense": 1200, HOSTILE: 1}
-    write_audit(get_audit_path(path), path, round_name="second", sources=sources, teachers=teachers, evidence=evidence)
-    write_score_source(get_scores_path(path), path, teachers)
+    write_audit(
+        get_audit_path(path),
+        read_facts(path),
+        round_name="second",
+        sources=sources,
+        teachers=teachers,
+        evidence=evidence,
+    )
+    write_score_source(get_scores_path(path), read_facts(path), teachers)
     return path
 
 

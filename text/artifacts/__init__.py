@@ -17,7 +17,7 @@ from text.artifacts.facts import (
     read_facts,
 )
 from text.artifacts.json_files import parse_json, read_json, read_json_lines
-from text.artifacts.sealed import read_sealed, seal
+from text.artifacts.sealed import read_sealed, read_sealed_beside, seal, write_sealed
 from text.artifacts.typed import check_type
 from text.artifacts.writing import (
     atomic_write,
@@ -54,12 +54,14 @@ __all__ = [
     "read_json",
     "read_json_lines",
     "read_sealed",
+    "read_sealed_beside",
     "read_yaml",
     "remove_leftovers",
     "seal",
     "wait_for_lock",
     "write_json",
     "write_lines",
+    "write_sealed",
     "write_text",
     "write_together",
     "write_yaml",

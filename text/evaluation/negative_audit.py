@@ -7,7 +7,6 @@ up: the positives of other rows are few, an answer in the text can be a coincide
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -15,8 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from text.artifacts import FileFacts, check_facts, read_facts, read_sealed, seal
-from text.errors import ArtifactError
+from text.artifacts import FileFacts, read_sealed_beside, write_sealed
 from text.evaluation.score_source import TeacherRecord
 
 OTHER_ROWS = "a positive of another row with the same question"
@@ -111,31 +109,29 @@ def get_audit_path(rows: str | os.PathLike[str]) -> Path:
 
 def write_audit(
     path: Path,
-    rows: Path,
+    rows: FileFacts,
     *,
     round_name: str | None,
     sources: Mapping[str, int],
     teachers: Mapping[str, TeacherRecord],
     evidence: Iterable[Evidence],
 ) -> None:
-    """Write the audit of mined rows to a file. Both files may have temporary names.
+    """Write the audit of mined rows to a file, which may have a temporary name.
 
     Args:
         path: File to write.
-        rows: Complete file of the rows.
+        rows: Size and hash of the complete rows.
         round_name: See ``NegativeAudit.round``.
         sources: See ``NegativeAudit``.
         teachers: See ``NegativeAudit``.
         evidence: See ``NegativeAudit``.
     """
-    audit = NegativeAudit(read_facts(rows), round_name, dict(sources), dict(teachers), list(evidence))
-    copy_audit(path, rows, audit)
+    write_sealed(path, NegativeAudit(rows, round_name, dict(sources), dict(teachers), list(evidence)))
 
 
-def copy_audit(path: Path, rows: Path, audit: NegativeAudit) -> None:
+def copy_audit(path: Path, rows: FileFacts, audit: NegativeAudit) -> None:
     """Write the audit of rows for a copy of them, such as the same rows with scores. See ``write_audit``."""
-    content = seal(audit._replace(rows=read_facts(rows)))
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_sealed(path, audit._replace(rows=rows))
 
 
 def read_audit(rows: str | os.PathLike[str]) -> NegativeAudit | None:
@@ -144,12 +140,5 @@ def read_audit(rows: str | os.PathLike[str]) -> NegativeAudit | None:
     Raises:
         ArtifactError: The file is damaged, or the rows have changed since they were mined.
     """
-    path = get_audit_path(rows)
-    if not path.is_file():
-        return None
-    try:
-        audit = read_sealed(path, NegativeAudit)
-        check_facts(rows, audit.rows)
-    except ArtifactError as fault:
-        raise ArtifactError(f"{fault} To use the rows without their audit, remove {path}.") from None
-    return audit
+    advice = "To use the rows without their audit"
+    return read_sealed_beside(get_audit_path(rows), NegativeAudit, rows, lambda audit: audit.rows, advice)

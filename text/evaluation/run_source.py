@@ -7,14 +7,13 @@ unknown and not checked.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from text.artifacts import FileFacts, check_facts, hash_file, read_facts, read_sealed, seal, write_together
+from text.artifacts import FileFacts, hash_file, read_facts, read_sealed_beside, write_sealed, write_together
 from text.datasets.formats.compressed_files import detect_form, read_chunks
 from text.errors import ArtifactError, DataError, UsageError
 from text.evaluation.fusion import FusionMethod
@@ -112,15 +111,8 @@ def read_run_source(run: str | os.PathLike[str]) -> RunSource | None:
     Raises:
         ArtifactError: The source file is damaged, or the run has changed since it was written.
     """
-    path = get_source_path(run)
-    if not path.is_file():
-        return None
-    try:
-        source = read_sealed(path, RunSource)
-        check_facts(run, source.run)
-    except ArtifactError as fault:
-        raise ArtifactError(f"{fault} To use the run without checks of its source, remove {path}.") from None
-    return source
+    advice = "To use the run without checks of its source"
+    return read_sealed_beside(get_source_path(run), RunSource, run, lambda source: source.run, advice)
 
 
 def write_source(
@@ -141,8 +133,7 @@ def write_source(
         fusion: See ``RunSource``.
         reranking: See ``RunSource``.
     """
-    content = seal(RunSource(read_facts(run), list(searches), dict(questions), fusion, reranking))
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_sealed(path, RunSource(read_facts(run), list(searches), dict(questions), fusion, reranking))
 
 
 def write_sourced_run(

@@ -5,14 +5,12 @@ Rows that another program has scored have no such file. Their teacher is then un
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from text.artifacts import FileFacts, check_facts, read_facts, read_sealed, seal
-from text.errors import ArtifactError
+from text.artifacts import FileFacts, read_sealed_beside, write_sealed
 
 
 class TeacherRecord(NamedTuple):
@@ -59,24 +57,16 @@ def read_score_source(rows: str | os.PathLike[str]) -> ScoreSource | None:
     Raises:
         ArtifactError: The file is damaged, or the rows have changed since they were scored.
     """
-    path = get_scores_path(rows)
-    if not path.is_file():
-        return None
-    try:
-        source = read_sealed(path, ScoreSource)
-        check_facts(rows, source.rows)
-    except ArtifactError as fault:
-        raise ArtifactError(f"{fault} To use the rows without the names of their teachers, remove {path}.") from None
-    return source
+    advice = "To use the rows without the names of their teachers"
+    return read_sealed_beside(get_scores_path(rows), ScoreSource, rows, lambda source: source.rows, advice)
 
 
-def write_score_source(path: Path, rows: Path, teachers: Mapping[str, TeacherRecord]) -> None:
-    """Write the teachers of rows to a file. Both files may have temporary names.
+def write_score_source(path: Path, rows: FileFacts, teachers: Mapping[str, TeacherRecord]) -> None:
+    """Write the teachers of rows to a file, which may have a temporary name.
 
     Args:
         path: File to write.
-        rows: Complete file of the rows.
+        rows: Size and hash of the complete rows.
         teachers: Teacher of each score key.
     """
-    content = seal({"rows": read_facts(rows), "teachers": dict(teachers)})
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_sealed(path, ScoreSource(rows, dict(teachers)))

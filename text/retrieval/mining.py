@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from text.artifacts import describe_file, hash_file, write_together
+from text.artifacts import describe_file, hash_file, read_facts, write_together
 from text.datasets import DPRFile, PassageCollection, read_questions
 from text.datasets.dpr_rows import count_unusable_rows
 from text.errors import ArtifactError
@@ -159,12 +159,12 @@ def mine_hard_negatives(
         _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}
         files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        teachers = {} if teacher is None else {score_key: teacher.record}
+        teachers, facts = {} if teacher is None else {score_key: teacher.record}, read_facts(files[""])
         if teachers:
-            write_score_source(files[".scores.json"], files[""], teachers)
+            write_score_source(files[".scores.json"], facts, teachers)
         write_audit(
             files[".audit.json"],
-            files[""],
+            facts,
             round_name=round_name,
             sources=summary.negatives,
             teachers=teachers,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from text.artifacts import write_together
+from text.artifacts import read_facts, write_together
 from text.datasets import DPRFile, PassageCollection
 from text.datasets.dpr_rows import Record, count_unusable_rows
 from text.datasets.formats.dpr_record import ID_POOLS, POOLS, iter_pool_passages, parse_row
@@ -108,10 +108,11 @@ def score_rows(
         with open(rows_path, "wb") as out:
             for block in _read_blocks(file, collection):
                 _write_block(block, kept, score_key, out.write, counts)
-        write_score_source(source_path, rows_path, {**teachers, score_key: teacher.record})
+        facts = read_facts(rows_path)
+        write_score_source(source_path, facts, {**teachers, score_key: teacher.record})
         for path in audit_paths:
             assert audit is not None
-            copy_audit(path, rows_path, audit)
+            copy_audit(path, facts, audit)
     if overwrite and audit is None:
         get_audit_path(output).unlink(missing_ok=True)  # The file belongs to the replaced rows.
     return ScoredRows(counts["rows"], counts["passages"], unusable)
