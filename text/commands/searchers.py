@@ -288,5 +288,6 @@ def load_dense(
     if by_windows:
         check_window(embeddings, retriever.shards.get_passage_id(0))
     engine = index or ("Milvus" if milvus is not None else "exact")
-    record = record_search(model, embeddings, engine, by_windows=by_windows)
+    files = embedder.model_hashes
+    record = record_search(model, embeddings, engine, by_windows=by_windows, model_files=files)
     return LoadedSearch(retriever, len(retriever.shards), [record], retriever)

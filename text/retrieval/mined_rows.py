@@ -39,7 +39,7 @@ class RowForm(NamedTuple):
     """Sort the rows by the title of their first positive."""
 
 
-class _Task(NamedTuple):
+class MiningTask(NamedTuple):
     """A row to mine."""
 
     question: Question
@@ -59,25 +59,20 @@ def pair_with_rows(file: DPRFile) -> list[tuple[Question, int]]:
     return list(zip(read_questions(file.path), rows, strict=True))
 
 
-def mine_rows(
-    file: DPRFile,
-    questions: Sequence[tuple[Question, int]],
-    collection: PassageCollection,
-    runs: Sequence[tuple[str, Run, int]],
-    filters: Filters,
-    form: RowForm,
-    *,
-    slow: set[str],
-    teacher: Teacher | None = None,
-) -> Iterator[MinedRow]:
-    """Yield the mined rows. ``runs`` holds the name, the run and the number of negatives of each source."""
-    tasks = _read_tasks(file, questions, collection, runs, filters, form, slow=slow, has_teacher=teacher is not None)
+def mine_rows(tasks: Iterator[MiningTask], form: RowForm, teacher: Teacher | None = None) -> Iterator[MinedRow]:
+    """Yield the mined rows. With a teacher, a few rows are mined together, so that it scores many passages in a call.
+
+    Args:
+        tasks: The rows, from ``read_tasks``. Their ``has_teacher`` must be true if there is a teacher.
+        form: Form of the rows.
+        teacher: Model that scores positives and candidates.
+    """
     while group := list(islice(tasks, 1 if teacher is None else _GROUP)):
         for task, choice in zip(group, _finish_together(group, teacher), strict=True):
             yield _build_row(task, choice, form)
 
 
-def _read_tasks(
+def read_tasks(
     file: DPRFile,
     questions: Sequence[tuple[Question, int]],
     collection: PassageCollection,
@@ -87,8 +82,19 @@ def _read_tasks(
     *,
     slow: set[str],
     has_teacher: bool,
-) -> Iterator[_Task]:
-    """Yield the usable rows in the order of the output."""
+) -> Iterator[MiningTask]:
+    """Yield the usable rows in the order of the output.
+
+    Args:
+        file: The rows.
+        questions: Questions with the numbers of their rows (``pair_with_rows``).
+        collection: The searched passages.
+        runs: Name, run and number of negatives of each source.
+        filters: Conditions that a negative must meet.
+        form: Form of the rows.
+        slow: Set that collects the regular expressions that time out.
+        has_teacher: A teacher will score the passages.
+    """
     same_questions = SameQuestions([file.index])
     with file.open() as reader, file.rows.open() as lines:
         usable = [pair for pair in questions if pair[1] not in file.findings.unusable]
@@ -112,10 +118,10 @@ def _read_tasks(
             )
             parsed = lines.parse(row)
             places = [i for pool, i, _ in iter_pool_passages(parsed, collection) if pool == POOLS[0]]
-            yield _Task(question, parsed.as_dict(), places, positives, read.answers, others is not None, steps)
+            yield MiningTask(question, parsed.as_dict(), places, positives, read.answers, others is not None, steps)
 
 
-def _finish_together(group: Sequence[_Task], teacher: Teacher | None) -> list[Choice]:
+def _finish_together(group: Sequence[MiningTask], teacher: Teacher | None) -> list[Choice]:
     """Return the choice of each row. The teacher scores the passages that all rows wait for in one call."""
     choices: dict[int, Choice] = {}
     waiting: dict[int, Sequence[Passage]] = {}
@@ -138,7 +144,7 @@ def _finish_together(group: Sequence[_Task], teacher: Teacher | None) -> list[Ch
     return [choices[place] for place in range(len(group))]
 
 
-def _build_row(task: _Task, choice: Choice, form: RowForm) -> MinedRow:
+def _build_row(task: MiningTask, choice: Choice, form: RowForm) -> MinedRow:
     contexts, places = task.record.get(POOLS[0]), task.places
     if form.best_positive_first or not contexts:
         contexts, places = [passage_to_context(each) for each in task.positives], list(range(len(task.positives)))

@@ -26,7 +26,7 @@ from text.retrieval.counts import describe_truncated_questions
 from text.retrieval.devices import describe_precision
 from text.retrieval.filters import Filters
 from text.retrieval.kept_scores import keep_scores
-from text.retrieval.mined_rows import RowForm, mine_rows, pair_with_rows
+from text.retrieval.mined_rows import RowForm, mine_rows, pair_with_rows, read_tasks
 from text.retrieval.mining_summary import MinedRow, MiningSummary
 from text.retrieval.plan import read_plan
 from text.retrieval.retriever import load_retriever, search_questions
@@ -155,8 +155,9 @@ def mine_hard_negatives(
                 write_source(files[".trec.json"], files[".trec"], [model_search], keys)
             inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": hash_file(files[".trec"])})
         sources = list(zip(names, read, num, strict=True))
-        mined = mine_rows(file, questions, collection, sources, filters, form, slow=summary.slow, teacher=kept)
-        _write_rows(mined, files[""], files[".rejected.jsonl"], summary)
+        asks = {"slow": summary.slow, "has_teacher": teacher is not None}
+        tasks = read_tasks(file, questions, collection, sources, filters, form, **asks)
+        _write_rows(mine_rows(tasks, form, kept), files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}
         files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         teachers, facts = {} if teacher is None else {score_key: teacher.record}, read_facts(files[""])

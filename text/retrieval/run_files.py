@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from text.datasets import Question
 from text.evaluation import Run, fuse_runs, read_run, remove_self_matches
@@ -66,7 +66,14 @@ def hash_question_words(questions: Iterable[Question]) -> dict[str, int]:
     return {question.question_id: hash_words(question.text) for question in questions}
 
 
-def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_windows: bool = False) -> SearchRecord:
+def record_search(
+    model: StrPath,
+    embeddings: StrPath,
+    engine: str,
+    *,
+    by_windows: bool = False,
+    model_files: Mapping[str, str] | None = None,
+) -> SearchRecord:
     """Return the record of a search with a model, which is saved beside its run.
 
     Args:
@@ -74,12 +81,14 @@ def record_search(model: StrPath, embeddings: StrPath, engine: str, *, by_window
         embeddings: Folder of the embeddings.
         engine: As in ``SearchRecord``.
         by_windows: As in ``SearchRecord``.
+        model_files: Hashes of the model's files, if it is loaded (``Embedder.model_hashes``). None hashes them again.
     """
     plan = read_plan(embeddings)
     # The question encoder of the model may have been trained after the embeddings (train --frozen_passages).
-    model_files = hash_model(model) if os.fspath(model) else plan.model
+    if model_files is None:
+        model_files = hash_model(model) if os.fspath(model) else plan.model
     path = find_collection(embeddings, plan)
-    return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), model_files, by_windows)
+    return SearchRecord(engine, path, plan.collection.sha256, os.fspath(model), dict(model_files), by_windows)
 
 
 def read_run_sources(paths: Sequence[StrPath]) -> list[RunSource | None]:

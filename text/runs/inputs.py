@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from text.datasets import DPRFile, PassageCollection, open_splits, read_questions
@@ -68,7 +69,13 @@ def _check_rows(settings: Settings) -> None:
 def _check_teacher(settings: Settings) -> None:
     for name in ("teacher", "rerank"):
         if settings.get(name) is not None:
-            load_teacher(settings[name], device="cpu")
+            _check_teacher_once(settings[name])
+
+
+@cache
+def _check_teacher_once(path: str) -> None:
+    """Load a teacher, which several stages may use, and forget it."""
+    load_teacher(path, device="cpu")
 
 
 def _check_scored_rows(settings: Settings) -> None:

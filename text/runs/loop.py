@@ -34,9 +34,8 @@ class Loop:
         score_start: Also evaluate the encoder before the first round. Ignored for a randomly initialized encoder.
         bm25: Also evaluate BM25.
         hybrid: Also evaluate each model fused with BM25. Needs ``bm25``.
-        teacher: Folder of a reranker or bi-encoder whose scores the rounds learn from.
-        reranker: Train a reranker on the rows of the first round. It is the teacher from then on. Any flag is enough,
-            because the steps know the flags.
+        teacher: Folder of a reranker or bi-encoder whose scores the rounds learn from. If ``steps`` have flags for a
+            reranker, they train it on the rows of the first round instead.
         rerank_k: Also evaluate each model with this many passages per question reranked by the teacher.
         start: Flags of encode for the encoder before the first round.
         seeds: Seeds of training. Each round is trained once with each of them, and the seed with the best first measure
@@ -53,7 +52,6 @@ class Loop:
         bm25: bool = True,
         hybrid: bool = False,
         teacher: str | None = None,
-        reranker: Arguments | None = None,
         rerank_k: int | None = None,
         start: Arguments,
         seeds: Sequence[int] = (),
@@ -63,7 +61,7 @@ class Loop:
         self.score_start, self.score_bm25, self.start_arguments = score_start, bm25, start
         self.hybrid, self.bm25 = hybrid, None
         self.teacher = None if teacher is None else TrackedFile.read(teacher)
-        self.has_reranker, self.rerank_k = bool(reranker), rerank_k
+        self.rerank_k = rerank_k
         self.seeds, self.seed_results = list(seeds), dict[str, SeedResults]()
         self.comparisons, self.table = dict[str, Comparison](), RoundMetrics()
 
@@ -119,7 +117,7 @@ class Loop:
         if settings.sources:
             is_scored = self.teacher is not None and self.steps.mines_with_teacher(settings)
             rows = self.steps.mine(name, settings, model, self.teacher if is_scored else None)
-        if self.has_reranker and self.teacher is None:
+        if self.steps.arguments["reranker"] and self.teacher is None:
             self.teacher = self.steps.train_reranker(f"{name}, reranker", rows, self.encoder)
         if self.teacher is not None and not is_scored and self.steps.learns_from_teacher(settings):
             rows = self.steps.score(name, rows, self.teacher)
