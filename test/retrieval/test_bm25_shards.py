@@ -7,7 +7,9 @@ import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -122,22 +124,26 @@ def test_a_second_process_waits_and_uses_the_index(
     collection: PassageCollection,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = build(collection, tmp_path / "other").search(["oak"])
     folder, scored = tmp_path / "index", list[Path]()
-    score_shards = bm25_building._score_shards
+    score_shards, wait_for_lock = bm25_building._score_shards, bm25_building.wait_for_lock
+    reaches_lock = Event()
 
     def start_second(path: Path, *arguments: Any) -> None:
         scored.append(path)
-        other = pool.submit(build_bm25, collection, folder)
-        while "waiting" not in capsys.readouterr().err:
-            assert not other.done()
+        others.append(pool.submit(build_bm25, collection, folder))
+        assert reaches_lock.wait(60)
         score_shards(path, *arguments)
-        others.append(other)
+
+    def tell_lock(*arguments: Any) -> AbstractContextManager[None]:
+        if scored:
+            reaches_lock.set()
+        return wait_for_lock(*arguments)
 
     others = list[Future[None]]()
     monkeypatch.setattr(bm25_building, "_score_shards", start_second)
+    monkeypatch.setattr(bm25_building, "wait_for_lock", tell_lock)
     with ThreadPoolExecutor(1) as pool:
         build_bm25(collection, folder, shard_rows=8)
         assert others.pop().result() is None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from text.artifacts import read_json, write_json
-from text.errors import UnsupportedModelError, UsageError
+from text.errors import UnsupportedModelError, UsageError, explain_missing
 from text.models import transformers_models
 from text.models.chunks import check_lengths, check_mask, cut_by_length, no_autocast_cache
 from text.models.cross_encoder import CrossEncoder
@@ -155,7 +155,8 @@ def _load(folder: Path, dropout: float | None, *, has_head: bool) -> nn.Module:
 
 def _find_class(folder: Path, architecture: Any) -> Any:
     """Return the class of the classifier of a family of encoders."""
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    with explain_missing("transformers"):
+        from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     found: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(architecture), None)
     if not isinstance(found, type) or found.main_input_name != "input_ids" or architecture.is_encoder_decoder:
