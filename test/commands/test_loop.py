@@ -535,6 +535,31 @@ def read_log(folder: Path) -> str:
     return folder.with_suffix(".log").read_text()
 
 
+def run_whole_and_killed(
+    whole: Path, killed: Path, *flags: str, num_kills: int, shares: tuple[float, float] = (0.2, 0.5)
+) -> None:
+    """Run a loop to its end, and the same loop in another folder that is killed at random moments and repeated.
+
+    Args:
+        whole: Output folder of the loop that is not killed.
+        killed: Output folder of the other loop.
+        flags: Flags of both.
+        num_kills: Number of kills. Every third is SIGTERM, the others are SIGKILL.
+        shares: Earliest and latest moment of a kill after a start, as shares of the time of the whole loop.
+    """
+    before = time.monotonic()
+    assert start_loop(whole, *flags).wait() == 0, read_log(whole)[-2000:]
+    seconds, random = time.monotonic() - before, Random(0)
+    for number in range(num_kills):
+        process = start_loop(killed, *flags)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=random.uniform(*shares) * seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
+        assert process.wait() != 1, read_log(killed)[-2000:]
+    assert start_loop(killed, *flags).wait() == 0, read_log(killed)[-2000:]
+
+
 @pytest.mark.slow
 def test_a_recipe_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
     flags = ["--config=tiny", "--train={wrong: 1}", "--output_dir=loop"]
@@ -609,17 +634,7 @@ def test_a_signal_lets_the_training_save(send: Callable[[int, int], None], tmp_p
 @pytest.mark.timeout(2400)
 def test_a_loop_that_is_killed_ten_times_gives_the_same_table(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    before = time.monotonic()
-    assert start_loop(whole, *train_for(2)).wait() == 0, read_log(whole)[-2000:]
-    seconds, random = time.monotonic() - before, Random(0)
-    for number in range(10):
-        process = start_loop(killed, *train_for(2))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=random.uniform(0.05, 0.3) * seconds)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM if number % 3 == 2 else signal.SIGKILL)
-        assert process.wait() != 1, read_log(killed)[-2000:]
-    assert start_loop(killed, *train_for(2)).wait() == 0, read_log(killed)[-2000:]
+    run_whole_and_killed(whole, killed, *train_for(2), num_kills=10, shares=(0.05, 0.3))
     for name in ("table.json", "table.md"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
     done = [json.loads(path.read_text()) for path in killed.glob("*/done.json")]

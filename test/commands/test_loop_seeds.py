@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import statistics
-import subprocess
-import time
-from contextlib import suppress
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -21,9 +15,8 @@ from test.commands.test_loop import (
     format_figures,
     loop_flags,
     name_stages,
-    read_log,
     rehearse,
-    start_loop,
+    run_whole_and_killed,
     train_for,
 )
 from test.reports.helpers import PageElements
@@ -131,16 +124,6 @@ def test_a_table_without_seeds_removes_the_seeds_of_an_earlier_table(tmp_path: P
 def test_a_loop_with_seeds_that_is_killed_gives_the_same_table(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = [*train_for(1), "--rounds=[{}]", "--seeds=[1, 2]", "--bm25=false"]
-    before = time.monotonic()
-    assert start_loop(whole, *flags).wait() == 0, read_log(whole)[-2000:]
-    seconds, random = time.monotonic() - before, Random(0)
-    for number in range(3):
-        process = start_loop(killed, *flags)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=random.uniform(0.2, 0.5) * seconds)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM if number == 1 else signal.SIGKILL)
-        assert process.wait() != 1, read_log(killed)[-2000:]
-    assert start_loop(killed, *flags).wait() == 0, read_log(killed)[-2000:]
+    run_whole_and_killed(whole, killed, *flags, num_kills=3)
     for name in ("table.json", "table.md", "seeds.json"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
