@@ -5,10 +5,12 @@
 
 The collection is squad_w100, encoded with all-MiniLM-L6-v2. Each question asks for ten passages. A client sends its
 next question as soon as it has read a response. All clients run in one process, and the server runs in another process
-on the same cores. A second server answers questions one by one (--max_batch=1). At the largest number of clients, the
-two servers take turns, and the result is the median of the ratios within the rounds. Responses other than 200 and 503
-are errors. The page also reports the CPU time of the server, because other work on the machine affects it less than
-wall-clock time. Memory is resident memory. The script writes benchmarks/results/serving-DATE.md.
+on the same cores. A second server answers questions one by one (--max_batch=1), and a third fuses the model with BM25.
+At the largest number of clients, the first two servers take turns, and the result is the median of the ratios within
+the rounds. With one client, the first and the third take turns, and the result is the median of the differences.
+Responses other than 200 and 503 are errors. The page also reports the CPU time of the server, because other work on
+the machine affects it less than wall-clock time. Memory is resident memory. The script writes
+benchmarks/results/serving-DATE.md.
 """
 
 from __future__ import annotations
@@ -94,22 +96,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         embeddings = arguments.embeddings or encode_squad(folder)
         paths = [f"/search?{urlencode({'q': q.text})}" for q in read_questions(SQUAD / "test.qa.csv")]
-        with (
-            run_server(embeddings) as (process, port),
-            run_server(embeddings, "--max_batch=1") as (process_one, port_one),
-        ):
-            sides = {"together": (process, port), "one by one": (process_one, port_one)}
-            few = {str(n): measure_load(process, port, n, paths, arguments.seconds) for n in CLIENTS[:-1]}
-            rounds = [
-                {
-                    name: measure_load(*side, CLIENTS[-1], paths, arguments.seconds / ROUNDS)
-                    for name, side in sides.items()
-                }
-                for _ in range(ROUNDS)
-            ]
-    many = {f"{CLIENTS[-1]}, {name}": join_rounds([each[name] for each in rounds]) for name in sides}
-    ratio = statistics.median(each["together"].per_second / each["one by one"].per_second for each in rounds)
-    write_result("serving", format_page(few | many, ratio, arguments.seconds, len(paths)))
+        with run_server(embeddings) as dense, run_server(embeddings, "--bm25", "--fusion") as fused:
+            alone = take_turns({"dense": dense, "hybrid": fused}, CLIENTS[0], paths, arguments.seconds)
+        with run_server(embeddings) as together, run_server(embeddings, "--max_batch=1") as one:
+            few = {str(n): measure_load(*together, n, paths, arguments.seconds) for n in CLIENTS[1:-1]}
+            many = take_turns({"together": together, "one by one": one}, CLIENTS[-1], paths, arguments.seconds)
+    write_result("serving", format_page(alone, few, many, arguments.seconds, len(paths)))
+
+
+def take_turns(
+    servers: dict[str, tuple[int, int]], clients: int, paths: list[str], seconds: float
+) -> list[dict[str, Load]]:
+    """Measure servers in turn for a number of rounds, and return the measurements of each round by server."""
+    return [
+        {name: measure_load(*server, clients, paths, seconds / ROUNDS) for name, server in servers.items()}
+        for _ in range(ROUNDS)
+    ]
 
 
 def encode_squad(folder: str) -> str:
@@ -183,8 +185,18 @@ def read_cpu_seconds(process: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def format_page(loads: dict[str, Load], ratio: float, seconds: float, num_questions: int) -> str:
-    """Return the page of results."""
+def format_page(
+    alone: list[dict[str, Load]], few: dict[str, Load], many: list[dict[str, Load]], seconds: float, num_questions: int
+) -> str:
+    """Return the page of results.
+
+    Args:
+        alone: Rounds with one client, dense and hybrid.
+        few: Measurements by number of clients.
+        many: Rounds with many clients, questions together and one by one.
+        seconds: Seconds of each row.
+        num_questions: Number of distinct questions.
+    """
     lines = [
         f"# Serving\n\n{describe_hardware()}; {torch.get_num_threads()} threads. "
         f"{describe_versions('torch', 'fastapi', 'uvicorn')}.\n",
@@ -192,7 +204,7 @@ def format_page(loads: dict[str, Load], ratio: float, seconds: float, num_questi
         "| clients | questions/s | p50 ms | p95 ms | CPU ms per question | errors | 503 | MiB before | after |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, load in loads.items():
+    for name, load in (join_turns(alone, CLIENTS[0]) | few | join_turns(many, CLIENTS[-1])).items():
         p50, p95 = np.percentile(load.milliseconds, [50, 95])
         errors = load.statuses.total() - load.statuses[200] - load.statuses[503]
         cells = [
@@ -200,15 +212,24 @@ def format_page(loads: dict[str, Load], ratio: float, seconds: float, num_questi
             *(str(errors), str(load.statuses[503]), *(f"{size:,.0f}" for size in load.mebibytes)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    together, one_by_one = list(loads.values())[-2:]
-    cpu_ratio = one_by_one.cpu_milliseconds / together.cpu_milliseconds
+    added = [np.median(each["hybrid"].milliseconds) - np.median(each["dense"].milliseconds) for each in alone]
+    added_cpu = [each["hybrid"].cpu_milliseconds - each["dense"].cpu_milliseconds for each in alone]
+    ratios = [each["together"].per_second / each["one by one"].per_second for each in many]
+    cpu_ratios = [each["one by one"].cpu_milliseconds / each["together"].cpu_milliseconds for each in many]
     return "\n".join(
         [
             *lines,
-            f"\nBatching gives {ratio:.2f} times as many questions per second (median of {ROUNDS} rounds).",
-            f"Without batching, a question takes {cpu_ratio:.2f} times as much CPU time.\n",
+            f"\nMedians of {ROUNDS} rounds: hybrid search takes {statistics.median(added):.1f} ms more a question, and "
+            f"{statistics.median(added_cpu):.1f} ms more CPU time. "
+            f"Batching gives {statistics.median(ratios):.2f} times as many questions per second. "
+            f"Without it, a question takes {statistics.median(cpu_ratios):.2f} times as much CPU time.\n",
         ]
     )
+
+
+def join_turns(rounds: list[dict[str, Load]], clients: int) -> dict[str, Load]:
+    """Return the rounds of each server as one measurement, by number of clients and server."""
+    return {f"{clients}, {name}": join_rounds([each[name] for each in rounds]) for name in rounds[0]}
 
 
 if __name__ == "__main__":
