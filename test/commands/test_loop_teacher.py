@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from test.commands.test_loop import NOTHING_EXPECTED, TINY, loop_flags, rehearse, run_whole_and_killed
+from test.commands.test_loop import NOTHING_EXPECTED, TINY, loop_flags, rehearse
+from text.commands.cli import run_command
+from text.commands.loop import LoopFlags, loop
 from text.errors import UsageError
 from text.runs.stages import Stage
 
@@ -97,17 +98,11 @@ def test_a_teacher_without_use_and_a_use_without_teacher_are_refused(changes: di
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_a_killed_loop_trains_the_same_reranker_and_students(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = ["--train={max_epochs: 1, tied: true, vocab_size: 1000, distillation: 0.5}", "--measures=[mrr@10]"]
-    flags += ["--rounds=[{sources: {bm25: 1}}, {sources: {hybrid: 1}}]", "--hybrid", NOTHING_EXPECTED]
-    flags += ["--reranker={max_epochs: 1, gpus: 0}", "--rerank_k=5", "--mine={last_rank: 90, teacher_margin: 0.1}"]
-    run_whole_and_killed(whole, killed, *flags, num_kills=5)
-    table = json.loads((whole / "table.json").read_text())
-    assert {"round 1", "round 1 + BM25", "round 1, reranked"} <= set(table)
-    for name in ("table.json", "table.md", "rounds.json"):
-        assert (whole / name).read_bytes() == (killed / name).read_bytes()
-    models = [sorted(folder.glob("train-*/model/**/*.safetensors")) for folder in (whole, killed)]
-    assert len(models[0]) == 3
-    assert [path.read_bytes() for path in models[0]] == [path.read_bytes() for path in models[1]]
+def test_a_reranker_is_trained_teaches_and_reranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config=tiny", "--train={max_epochs: 1, distillation: 0.5}", "--measures=[mrr@10]", "--rerank_k=5"]
+    arguments += ["--rounds=[{sources: {bm25: 1}}]", "--reranker={max_epochs: 1, gpus: 0}"]
+    assert run_command(loop, LoopFlags, [*arguments, NOTHING_EXPECTED, f"--output_dir={tmp_path}"]) == 0
+    assert "| round 1, reranked |" in capsys.readouterr().out
+    table = (tmp_path / "table.json").read_bytes()
+    assert run_command(loop, LoopFlags, [*arguments, NOTHING_EXPECTED, f"--output_dir={tmp_path}"]) == 0
+    assert (tmp_path / "table.json").read_bytes() == table
