@@ -96,11 +96,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         embeddings = arguments.embeddings or encode_squad(folder)
         paths = [f"/search?{urlencode({'q': q.text})}" for q in read_questions(SQUAD / "test.qa.csv")]
-        with run_server(embeddings) as dense, run_server(embeddings, "--bm25", "--fusion") as fused:
-            alone = take_turns({"dense": dense, "hybrid": fused}, CLIENTS[0], paths, arguments.seconds)
-        with run_server(embeddings) as together, run_server(embeddings, "--max_batch=1") as one:
-            few = {str(n): measure_load(*together, n, paths, arguments.seconds) for n in CLIENTS[1:-1]}
-            many = take_turns({"together": together, "one by one": one}, CLIENTS[-1], paths, arguments.seconds)
+        with (
+            run_server(embeddings) as dense,
+            run_server(embeddings, "--max_batch=1") as one,
+            run_server(embeddings, "--bm25", "--fusion") as hybrid,
+        ):
+            alone = take_turns({"dense": dense, "hybrid": hybrid}, CLIENTS[0], paths, arguments.seconds)
+            few = {str(n): measure_load(*dense, n, paths, arguments.seconds) for n in CLIENTS[1:-1]}
+            many = take_turns({"together": dense, "one by one": one}, CLIENTS[-1], paths, arguments.seconds)
     write_result("serving", format_page(alone, few, many, arguments.seconds, len(paths)))
 
 

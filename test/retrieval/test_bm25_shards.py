@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from io import StringIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -127,23 +128,24 @@ def test_a_second_process_waits_and_uses_the_index(
 ) -> None:
     expected = build(collection, tmp_path / "other").search(["oak"])
     folder, scored = tmp_path / "index", list[Path]()
-    score_shards, wait_for_lock = bm25_building._score_shards, bm25_building.wait_for_lock
-    reaches_lock = Event()
+    score_shards, waits = bm25_building._score_shards, Event()
+
+    class Notices(StringIO):
+        def write(self, text: str) -> int:
+            if "waiting" in text:
+                waits.set()
+            return super().write(text)
 
     def start_second(path: Path, *arguments: Any) -> None:
         scored.append(path)
         others.append(pool.submit(build_bm25, collection, folder))
-        assert reaches_lock.wait(60)
+        assert waits.wait(60)
+        assert not others[-1].done()
         score_shards(path, *arguments)
-
-    def tell_lock(*arguments: Any) -> AbstractContextManager[None]:
-        if scored:
-            reaches_lock.set()
-        return wait_for_lock(*arguments)
 
     others = list[Future[None]]()
     monkeypatch.setattr(bm25_building, "_score_shards", start_second)
-    monkeypatch.setattr(bm25_building, "wait_for_lock", tell_lock)
+    monkeypatch.setattr(sys, "stderr", Notices())
     with ThreadPoolExecutor(1) as pool:
         build_bm25(collection, folder, shard_rows=8)
         assert others.pop().result() is None

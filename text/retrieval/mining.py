@@ -155,8 +155,10 @@ def mine_hard_negatives(
                 write_source(files[".trec.json"], files[".trec"], [model_search], keys)
             inputs["runs"].insert(0, {"path": f"{output}.trec", "sha256": hash_file(files[".trec"])})
         sources = list(zip(names, read, num, strict=True))
-        asks = {"slow": summary.slow, "has_teacher": teacher is not None}
-        tasks = read_tasks(file, questions, collection, sources, filters, form, **asks)
+        has_teacher = teacher is not None
+        tasks = read_tasks(
+            file, questions, collection, sources, filters, form, slow=summary.slow, has_teacher=has_teacher
+        )
         _write_rows(mine_rows(tasks, form, kept), files[""], files[".rejected.jsonl"], summary)
         content = summary.to_json() | {"inputs": inputs, "options": options}
         files[".summary.json"].write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
